@@ -1,0 +1,50 @@
+//! Compiles the protos without protoc, and writes the descriptor set that reflection serves.
+
+use std::{env, fs, path::PathBuf};
+
+/// Messages of the hot path: hand-written in `src/wire`, so that a batch's bytes pass through unparsed.
+const PASS_THROUGH: [&str; 6] = [
+    "PublishRequest",
+    "IngestRequest",
+    "ExchangeRequest",
+    "ExchangeResponse",
+    "SubscribeResponse",
+    "PublishResponse",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let files = [
+        "streamway/v1/stream.proto",
+        "streamway/v1/topic.proto",
+        "streamway/v1/error.proto",
+        "example/example.proto",
+    ];
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_source_info(true).include_imports(true).open_files(files)?;
+    fs::write(out.join("descriptor.bin"), compiler.encode_file_descriptor_set())?;
+    let descriptors = compiler.file_descriptor_set();
+
+    // The public crate API: plain typed messages and clients.
+    let typed = out.join("typed");
+    fs::create_dir_all(&typed)?;
+    tonic_prost_build::configure()
+        .build_server(false)
+        .bytes(".streamway.v1")
+        .out_dir(&typed)
+        .compile_fds(descriptors.clone())?;
+
+    // The stubs the server and our own client use: hot messages are the hand-written ones.
+    let stubs = out.join("stubs");
+    fs::create_dir_all(&stubs)?;
+    let mut config = tonic_prost_build::configure()
+        .codec_path("crate::wire::Codec")
+        .extern_path(".streamway.v1", "crate::proto::streamway::v1")
+        .extern_path(".example", "crate::proto::example");
+    for name in PASS_THROUGH {
+        config = config.extern_path(format!(".streamway.v1.{name}"), format!("crate::wire::{name}"));
+    }
+    config.out_dir(&stubs).compile_fds(descriptors)?;
+    Ok(())
+}

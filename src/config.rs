@@ -1,0 +1,102 @@
+//! One checked configuration: defaults < TOML file < `STREAMWAY_*` environment < flags.
+//! Never: read again after start-up; nothing else reads the environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything the server can be told. Field names are the flags' and the TOML keys' names.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where gRPC is served. Port 0 takes a free one; the start log names it.
+    pub listen: SocketAddr,
+    /// Where health and probes are served, in plaintext.
+    pub admin_listen: SocketAddr,
+    /// Where the embedded log keeps its files.
+    pub data_dir: PathBuf,
+    /// How long readiness is off before connections are told to go, inside the drain timeout.
+    pub drain_delay: Duration,
+    /// Budget from SIGTERM to exit.
+    pub drain_timeout: Duration,
+    /// Whether topics are created on first use.
+    pub auto_create_topics: bool,
+    /// Whether gRPC reflection is served.
+    pub reflection: bool,
+    /// Most topics.
+    pub topics_max: usize,
+    /// Most records in a batch.
+    pub batch_records_max: u32,
+    /// Most bytes of records in a batch.
+    pub batch_bytes_max: u32,
+    /// Most bytes in one gRPC message.
+    pub message_bytes_max: usize,
+    /// Most publishes of one Exchange or Ingest not acknowledged yet.
+    pub window_max: u32,
+    /// Most bytes of publishes in flight on the whole server.
+    pub inflight_bytes_max: usize,
+    /// Silence after which a subscriber is sent a heartbeat, where it does not say.
+    pub heartbeat_interval: Duration,
+    /// Most open connections.
+    pub connections_max: usize,
+    /// Most open streams on one connection.
+    pub streams_per_connection_max: u32,
+    /// Settings of the embedded log.
+    pub storage: StorageConfig,
+}
+
+/// Settings of the embedded log. Flags and variables carry the prefix `storage-`.
+#[derive(Clone, Debug)]
+pub struct StorageConfig {
+    /// Size of one journal file, in bytes; also how much is written between checkpoints.
+    pub journal_bytes: u64,
+    /// Size at which a segment is full, in bytes.
+    pub segment_bytes: u64,
+    /// Most bytes of blocks kept in memory for subscribers that keep up, beyond those not yet in segments.
+    pub cache_bytes: usize,
+    /// Most bytes of blocks not yet in segments; publishing waits above it.
+    pub unflushed_bytes_max: usize,
+    /// Most open segment files.
+    pub open_files_max: usize,
+    /// How long a `request_id` is remembered.
+    pub request_id_window: Duration,
+    /// How many of the newest `request_id`s are remembered.
+    pub request_ids_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 50051)),
+            admin_listen: SocketAddr::from(([0, 0, 0, 0], 8081)),
+            data_dir: PathBuf::from("./data"),
+            drain_delay: Duration::ZERO,
+            drain_timeout: Duration::from_secs(8),
+            auto_create_topics: true,
+            reflection: true,
+            topics_max: 10_000,
+            batch_records_max: 1000,
+            batch_bytes_max: 1 << 20,
+            message_bytes_max: 4 << 20,
+            window_max: 16_384,
+            inflight_bytes_max: 64 << 20,
+            heartbeat_interval: Duration::from_secs(15),
+            connections_max: 10_000,
+            streams_per_connection_max: 10_000,
+            storage: StorageConfig::default(),
+        }
+    }
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self {
+            journal_bytes: 64 << 20,
+            segment_bytes: 64 << 20,
+            cache_bytes: 64 << 20,
+            unflushed_bytes_max: 192 << 20,
+            open_files_max: 512,
+            request_id_window: Duration::from_secs(600),
+            request_ids_max: 1_000_000,
+        }
+    }
+}

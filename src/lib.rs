@@ -1,0 +1,14 @@
+//! Streamway: durable topics over streaming gRPC.
+//!
+//! ```text
+//! main → cli → server → service → topic → storage → record
+//!                  └→ config                (a leaf; record imports nothing of ours)
+//! client → proto
+//! ```
+//! `ARCHITECTURE.md` is the map; a test keeps it true.
+
+pub mod config;
+pub mod proto;
+pub mod record;
+pub mod storage;
+pub mod wire;

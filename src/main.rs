@@ -1,0 +1,2 @@
+//! args → config → command → exit code.
+fn main() {}

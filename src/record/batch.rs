@@ -1,0 +1,293 @@
+//! A batch on its way in: checked once, then moved about as bytes.
+//! Never: parses a record into fields, or knows where the batch will be stored.
+
+use bytes::{Bytes, BytesMut};
+
+use super::walk::{self, Fields, Malformed, Value};
+use super::{Offset, RequestId};
+
+/// Tag of `records` in `PublishRequest` and in `RecordBatch` alike: field 3, length-delimited.
+pub const RECORDS_TAG: u8 = 0x1a;
+
+/// How much one batch may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// Most records.
+    pub records_max: u32,
+    /// Most bytes of encoded `records` fields.
+    pub bytes_max: u32,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self { records_max: 1000, bytes_max: 1 << 20 }
+    }
+}
+
+/// What is wrong with a batch. Each is the client's to mend; nothing was stored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// A batch without records.
+    #[error("batch is empty")]
+    Empty,
+    /// Too many records.
+    #[error("batch holds {records} records, more than {limit}")]
+    TooManyRecords {
+        /// How many there are.
+        records: u64,
+        /// How many may be.
+        limit: u32,
+    },
+    /// Too many bytes.
+    #[error("batch holds {bytes} bytes of records, more than {limit}")]
+    TooManyBytes {
+        /// How many there are.
+        bytes: u64,
+        /// How many may be.
+        limit: u32,
+    },
+    /// The idempotency key breaks its rule.
+    #[error("{0}")]
+    RequestId(&'static str),
+    /// A record that no protobuf parser would take.
+    #[error("record {index}: {reason}")]
+    Record {
+        /// Which record, from 0.
+        index: u64,
+        /// What is wrong.
+        reason: Malformed,
+    },
+}
+
+/// A checked batch: its records as they came, and what was asked of the store.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    records: Bytes,
+    count: u32,
+    crc: u32,
+    request_id: Option<RequestId>,
+    expected_offset: Option<Offset>,
+    traceparent: Option<Box<str>>,
+}
+
+impl Batch {
+    /// Checks the encoded `records` fields of one publish.
+    ///
+    /// # Errors
+    /// The first rule they break.
+    pub fn check(records: Bytes, limits: BatchLimits) -> Result<Self, Violation> {
+        if records.is_empty() {
+            return Err(Violation::Empty);
+        }
+        if records.len() > limits.bytes_max as usize {
+            return Err(Violation::TooManyBytes { bytes: records.len() as u64, limit: limits.bytes_max });
+        }
+        let count = count_records(&records)?;
+        if count > u64::from(limits.records_max) {
+            return Err(Violation::TooManyRecords { records: count, limit: limits.records_max });
+        }
+        let crc = crc32c::crc32c(&records);
+        let count = u32::try_from(count).expect("at most records_max, which is 32 bits");
+        Ok(Self { records, count, crc, request_id: None, expected_offset: None, traceparent: None })
+    }
+
+    /// Asks for idempotency; an empty key asks for none.
+    ///
+    /// # Errors
+    /// The key is too long.
+    pub fn with_request_id(mut self, id: &str) -> Result<Self, Violation> {
+        if !id.is_empty() {
+            self.request_id = Some(RequestId::parse(id).map_err(Violation::RequestId)?);
+        }
+        Ok(self)
+    }
+
+    /// Asks that the first record gets exactly this offset.
+    #[must_use]
+    pub fn expecting(mut self, offset: Option<Offset>) -> Self {
+        self.expected_offset = offset;
+        self
+    }
+
+    /// Keeps a W3C traceparent with the batch; one that is not well-formed is dropped, as that standard asks.
+    #[must_use]
+    pub fn with_traceparent(mut self, traceparent: &str) -> Self {
+        self.traceparent = is_traceparent(traceparent).then(|| traceparent.into());
+        self
+    }
+
+    /// The encoded `records` fields, as published.
+    #[must_use]
+    pub const fn records(&self) -> &Bytes {
+        &self.records
+    }
+
+    /// How many records: at least 1.
+    #[must_use]
+    pub const fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// CRC32C of [`Self::records`], taken when the batch was received.
+    #[must_use]
+    pub const fn crc(&self) -> u32 {
+        self.crc
+    }
+
+    /// The idempotency key.
+    #[must_use]
+    pub const fn request_id(&self) -> Option<&RequestId> {
+        self.request_id.as_ref()
+    }
+
+    /// The offset the first record must get.
+    #[must_use]
+    pub const fn expected_offset(&self) -> Option<Offset> {
+        self.expected_offset
+    }
+
+    /// The trace context of the publish.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&str> {
+        self.traceparent.as_deref()
+    }
+
+    /// Bytes this batch is counted as in every budget: its records and a flat share for what surrounds them.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        /// Offsets, time, trace context and bookkeeping of one batch, in bytes; a round upper estimate.
+        const OVERHEAD: usize = 128;
+        self.records.len() + OVERHEAD
+    }
+}
+
+/// Counts and checks encoded `records` fields; nothing else may stand between them.
+fn count_records(bytes: &[u8]) -> Result<u64, Violation> {
+    let mut index = 0;
+    let at = |index, reason| Violation::Record { index, reason };
+    for field in Fields::new(bytes) {
+        let field = field.map_err(|reason| at(index, reason))?;
+        let (3, Value::Len(range)) = (field.number, field.value) else {
+            return Err(at(index, Malformed("not a record")));
+        };
+        walk::check_record(&bytes[range]).map_err(|reason| at(index, reason))?;
+        index += 1;
+    }
+    Ok(index)
+}
+
+/// Collects the `records` fields of a message into one run of bytes: a slice of the message
+/// where they stand together, as every common encoder writes them; a copy where they do not.
+#[derive(Debug, Default)]
+pub struct RecordsCollector {
+    run: Option<std::ops::Range<usize>>,
+    copied: Option<BytesMut>,
+}
+
+impl RecordsCollector {
+    /// Takes the field at `at` (tag included) of `message`.
+    pub fn push(&mut self, message: &Bytes, at: std::ops::Range<usize>) {
+        match (&mut self.copied, &mut self.run) {
+            (Some(copied), _) => copied.extend_from_slice(&message[at]),
+            (None, Some(run)) if run.end == at.start => run.end = at.end,
+            (None, Some(run)) => {
+                let mut copied = BytesMut::from(&message[run.clone()]);
+                copied.extend_from_slice(&message[at]);
+                self.copied = Some(copied);
+            }
+            (None, None) => self.run = Some(at),
+        }
+    }
+
+    /// All records pushed.
+    #[must_use]
+    pub fn finish(self, message: &Bytes) -> Bytes {
+        match (self.copied, self.run) {
+            (Some(copied), _) => copied.freeze(),
+            (None, Some(run)) => message.slice(run),
+            (None, None) => Bytes::new(),
+        }
+    }
+}
+
+/// Whether `text` is a traceparent of version 00 (W3C Trace Context, section 3.2).
+fn is_traceparent(text: &str) -> bool {
+    let hex = |part: &str, len| {
+        part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let not_zero = |part: &str| part.bytes().any(|b| b != b'0');
+    let mut parts = text.split('-');
+    let (Some(version), Some(trace), Some(span), Some(flags), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    version == "00" && hex(trace, 32) && hex(span, 16) && hex(flags, 2) && not_zero(trace) && not_zero(span)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Batch, BatchLimits, RecordsCollector, Violation};
+    use bytes::Bytes;
+
+    fn records(count: usize, value: usize) -> Bytes {
+        let mut out = Vec::new();
+        for _ in 0..count {
+            let mut record = Vec::new();
+            prost::encoding::bytes::encode(2, &vec![1_u8; value], &mut record);
+            out.push(super::RECORDS_TAG);
+            prost::encoding::encode_varint(record.len() as u64, &mut out);
+            out.extend_from_slice(&record);
+        }
+        out.into()
+    }
+
+    #[test]
+    fn limits_are_exact() {
+        let limits = BatchLimits::default();
+        assert_eq!(Batch::check(records(1000, 10), limits).unwrap().count(), 1000);
+        assert!(matches!(
+            Batch::check(records(1001, 10), limits),
+            Err(Violation::TooManyRecords { records: 1001, limit: 1000 })
+        ));
+        assert!(matches!(Batch::check(records(1, 1 << 20), limits), Err(Violation::TooManyBytes { .. })));
+        assert_eq!(Batch::check(Bytes::new(), limits).unwrap_err(), Violation::Empty);
+    }
+
+    #[test]
+    fn what_is_not_a_record_is_refused() {
+        let limits = BatchLimits::default();
+        let mut bytes = records(2, 3).to_vec();
+        bytes.extend_from_slice(&[0x08, 1]);
+        assert!(matches!(Batch::check(bytes.into(), limits), Err(Violation::Record { index: 2, .. })));
+        let cut = records(1, 3);
+        assert!(matches!(Batch::check(cut.slice(..4), limits), Err(Violation::Record { index: 0, .. })));
+    }
+
+    #[test]
+    fn collector_slices_a_run_and_copies_a_scatter() {
+        let message = Bytes::from_static(b"aabbxxcc");
+        let mut together = RecordsCollector::default();
+        together.push(&message, 0..2);
+        together.push(&message, 2..4);
+        let run = together.finish(&message);
+        assert_eq!((&run[..], run.as_ptr()), (&b"aabb"[..], message.as_ptr()));
+        let mut apart = RecordsCollector::default();
+        for at in [0..2, 2..4, 6..8] {
+            apart.push(&message, at);
+        }
+        assert_eq!(&apart.finish(&message)[..], b"aabbcc");
+    }
+
+    #[test]
+    fn traceparents_are_kept_only_when_well_formed() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let batch = Batch::check(records(1, 1), BatchLimits::default()).unwrap();
+        assert_eq!(batch.clone().with_traceparent(good).traceparent(), Some(good));
+        for bad in
+            ["", "00-0-0-0", &good.to_uppercase(), &good.replace("b7ad6b7169203331", "0000000000000000")]
+        {
+            assert_eq!(batch.clone().with_traceparent(bad).traceparent(), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The newtypes everything else speaks in: offsets, epochs, positions, names, idempotency keys.
+//! Never: behaviour of a topic.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A record's place in its topic. Strictly increasing, not promised to be dense.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Offset(u64);
+
+impl Offset {
+    /// The first offset of every topic.
+    pub const ZERO: Self = Self(0);
+    /// Larger than every offset a topic can reach.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// An offset of this value.
+    #[must_use]
+    pub const fn new(value: u64) -> Self {
+        Self(value)
+    }
+
+    /// The bare number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The offset `records` further on; saturates at [`Offset::MAX`].
+    #[must_use]
+    pub const fn plus(self, records: u64) -> Self {
+        Self(self.0.saturating_add(records))
+    }
+
+    /// Records between `earlier` and this one; 0 where `earlier` is later.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One incarnation of a topic: 16 lower-case hexadecimal digits of a random number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    /// The epoch of this number.
+    #[must_use]
+    pub const fn new(value: u64) -> Self {
+        Self(value)
+    }
+
+    /// The bare number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The epoch written as `text`; none where it is not one of ours.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let well_formed =
+            text.len() == 16 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if well_formed { u64::from_str_radix(text, 16).ok().map(Self) } else { None }
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The next offset to read, in one incarnation of a topic: the resume token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The incarnation.
+    pub epoch: Epoch,
+    /// The next offset to read.
+    pub offset: Offset,
+}
+
+/// The acknowledgement of one durable batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Offset of the batch's first record.
+    pub first: Offset,
+    /// Just after the batch.
+    pub next: Position,
+    /// When the batch was stored.
+    pub time: UnixMicros,
+    /// Whether its `request_id` had been stored before: nothing new was.
+    pub duplicate: bool,
+}
+
+impl Default for Receipt {
+    fn default() -> Self {
+        let next = Position { epoch: Epoch::new(0), offset: Offset::ZERO };
+        Self { first: Offset::ZERO, next, time: UnixMicros(0), duplicate: false }
+    }
+}
+
+/// A wall-clock time in microseconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnixMicros(pub u64);
+
+impl UnixMicros {
+    /// The wall clock now; 0 where it stands before 1970.
+    #[must_use]
+    pub fn now() -> Self {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Self(since.map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX)))
+    }
+
+    /// Whole seconds and the nanoseconds beyond them.
+    #[must_use]
+    pub const fn parts(self) -> (u64, u32) {
+        (self.0 / 1_000_000, (self.0 % 1_000_000) as u32 * 1000)
+    }
+}
+
+/// A checked topic name: `[a-z0-9][a-z0-9._-]{0,127}`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicName(Arc<str>);
+
+impl TopicName {
+    /// Longest name, in bytes.
+    pub const MAX_LEN: usize = 128;
+
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// Says which rule the name breaks.
+    pub fn parse(name: &str) -> Result<Self, &'static str> {
+        let Some(first) = name.bytes().next() else { return Err("topic name is empty") };
+        if name.len() > Self::MAX_LEN {
+            return Err("topic name is longer than 128 bytes");
+        }
+        if !(first.is_ascii_lowercase() || first.is_ascii_digit()) {
+            return Err("topic name must begin with a-z or 0-9");
+        }
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+        if !name.bytes().all(allowed) {
+            return Err("topic name may hold only a-z, 0-9, '.', '_' and '-'");
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TopicName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl std::borrow::Borrow<str> for TopicName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A checked idempotency key: 1 to 128 bytes of UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(Box<str>);
+
+impl RequestId {
+    /// Longest key, in bytes.
+    pub const MAX_LEN: usize = 128;
+
+    /// Checks a key.
+    ///
+    /// # Errors
+    /// Says which rule the key breaks.
+    pub fn parse(id: &str) -> Result<Self, &'static str> {
+        match id.len() {
+            0 => Err("request_id is empty"),
+            1..=Self::MAX_LEN => Ok(Self(id.into())),
+            _ => Err("request_id is longer than 128 bytes"),
+        }
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Epoch, RequestId, TopicName};
+
+    #[test]
+    fn topic_names_follow_the_rule() {
+        for good in ["a", "0", "orders.eu-1_x", &"a".repeat(128)] {
+            assert!(TopicName::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".a", "-a", "_a", "A", "a/b", "a b", "ä", "a\0", &"a".repeat(129)] {
+            assert!(TopicName::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn epochs_round_trip_and_reject_other_spellings() {
+        let epoch = Epoch::new(0xabc);
+        assert_eq!(Epoch::parse(&epoch.to_string()), Some(epoch));
+        for bad in ["", "abc", "0000000000000ABC", "+000000000000abc", "00000000000000000"] {
+            assert_eq!(Epoch::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn request_ids_are_bounded() {
+        assert!(RequestId::parse("").is_err());
+        assert!(RequestId::parse(&"x".repeat(128)).is_ok());
+        assert!(RequestId::parse(&"x".repeat(129)).is_err());
+    }
+}

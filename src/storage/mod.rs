@@ -1,0 +1,241 @@
+//! The contract every engine keeps (`Log`, `TopicLog`, `Appender`), and what it speaks in.
+//!
+//! ```text
+//!   trimmed       │ kept: what a read can return            │ not yet
+//!  ───────────────┼─────────────────────────────────────────┼──────────▶ offsets
+//!              earliest                          durable tail
+//! ```
+//! - The tail moves only over what is durable (P1), so a reader never sees what a crash could undo.
+//! - Offsets rise within an epoch, and are not promised to be dense (P2).
+//! - A batch is stored whole or not at all (P4); batches of one appender are stored in its order.
+//! - Reading takes no lock that writing needs (P6).
+//! - Damage is reported, never skipped (P10).
+//!
+//! Never: knows gRPC, or a client's messages.
+
+pub mod embedded;
+mod error;
+
+pub use error::{Error, Stored};
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::record::{Batch, Epoch, Offset, Receipt, TopicName, UnixMicros};
+
+/// A future of the contract.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// All topics of one engine.
+pub trait Log: Send + Sync + 'static {
+    /// The topic of this name.
+    ///
+    /// # Errors
+    /// [`Error::TopicNotFound`].
+    fn get<'a>(&'a self, name: &'a TopicName) -> BoxFuture<'a, Result<Arc<dyn TopicLog>, Error>>;
+
+    /// Creates a topic, durably.
+    ///
+    /// # Errors
+    /// [`Error::TopicExists`], [`Error::TopicLimit`], or the storage's own.
+    fn create(
+        &self,
+        name: TopicName,
+        retention: Retention,
+    ) -> BoxFuture<'_, Result<Arc<dyn TopicLog>, Error>>;
+
+    /// Up to `limit` topics by name, those after `after` whose name begins with `prefix`.
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<TopicInfo>, Error>>;
+
+    /// Replaces a topic's retention, durably.
+    fn update<'a>(
+        &'a self,
+        name: &'a TopicName,
+        retention: Retention,
+    ) -> BoxFuture<'a, Result<TopicInfo, Error>>;
+
+    /// Deletes a topic, durably; where `epoch` is given, only that incarnation.
+    ///
+    /// # Errors
+    /// [`Error::TopicNotFound`], [`Error::EpochChanged`].
+    fn delete<'a>(&'a self, name: &'a TopicName, epoch: Option<Epoch>) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Forgets whole batches before an offset, durably; answers the real earliest offset.
+    ///
+    /// # Errors
+    /// [`Error::BeyondTail`], [`Error::TopicNotFound`], [`Error::EpochChanged`].
+    fn trim<'a>(
+        &'a self,
+        name: &'a TopicName,
+        epoch: Option<Epoch>,
+        before: Offset,
+    ) -> BoxFuture<'a, Result<Offset, Error>>;
+
+    /// Whether the storage takes writes, and why not.
+    fn health(&self) -> watch::Receiver<Health>;
+
+    /// Refuses new appends, makes what was accepted durable and closes. Later calls do nothing.
+    ///
+    /// # Errors
+    /// What was accepted could not be made durable.
+    fn close(&self) -> BoxFuture<'_, Result<(), Error>>;
+}
+
+/// One incarnation of a topic.
+pub trait TopicLog: Send + Sync + 'static {
+    /// Its name.
+    fn name(&self) -> &TopicName;
+
+    /// Its incarnation.
+    fn epoch(&self) -> Epoch;
+
+    /// All there is to know about it now.
+    fn info(&self) -> TopicInfo;
+
+    /// The offset the next record will get; everything before it is durable.
+    fn tail(&self) -> Offset;
+
+    /// The offset of the oldest record kept; the tail where there is none.
+    fn earliest(&self) -> Offset;
+
+    /// Whether this incarnation was deleted.
+    fn is_deleted(&self) -> bool;
+
+    /// Resolves once the tail is beyond `offset` or the topic is deleted. Cancel-safe.
+    fn wait_beyond(&self, offset: Offset) -> BoxFuture<'_, ()>;
+
+    /// Where a start lies: at or before the tail, at or after the earliest.
+    /// An offset between records rounds up.
+    ///
+    /// # Errors
+    /// [`Error::Trimmed`], [`Error::BeyondTail`], or the storage's own.
+    fn resolve(&self, start: Start) -> BoxFuture<'_, Result<Offset, Error>>;
+
+    /// What is in memory from `from` on, without waiting: at most about `bytes_max`, at least one
+    /// batch. None where it must be read from disk, or there is nothing yet.
+    fn read_cached(&self, from: Offset, bytes_max: usize) -> Option<Chunk>;
+
+    /// What is stored from `from` on: at most about `bytes_max` bytes, at least one batch; an
+    /// empty chunk at the tail.
+    ///
+    /// # Errors
+    /// [`Error::Trimmed`], [`Error::Damaged`], [`Error::TopicNotFound`] once deleted.
+    fn read(&self, from: Offset, bytes_max: usize) -> BoxFuture<'_, Result<Chunk, Error>>;
+
+    /// Starts an ordered sequence of appends.
+    fn appender(&self) -> Box<dyn Appender>;
+}
+
+/// An ordered sequence of appends to one topic: the publishes of one call.
+pub trait Appender: Send {
+    /// Stores batches in this order, after those of every earlier call. The future resolves when
+    /// the outcome is known; dropping it cancels nothing. Once a batch was refused, it and all
+    /// later ones of this appender are definitely not stored.
+    fn append(&mut self, batches: Vec<Batch>) -> BoxFuture<'static, Appended>;
+}
+
+/// What became of the batches of one append.
+#[derive(Debug, Default)]
+pub struct Appended {
+    /// The receipts of the first so many batches: all durable.
+    pub receipts: Vec<Receipt>,
+    /// Why the batch after those, and with it all later ones, was refused.
+    pub failure: Option<Error>,
+}
+
+/// Where a subscription starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The oldest record kept.
+    Earliest,
+    /// The tail.
+    Latest,
+    /// This offset.
+    At(Offset),
+    /// The first batch stored at or after this time.
+    Time(UnixMicros),
+    /// So many records before the tail.
+    Last(u64),
+}
+
+/// Stored batches, in order.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// Runs of blocks ([`crate::record::block`]); end to end they are what a subscriber is sent.
+    pub runs: Vec<Bytes>,
+    /// The offset of the first record; `next` where the chunk is empty.
+    pub first: Offset,
+    /// The next offset to read.
+    pub next: Offset,
+    /// How many records the runs hold.
+    pub records: u64,
+}
+
+impl Chunk {
+    /// Nothing, at `at`.
+    #[must_use]
+    pub const fn empty(at: Offset) -> Self {
+        Self { runs: Vec::new(), first: at, next: at, records: 0 }
+    }
+
+    /// Bytes of all runs.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.runs.iter().map(Bytes::len).sum()
+    }
+}
+
+/// How long records are kept. Whole batches are kept, so slightly more may be there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Forget batches stored longer ago; none means never.
+    pub max_age: Option<Duration>,
+    /// Forget the oldest above so many bytes; none means no limit.
+    pub max_bytes: Option<u64>,
+    /// Forget the oldest above so many records; none means no limit.
+    pub max_records: Option<u64>,
+}
+
+/// All there is to know about a topic.
+#[derive(Clone, Debug)]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: TopicName,
+    /// Its incarnation.
+    pub epoch: Epoch,
+    /// When this incarnation was created.
+    pub created: UnixMicros,
+    /// When its settings last changed.
+    pub updated: UnixMicros,
+    /// How long records are kept.
+    pub retention: Retention,
+    /// The offset of the oldest record kept.
+    pub earliest: Offset,
+    /// The offset the next record will get.
+    pub tail: Offset,
+    /// Bytes of blocks kept, approximately.
+    pub stored_bytes: u64,
+    /// When the newest batch was stored.
+    pub last_publish: Option<UnixMicros>,
+}
+
+/// Whether the storage takes writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Serving,
+    /// It does not, for good: a failed sync or write, or damage. Reads go on. A person must look.
+    Failed(Arc<str>),
+    /// It was closed.
+    Closed,
+}

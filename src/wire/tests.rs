@@ -1,0 +1,125 @@
+//! The hand-written messages held against the generated ones.
+
+use super::{ExchangeRequest, ExchangeResponse, IngestRequest, PublishRequest, PublishResponse, Wire};
+use super::{NumberedReceipt, SubscribeResponse};
+use crate::proto::v1;
+use crate::record::{Epoch, Offset, Position, Receipt, UnixMicros};
+use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
+use prost::Message;
+
+fn bytes_of(message: &impl Wire) -> Bytes {
+    let mut out = BytesMut::new();
+    message.put(&mut out);
+    assert_eq!(out.len(), message.wire_len());
+    out.freeze()
+}
+
+fn typed_publish() -> impl Strategy<Value = v1::PublishRequest> {
+    let record = proptest::collection::vec(any::<u8>(), 0..40)
+        .prop_map(|value| v1::Record { value: value.into(), ..Default::default() });
+    let records = proptest::collection::vec(record, 0..4);
+    (".{0,4}", ".{0,9}", records, proptest::option::of(any::<u64>()), ".{0,9}").prop_map(
+        |(topic, request_id, records, expected_offset, traceparent)| v1::PublishRequest {
+            topic,
+            request_id,
+            records,
+            expected_offset,
+            traceparent,
+        },
+    )
+}
+
+fn receipt() -> impl Strategy<Value = Receipt> {
+    (any::<u64>(), any::<u64>(), any::<u64>(), 0..4_000_000_000_000_000_u64, any::<bool>()).prop_map(
+        |(first, epoch, next, time, duplicate)| Receipt {
+            first: Offset::new(first),
+            next: Position { epoch: Epoch::new(epoch), offset: Offset::new(next) },
+            time: UnixMicros(time),
+            duplicate,
+        },
+    )
+}
+
+fn typed_receipt(receipt: &Receipt) -> v1::Receipt {
+    let (seconds, nanos) = receipt.time.parts();
+    v1::Receipt {
+        first_offset: receipt.first.get(),
+        next: Some(typed_position(receipt.next)),
+        publish_time: Some(prost_types::Timestamp { seconds: seconds as i64, nanos: nanos as i32 }),
+        duplicate: receipt.duplicate,
+    }
+}
+
+fn typed_position(position: Position) -> v1::Position {
+    v1::Position { epoch: position.epoch.to_string(), offset: position.offset.get() }
+}
+
+proptest! {
+    #[test]
+    fn publish_passes_through_unchanged(typed in typed_publish(), number: u64) {
+        let sent = Bytes::from(typed.encode_to_vec());
+        let ours = PublishRequest::parse(sent.clone()).unwrap();
+        prop_assert_eq!(bytes_of(&ours), sent);
+
+        let ingest = v1::IngestRequest { publish: Some(typed.clone()) };
+        let ours = IngestRequest::parse(ingest.encode_to_vec().into()).unwrap();
+        prop_assert_eq!(v1::IngestRequest::decode(bytes_of(&ours)).unwrap(), ingest);
+
+        let publish = v1::NumberedPublish { number, publish: Some(typed) };
+        let exchange = v1::ExchangeRequest { kind: Some(v1::exchange_request::Kind::Publish(publish)) };
+        let ours = ExchangeRequest::parse(exchange.encode_to_vec().into()).unwrap();
+        prop_assert_eq!(v1::ExchangeRequest::decode(bytes_of(&ours)).unwrap(), exchange);
+    }
+
+    #[test]
+    fn receipts_are_what_the_contract_says(receipts in proptest::collection::vec((any::<u64>(), receipt()), 0..4)) {
+        let ours = ExchangeResponse {
+            receipts: receipts.iter().map(|&(number, receipt)| NumberedReceipt { number, receipt }).collect(),
+            delivery: None,
+            notice: v1::Notice::Draining,
+        };
+        let bytes = bytes_of(&ours);
+        let typed = v1::ExchangeResponse::decode(bytes.clone()).unwrap();
+        prop_assert_eq!(typed.receipts.len(), receipts.len());
+        for (typed, (number, receipt)) in typed.receipts.iter().zip(&receipts) {
+            prop_assert_eq!(typed.number, *number);
+            prop_assert_eq!(typed.receipt.clone().unwrap(), typed_receipt(receipt));
+            let unary = PublishResponse { receipt: *receipt };
+            let typed = v1::PublishResponse::decode(bytes_of(&unary)).unwrap();
+            prop_assert_eq!(typed.receipt.unwrap(), typed_receipt(receipt));
+            prop_assert_eq!(PublishResponse::parse(bytes_of(&unary)).unwrap(), unary);
+        }
+        prop_assert_eq!(typed.notice(), v1::Notice::Draining);
+        prop_assert_eq!(ExchangeResponse::parse(bytes).unwrap(), ours);
+    }
+
+    #[test]
+    fn a_delivery_is_what_the_contract_says(epoch: u64, offset: u64, tail: u64, value in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let batch = v1::RecordBatch {
+            first_offset: offset,
+            records: vec![v1::Record { value: value.into(), ..Default::default() }],
+            ..Default::default()
+        };
+        let next = Position { epoch: Epoch::new(epoch), offset: Offset::new(offset) };
+        let typed = v1::SubscribeResponse {
+            batches: vec![batch; 2],
+            next: Some(typed_position(next)),
+            tail,
+            notice: v1::Notice::CaughtUp.into(),
+        };
+        let ours = SubscribeResponse::parse(typed.encode_to_vec().into()).unwrap();
+        prop_assert_eq!((ours.next, ours.tail.get(), ours.notice), (next, tail, v1::Notice::CaughtUp));
+        prop_assert_eq!(ours.batches.len(), 1);
+        prop_assert_eq!(v1::SubscribeResponse::decode(bytes_of(&ours)).unwrap(), typed);
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        let bytes = Bytes::from(bytes);
+        let _ = ExchangeRequest::parse(bytes.clone());
+        let _ = ExchangeResponse::parse(bytes.clone());
+        let _ = IngestRequest::parse(bytes.clone());
+        let _ = SubscribeResponse::parse(bytes);
+    }
+}
