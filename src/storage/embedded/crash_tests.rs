@@ -172,8 +172,9 @@ impl World {
 
     /// Opens what is left and holds it against the model.
     async fn reopen(&mut self, unknown: Option<Unknown>) {
+        // Either the power went, or only the process.
         let image = self.disk.image();
-        self.disk = SimDisk::with(&image);
+        self.disk = if self.rng.bool() { SimDisk::with(&image) } else { self.disk.survivor() };
         if self.rng.u8(..4) == 0 {
             // The power goes during recovery too.
             self.disk.crash_after(self.rng.u32(..12), self.rng.u64(..));

@@ -108,6 +108,18 @@ impl SimDisk {
         }
     }
 
+    /// The disk as a killed process leaves it: nothing is lost, and nothing more is durable.
+    pub fn survivor(&self) -> Self {
+        let state = self.lock();
+        Self(Arc::new(Mutex::new(State {
+            nodes: state.nodes.clone(),
+            entries: state.entries.clone(),
+            durable_entries: state.durable_entries.clone(),
+            pending: state.pending.clone(),
+            ..State::default()
+        })))
+    }
+
     /// Every file as it is now.
     pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let state = self.lock();
