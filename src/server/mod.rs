@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::config::Config;
+use crate::storage::embedded::{EmbeddedLog, OpenError};
 use crate::storage::{self, Log};
 use crate::topic::Topics;
 use listener::Gate;
@@ -47,7 +48,7 @@ pub enum Error {
     },
     /// The log could not be opened.
     #[error("opening the log: {0}")]
-    Open(storage::Error),
+    Open(OpenError),
     /// The storage failed while serving; a person must look.
     #[error("the storage failed: {0}")]
     Storage(Arc<str>),
@@ -63,7 +64,7 @@ pub enum Error {
 }
 
 /// Opens the log; blocking.
-type Opener = Box<dyn FnOnce(&Config) -> Result<Arc<dyn Log>, storage::Error> + Send>;
+type Opener = Box<dyn FnOnce(&Config) -> Result<Arc<dyn Log>, OpenError> + Send>;
 
 /// A server that was started. Dropping it begins the shutdown.
 #[derive(Debug)]
@@ -98,9 +99,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     start_with(config, Box::new(open_embedded)).await
 }
 
-fn open_embedded(config: &Config) -> Result<Arc<dyn Log>, storage::Error> {
-    let _ = storage::embedded::EmbeddedLog::open(&config.data_dir, &config.storage, config.topics_max);
-    Ok(crate::topic::memory::MemoryLog::new())
+fn open_embedded(config: &Config) -> Result<Arc<dyn Log>, OpenError> {
+    let log: Arc<dyn Log> = EmbeddedLog::open(&config.data_dir, &config.storage, config.topics_max)?;
+    Ok(log)
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {

@@ -5,6 +5,7 @@ mod admission;
 mod drain;
 mod error;
 mod limit;
+#[cfg(test)]
 pub(crate) mod memory;
 mod publisher;
 mod start;
