@@ -219,7 +219,7 @@ async fn a_position_or_heartbeat_or_retention_that_makes_no_sense() {
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
         assert_eq!(metadata(&status)["side_effects"], "none");
     }
-    for seconds in [-1, 0, 601] {
+    for seconds in [-1, 601] {
         let heartbeat_interval = Some(prost_types::Duration { seconds, nanos: 0 });
         let status = case.subscribe(SubscribeRequest { heartbeat_interval, ..history("good") }).await;
         refused(&status, Code::InvalidArgument, "INVALID_FIELD");

@@ -8,6 +8,7 @@ mod bad_input;
 mod bad_stream;
 mod big_file;
 mod crash;
+mod damage;
 mod data_dir;
 mod drain;
 mod idempotency;
