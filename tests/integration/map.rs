@@ -39,8 +39,9 @@ fn part_of(file: &Path) -> String {
 }
 
 /// The parts that a file names by `crate::part` (or `streamway::part` in the binary), `use` groups
-/// included, comments left out.
+/// included; comments and the tests at a file's end left out.
 fn imports(source: &str) -> BTreeSet<String> {
+    let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let code: String =
         source.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
     let mut parts = BTreeSet::new();
