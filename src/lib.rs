@@ -10,5 +10,8 @@
 pub mod config;
 pub mod proto;
 pub mod record;
+pub mod server;
+pub mod service;
 pub mod storage;
+pub mod topic;
 pub mod wire;

@@ -1,0 +1,1 @@
+//! The subscription loop and the publisher against the log in memory, on a paused clock.
