@@ -12,5 +12,8 @@ pub mod client;
 pub mod config;
 pub mod proto;
 pub mod record;
+pub mod server;
+pub mod service;
 pub mod storage;
+pub mod topic;
 pub mod wire;

@@ -1,21 +1,272 @@
-//! The embedded log: journal, segments, catalog.
+//! The embedded log: a journal shared by all topics, segments of each, and a catalog that names
+//! them. docs/format.md gives every byte.
+//!
+//! ```text
+//! append → queue → committer ─ journal (write, sync) ─▶ tail cache ─▶ readers that keep up
+//!                     │ snapshot when a journal is full
+//!                     ▼
+//!                checkpointer ─ segments, catalog ─▶ readers that lag;  old journals let go
+//! ```
+//! Never: knows the network, or acknowledges before the sync.
 
-use std::path::Path;
-use std::sync::Arc;
+mod backlog;
+mod catalog;
+mod checkpoint;
+mod commit;
+mod dedup;
+mod disk;
+mod frame;
+mod group;
+mod health;
+mod ids;
+mod journal;
+mod open;
+mod queue;
+mod reader;
+mod recovery;
+mod registry;
+mod retention;
+mod segment;
+mod tail;
+mod topic;
 
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use tokio::sync::watch;
+
+use self::backlog::Backlog;
+use self::dedup::Window;
+use self::disk::{Disk, RealDisk};
+use self::health::Monitor;
+pub use self::open::OpenError;
+use self::queue::{Change, Op, Queue};
+use self::reader::Files;
+use self::registry::Registry;
+use self::topic::{Handle, TopicState};
 use crate::config::StorageConfig;
-use crate::storage::Error;
+use crate::record::{Epoch, Offset, TopicName};
+use crate::storage::{BoxFuture, Error, Health, Log, Retention, Stored, TopicInfo, TopicLog};
 
 /// The embedded engine.
 #[derive(Debug)]
-pub struct EmbeddedLog {}
+pub struct EmbeddedLog {
+    queue: Queue,
+    registry: Arc<Registry>,
+    files: Arc<Files>,
+    health: Monitor,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    // Held for as long as the log is open.
+    _lock: Option<std::fs::File>,
+}
 
 impl EmbeddedLog {
     /// Opens or creates the log in `dir`, recovering what a crash left. Blocking: up to a second.
     ///
     /// # Errors
     /// The directory is locked, read-only, of a newer format, not a directory, or damaged.
-    pub fn open(_dir: &Path, _config: &StorageConfig, _topics_max: usize) -> Result<Arc<Self>, Error> {
-        Err(Error::Closing)
+    pub fn open(dir: &Path, config: &StorageConfig, topics_max: usize) -> Result<Arc<Self>, OpenError> {
+        if dir.exists() && !dir.is_dir() {
+            return Err(OpenError::NotADirectory(dir.into()));
+        }
+        std::fs::create_dir_all(dir).map_err(|e| OpenError::io(dir, e))?;
+        let lock = lock(dir)?;
+        Self::open_on(Arc::new(RealDisk), dir, config, topics_max, Some(lock))
     }
+
+    fn open_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        config: &StorageConfig,
+        topics_max: usize,
+        lock: Option<std::fs::File>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let window = Window::new(config.request_id_window, config.request_ids_max);
+        let found = recovery::recover(&*disk, dir, config.journal_bytes, window)?;
+        let (queue, health) = (Queue::default(), Monitor::default());
+        let registry = Arc::new(found.registry);
+        let files = Files::new(disk.clone(), dir.into(), config.open_files_max, health.clone());
+        let files = Arc::new(files);
+        let backlog = Arc::new(Backlog::new(config.unflushed_bytes_max, found.spares));
+        backlog.add(found.pending.iter().map(|item| item.run.blocks.len() + item.ids.len()).sum());
+        let store = commit::Store {
+            disk: disk.clone(),
+            dir: dir.into(),
+            journal_bytes: config.journal_bytes,
+            topics_max,
+        };
+        let committer = commit::Committer {
+            store,
+            queue: queue.clone(),
+            registry: registry.clone(),
+            journal: found.journal,
+            window: found.window,
+            clock: found.clock,
+            next_topic: found.next_topic,
+            pending: found.pending,
+            backlog: backlog.clone(),
+            health: health.clone(),
+            buffer: journal::GroupBuf::default(),
+            sealed: false,
+            failed: None,
+        };
+        let replayed = !committer.pending.is_empty() || committer.journal.seq > found.catalog.journal;
+        let checkpointer = checkpoint::Checkpointer {
+            disk,
+            dir: dir.into(),
+            segment_bytes: config.segment_bytes,
+            cache_bytes: config.cache_bytes,
+            ids_max: config.request_ids_max,
+            catalog: found.catalog,
+            backlog,
+            files: files.clone(),
+            health: health.clone(),
+            keeper: retention::Keeper::new(registry.clone(), queue.clone()),
+            cached: std::collections::VecDeque::new(),
+        };
+        if replayed {
+            // What was replayed goes to segments soon, so that restarts in a row do not add up.
+            let _ = queue.push(Op::Rotate);
+        }
+        let threads = vec![
+            spawn(dir, "streamway-commit", move || committer.run())?,
+            spawn(dir, "streamway-checkpoint", move || checkpointer.run())?,
+        ];
+        Ok(Arc::new(Self { queue, registry, files, health, threads: Mutex::new(threads), _lock: lock }))
+    }
+
+    fn handle(&self, state: Arc<TopicState>) -> Arc<dyn TopicLog> {
+        Arc::new(Handle { state, files: self.files.clone(), committer: self.queue.clone() })
+    }
+
+    fn find(&self, name: &TopicName, epoch: Option<Epoch>) -> Result<Arc<TopicState>, Error> {
+        let topic = self.registry.get(name).ok_or(Error::TopicNotFound)?;
+        match epoch {
+            Some(epoch) if epoch != topic.epoch => Err(Error::EpochChanged { current: topic.epoch }),
+            _ => Ok(topic),
+        }
+    }
+
+    async fn trim_to(&self, topic: Arc<TopicState>, before: Offset) -> Result<Offset, Error> {
+        let tail = topic.tail();
+        if before > tail {
+            return Err(Error::BeyondTail { epoch: topic.epoch, earliest: topic.floor(), tail });
+        }
+        let (state, files) = (topic.clone(), self.files.clone());
+        let floor = tokio::task::spawn_blocking(move || reader::batch_start(&state, &files, before)).await;
+        let unavailable = |error: tokio::task::JoinError| Error::Unavailable {
+            reason: error.to_string(),
+            stored: Stored::Nothing,
+        };
+        let floor = floor.map_err(unavailable)??;
+        self.queue.change(Change::Trim(topic.clone(), floor)).await?;
+        Ok(topic.floor())
+    }
+}
+
+impl Log for EmbeddedLog {
+    fn get<'a>(&'a self, name: &'a TopicName) -> BoxFuture<'a, Result<Arc<dyn TopicLog>, Error>> {
+        let found = self.find(name, None).map(|state| self.handle(state));
+        Box::pin(std::future::ready(found))
+    }
+
+    fn create(
+        &self,
+        name: TopicName,
+        retention: Retention,
+    ) -> BoxFuture<'_, Result<Arc<dyn TopicLog>, Error>> {
+        Box::pin(async move {
+            let state = self.queue.change(Change::Create(name, retention)).await?;
+            Ok(self.handle(state))
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<TopicInfo>, Error>> {
+        let page = self.registry.page(prefix, after, limit);
+        Box::pin(std::future::ready(Ok(page.iter().map(|topic| topic.info()).collect())))
+    }
+
+    fn update<'a>(
+        &'a self,
+        name: &'a TopicName,
+        retention: Retention,
+    ) -> BoxFuture<'a, Result<TopicInfo, Error>> {
+        Box::pin(async move {
+            let state = self.queue.change(Change::Update(name.clone(), retention)).await?;
+            Ok(state.info())
+        })
+    }
+
+    fn delete<'a>(&'a self, name: &'a TopicName, epoch: Option<Epoch>) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move { self.queue.change(Change::Delete(name.clone(), epoch)).await.map(|_| ()) })
+    }
+
+    fn trim<'a>(
+        &'a self,
+        name: &'a TopicName,
+        epoch: Option<Epoch>,
+        before: Offset,
+    ) -> BoxFuture<'a, Result<Offset, Error>> {
+        Box::pin(async move { self.trim_to(self.find(name, epoch)?, before).await })
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.queue.close();
+        let threads = std::mem::take(&mut *self.threads.lock().expect("no panic while it is held"));
+        Box::pin(async move {
+            let joined = tokio::task::spawn_blocking(move || {
+                threads.into_iter().map(JoinHandle::join).all(|result| result.is_ok())
+            });
+            if !matches!(joined.await, Ok(true)) {
+                self.health.fail("a thread of the log panicked");
+            }
+            self.health.close();
+            match &*self.health.subscribe().borrow() {
+                Health::Failed(reason) => {
+                    Err(Error::Unavailable { reason: reason.to_string(), stored: Stored::Unknown })
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+}
+
+impl Drop for EmbeddedLog {
+    fn drop(&mut self) {
+        self.queue.close();
+        for thread in std::mem::take(&mut *self.threads.lock().expect("no panic while it is held")) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Takes the directory for this process, for as long as the file is open.
+fn lock(dir: &Path) -> Result<std::fs::File, OpenError> {
+    let path: PathBuf = dir.join("lock");
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|e| OpenError::io(&path, e))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked(dir.into())),
+        Err(error) => Err(OpenError::io(&path, error.into())),
+    }
+}
+
+fn spawn(dir: &Path, name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
+    std::thread::Builder::new().name(name.into()).spawn(body).map_err(|e| OpenError::io(dir, e))
 }

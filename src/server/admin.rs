@@ -1,0 +1,85 @@
+//! The admin port: plaintext, HTTP/1.1 and h2c told apart by the preface; gRPC health and probes.
+//! So a gRPC port that is full, or speaks TLS only, never makes a pod look dead.
+//! Never: anything a stranger must not see.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
+use tower::{Service, service_fn};
+use tracing::debug;
+
+use super::connection::Tracked;
+use super::health::{Board, Health};
+use super::listener::Gate;
+
+/// How long a peer may take to say its first word, and its request's headers.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls at once on one connection: probes are few.
+const STREAMS_MAX: u32 = 16;
+
+/// Serves connections of the admin port.
+pub(super) fn serve(
+    board: &Board,
+) -> impl Fn(TcpStream, Gate) -> futures_util::future::BoxFuture<'static, ()> + Send + 'static {
+    let health = Routes::new(HealthServer::new(Health::new(board.clone()))).prepare();
+    let board = board.clone();
+    move |stream, gate| Box::pin(connection(stream, gate, board.clone(), health.clone()))
+}
+
+async fn connection(stream: TcpStream, gate: Gate, board: Board, health: Routes) {
+    let first = tokio::select! {
+        first = tokio::time::timeout(HEADERS_TIMEOUT, stream.readable()) => first,
+        () = gate.leaving.cancelled() => return,
+    };
+    if !matches!(first, Ok(Ok(()))) {
+        return;
+    }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (board, mut health) = (board.clone(), health.clone());
+        async move {
+            match probe(request.uri().path(), &board) {
+                Some(answer) => Ok::<_, Infallible>(answer),
+                None => health.call(request.map(Body::new)).await,
+            }
+        }
+    });
+    let mut builder = auto::Builder::new(Tracked(gate.tasks.clone()));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(30))
+        .max_concurrent_streams(STREAMS_MAX);
+    let service = TowerToHyperService::new(service);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        ended = connection.as_mut() => if let Err(error) = ended {
+            debug!(%error, "admin connection ended");
+        },
+        () = gate.abort.cancelled() => {}
+    }
+}
+
+/// The plain HTTP paths.
+fn probe(path: &str, board: &Board) -> Option<Response<Body>> {
+    let (code, text) = match path {
+        "/livez" => (StatusCode::OK, "ok\n"),
+        "/readyz" if board.is_ready() => (StatusCode::OK, "ok\n"),
+        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        _ => return None,
+    };
+    let mut response = Response::new(Body::new(text.to_owned()));
+    *response.status_mut() = code;
+    let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    Some(response)
+}

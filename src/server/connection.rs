@@ -1,0 +1,118 @@
+//! One gRPC connection: HTTP/2 with every limit set, told to go on drain, cut off at the deadline.
+//! Never: waits without a deadline for a peer that says nothing.
+
+use std::time::Duration;
+
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tracing::debug;
+
+use super::listener::Gate;
+use crate::config::Config;
+
+/// What an HTTP/2 client sends first (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long a client may take to say it.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks at a preface that came in pieces.
+const PREFACE_POLL: Duration = Duration::from_millis(20);
+/// A silent peer is asked this often,
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// and has this long to answer.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What one call may send ahead. Much less than a connection's, so that no call starves the others.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// What all calls of a connection may send ahead.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Bytes buffered for a call whose peer does not read; a subscriber that lags reads the log instead.
+const SEND_BUFFER: usize = 256 << 10;
+/// Bytes of a request's headers: gRPC's customary limit is 8 KiB, tokens and baggage need more.
+const HEADER_LIST: u32 = 32 << 10;
+/// Streams the peer had the server reset (h2's default), and
+const LOCAL_RESETS: usize = 1024;
+/// streams the peer reset before they were accepted (CVE-2023-44487; h2's default): beyond, GOAWAY.
+const PENDING_RESETS: usize = 20;
+
+/// Spawns a connection's calls where the drain waits for them.
+#[derive(Clone, Debug)]
+pub(super) struct Tracked(pub(super) TaskTracker);
+
+impl<F> Executor<F> for Tracked
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+/// Serves connections of the gRPC port.
+pub(super) fn grpc(
+    routes: Routes,
+    config: &Config,
+) -> impl Fn(TcpStream, Gate) -> futures_util::future::BoxFuture<'static, ()> + Send + 'static {
+    let streams_max = config.streams_per_connection_max;
+    move |stream, gate| {
+        let service = TowerToHyperService::new(routes.clone());
+        Box::pin(serve(stream, gate, service, streams_max))
+    }
+}
+
+async fn serve(stream: TcpStream, gate: Gate, service: TowerToHyperService<Routes>, streams_max: u32) {
+    let spoken = tokio::select! {
+        spoken = tokio::time::timeout(PREFACE_TIMEOUT, preface(&stream)) => spoken,
+        () = gate.leaving.cancelled() => return,
+    };
+    if !matches!(spoken, Ok(Ok(()))) {
+        debug!("connection without a preface closed");
+        return;
+    }
+    let mut builder = http2::Builder::new(Tracked(gate.tasks.clone()));
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .max_concurrent_streams(streams_max)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(HEADER_LIST)
+        .max_local_error_reset_streams(LOCAL_RESETS)
+        .max_pending_accept_reset_streams(PENDING_RESETS);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut leaving = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    debug!(%error, "connection ended");
+                }
+                return;
+            }
+            () = gate.leaving.cancelled(), if !leaving => {
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = gate.abort.cancelled() => return,
+        }
+    }
+}
+
+/// Waits for the whole preface, or for a byte that does not belong to it: hyper answers that one.
+async fn preface(stream: &TcpStream) -> std::io::Result<()> {
+    let mut seen = [0_u8; PREFACE.len()];
+    loop {
+        let len = stream.peek(&mut seen).await?;
+        if len == 0 || len == PREFACE.len() || seen[..len] != PREFACE[..len] {
+            return Ok(());
+        }
+        // Peeking again at once would find the same bytes.
+        tokio::time::sleep(PREFACE_POLL).await;
+    }
+}

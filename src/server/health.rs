@@ -1,0 +1,161 @@
+//! Health: what the server says of itself, and the health protocol over it. Our own service, because
+//! tonic-health's Watch answers NOT_FOUND where the protocol says SERVICE_UNKNOWN, with updates later.
+//! Never: asks for an identity.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, stream};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
+
+use super::routes::SERVICES;
+use crate::service::status::{Context, status};
+use crate::topic;
+
+/// What the server says of itself.
+#[derive(Clone)]
+pub struct Board(Arc<watch::Sender<State>>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    serving: bool,
+    storage_failed: bool,
+    draining: bool,
+    watches_end: bool,
+}
+
+impl State {
+    const fn is_ready(self) -> bool {
+        self.serving && !self.storage_failed && !self.draining
+    }
+
+    /// The status of a service; none where there is no such service.
+    fn of(self, service: &str) -> Option<ServingStatus> {
+        let up = match service {
+            "liveness" => true,
+            "" | "readiness" => self.is_ready(),
+            service if SERVICES.contains(&service) => self.is_ready(),
+            _ => return None,
+        };
+        Some(if up { ServingStatus::Serving } else { ServingStatus::NotServing })
+    }
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self(Arc::new(watch::channel(State::default()).0))
+    }
+}
+
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.borrow().fmt(f)
+    }
+}
+
+impl Board {
+    /// Recovery is done.
+    pub(super) fn serve(&self) {
+        self.0.send_modify(|state| state.serving = true);
+    }
+
+    /// The storage takes no writes any more.
+    pub(super) fn storage_failed(&self) {
+        self.0.send_modify(|state| state.storage_failed = true);
+    }
+
+    /// The shutdown has begun.
+    pub(super) fn drain(&self) {
+        self.0.send_modify(|state| state.draining = true);
+    }
+
+    /// Watches end, so that connections can.
+    pub(super) fn end_watches(&self) {
+        self.0.send_modify(|state| state.watches_end = true);
+    }
+
+    /// Whether calls are served and the storage takes writes.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.0.borrow().is_ready()
+    }
+
+    /// Resolves once [`Self::is_ready`].
+    pub(super) async fn ready(&self) {
+        // The sender lives as long as this handle.
+        let _ = self.0.subscribe().wait_for(|state| state.is_ready()).await;
+    }
+}
+
+/// The health protocol.
+#[derive(Clone, Debug)]
+pub(super) struct Health(Board);
+
+impl Health {
+    pub(super) const fn new(board: Board) -> Self {
+        Self(board)
+    }
+}
+
+/// Updates of one Watch.
+type Updates = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl health_server::Health for Health {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let state = *self.0.0.borrow();
+        match state.of(&request.get_ref().service) {
+            Some(status) => Ok(Response::new(answer(status))),
+            None => Err(Status::not_found("unknown service")),
+        }
+    }
+
+    type WatchStream = Updates;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Updates>, Status> {
+        let watch = Watch {
+            service: request.into_inner().service,
+            state: self.0.0.subscribe(),
+            told: None,
+            ended: false,
+        };
+        Ok(Response::new(Box::pin(stream::unfold(watch, Watch::next))))
+    }
+}
+
+fn answer(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}
+
+struct Watch {
+    service: String,
+    state: watch::Receiver<State>,
+    told: Option<ServingStatus>,
+    ended: bool,
+}
+
+impl Watch {
+    /// The next change; the end is an error that says to reconnect.
+    async fn next(mut self) -> Option<(Result<HealthCheckResponse, Status>, Self)> {
+        while !self.ended {
+            let state = *self.state.borrow_and_update();
+            let status = state.of(&self.service).unwrap_or(ServingStatus::ServiceUnknown);
+            if self.told.replace(status) != Some(status) {
+                return Some((Ok(answer(status)), self));
+            }
+            if state.watches_end || self.state.changed().await.is_err() {
+                self.ended = true;
+                let error = topic::Error::Draining.into();
+                return Some((Err(self::status(&error, &Context::default())), self));
+            }
+        }
+        None
+    }
+}

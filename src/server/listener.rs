@@ -1,0 +1,104 @@
+//! The accept loop: a cap on connections, back-off where the system refuses, tasks that can be
+//! told to go and cut off.
+//! Never: knows what is served.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+/// First wait after the system refused a connection (EMFILE, ENFILE, ENOMEM), in place of a spin.
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+/// Longest such wait.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// What rules over the connections of one port.
+#[derive(Clone, Debug)]
+pub(super) struct Gate {
+    /// No new connections; those there are finish their calls and go.
+    pub(super) leaving: CancellationToken,
+    /// Connections end at once.
+    pub(super) abort: CancellationToken,
+    /// The accept loop, every connection, and every call on one.
+    pub(super) tasks: TaskTracker,
+    free: Arc<Semaphore>,
+    connections_max: usize,
+}
+
+impl Gate {
+    pub(super) fn new(connections_max: usize) -> Self {
+        Self {
+            leaving: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            free: Arc::new(Semaphore::new(connections_max)),
+            connections_max,
+        }
+    }
+
+    /// Open connections.
+    pub(super) fn connections(&self) -> usize {
+        self.connections_max.saturating_sub(self.free.available_permits())
+    }
+
+    /// Ends the accept loop and tells every connection to go; `tasks.wait()` tells when all are gone.
+    pub(super) fn go_away(&self) {
+        self.leaving.cancel();
+        self.tasks.close();
+    }
+}
+
+/// Accepts until the gate is leaving. A connection over the cap is closed at once: its client then
+/// knows, and may try another replica.
+pub(super) async fn accept<S, F>(listener: TcpListener, gate: Gate, serve: S)
+where
+    S: Fn(TcpStream, Gate) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = gate.leaving.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) if concerns_one_connection(&error) => continue,
+            Err(error) => {
+                warn!(%error, backoff_ms = backoff.as_millis() as u64, "accepting a connection");
+                tokio::select! {
+                    () = gate.leaving.cancelled() => return,
+                    () = tokio::time::sleep(backoff) => {}
+                }
+                backoff = (backoff * 2).min(BACKOFF_MAX);
+                continue;
+            }
+        };
+        backoff = BACKOFF_MIN;
+        let Ok(permit) = Arc::clone(&gate.free).try_acquire_owned() else {
+            debug!(%peer, "connection over the cap closed");
+            continue;
+        };
+        // Without it small answers wait for the peer's delayed acknowledgement.
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
+        let served = serve(stream, gate.clone());
+        gate.tasks.spawn(async move {
+            served.await;
+            drop(permit);
+        });
+    }
+}
+
+/// Errors of a connection that ended before it was accepted; the next one may be well.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}

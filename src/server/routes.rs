@@ -1,0 +1,56 @@
+//! Which service answers which path of the gRPC port.
+//! Never: behaviour.
+
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
+use tracing::warn;
+
+use super::health::{Board, Health};
+use crate::config::Config;
+use crate::proto;
+use crate::service::{Administration, Bare, Streams, Tutorial, WithDetails};
+use crate::topic::Topics;
+use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
+use crate::wire::stubs::example::my_service_server::MyServiceServer;
+use crate::wire::stubs::v1::stream_service_server::StreamServiceServer;
+use crate::wire::stubs::v1::topic_service_server::TopicServiceServer;
+
+/// Every service of the gRPC port, by the names health answers for.
+pub(super) const SERVICES: [&str; 5] = [
+    <StreamServiceServer<Streams> as NamedService>::NAME,
+    <TopicServiceServer<Administration> as NamedService>::NAME,
+    <ExampleServiceServer<Tutorial> as NamedService>::NAME,
+    <MyServiceServer<Tutorial> as NamedService>::NAME,
+    <HealthServer<Health> as NamedService>::NAME,
+];
+
+/// The gRPC port.
+pub(super) fn public(config: &Config, topics: &Topics, board: &Board) -> Routes {
+    let max = config.message_bytes_max;
+    let streams = StreamServiceServer::new(Streams::new(topics.clone(), config));
+    let administration = TopicServiceServer::new(Administration::new(topics.clone()));
+    let (example, tutorial) = (ExampleServiceServer::new(Tutorial), MyServiceServer::new(Tutorial));
+    let routes = Routes::new(WithDetails(streams.max_decoding_message_size(max)))
+        .add_service(WithDetails(administration.max_decoding_message_size(max)))
+        .add_service(Bare(example.clone()))
+        .add_service(example)
+        .add_service(Bare(tutorial.clone()))
+        .add_service(tutorial)
+        .add_service(HealthServer::new(Health::new(board.clone())));
+    if config.reflection { with_reflection(routes) } else { routes }.prepare()
+}
+
+fn with_reflection(mut routes: Routes) -> Routes {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    match (builder().build_v1(), builder().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
+        // The descriptors are compiled in, and a test serves them.
+        (v1, v1alpha) => warn!(v1 = ?v1.err(), v1alpha = ?v1alpha.err(), "no reflection"),
+    }
+    routes
+}

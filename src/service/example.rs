@@ -1,0 +1,119 @@
+//! The classic tutorial's services: the smallest thing of each kind of call.
+//! Never: touches a topic; they answer even while the log recovers.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::{Stream, StreamExt, stream};
+use http::Request as HttpRequest;
+use http::uri::{PathAndQuery, Uri};
+use tonic::server::NamedService;
+use tonic::{Request, Response, Status, Streaming};
+use tower::Service;
+
+use crate::proto::example;
+use crate::wire::stubs::example::example_service_server::ExampleService;
+use crate::wire::stubs::example::my_service_server::MyService;
+
+/// Most bytes of names that ClientStreamingRPCMethod remembers for its one answer.
+const NAMES_BYTES_MAX: usize = 1 << 20;
+
+/// Both services.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tutorial;
+
+#[tonic::async_trait]
+impl ExampleService for Tutorial {
+    async fn process_request(
+        &self,
+        request: Request<example::Request>,
+    ) -> Result<Response<example::Response>, Status> {
+        let message = format!("Received message: {}", request.into_inner().message);
+        Ok(Response::new(example::Response { message }))
+    }
+}
+
+/// Answers one after another.
+type Answers = Pin<Box<dyn Stream<Item = Result<example::MyResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl MyService for Tutorial {
+    type ServerStreamingRPCMethodStream = Answers;
+
+    async fn server_streaming_rpc_method(
+        &self,
+        request: Request<example::MyRequest>,
+    ) -> Result<Response<Answers>, Status> {
+        let name = request.into_inner().name;
+        let answers = stream::iter(1..=4)
+            .map(move |i| Ok(example::MyResponse { message: format!("Response {i} for {name}") }));
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn client_streaming_rpc_method(
+        &self,
+        request: Request<Streaming<example::MyRequest>>,
+    ) -> Result<Response<example::MyResponse>, Status> {
+        let (mut requests, mut names, mut count) = (request.into_inner(), String::new(), 0_u64);
+        while let Some(request) = requests.next().await {
+            let name = request?.name;
+            if names.len() + name.len() > NAMES_BYTES_MAX {
+                return Err(Status::resource_exhausted("names take more than 1 MiB"));
+            }
+            if count > 0 {
+                names.push_str(", ");
+            }
+            names.push_str(&name);
+            count += 1;
+        }
+        Ok(Response::new(example::MyResponse { message: format!("Received {count} requests: {names}") }))
+    }
+
+    type BidirectionalStreamingRPCMethodStream = Answers;
+
+    async fn bidirectional_streaming_rpc_method(
+        &self,
+        request: Request<Streaming<example::MyRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let answers = request.into_inner().map(|request| {
+            request.map(|request| example::MyResponse { message: format!("Response for {}", request.name) })
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+/// Serves a service of package `example` under its bare name, as the tutorial's proto names no package.
+#[derive(Clone, Debug)]
+pub struct Bare<S>(pub S);
+
+impl NamedService for Bare<crate::wire::stubs::example::my_service_server::MyServiceServer<Tutorial>> {
+    const NAME: &'static str = "MyService";
+}
+
+impl NamedService
+    for Bare<crate::wire::stubs::example::example_service_server::ExampleServiceServer<Tutorial>>
+{
+    const NAME: &'static str = "ExampleService";
+}
+
+impl<S, B> Service<HttpRequest<B>> for Bare<S>
+where
+    S: Service<HttpRequest<B>, Error = Infallible>,
+{
+    type Response = S::Response;
+    type Error = Infallible;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: HttpRequest<B>) -> Self::Future {
+        let path = format!("/example.{}", request.uri().path().trim_start_matches('/'));
+        if let Ok(path) = PathAndQuery::try_from(path) {
+            *request.uri_mut() = Uri::from(path);
+        }
+        self.0.call(request)
+    }
+}

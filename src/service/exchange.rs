@@ -1,0 +1,263 @@
+//! Exchange: numbered publishes up, coalesced receipts and optionally deliveries down.
+//! Never: a task, a channel or a box for a publish; whatever is ready goes into one message.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+
+use futures_util::Stream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::intake::{Fault, Intake};
+use super::status::{Context, Error, status};
+use super::{Streams, request, subscribe};
+use crate::proto::v1;
+use crate::record::{Batch, BatchLimits, Receipt, TopicName};
+use crate::storage::BoxFuture;
+use crate::topic::{self, Notice, Subscription};
+use crate::wire::{ExchangeRequest, ExchangeResponse, NumberedReceipt};
+
+pub(super) fn exchange(
+    streams: &Streams,
+    request: Request<Streaming<ExchangeRequest>>,
+) -> Response<Exchange<Streaming<ExchangeRequest>>> {
+    let call_trace = request::call_trace(request.metadata());
+    Response::new(Exchange::new(streams.clone(), request.into_inner(), call_trace))
+}
+
+/// The server's side of one Exchange.
+pub struct Exchange<S> {
+    streams: Streams,
+    requests: S,
+    call_trace: Box<str>,
+    state: State,
+}
+
+enum State {
+    Opening(Pin<Box<WaitForCancellationFutureOwned>>),
+    Resolving(BoxFuture<'static, Result<Box<Running>, (Error, Context)>>),
+    Running(Box<Running>),
+    Ended,
+}
+
+struct Running {
+    name: TopicName,
+    intake: Intake,
+    subscription: Option<Subscription>,
+    /// What is known about the subscription that failed.
+    failed: Option<Context>,
+    drain_told: bool,
+    receipts: Vec<Receipt>,
+}
+
+/// What one message of the stream came to.
+type Out = Option<Result<ExchangeResponse, Status>>;
+
+impl<S> Exchange<S> {
+    pub(super) fn new(streams: Streams, requests: S, call_trace: Box<str>) -> Self {
+        let state = State::Opening(Box::pin(streams.topics.drain_signal().begun()));
+        Self { streams, requests, call_trace, state }
+    }
+}
+
+impl<S> Stream for Exchange<S>
+where
+    S: Stream<Item = Result<ExchangeRequest, Status>> + Unpin,
+{
+    type Item = Result<ExchangeResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Out> {
+        let this = &mut *self;
+        loop {
+            let out = match &mut this.state {
+                State::Ended => return Poll::Ready(None),
+                State::Opening(drained) => {
+                    let first = if drained.as_mut().poll(cx).is_ready() {
+                        Err(topic::Error::Draining.into())
+                    } else {
+                        std::task::ready!(Pin::new(&mut this.requests).poll_next(cx)).map_or_else(
+                            || Err(Error::Protocol("the first message must be an open".to_owned())),
+                            |first| first.map_err(Error::Transport),
+                        )
+                    };
+                    match first.and_then(opened) {
+                        Ok(open) => {
+                            this.state = State::Resolving(Box::pin(resolve(this.streams.clone(), open)));
+                            continue;
+                        }
+                        Err(error) => Some(Err(status(&error, &Context::default()))),
+                    }
+                }
+                State::Resolving(resolving) => match std::task::ready!(resolving.as_mut().poll(cx)) {
+                    Ok(running) => {
+                        this.state = State::Running(running);
+                        continue;
+                    }
+                    Err((error, context)) => Some(Err(status(&error, &context))),
+                },
+                State::Running(running) => {
+                    let limits = this.streams.batch_limits;
+                    std::task::ready!(running.poll(cx, &mut this.requests, limits, &this.call_trace))
+                }
+            };
+            if !matches!(out, Some(Ok(_))) {
+                this.state = State::Ended;
+            }
+            return Poll::Ready(out);
+        }
+    }
+}
+
+/// The open that the first message must be.
+fn opened(first: ExchangeRequest) -> Result<v1::Open, Error> {
+    match first {
+        ExchangeRequest::Open(open) => Ok(open),
+        ExchangeRequest::Publish { .. } | ExchangeRequest::Empty => {
+            Err(Error::Protocol("the first message must be an open".to_owned()))
+        }
+    }
+}
+
+async fn resolve(streams: Streams, open: v1::Open) -> Result<Box<Running>, (Error, Context)> {
+    let failed = |topic: &str| {
+        let context = Context::topic(topic);
+        move |error| (error, context)
+    };
+    let name = request::topic("open.topic", &open.topic).map_err(failed(&open.topic))?;
+    // Whatever is wrong with the request is found before a topic is created.
+    let asked = match &open.subscribe {
+        None => None,
+        Some(asked) => {
+            let topic = if asked.topic.is_empty() { &open.topic } else { &asked.topic };
+            let from = request::topic("open.subscribe.topic", topic)
+                .and_then(|name| Ok((name, request::subscribe(asked, "open.subscribe.")?)));
+            Some(from.map_err(failed(topic))?)
+        }
+    };
+    let publisher = streams.topics.publisher(&name).await;
+    let publisher = publisher.map_err(Error::from).map_err(failed(&open.topic))?;
+    let subscription = match asked {
+        None => None,
+        Some((topic, asked)) => {
+            let subscription = streams.topics.subscribe(&topic, asked).await;
+            Some(subscription.map_err(Error::from).map_err(failed(topic.as_str()))?)
+        }
+    };
+    let intake = Intake::new(publisher, streams.window(open.window), streams.topics.drain_signal());
+    Ok(Box::new(Running {
+        name,
+        intake,
+        subscription,
+        failed: None,
+        drain_told: false,
+        receipts: Vec::new(),
+    }))
+}
+
+impl Running {
+    fn poll<S>(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        requests: &mut S,
+        limits: BatchLimits,
+        call_trace: &str,
+    ) -> Poll<Out>
+    where
+        S: Stream<Item = Result<ExchangeRequest, Status>> + Unpin,
+    {
+        let first = self.intake.acknowledged() + 1;
+        let name = &self.name;
+        let check = |request, number| check(request, number, name, limits, call_trace);
+        self.intake.poll(cx, requests, check, &mut self.receipts);
+        let mut response = ExchangeResponse { receipts: self.numbered(first), ..ExchangeResponse::default() };
+        if !self.intake.has_fault() {
+            self.poll_subscription(cx, &mut response);
+        }
+        if !response.receipts.is_empty() || response.delivery.is_some() {
+            return Poll::Ready(Some(Ok(response)));
+        }
+        if !self.intake.is_finished() {
+            return Poll::Pending;
+        }
+        match self.intake.take_fault() {
+            Some(fault) => Poll::Ready(Some(self.fail(cx, fault))),
+            None if self.subscription.is_some() => Poll::Pending,
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn numbered(&mut self, first: u64) -> Vec<NumberedReceipt> {
+        let numbers = first..;
+        self.receipts
+            .drain(..)
+            .zip(numbers)
+            .map(|(receipt, number)| NumberedReceipt { number, receipt })
+            .collect()
+    }
+
+    fn poll_subscription(&mut self, cx: &mut TaskContext<'_>, response: &mut ExchangeResponse) {
+        let Some(subscription) = &mut self.subscription else { return };
+        match subscription.poll_next(cx) {
+            Poll::Pending => {}
+            Poll::Ready(None) => self.subscription = None,
+            Poll::Ready(Some(Ok(delivery))) => {
+                if delivery.notice == Some(Notice::Draining) {
+                    self.drain_told = true;
+                    response.notice = v1::Notice::Draining;
+                }
+                response.delivery = Some(subscribe::message(delivery));
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.failed = Some(subscribe::context(subscription, &error));
+                self.subscription = None;
+                self.intake.fail(Fault { number: None, error: error.into() });
+            }
+        }
+    }
+
+    /// The end of a call that fails; before it, where the server drains, the notice that says so.
+    fn fail(&mut self, cx: &mut TaskContext<'_>, fault: Fault) -> Result<ExchangeResponse, Status> {
+        let draining = matches!(fault.error, Error::Topic(topic::Error::Draining));
+        if draining && !std::mem::replace(&mut self.drain_told, true) {
+            let mut response =
+                ExchangeResponse { notice: v1::Notice::Draining, ..ExchangeResponse::default() };
+            self.poll_subscription(cx, &mut response);
+            self.intake.fail(fault);
+            return Ok(response);
+        }
+        let mut context = self.failed.take().unwrap_or_else(|| Context {
+            resume: self.intake.durable(),
+            ..Context::topic(self.name.as_str())
+        });
+        context.number = fault.number;
+        Err(status(&fault.error, &context))
+    }
+}
+
+/// The batch of the publish that must have this number.
+fn check(
+    request: ExchangeRequest,
+    due: u64,
+    name: &TopicName,
+    limits: BatchLimits,
+    call_trace: &str,
+) -> Result<Batch, Error> {
+    let ExchangeRequest::Publish { number, publish } = request else {
+        let what = if request == ExchangeRequest::Empty { "an empty message" } else { "a second open" };
+        return Err(Error::Protocol(format!("{what} where publish {due} was due")));
+    };
+    if number != due {
+        return Err(Error::Protocol(format!("publish {number} where publish {due} was due")));
+    }
+    if !publish.topic.is_empty() && publish.topic.as_str() != name.as_str() {
+        return Err(Error::Protocol("a publish to another topic than the open's".to_owned()));
+    }
+    request::batch(&publish, limits, call_trace, "publish.publish.")
+}
+
+impl<S> fmt::Debug for Exchange<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").finish_non_exhaustive()
+    }
+}

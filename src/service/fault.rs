@@ -1,0 +1,71 @@
+//! The layer that gives tonic's own errors their code and details: a message over the limit, one
+//! that cannot be decoded. They are always answered in headers alone, so bodies pass untouched.
+//! Never: touches an error that has details.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::{Request, Response};
+use tonic::Status;
+use tonic::server::NamedService;
+use tower::Service;
+
+use super::status;
+
+/// Wraps a service of tonic.
+#[derive(Clone, Debug)]
+pub struct WithDetails<S>(pub S);
+
+impl<S: NamedService> NamedService for WithDetails<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S, B, R: Default> Service<Request<B>> for WithDetails<S>
+where
+    S: Service<Request<B>, Response = Response<R>, Error = Infallible>,
+    S::Future: Unpin,
+{
+    type Response = Response<R>;
+    type Error = Infallible;
+    type Future = Answer<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        Answer(self.0.call(request))
+    }
+}
+
+/// The answer on its way.
+#[derive(Debug)]
+pub struct Answer<F>(F);
+
+impl<F, R: Default> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<R>, Infallible>> + Unpin,
+{
+    type Output = Result<Response<R>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Ok(response) = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(Ok(rewritten(response)))
+    }
+}
+
+fn rewritten<R: Default>(response: Response<R>) -> Response<R> {
+    let headers = response.headers();
+    if !headers.contains_key(Status::GRPC_STATUS) || headers.contains_key("grpc-status-details-bin") {
+        return response;
+    }
+    match Status::from_header_map(headers) {
+        Some(found) => {
+            let code = found.code();
+            let status = status::with_details(found);
+            if status.details().is_empty() && status.code() == code { response } else { status.into_http() }
+        }
+        None => response,
+    }
+}

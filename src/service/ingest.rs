@@ -1,0 +1,139 @@
+//! Ingest: many batches, one answer once all are durable.
+//! Never: answers OK unless every batch sent was stored.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::Poll;
+
+use futures_util::StreamExt;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::intake::{Fault, Intake};
+use super::status::{Context, Error, status};
+use super::{Streams, request};
+use crate::proto::v1::{self, IngestResponse};
+use crate::record::{Batch, TopicName};
+use crate::topic;
+use crate::wire::{IngestRequest, PublishRequest};
+
+pub(super) async fn ingest(
+    streams: &Streams,
+    request: Request<Streaming<IngestRequest>>,
+) -> Result<Response<IngestResponse>, Status> {
+    let call_trace = request::call_trace(request.metadata());
+    let mut requests = request.into_inner();
+    let drain = streams.topics.drain_signal();
+    let first = tokio::select! {
+        first = requests.next() => first,
+        () = drain.begun() => Some(Err(status(&topic::Error::Draining.into(), &Context::default()))),
+    };
+    // Nothing to store is stored.
+    let Some(first) = first else { return Ok(Response::new(IngestResponse::default())) };
+    let first = first.map_err(|error| status(&Error::Transport(error), &Context::default()))?;
+    let (name, mut call) = match begin(streams, first, call_trace).await {
+        Ok(begun) => begun,
+        Err((error, topic)) => return Err(status(&error, &Context::topic(topic))),
+    };
+    let fault = poll_fn(|cx| call.poll(cx, &mut requests)).await;
+    let Some(Fault { number, error }) = fault else { return Ok(Response::new(call.summary())) };
+    let resume = call.intake.durable();
+    Err(status(&error, &Context { number, resume, ..Context::topic(name.as_str()) }))
+}
+
+/// One call.
+struct Ingest {
+    streams: Streams,
+    name: TopicName,
+    call_trace: Box<str>,
+    intake: Intake,
+    /// Records of each batch not acknowledged yet; at most a window of them.
+    counts: VecDeque<u32>,
+    receipts: Vec<crate::record::Receipt>,
+    records: u64,
+    batches: u64,
+}
+
+async fn begin(
+    streams: &Streams,
+    first: IngestRequest,
+    call_trace: Box<str>,
+) -> Result<(TopicName, Ingest), (Error, String)> {
+    let topic = first.publish.as_ref().map(|publish| publish.topic.as_str().to_owned()).unwrap_or_default();
+    let begun = async {
+        let name = request::topic("publish.topic", &topic)?;
+        let batch = check(streams, first, 1, &name, &call_trace)?;
+        let publisher = streams.topics.publisher(&name).await?;
+        let mut intake = Intake::new(publisher, streams.window(0), streams.topics.drain_signal());
+        let counts = VecDeque::from([batch.count()]);
+        intake.take(batch);
+        Ok((
+            name.clone(),
+            Ingest {
+                streams: streams.clone(),
+                name,
+                call_trace,
+                intake,
+                counts,
+                receipts: Vec::new(),
+                records: 0,
+                batches: 0,
+            },
+        ))
+    };
+    begun.await.map_err(|error| (error, topic.clone()))
+}
+
+impl Ingest {
+    /// Ready once the client is done, or the call has failed, and all before is acknowledged.
+    fn poll(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+        requests: &mut Streaming<IngestRequest>,
+    ) -> Poll<Option<Fault>> {
+        loop {
+            let (streams, name, trace) = (&self.streams, &self.name, &self.call_trace);
+            let counts = &mut self.counts;
+            let check = |request, number| {
+                let batch = check(streams, request, number, name, trace)?;
+                counts.push_back(batch.count());
+                Ok(batch)
+            };
+            self.intake.poll(cx, requests, check, &mut self.receipts);
+            if self.intake.is_finished() || self.receipts.is_empty() {
+                break;
+            }
+            self.count();
+        }
+        self.count();
+        if self.intake.is_finished() { Poll::Ready(self.intake.take_fault()) } else { Poll::Pending }
+    }
+
+    fn count(&mut self) {
+        for _ in self.receipts.drain(..) {
+            self.batches += 1;
+            self.records += u64::from(self.counts.pop_front().unwrap_or(0));
+        }
+    }
+
+    fn summary(&self) -> IngestResponse {
+        let next = self.intake.durable().map(|position| v1::Position {
+            epoch: position.epoch.to_string(),
+            offset: position.offset.get(),
+        });
+        IngestResponse { next, records: self.records, batches: self.batches }
+    }
+}
+
+fn check(
+    streams: &Streams,
+    request: IngestRequest,
+    number: u64,
+    name: &TopicName,
+    call_trace: &str,
+) -> Result<Batch, Error> {
+    let publish: PublishRequest = request.publish.ok_or_else(|| Error::field("publish", "missing"))?;
+    if number > 1 && !publish.topic.is_empty() && publish.topic.as_str() != name.as_str() {
+        return Err(Error::Protocol("a publish to another topic than the first one's".to_owned()));
+    }
+    request::batch(&publish, streams.batch_limits, call_trace, "publish.")
+}

@@ -1,0 +1,173 @@
+//! Taking the publishes of one streaming call: read what is ready, hand it to the log in one
+//! piece, collect receipts in order; stop at the first fault, but acknowledge all before it.
+//! Never: answers the client; that is Ingest's and Exchange's.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::Status;
+
+use super::status::Error;
+use crate::record::{Batch, Position, Receipt};
+use crate::topic::{self, Drain, Publisher};
+
+/// Groups handed to the log in one poll before other tasks of this thread get their turn.
+const GROUPS_MAX: usize = 8;
+/// Receipts after which a message is sent: some 60 bytes each, far below any client's limit.
+const RECEIPTS_MAX: usize = 8192;
+
+/// Why the call will fail, once everything before it is acknowledged.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// The publish that failed, where it is one.
+    pub(super) number: Option<u64>,
+    pub(super) error: Error,
+}
+
+/// The publishing half of a call.
+pub(super) struct Intake {
+    publisher: Publisher,
+    /// Most publishes taken and not acknowledged.
+    window: usize,
+    /// Number of the last publish taken, counted from 1.
+    taken: u64,
+    /// Number of the last publish acknowledged.
+    acknowledged: u64,
+    /// Just after the last durable batch of this call.
+    durable: Option<Position>,
+    fault: Option<Fault>,
+    /// Whether the client may still be read from.
+    reading: bool,
+    drain: Drain,
+    drained: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Intake {
+    pub(super) fn new(publisher: Publisher, window: usize, drain: &Drain) -> Self {
+        Self {
+            publisher,
+            window,
+            taken: 0,
+            acknowledged: 0,
+            durable: None,
+            fault: None,
+            reading: true,
+            drain: drain.clone(),
+            drained: Box::pin(drain.begun()),
+        }
+    }
+
+    /// Number of the last publish acknowledged.
+    pub(super) const fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// Just after the last durable batch of this call.
+    pub(super) const fn durable(&self) -> Option<Position> {
+        self.durable
+    }
+
+    /// Whether nothing more will be taken, and everything taken was acknowledged or has failed.
+    pub(super) const fn is_finished(&self) -> bool {
+        !self.reading && self.publisher.unacknowledged() == 0
+    }
+
+    /// Whether the call will fail.
+    pub(super) const fn has_fault(&self) -> bool {
+        self.fault.is_some()
+    }
+
+    /// Why the call fails; asked once it is finished.
+    pub(super) const fn take_fault(&mut self) -> Option<Fault> {
+        self.fault.take()
+    }
+
+    /// Takes one publish that is at hand already. Only before the first poll.
+    pub(super) fn take(&mut self, batch: Batch) {
+        self.taken += 1;
+        self.publisher.push(batch);
+    }
+
+    /// Takes no more, and fails for this reason once all before it is acknowledged.
+    pub(super) fn fail(&mut self, fault: Fault) {
+        self.reading = false;
+        self.fault.get_or_insert(fault);
+    }
+
+    /// Does all that can be done without waiting. Receipts are appended to `receipts`; `check`
+    /// makes a batch of the message with the number given.
+    pub(super) fn poll<R, S>(
+        &mut self,
+        cx: &mut Context<'_>,
+        requests: &mut S,
+        mut check: impl FnMut(R, u64) -> Result<Batch, Error>,
+        receipts: &mut Vec<Receipt>,
+    ) where
+        S: Stream<Item = Result<R, Status>> + Unpin,
+    {
+        for _ in 0..GROUPS_MAX {
+            self.collect(cx, receipts);
+            if receipts.len() >= RECEIPTS_MAX {
+                return;
+            }
+            self.read(cx, requests, &mut check);
+            let before = self.publisher.unflushed();
+            if let Poll::Ready(Err(error)) = self.publisher.poll_flush(cx) {
+                let number = self.taken - before as u64 + 1;
+                // What failed was gathered before whatever fault was found behind it.
+                self.fault = None;
+                self.fail(Fault { number: Some(number), error: error.into() });
+            }
+            if before == 0 || self.publisher.unflushed() > 0 {
+                return;
+            }
+        }
+        if receipts.is_empty() {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn collect(&mut self, cx: &mut Context<'_>, receipts: &mut Vec<Receipt>) {
+        while receipts.len() < RECEIPTS_MAX {
+            let Poll::Ready(Some(appended)) = self.publisher.poll_acknowledged(cx) else { return };
+            self.acknowledged += appended.receipts.len() as u64;
+            self.durable = appended.receipts.last().map(|last| last.next).or(self.durable);
+            receipts.extend(appended.receipts);
+            if let Some(error) = appended.failure {
+                // All later ones were refused with it, so this one is what the client must know.
+                self.fault = None;
+                self.fail(Fault { number: Some(self.acknowledged + 1), error: error.into() });
+                self.publisher.give_up();
+            }
+        }
+    }
+
+    fn read<R, S>(
+        &mut self,
+        cx: &mut Context<'_>,
+        requests: &mut S,
+        check: &mut impl FnMut(R, u64) -> Result<Batch, Error>,
+    ) where
+        S: Stream<Item = Result<R, Status>> + Unpin,
+    {
+        if self.reading && (self.drain.has_begun() || self.drained.as_mut().poll(cx).is_ready()) {
+            self.fail(Fault { number: None, error: topic::Error::Draining.into() });
+        }
+        while self.reading && !self.publisher.is_full() && self.publisher.unacknowledged() < self.window {
+            let request = match Pin::new(&mut *requests).poll_next(cx) {
+                Poll::Pending => return,
+                Poll::Ready(None) => {
+                    self.reading = false;
+                    return;
+                }
+                Poll::Ready(Some(request)) => request.map_err(Error::Transport),
+            };
+            match request.and_then(|request| check(request, self.taken + 1)) {
+                Ok(batch) => self.take(batch),
+                Err(error) => self.fail(Fault { number: Some(self.taken + 1), error }),
+            }
+        }
+    }
+}

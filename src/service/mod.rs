@@ -1,0 +1,82 @@
+//! The calls, one thin file each: requests into checked values, domain answers into messages.
+//! Never: an error code outside `status`, or a rule that belongs to a topic.
+
+mod example;
+mod exchange;
+mod fault;
+mod ingest;
+mod intake;
+mod publish;
+mod request;
+pub mod status;
+mod subscribe;
+#[cfg(test)]
+mod tests;
+mod topics;
+
+pub use example::{Bare, Tutorial};
+pub use exchange::Exchange;
+pub use fault::WithDetails;
+pub use subscribe::Deliveries;
+pub use topics::Administration;
+
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::config::Config;
+use crate::proto::v1::{IngestResponse, SubscribeRequest};
+use crate::record::BatchLimits;
+use crate::topic::Topics;
+use crate::wire::stubs::v1::stream_service_server::StreamService;
+use crate::wire::{ExchangeRequest, IngestRequest, PublishRequest, PublishResponse};
+
+/// The four kinds of call on topics.
+#[derive(Clone)]
+pub struct Streams {
+    topics: Topics,
+    batch_limits: BatchLimits,
+    window_max: usize,
+}
+
+impl Streams {
+    /// On these topics, within these limits.
+    #[must_use]
+    pub fn new(topics: Topics, config: &Config) -> Self {
+        let batch_limits =
+            BatchLimits { records_max: config.batch_records_max, bytes_max: config.batch_bytes_max };
+        Self { topics, batch_limits, window_max: config.window_max.max(1) as usize }
+    }
+
+    /// The window a client gets that asks for `asked`.
+    fn window(&self, asked: u32) -> usize {
+        if asked == 0 { self.window_max } else { self.window_max.min(asked as usize) }
+    }
+}
+
+#[tonic::async_trait]
+impl StreamService for Streams {
+    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        publish::publish(self, request).await
+    }
+
+    async fn ingest(
+        &self,
+        request: Request<Streaming<IngestRequest>>,
+    ) -> Result<Response<IngestResponse>, Status> {
+        ingest::ingest(self, request).await
+    }
+
+    type SubscribeStream = Deliveries;
+
+    async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Deliveries>, Status> {
+        subscribe::subscribe(self, request).await
+    }
+
+    type ExchangeStream = Exchange<Streaming<ExchangeRequest>>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<ExchangeRequest>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        Ok(exchange::exchange(self, request))
+    }
+}

@@ -1,0 +1,29 @@
+//! Publish: one batch, one receipt.
+//! Never: answers before the batch is durable.
+
+use tonic::{Request, Response, Status};
+
+use super::Streams;
+use super::request;
+use super::status::{Context, Error, status};
+use crate::record::Receipt;
+use crate::wire::{PublishRequest, PublishResponse};
+
+pub(super) async fn publish(
+    streams: &Streams,
+    request: Request<PublishRequest>,
+) -> Result<Response<PublishResponse>, Status> {
+    let call_trace = request::call_trace(request.metadata());
+    let publish = request.into_inner();
+    match store(streams, &publish, &call_trace).await {
+        Ok(receipt) => Ok(Response::new(PublishResponse { receipt })),
+        Err(error) => Err(status(&error, &Context::topic(publish.topic.as_str()))),
+    }
+}
+
+async fn store(streams: &Streams, publish: &PublishRequest, call_trace: &str) -> Result<Receipt, Error> {
+    let name = request::topic("topic", publish.topic.as_str())?;
+    let batch = request::batch(publish, streams.batch_limits, call_trace, "")?;
+    let publisher = streams.topics.publisher(&name).await?;
+    Ok(publisher.publish(batch).await?)
+}

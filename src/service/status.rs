@@ -1,0 +1,282 @@
+//! The only map from what went wrong to a gRPC status: its code, its reason, whether to retry,
+//! whether anything was stored, where to resume. docs/errors.md is the same table for people.
+//! Never: decides what goes wrong.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::proto::v1::ErrorReason;
+use crate::record::{Epoch, Offset, Position, Violation};
+use crate::storage::{self, Stored};
+use crate::topic;
+use crate::wire::MALFORMED;
+
+/// `ErrorInfo.domain` of every error.
+pub const DOMAIN: &str = "streamway";
+
+/// Why a call fails.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request breaks its rule.
+    #[error("{field}: {description}")]
+    Field {
+        /// Path of the field in the request message.
+        field: String,
+        /// The rule it breaks.
+        description: String,
+    },
+    /// A batch has too many records or bytes.
+    #[error("{field}: {description}")]
+    BatchTooLarge {
+        /// Path of the field in the request message.
+        field: String,
+        /// By how much.
+        description: String,
+    },
+    /// The messages of a stream break its protocol.
+    #[error("{0}")]
+    Protocol(String),
+    /// The transport's own: a message that is too large or cannot be decoded, a peer that went away.
+    #[error("{}", .0.message())]
+    Transport(Status),
+    /// The topic's answer.
+    #[error(transparent)]
+    Topic(#[from] topic::Error),
+}
+
+impl From<storage::Error> for Error {
+    fn from(error: storage::Error) -> Self {
+        Self::Topic(error.into())
+    }
+}
+
+impl Error {
+    /// A field that breaks its rule.
+    pub fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Self::Field { field: field.into(), description: description.into() }
+    }
+
+    /// A batch that breaks a rule; `prefix` is the path of its message, with a dot, or empty.
+    #[must_use]
+    pub fn batch(prefix: &str, violation: &Violation) -> Self {
+        let description = violation.to_string();
+        match violation {
+            Violation::Empty => Self::field(format!("{prefix}records"), description),
+            Violation::TooManyRecords { .. } | Violation::TooManyBytes { .. } => {
+                Self::BatchTooLarge { field: format!("{prefix}records"), description }
+            }
+            Violation::RequestId(_) => Self::field(format!("{prefix}request_id"), description),
+            Violation::Record { index, .. } => Self::field(format!("{prefix}records[{index}]"), description),
+        }
+    }
+}
+
+/// What is known about the call that fails.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// The topic.
+    pub topic: Option<String>,
+    /// Just after what is durable, or where to read on.
+    pub resume: Option<Position>,
+    /// The publish of an Exchange that failed, by the client's number.
+    pub number: Option<u64>,
+}
+
+impl Context {
+    /// A call about this topic.
+    pub fn topic(name: impl Into<String>) -> Self {
+        Self { topic: Some(name.into()), ..Self::default() }
+    }
+}
+
+/// Code, reason, and whether and when to retry.
+struct Verdict {
+    code: Code,
+    reason: ErrorReason,
+    retry: Option<Duration>,
+}
+
+/// The least and the greatest delay asked of clients, so that they do not come back all at once.
+fn between(least_ms: u64, most_ms: u64) -> Option<Duration> {
+    Some(Duration::from_millis(fastrand::u64(least_ms..=most_ms)))
+}
+
+fn verdict(error: &Error) -> Verdict {
+    use ErrorReason as Reason;
+    let (code, reason, retry) = match error {
+        Error::Field { .. } => (Code::InvalidArgument, Reason::InvalidField, None),
+        Error::BatchTooLarge { .. } => (Code::InvalidArgument, Reason::BatchTooLarge, None),
+        Error::Protocol(_) => (Code::InvalidArgument, Reason::ProtocolViolation, None),
+        Error::Transport(status) => return transport(status),
+        Error::Topic(topic::Error::Starting) => {
+            (Code::Unavailable, Reason::ServerStarting, between(200, 400))
+        }
+        Error::Topic(topic::Error::Draining) => {
+            (Code::Unavailable, Reason::ServerDraining, between(100, 1000))
+        }
+        Error::Topic(topic::Error::Overloaded) => {
+            (Code::ResourceExhausted, Reason::Overloaded, between(100, 500))
+        }
+        Error::Topic(topic::Error::Storage(error)) => return of_storage(error),
+    };
+    Verdict { code, reason, retry }
+}
+
+fn of_storage(error: &storage::Error) -> Verdict {
+    use ErrorReason as Reason;
+    use storage::Error;
+    let (code, reason, retry) = match error {
+        Error::TopicNotFound => (Code::NotFound, Reason::TopicNotFound, None),
+        Error::TopicExists => (Code::AlreadyExists, Reason::TopicAlreadyExists, None),
+        Error::TopicLimit { .. } => (Code::FailedPrecondition, Reason::TopicLimit, None),
+        Error::EpochChanged { .. } => (Code::FailedPrecondition, Reason::EpochChanged, None),
+        Error::ExpectedOffset { .. } => (Code::FailedPrecondition, Reason::ExpectedOffsetMismatch, None),
+        Error::Trimmed { .. } => (Code::OutOfRange, Reason::OffsetTrimmed, None),
+        Error::BeyondTail { .. } => (Code::OutOfRange, Reason::OffsetBeyondTail, None),
+        Error::DiskFull => (Code::ResourceExhausted, Reason::DiskFull, between(4000, 6000)),
+        Error::EarlierFailed => (Code::FailedPrecondition, Reason::EarlierPublishFailed, None),
+        Error::Unavailable { .. } => (Code::Unavailable, Reason::StorageUnavailable, between(500, 1500)),
+        Error::Closing => (Code::Unavailable, Reason::ServerDraining, between(100, 1000)),
+        Error::Damaged(_) => (Code::DataLoss, Reason::DataDamaged, None),
+    };
+    Verdict { code, reason, retry }
+}
+
+/// How tonic words what our codec, or its own, refuses.
+fn transport(status: &Status) -> Verdict {
+    let message = status.message();
+    let (code, reason) = match status.code() {
+        Code::OutOfRange if message.contains("message length too large") => {
+            (Code::ResourceExhausted, ErrorReason::MessageTooLarge)
+        }
+        Code::ResourceExhausted if message.starts_with("Error decompressing") => {
+            (Code::ResourceExhausted, ErrorReason::MessageTooLarge)
+        }
+        Code::InvalidArgument if message.starts_with(MALFORMED) => {
+            (Code::InvalidArgument, ErrorReason::MalformedMessage)
+        }
+        Code::Internal if MALFORMED_BY_TONIC.iter().any(|start| message.starts_with(start)) => {
+            (Code::InvalidArgument, ErrorReason::MalformedMessage)
+        }
+        code => (code, ErrorReason::Unspecified),
+    };
+    Verdict { code, reason, retry: None }
+}
+
+/// How tonic 0.14 words a stream of bytes that is not a stream of messages. It calls them INTERNAL,
+/// though they are the client's.
+const MALFORMED_BY_TONIC: [&str; 4] = [
+    "Missing request message",
+    "Unexpected EOF decoding stream",
+    "protocol error: received message with",
+    "Error decompressing",
+];
+
+/// The reason as `ErrorInfo` carries it.
+#[must_use]
+pub fn reason_name(reason: ErrorReason) -> &'static str {
+    let name = reason.as_str_name();
+    name.strip_prefix("ERROR_REASON_").unwrap_or(name)
+}
+
+/// The status of an error.
+#[must_use]
+pub fn status(error: &Error, context: &Context) -> Status {
+    let Verdict { code, reason, retry } = verdict(error);
+    if let (Error::Transport(status), ErrorReason::Unspecified) = (error, reason) {
+        return status.clone();
+    }
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason_name(reason), DOMAIN, metadata(error, context));
+    if let Some(delay) = retry {
+        details.set_retry_info(Some(delay));
+    }
+    add_particulars(error, context, &mut details);
+    let message = match context.number {
+        Some(number) => format!("publish {number}: {error}"),
+        None => error.to_string(),
+    };
+    Status::with_error_details(code, message, details)
+}
+
+/// The details that only some errors have.
+fn add_particulars(error: &Error, context: &Context, details: &mut ErrorDetails) {
+    use storage::Error as Storage;
+    let topic = context.topic.as_deref().unwrap_or_default();
+    match error {
+        Error::Field { field, description } | Error::BatchTooLarge { field, description } => {
+            details.add_bad_request_violation(field, description);
+        }
+        Error::Topic(topic::Error::Storage(error)) => match error {
+            Storage::TopicNotFound | Storage::TopicExists => {
+                details.set_resource_info("streamway.v1.Topic", topic, "", error.to_string());
+            }
+            Storage::TopicLimit { .. } => {
+                details.add_quota_failure_violation("topics", error.to_string());
+            }
+            Storage::EpochChanged { .. } | Storage::ExpectedOffset { .. } => {
+                let kind = reason_name(of_storage(error).reason);
+                details.add_precondition_failure_violation(kind, topic, error.to_string());
+            }
+            Storage::DiskFull => {
+                details.add_quota_failure_violation("disk", error.to_string());
+            }
+            _ => {}
+        },
+        Error::Topic(topic::Error::Overloaded) => {
+            details.add_quota_failure_violation("bytes in flight", error.to_string());
+        }
+        _ => {}
+    }
+}
+
+fn metadata(error: &Error, context: &Context) -> HashMap<String, String> {
+    let mut metadata = HashMap::new();
+    let mut put = |key: &str, value: String| metadata.insert(key.to_owned(), value);
+    let side_effects = match error {
+        Error::Topic(topic::Error::Storage(storage::Error::Unavailable {
+            stored: Stored::Unknown, ..
+        })) => "unknown",
+        _ => "none",
+    };
+    put("side_effects", side_effects.to_owned());
+    if let Some(number) = context.number {
+        put("number", number.to_string());
+    }
+    let (resume, earliest, tail) = place(error);
+    if let Some(earliest) = earliest {
+        put("earliest_offset", earliest.to_string());
+    }
+    if let Some(tail) = tail {
+        put("tail", tail.to_string());
+    }
+    if let Some(position) = context.resume.or(resume) {
+        put("resume_epoch", position.epoch.to_string());
+        put("resume_offset", position.offset.to_string());
+    }
+    metadata
+}
+
+/// What the error itself knows: where to go on, the earliest offset, the tail.
+fn place(error: &Error) -> (Option<Position>, Option<Offset>, Option<Offset>) {
+    use storage::Error as Storage;
+    let at = |epoch: Epoch, offset: Offset| Some(Position { epoch, offset });
+    let Error::Topic(topic::Error::Storage(error)) = error else { return (None, None, None) };
+    match *error {
+        Storage::Trimmed { epoch, earliest, tail } => (at(epoch, earliest), Some(earliest), Some(tail)),
+        Storage::BeyondTail { epoch, earliest, tail } => (at(epoch, tail), Some(earliest), Some(tail)),
+        Storage::ExpectedOffset { epoch, tail } => (at(epoch, tail), None, Some(tail)),
+        // What the topic's new incarnation holds begins at its first offset.
+        Storage::EpochChanged { current } => (at(current, Offset::ZERO), None, None),
+        _ => (None, None, None),
+    }
+}
+
+/// Gives a status of tonic's own, which comes without details, the ones it should have.
+#[must_use]
+pub fn with_details(status: Status) -> Status {
+    self::status(&Error::Transport(status), &Context::default())
+}

@@ -1,0 +1,82 @@
+//! Subscribe: the subscription loop's deliveries as messages.
+//! Never: buffers; the stream is the subscription itself.
+
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+
+use futures_util::Stream;
+use tonic::{Request, Response, Status};
+
+use super::Streams;
+use super::request;
+use super::status::{Context, Error, status};
+use crate::proto::v1;
+use crate::topic::{self, Delivery, Subscription};
+use crate::wire::SubscribeResponse;
+
+pub(super) async fn subscribe(
+    streams: &Streams,
+    request: Request<v1::SubscribeRequest>,
+) -> Result<Response<Deliveries>, Status> {
+    let request = request.into_inner();
+    match begin(streams, &request).await {
+        Ok(subscription) => Ok(Response::new(Deliveries(subscription))),
+        Err(error) => Err(status(&error, &Context::topic(request.topic))),
+    }
+}
+
+async fn begin(streams: &Streams, request: &v1::SubscribeRequest) -> Result<Subscription, Error> {
+    let name = request::topic("topic", &request.topic)?;
+    let asked = request::subscribe(request, "")?;
+    Ok(streams.topics.subscribe(&name, asked).await?)
+}
+
+/// The messages of one subscription.
+#[derive(Debug)]
+pub struct Deliveries(Subscription);
+
+impl Stream for Deliveries {
+    type Item = Result<SubscribeResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next(cx).map(|out| {
+            out.map(|delivery| match delivery {
+                Ok(delivery) => Ok(message(delivery)),
+                Err(error) => Err(failure(&self.0, error)),
+            })
+        })
+    }
+}
+
+/// A delivery as a message.
+pub(super) fn message(delivery: Delivery) -> SubscribeResponse {
+    let Delivery { runs, next, tail, notice } = delivery;
+    let notice = match notice {
+        None => v1::Notice::Unspecified,
+        Some(topic::Notice::CaughtUp) => v1::Notice::CaughtUp,
+        Some(topic::Notice::Gap) => v1::Notice::Gap,
+        Some(topic::Notice::Draining) => v1::Notice::Draining,
+    };
+    SubscribeResponse { batches: runs, next, tail, notice }
+}
+
+/// The status of a subscription that failed. Where the error itself knows a better place to
+/// resume at (what is left of a trimmed topic), that one counts.
+fn failure(subscription: &Subscription, error: topic::Error) -> Status {
+    status(&Error::Topic(error.clone()), &context(subscription, &error))
+}
+
+/// What is known about a subscription that failed.
+pub(super) fn context(subscription: &Subscription, error: &topic::Error) -> Context {
+    let mut context = Context::topic(subscription.topic().name().as_str());
+    let resumable = !matches!(
+        error,
+        topic::Error::Storage(
+            crate::storage::Error::Trimmed { .. }
+                | crate::storage::Error::EpochChanged { .. }
+                | crate::storage::Error::TopicNotFound
+        )
+    );
+    context.resume = resumable.then(|| subscription.position());
+    context
+}

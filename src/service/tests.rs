@@ -1,0 +1,1 @@
+//! Status mapping and exchange protocol faults, against the log in memory.

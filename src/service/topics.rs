@@ -1,0 +1,190 @@
+//! TopicService: create, get, list, update, delete, trim.
+//! Never: anything a topic could not say itself.
+
+use tonic::{Request, Response, Status};
+
+use super::request::{self, timestamp};
+use super::status::{Context, Error, status};
+use crate::proto::v1;
+use crate::record::{Offset, TopicName};
+use crate::storage::{Retention, TopicInfo};
+use crate::topic::Topics;
+use crate::wire::stubs::v1::topic_service_server::TopicService;
+
+/// Topics of a page, where the request does not say.
+const PAGE: usize = 100;
+/// Most topics of a page.
+const PAGE_MAX: usize = 1000;
+
+/// Administration of topics.
+#[derive(Clone)]
+pub struct Administration {
+    topics: Topics,
+}
+
+impl Administration {
+    /// Of these topics.
+    #[must_use]
+    pub const fn new(topics: Topics) -> Self {
+        Self { topics }
+    }
+
+    async fn create(&self, topic: v1::Topic) -> Result<TopicInfo, Error> {
+        let name = request::topic("topic.name", &topic.name)?;
+        let retention = topic.retention.map_or(Ok(Retention::default()), |r| retention(&r))?;
+        Ok(self.topics.create(name, retention).await?)
+    }
+
+    async fn list(&self, asked: v1::ListTopicsRequest) -> Result<v1::ListTopicsResponse, Error> {
+        let limit = match asked.page_size as usize {
+            0 => PAGE,
+            size => size.min(PAGE_MAX),
+        };
+        let after = match asked.page_token.as_str() {
+            "" => None,
+            token => Some(request::topic("page_token", token)?),
+        };
+        let after = after.as_ref().map(TopicName::as_str);
+        // One more than the page tells whether there is another.
+        let mut found = self.topics.list(&asked.prefix, after, limit + 1).await?;
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let last = found.last().filter(|_| more);
+        let next_page_token = last.map(|topic| topic.name.as_str().to_owned()).unwrap_or_default();
+        Ok(v1::ListTopicsResponse { topics: found.iter().map(described).collect(), next_page_token })
+    }
+
+    async fn update(
+        &self,
+        topic: v1::Topic,
+        mask: Option<prost_types::FieldMask>,
+    ) -> Result<TopicInfo, Error> {
+        let name = request::topic("topic.name", &topic.name)?;
+        let wanted = topic.retention.map_or(Ok(Retention::default()), |r| retention(&r))?;
+        let mask = mask.unwrap_or_default();
+        let mut kept =
+            if mask.paths.is_empty() { wanted } else { self.topics.get(&name).await?.info().retention };
+        for path in &mask.paths {
+            match path.as_str() {
+                "retention" => kept = wanted,
+                "retention.max_age" => kept.max_age = wanted.max_age,
+                "retention.max_bytes" => kept.max_bytes = wanted.max_bytes,
+                "retention.max_records" => kept.max_records = wanted.max_records,
+                other => {
+                    let rule = format!("{other:?} is not a field that can be changed");
+                    return Err(Error::field("update_mask.paths", rule));
+                }
+            }
+        }
+        Ok(self.topics.update(&name, kept).await?)
+    }
+
+    async fn delete(&self, asked: &v1::DeleteTopicRequest) -> Result<(), Error> {
+        let name = request::topic("name", &asked.name)?;
+        Ok(self.topics.delete(&name, request::epoch("epoch", &asked.epoch)?).await?)
+    }
+
+    async fn trim(&self, asked: &v1::TrimTopicRequest) -> Result<Offset, Error> {
+        let name = request::topic("name", &asked.name)?;
+        let epoch = request::epoch("epoch", &asked.epoch)?;
+        Ok(self.topics.trim(&name, epoch, Offset::new(asked.before_offset)).await?)
+    }
+}
+
+/// The answer, or the status of its error.
+fn answer<T>(topic: String, result: Result<T, Error>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| status(&error, &Context::topic(topic)))
+}
+
+#[tonic::async_trait]
+impl TopicService for Administration {
+    async fn create_topic(
+        &self,
+        request: Request<v1::CreateTopicRequest>,
+    ) -> Result<Response<v1::CreateTopicResponse>, Status> {
+        let topic = request.into_inner().topic.unwrap_or_default();
+        let (name, created) = (topic.name.clone(), self.create(topic).await);
+        answer(name, created.map(|info| v1::CreateTopicResponse { topic: Some(described(&info)) }))
+    }
+
+    async fn get_topic(
+        &self,
+        request: Request<v1::GetTopicRequest>,
+    ) -> Result<Response<v1::GetTopicResponse>, Status> {
+        let name = request.into_inner().name;
+        let found = async {
+            let topic = self.topics.get(&request::topic("name", &name)?).await?;
+            Ok(v1::GetTopicResponse { topic: Some(described(&topic.info())) })
+        };
+        let found = found.await;
+        answer(name, found)
+    }
+
+    async fn list_topics(
+        &self,
+        request: Request<v1::ListTopicsRequest>,
+    ) -> Result<Response<v1::ListTopicsResponse>, Status> {
+        answer(String::new(), self.list(request.into_inner()).await)
+    }
+
+    async fn update_topic(
+        &self,
+        request: Request<v1::UpdateTopicRequest>,
+    ) -> Result<Response<v1::UpdateTopicResponse>, Status> {
+        let v1::UpdateTopicRequest { topic, update_mask } = request.into_inner();
+        let topic = topic.unwrap_or_default();
+        let (name, updated) = (topic.name.clone(), self.update(topic, update_mask).await);
+        answer(name, updated.map(|info| v1::UpdateTopicResponse { topic: Some(described(&info)) }))
+    }
+
+    async fn delete_topic(
+        &self,
+        request: Request<v1::DeleteTopicRequest>,
+    ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
+        let asked = request.into_inner();
+        let deleted = self.delete(&asked).await;
+        answer(asked.name, deleted.map(|()| v1::DeleteTopicResponse {}))
+    }
+
+    async fn trim_topic(
+        &self,
+        request: Request<v1::TrimTopicRequest>,
+    ) -> Result<Response<v1::TrimTopicResponse>, Status> {
+        let asked = request.into_inner();
+        let trimmed = self.trim(&asked).await;
+        let response = |earliest: Offset| v1::TrimTopicResponse { earliest_offset: earliest.get() };
+        answer(asked.name, trimmed.map(response))
+    }
+}
+
+fn retention(asked: &v1::Retention) -> Result<Retention, Error> {
+    let some = |value: u64| (value > 0).then_some(value);
+    let max_age = asked.max_age.as_ref().map(|age| request::duration("topic.retention.max_age", age));
+    Ok(Retention {
+        max_age: max_age.transpose()?.filter(|age| !age.is_zero()),
+        max_bytes: some(asked.max_bytes),
+        max_records: some(asked.max_records),
+    })
+}
+
+fn described(info: &TopicInfo) -> v1::Topic {
+    let max_age = info.retention.max_age.map(|age| prost_types::Duration {
+        seconds: i64::try_from(age.as_secs()).unwrap_or(i64::MAX),
+        nanos: age.subsec_nanos() as i32,
+    });
+    v1::Topic {
+        name: info.name.as_str().to_owned(),
+        epoch: info.epoch.to_string(),
+        create_time: Some(timestamp(info.created)),
+        update_time: Some(timestamp(info.updated)),
+        retention: Some(v1::Retention {
+            max_age,
+            max_bytes: info.retention.max_bytes.unwrap_or(0),
+            max_records: info.retention.max_records.unwrap_or(0),
+        }),
+        earliest_offset: info.earliest.get(),
+        tail: info.tail.get(),
+        stored_bytes: info.stored_bytes,
+        last_publish_time: info.last_publish.map(timestamp),
+    }
+}

@@ -1,0 +1,227 @@
+//! The catalog: every topic with its settings and segments, as of one synced group. Written whole,
+//! by atomic rename. Changes between two catalogs go through the journal as [`Change`]s.
+//! Never: changed in place.
+
+use std::io;
+use std::path::Path;
+
+use bytes::{Buf, BufMut};
+use prost::Message;
+
+use super::disk::{Disk, Mode};
+use super::open::OpenError;
+use crate::storage::Retention;
+
+/// The catalog's file name.
+pub const FILE_NAME: &str = "catalog";
+const MAGIC: &[u8; 8] = b"STRMWYC1";
+const VERSION: u32 = 1;
+const HEADER_LEN: usize = 24;
+
+/// The catalog's content.
+#[derive(Clone, PartialEq, Message)]
+pub struct Catalog {
+    /// It is the state at exactly this synced group; those after it are replayed.
+    #[prost(uint64, tag = "1")]
+    pub group: u64,
+    /// The first journal that holds groups after it.
+    #[prost(uint64, tag = "2")]
+    pub journal: u64,
+    /// The id the next topic gets.
+    #[prost(uint64, tag = "3")]
+    pub next_topic: u64,
+    /// The newest publish time, in microseconds since 1970.
+    #[prost(uint64, tag = "4")]
+    pub clock: u64,
+    /// Every topic.
+    #[prost(message, repeated, tag = "5")]
+    pub topics: Vec<TopicEntry>,
+    /// The files of remembered request ids, oldest first.
+    #[prost(message, repeated, tag = "6")]
+    pub ids: Vec<IdsEntry>,
+}
+
+/// One topic.
+#[derive(Clone, PartialEq, Message)]
+pub struct TopicEntry {
+    /// Its number: never used again.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// Its name.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// Its incarnation.
+    #[prost(fixed64, tag = "3")]
+    pub epoch: u64,
+    /// When it was created, in microseconds since 1970.
+    #[prost(uint64, tag = "4")]
+    pub created: u64,
+    /// When its settings last changed.
+    #[prost(uint64, tag = "5")]
+    pub updated: u64,
+    /// How long records are kept.
+    #[prost(message, optional, tag = "6")]
+    pub retention: Option<RetentionEntry>,
+    /// The oldest offset kept.
+    #[prost(uint64, tag = "7")]
+    pub floor: u64,
+    /// The offset the next record gets.
+    #[prost(uint64, tag = "8")]
+    pub tail: u64,
+    /// When the newest batch was stored; 0 where there never was one.
+    #[prost(uint64, tag = "9")]
+    pub last_publish: u64,
+    /// Its segments, in order.
+    #[prost(message, repeated, tag = "10")]
+    pub segments: Vec<SegmentEntry>,
+}
+
+/// One segment file.
+#[derive(Clone, PartialEq, Message)]
+pub struct SegmentEntry {
+    /// The offset it begins with, which is in its name.
+    #[prost(uint64, tag = "1")]
+    pub base: u64,
+    /// The offset after its last record.
+    #[prost(uint64, tag = "2")]
+    pub end: u64,
+    /// How many of its bytes count.
+    #[prost(uint64, tag = "3")]
+    pub len: u64,
+    /// When its first batch was stored.
+    #[prost(uint64, tag = "4")]
+    pub first_time: u64,
+    /// When its last batch was stored.
+    #[prost(uint64, tag = "5")]
+    pub last_time: u64,
+}
+
+/// Zero means no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct RetentionEntry {
+    /// In microseconds.
+    #[prost(uint64, tag = "1")]
+    pub max_age: u64,
+    /// In bytes of blocks.
+    #[prost(uint64, tag = "2")]
+    pub max_bytes: u64,
+    /// In records.
+    #[prost(uint64, tag = "3")]
+    pub max_records: u64,
+}
+
+/// One file of request ids.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct IdsEntry {
+    /// Its number, which is in its name.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// Its length in bytes.
+    #[prost(uint64, tag = "2")]
+    pub len: u64,
+    /// How many ids it holds.
+    #[prost(uint64, tag = "3")]
+    pub count: u64,
+    /// When its newest id was stored.
+    #[prost(uint64, tag = "4")]
+    pub last_time: u64,
+}
+
+/// A change of the catalog, as the journal holds it.
+#[derive(Clone, PartialEq, Message)]
+pub struct Change {
+    /// What changes.
+    #[prost(oneof = "ChangeKind", tags = "1, 2, 3, 4")]
+    pub kind: Option<ChangeKind>,
+}
+
+/// What changes.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum ChangeKind {
+    /// A new topic, without segments.
+    #[prost(message, tag = "1")]
+    Create(TopicEntry),
+    /// New settings: id, retention and updated count.
+    #[prost(message, tag = "2")]
+    Update(TopicEntry),
+    /// The topic of this id is gone.
+    #[prost(uint64, tag = "3")]
+    Delete(u64),
+    /// A new floor: id and floor count.
+    #[prost(message, tag = "4")]
+    Trim(TopicEntry),
+}
+
+impl From<Retention> for RetentionEntry {
+    fn from(retention: Retention) -> Self {
+        let micros = |age: std::time::Duration| u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            max_age: retention.max_age.map_or(0, micros),
+            max_bytes: retention.max_bytes.unwrap_or(0),
+            max_records: retention.max_records.unwrap_or(0),
+        }
+    }
+}
+
+impl From<RetentionEntry> for Retention {
+    fn from(entry: RetentionEntry) -> Self {
+        let some = |value: u64| (value != 0).then_some(value);
+        Self {
+            max_age: some(entry.max_age).map(std::time::Duration::from_micros),
+            max_bytes: some(entry.max_bytes),
+            max_records: some(entry.max_records),
+        }
+    }
+}
+
+impl Catalog {
+    /// Writes the catalog beside the current one, syncs it and puts it in place.
+    ///
+    /// # Errors
+    /// The disk's; the current one is still in place then.
+    pub fn write(&self, disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+        let body = self.encode_to_vec();
+        let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
+        bytes.put_slice(MAGIC);
+        bytes.put_u32_le(VERSION);
+        bytes.put_u32_le(crc32c::crc32c(&body));
+        bytes.put_u64_le(body.len() as u64);
+        bytes.put_slice(&body);
+        let making = dir.join("catalog.tmp");
+        let file = disk.open(&making, Mode::Create)?;
+        file.write_at(&bytes, 0)?;
+        file.sync()?;
+        disk.rename(&making, &dir.join(FILE_NAME))?;
+        disk.sync_dir(dir)
+    }
+
+    /// Reads the catalog; none where there is no such file.
+    ///
+    /// # Errors
+    /// The disk's; a newer format; damage.
+    pub fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<Self>, OpenError> {
+        let path = dir.join(FILE_NAME);
+        let file = match disk.open(&path, Mode::Read) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(OpenError::io(&path, error)),
+        };
+        let len = file.size().map_err(|e| OpenError::io(&path, e))?;
+        let mut bytes = vec![0; len as usize];
+        file.read_at(&mut bytes, 0).map_err(|e| OpenError::io(&path, e))?;
+        let damaged = || OpenError::damaged(&path, "catalog is damaged");
+        let (mut head, body) = bytes.split_at_checked(HEADER_LEN).ok_or_else(damaged)?;
+        if &head[..8] != MAGIC {
+            return Err(damaged());
+        }
+        head.advance(8);
+        let (version, crc, len) = (head.get_u32_le(), head.get_u32_le(), head.get_u64_le());
+        if version > VERSION {
+            return Err(OpenError::NewerFormat { path, version });
+        }
+        if version != VERSION || len != body.len() as u64 || crc != crc32c::crc32c(body) {
+            return Err(damaged());
+        }
+        Self::decode(body).map(Some).map_err(|_| damaged())
+    }
+}

@@ -1,0 +1,314 @@
+//! The checkpointer: moves what the journals hold into segments, writes the catalog, then lets the
+//! old journals go; and evicts from the tail caches what is in segments.
+//! Never: removes a file before the catalog that does without it is durable.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::backlog::{Backlog, Snapshot, TopicMark, Work};
+use super::catalog::{Catalog, IdsEntry, SegmentEntry, TopicEntry};
+use super::disk::{Disk, File, Mode, is_full};
+use super::health::Monitor;
+use super::ids;
+use super::journal;
+use super::reader::Files;
+use super::retention::Keeper;
+use super::segment::{self, Fault, Segment};
+use super::tail::Run;
+use super::topic::TopicState;
+use crate::record::{Offset, UnixMicros};
+
+/// How often retention looks, and a full disk is tried again.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes packed before they are written.
+const WRITE_BYTES: usize = 4 << 20;
+/// What is evicted in one step.
+const EVICT_BYTES: usize = 1 << 20;
+
+/// The checkpointer's state.
+#[derive(Debug)]
+pub struct Checkpointer {
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+    /// The data directory.
+    pub dir: PathBuf,
+    /// Size at which a segment is full.
+    pub segment_bytes: u64,
+    /// Bytes kept in the tail caches beyond what is not in segments.
+    pub cache_bytes: usize,
+    /// Most request ids remembered.
+    pub ids_max: usize,
+    /// The catalog on disk.
+    pub catalog: Catalog,
+    /// The way from the committer.
+    pub backlog: Arc<Backlog>,
+    /// Open segments.
+    pub files: Arc<Files>,
+    /// Where failures are reported.
+    pub health: Monitor,
+    /// Retention.
+    pub keeper: Keeper,
+    /// What is in segments and still in a tail cache, oldest first.
+    pub cached: VecDeque<(Arc<TopicState>, Offset, usize)>,
+}
+
+impl Checkpointer {
+    /// Works until the log closes.
+    pub fn run(mut self) {
+        loop {
+            match self.backlog.take(INTERVAL) {
+                Work::Snapshot(snapshot) => {
+                    if !self.retry(&snapshot) {
+                        return;
+                    }
+                }
+                Work::Quiet => self.keeper.pass(&self.files, &self.catalog),
+                Work::Closed => return,
+            }
+        }
+    }
+
+    /// Tries until it works; false where it never will, or the log closes.
+    fn retry(&mut self, snapshot: &Snapshot) -> bool {
+        loop {
+            match self.checkpoint(snapshot) {
+                Ok(()) => return true,
+                Err(Fault::Io(error)) if is_full(&error) => {
+                    tracing::warn!(%error, "checkpoint waits for disk space");
+                    if self.backlog.wait_full(INTERVAL) {
+                        return false;
+                    }
+                }
+                Err(fault) => {
+                    let reason = format!("checkpoint: {fault}");
+                    self.health.fail(&reason);
+                    self.backlog.fail(&reason);
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn checkpoint(&mut self, snapshot: &Snapshot) -> Result<(), Fault> {
+        let mut runs: BTreeMap<u64, Vec<Run>> = BTreeMap::new();
+        for item in snapshot.pending.iter().filter(|item| !item.topic.is_deleted()) {
+            runs.entry(item.topic.id).or_default().push(item.run.clone());
+        }
+        let mut topics = Vec::with_capacity(snapshot.topics.len());
+        for mark in &snapshot.topics {
+            let fresh = runs.remove(&mark.topic.id).unwrap_or_default();
+            topics.push((mark, self.flush(mark, &fresh, snapshot.clock)?));
+        }
+        let (ids, fresh_ids) = self.write_ids(snapshot)?;
+        self.disk.sync_dir(&self.dir.join("segments"))?;
+        let catalog = Catalog {
+            group: snapshot.group,
+            journal: snapshot.journal,
+            next_topic: snapshot.next_topic,
+            clock: snapshot.clock.0,
+            topics: topics.iter().map(|(mark, segments)| entry(mark, segments)).collect(),
+            ids: ids.into_iter().chain(fresh_ids).collect(),
+        };
+        catalog.write(&*self.disk, &self.dir)?;
+        for (mark, segments) in topics {
+            mark.topic.segments.store(Arc::new(segments));
+        }
+        let old = std::mem::replace(&mut self.catalog, catalog);
+        self.release(snapshot);
+        self.remove_unnamed(&old);
+        Ok(())
+    }
+
+    /// Appends runs to the topic's segments and syncs them; answers the segments there are then.
+    fn flush(&self, mark: &TopicMark, runs: &[Run], now: UnixMicros) -> Result<Vec<Segment>, Fault> {
+        let topic = &mark.topic;
+        let mut segments = topic.segments.load_full().to_vec();
+        let mut open: Option<Arc<dyn File>> = None;
+        let (mut rest, mut buf) = (runs, Vec::new());
+        while let Some(next) = rest.first() {
+            let full = |last: &Segment| self.is_full(mark, last, now) || last.end != next.first;
+            if segments.last().is_none_or(full) {
+                if let Some(file) = open.take() {
+                    file.sync()?;
+                }
+                let (segment, file) = self.begin(topic, next)?;
+                segments.push(segment);
+                open = Some(file);
+            }
+            let active = segments.last_mut().expect("one was pushed or there was one");
+            let file = match &open {
+                Some(file) => file.clone(),
+                None => open.insert(self.reopen(topic, active)?).clone(),
+            };
+            let mut len = 0;
+            let few = rest.iter().take_while(|run| {
+                let fits = len == 0 || len + run.blocks.len() <= WRITE_BYTES;
+                len += run.blocks.len();
+                fits
+            });
+            let (some, left) = rest.split_at(few.count());
+            buf.clear();
+            segment::pack(topic.id, some, &mut buf)?;
+            file.write_at(&buf, active.len)?;
+            let last = &some[some.len() - 1];
+            active.len += buf.len() as u64;
+            (active.end, active.last_time) = (last.end, last.last_time);
+            rest = left;
+        }
+        if let Some(file) = open {
+            file.sync()?;
+        }
+        segments.retain(|segment| segment.end > mark.floor);
+        Ok(segments)
+    }
+
+    /// Whether a segment takes no more. Topics with tight limits get small segments, as retention
+    /// frees whole ones.
+    fn is_full(&self, mark: &TopicMark, segment: &Segment, now: UnixMicros) -> bool {
+        const SHARE: u64 = 4;
+        const MIN_BYTES: u64 = 256 << 10;
+        let retention = mark.settings.retention;
+        let bytes = retention.max_bytes.map_or(self.segment_bytes, |max| {
+            (max / SHARE).clamp(MIN_BYTES.min(self.segment_bytes), self.segment_bytes)
+        });
+        let old = retention.max_age.is_some_and(|age| {
+            let span = u64::try_from(age.as_micros()).unwrap_or(u64::MAX) / SHARE;
+            now.0.saturating_sub(segment.first_time.0) > span
+        });
+        segment.len >= bytes || old
+    }
+
+    fn begin(&self, topic: &TopicState, first: &Run) -> Result<(Segment, Arc<dyn File>), Fault> {
+        let file = self.disk.open(&segment::path(&self.dir, topic.id, first.first), Mode::Create)?;
+        file.write_at(&segment::file_header(topic.id, topic.epoch.get(), first.first), 0)?;
+        let segment = Segment {
+            base: first.first,
+            end: first.first,
+            len: segment::FILE_HEADER_LEN,
+            first_time: first.first_time,
+            last_time: first.first_time,
+        };
+        Ok((segment, file))
+    }
+
+    /// The active segment, without what a checkpoint that failed left at its end.
+    fn reopen(&self, topic: &TopicState, active: &Segment) -> Result<Arc<dyn File>, Fault> {
+        let path = segment::path(&self.dir, topic.id, active.base);
+        let file = self.disk.open(&path, Mode::Write)?;
+        match file.size()? {
+            size if size < active.len => {
+                Err(Fault::Damaged { at: size, what: format!("{} is shorter than it was", path.display()) })
+            }
+            size if size > active.len => file.set_len(active.len).map(|()| file).map_err(Fault::Io),
+            _ => Ok(file),
+        }
+    }
+
+    /// Writes the request ids of the snapshot; answers the older files still needed, and the new one.
+    fn write_ids(&self, snapshot: &Snapshot) -> Result<(Vec<IdsEntry>, Option<IdsEntry>), Fault> {
+        let fresh = ids::write(&*self.disk, &self.dir, snapshot)?;
+        let mut left = self.ids_max as u64;
+        left = left.saturating_sub(fresh.map_or(0, |fresh| fresh.count));
+        let mut kept: Vec<IdsEntry> = Vec::new();
+        for entry in self.catalog.ids.iter().rev() {
+            if left == 0 || entry.last_time < snapshot.oldest_id.0 {
+                break;
+            }
+            left = left.saturating_sub(entry.count);
+            kept.push(*entry);
+        }
+        kept.reverse();
+        Ok((kept, fresh))
+    }
+
+    /// Lets go of the memory of what is in segments now, down to the cache's size.
+    fn release(&mut self, snapshot: &Snapshot) {
+        let mut bytes = 0;
+        for item in &snapshot.pending {
+            bytes += item.run.blocks.len() + item.ids.len();
+            item.topic.unflushed.fetch_sub(item.run.blocks.len(), Ordering::Relaxed);
+            self.note_cached(&item.topic, &item.run);
+        }
+        let mut total: usize = self.cached.iter().map(|(_, _, bytes)| bytes).sum();
+        while total > self.cache_bytes {
+            let Some((topic, end, bytes)) = self.cached.pop_front() else { break };
+            topic.cache.evict(end);
+            total -= bytes;
+        }
+        self.backlog.finish(bytes);
+    }
+
+    fn note_cached(&mut self, topic: &Arc<TopicState>, run: &Run) {
+        match self.cached.back_mut() {
+            Some((last, end, bytes)) if last.id == topic.id && *bytes < EVICT_BYTES => {
+                *end = run.end;
+                *bytes += run.blocks.len();
+            }
+            _ => self.cached.push_back((topic.clone(), run.end, run.blocks.len())),
+        }
+    }
+
+    /// Removes what the catalog before named and the one now does not. What cannot be removed is
+    /// found again at the next start.
+    fn remove_unnamed(&self, old: &Catalog) {
+        let named: HashSet<_> = segments_of(&self.catalog).collect();
+        for (topic, base) in segments_of(old).filter(|key| !named.contains(key)) {
+            self.files.close(topic, base);
+            self.remove(segment::path(&self.dir, topic, base));
+        }
+        let kept: HashSet<_> = self.catalog.ids.iter().map(|entry| entry.seq).collect();
+        for entry in old.ids.iter().filter(|entry| !kept.contains(&entry.seq)) {
+            self.remove(self.dir.join(ids::file_name(entry.seq)));
+        }
+        for seq in old.journal..self.catalog.journal {
+            self.retire(seq);
+        }
+    }
+
+    fn retire(&self, seq: u64) {
+        let path = self.dir.join(journal::file_name(seq));
+        if self.backlog.wants_spare() {
+            let spare = self.dir.join(format!("spare-{seq:016x}.log"));
+            if self.disk.rename(&path, &spare).is_ok() {
+                return self.backlog.add_spare(spare);
+            }
+        }
+        self.remove(path);
+    }
+
+    fn remove(&self, path: PathBuf) {
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "old file was not removed");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn segments_of(catalog: &Catalog) -> impl Iterator<Item = (u64, Offset)> {
+    let of = |topic: &TopicEntry| {
+        let id = topic.id;
+        topic.segments.iter().map(move |segment| (id, Offset::new(segment.base))).collect::<Vec<_>>()
+    };
+    catalog.topics.iter().flat_map(of)
+}
+
+fn entry(mark: &TopicMark, segments: &[Segment]) -> TopicEntry {
+    TopicEntry {
+        id: mark.topic.id,
+        name: mark.topic.name.to_string(),
+        epoch: mark.topic.epoch.get(),
+        created: mark.topic.created.0,
+        updated: mark.settings.updated.0,
+        retention: Some(mark.settings.retention.into()),
+        floor: mark.floor.get(),
+        tail: mark.tail.get(),
+        last_publish: mark.last_publish.0,
+        segments: segments.iter().map(SegmentEntry::from).collect(),
+    }
+}

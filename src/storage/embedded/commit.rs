@@ -1,0 +1,343 @@
+//! The committer: one thread that takes everything that waits, makes a group of it, writes and
+//! syncs it once, shows it and answers. It owns the journal, the window of request ids and every
+//! offset not yet given.
+//! Never: acknowledges before the sync, or writes a group before the one before it was synced.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+
+use super::backlog::{Backlog, Snapshot, TopicMark};
+use super::catalog::{self, ChangeKind, TopicEntry};
+use super::dedup::Window;
+use super::disk::{Disk, is_full};
+use super::frame::{Header, Kind};
+use super::group::{Built, Group, Pending};
+use super::health::Monitor;
+use super::journal::{self, GroupBuf};
+use super::queue::{Append, Change, Op, Queue, Taken};
+use super::registry::Registry;
+use super::topic::{Settings, TopicState};
+use crate::record::{Epoch, Offset, UnixMicros};
+use crate::storage::{Appended, Error, Stored};
+
+/// A group takes appends until they make about this many bytes: a write of some milliseconds, so
+/// that nobody waits long for the one before.
+const GROUP_TARGET: u64 = 2 << 20;
+/// Quiet after which the newest group is sealed by an empty one, so that damage to it can be told
+/// from a torn tail.
+const SEAL_AFTER: Duration = Duration::from_millis(50);
+
+/// Where the committer writes.
+#[derive(Debug)]
+pub struct Store {
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+    /// The data directory.
+    pub dir: PathBuf,
+    /// Bytes of one journal file.
+    pub journal_bytes: u64,
+    /// Most topics.
+    pub topics_max: usize,
+}
+
+/// The committer's state.
+#[derive(Debug)]
+pub struct Committer {
+    /// Where to.
+    pub store: Store,
+    /// What waits.
+    pub queue: Queue,
+    /// The topics there are.
+    pub registry: Arc<Registry>,
+    /// The journal written to.
+    pub journal: journal::Writer,
+    /// The request ids remembered.
+    pub window: Window,
+    /// The newest publish time; times never decrease.
+    pub clock: UnixMicros,
+    /// The id the next topic gets.
+    pub next_topic: u64,
+    /// What the journals hold that no segment does yet, since the last rotation.
+    pub pending: Vec<Pending>,
+    /// The way to the checkpointer.
+    pub backlog: Arc<Backlog>,
+    /// Where failures are reported.
+    pub health: Monitor,
+    /// The group's bytes; kept for its memory.
+    pub buffer: GroupBuf,
+    /// Whether the newest group is empty, so that the ones before it are proven.
+    pub sealed: bool,
+    /// Why nothing is written any more.
+    pub failed: Option<String>,
+}
+
+impl Committer {
+    /// Works until the queue is closed and empty.
+    pub fn run(mut self) {
+        let _guard = PanicGuard { queue: self.queue.clone(), health: self.health.clone() };
+        loop {
+            let wait = (!self.sealed && self.failed.is_none()).then_some(SEAL_AFTER);
+            match self.queue.take(wait) {
+                Taken::Ops(ops) => self.work(ops),
+                Taken::Quiet => self.seal(),
+                Taken::Closed => break,
+            }
+        }
+        if !self.sealed {
+            self.seal();
+        }
+        self.backlog.close();
+    }
+
+    fn work(&mut self, mut ops: VecDeque<Op>) {
+        while let Some(op) = ops.pop_front() {
+            match op {
+                Op::Append(append) => self.append(append, &mut ops),
+                Op::Change(change, reply) => {
+                    let _ = reply.send(self.change(change));
+                }
+                Op::Rotate => {
+                    if let Err(error) = self.rotate(0) {
+                        tracing::warn!(%error, "journal was not rotated");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Commits `first` and the appends right behind it as one group.
+    fn append(&mut self, first: Append, ops: &mut VecDeque<Op>) {
+        let mut bound = Group::bound(&first);
+        let mut appends = vec![first];
+        while bound < GROUP_TARGET {
+            let Some(Op::Append(_)) = ops.front() else { break };
+            let Some(Op::Append(append)) = ops.pop_front() else { break };
+            bound += Group::bound(&append);
+            appends.push(append);
+        }
+        if let Err(error) = self.make_room(bound) {
+            return refuse(appends, &error);
+        }
+        let mut group = Group::new(self.now());
+        for append in appends {
+            group.add(append, &self.window);
+        }
+        let built = group.finish(&mut self.buffer);
+        if built.runs.is_empty() {
+            return built.publish(&mut self.window, &mut self.pending);
+        }
+        match self.write() {
+            Ok(()) => self.publish(built),
+            Err(error) => built.refuse(&error),
+        }
+    }
+
+    fn publish(&mut self, built: Built) {
+        let bytes: usize = built.runs.iter().map(|item| item.run.blocks.len() + item.ids.len()).sum();
+        self.backlog.add(bytes);
+        built.publish(&mut self.window, &mut self.pending);
+    }
+
+    fn now(&mut self) -> UnixMicros {
+        self.clock = self.clock.max(UnixMicros::now());
+        self.clock
+    }
+
+    /// Whether a group of at most `bound` bytes can be written, and will not run out of disk.
+    fn make_room(&mut self, bound: u64) -> Result<(), Error> {
+        self.check_failed()?;
+        self.backlog.wait_for_room()?;
+        let len = bound + 2 * journal::ALIGN;
+        if self.journal.has_room(len + journal::ALIGN) {
+            return Ok(());
+        }
+        self.rotate(len).map_err(|error| self.failure(&error))
+    }
+
+    fn check_failed(&mut self) -> Result<(), Error> {
+        if self.failed.is_none() {
+            self.failed = self.backlog.failure();
+        }
+        match &self.failed {
+            None => Ok(()),
+            Some(reason) => Err(Error::Unavailable { reason: reason.clone(), stored: Stored::Nothing }),
+        }
+    }
+
+    /// What a disk error means; any but a full disk ends writing for good.
+    fn failure(&mut self, error: &io::Error) -> Error {
+        if is_full(error) {
+            return Error::DiskFull;
+        }
+        let reason = format!("journal: {error}");
+        self.health.fail(&reason);
+        self.failed = Some(reason.clone());
+        Error::Unavailable { reason, stored: Stored::Unknown }
+    }
+
+    /// Writes and syncs what stands in the buffer.
+    fn write(&mut self) -> Result<(), Error> {
+        self.journal.append(&mut self.buffer).map_err(|error| self.failure(&error))?;
+        self.sealed = false;
+        Ok(())
+    }
+
+    fn seal(&mut self) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.buffer.clear();
+        if self.journal.has_room(self.buffer.len()) {
+            // A failure is reported; there is nobody to answer.
+            let _ = self.write();
+        }
+        self.sealed = true;
+    }
+
+    /// Begins a new journal and hands what the old ones hold to the checkpointer.
+    fn rotate(&mut self, len: u64) -> io::Result<()> {
+        if let Some(reason) = &self.failed {
+            return Err(io::Error::other(reason.clone()));
+        }
+        let spec = journal::Spec {
+            seq: self.journal.seq + 1,
+            capacity: self.store.journal_bytes.max(len + 2 * journal::ALIGN),
+            first_group: self.journal.next_group,
+        };
+        let spare = self.backlog.take_spare();
+        let (disk, dir) = (&*self.store.disk, &self.store.dir);
+        self.journal = journal::Writer::create(disk, dir, spec, spare.as_deref(), None)?;
+        let snapshot = self.snapshot();
+        self.backlog.push(snapshot);
+        self.sealed = true;
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        let mark = |topic: Arc<TopicState>| TopicMark {
+            floor: topic.floor(),
+            tail: topic.tail(),
+            last_publish: topic.last_publish(),
+            settings: **topic.settings.load(),
+            topic,
+        };
+        Snapshot {
+            group: self.journal.next_group - 1,
+            journal: self.journal.seq,
+            next_topic: self.next_topic,
+            clock: self.clock,
+            oldest_id: self.window.oldest(self.clock),
+            topics: self.registry.all().into_iter().map(mark).collect(),
+            pending: std::mem::take(&mut self.pending),
+        }
+    }
+
+    fn change(&mut self, change: Change) -> Result<Arc<TopicState>, Error> {
+        let (topic, kind) = self.plan(change)?;
+        let body = catalog::Change { kind: Some(kind.clone()) }.encode_to_vec();
+        self.make_room(body.len() as u64 + 1024)?;
+        self.buffer.clear();
+        let (zero, time) = (Offset::ZERO, self.clock);
+        let header = Header {
+            kind: Kind::Change,
+            body_crc: crc32c::crc32c(&body),
+            blocks_len: body.len() as u32,
+            ids_len: 0,
+            batches: 0,
+            topic: topic.id,
+            first: zero,
+            end: zero,
+            first_time: time,
+            last_time: time,
+        };
+        self.buffer.push(&header, &[&body]);
+        self.write()?;
+        if let ChangeKind::Create(entry) = &kind {
+            self.next_topic = entry.id + 1;
+        }
+        self.registry.apply(&kind, Some(&topic));
+        Ok(topic)
+    }
+
+    /// What a change means for which topic, if it may be made.
+    fn plan(&mut self, change: Change) -> Result<(Arc<TopicState>, ChangeKind), Error> {
+        let now = self.now();
+        match change {
+            Change::Create(name, retention) => {
+                if self.registry.get(&name).is_some() {
+                    return Err(Error::TopicExists);
+                }
+                if self.registry.len() >= self.store.topics_max {
+                    return Err(Error::TopicLimit { limit: self.store.topics_max });
+                }
+                let entry = TopicEntry {
+                    id: self.next_topic,
+                    name: name.to_string(),
+                    epoch: random_epoch()?,
+                    created: now.0,
+                    updated: now.0,
+                    retention: Some(retention.into()),
+                    ..TopicEntry::default()
+                };
+                let settings = Settings { retention, updated: now };
+                let topic = TopicState::new(entry.id, name, Epoch::new(entry.epoch), now, settings);
+                Ok((Arc::new(topic), ChangeKind::Create(entry)))
+            }
+            Change::Update(name, retention) => {
+                let topic = self.registry.get(&name).ok_or(Error::TopicNotFound)?;
+                let (id, updated) = (topic.id, now.0);
+                let entry =
+                    TopicEntry { id, updated, retention: Some(retention.into()), ..TopicEntry::default() };
+                Ok((topic, ChangeKind::Update(entry)))
+            }
+            Change::Delete(name, epoch) => {
+                let topic = self.registry.get(&name).ok_or(Error::TopicNotFound)?;
+                if epoch.is_some_and(|epoch| epoch != topic.epoch) {
+                    return Err(Error::EpochChanged { current: topic.epoch });
+                }
+                let id = topic.id;
+                Ok((topic, ChangeKind::Delete(id)))
+            }
+            Change::Trim(topic, floor) => {
+                if topic.is_deleted() {
+                    return Err(Error::TopicNotFound);
+                }
+                let floor = floor.max(topic.floor()).min(topic.tail()).get();
+                let entry = TopicEntry { id: topic.id, floor, ..TopicEntry::default() };
+                Ok((topic, ChangeKind::Trim(entry)))
+            }
+        }
+    }
+}
+
+/// Nobody waits for a committer that panicked.
+struct PanicGuard {
+    queue: Queue,
+    health: Monitor,
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.health.fail("the committer panicked");
+            self.queue.abandon();
+        }
+    }
+}
+
+fn random_epoch() -> Result<u64, Error> {
+    getrandom::u64()
+        .map_err(|error| Error::Unavailable { reason: error.to_string(), stored: Stored::Nothing })
+}
+
+fn refuse(appends: Vec<Append>, error: &Error) {
+    for append in appends {
+        append.refused.store(true, std::sync::atomic::Ordering::Relaxed);
+        let _ = append.reply.send(Appended { receipts: Vec::new(), failure: Some(error.clone()) });
+    }
+}

@@ -1,0 +1,229 @@
+//! The frame: what the journal and the segments are made of. A 64-byte header with its own
+//! checksum, then the body. docs/format.md gives the bytes.
+//! Never: I/O; a frame that does not check out is an error, with no guess at what it was.
+
+use bytes::{Buf, BufMut};
+
+use crate::record::{Offset, UnixMicros};
+
+/// Bytes of a frame's header.
+pub const HEADER_LEN: usize = 64;
+
+/// Blocks are gathered into frames of about this many bytes: large enough that headers and
+/// checksums cost nothing, small enough that a reader that starts inside one wastes little.
+pub const FRAME_TARGET: usize = 64 << 10;
+
+/// A body is never longer: a batch at its configured limit (at most 16 MiB) and what surrounds it.
+pub const BODY_MAX: usize = 24 << 20;
+
+/// What a frame's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Kind {
+    /// Blocks of one topic; in the journal followed by their request ids.
+    Batches = 1,
+    /// A change of the catalog: an encoded [`super::catalog::Change`].
+    Change = 2,
+    /// Request ids of one topic.
+    Ids = 3,
+}
+
+/// A frame's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What the body is.
+    pub kind: Kind,
+    /// CRC32C of the body.
+    pub body_crc: u32,
+    /// Bytes of blocks (or of the change).
+    pub blocks_len: u32,
+    /// Bytes of request ids behind them.
+    pub ids_len: u32,
+    /// How many batches.
+    pub batches: u32,
+    /// Whose they are.
+    pub topic: u64,
+    /// Offset of the first record.
+    pub first: Offset,
+    /// The offset after the last record.
+    pub end: Offset,
+    /// When the first batch was stored.
+    pub first_time: UnixMicros,
+    /// When the last batch was stored.
+    pub last_time: UnixMicros,
+}
+
+/// Why bytes are not a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadFrame {
+    /// They end before the frame does.
+    #[error("frame is cut short")]
+    Short,
+    /// The header's checksum or a field is wrong.
+    #[error("frame header is damaged")]
+    Header,
+    /// The body's checksum is wrong.
+    #[error("frame body is damaged")]
+    Body,
+}
+
+impl Header {
+    /// Bytes of the body.
+    #[must_use]
+    pub const fn body_len(&self) -> usize {
+        self.blocks_len as usize + self.ids_len as usize
+    }
+
+    /// Bytes of the whole frame.
+    #[must_use]
+    pub const fn frame_len(&self) -> usize {
+        HEADER_LEN + self.body_len()
+    }
+
+    /// The header's bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        let mut out = &mut bytes[4..];
+        out.put_u32_le(self.body_crc);
+        out.put_u32_le(self.blocks_len);
+        out.put_u32_le(self.ids_len);
+        out.put_u16_le(self.kind as u16);
+        out.put_u16_le(0);
+        out.put_u32_le(self.batches);
+        out.put_u64_le(self.topic);
+        out.put_u64_le(self.first.get());
+        out.put_u64_le(self.end.get());
+        out.put_u64_le(self.first_time.0);
+        out.put_u64_le(self.last_time.0);
+        let crc = crc32c::crc32c(&bytes[4..]);
+        bytes[..4].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a header, whatever follows it.
+    ///
+    /// # Errors
+    /// [`BadFrame::Short`], [`BadFrame::Header`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, BadFrame> {
+        let Some(mut rest) = bytes.get(..HEADER_LEN) else { return Err(BadFrame::Short) };
+        if rest.get_u32_le() != crc32c::crc32c(&bytes[4..HEADER_LEN]) {
+            return Err(BadFrame::Header);
+        }
+        let (body_crc, blocks_len, ids_len) = (rest.get_u32_le(), rest.get_u32_le(), rest.get_u32_le());
+        let kind = match rest.get_u16_le() {
+            1 => Kind::Batches,
+            2 => Kind::Change,
+            3 => Kind::Ids,
+            _ => return Err(BadFrame::Header),
+        };
+        let _zero = rest.get_u16_le();
+        let batches = rest.get_u32_le();
+        let topic = rest.get_u64_le();
+        let (first, end) = (Offset::new(rest.get_u64_le()), Offset::new(rest.get_u64_le()));
+        let (first_time, last_time) = (UnixMicros(rest.get_u64_le()), UnixMicros(rest.get_u64_le()));
+        let header =
+            Self { kind, body_crc, blocks_len, ids_len, batches, topic, first, end, first_time, last_time };
+        if header.body_len() > BODY_MAX || end < first {
+            return Err(BadFrame::Header);
+        }
+        Ok(header)
+    }
+
+    /// Reads a whole frame at the start of `bytes`: its header, and its checked body.
+    ///
+    /// # Errors
+    /// Any [`BadFrame`].
+    pub fn decode_frame(bytes: &[u8]) -> Result<(Self, &[u8]), BadFrame> {
+        let header = Self::decode(bytes)?;
+        let body = bytes.get(HEADER_LEN..header.frame_len()).ok_or(BadFrame::Short)?;
+        if crc32c::crc32c(body) != header.body_crc {
+            return Err(BadFrame::Body);
+        }
+        Ok((header, body))
+    }
+}
+
+/// One request id in a frame's ids section: first offset, record count, id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdEntry<'a> {
+    /// Offset of the batch's first record.
+    pub first: Offset,
+    /// Records in the batch.
+    pub count: u32,
+    /// The request id.
+    pub id: &'a [u8],
+}
+
+impl IdEntry<'_> {
+    /// Appends the entry.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64_le(self.first.get());
+        out.put_u32_le(self.count);
+        // RequestId::MAX_LEN is 128.
+        out.put_u8(self.id.len() as u8);
+        out.put_slice(self.id);
+    }
+}
+
+/// Walks an ids section; ends early where the bytes do.
+pub fn ids(mut bytes: &[u8]) -> impl Iterator<Item = IdEntry<'_>> {
+    std::iter::from_fn(move || {
+        let (head, rest) = bytes.split_at_checked(13)?;
+        let (id, rest) = rest.split_at_checked(usize::from(head[12]))?;
+        bytes = rest;
+        let (mut first, mut count) = (&head[..8], &head[8..12]);
+        Some(IdEntry { first: Offset::new(first.get_u64_le()), count: count.get_u32_le(), id })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BadFrame, Header, IdEntry, Kind, ids};
+    use crate::record::{Offset, UnixMicros};
+    use proptest::prelude::*;
+
+    fn frame(body: &[u8]) -> Vec<u8> {
+        let header = Header {
+            kind: Kind::Batches,
+            body_crc: crc32c::crc32c(body),
+            blocks_len: body.len() as u32,
+            ids_len: 0,
+            batches: 1,
+            topic: 7,
+            first: Offset::new(3),
+            end: Offset::new(5),
+            first_time: UnixMicros(1),
+            last_time: UnixMicros(2),
+        };
+        assert_eq!(Header::decode(&header.encode()), Ok(header));
+        [&header.encode()[..], body].concat()
+    }
+
+    proptest! {
+        /// P10: whatever bit flips, the frame says so.
+        #[test]
+        fn any_flipped_bit_is_found(body in proptest::collection::vec(any::<u8>(), 0..200), at: prop::sample::Index, bit in 0..8_u8) {
+            let mut bytes = frame(&body);
+            prop_assert!(Header::decode_frame(&bytes).is_ok());
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            prop_assert!(Header::decode_frame(&bytes).is_err());
+        }
+
+        #[test]
+        fn any_cut_is_found(body in proptest::collection::vec(any::<u8>(), 1..200), at: prop::sample::Index) {
+            let bytes = frame(&body);
+            let cut = at.index(bytes.len());
+            prop_assert_eq!(Header::decode_frame(&bytes[..cut]).unwrap_err(), BadFrame::Short);
+        }
+
+        #[test]
+        fn ids_round_trip(entries in proptest::collection::vec((any::<u64>(), any::<u32>(), proptest::collection::vec(any::<u8>(), 1..=128)), 0..5)) {
+            let mut bytes = Vec::new();
+            let entries: Vec<_> = entries.iter().map(|(first, count, id)| IdEntry { first: Offset::new(*first), count: *count, id }).collect();
+            entries.iter().for_each(|entry| entry.encode(&mut bytes));
+            prop_assert_eq!(ids(&bytes).collect::<Vec<_>>(), entries);
+        }
+    }
+}

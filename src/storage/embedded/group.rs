@@ -1,0 +1,243 @@
+//! A commit group being built: offsets assigned, duplicates found, conditions checked.
+//! Never: touches the disk, or shows anything to a reader before it is durable.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::dedup::{self, Window};
+use super::frame::{FRAME_TARGET, Header, IdEntry, Kind};
+use super::journal::GroupBuf;
+use super::queue::Append;
+use super::tail::Run;
+use super::topic::TopicState;
+use crate::record::{Batch, Offset, Position, Receipt, RequestId, UnixMicros, block};
+use crate::storage::{Appended, Error};
+
+/// No batch takes more than its records and this many bytes in the journal: block head 40, trace
+/// context 60, request id 141, its share of a frame header 64.
+const BATCH_OVERHEAD_MAX: u64 = 320;
+
+/// A run that is not durable yet, or not in a segment yet.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    /// Whose it is.
+    pub topic: Arc<TopicState>,
+    /// The blocks.
+    pub run: Run,
+    /// The request ids stored with them.
+    pub ids: Bytes,
+}
+
+#[derive(Debug)]
+struct Building {
+    topic: Arc<TopicState>,
+    first: Offset,
+    next: Offset,
+    batches: u32,
+    blocks: Vec<u8>,
+    ids: Vec<u8>,
+}
+
+/// A commit group being built.
+#[derive(Debug)]
+pub struct Group {
+    time: UnixMicros,
+    open: HashMap<u64, Building>,
+    done: Vec<Pending>,
+    fresh: HashMap<(u64, RequestId), dedup::Stored>,
+    replies: Vec<Answer>,
+}
+
+/// What an append will be answered once the group is durable.
+#[derive(Debug)]
+struct Answer {
+    reply: oneshot::Sender<Appended>,
+    refused: Arc<AtomicBool>,
+    appended: Appended,
+}
+
+impl Group {
+    /// A group stored at `time`.
+    #[must_use]
+    pub fn new(time: UnixMicros) -> Self {
+        Self { time, open: HashMap::new(), done: Vec::new(), fresh: HashMap::new(), replies: Vec::new() }
+    }
+
+    /// No append takes more bytes in the journal.
+    #[must_use]
+    pub fn bound(append: &Append) -> u64 {
+        append.batches.iter().map(|batch| batch.records().len() as u64 + BATCH_OVERHEAD_MAX).sum()
+    }
+
+    /// Adds the batches of one append, up to the first that must be refused.
+    pub fn add(&mut self, append: Append, window: &Window) {
+        let Append { topic, refused, batches, reply } = append;
+        let mut appended = Appended { receipts: Vec::with_capacity(batches.len()), failure: None };
+        if refused.load(Ordering::Relaxed) {
+            appended.failure = Some(Error::EarlierFailed);
+        } else if topic.is_deleted() {
+            appended.failure = Some(Error::TopicNotFound);
+        } else {
+            for batch in &batches {
+                match self.add_batch(&topic, batch, window) {
+                    Ok(receipt) => appended.receipts.push(receipt),
+                    Err(error) => {
+                        appended.failure = Some(error);
+                        break;
+                    }
+                }
+            }
+        }
+        if appended.failure.is_some() {
+            refused.store(true, Ordering::Relaxed);
+        }
+        self.replies.push(Answer { reply, refused, appended });
+    }
+
+    fn add_batch(
+        &mut self,
+        topic: &Arc<TopicState>,
+        batch: &Batch,
+        window: &Window,
+    ) -> Result<Receipt, Error> {
+        if let Some(id) = batch.request_id() {
+            let fresh = self.fresh.get(&(topic.id, id.clone())).copied();
+            let known = fresh.or_else(|| window.get(topic.id, id.as_str().as_bytes(), self.time));
+            if let Some(stored) = known {
+                let end = stored.first.plus(u64::from(stored.count));
+                return Ok(receipt(topic, stored.first, end, stored.time, true));
+            }
+        }
+        if crc32c::crc32c(batch.records()) != batch.crc() {
+            return Err(Error::Damaged("the batch changed in memory after it was received".into()));
+        }
+        let time = self.time;
+        let building = self.building(topic);
+        let first = building.next;
+        if batch.expected_offset().is_some_and(|expected| expected != first) {
+            return Err(Error::ExpectedOffset { epoch: topic.epoch, tail: first });
+        }
+        block::encode(first, time, batch, &mut building.blocks);
+        building.next = first.plus(u64::from(batch.count()));
+        building.batches += 1;
+        let end = building.next;
+        if let Some(id) = batch.request_id() {
+            let count = batch.count();
+            IdEntry { first, count, id: id.as_str().as_bytes() }.encode(&mut building.ids);
+            self.fresh.insert((topic.id, id.clone()), dedup::Stored { first, count, time });
+        }
+        Ok(receipt(topic, first, end, time, false))
+    }
+
+    /// The run this topic's next batch goes into.
+    fn building(&mut self, topic: &Arc<TopicState>) -> &mut Building {
+        let time = self.time;
+        let building = self.open.entry(topic.id).or_insert_with(|| Building {
+            topic: topic.clone(),
+            first: topic.tail(),
+            next: topic.tail(),
+            batches: 0,
+            blocks: Vec::new(),
+            ids: Vec::new(),
+        });
+        if building.blocks.len() >= FRAME_TARGET {
+            self.done.push(building.finish(time));
+        }
+        building
+    }
+
+    /// Ends building: the journal's bytes of the group go into `out`.
+    #[must_use]
+    pub fn finish(mut self, out: &mut GroupBuf) -> Built {
+        let time = self.time;
+        let last = self.open.values_mut().filter(|building| building.batches > 0);
+        self.done.extend(last.map(|building| building.finish(time)));
+        out.clear();
+        for Pending { topic, run, ids } in &self.done {
+            let header = Header {
+                kind: Kind::Batches,
+                body_crc: crc32c::crc32c_append(run.crc, ids),
+                blocks_len: run.blocks.len() as u32,
+                ids_len: ids.len() as u32,
+                batches: run.batches,
+                topic: topic.id,
+                first: run.first,
+                end: run.end,
+                first_time: run.first_time,
+                last_time: run.last_time,
+            };
+            out.push(&header, &[&run.blocks, ids]);
+        }
+        Built { runs: self.done, fresh: self.fresh, replies: self.replies }
+    }
+}
+
+impl Building {
+    /// The run so far; what comes next begins another.
+    fn finish(&mut self, time: UnixMicros) -> Pending {
+        let blocks = Bytes::copy_from_slice(&self.blocks);
+        let run = Run {
+            crc: crc32c::crc32c(&blocks),
+            blocks,
+            batches: self.batches,
+            first: self.first,
+            end: self.next,
+            first_time: time,
+            last_time: time,
+        };
+        let ids = Bytes::copy_from_slice(&self.ids);
+        (self.first, self.batches) = (self.next, 0);
+        self.blocks.clear();
+        self.ids.clear();
+        Pending { topic: self.topic.clone(), run, ids }
+    }
+}
+
+fn receipt(topic: &TopicState, first: Offset, end: Offset, time: UnixMicros, duplicate: bool) -> Receipt {
+    Receipt { first, next: Position { epoch: topic.epoch, offset: end }, time, duplicate }
+}
+
+/// A group that was built, and is to be written.
+#[derive(Debug)]
+pub struct Built {
+    /// Its runs, of each topic in order.
+    pub runs: Vec<Pending>,
+    fresh: HashMap<(u64, RequestId), dedup::Stored>,
+    replies: Vec<Answer>,
+}
+
+impl Built {
+    /// Shows the group to readers and answers publishers: it is durable.
+    pub fn publish(self, window: &mut Window, pending: &mut Vec<Pending>) {
+        for ((topic, id), stored) in self.fresh {
+            window.insert(topic, id.as_str().as_bytes(), stored);
+        }
+        for item in &self.runs {
+            item.topic.publish(item.run.clone());
+        }
+        for Answer { reply, appended, .. } in self.replies {
+            // A caller that went away has no use for the answer.
+            let _ = reply.send(appended);
+        }
+        let mut last = None;
+        for item in &self.runs {
+            if last != Some(item.topic.id) {
+                item.topic.wake();
+            }
+            last = Some(item.topic.id);
+        }
+        pending.extend(self.runs);
+    }
+
+    /// Answers every publisher whose batches were to be stored with `error`.
+    pub fn refuse(self, error: &Error) {
+        for Answer { reply, refused, .. } in self.replies {
+            refused.store(true, Ordering::Relaxed);
+            let _ = reply.send(Appended { receipts: Vec::new(), failure: Some(error.clone()) });
+        }
+    }
+}

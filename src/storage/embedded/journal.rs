@@ -1,0 +1,329 @@
+//! The journal: commit groups of all topics, one write and one sync each. Groups begin on 4 KiB
+//! boundaries, so that no later sync rewrites acknowledged bytes. docs/format.md gives the bytes.
+//! Never: appends to a journal of an earlier run, or guesses about damage.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut};
+
+use super::disk::{Disk, File, Mode};
+use super::frame::{HEADER_LEN as FRAME_HEADER_LEN, Header};
+use super::open::OpenError;
+
+/// Groups and the file header begin on multiples of this.
+pub const ALIGN: u64 = 4096;
+const MAGIC: &[u8; 8] = b"STRMWYJ1";
+const VERSION: u32 = 1;
+const GROUP_MAGIC: u32 = 0x5047_5753;
+const GROUP_HEADER_LEN: usize = 64;
+
+/// The name of journal `seq`.
+#[must_use]
+pub fn file_name(seq: u64) -> String {
+    format!("journal-{seq:016x}.log")
+}
+
+/// The number in a journal's name.
+#[must_use]
+pub fn parse_name(name: &str) -> Option<u64> {
+    let hex = name.strip_prefix("journal-")?.strip_suffix(".log")?;
+    (hex.len() == 16).then(|| u64::from_str_radix(hex, 16).ok()).flatten()
+}
+
+fn align_up(len: u64) -> u64 {
+    len.div_ceil(ALIGN) * ALIGN
+}
+
+/// A commit group being put together: room for its header, then frames.
+#[derive(Debug, Default)]
+pub struct GroupBuf {
+    bytes: Vec<u8>,
+    heads_crc: u32,
+    frames: u32,
+}
+
+impl GroupBuf {
+    /// Starts over, keeping the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.resize(GROUP_HEADER_LEN, 0);
+        (self.heads_crc, self.frames) = (0, 0);
+    }
+
+    /// Adds a frame: its header, and the parts of its body.
+    pub fn push(&mut self, header: &Header, body: &[&[u8]]) {
+        let head = header.encode();
+        self.heads_crc = crc32c::crc32c_append(self.heads_crc, &head);
+        self.frames += 1;
+        self.bytes.extend_from_slice(&head);
+        for part in body {
+            self.bytes.extend_from_slice(part);
+        }
+    }
+
+    /// Bytes the group takes in the journal.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        align_up(self.bytes.len() as u64)
+    }
+
+    fn seal(&mut self, file_id: u64, number: u64) -> &[u8] {
+        let body_len = (self.bytes.len() - GROUP_HEADER_LEN) as u32;
+        let mut head = [0; GROUP_HEADER_LEN];
+        let mut out = &mut head[8..];
+        out.put_u64_le(file_id);
+        out.put_u64_le(number);
+        out.put_u32_le(body_len);
+        out.put_u32_le(self.frames);
+        out.put_u32_le(self.heads_crc);
+        let crc = crc32c::crc32c(&head[8..]);
+        head[..4].copy_from_slice(&GROUP_MAGIC.to_le_bytes());
+        head[4..8].copy_from_slice(&crc.to_le_bytes());
+        self.bytes[..GROUP_HEADER_LEN].copy_from_slice(&head);
+        self.bytes.resize(align_up(self.bytes.len() as u64) as usize, 0);
+        &self.bytes
+    }
+}
+
+/// What a new journal file is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// Its place among the journals.
+    pub seq: u64,
+    /// Bytes to reserve.
+    pub capacity: u64,
+    /// The number of its first group: all below it are durable elsewhere.
+    pub first_group: u64,
+}
+
+/// The journal that is written to.
+#[derive(Debug)]
+pub struct Writer {
+    file: Arc<dyn File>,
+    /// Its place among the journals.
+    pub seq: u64,
+    id: u64,
+    at: u64,
+    capacity: u64,
+    /// The number the next group gets.
+    pub next_group: u64,
+}
+
+impl Writer {
+    /// Creates a journal under a temporary name, with `first` (if any) as its first group, syncs it
+    /// and puts it in place. `spare` is an old file to write over, whose space is there already.
+    ///
+    /// # Errors
+    /// The disk's; a full one leaves nothing behind but the temporary file.
+    pub fn create(
+        disk: &dyn Disk,
+        dir: &Path,
+        spec: Spec,
+        spare: Option<&Path>,
+        first: Option<&mut GroupBuf>,
+    ) -> io::Result<Self> {
+        let making = dir.join("journal.tmp");
+        let file = match spare {
+            Some(spare) => {
+                disk.rename(spare, &making)?;
+                disk.open(&making, Mode::Write)?
+            }
+            None => disk.open(&making, Mode::Create)?,
+        };
+        file.allocate(spec.capacity)?;
+        let id = random_id()?;
+        let mut writer = Self {
+            file,
+            seq: spec.seq,
+            id,
+            at: ALIGN,
+            capacity: spec.capacity,
+            next_group: spec.first_group,
+        };
+        writer.file.write_at(&file_header(id, spec.first_group, first.is_some()), 0)?;
+        match first {
+            Some(group) => writer.append(group)?,
+            None => writer.file.sync()?,
+        }
+        disk.rename(&making, &dir.join(file_name(spec.seq)))?;
+        disk.sync_dir(dir)?;
+        Ok(writer)
+    }
+
+    /// Whether a group of `len` bytes fits.
+    #[must_use]
+    pub const fn has_room(&self, len: u64) -> bool {
+        self.at + len <= self.capacity
+    }
+
+    /// Writes a group and syncs it.
+    ///
+    /// # Errors
+    /// The disk's. The group may or may not be there then.
+    pub fn append(&mut self, group: &mut GroupBuf) -> io::Result<()> {
+        let bytes = group.seal(self.id, self.next_group);
+        self.file.write_at(bytes, self.at)?;
+        self.file.sync()?;
+        self.at += bytes.len() as u64;
+        self.next_group += 1;
+        Ok(())
+    }
+}
+
+/// A number nobody can guess, so that nothing a payload holds looks like a group of this file.
+fn random_id() -> io::Result<u64> {
+    getrandom::u64().map_err(|error| io::Error::other(error.to_string()))
+}
+
+fn file_header(id: u64, first_group: u64, copied: bool) -> Vec<u8> {
+    let mut body = Vec::with_capacity(32);
+    body.put_u32_le(VERSION);
+    body.put_u32_le(u32::from(copied));
+    body.put_u64_le(id);
+    body.put_u64_le(first_group);
+    let mut bytes = vec![0; ALIGN as usize];
+    bytes[..8].copy_from_slice(MAGIC);
+    bytes[8..12].copy_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+    bytes[12..12 + body.len()].copy_from_slice(&body);
+    bytes
+}
+
+/// One group as read back.
+#[derive(Debug)]
+pub struct Group<'a> {
+    /// Its number.
+    pub number: u64,
+    /// Its frames with their checked bodies.
+    pub frames: Vec<(Header, &'a [u8])>,
+}
+
+impl Group<'_> {
+    /// The same group, to be written again.
+    #[must_use]
+    pub fn to_buf(&self) -> GroupBuf {
+        let mut group = GroupBuf::default();
+        group.clear();
+        for (header, body) in &self.frames {
+            group.push(header, &[body]);
+        }
+        group
+    }
+}
+
+/// A journal file in memory, to be replayed.
+#[derive(Debug)]
+pub struct Image {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    id: u64,
+    /// The number of its first group.
+    pub first_group: u64,
+    copied: bool,
+}
+
+impl Image {
+    /// Reads a journal file.
+    ///
+    /// # Errors
+    /// The disk's; a newer format; a damaged header.
+    pub fn read(disk: &dyn Disk, path: &Path) -> Result<Self, OpenError> {
+        let file = disk.open(path, Mode::Read).map_err(|e| OpenError::io(path, e))?;
+        let len = file.size().map_err(|e| OpenError::io(path, e))?;
+        let mut bytes = vec![0; len as usize];
+        let read = file.read_at(&mut bytes, 0).map_err(|e| OpenError::io(path, e))?;
+        bytes.truncate(read);
+        let damaged = || OpenError::damaged(path, "journal header is damaged");
+        let head = bytes.get(..ALIGN as usize).ok_or_else(damaged)?;
+        let mut body = &head[12..36];
+        if &head[..8] != MAGIC || crc32c::crc32c(body).to_le_bytes() != head[8..12] {
+            return Err(damaged());
+        }
+        let (version, copied) = (body.get_u32_le(), body.get_u32_le() != 0);
+        if version > VERSION {
+            return Err(OpenError::NewerFormat { path: path.into(), version });
+        }
+        let (id, first_group) = (body.get_u64_le(), body.get_u64_le());
+        Ok(Self { path: path.into(), bytes, id, first_group, copied })
+    }
+
+    /// Hands every group to `visit`, in order, up to (not including) number `before`, which is the
+    /// first of the next file; the last file has none, and ends where its groups do. Answers the
+    /// number after the last group.
+    ///
+    /// # Errors
+    /// [`OpenError::Damaged`] where a group that was acknowledged is not whole (P10), or `visit`'s.
+    pub fn replay(
+        &self,
+        before: Option<u64>,
+        mut visit: impl FnMut(&Group<'_>) -> Result<(), OpenError>,
+    ) -> Result<u64, OpenError> {
+        let (mut at, mut number) = (ALIGN as usize, self.first_group);
+        while before.is_none_or(|before| number < before) {
+            let Some((group, len)) = self.group(at, number) else {
+                self.check_torn(at, number, before)?;
+                break;
+            };
+            visit(&group)?;
+            at += len;
+            number += 1;
+        }
+        Ok(number)
+    }
+
+    /// Whether what is not a group at `at` can only be a torn tail, which was never acknowledged.
+    fn check_torn(&self, at: usize, number: u64, before: Option<u64>) -> Result<(), OpenError> {
+        let copied = self.copied && number == self.first_group;
+        let later = || {
+            let tail = (at..self.bytes.len()).step_by(ALIGN as usize);
+            tail.filter_map(|at| self.group_header(at)).any(|head| head.number > number)
+        };
+        if before.is_some() || copied || later() {
+            let what = format!("group {number} at byte {at} is damaged, and was acknowledged");
+            return Err(OpenError::damaged(&self.path, what));
+        }
+        Ok(())
+    }
+
+    fn group_header(&self, at: usize) -> Option<GroupHead> {
+        let head = self.bytes.get(at..at + GROUP_HEADER_LEN)?;
+        let (mut prefix, mut body) = (&head[..8], &head[8..]);
+        if prefix.get_u32_le() != GROUP_MAGIC || prefix.get_u32_le() != crc32c::crc32c(body) {
+            return None;
+        }
+        (body.get_u64_le() == self.id).then(|| GroupHead {
+            number: body.get_u64_le(),
+            body_len: body.get_u32_le() as usize,
+            frames: body.get_u32_le(),
+            heads_crc: body.get_u32_le(),
+        })
+    }
+
+    fn group(&self, at: usize, number: u64) -> Option<(Group<'_>, usize)> {
+        let head = self.group_header(at).filter(|head| head.number == number)?;
+        let start = at + GROUP_HEADER_LEN;
+        let body = self.bytes.get(start..start + head.body_len)?;
+        let (mut frames, mut rest, mut heads_crc) = (Vec::new(), body, 0);
+        while !rest.is_empty() {
+            let (header, frame_body) = Header::decode_frame(rest).ok()?;
+            heads_crc = crc32c::crc32c_append(heads_crc, &rest[..FRAME_HEADER_LEN]);
+            frames.push((header, frame_body));
+            rest = &rest[header.frame_len()..];
+        }
+        let whole = frames.len() == head.frames as usize && heads_crc == head.heads_crc;
+        let len = align_up((GROUP_HEADER_LEN + head.body_len) as u64) as usize;
+        whole.then_some((Group { number, frames }, len))
+    }
+}
+
+struct GroupHead {
+    number: u64,
+    body_len: usize,
+    frames: u32,
+    heads_crc: u32,
+}
+
+#[cfg(test)]
+#[path = "journal_tests.rs"]
+mod tests;

@@ -1,0 +1,176 @@
+//! What waits for the committer, in order. Bounded by those who push: an append holds admission
+//! for its bytes until it is answered, a change is one at a time a call.
+//! Never: decides anything.
+
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::topic::TopicState;
+use crate::record::{Batch, Epoch, Offset, TopicName};
+use crate::storage::{Appended, Appender, BoxFuture, Error, Retention, Stored};
+
+/// One thing for the committer to do.
+#[derive(Debug)]
+pub enum Op {
+    /// Store batches.
+    Append(Append),
+    /// Change the catalog.
+    Change(Change, oneshot::Sender<Result<Arc<TopicState>, Error>>),
+    /// Begin a new journal and hand the old one to the checkpointer.
+    Rotate,
+}
+
+/// Batches of one topic, in order.
+#[derive(Debug)]
+pub struct Append {
+    /// Where to.
+    pub topic: Arc<TopicState>,
+    /// Set once a batch of the same appender was refused.
+    pub refused: Arc<AtomicBool>,
+    /// What.
+    pub batches: Vec<Batch>,
+    /// Who asks.
+    pub reply: oneshot::Sender<Appended>,
+}
+
+/// A change of the catalog.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A new topic.
+    Create(TopicName, Retention),
+    /// New settings.
+    Update(TopicName, Retention),
+    /// No such topic any more.
+    Delete(TopicName, Option<Epoch>),
+    /// A new floor, where a batch begins.
+    Trim(Arc<TopicState>, Offset),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ops: VecDeque<Op>,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    ready: Condvar,
+}
+
+/// The committer's queue. Clones are the same queue.
+#[derive(Clone, Debug, Default)]
+pub struct Queue(Arc<Shared>);
+
+/// What the committer found.
+#[derive(Debug)]
+pub enum Taken {
+    /// Something to do.
+    Ops(VecDeque<Op>),
+    /// Nothing within the time.
+    Quiet,
+    /// Nothing, and there will be nothing more.
+    Closed,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().expect("no panic while it is held")
+    }
+
+    /// Puts something at the end; gives it back where the queue is closed.
+    pub fn push(&self, op: Op) -> Result<(), Op> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(op);
+        }
+        state.ops.push_back(op);
+        if state.ops.len() == 1 {
+            self.0.ready.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Asks for a change and waits until it is durable.
+    ///
+    /// # Errors
+    /// The change's.
+    pub async fn change(&self, change: Change) -> Result<Arc<TopicState>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.push(Op::Change(change, reply)).map_err(|_| Error::Closing)?;
+        answer.await.unwrap_or(Err(Error::Closing))
+    }
+
+    /// Everything there is, waiting for something at most so long.
+    #[must_use]
+    pub fn take(&self, wait: Option<Duration>) -> Taken {
+        let mut state = self.lock();
+        while state.ops.is_empty() {
+            if state.closed {
+                return Taken::Closed;
+            }
+            state = match wait {
+                None => self.0.ready.wait(state).expect("no panic while it is held"),
+                Some(wait) => {
+                    let (state, timeout) =
+                        self.0.ready.wait_timeout(state, wait).expect("no panic while it is held");
+                    if timeout.timed_out() && state.ops.is_empty() && !state.closed {
+                        return Taken::Quiet;
+                    }
+                    state
+                }
+            };
+        }
+        Taken::Ops(std::mem::take(&mut state.ops))
+    }
+
+    /// Refuses what comes from now on, and what waits.
+    pub fn abandon(&self) {
+        self.close();
+        self.lock().ops.clear();
+    }
+
+    /// Refuses what comes from now on.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.0.ready.notify_one();
+    }
+}
+
+/// The publishes of one call.
+#[derive(Debug)]
+pub struct OrderedAppender {
+    topic: Arc<TopicState>,
+    queue: Queue,
+    refused: Arc<AtomicBool>,
+}
+
+impl OrderedAppender {
+    /// Starts a sequence.
+    #[must_use]
+    pub fn new(topic: Arc<TopicState>, queue: Queue) -> Self {
+        Self { topic, queue, refused: Arc::default() }
+    }
+}
+
+impl Appender for OrderedAppender {
+    fn append(&mut self, batches: Vec<Batch>) -> BoxFuture<'static, Appended> {
+        let (reply, answer) = oneshot::channel();
+        let (topic, refused) = (self.topic.clone(), self.refused.clone());
+        let pushed = self.queue.push(Op::Append(Append { topic, refused, batches, reply }));
+        let failed = |error| Appended { receipts: Vec::new(), failure: Some(error) };
+        if pushed.is_err() {
+            return Box::pin(std::future::ready(failed(Error::Closing)));
+        }
+        Box::pin(async move {
+            answer.await.unwrap_or_else(|_| {
+                let reason = "the committer ended".to_owned();
+                failed(Error::Unavailable { reason, stored: Stored::Unknown })
+            })
+        })
+    }
+}

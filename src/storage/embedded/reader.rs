@@ -1,0 +1,259 @@
+//! Reads from segments, for those who are behind the tail cache. Blocking.
+//! Never: on an async worker, and never past a checksum that does not match (P10).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use super::disk::{Disk, Mode};
+use super::health::Monitor;
+use super::segment::{self, Fault, Mark, OpenSegment, Segment};
+use super::topic::{TopicState, chunk_of};
+use crate::record::block::Blocks;
+use crate::record::{Offset, UnixMicros};
+use crate::storage::{Chunk, Error, Stored};
+
+type Key = (u64, Offset);
+
+#[derive(Debug, Default)]
+struct Lru {
+    open: HashMap<Key, (Arc<OpenSegment>, u64)>,
+    clock: u64,
+}
+
+/// Open segment files: the most recently used, at most so many.
+#[derive(Debug)]
+pub struct Files {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    open_max: usize,
+    lru: Mutex<Lru>,
+    health: Monitor,
+}
+
+impl Files {
+    /// Files of the log in `dir`, at most `open_max` open at once.
+    #[must_use]
+    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, open_max: usize, health: Monitor) -> Self {
+        Self { disk, dir, open_max: open_max.max(1), lru: Mutex::default(), health }
+    }
+
+    fn open(&self, topic: &TopicState, base: Offset) -> Result<Arc<OpenSegment>, Fault> {
+        let key = (topic.id, base);
+        let mut lru = self.lru.lock().expect("no panic while it is held");
+        lru.clock += 1;
+        let clock = lru.clock;
+        if let Some((file, used)) = lru.open.get_mut(&key) {
+            *used = clock;
+            return Ok(file.clone());
+        }
+        if lru.open.len() >= self.open_max {
+            let oldest = lru.open.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
+            oldest.map(|key| lru.open.remove(&key));
+        }
+        let file = self.disk.open(&segment::path(&self.dir, topic.id, base), Mode::Read)?;
+        let file = Arc::new(OpenSegment::new(file, topic.id, topic.epoch.get(), base)?);
+        lru.open.insert(key, (file.clone(), clock));
+        Ok(file)
+    }
+
+    /// Closes a segment that is about to be removed.
+    pub fn close(&self, topic: u64, base: Offset) {
+        self.lru.lock().expect("no panic while it is held").open.remove(&(topic, base));
+    }
+
+    /// What a fault means to a reader at `from`: a file that was trimmed away meanwhile is no damage.
+    fn error(&self, topic: &TopicState, from: Offset, base: Offset, fault: &Fault) -> Error {
+        if let Err(error) = topic.check_readable(from) {
+            return error;
+        }
+        let path = segment::path(&self.dir, topic.id, base);
+        let missing = matches!(fault, Fault::Io(e) if e.kind() == std::io::ErrorKind::NotFound);
+        match fault {
+            Fault::Io(error) if !missing => {
+                Error::Unavailable { reason: format!("{}: {error}", path.display()), stored: Stored::Nothing }
+            }
+            fault => {
+                let what = format!("{}: {fault}", path.display());
+                self.health.fail(&what);
+                Error::Damaged(what)
+            }
+        }
+    }
+}
+
+/// Whole frames of `segment` from the one that holds `from` on.
+fn frames(
+    topic: &TopicState,
+    files: &Files,
+    segment: &Segment,
+    from: Offset,
+    bytes_max: usize,
+) -> Result<Option<Chunk>, Fault> {
+    let file = files.open(topic, segment.base)?;
+    let last_at_or_before =
+        |marks: &[Mark]| marks.partition_point(|mark| mark.first <= from).checked_sub(1).map(|i| marks[i].at);
+    let at = file.marks(segment.len, last_at_or_before)?;
+    let missing = || Fault::Damaged { at: 0, what: format!("no frame holds offset {from}") };
+    let at = at.ok_or_else(missing)?;
+    let found = file.frames(at, segment.len, from, bytes_max)?;
+    if found.first().is_none_or(|(header, _)| header.first > from) {
+        return Err(missing());
+    }
+    let runs = found.into_iter().map(|(header, blocks)| (header.first, header.end, blocks));
+    chunk_of(from, runs).map_err(|bad| Fault::Damaged { at, what: bad.to_string() })
+}
+
+/// What is stored from `from` on, at least one batch; an empty chunk at the tail.
+///
+/// # Errors
+/// As [`crate::storage::TopicLog::read`].
+pub fn read(topic: &TopicState, files: &Files, from: Offset, bytes_max: usize) -> Result<Chunk, Error> {
+    // What leaves the cache is in a segment by then: the second look finds it.
+    const LOOKS: usize = 3;
+    for _ in 0..LOOKS {
+        topic.check_readable(from)?;
+        if let Some(chunk) = topic.read_cached(from, bytes_max) {
+            return Ok(chunk);
+        }
+        if from == topic.tail() {
+            return Ok(Chunk::empty(from));
+        }
+        let segments = topic.segments.load_full();
+        let at = segments.partition_point(|segment| segment.end <= from);
+        if let Some(segment) = segments.get(at).filter(|segment| segment.base <= from) {
+            match frames(topic, files, segment, from, bytes_max) {
+                Ok(Some(chunk)) => return Ok(chunk),
+                Ok(None) => {}
+                Err(fault) => return Err(files.error(topic, from, segment.base, &fault)),
+            }
+        }
+    }
+    topic.check_readable(from)?;
+    let what = format!("topic {}: offset {from} is neither in memory nor in a segment", topic.name);
+    files.health.fail(&what);
+    Err(Error::Damaged(what))
+}
+
+/// Bytes looked at in one step of a search.
+const SEARCH_BYTES: usize = 256 << 10;
+
+/// Where the batch that holds `offset` begins.
+///
+/// # Errors
+/// As [`read`].
+pub fn batch_start(topic: &TopicState, files: &Files, offset: Offset) -> Result<Offset, Error> {
+    let floor = topic.floor();
+    if offset <= floor || offset >= topic.tail() {
+        return Ok(offset.clamp(floor, topic.tail().max(floor)));
+    }
+    // A read inside a batch is encoded anew, so look from where the frame begins.
+    let mut at = frame_start(topic, files, offset)?.max(floor);
+    loop {
+        let chunk = read(topic, files, at, SEARCH_BYTES)?;
+        for run in &chunk.runs {
+            for block in Blocks::new(run).map_while(Result::ok) {
+                if block.first.plus(block.count()) > offset {
+                    return Ok(block.first);
+                }
+            }
+        }
+        if chunk.next <= at {
+            return Ok(at);
+        }
+        at = chunk.next;
+    }
+}
+
+/// A batch boundary at or before `offset`, not far from it.
+fn frame_start(topic: &TopicState, files: &Files, offset: Offset) -> Result<Offset, Error> {
+    let mut once = false;
+    if let Some(run) = topic.cache.runs_from(offset, |_| !std::mem::replace(&mut once, true)).first() {
+        return Ok(run.first);
+    }
+    let segments = topic.segments.load_full();
+    let at = segments.partition_point(|segment| segment.end <= offset);
+    let Some(segment) = segments.get(at) else { return Ok(topic.floor()) };
+    let look = |marks: &[Mark]| {
+        marks
+            .partition_point(|mark| mark.first <= offset)
+            .checked_sub(1)
+            .map_or(segment.base, |i| marks[i].first)
+    };
+    files
+        .open(topic, segment.base)
+        .and_then(|file| file.marks(segment.len, look))
+        .map_err(|fault| files.error(topic, offset, segment.base, &fault))
+}
+
+/// The first batch stored at or after `time`; the tail where there is none.
+///
+/// # Errors
+/// As [`read`].
+pub fn offset_at(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<Offset, Error> {
+    let mut at = time_start(topic, files, time)?.max(topic.floor());
+    while at < topic.tail() {
+        let chunk = read(topic, files, at, SEARCH_BYTES)?;
+        for run in &chunk.runs {
+            let blocks = Blocks::new(run).map_while(Result::ok);
+            if let Some(block) = blocks.skip_while(|block| block.time < time).map(|block| block.first).next()
+            {
+                return Ok(block);
+            }
+        }
+        at = chunk.next;
+    }
+    Ok(topic.tail())
+}
+
+/// A batch boundary before which everything was stored before `time`, not far from it.
+fn time_start(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<Offset, Error> {
+    let segments = topic.segments.load_full();
+    let flushed = segments.last().map_or(topic.floor(), |segment| segment.end);
+    let at = segments.partition_point(|segment| segment.last_time < time);
+    let Some(segment) = segments.get(at) else {
+        let runs = topic.cache.runs_from(flushed.max(topic.floor()), |_| true);
+        return Ok(runs.iter().find(|run| run.last_time >= time).map_or(topic.tail(), |run| run.first));
+    };
+    let look = |marks: &[Mark]| {
+        let at = marks.partition_point(|mark| mark.first_time < time);
+        at.checked_sub(1).map_or(segment.base, |i| marks[i].first)
+    };
+    files
+        .open(topic, segment.base)
+        .and_then(|file| file.marks(segment.len, look))
+        .map_err(|fault| files.error(topic, segment.base.max(topic.floor()), segment.base, &fault))
+}
+
+/// The newest frame boundary with at least `bytes` bytes after it; the oldest offset kept where there are fewer.
+///
+/// # Errors
+/// As [`read`].
+pub fn offset_keeping(topic: &TopicState, files: &Files, bytes: u64) -> Result<Offset, Error> {
+    let segments = topic.segments.load_full();
+    let flushed = segments.last().map_or(topic.floor(), |segment| segment.end);
+    let mut kept = 0;
+    let runs = topic.cache.runs_from(flushed.max(topic.floor()), |_| true);
+    for run in runs.iter().rev() {
+        kept += run.blocks.len() as u64;
+        if kept >= bytes {
+            return Ok(run.first);
+        }
+    }
+    for segment in segments.iter().rev() {
+        if kept + segment.len < bytes {
+            kept += segment.len;
+            continue;
+        }
+        // The newest frame boundary with enough behind it.
+        let cut = segment.len - (bytes - kept);
+        let look = |marks: &[Mark]| {
+            let at = marks.partition_point(|mark| mark.at <= cut);
+            at.checked_sub(1).map_or(segment.base, |i| marks[i].first)
+        };
+        let found = files.open(topic, segment.base).and_then(|file| file.marks(segment.len, look));
+        return found
+            .map_err(|fault| files.error(topic, segment.base.max(topic.floor()), segment.base, &fault));
+    }
+    Ok(topic.floor())
+}

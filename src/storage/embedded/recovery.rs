@@ -1,0 +1,305 @@
+//! Recovery: the catalog, then the groups after it. Its time does not grow with the data kept.
+//! Never: serves before what it found is durable in a journal of its own, or changes a damaged one.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::catalog::{self, Catalog};
+use super::dedup::Window;
+use super::disk::{Disk, Mode};
+use super::frame::{Header, Kind};
+use super::group::Pending;
+use super::ids;
+use super::journal::{self, Group, GroupBuf, Image};
+use super::open::OpenError;
+use super::registry::{Registry, topic_of};
+use super::segment;
+use super::tail::Run;
+use crate::record::{Offset, UnixMicros};
+
+/// What recovery found.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The topics.
+    pub registry: Registry,
+    /// A journal to go on with.
+    pub journal: journal::Writer,
+    /// The request ids remembered.
+    pub window: Window,
+    /// The newest publish time.
+    pub clock: UnixMicros,
+    /// The id the next topic gets.
+    pub next_topic: u64,
+    /// What the journals hold that no segment does.
+    pub pending: Vec<Pending>,
+    /// The catalog on disk.
+    pub catalog: Catalog,
+    /// Old journals whose space can be written again.
+    pub spares: Vec<PathBuf>,
+}
+
+/// Reads the data directory and makes what it found durable anew.
+///
+/// # Errors
+/// Damage, a newer format, the disk's.
+pub fn recover(
+    disk: &dyn Disk,
+    dir: &Path,
+    journal_bytes: u64,
+    mut window: Window,
+) -> Result<Recovered, OpenError> {
+    let segments = dir.join("segments");
+    disk.create_dir(&segments).map_err(|e| OpenError::io(&segments, e))?;
+    let files = Listing::read(disk, dir)?;
+    let found = Catalog::read(disk, dir)?;
+    let fresh = found.is_none();
+    if fresh {
+        files.check_empty(disk, dir)?;
+    }
+    let first = Catalog { group: 0, journal: 1, next_topic: 1, ..Catalog::default() };
+    let catalog = found.unwrap_or(first);
+    check_segments(disk, &segments, &catalog)?;
+    for entry in &catalog.ids {
+        ids::read(disk, dir, entry, &mut window)?;
+    }
+    let mut replay = Replay::new(&catalog, window)?;
+    let journals: &[u64] = if fresh { &[] } else { &files.journals };
+    let (last, next_group) = replay.journals(disk, dir, &catalog, journals, fresh)?;
+    let first_group = if last.is_some() { next_group - 1 } else { next_group };
+    let seq = journals.last().map_or(catalog.journal, |last| last + 1).max(catalog.journal);
+    let spec = journal::Spec { seq, capacity: journal_bytes, first_group };
+    let journal = new_journal(disk, dir, spec, last)?;
+    if fresh {
+        // Last, so that a catalog always has its journal.
+        catalog.write(disk, dir).map_err(|e| OpenError::io(dir, e))?;
+    }
+    files.clean(disk, dir, &catalog);
+    Ok(Recovered {
+        registry: replay.registry,
+        journal,
+        window: replay.window,
+        clock: replay.clock,
+        next_topic: replay.next_topic,
+        pending: replay.pending,
+        catalog,
+        spares: files.spares.iter().map(|name| dir.join(name)).collect(),
+    })
+}
+
+fn new_journal(
+    disk: &dyn Disk,
+    dir: &Path,
+    mut spec: journal::Spec,
+    mut last: Option<GroupBuf>,
+) -> Result<journal::Writer, OpenError> {
+    let copied = last.as_ref().map_or(0, GroupBuf::len);
+    spec.capacity = spec.capacity.max(copied + 4 * journal::ALIGN);
+    let path = dir.join(journal::file_name(spec.seq));
+    journal::Writer::create(disk, dir, spec, None, last.as_mut()).map_err(|e| OpenError::io(&path, e))
+}
+
+/// Cuts segments that a checkpoint made longer than the catalog says; reports those that are not
+/// as long.
+fn check_segments(disk: &dyn Disk, dir: &Path, catalog: &Catalog) -> Result<(), OpenError> {
+    let listed = disk.list(dir).map_err(|e| OpenError::io(dir, e))?;
+    let sizes: HashMap<&str, u64> = listed.iter().map(|(name, len)| (name.as_str(), *len)).collect();
+    for topic in &catalog.topics {
+        for entry in &topic.segments {
+            let name = segment::file_name(topic.id, Offset::new(entry.base));
+            let path = dir.join(&name);
+            match sizes.get(name.as_str()) {
+                None => return Err(OpenError::damaged(&path, "segment is missing")),
+                Some(&len) if len < entry.len => {
+                    return Err(OpenError::damaged(&path, "segment is shorter than the catalog says"));
+                }
+                Some(&len) if len > entry.len => {
+                    let file = disk.open(&path, Mode::Write).map_err(|e| OpenError::io(&path, e))?;
+                    file.set_len(entry.len).map_err(|e| OpenError::io(&path, e))?;
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The files of a data directory by kind.
+#[derive(Debug, Default)]
+struct Listing {
+    journals: Vec<u64>,
+    spares: Vec<String>,
+    ids: Vec<String>,
+    making: Vec<String>,
+    segments: Vec<String>,
+}
+
+impl Listing {
+    fn read(disk: &dyn Disk, dir: &Path) -> Result<Self, OpenError> {
+        let mut files = Self::default();
+        for (name, _) in disk.list(dir).map_err(|e| OpenError::io(dir, e))? {
+            if let Some(seq) = journal::parse_name(&name) {
+                files.journals.push(seq);
+            } else if name.starts_with("spare-") {
+                files.spares.push(name);
+            } else if name.starts_with("ids-") {
+                files.ids.push(name);
+            } else if name.ends_with(".tmp") {
+                files.making.push(name);
+            }
+        }
+        files.journals.sort_unstable();
+        let dir = dir.join("segments");
+        let segments = disk.list(&dir).map_err(|e| OpenError::io(&dir, e))?;
+        files.segments = segments.into_iter().map(|(name, _)| name).collect();
+        Ok(files)
+    }
+
+    /// Whether a directory without a catalog is a new one, and not one that lost its catalog.
+    fn check_empty(&self, disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
+        let missing = || OpenError::damaged(&dir.join(catalog::FILE_NAME), "catalog is missing, data is not");
+        if !self.segments.is_empty() {
+            return Err(missing());
+        }
+        for seq in &self.journals {
+            let image = Image::read(disk, &dir.join(journal::file_name(*seq)))?;
+            image.replay(None, |_| Err(missing()))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what no catalog names: leftovers of a checkpoint that was cut short. What cannot be
+    /// removed is tried again at the next start.
+    fn clean(&self, disk: &dyn Disk, dir: &Path, catalog: &Catalog) {
+        let named: HashSet<String> = catalog
+            .topics
+            .iter()
+            .flat_map(|topic| {
+                topic.segments.iter().map(|s| segment::file_name(topic.id, Offset::new(s.base)))
+            })
+            .chain(catalog.ids.iter().map(|entry| ids::file_name(entry.seq)))
+            .collect();
+        let old =
+            self.journals.iter().filter(|seq| **seq < catalog.journal).map(|seq| journal::file_name(*seq));
+        let unnamed = self.ids.iter().filter(|name| !named.contains(*name)).cloned();
+        for name in self.making.iter().cloned().chain(old).chain(unnamed) {
+            let _ = disk.remove(&dir.join(name));
+        }
+        for name in self.segments.iter().filter(|name| !named.contains(*name)) {
+            let _ = disk.remove(&dir.join("segments").join(name));
+        }
+    }
+}
+
+struct Replay {
+    registry: Registry,
+    window: Window,
+    clock: UnixMicros,
+    next_topic: u64,
+    pending: Vec<Pending>,
+}
+
+impl Replay {
+    fn new(catalog: &Catalog, window: Window) -> Result<Self, OpenError> {
+        let registry = Registry::default();
+        for entry in &catalog.topics {
+            let bad = || OpenError::damaged(Path::new(catalog::FILE_NAME), "catalog holds a bad topic name");
+            registry.insert(Arc::new(topic_of(entry).ok_or_else(bad)?));
+        }
+        let (clock, next_topic) = (UnixMicros(catalog.clock), catalog.next_topic);
+        Ok(Self { registry, window, clock, next_topic, pending: Vec::new() })
+    }
+
+    /// Replays the journals after the catalog's group; answers the last group kept, if one was
+    /// replayed, and the number after it.
+    fn journals(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &Path,
+        catalog: &Catalog,
+        all: &[u64],
+        fresh: bool,
+    ) -> Result<(Option<GroupBuf>, u64), OpenError> {
+        let seqs: Vec<u64> = all.iter().copied().filter(|seq| *seq >= catalog.journal).collect();
+        let mut next = catalog.group + 1;
+        for (i, want) in (catalog.journal..).take(seqs.len().max(usize::from(!fresh))).enumerate() {
+            if seqs.get(i) != Some(&want) {
+                return Err(OpenError::damaged(&dir.join(journal::file_name(want)), "journal is missing"));
+            }
+        }
+        let (mut last, mut ahead) = (None, None);
+        for (i, seq) in seqs.iter().enumerate() {
+            let path = dir.join(journal::file_name(*seq));
+            let image = match ahead.take() {
+                Some(image) => image,
+                None => Image::read(disk, &path)?,
+            };
+            if let Some(seq) = seqs.get(i + 1) {
+                ahead = Some(Image::read(disk, &dir.join(journal::file_name(*seq)))?);
+            }
+            let before = ahead.as_ref().map(|image: &Image| image.first_group);
+            if image.first_group > next {
+                return Err(OpenError::damaged(&path, format!("groups from {next} on are missing")));
+            }
+            let already = next;
+            let end = image.replay(before, |group| {
+                // A group that was copied has been replayed from where it stood first.
+                if group.number >= already {
+                    self.group(&path, group)?;
+                }
+                last = Some(group.to_buf());
+                Ok(())
+            })?;
+            next = next.max(end);
+        }
+        Ok((last, next))
+    }
+
+    fn group(&mut self, path: &Path, group: &Group<'_>) -> Result<(), OpenError> {
+        for (header, body) in &group.frames {
+            self.clock = self.clock.max(header.last_time);
+            match header.kind {
+                Kind::Batches => self.batches(path, header, body)?,
+                Kind::Change => {
+                    let change = catalog::Change::decode(*body)
+                        .map_err(|_| OpenError::damaged(path, "a change cannot be read"))?;
+                    let Some(kind) = change.kind else { continue };
+                    if let catalog::ChangeKind::Create(entry) = &kind {
+                        self.next_topic = self.next_topic.max(entry.id + 1);
+                    }
+                    self.registry.apply(&kind, None);
+                }
+                Kind::Ids => return Err(OpenError::damaged(path, "a journal holds a frame of ids")),
+            }
+        }
+        Ok(())
+    }
+
+    fn batches(&mut self, path: &Path, header: &Header, body: &[u8]) -> Result<(), OpenError> {
+        let Some(topic) = self.registry.by_id(header.topic) else {
+            return Err(OpenError::damaged(path, format!("batches of unknown topic {}", header.topic)));
+        };
+        if header.first != topic.tail() {
+            let what = format!("topic {} goes on at {}, not at {}", topic.name, header.first, topic.tail());
+            return Err(OpenError::damaged(path, what));
+        }
+        let (blocks, ids) = body.split_at(header.blocks_len as usize);
+        let run = Run {
+            blocks: Bytes::copy_from_slice(blocks),
+            crc: crc32c::crc32c(blocks),
+            batches: header.batches,
+            first: header.first,
+            end: header.end,
+            first_time: header.first_time,
+            last_time: header.last_time,
+        };
+        super::ids::insert(header, ids, &mut self.window);
+        topic.publish(run.clone());
+        self.pending.push(Pending { topic, run, ids: Bytes::copy_from_slice(ids) });
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! The topics there are, by name and by id. The committer changes it; everyone may look.
+//! Never: decides whether a change may be made.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::{Arc, RwLock, RwLockReadGuard};
+
+use super::catalog::{ChangeKind, TopicEntry};
+use super::topic::{Settings, TopicState};
+use crate::record::{Epoch, Offset, TopicName, UnixMicros};
+
+#[derive(Debug, Default)]
+struct Maps {
+    by_name: BTreeMap<TopicName, Arc<TopicState>>,
+    by_id: HashMap<u64, Arc<TopicState>>,
+}
+
+/// The topics there are.
+#[derive(Debug, Default)]
+pub struct Registry(RwLock<Maps>);
+
+impl Registry {
+    fn read(&self) -> RwLockReadGuard<'_, Maps> {
+        self.0.read().expect("no panic while it is held")
+    }
+
+    /// The topic of this name.
+    #[must_use]
+    pub fn get(&self, name: &TopicName) -> Option<Arc<TopicState>> {
+        self.read().by_name.get(name).cloned()
+    }
+
+    /// The topic of this id.
+    #[must_use]
+    pub fn by_id(&self, id: u64) -> Option<Arc<TopicState>> {
+        self.read().by_id.get(&id).cloned()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.read().by_name.len()
+    }
+
+    /// All of them, by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<TopicState>> {
+        self.read().by_name.values().cloned().collect()
+    }
+
+    /// Up to `limit` of them after the name `after`, whose name begins with `prefix`.
+    #[must_use]
+    pub fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Arc<TopicState>> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let maps = self.read();
+        let range = maps.by_name.range::<str, _>((from, Bound::Unbounded));
+        let named = range.take_while(|(name, _)| name.as_str().starts_with(prefix));
+        named.take(limit).map(|(_, topic)| topic.clone()).collect()
+    }
+
+    /// Adds a topic.
+    pub fn insert(&self, topic: Arc<TopicState>) {
+        let mut maps = self.0.write().expect("no panic while it is held");
+        maps.by_id.insert(topic.id, topic.clone());
+        maps.by_name.insert(topic.name.clone(), topic);
+    }
+
+    /// Makes a durable change visible. A new topic is `created`, or made from its entry.
+    /// A change of a topic there is not is none.
+    pub fn apply(&self, change: &ChangeKind, created: Option<&Arc<TopicState>>) {
+        match change {
+            ChangeKind::Create(entry) => {
+                let topic = created.cloned().or_else(|| topic_of(entry).map(Arc::new));
+                topic.into_iter().for_each(|topic| self.insert(topic));
+            }
+            ChangeKind::Update(entry) => {
+                let retention = entry.retention.unwrap_or_default().into();
+                let settings = Settings { retention, updated: UnixMicros(entry.updated) };
+                if let Some(topic) = self.by_id(entry.id) {
+                    topic.settings.store(Arc::new(settings));
+                }
+            }
+            ChangeKind::Delete(id) => {
+                let mut maps = self.0.write().expect("no panic while it is held");
+                if let Some(topic) = maps.by_id.remove(id) {
+                    maps.by_name.remove(&topic.name);
+                    topic.delete();
+                }
+            }
+            ChangeKind::Trim(entry) => {
+                if let Some(topic) = self.by_id(entry.id) {
+                    topic.trim(Offset::new(entry.floor));
+                }
+            }
+        }
+    }
+}
+
+/// The topic an entry describes; none where its name is not one.
+#[must_use]
+pub fn topic_of(entry: &TopicEntry) -> Option<TopicState> {
+    let name = TopicName::parse(&entry.name).ok()?;
+    let retention = entry.retention.unwrap_or_default().into();
+    let settings = Settings { retention, updated: UnixMicros(entry.updated) };
+    let topic = TopicState::new(entry.id, name, Epoch::new(entry.epoch), UnixMicros(entry.created), settings);
+    topic.restore(Offset::new(entry.floor), Offset::new(entry.tail), UnixMicros(entry.last_publish));
+    topic.segments.store(Arc::new(entry.segments.iter().map(super::segment::Segment::from).collect()));
+    Some(topic)
+}

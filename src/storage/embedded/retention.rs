@@ -1,0 +1,84 @@
+//! Retention: what is too old or too much is forgotten, by trims like anyone's.
+//! Never: removes a file itself; a checkpoint does, once the trim is durable.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::catalog::Catalog;
+use super::queue::{Change, Op, Queue};
+use super::reader::{self, Files};
+use super::registry::Registry;
+use super::topic::TopicState;
+use crate::record::{Offset, UnixMicros};
+use crate::storage::Error;
+
+/// Space is reclaimed by a checkpoint of its own at most this often.
+const RECLAIM_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Looks after the retention of every topic.
+#[derive(Debug)]
+pub struct Keeper {
+    registry: Arc<Registry>,
+    queue: Queue,
+    reclaimed: Option<Instant>,
+}
+
+impl Keeper {
+    /// Trims by way of `queue`.
+    #[must_use]
+    pub const fn new(registry: Arc<Registry>, queue: Queue) -> Self {
+        Self { registry, queue, reclaimed: None }
+    }
+
+    /// Looks at every topic once.
+    pub fn pass(&mut self, files: &Files, catalog: &Catalog) {
+        let now = UnixMicros::now();
+        for topic in self.registry.all() {
+            match floor(&topic, files, now) {
+                Ok(floor) if floor > topic.floor() => {
+                    let (reply, _) = oneshot::channel();
+                    // The next pass tries again where this one is refused.
+                    let _ = self.queue.push(Op::Change(Change::Trim(topic, floor), reply));
+                }
+                Ok(_) | Err(Error::TopicNotFound | Error::Trimmed { .. }) => {}
+                Err(error) => tracing::warn!(topic = %topic.name, %error, "retention cannot read topic"),
+            }
+        }
+        let due = self.reclaimed.is_none_or(|last| last.elapsed() >= RECLAIM_INTERVAL);
+        if due && self.has_garbage(catalog) {
+            self.reclaimed = Some(Instant::now());
+            let _ = self.queue.push(Op::Rotate);
+        }
+    }
+
+    /// Whether the catalog names segments that nothing needs.
+    fn has_garbage(&self, catalog: &Catalog) -> bool {
+        catalog.topics.iter().filter(|entry| !entry.segments.is_empty()).any(|entry| {
+            let topic = self.registry.by_id(entry.id);
+            topic.is_none_or(|topic| entry.segments.iter().any(|segment| segment.end <= topic.floor().get()))
+        })
+    }
+}
+
+/// The floor a topic's retention asks for.
+fn floor(topic: &TopicState, files: &Files, now: UnixMicros) -> Result<Offset, Error> {
+    let retention = topic.settings.load().retention;
+    let (mut floor, tail) = (topic.floor(), topic.tail());
+    if let Some(records) = retention.max_records
+        && tail.since(floor) > records
+    {
+        floor = floor.max(reader::batch_start(topic, files, Offset::new(tail.get() - records))?);
+    }
+    if let Some(age) = retention.max_age {
+        let cutoff = UnixMicros(now.0.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX)));
+        floor = floor.max(reader::offset_at(topic, files, cutoff)?);
+    }
+    if let Some(bytes) = retention.max_bytes
+        && topic.info().stored_bytes > bytes
+    {
+        floor = floor.max(reader::offset_keeping(topic, files, bytes)?);
+    }
+    Ok(floor)
+}

@@ -1,0 +1,283 @@
+//! Segments: one topic's batches in order, as frames in files of their own. A checkpoint appends;
+//! readers read what the catalog's state says is there. docs/format.md gives the bytes.
+//! Never: read beyond the length that was synced, and never served without its checksum (P10).
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use bytes::{Buf, BufMut, Bytes};
+
+use super::catalog::SegmentEntry;
+use super::disk::File;
+use super::frame::{FRAME_TARGET, HEADER_LEN, Header, Kind};
+use super::tail::Run;
+use crate::record::{Offset, UnixMicros};
+
+/// Bytes of a segment's header.
+pub const FILE_HEADER_LEN: u64 = 64;
+const MAGIC: &[u8; 8] = b"STRMWYS1";
+const VERSION: u32 = 1;
+/// The index has an entry for about every so many bytes: a lookup reads half of it in vain on
+/// average, and a full segment's index takes some 50 KiB.
+const INDEX_STRIDE: u64 = 32 << 10;
+
+/// The name of the segment of `topic` that begins at `base`.
+#[must_use]
+pub fn file_name(topic: u64, base: Offset) -> String {
+    format!("{topic:016x}-{:020}.seg", base.get())
+}
+
+/// What there is of one segment at one moment. Replaced, never changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The offset it begins with.
+    pub base: Offset,
+    /// The offset after its last record.
+    pub end: Offset,
+    /// How many of its bytes count.
+    pub len: u64,
+    /// When its first batch was stored.
+    pub first_time: UnixMicros,
+    /// When its last batch was stored.
+    pub last_time: UnixMicros,
+}
+
+impl From<&SegmentEntry> for Segment {
+    fn from(entry: &SegmentEntry) -> Self {
+        Self {
+            base: Offset::new(entry.base),
+            end: Offset::new(entry.end),
+            len: entry.len,
+            first_time: UnixMicros(entry.first_time),
+            last_time: UnixMicros(entry.last_time),
+        }
+    }
+}
+
+impl From<&Segment> for SegmentEntry {
+    fn from(segment: &Segment) -> Self {
+        Self {
+            base: segment.base.get(),
+            end: segment.end.get(),
+            len: segment.len,
+            first_time: segment.first_time.0,
+            last_time: segment.last_time.0,
+        }
+    }
+}
+
+/// The header of a new segment.
+#[must_use]
+pub fn file_header(topic: u64, epoch: u64, base: Offset) -> Vec<u8> {
+    let mut body = Vec::with_capacity(FILE_HEADER_LEN as usize);
+    body.put_u32_le(VERSION);
+    body.put_u64_le(topic);
+    body.put_u64_le(epoch);
+    body.put_u64_le(base.get());
+    let mut bytes = Vec::with_capacity(FILE_HEADER_LEN as usize);
+    bytes.put_slice(MAGIC);
+    bytes.put_u32_le(crc32c::crc32c(&body));
+    bytes.put_slice(&body);
+    bytes.resize(FILE_HEADER_LEN as usize, 0);
+    bytes
+}
+
+/// What is wrong with a segment.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// Its bytes are damaged.
+    #[error("damaged at byte {at}: {what}")]
+    Damaged {
+        /// Where.
+        at: u64,
+        /// How.
+        what: String,
+    },
+    /// The file system refused.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+fn damaged(at: u64, what: impl ToString) -> Fault {
+    Fault::Damaged { at, what: what.to_string() }
+}
+
+/// Packs runs into frames of about [`FRAME_TARGET`] bytes, carrying their checksums over.
+///
+/// # Errors
+/// A run no longer has the checksum it was committed with: memory is damaged.
+pub fn pack(topic: u64, runs: &[Run], out: &mut Vec<u8>) -> Result<(), Fault> {
+    let mut rest = runs;
+    while let Some(first) = rest.first() {
+        let mut len = first.blocks.len();
+        let more = rest[1..].iter().take_while(|run| {
+            len += run.blocks.len();
+            len <= FRAME_TARGET
+        });
+        let (packed, left) = rest.split_at(1 + more.count());
+        write_frame(topic, packed, out)?;
+        rest = left;
+    }
+    Ok(())
+}
+
+fn write_frame(topic: u64, runs: &[Run], out: &mut Vec<u8>) -> Result<(), Fault> {
+    let (first, last) = (&runs[0], &runs[runs.len() - 1]);
+    let start = out.len();
+    out.resize(start + HEADER_LEN, 0);
+    for run in runs {
+        let at = out.len();
+        out.extend_from_slice(&run.blocks);
+        if crc32c::crc32c(&out[at..]) != run.crc {
+            return Err(damaged(0, "blocks changed in memory between commit and checkpoint"));
+        }
+    }
+    let body = &out[start + HEADER_LEN..];
+    let header = Header {
+        kind: Kind::Batches,
+        body_crc: crc32c::crc32c(body),
+        blocks_len: body.len() as u32,
+        ids_len: 0,
+        batches: runs.iter().map(|run| run.batches).sum(),
+        topic,
+        first: first.first,
+        end: last.end,
+        first_time: first.first_time,
+        last_time: last.last_time,
+    };
+    out[start..start + HEADER_LEN].copy_from_slice(&header.encode());
+    Ok(())
+}
+
+/// A place to start reading: the frame at `at` begins with `first`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Offset of the frame's first record.
+    pub first: Offset,
+    /// When its first batch was stored.
+    pub first_time: UnixMicros,
+    /// Where the frame begins.
+    pub at: u64,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    marks: Vec<Mark>,
+    scanned: u64,
+}
+
+/// An open segment file with its sparse index, which is built on first use.
+#[derive(Debug)]
+pub struct OpenSegment {
+    file: Arc<dyn File>,
+    topic: u64,
+    index: Mutex<Index>,
+}
+
+impl OpenSegment {
+    /// Checks the header of a segment file.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn new(file: Arc<dyn File>, topic: u64, epoch: u64, base: Offset) -> Result<Self, Fault> {
+        let mut head = [0; FILE_HEADER_LEN as usize];
+        let read = file.read_at(&mut head, 0)?;
+        if read < head.len() || head[..] != file_header(topic, epoch, base)[..] {
+            return Err(damaged(0, "segment header is not this segment's"));
+        }
+        Ok(Self { file, topic, index: Mutex::default() })
+    }
+
+    /// The marks of the first `len` bytes. Reads the frame headers not seen before.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn marks<T>(&self, len: u64, look: impl FnOnce(&[Mark]) -> T) -> Result<T, Fault> {
+        let mut index = self.index.lock().expect("no panic while it is held");
+        while index.scanned.max(FILE_HEADER_LEN) < len {
+            let at = index.scanned.max(FILE_HEADER_LEN);
+            let mut head = [0; HEADER_LEN];
+            self.file.read_at(&mut head, at)?;
+            let header = Header::decode(&head).map_err(|bad| damaged(at, bad))?;
+            if index.marks.last().is_none_or(|mark| at >= mark.at + INDEX_STRIDE) {
+                index.marks.push(Mark { first: header.first, first_time: header.first_time, at });
+            }
+            index.scanned = at + header.frame_len() as u64;
+        }
+        Ok(look(&index.marks))
+    }
+
+    /// Whole frames from `at` on, of which the first begins at or before `from`: those that end
+    /// after `from`, about `bytes_max` bytes of blocks, at least one frame unless `len` is reached.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn frames(
+        &self,
+        mut at: u64,
+        len: u64,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<(Header, Bytes)>, Fault> {
+        let mut found: Vec<(Header, Bytes)> = Vec::new();
+        let mut wanted = bytes_max + HEADER_LEN;
+        let mut taken = 0;
+        while at < len && (found.is_empty() || taken < bytes_max) {
+            let size = wanted.min((len - at) as usize);
+            let mut buf = vec![0; size];
+            let read = self.file.read_at(&mut buf, at)?;
+            if read < size {
+                return Err(damaged(at, "segment is shorter than it was"));
+            }
+            let mut bytes = Bytes::from(buf);
+            let mut whole = 0;
+            while let Some((header, blocks)) = self.next_frame(&mut bytes, at + whole, &mut wanted)? {
+                whole += header.frame_len() as u64;
+                if header.end > from && (found.is_empty() || taken < bytes_max) {
+                    taken += blocks.len();
+                    found.push((header, blocks));
+                }
+            }
+            if !found.is_empty() {
+                break;
+            }
+            if whole == 0 && size as u64 == len - at {
+                return Err(damaged(at, "frame is longer than its segment"));
+            }
+            at += whole;
+        }
+        Ok(found)
+    }
+
+    /// The frame at the front of `bytes`; none where they end before it does, with `wanted` raised
+    /// to what it takes.
+    fn next_frame(
+        &self,
+        bytes: &mut Bytes,
+        at: u64,
+        wanted: &mut usize,
+    ) -> Result<Option<(Header, Bytes)>, Fault> {
+        if bytes.len() < HEADER_LEN {
+            return Ok(None);
+        }
+        let header = Header::decode(bytes).map_err(|bad| damaged(at, bad))?;
+        if header.kind != Kind::Batches || header.topic != self.topic {
+            return Err(damaged(at, "frame of another topic"));
+        }
+        if bytes.len() < header.frame_len() {
+            *wanted = (*wanted).max(header.frame_len());
+            return Ok(None);
+        }
+        let (header, body) = Header::decode_frame(bytes).map_err(|bad| damaged(at, bad))?;
+        let blocks = bytes.slice(HEADER_LEN..HEADER_LEN + body.len());
+        bytes.advance(header.frame_len());
+        Ok(Some((header, blocks)))
+    }
+}
+
+/// The path of a segment.
+#[must_use]
+pub fn path(dir: &Path, topic: u64, base: Offset) -> std::path::PathBuf {
+    dir.join("segments").join(file_name(topic, base))
+}

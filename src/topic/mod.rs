@@ -1,0 +1,24 @@
+//! Topics as calls use them: publishing with a budget of bytes, and the one subscription loop.
+//! Never: knows gRPC, the messages of clients, or how an engine stores.
+
+mod admission;
+mod drain;
+mod error;
+mod limit;
+#[cfg(test)]
+pub(crate) mod memory;
+mod publisher;
+mod start;
+mod subscription;
+#[cfg(test)]
+mod tests;
+mod topics;
+
+pub use admission::{Admission, Permit};
+pub use drain::Drain;
+pub use error::Error;
+pub use limit::ReadLimit;
+pub use publisher::Publisher;
+pub use start::{From, OutOfRange, Subscribe};
+pub use subscription::{Delivery, Notice, Subscription};
+pub use topics::Topics;

@@ -1,0 +1,182 @@
+//! The publishes of one call: gathered, admitted, appended in order, acknowledged in order.
+//! Never: spawns a task or makes a channel for a publish.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+
+use super::admission::Permit;
+use super::{Error, Topics};
+use crate::record::{Batch, Receipt};
+use crate::storage::{self, Appended, Appender, BoxFuture, TopicLog};
+
+/// Most batches handed to the log at once: enough to make the hand-over cheap.
+const GATHER_BATCHES: usize = 1024;
+/// Most bytes gathered before they are handed to the log; one batch more may be on top.
+const GATHER_BYTES: usize = 1 << 20;
+
+/// Publishes batches to one topic, several appends in flight at once.
+pub struct Publisher {
+    topics: Topics,
+    appender: Box<dyn Appender>,
+    gathered: Vec<Batch>,
+    gathered_bytes: usize,
+    /// Set while the gathered batches wait for admission; they do not change meanwhile.
+    admitting: Option<BoxFuture<'static, Result<Permit, Error>>>,
+    /// In the order appended, which is the order they resolve in: only the first is polled.
+    inflight: VecDeque<InFlight>,
+    unacknowledged: usize,
+}
+
+struct InFlight {
+    append: BoxFuture<'static, Appended>,
+    batches: usize,
+    /// Held until the append is resolved.
+    _permit: Permit,
+}
+
+impl Publisher {
+    pub(super) fn new(topics: &Topics, topic: &dyn TopicLog) -> Self {
+        Self {
+            topics: topics.clone(),
+            appender: topic.appender(),
+            gathered: Vec::new(),
+            gathered_bytes: 0,
+            admitting: None,
+            inflight: VecDeque::new(),
+            unacknowledged: 0,
+        }
+    }
+
+    /// Batches taken and not acknowledged yet.
+    #[must_use]
+    pub const fn unacknowledged(&self) -> usize {
+        self.unacknowledged
+    }
+
+    /// Whether no batch may be pushed until [`Self::poll_flush`] is ready.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.admitting.is_some()
+            || self.gathered.len() >= GATHER_BATCHES
+            || self.gathered_bytes >= GATHER_BYTES
+    }
+
+    /// Batches taken and not handed to the log yet.
+    #[must_use]
+    pub const fn unflushed(&self) -> usize {
+        self.gathered.len()
+    }
+
+    /// Forgets what was gathered and in flight, as an append failed and all later ones with it.
+    pub fn give_up(&mut self) {
+        (self.gathered, self.gathered_bytes, self.admitting) = (Vec::new(), 0, None);
+        self.leave_inflight();
+        self.unacknowledged = 0;
+    }
+
+    /// Takes a batch. Only while not [`Self::is_full`].
+    pub fn push(&mut self, batch: Batch) {
+        self.gathered_bytes += batch.weight();
+        self.gathered.push(batch);
+        self.unacknowledged += 1;
+    }
+
+    /// Hands what was gathered to the log, once admitted.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`]: what was gathered is not stored.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.gathered.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let permit = match &mut self.admitting {
+            Some(admitting) => ready!(admitting.as_mut().poll(cx)),
+            None => match self.topics.admission().try_acquire(self.gathered_bytes) {
+                Some(permit) => Ok(permit),
+                None => {
+                    let admission = self.topics.admission().clone();
+                    let mut admitting = Box::pin(admission.acquire(self.gathered_bytes));
+                    match admitting.as_mut().poll(cx) {
+                        Poll::Ready(permit) => permit,
+                        Poll::Pending => {
+                            self.admitting = Some(admitting);
+                            return Poll::Pending;
+                        }
+                    }
+                }
+            },
+        };
+        self.admitting = None;
+        let batches = std::mem::take(&mut self.gathered);
+        self.gathered_bytes = 0;
+        let count = batches.len();
+        match permit {
+            Ok(permit) => {
+                let append = self.appender.append(batches);
+                self.inflight.push_back(InFlight { append, batches: count, _permit: permit });
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => {
+                self.unacknowledged -= count;
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+
+    /// What became of the oldest append in flight; none where nothing is in flight.
+    pub fn poll_acknowledged(&mut self, cx: &mut Context<'_>) -> Poll<Option<Appended>> {
+        let Some(first) = self.inflight.front_mut() else { return Poll::Ready(None) };
+        let appended = ready!(first.append.as_mut().poll(cx));
+        self.unacknowledged -= first.batches;
+        self.inflight.pop_front();
+        Poll::Ready(Some(appended))
+    }
+
+    /// Leaves the appends in flight to the log, and their bytes in the budget until they are resolved.
+    fn leave_inflight(&mut self) {
+        let inflight = std::mem::take(&mut self.inflight);
+        if inflight.is_empty() || tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        self.topics.tasks().spawn(async move {
+            for InFlight { append, _permit, .. } in inflight {
+                drop(append.await);
+            }
+        });
+    }
+
+    /// Publishes one batch, and waits until it is durable.
+    ///
+    /// # Errors
+    /// The storage's refusal, or too much is in flight.
+    pub async fn publish(mut self, batch: Batch) -> Result<Receipt, Error> {
+        self.push(batch);
+        poll_fn(|cx| self.poll_flush(cx)).await?;
+        let appended = poll_fn(|cx| self.poll_acknowledged(cx)).await.unwrap_or_default();
+        match (appended.receipts.first(), appended.failure) {
+            (Some(receipt), _) => Ok(*receipt),
+            (None, Some(failure)) => Err(failure.into()),
+            (None, None) => Err(no_answer().into()),
+        }
+    }
+}
+
+/// An engine broke its contract: say so rather than guess.
+fn no_answer() -> storage::Error {
+    let reason = "the storage gave no answer".to_owned();
+    storage::Error::Unavailable { reason, stored: storage::Stored::Unknown }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.leave_inflight();
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").field("unacknowledged", &self.unacknowledged).finish_non_exhaustive()
+    }
+}

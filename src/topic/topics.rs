@@ -1,0 +1,188 @@
+//! All topics of this server: a handle over the log that knows whether the server is starting or
+//! draining, and whether topics are created on first use.
+//! Never: knows gRPC, or how an engine stores.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use super::{Admission, Drain, Error, Publisher, Subscribe, Subscription};
+use crate::config::Config;
+use crate::record::{Epoch, Offset, TopicName};
+use crate::storage::{self, Log, Retention, TopicInfo, TopicLog};
+
+/// A cheap handle to all topics.
+#[derive(Clone)]
+pub struct Topics(Arc<Inner>);
+
+struct Inner {
+    log: OnceLock<Arc<dyn Log>>,
+    drain: Drain,
+    admission: Admission,
+    tasks: TaskTracker,
+    auto_create: bool,
+    heartbeat_interval: Duration,
+}
+
+impl Topics {
+    /// Topics that are starting: every call is refused until [`Self::open`].
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self(Arc::new(Inner {
+            log: OnceLock::new(),
+            drain: Drain::default(),
+            admission: Admission::new(config.inflight_bytes_max),
+            tasks: TaskTracker::new(),
+            auto_create: config.auto_create_topics,
+            heartbeat_interval: config.heartbeat_interval,
+        }))
+    }
+
+    /// Recovery is done: serve this log. A second log is ignored.
+    pub fn open(&self, log: Arc<dyn Log>) {
+        let _ = self.0.log.set(log);
+    }
+
+    /// Shut down: new calls are refused, subscriptions and publishers are told.
+    pub fn drain(&self) {
+        self.0.drain.begin();
+    }
+
+    /// The wish to shut down.
+    #[must_use]
+    pub fn drain_signal(&self) -> &Drain {
+        &self.0.drain
+    }
+
+    /// Silence after which a subscriber is sent a heartbeat, where it does not say.
+    #[must_use]
+    pub fn heartbeat_interval(&self) -> Duration {
+        self.0.heartbeat_interval
+    }
+
+    pub(super) fn admission(&self) -> &Admission {
+        &self.0.admission
+    }
+
+    /// Where the appends of cancelled calls are awaited.
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
+    }
+
+    fn log(&self) -> Result<&Arc<dyn Log>, Error> {
+        if self.0.drain.has_begun() {
+            return Err(Error::Draining);
+        }
+        self.0.log.get().ok_or(Error::Starting)
+    }
+
+    /// The topic of this name.
+    ///
+    /// # Errors
+    /// There is none, or the server is not serving.
+    pub async fn get(&self, name: &TopicName) -> Result<Arc<dyn TopicLog>, Error> {
+        Ok(self.log()?.get(name).await?)
+    }
+
+    /// The topic of this name, created where topics are created on first use.
+    ///
+    /// # Errors
+    /// As [`Self::get`] and [`Self::create`].
+    pub async fn get_or_create(&self, name: &TopicName) -> Result<Arc<dyn TopicLog>, Error> {
+        /// Losing a race of creation against deletion this often is no accident.
+        const ATTEMPTS: usize = 4;
+        let log = self.log()?;
+        for _ in 0..ATTEMPTS {
+            match log.get(name).await {
+                Err(storage::Error::TopicNotFound) if self.0.auto_create => {}
+                other => return Ok(other?),
+            }
+            match log.create(name.clone(), Retention::default()).await {
+                Err(storage::Error::TopicExists) => {}
+                other => return Ok(other?),
+            }
+        }
+        Err(storage::Error::TopicNotFound.into())
+    }
+
+    /// Starts publishing to a topic.
+    ///
+    /// # Errors
+    /// As [`Self::get_or_create`].
+    pub async fn publisher(&self, name: &TopicName) -> Result<Publisher, Error> {
+        Ok(Publisher::new(self, &*self.get_or_create(name).await?))
+    }
+
+    /// Starts a subscription.
+    ///
+    /// # Errors
+    /// The topic or the start is not there, or the server is not serving.
+    pub async fn subscribe(&self, name: &TopicName, request: Subscribe) -> Result<Subscription, Error> {
+        let topic =
+            if request.creates_topic() { self.get_or_create(name).await? } else { self.get(name).await? };
+        Subscription::start(self.clone(), topic, request).await
+    }
+
+    /// Creates a topic.
+    ///
+    /// # Errors
+    /// There is one, or one too many, or the storage's own.
+    pub async fn create(&self, name: TopicName, retention: Retention) -> Result<TopicInfo, Error> {
+        Ok(self.log()?.create(name, retention).await?.info())
+    }
+
+    /// Up to `limit` topics by name, those after `after` whose name begins with `prefix`.
+    ///
+    /// # Errors
+    /// The server is not serving.
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<TopicInfo>, Error> {
+        Ok(self.log()?.list(prefix, after, limit).await?)
+    }
+
+    /// Replaces a topic's retention.
+    ///
+    /// # Errors
+    /// There is no such topic, or the storage's own.
+    pub async fn update(&self, name: &TopicName, retention: Retention) -> Result<TopicInfo, Error> {
+        Ok(self.log()?.update(name, retention).await?)
+    }
+
+    /// Deletes a topic; where `epoch` is given, only that incarnation.
+    ///
+    /// # Errors
+    /// There is no such topic or incarnation, or the storage's own.
+    pub async fn delete(&self, name: &TopicName, epoch: Option<Epoch>) -> Result<(), Error> {
+        Ok(self.log()?.delete(name, epoch).await?)
+    }
+
+    /// Forgets whole batches before an offset; answers the real earliest offset.
+    ///
+    /// # Errors
+    /// There is no such topic, incarnation or offset, or the storage's own.
+    pub async fn trim(
+        &self,
+        name: &TopicName,
+        epoch: Option<Epoch>,
+        before: Offset,
+    ) -> Result<Offset, Error> {
+        Ok(self.log()?.trim(name, epoch, before).await?)
+    }
+
+    /// Why a subscription's topic is gone: deleted, or deleted and created again.
+    pub(super) async fn why_gone(&self, name: &TopicName, epoch: Epoch) -> Error {
+        let Ok(log) = self.log() else { return Error::Draining };
+        match log.get(name).await {
+            Ok(topic) if topic.epoch() != epoch => {
+                storage::Error::EpochChanged { current: topic.epoch() }.into()
+            }
+            Ok(_) => storage::Error::TopicNotFound.into(),
+            Err(error) => error.into(),
+        }
+    }
+}
