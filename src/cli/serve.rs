@@ -10,6 +10,7 @@ use tracing::info;
 
 use super::{Failure, logging, output};
 use crate::config::{self, CONFIG_VARIABLE, Input, Loaded, SETTINGS, Setting};
+use crate::server;
 
 const HELP: &str = "\
 Every flag is also a variable, STREAMWAY_ and its name in upper case (--drain-timeout is
@@ -93,8 +94,18 @@ impl Serve {
         }
         logging::for_server(verbose);
         info!(config = one_line(&loaded), "configuration");
-        // The seam of the server: `crate::server::run(loaded.config)`.
-        Err(Failure::failed("this build holds no server"))
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
+        let outcome = runtime.block_on(async {
+            let shutdown = server::shutdown_on_signals()
+                .map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))?;
+            server::run(loaded.config, shutdown).await.map_err(|error| Failure::failed(error.to_string()))
+        });
+        // The log is closed: what is still blocked somewhere must not hold up the exit.
+        runtime.shutdown_timeout(super::RUNTIME_SHUTDOWN);
+        outcome.map(|()| ExitCode::SUCCESS)
     }
 }
 
