@@ -169,6 +169,11 @@ impl MemoryTopic {
         *locked(&self.refusals) = refusals;
     }
 
+    /// Batches stored.
+    pub(crate) fn stored(&self) -> usize {
+        locked(&self.blocks).len()
+    }
+
     /// From here on reads are served from memory.
     pub(crate) fn set_cached_from(&self, offset: Offset) {
         *locked(&self.cached_from) = offset;

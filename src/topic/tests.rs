@@ -1,1 +1,331 @@
 //! The subscription loop and the publisher against the log in memory, on a paused clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::memory::{MemoryLog, batch_of};
+use super::{Delivery, Error, From, Notice, OutOfRange, ReadLimit, Subscribe, Subscription, Topics};
+use crate::config::Config;
+use crate::record::block::Blocks;
+use crate::record::{Epoch, Offset, Position, TopicName, UnixMicros};
+use crate::storage::{self, Log, Retention, Start};
+
+const TIME: UnixMicros = UnixMicros(1_700_000_000_000_000);
+
+fn name() -> TopicName {
+    TopicName::parse("orders").unwrap()
+}
+
+async fn served(config: Config) -> (Topics, Arc<MemoryLog>) {
+    let (topics, log) = (Topics::new(&config), MemoryLog::new());
+    topics.open(Arc::clone(&log) as Arc<dyn Log>);
+    topics.create(name(), Retention::default()).await.unwrap();
+    (topics, log)
+}
+
+async fn subscribe(topics: &Topics, start: Start) -> Subscription {
+    topics.subscribe(&name(), Subscribe::from(From::Start(start))).await.unwrap()
+}
+
+async fn limited(topics: &Topics, start: Start, limit: ReadLimit) -> Subscription {
+    let request = Subscribe { limit, ..Subscribe::from(From::Start(start)) };
+    topics.subscribe(&name(), request).await.unwrap()
+}
+
+async fn next(subscription: &mut Subscription) -> Delivery {
+    subscription.next().await.expect("goes on").expect("no error")
+}
+
+/// Offset and value of every record delivered.
+fn records(delivery: &Delivery) -> Vec<(u64, String)> {
+    let mut found = Vec::new();
+    for run in &delivery.runs {
+        for block in Blocks::new(run) {
+            let block = block.unwrap();
+            for (i, record) in block.records().enumerate() {
+                let value = String::from_utf8(record[2..].to_vec()).unwrap();
+                found.push((block.first.get() + i as u64, value));
+            }
+        }
+    }
+    found
+}
+
+fn expected(from: u64, values: &[&str]) -> Vec<(u64, String)> {
+    (from..).zip(values.iter().map(|value| (*value).to_owned())).collect()
+}
+
+/// All records up to the end of a limited subscription.
+async fn drained(mut subscription: Subscription) -> Vec<(u64, String)> {
+    let mut found = Vec::new();
+    while let Some(delivery) = subscription.next().await {
+        found.extend(records(&delivery.unwrap()));
+    }
+    found
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_then_live_in_one_path() {
+    for cached_from in [0, 3, 100] {
+        let (topics, log) = served(Config::default()).await;
+        let topic = log.topic("orders");
+        topic.set_cached_from(Offset::new(cached_from));
+        topic.put(&["a", "b"], TIME);
+        topic.put(&["c"], TIME);
+        let mut subscription = subscribe(&topics, Start::Earliest).await;
+        let history = next(&mut subscription).await;
+        assert_eq!(records(&history), expected(0, &["a", "b", "c"]), "cached from {cached_from}");
+        assert_eq!((history.next.offset.get(), history.tail.get()), (3, 3));
+        assert_eq!(history.notice, Some(Notice::CaughtUp));
+        topic.put(&["d"], TIME);
+        let live = next(&mut subscription).await;
+        assert_eq!((records(&live), live.notice), (expected(3, &["d"]), None));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_live_batches_make_one_message() {
+    let (topics, log) = served(Config::default()).await;
+    let mut subscription = subscribe(&topics, Start::Latest).await;
+    assert_eq!(next(&mut subscription).await.notice, Some(Notice::CaughtUp));
+    for value in ["a", "b", "c"] {
+        log.topic("orders").put(&[value], TIME);
+    }
+    assert_eq!(records(&next(&mut subscription).await), expected(0, &["a", "b", "c"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_inside_a_batch_delivers_its_rest() {
+    let (topics, log) = served(Config::default()).await;
+    log.topic("orders").put(&["a", "b", "c"], TIME);
+    log.topic("orders").put(&["d"], TIME);
+    let mut subscription = subscribe(&topics, Start::At(Offset::new(2))).await;
+    assert_eq!(records(&next(&mut subscription).await), expected(2, &["c", "d"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_broken_by_heartbeats_with_jitter() {
+    let (topics, log) = served(Config::default()).await;
+    let request = Subscribe {
+        heartbeat_interval: Some(Duration::from_secs(10)),
+        ..Subscribe::from(From::Start(Start::Latest))
+    };
+    let mut subscription = topics.subscribe(&name(), request).await.unwrap();
+    next(&mut subscription).await;
+    for _ in 0..5 {
+        let before = tokio::time::Instant::now();
+        let heartbeat = next(&mut subscription).await;
+        assert!(heartbeat.runs.is_empty() && heartbeat.notice.is_none());
+        let silence = before.elapsed();
+        assert!((Duration::from_secs(9)..=Duration::from_millis(11_010)).contains(&silence), "{silence:?}");
+    }
+    // A delivery puts the next heartbeat off.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    log.topic("orders").put(&["a"], TIME);
+    assert_eq!(records(&next(&mut subscription).await).len(), 1);
+    let before = tokio::time::Instant::now();
+    assert!(next(&mut subscription).await.runs.is_empty());
+    assert!(before.elapsed() >= Duration::from_secs(9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_cut_inside_a_batch() {
+    let (topics, log) = served(Config::default()).await;
+    log.topic("orders").put(&["a", "b"], TIME);
+    log.topic("orders").put(&["c", "d"], UnixMicros(TIME.0 + 10));
+    let all = ["a", "b", "c", "d"];
+    for max in 1..=4_u64 {
+        let limit = ReadLimit { max_records: Some(max), ..ReadLimit::default() };
+        let found = drained(limited(&topics, Start::Earliest, limit).await).await;
+        assert_eq!(found, expected(0, &all[..max as usize]));
+    }
+    let limit = ReadLimit { max_bytes: Some(1), ..ReadLimit::default() };
+    assert_eq!(drained(limited(&topics, Start::Earliest, limit).await).await, expected(0, &["a"]));
+    let limit = ReadLimit { until: Some(UnixMicros(TIME.0 + 10)), ..ReadLimit::default() };
+    assert_eq!(drained(limited(&topics, Start::Earliest, limit).await).await, expected(0, &["a", "b"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_are_never_exceeded_but_by_one_record() {
+    let (topics, log) = served(Config::default()).await;
+    for _ in 0..4 {
+        log.topic("orders").put(&["0123456789", "0123456789", "0123456789"], TIME);
+    }
+    for max in [30, 60, 61, 100, 200, 1000] {
+        let limit = ReadLimit { max_bytes: Some(max), ..ReadLimit::default() };
+        let mut subscription = limited(&topics, Start::Earliest, limit).await;
+        let (mut bytes, mut count) = (0, 0);
+        while bytes < max
+            && let Ok(Some(delivery)) =
+                tokio::time::timeout(Duration::from_secs(1), subscription.next()).await
+        {
+            let delivery = delivery.unwrap();
+            bytes += delivery.runs.iter().map(|run| run.len() as u64).sum::<u64>();
+            count += records(&delivery).len();
+        }
+        assert!(bytes <= max || count == 1, "{max}: {bytes} bytes, {count} records");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_at_tail_means_the_tail_at_the_start() {
+    let (topics, log) = served(Config::default()).await;
+    let limit = ReadLimit { stop_at_tail: true, ..ReadLimit::default() };
+    // An empty topic: one message says where to resume, and the end.
+    let mut subscription = limited(&topics, Start::Earliest, limit).await;
+    assert_eq!(next(&mut subscription).await.notice, Some(Notice::CaughtUp));
+    assert!(subscription.next().await.is_none());
+    log.topic("orders").put(&["a"], TIME);
+    let subscription = limited(&topics, Start::Earliest, limit).await;
+    log.topic("orders").put(&["b"], TIME);
+    assert_eq!(drained(subscription).await, expected(0, &["a"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_out_of_range_follows_the_policy() {
+    let (topics, log) = served(Config::default()).await;
+    for value in ["a", "b", "c"] {
+        log.topic("orders").put(&[value], TIME);
+    }
+    topics.trim(&name(), None, Offset::new(1)).await.unwrap();
+    let ask = async |at, out_of_range| {
+        let request = Subscribe { out_of_range, ..Subscribe::from(From::Start(Start::At(Offset::new(at)))) };
+        topics.subscribe(&name(), request).await
+    };
+    for at in [0, 9] {
+        let error = ask(at, OutOfRange::Fail).await.unwrap_err();
+        match (at, error) {
+            (0, Error::Storage(storage::Error::Trimmed { earliest, tail, .. }))
+            | (9, Error::Storage(storage::Error::BeyondTail { earliest, tail, .. })) => {
+                assert_eq!((earliest.get(), tail.get()), (1, 3));
+            }
+            other => panic!("{other:?}"),
+        }
+        let mut earliest = ask(at, OutOfRange::Earliest).await.unwrap();
+        let gap = next(&mut earliest).await;
+        assert_eq!((gap.notice, gap.next.offset.get()), (Some(Notice::Gap), 1));
+        assert_eq!(records(&next(&mut earliest).await), expected(1, &["b", "c"]));
+        let mut latest = ask(at, OutOfRange::Latest).await.unwrap();
+        let gap = next(&mut latest).await;
+        assert_eq!((gap.notice, gap.next.offset.get()), (Some(Notice::Gap), 3));
+        assert_eq!(next(&mut latest).await.notice, Some(Notice::CaughtUp));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn trimming_under_a_reader_follows_the_policy() {
+    for policy in [OutOfRange::Fail, OutOfRange::Earliest, OutOfRange::Latest] {
+        let (topics, log) = served(Config::default()).await;
+        for value in ["a", "b", "c"] {
+            log.topic("orders").put(&[value], TIME);
+        }
+        let request = Subscribe { out_of_range: policy, ..Subscribe::from(From::Start(Start::Earliest)) };
+        let mut subscription = topics.subscribe(&name(), request).await.unwrap();
+        topics.trim(&name(), None, Offset::new(2)).await.unwrap();
+        let Some(first) = subscription.next().await else { panic!("goes on") };
+        if policy == OutOfRange::Fail {
+            let error = first.unwrap_err();
+            assert!(matches!(error, Error::Storage(storage::Error::Trimmed { .. })), "{error:?}");
+            assert!(subscription.next().await.is_none());
+            continue;
+        }
+        let gap = first.unwrap();
+        let resume = if policy == OutOfRange::Earliest { 2 } else { 3 };
+        assert_eq!((gap.notice, gap.next.offset.get()), (Some(Notice::Gap), resume));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_deleted_under_a_reader_is_not_found_and_recreated_is_another() {
+    for recreated in [false, true] {
+        let (topics, _log) = served(Config::default()).await;
+        let mut subscription = subscribe(&topics, Start::Latest).await;
+        next(&mut subscription).await;
+        topics.delete(&name(), None).await.unwrap();
+        if recreated {
+            topics.create(name(), Retention::default()).await.unwrap();
+        }
+        let error = subscription.next().await.unwrap().unwrap_err();
+        match error {
+            Error::Storage(storage::Error::TopicNotFound) => assert!(!recreated),
+            Error::Storage(storage::Error::EpochChanged { .. }) => assert!(recreated),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn positions_hold_for_their_epoch_only_and_create_nothing() {
+    let (topics, log) = served(Config::default()).await;
+    log.topic("orders").put(&["a", "b"], TIME);
+    let epoch = topics.get(&name()).await.unwrap().epoch();
+    let at = |name: &str, epoch, offset| {
+        let position = Position { epoch, offset: Offset::new(offset) };
+        let name = TopicName::parse(name).unwrap();
+        let topics = topics.clone();
+        async move { topics.subscribe(&name, Subscribe::from(From::Position(position))).await }
+    };
+    let mut resumed = at("orders", epoch, 1).await.unwrap();
+    assert_eq!(records(&next(&mut resumed).await), expected(1, &["b"]));
+    let error = at("orders", Epoch::new(99), 1).await.unwrap_err();
+    assert_eq!(error, storage::Error::EpochChanged { current: epoch }.into());
+    assert_eq!(at("other", epoch, 0).await.unwrap_err(), storage::Error::TopicNotFound.into());
+    assert_eq!(topics.list("", None, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_tells_where_to_resume() {
+    let (topics, log) = served(Config::default()).await;
+    log.topic("orders").put(&["a"], TIME);
+    let mut idle = subscribe(&topics, Start::Earliest).await;
+    next(&mut idle).await;
+    let waiting = tokio::spawn(async move { (idle.next().await, idle.next().await, idle.next().await) });
+    tokio::task::yield_now().await;
+    topics.drain();
+    let (notice, error, end) = waiting.await.unwrap();
+    let notice = notice.unwrap().unwrap();
+    assert_eq!((notice.notice, notice.next.offset.get()), (Some(Notice::Draining), 1));
+    assert_eq!(error.unwrap().unwrap_err(), Error::Draining);
+    assert!(end.is_none());
+    assert_eq!(topics.get(&name()).await.err(), Some(Error::Draining));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_limit_ends_a_subscription_at_the_tail() {
+    let (topics, log) = served(Config::default()).await;
+    log.topic("orders").put(&["a"], TIME);
+    let limit = ReadLimit { until: Some(UnixMicros::now()), ..ReadLimit::default() };
+    // The wall clock is not paused: give it a time limit that has passed for good.
+    let past = ReadLimit { until: Some(UnixMicros(TIME.0 + 1)), ..limit };
+    assert_eq!(drained(limited(&topics, Start::Earliest, past).await).await, expected(0, &["a"]));
+}
+
+#[tokio::test]
+async fn starting_refuses_and_missing_topics_are_created_only_if_told() {
+    let starting = Topics::new(&Config::default());
+    assert_eq!(starting.get(&name()).await.err(), Some(Error::Starting));
+    let (topics, _log) = served(Config { auto_create_topics: false, ..Config::default() }).await;
+    let other = TopicName::parse("other").unwrap();
+    assert!(topics.publisher(&other).await.is_err());
+    let (topics, _log) = served(Config::default()).await;
+    assert!(topics.publisher(&other).await.is_ok());
+}
+
+#[tokio::test]
+async fn bytes_stay_admitted_until_the_append_is_resolved() {
+    let batch = batch_of(&["a"]);
+    let config = Config { inflight_bytes_max: batch.weight(), ..Config::default() };
+    let (topics, log) = served(config).await;
+    log.topic("orders").set_durable(false);
+    let first = topics.publisher(&name()).await.unwrap();
+    let mut first = Box::pin(first.publish(batch.clone()));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    // The call is cancelled; what it handed over is still in memory.
+    drop(first);
+    let mut second = Box::pin(topics.publisher(&name()).await.unwrap().publish(batch));
+    tokio::task::yield_now().await;
+    assert!(futures_util::poll!(&mut second).is_pending());
+    assert_eq!(log.topic("orders").stored(), 1);
+    log.topic("orders").set_durable(true);
+    assert_eq!(second.await.unwrap().first.get(), 1);
+}
