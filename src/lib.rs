@@ -7,6 +7,7 @@
 //! ```
 //! `ARCHITECTURE.md` is the map; a test keeps it true.
 
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod proto;

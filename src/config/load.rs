@@ -78,6 +78,14 @@ pub fn load(input: Input) -> Result<Loaded, Error> {
     Ok(Loaded { config, sources })
 }
 
+/// The defaults, as if nothing were given.
+#[must_use]
+pub fn defaults() -> Loaded {
+    let config = Config::default();
+    let sources = sources(&config, &[]);
+    Loaded { config, sources }
+}
+
 /// Lays values over the defaults one by one, so that every bad one is named.
 fn merge(overrides: &[Override], faults: &mut Vec<String>) -> Config {
     let mut layers = Figment::from(Serialized::defaults(Config::default()));

@@ -8,7 +8,7 @@ mod settings;
 
 pub use check::faults;
 pub use human::{format_size, parse_duration, parse_size};
-pub use load::{CONFIG_VARIABLE, Error, Input, Loaded, load};
+pub use load::{CONFIG_VARIABLE, Error, Input, Loaded, defaults, load};
 pub use settings::{SETTINGS, Setting};
 
 use std::net::SocketAddr;
