@@ -29,8 +29,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAM_WINDOW: u32 = 256 << 10;
 /// What all calls of a connection may send ahead.
 const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Bytes buffered for a call whose peer does not read; a subscriber that lags reads the log instead.
-const SEND_BUFFER: usize = 256 << 10;
+/// Bytes buffered for a call whose peer does not read, before the next message is made: a subscriber
+/// that is stuck costs this and one delivery.
+const SEND_BUFFER: usize = 64 << 10;
 /// Bytes of a request's headers: gRPC's customary limit is 8 KiB, tokens and baggage need more.
 const HEADER_LIST: u32 = 32 << 10;
 /// Streams the peer had the server reset (h2's default), and
