@@ -114,7 +114,13 @@ fn records(count: usize) -> Bytes {
 }
 
 /// Publishes `total` batches through one Exchange, `window` in flight; answers the seconds it took.
-async fn exchange(client: &mut Client, topic: &str, records: Bytes, window: usize, total: u64) -> Result<f64, Failure> {
+async fn exchange(
+    client: &mut Client,
+    topic: &str,
+    records: Bytes,
+    window: usize,
+    total: u64,
+) -> Result<f64, Failure> {
     let permits = Arc::new(Semaphore::new(window));
     let open = v1::Open { topic: topic.into(), window: window as u32, ..Default::default() };
     let sending = permits.clone();
@@ -159,7 +165,12 @@ async fn publish(window: usize) -> Result<(), Failure> {
 fn report(what: &str, rates: &mut [f64], unit: &str) {
     rates.sort_by(f64::total_cmp);
     let median = rates[rates.len() / 2];
-    println!("{what:>60} {median:>12.0} {unit} (median of {}, {:.0} to {:.0})", rates.len(), rates[0], rates[rates.len() - 1]);
+    println!(
+        "{what:>60} {median:>12.0} {unit} (median of {}, {:.0} to {:.0})",
+        rates.len(),
+        rates[0],
+        rates[rates.len() - 1]
+    );
 }
 
 /// Records in a delivery, each looked at.
@@ -168,7 +179,11 @@ fn count(delivery: &SubscribeResponse) -> u64 {
     blocks.map(|block| block.map_or(0, |block| block.count())).sum()
 }
 
-async fn subscribe(client: &mut Client, boundary: v1::Boundary, max_records: u64) -> Result<tonic::Streaming<SubscribeResponse>, Failure> {
+async fn subscribe(
+    client: &mut Client,
+    boundary: v1::Boundary,
+    max_records: u64,
+) -> Result<tonic::Streaming<SubscribeResponse>, Failure> {
     let request = v1::SubscribeRequest {
         topic: "bench".into(),
         start: Some(v1::subscribe_request::Start::Boundary(boundary.into())),
