@@ -7,6 +7,8 @@
 //! ```
 //! `ARCHITECTURE.md` is the map; a test keeps it true.
 
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod proto;
 pub mod record;

@@ -1,2 +1,7 @@
-//! args → config → command → exit code.
-fn main() {}
+//! args → config → logging → command → exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    streamway::cli::main()
+}

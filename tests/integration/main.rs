@@ -1,1 +1,25 @@
-//! Integration tests.
+//! Tests through the public door: the real binary as a child process, real clients over loopback.
+//! The names P1 to P10 in comments are the promises of docs/guarantees.md.
+//! Never: reaches into the server's modules to make a test pass.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod harness;
+
+mod bad_input;
+mod bad_stream;
+mod big_file;
+mod crash;
+mod damage;
+mod data_dir;
+mod drain;
+mod idempotency;
+mod isolation;
+mod kinds;
+mod limits;
+mod map;
+mod notices;
+mod resume;
+mod retention;
+mod start;
+mod topics;

@@ -260,7 +260,7 @@ impl Image {
         mut visit: impl FnMut(&Group<'_>) -> Result<(), OpenError>,
     ) -> Result<u64, OpenError> {
         let (mut at, mut number) = (ALIGN as usize, self.first_group);
-        while before != Some(number) {
+        while before.is_none_or(|before| number < before) {
             let Some((group, len)) = self.group(at, number) else {
                 self.check_torn(at, number, before)?;
                 break;

@@ -31,6 +31,8 @@ mod tail;
 mod topic;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};

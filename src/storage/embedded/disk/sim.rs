@@ -1,1 +1,321 @@
-//! sim
+//! A disk in memory that tears, fails and fills: what was not synced may be lost sector by sector,
+//! and entries not made durable by a directory sync may be lost too.
+//! Never: kinder than a real disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::{Disk, File, Mode};
+
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    data: Vec<u8>,
+    durable: Vec<u8>,
+    dirty: BTreeSet<usize>,
+}
+
+impl Node {
+    fn touch(&mut self, at: usize, len: usize) {
+        self.dirty.extend(at / SECTOR..(at + len).div_ceil(SECTOR));
+    }
+
+    /// What a power cut leaves: each sector written since the last sync is there or is not.
+    fn torn(&self, rng: &mut fastrand::Rng) -> Vec<u8> {
+        let mut image = self.durable.clone();
+        let odds = rng.f64();
+        for &sector in self.dirty.iter().filter(|sector| **sector * SECTOR < self.data.len()) {
+            if rng.f64() > odds {
+                continue;
+            }
+            let span = sector * SECTOR..((sector + 1) * SECTOR).min(self.data.len());
+            if image.len() < span.end {
+                image.resize(span.end, 0);
+            }
+            image[span.clone()].copy_from_slice(&self.data[span]);
+        }
+        image
+    }
+}
+
+#[derive(Clone, Debug)]
+enum EntryOp {
+    Link(PathBuf, usize),
+    Unlink(PathBuf),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    nodes: Vec<Node>,
+    entries: BTreeMap<PathBuf, usize>,
+    durable_entries: BTreeMap<PathBuf, usize>,
+    pending: Vec<EntryOp>,
+    /// Operations left until the power goes.
+    countdown: Option<u32>,
+    image: Option<BTreeMap<PathBuf, Vec<u8>>>,
+    seed: u64,
+    full: bool,
+    fail_sync: bool,
+}
+
+/// A disk in memory. Clones are the same disk.
+#[derive(Clone, Debug, Default)]
+pub struct SimDisk(Arc<Mutex<State>>);
+
+fn gone() -> io::Error {
+    io::Error::other("the power is off")
+}
+
+impl SimDisk {
+    /// A disk with these files, all durable.
+    pub fn with(files: &BTreeMap<PathBuf, Vec<u8>>) -> Self {
+        let disk = Self::default();
+        {
+            let mut state = disk.lock();
+            for (path, data) in files {
+                let node = state.nodes.len();
+                state.nodes.push(Node { data: data.clone(), durable: data.clone(), dirty: BTreeSet::new() });
+                state.entries.insert(path.clone(), node);
+                state.durable_entries.insert(path.clone(), node);
+            }
+        }
+        disk
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// The power goes after `ops` more changes.
+    pub fn crash_after(&self, ops: u32, seed: u64) {
+        let mut state = self.lock();
+        (state.countdown, state.seed) = (Some(ops), seed);
+    }
+
+    /// What is left: after the power went, or if it went now.
+    pub fn image(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut state = self.lock();
+        match &state.image {
+            Some(image) => image.clone(),
+            None => {
+                state.cut();
+                state.image.clone().unwrap()
+            }
+        }
+    }
+
+    /// The disk as a killed process leaves it: nothing is lost, and nothing more is durable.
+    pub fn survivor(&self) -> Self {
+        let state = self.lock();
+        Self(Arc::new(Mutex::new(State {
+            nodes: state.nodes.clone(),
+            entries: state.entries.clone(),
+            durable_entries: state.durable_entries.clone(),
+            pending: state.pending.clone(),
+            ..State::default()
+        })))
+    }
+
+    /// Every file as it is now.
+    pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let state = self.lock();
+        state.entries.iter().map(|(path, node)| (path.clone(), state.nodes[*node].data.clone())).collect()
+    }
+
+    /// Whether there is no space for anything new.
+    pub fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
+    /// Every sync from now on fails.
+    pub fn fail_syncs(&self) {
+        self.lock().fail_sync = true;
+    }
+}
+
+impl State {
+    fn cut(&mut self) {
+        let mut rng = fastrand::Rng::with_seed(self.seed);
+        let mut entries = self.durable_entries.clone();
+        for op in &self.pending {
+            // Entries reach the disk in order, as in a journaling file system; how many is chance.
+            if rng.u8(..4) == 0 {
+                break;
+            }
+            apply(&mut entries, op);
+        }
+        let nodes = &self.nodes;
+        self.image =
+            Some(entries.into_iter().map(|(path, node)| (path, nodes[node].torn(&mut rng))).collect());
+    }
+
+    /// One change; the power may go before it.
+    fn change(&mut self) -> io::Result<()> {
+        if self.image.is_some() {
+            return Err(gone());
+        }
+        if let Some(left) = &mut self.countdown {
+            if *left == 0 {
+                self.cut();
+                return Err(gone());
+            }
+            *left -= 1;
+        }
+        Ok(())
+    }
+}
+
+fn apply(entries: &mut BTreeMap<PathBuf, usize>, op: &EntryOp) {
+    match op {
+        EntryOp::Link(path, node) => entries.insert(path.clone(), *node),
+        EntryOp::Unlink(path) => entries.remove(path),
+    };
+}
+
+impl Disk for SimDisk {
+    fn create_dir(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
+        let state = self.lock();
+        let inside = state.entries.iter().filter(|(path, _)| path.parent() == Some(dir));
+        Ok(inside
+            .map(|(path, node)| {
+                (path.file_name().unwrap().to_str().unwrap().to_owned(), state.nodes[*node].data.len() as u64)
+            })
+            .collect())
+    }
+
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn File>> {
+        let mut state = self.lock();
+        let node = match (state.entries.get(path).copied(), mode) {
+            (Some(node), Mode::Read | Mode::Write) => node,
+            (None, Mode::Read | Mode::Write) => return Err(io::ErrorKind::NotFound.into()),
+            (_, Mode::Create) => {
+                state.change()?;
+                if state.full {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                let node = state.nodes.len();
+                state.nodes.push(Node::default());
+                let op = EntryOp::Link(path.into(), node);
+                apply(&mut state.entries, &op);
+                state.pending.push(op);
+                node
+            }
+        };
+        Ok(Arc::new(SimFile { disk: self.clone(), node }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        state.change()?;
+        let node = *state.entries.get(from).ok_or(io::ErrorKind::NotFound)?;
+        for op in [EntryOp::Link(to.into(), node), EntryOp::Unlink(from.into())] {
+            apply(&mut state.entries, &op);
+            state.pending.push(op);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        state.change()?;
+        let op = EntryOp::Unlink(path.into());
+        apply(&mut state.entries, &op);
+        state.pending.push(op);
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.lock();
+        state.change()?;
+        let inside = |op: &EntryOp| match op {
+            EntryOp::Link(path, _) | EntryOp::Unlink(path) => path.parent() == Some(dir),
+        };
+        let (synced, pending) = std::mem::take(&mut state.pending).into_iter().partition(inside);
+        state.pending = pending;
+        let synced: Vec<EntryOp> = synced;
+        synced.iter().for_each(|op| apply(&mut state.durable_entries, op));
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    disk: SimDisk,
+    node: usize,
+}
+
+impl File for SimFile {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        let state = self.disk.lock();
+        let data = &state.nodes[self.node].data;
+        let from = data.len().min(at as usize);
+        let len = buf.len().min(data.len() - from);
+        buf[..len].copy_from_slice(&data[from..from + len]);
+        Ok(len)
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        state.change()?;
+        let full = state.full;
+        let node = &mut state.nodes[self.node];
+        let end = at as usize + bytes.len();
+        if end > node.data.len() {
+            if full {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            node.data.resize(end, 0);
+        }
+        node.data[at as usize..end].copy_from_slice(bytes);
+        node.touch(at as usize, bytes.len());
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        state.change()?;
+        if state.fail_sync {
+            return Err(io::Error::other("sync failed"));
+        }
+        let node = &mut state.nodes[self.node];
+        node.durable = node.data.clone();
+        node.dirty.clear();
+        Ok(())
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        state.change()?;
+        let full = state.full;
+        let node = &mut state.nodes[self.node];
+        if node.data.len() < len as usize {
+            if full {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            node.data.resize(len as usize, 0);
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        state.change()?;
+        let node = &mut state.nodes[self.node];
+        let old = node.data.len();
+        node.data.resize(len as usize, 0);
+        node.touch(old.min(len as usize), old.abs_diff(len as usize));
+        Ok(())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.disk.lock().nodes[self.node].data.len() as u64)
+    }
+}

@@ -1,65 +1,102 @@
 //! One checked configuration: defaults < TOML file < `STREAMWAY_*` environment < flags.
 //! Never: read again after start-up; nothing else reads the environment.
 
+mod check;
+mod human;
+mod load;
+mod settings;
+
+pub use check::faults;
+pub use human::{format_size, parse_duration, parse_size};
+pub use load::{CONFIG_VARIABLE, Error, Input, Loaded, defaults, load};
+pub use settings::{SETTINGS, Setting};
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Everything the server can be told. Field names are the flags' and the TOML keys' names.
-#[derive(Clone, Debug)]
+use serde::{Deserialize, Serialize};
+
+/// Everything the server can be told. Field names are the flags' and the TOML keys' names; each
+/// has a row in [`SETTINGS`].
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where gRPC is served. Port 0 takes a free one; the start log names it.
+    #[serde(with = "human::plain")]
     pub listen: SocketAddr,
     /// Where health and probes are served, in plaintext.
+    #[serde(with = "human::plain")]
     pub admin_listen: SocketAddr,
     /// Where the embedded log keeps its files.
     pub data_dir: PathBuf,
     /// How long readiness is off before connections are told to go, inside the drain timeout.
+    #[serde(with = "human::duration")]
     pub drain_delay: Duration,
     /// Budget from SIGTERM to exit.
+    #[serde(with = "human::duration")]
     pub drain_timeout: Duration,
     /// Whether topics are created on first use.
+    #[serde(with = "human::plain")]
     pub auto_create_topics: bool,
     /// Whether gRPC reflection is served.
+    #[serde(with = "human::plain")]
     pub reflection: bool,
     /// Most topics.
+    #[serde(with = "human::plain")]
     pub topics_max: usize,
     /// Most records in a batch.
+    #[serde(with = "human::plain")]
     pub batch_records_max: u32,
     /// Most bytes of records in a batch.
+    #[serde(with = "human::size")]
     pub batch_bytes_max: u32,
     /// Most bytes in one gRPC message.
+    #[serde(with = "human::size")]
     pub message_bytes_max: usize,
     /// Most publishes of one Exchange or Ingest not acknowledged yet.
+    #[serde(with = "human::plain")]
     pub window_max: u32,
     /// Most bytes of publishes in flight on the whole server.
+    #[serde(with = "human::size")]
     pub inflight_bytes_max: usize,
     /// Silence after which a subscriber is sent a heartbeat, where it does not say.
+    #[serde(with = "human::duration")]
     pub heartbeat_interval: Duration,
     /// Most open connections.
+    #[serde(with = "human::plain")]
     pub connections_max: usize,
     /// Most open streams on one connection.
+    #[serde(with = "human::plain")]
     pub streams_per_connection_max: u32,
     /// Settings of the embedded log.
     pub storage: StorageConfig,
 }
 
 /// Settings of the embedded log. Flags and variables carry the prefix `storage-`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct StorageConfig {
     /// Size of one journal file, in bytes; also how much is written between checkpoints.
+    #[serde(with = "human::size")]
     pub journal_bytes: u64,
     /// Size at which a segment is full, in bytes.
+    #[serde(with = "human::size")]
     pub segment_bytes: u64,
     /// Most bytes of blocks kept in memory for subscribers that keep up, beyond those not yet in segments.
+    #[serde(with = "human::size")]
     pub cache_bytes: usize,
     /// Most bytes of blocks not yet in segments; publishing waits above it.
+    #[serde(with = "human::size")]
     pub unflushed_bytes_max: usize,
     /// Most open segment files.
+    #[serde(with = "human::plain")]
     pub open_files_max: usize,
     /// How long a `request_id` is remembered.
+    #[serde(with = "human::duration")]
     pub request_id_window: Duration,
     /// How many of the newest `request_id`s are remembered.
+    #[serde(with = "human::plain")]
     pub request_ids_max: usize,
 }
 

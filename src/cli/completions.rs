@@ -1,0 +1,30 @@
+//! `streamway completions`: what a shell sources.
+//! Never: writes anywhere but to standard output.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+/// Print the completions of a shell.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  streamway completions bash > /etc/bash_completion.d/streamway
+  streamway completions zsh > \"${fpath[1]}/_streamway\"
+  streamway completions fish > ~/.config/fish/completions/streamway.fish")]
+pub(super) struct Completions {
+    /// The shell.
+    shell: Shell,
+}
+
+impl Completions {
+    pub(super) fn run(&self) -> ExitCode {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut super::Cli::command(), "streamway", &mut script);
+        // Whoever closed the pipe has read enough.
+        let _ = std::io::stdout().write_all(&script);
+        ExitCode::SUCCESS
+    }
+}

@@ -1,0 +1,109 @@
+//! `streamway healthcheck`: the gRPC health protocol, with the exit codes of grpc_health_probe.
+//! Never: starts more than one call.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use tonic::Code;
+use tonic::transport::Endpoint;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+/// Exit code: wrong arguments.
+pub(super) const ARGUMENTS: u8 = 1;
+const CONNECT: u8 = 2;
+const RPC: u8 = 3;
+const NOT_SERVING: u8 = 4;
+
+/// Ask a server whether it is ready.
+///
+/// Prints the answer and exits 0 when it is SERVING.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Services: `liveness`, `readiness`, a full service name such as streamway.v1.StreamService, or
+nothing for the server as a whole.
+
+Exit codes, those of grpc_health_probe: 0 serving, 1 wrong arguments, 2 connection failed or
+timed out, 3 call failed or timed out, 4 not serving.")]
+pub(super) struct Healthcheck {
+    /// The service to ask about.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    service: String,
+    /// The admin address, host:port. An unspecified host (0.0.0.0) means this machine.
+    #[arg(long, value_name = "ADDR", env = "STREAMWAY_ADMIN_LISTEN", default_value = "127.0.0.1:8081")]
+    addr: String,
+    /// Longest time for the connection, and again for the call.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = crate::config::parse_duration)]
+    timeout: Duration,
+}
+
+impl Healthcheck {
+    pub(super) async fn run(self) -> ExitCode {
+        match self.check().await {
+            Ok(()) => {
+                println!("SERVING");
+                ExitCode::SUCCESS
+            }
+            Err((code, message)) => {
+                eprintln!("error: {message}");
+                ExitCode::from(code)
+            }
+        }
+    }
+
+    async fn check(&self) -> Result<(), (u8, String)> {
+        let url = url(&self.addr);
+        let endpoint = Endpoint::from_shared(url.clone())
+            .ok()
+            .filter(|endpoint| endpoint.uri().authority().is_some())
+            .ok_or_else(|| (ARGUMENTS, format!("{:?} is not host:port", self.addr)))?
+            .connect_timeout(self.timeout)
+            .timeout(self.timeout);
+        let connecting = tokio::time::timeout(self.timeout, endpoint.connect()).await;
+        let channel = match connecting {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => return Err((CONNECT, format!("cannot reach {url}: {}", deepest(&error)))),
+            Err(_) => return Err((CONNECT, format!("cannot reach {url}: no answer in {:?}", self.timeout))),
+        };
+        let request = HealthCheckRequest { service: self.service.clone() };
+        let call =
+            tokio::time::timeout(
+                self.timeout,
+                async move { HealthClient::new(channel).check(request).await },
+            );
+        let answer = match call.await {
+            Ok(Ok(answer)) => answer.into_inner(),
+            Ok(Err(status)) if status.code() == Code::NotFound => {
+                return Err((RPC, format!("{url} knows no service {:?}", self.service)));
+            }
+            Ok(Err(status)) => {
+                return Err((RPC, format!("{url}: {:?}: {}", status.code(), status.message())));
+            }
+            Err(_) => return Err((RPC, format!("{url}: no answer in {:?}", self.timeout))),
+        };
+        match answer.status() {
+            ServingStatus::Serving => Ok(()),
+            other => Err((NOT_SERVING, format!("{url} is {}", other.as_str_name()))),
+        }
+    }
+}
+
+fn url(addr: &str) -> String {
+    let here = match addr.parse::<SocketAddr>() {
+        Ok(socket) if socket.ip().is_unspecified() => {
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), socket.port()).to_string()
+        }
+        _ => addr.to_owned(),
+    };
+    if here.contains("://") { here } else { format!("http://{here}") }
+}
+
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}

@@ -1,0 +1,55 @@
+//! Where log lines go: standard error, always.
+//! Never: standard output, which belongs to records.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+
+/// RUST_LOG where it is set, else this.
+fn filter(default: &str) -> EnvFilter {
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default))
+}
+
+/// For the server: pretty on a terminal, JSON lines elsewhere.
+pub(super) fn for_server(verbose: u8) {
+    let level = match verbose {
+        0 => "info",
+        1 => "info,streamway=debug",
+        _ => "debug,streamway=trace",
+    };
+    let terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(level))
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal);
+    // Fails only where a subscriber is set already; that one is as good.
+    let _ = if terminal { builder.try_init() } else { builder.json().flatten_event(true).try_init() };
+}
+
+/// For the other commands: short lines, warnings only unless asked for more.
+pub(super) fn for_client(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "info,streamway=debug",
+        _ => "debug,streamway=trace",
+    };
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter(level))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(verbose > 1)
+        .with_timer(WallClock)
+        .try_init();
+}
+
+/// UTC to the second: what a person compares with the server's log.
+struct WallClock;
+
+impl FormatTime for WallClock {
+    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{}", humantime::format_rfc3339_seconds(std::time::SystemTime::now()))
+    }
+}

@@ -1,0 +1,207 @@
+//! The command line: arguments in, exit code out. One file a command.
+//! Never: does a command's work here.
+
+mod completions;
+mod healthcheck;
+mod logging;
+mod output;
+mod publish;
+mod serve;
+mod start;
+mod subscribe;
+mod topics;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::client::{Client, Options};
+
+/// Exit code: the command did not do what was asked.
+const FAILURE: u8 = 1;
+/// Exit code: the arguments or the configuration are wrong; nothing was tried.
+const USAGE: u8 = 2;
+/// Exit code: ended by Ctrl-C before it was done (128 + SIGINT).
+const INTERRUPTED: u8 = 130;
+
+const EXAMPLES: &str = "\
+Examples:
+  streamway serve                                   run a server on :50051, data in ./data
+  streamway publish orders --file orders.txt        a record a line
+  streamway subscribe orders --from earliest        print everything there is
+  streamway subscribe orders --follow               print what comes, across restarts
+  streamway topics list
+
+Exit codes: 0 done, 1 failed, 2 wrong arguments or configuration, 130 interrupted.
+`healthcheck` has its own; see its help.";
+
+/// Durable topics over streaming gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "streamway", version, after_help = EXAMPLES, infer_long_args = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Global {
+    /// The server, `http://host:port`; several of one fleet, separated by commas.
+    #[arg(
+        long,
+        global = true,
+        env = "STREAMWAY_SERVER",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:50051"
+    )]
+    server: Vec<String>,
+    /// Say more on standard error; twice for even more. RUST_LOG goes before it.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+impl Global {
+    fn client(&self) -> Result<Client, Failure> {
+        let options = Options { servers: self.server.clone(), ..Options::new("") };
+        Client::new(options).map_err(|error| Failure::usage(error.to_string()))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Publish(publish::Publish),
+    Subscribe(subscribe::Subscribe),
+    #[command(subcommand)]
+    Topics(topics::Topics),
+    Healthcheck(healthcheck::Healthcheck),
+    Completions(completions::Completions),
+}
+
+/// Why a command ends without success: one line, and the exit code.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn usage(message: impl Into<String>) -> Self {
+        Self { code: USAGE, message: message.into() }
+    }
+
+    fn failed(message: impl Into<String>) -> Self {
+        Self { code: FAILURE, message: message.into() }
+    }
+}
+
+impl From<crate::client::Error> for Failure {
+    fn from(error: crate::client::Error) -> Self {
+        let local = error.origin() == crate::client::Origin::Local;
+        let code = if local && error.code() == tonic::Code::InvalidArgument { USAGE } else { FAILURE };
+        Self { code, message: error.to_string() }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    match run(cli) {
+        Ok(code) => code,
+        Err(Failure { code, message }) => {
+            eprintln!("error: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn parse() -> Result<Cli, ExitCode> {
+    let command = Cli::command();
+    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        // A closed pipe under --help is no reason to complain.
+        let _ = error.print();
+        let health = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+        match (error.use_stderr(), health.as_deref()) {
+            (false, _) => ExitCode::SUCCESS,
+            (true, Some("healthcheck")) => ExitCode::from(healthcheck::ARGUMENTS),
+            (true, _) => ExitCode::from(USAGE),
+        }
+    })
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Serve(serve) => serve.run(global.verbose),
+        Command::Publish(publish) => client_command(&global, async || publish.run(global.client()?).await),
+        Command::Subscribe(subscribe) => {
+            client_command(&global, async || subscribe.run(global.client()?).await)
+        }
+        Command::Topics(topics) => client_command(&global, async || topics.run(global.client()?).await),
+        Command::Healthcheck(check) => client_command(&global, async || Ok(check.run().await)),
+        Command::Completions(completions) => Ok(completions.run()),
+    }
+}
+
+/// How long a command that is done waits for what it left behind, a blocked read for one.
+const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(100);
+
+fn client_command(
+    global: &Global,
+    command: impl AsyncFnOnce() -> Result<ExitCode, Failure>,
+) -> Result<ExitCode, Failure> {
+    logging::for_client(global.verbose);
+    // One worker for the transport beside the main thread, which reads or writes records.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
+    let outcome = runtime.block_on(command());
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
+    outcome
+}
+
+/// Options of commands that keep a connection alive.
+#[derive(Clone, Copy, Debug, Args)]
+struct Patience {
+    /// Give up when the server was away for so long; an address that never answered fails at once.
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = crate::config::parse_duration)]
+    retry_for: Duration,
+}
+
+impl Patience {
+    fn policy(self) -> crate::client::RetryPolicy {
+        crate::client::RetryPolicy {
+            give_up_after: self.retry_for,
+            connect_give_up_after: Duration::ZERO,
+            ..Default::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

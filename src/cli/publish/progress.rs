@@ -1,0 +1,107 @@
+//! How far a publish got: the bar while it runs on a terminal, the summary after it.
+//! Never: standard output.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::super::output;
+use crate::client::Stored;
+use crate::record::Offset;
+
+#[derive(Debug, Default)]
+struct Totals {
+    stored: u64,
+    duplicates: u64,
+    first: Option<Offset>,
+    next: Option<Offset>,
+}
+
+/// Counts, and draws.
+#[derive(Debug)]
+pub(super) struct Progress {
+    totals: Mutex<Totals>,
+    bar: ProgressBar,
+    started: Instant,
+    quiet: bool,
+}
+
+/// Redraws a second.
+const REDRAWS: u8 = 5;
+
+impl Progress {
+    /// `len` is how many bytes there are to read, where that is known.
+    pub(super) fn new(len: Option<u64>, quiet: bool) -> Self {
+        // Draws nothing where standard error is no terminal.
+        let target =
+            if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(REDRAWS) };
+        let bar = ProgressBar::with_draw_target(len, target);
+        let template = match len {
+            Some(_) => "{bar:30} {percent:>3}%  {msg}  {binary_bytes_per_sec}  eta {eta}",
+            None => "{spinner} {msg}  {binary_bytes_per_sec}",
+        };
+        bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
+        Self { totals: Mutex::default(), bar, started: Instant::now(), quiet }
+    }
+
+    fn rate(&self, records: u64, elapsed: Duration) -> String {
+        format!("{}/s", HumanCount((records as f64 / elapsed.as_secs_f64().max(1e-3)) as u64))
+    }
+
+    /// So many bytes of input were handed over.
+    pub(super) fn read(&self, bytes: u64) {
+        self.bar.inc(bytes);
+        if !self.bar.is_hidden() {
+            let stored = self.records();
+            let rate = self.rate(stored, self.started.elapsed());
+            self.bar.set_message(format!("{} records stored, {rate}", HumanCount(stored)));
+        }
+    }
+
+    /// A batch became durable.
+    pub(super) fn stored(&self, stored: &Stored) {
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.stored += u64::from(stored.records);
+        if stored.receipt.duplicate {
+            totals.duplicates += u64::from(stored.records);
+        }
+        totals.first.get_or_insert(stored.receipt.first);
+        totals.next = Some(stored.receipt.next.offset);
+    }
+
+    /// Records that are durable: the first so many lines, as batches are stored in order.
+    pub(super) fn records(&self) -> u64 {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner).stored
+    }
+
+    /// Takes the bar away.
+    pub(super) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    /// One line on standard error.
+    pub(super) fn summary(&self, topic: &str) {
+        self.clear();
+        if self.quiet {
+            return;
+        }
+        let elapsed = self.started.elapsed();
+        let totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut line = format!(
+            "published {} records ({}) to {topic} in {} ({})",
+            HumanCount(totals.stored),
+            BinaryBytes(self.bar.position()),
+            output::elapsed(elapsed),
+            self.rate(totals.stored, elapsed),
+        );
+        if let (Some(first), Some(next)) = (totals.first, totals.next) {
+            line.push_str(&format!(", offsets {first} to {}", next.get().saturating_sub(1)));
+        }
+        if totals.duplicates > 0 {
+            line.push_str(&format!("; {} of them were there already", HumanCount(totals.duplicates)));
+        }
+        eprintln!("{line}");
+    }
+}

@@ -1,0 +1,245 @@
+//! `streamway subscribe`: records to standard output.
+//! Never: skips or repeats a record because the server restarted.
+
+mod print;
+mod resume_file;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use futures_util::FutureExt;
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::print::Printer;
+use self::resume_file::ResumeFile;
+use super::start::{parse_from, parse_position};
+use super::{Failure, Patience};
+use crate::client::{Client, Delivery, Error, Start, Subscriber, SubscriberOptions};
+use crate::proto::v1::{self, Notice};
+use crate::record::Position;
+
+/// Print the records of a topic.
+///
+/// Prints what there is and ends; with --follow it goes on with what is published, through
+/// restarts of the server, until Ctrl-C.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  streamway subscribe orders                        everything there is
+  streamway subscribe orders --follow               what is published from now on
+  streamway subscribe orders --from -10 --follow    the last 10, and what comes
+  streamway subscribe orders --from \"1h ago\" --output json | jq .value
+  streamway subscribe orders --follow --resume-file orders.pos
+                                                    goes on where the last run stopped")]
+pub(super) struct Subscribe {
+    /// The topic.
+    topic: String,
+    /// Where to start: earliest, latest, an offset, -N for the last N, an RFC 3339 time, or
+    /// "5m ago". Without it: earliest, or latest with --follow.
+    #[arg(long, value_name = "WHERE", allow_hyphen_values = true, value_parser = parse_from)]
+    from: Option<Start>,
+    /// Start exactly there, in this incarnation of the topic.
+    #[arg(long, value_name = "EPOCH:OFFSET", value_parser = parse_position, conflicts_with = "from")]
+    position: Option<Position>,
+    /// Go on with what is published.
+    #[arg(short, long)]
+    follow: bool,
+    /// End after so many records.
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max: Option<u64>,
+    /// How records are printed.
+    #[arg(short, long, value_enum, default_value_t = Output::Raw)]
+    output: Output,
+    /// Raw: no newline after a record.
+    #[arg(long)]
+    no_newline: bool,
+    /// Raw: print the key and this before the record.
+    #[arg(long, value_name = "TEXT")]
+    print_key: Option<String>,
+    /// Keep the position in this file, and start there when it exists. It is written after the
+    /// records before it, so a crash repeats records rather than skips them.
+    #[arg(long, value_name = "FILE")]
+    resume_file: Option<PathBuf>,
+    /// Where the start is no longer kept, or lies beyond the tail.
+    #[arg(long, value_enum, default_value_t = OutOfRange::Fail)]
+    out_of_range: OutOfRange,
+    /// Longest silence of the server; after three the connection counts as dead.
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_heartbeat)]
+    heartbeat: Duration,
+    #[command(flatten)]
+    patience: Patience,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// The value and a newline.
+    Raw,
+    /// One JSON object a line: offset, time, key, value, headers. What is not UTF-8 is base64,
+    /// under key_base64 and value_base64.
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OutOfRange {
+    /// Fail, and say what is there.
+    Fail,
+    /// Go on at the oldest record kept.
+    Earliest,
+    /// Go on at the tail.
+    Latest,
+}
+
+fn parse_heartbeat(text: &str) -> Result<Duration, String> {
+    let interval = crate::config::parse_duration(text)?;
+    if (Duration::from_secs(1)..=Duration::from_secs(600)).contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("must be 1s to 10m".into())
+    }
+}
+
+/// Why printing stopped without a failure.
+enum Stop {
+    /// The subscription ended, or was interrupted.
+    Done,
+    /// Nobody reads standard output any more.
+    Closed,
+}
+
+impl Subscribe {
+    pub(super) async fn run(self, client: Client) -> Result<ExitCode, Failure> {
+        let resume = self.resume_file.clone().map(ResumeFile::new);
+        let stored = resume.as_ref().map(ResumeFile::load).transpose()?.flatten();
+        let mut subscriber = client.subscribe(self.options(stored));
+        let mut sink = Sink { printer: Printer::new(&self), resume, position: None };
+        let stop = tokio::select! {
+            outcome = copy(&mut subscriber, &mut sink) => outcome?,
+            () = interrupted() => Stop::Done,
+            () = reader_gone() => Stop::Closed,
+        };
+        if let Stop::Done = stop {
+            sink.flush()?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn options(&self, stored: Option<Position>) -> SubscriberOptions {
+        let default = if self.follow { Start::Latest } else { Start::Earliest };
+        let given = stored.or(self.position).map(Start::Position).or(self.from);
+        SubscriberOptions {
+            out_of_range: match self.out_of_range {
+                OutOfRange::Fail => v1::OutOfRangePolicy::Fail,
+                OutOfRange::Earliest => v1::OutOfRangePolicy::Earliest,
+                OutOfRange::Latest => v1::OutOfRangePolicy::Latest,
+            },
+            limit: Some(v1::ReadLimit {
+                max_records: self.max.unwrap_or(0),
+                stop_at_tail: !self.follow,
+                ..Default::default()
+            }),
+            heartbeat_interval: self.heartbeat,
+            retry: self.patience.policy(),
+            ..SubscriberOptions::new(self.topic.clone(), given.unwrap_or(default))
+        }
+    }
+}
+
+/// Standard output, and the file that says how far it got.
+struct Sink {
+    printer: Printer,
+    resume: Option<ResumeFile>,
+    /// After the last record printed.
+    position: Option<Position>,
+}
+
+impl Sink {
+    fn put(&mut self, delivery: &Delivery) -> Result<Stop, Failure> {
+        match self.printer.delivery(delivery) {
+            Ok(()) => {}
+            Err(print::Error::Output(error)) => return closed(error),
+            Err(print::Error::Record(error)) => return Err(error.into()),
+        }
+        self.position = Some(delivery.next);
+        Ok(Stop::Done)
+    }
+
+    /// Whatever was printed is out, and only then is its position kept.
+    fn flush(&mut self) -> Result<Stop, Failure> {
+        if let Err(error) = self.printer.flush() {
+            return closed(error);
+        }
+        if let (Some(resume), Some(position)) = (&mut self.resume, self.position) {
+            resume.store(position)?;
+        }
+        Ok(Stop::Done)
+    }
+}
+
+/// A closed pipe is how `head` says that it has enough.
+fn closed(error: io::Error) -> Result<Stop, Failure> {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Ok(Stop::Closed);
+    }
+    Err(Failure::failed(format!("cannot write to standard output: {error}")))
+}
+
+async fn copy(subscriber: &mut Subscriber, sink: &mut Sink) -> Result<Stop, Failure> {
+    loop {
+        // Flushed when there is nothing to do but wait, so that no record is held back.
+        let ready = subscriber.next().now_or_never();
+        let next: Option<Result<Delivery, Error>> = match ready {
+            Some(next) => next,
+            None => {
+                if let Stop::Closed = sink.flush()? {
+                    return Ok(Stop::Closed);
+                }
+                subscriber.next().await
+            }
+        };
+        match next {
+            None => return Ok(Stop::Done),
+            Some(Ok(delivery)) => {
+                if delivery.notice == Notice::Gap {
+                    tracing::warn!(
+                        next = delivery.next.offset.get(),
+                        "records before this are no longer kept"
+                    );
+                }
+                if let Stop::Closed = sink.put(&delivery)? {
+                    return Ok(Stop::Closed);
+                }
+            }
+            Some(Err(error)) => {
+                sink.flush()?;
+                return Err(error.into());
+            }
+        }
+    }
+}
+
+/// Ctrl-C, or SIGTERM.
+async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Resolves once the reader of a pipe on standard output has gone, even while nothing is printed.
+async fn reader_gone() {
+    // Only watched, never written through, so it may stay in blocking mode. A file cannot be
+    // watched, and has no reader to lose.
+    let watched =
+        io::stdout().as_fd().try_clone_to_owned().and_then(|fd| pipe::Sender::from_file_unchecked(fd.into()));
+    match watched {
+        Ok(output) => drop(output.ready(Interest::ERROR).await),
+        Err(_) => std::future::pending().await,
+    }
+}

@@ -1,0 +1,75 @@
+//! The file of `--resume-file`: one line, `EPOCH:OFFSET`, replaced as a whole.
+//! Never: ahead of what was printed.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::super::Failure;
+use super::super::start::{format_position, parse_position};
+use crate::record::Position;
+
+/// A position kept across runs.
+#[derive(Debug)]
+pub(super) struct ResumeFile {
+    path: PathBuf,
+    last: Option<Position>,
+}
+
+impl ResumeFile {
+    pub(super) const fn new(path: PathBuf) -> Self {
+        Self { path, last: None }
+    }
+
+    fn at_path(&self, why: impl std::fmt::Display) -> Failure {
+        Failure::failed(format!("resume file {}: {why}", self.path.display()))
+    }
+
+    /// The position of the last run; none where there was none.
+    pub(super) fn load(&self) -> Result<Option<Position>, Failure> {
+        match fs::read_to_string(&self.path) {
+            Ok(text) if text.trim().is_empty() => Ok(None),
+            Ok(text) => parse_position(&text).map(Some).map_err(|why| self.at_path(why)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.at_path(error)),
+        }
+    }
+
+    pub(super) fn store(&mut self, position: Position) -> Result<(), Failure> {
+        if self.last == Some(position) {
+            return Ok(());
+        }
+        replace(&self.path, &format!("{}\n", format_position(position)))
+            .map_err(|error| self.at_path(error))?;
+        self.last = Some(position);
+        Ok(())
+    }
+}
+
+/// Whole or not at all: a reader or a crash sees the old line or the new one.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    fs::write(&new, text)?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ResumeFile;
+    use crate::record::{Epoch, Offset, Position};
+
+    #[test]
+    fn a_position_survives_and_rubbish_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("orders.pos");
+        let mut file = ResumeFile::new(path.clone());
+        assert_eq!(file.load().unwrap(), None);
+        let position = Position { epoch: Epoch::new(7), offset: Offset::new(42) };
+        file.store(position).unwrap();
+        assert_eq!(ResumeFile::new(path.clone()).load().unwrap(), Some(position));
+        std::fs::write(&path, "rubbish").unwrap();
+        assert!(file.load().unwrap_err().message.contains("orders.pos"));
+    }
+}

@@ -1,0 +1,270 @@
+//! `streamway topics`: administration.
+//! Never: guesses; what is not named on the command line is not changed.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::{Failure, output};
+use crate::client::Client;
+use crate::config::{format_size, parse_duration, parse_size};
+use crate::proto::v1;
+
+/// Create, list, describe, change, trim and delete topics.
+#[derive(Debug, Subcommand)]
+pub(super) enum Topics {
+    /// List topics by name.
+    List {
+        /// Only names that begin with this.
+        #[arg(default_value = "")]
+        prefix: String,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Create a topic. Publishing creates one too, without retention limits.
+    Create {
+        /// Its name: a-z, 0-9, '.', '_', '-', at most 128.
+        topic: String,
+        #[command(flatten)]
+        retention: Retention,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show everything about a topic.
+    Describe {
+        /// Its name.
+        topic: String,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Change how long a topic's records are kept. Only what is named changes; 0 lifts a limit.
+    #[command(after_help = "Example:\n  streamway topics update orders --max-age 7d --max-bytes 10GiB")]
+    Update {
+        /// Its name.
+        topic: String,
+        #[command(flatten)]
+        retention: Retention,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Forget the records before an offset. Whole batches are kept.
+    Trim {
+        /// The topic.
+        topic: String,
+        /// The first offset to keep.
+        #[arg(long, value_name = "OFFSET")]
+        before: u64,
+        /// Only this incarnation of the topic.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        epoch: String,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Delete topics with all their records.
+    Delete {
+        /// Their names.
+        #[arg(required = true)]
+        topics: Vec<String>,
+        /// Only this incarnation of the topic.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        epoch: String,
+    },
+}
+
+/// How answers are printed.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Format {
+    /// How to print.
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// How long records are kept.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Retention {
+    /// Forget batches older than this, for one 7d; 0 for no limit.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    max_age: Option<Duration>,
+    /// Forget the oldest above so many bytes, for one 10GiB; 0 for no limit.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_bytes: Option<u64>,
+    /// Forget the oldest above so many records; 0 for no limit.
+    #[arg(long, value_name = "N")]
+    max_records: Option<u64>,
+}
+
+impl Retention {
+    fn message(self) -> v1::Retention {
+        let max_age = self.max_age.map(|age| prost_types::Duration {
+            seconds: i64::try_from(age.as_secs()).unwrap_or(i64::MAX),
+            nanos: age.subsec_nanos() as i32,
+        });
+        let (max_bytes, max_records) = (self.max_bytes.unwrap_or(0), self.max_records.unwrap_or(0));
+        v1::Retention { max_age, max_bytes, max_records }
+    }
+
+    fn paths(self) -> Vec<String> {
+        let named = [
+            (self.max_age.is_some(), "retention.max_age"),
+            (self.max_bytes.is_some(), "retention.max_bytes"),
+            (self.max_records.is_some(), "retention.max_records"),
+        ];
+        named.into_iter().filter(|(given, _)| *given).map(|(_, path)| path.to_owned()).collect()
+    }
+}
+
+impl Topics {
+    pub(super) async fn run(self, client: Client) -> Result<ExitCode, Failure> {
+        let service = client.topics();
+        match self {
+            Self::List { prefix, format } => list(&client, prefix, format).await?,
+            Self::Create { topic, retention, format } => {
+                print_topic(&service.create(&topic, Some(retention.message())).await?, format)?;
+            }
+            Self::Describe { topic, format } => print_topic(&service.get(&topic).await?, format)?,
+            Self::Update { topic, retention, format } => {
+                let paths = retention.paths();
+                if paths.is_empty() {
+                    return Err(Failure::usage(
+                        "nothing to change; name --max-age, --max-bytes or --max-records",
+                    ));
+                }
+                let changed =
+                    v1::Topic { name: topic, retention: Some(retention.message()), ..Default::default() };
+                print_topic(&service.update(changed, paths).await?, format)?;
+            }
+            Self::Trim { topic, before, epoch, format } => {
+                let earliest = service.trim(&topic, before, &epoch).await?;
+                print(&match format.output {
+                    Output::Table => format!("{topic} now begins at offset {earliest}\n"),
+                    Output::Json => format!("{}\n", json!({ "name": topic, "earliest_offset": earliest })),
+                })?;
+            }
+            Self::Delete { topics, epoch } => {
+                for topic in topics {
+                    service.delete(&topic, &epoch).await?;
+                    eprintln!("deleted {topic}");
+                }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Topics asked for at once.
+const PAGE: u32 = 1000;
+
+async fn list(client: &Client, prefix: String, format: Format) -> Result<(), Failure> {
+    let service = client.topics();
+    let mut request = v1::ListTopicsRequest { page_size: PAGE, page_token: String::new(), prefix };
+    let mut rows = Vec::new();
+    loop {
+        let page = service.list(request.clone()).await?;
+        match format.output {
+            Output::Json => {
+                print(&page.topics.iter().map(|topic| format!("{}\n", as_json(topic))).collect::<String>())?
+            }
+            Output::Table => rows.extend(page.topics.iter().map(row)),
+        }
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    if format.output == Output::Table {
+        let header = ["NAME", "EARLIEST", "TAIL", "SIZE", "RETENTION", "LAST PUBLISH"];
+        print(&output::table(&header, &rows))?;
+    }
+    Ok(())
+}
+
+fn row(topic: &v1::Topic) -> Vec<String> {
+    vec![
+        topic.name.clone(),
+        topic.earliest_offset.to_string(),
+        topic.tail.to_string(),
+        approximate(topic.stored_bytes),
+        retention(topic),
+        output::seconds(topic.last_publish_time.as_ref()),
+    ]
+}
+
+fn approximate(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string().replace(' ', "")
+}
+
+fn retention(topic: &v1::Topic) -> String {
+    let Some(limits) = &topic.retention else { return "none".into() };
+    let age = limits.max_age.and_then(|age| Duration::try_from(age).ok()).filter(|age| !age.is_zero());
+    let parts = [
+        age.map(|age| humantime::format_duration(age).to_string().replace(' ', "")),
+        (limits.max_bytes > 0).then(|| format_size(limits.max_bytes)),
+        (limits.max_records > 0).then(|| format!("{} records", limits.max_records)),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "none".into() } else { parts.join(", ") }
+}
+
+fn print_topic(topic: &v1::Topic, format: Format) -> Result<(), Failure> {
+    if format.output == Output::Json {
+        return print(&format!("{}\n", as_json(topic)));
+    }
+    let records = topic.tail.saturating_sub(topic.earliest_offset);
+    let lines = [
+        ("name", topic.name.clone()),
+        ("epoch", topic.epoch.clone()),
+        ("earliest", topic.earliest_offset.to_string()),
+        ("tail", format!("{} ({records} offsets kept)", topic.tail)),
+        ("size", approximate(topic.stored_bytes)),
+        ("retention", retention(topic)),
+        ("created", output::seconds(topic.create_time.as_ref())),
+        ("updated", output::seconds(topic.update_time.as_ref())),
+        ("last publish", output::seconds(topic.last_publish_time.as_ref())),
+    ];
+    print(
+        &lines
+            .iter()
+            .map(|(key, value)| format!("{:<13} {value}", format!("{key}:")).trim_end().to_owned() + "\n")
+            .collect::<String>(),
+    )
+}
+
+fn as_json(topic: &v1::Topic) -> Value {
+    let limits = topic.retention.unwrap_or_default();
+    let age = limits.max_age.and_then(|age| Duration::try_from(age).ok());
+    let time = |time: Option<&prost_types::Timestamp>| time.map(|_| output::seconds(time));
+    json!({
+        "name": topic.name,
+        "epoch": topic.epoch,
+        "earliest_offset": topic.earliest_offset,
+        "tail": topic.tail,
+        "stored_bytes": topic.stored_bytes,
+        "retention": {
+            "max_age_seconds": age.map_or(0, |age| age.as_secs()),
+            "max_bytes": limits.max_bytes,
+            "max_records": limits.max_records,
+        },
+        "create_time": time(topic.create_time.as_ref()),
+        "update_time": time(topic.update_time.as_ref()),
+        "last_publish_time": time(topic.last_publish_time.as_ref()),
+    })
+}
+
+/// A closed pipe means that the reader has enough.
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}

@@ -1,0 +1,283 @@
+//! What went wrong, as the server said it (`google.rpc` details) or as the transport broke.
+//! Never: decides about a retry's time (see `retry`), or hides what the server said.
+
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// Where an error comes from: it decides whether repeating can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The request never left: this library refused it.
+    Local,
+    /// No connection could be made.
+    Connect,
+    /// A connection broke under the call, or fell silent.
+    Transport,
+    /// The server answered with this error.
+    Server,
+}
+
+#[derive(Clone, Debug)]
+struct Inner {
+    origin: Origin,
+    code: Code,
+    message: String,
+    reason: Option<String>,
+    metadata: BTreeMap<String, String>,
+    violations: Vec<(String, String)>,
+    retry_after: Option<Duration>,
+}
+
+/// Why a call failed. Cheap to clone: everything that was pending gets the same one.
+#[derive(Clone, Debug)]
+pub struct Error(Arc<Inner>);
+
+impl Error {
+    /// A request this library refuses by itself; nothing was sent.
+    pub(crate) fn local(code: Code, message: impl Into<String>) -> Self {
+        Self::of(Origin::Local, code, message)
+    }
+
+    /// A connection that broke or fell silent.
+    pub(crate) fn transport(message: impl Into<String>) -> Self {
+        Self::of(Origin::Transport, Code::Unavailable, message)
+    }
+
+    fn of(origin: Origin, code: Code, message: impl Into<String>) -> Self {
+        Self(Arc::new(Inner {
+            origin,
+            code,
+            message: message.into(),
+            reason: None,
+            metadata: BTreeMap::new(),
+            violations: Vec::new(),
+            retry_after: None,
+        }))
+    }
+
+    /// Decodes what a call to `endpoint` ended with.
+    #[must_use]
+    pub fn from_status(status: &Status, endpoint: &str) -> Self {
+        if let Some(origin) = transport_origin(status) {
+            let cause = deepest_cause(status);
+            let message = match origin {
+                Origin::Connect => format!("cannot reach {endpoint}: {cause}"),
+                _ => format!("connection to {endpoint} broke: {cause}"),
+            };
+            return Self::of(origin, Code::Unavailable, message);
+        }
+        let details = status.get_error_details();
+        let info = details.error_info();
+        let violations = details.bad_request().map(|bad| {
+            bad.field_violations.iter().map(|v| (v.field.clone(), v.description.clone())).collect()
+        });
+        Self(Arc::new(Inner {
+            origin: Origin::Server,
+            code: status.code(),
+            message: status.message().to_owned(),
+            reason: info.map(|info| info.reason.clone()),
+            metadata: info.map(|info| info.metadata.clone().into_iter().collect()).unwrap_or_default(),
+            violations: violations.unwrap_or_default(),
+            retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
+        }))
+    }
+
+    /// Where it comes from.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.0.origin
+    }
+
+    /// The gRPC code; `Unavailable` for a broken transport.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// What the server or the transport said, without reason or hint.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// `ErrorInfo.reason`, `TOPIC_NOT_FOUND` for one.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.0.reason.as_deref()
+    }
+
+    /// `ErrorInfo.metadata`: `side_effects`, `resume_offset`, `earliest_offset`, `tail`.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.0.metadata
+    }
+
+    /// The fields `BadRequest` names, with what is wrong with each.
+    #[must_use]
+    pub fn violations(&self) -> &[(String, String)] {
+        &self.0.violations
+    }
+
+    /// How long `RetryInfo` asks to wait.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// Whether repeating the call, or resuming it, can help: a broken transport, UNAVAILABLE, and
+    /// RESOURCE_EXHAUSTED where the server says when.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match (self.0.origin, self.0.code) {
+            (Origin::Local, _) => false,
+            (Origin::Connect | Origin::Transport, _) | (Origin::Server, Code::Unavailable) => true,
+            (Origin::Server, Code::ResourceExhausted) => self.0.retry_after.is_some(),
+            (Origin::Server, _) => false,
+        }
+    }
+
+    /// What a person can do about it, where there is something to say.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let about = |key: &str| self.0.metadata.get(key).map_or("?", String::as_str);
+        let hint = match (self.0.origin, self.reason()) {
+            (Origin::Connect, _) => "is the server running, and is this its address?".into(),
+            (_, Some("TOPIC_NOT_FOUND")) => "check the topic's name, or create it first".into(),
+            (_, Some("TOPIC_ALREADY_EXISTS")) => "update it, or delete it first".into(),
+            (_, Some("TOPIC_LIMIT")) => "delete a topic, or raise the server's topics_max".into(),
+            (_, Some("OFFSET_TRIMMED")) => {
+                format!("the oldest record kept is at offset {}", about("earliest_offset"))
+            }
+            (_, Some("OFFSET_BEYOND_TAIL")) => format!("the tail is at offset {}", about("tail")),
+            (_, Some("EPOCH_CHANGED")) => {
+                "the topic was deleted and created again: start over from its beginning".into()
+            }
+            (_, Some("BATCH_TOO_LARGE" | "MESSAGE_TOO_LARGE")) => {
+                "send fewer or smaller records at once, or raise the server's limits".into()
+            }
+            (_, Some("DISK_FULL")) => "make space on the server's disk".into(),
+            (_, Some("DATA_DAMAGED" | "INTERNAL" | "STORAGE_UNAVAILABLE")) => {
+                "look at the server's log".into()
+            }
+            (_, Some("UNAUTHENTICATED")) => "present a valid identity".into(),
+            (Origin::Server, None) if self.0.code == Code::Unimplemented => {
+                "is this a streamway server, and as new as this client?".into()
+            }
+            _ => return None,
+        };
+        Some(hint)
+    }
+}
+
+/// One line: what happened, the reason or code, the fields at fault, and a hint.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = self.0.message.trim_end_matches('.');
+        f.write_str(if message.is_empty() { self.0.code.description() } else { message })?;
+        if self.0.origin == Origin::Server {
+            match self.reason() {
+                Some(reason) => write!(f, " [{reason}]")?,
+                None => write!(f, " [{:?}]", self.0.code)?,
+            }
+        }
+        for (field, description) in self.0.violations.iter().filter(|(_, text)| !message.contains(text)) {
+            write!(f, "; {field}: {description}")?;
+        }
+        match self.hint() {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for Error {}
+
+/// What the stubs say where the channel itself is gone; it comes without a source.
+const NOT_READY: &str = "Service was not ready";
+
+/// Statuses the server sent carry no source; those made here from a broken transport do.
+fn transport_origin(status: &Status) -> Option<Origin> {
+    let mut source = status.source();
+    if source.is_none() {
+        let gone = status.code() == Code::Unknown && status.message().starts_with(NOT_READY);
+        return gone.then_some(Origin::Transport);
+    }
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            return Some(Origin::Connect);
+        }
+        source = error.source();
+    }
+    Some(Origin::Transport)
+}
+
+/// The last error of the chain: the operating system's own words, as a rule.
+fn deepest_cause(status: &Status) -> String {
+    let mut deepest: Option<&(dyn StdError + 'static)> = status.source();
+    while let Some(next) = deepest.and_then(StdError::source) {
+        deepest = Some(next);
+    }
+    deepest.map_or_else(|| status.message().to_owned(), ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, Origin};
+    use std::collections::HashMap;
+    use std::time::Duration;
+    use tonic::{Code, Status};
+    use tonic_types::{ErrorDetails, StatusExt};
+
+    #[test]
+    fn details_of_the_server_are_decoded() {
+        let mut details = ErrorDetails::new();
+        let metadata = HashMap::from([("earliest_offset".to_owned(), "42".to_owned())]);
+        details.set_error_info("OFFSET_TRIMMED", "streamway", metadata);
+        details.set_retry_info(Some(Duration::from_secs(3)));
+        let status = Status::with_error_details(Code::OutOfRange, "offset 1 is no longer kept", details);
+        let error = Error::from_status(&status, "http://x");
+        assert_eq!((error.origin(), error.code()), (Origin::Server, Code::OutOfRange));
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(3)));
+        assert!(!error.is_retryable());
+        assert_eq!(
+            error.to_string(),
+            "offset 1 is no longer kept [OFFSET_TRIMMED]; the oldest record kept is at offset 42"
+        );
+    }
+
+    #[test]
+    fn only_unavailable_and_timed_refusals_are_repeated() {
+        let of = |status: &Status| Error::from_status(status, "http://x").is_retryable();
+        assert!(of(&Status::unavailable("draining")));
+        assert!(!of(&Status::resource_exhausted("quota")));
+        let mut details = ErrorDetails::new();
+        details.set_retry_info(Some(Duration::from_secs(1)));
+        assert!(of(&Status::with_error_details(Code::ResourceExhausted, "busy", details)));
+        for code in [Code::Internal, Code::NotFound, Code::Unknown, Code::DataLoss, Code::Aborted] {
+            assert!(!of(&Status::new(code, "x")), "{code:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_told_from_a_servers_answer() {
+        use crate::proto::v1::topic_service_client::TopicServiceClient;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let channel = tonic::transport::Endpoint::from_shared(address.clone()).unwrap().connect_lazy();
+        let status = TopicServiceClient::new(channel)
+            .get_topic(crate::proto::v1::GetTopicRequest::default())
+            .await
+            .unwrap_err();
+        let error = Error::from_status(&status, &address);
+        assert_eq!(error.origin(), Origin::Connect);
+        assert!(error.to_string().starts_with(&format!("cannot reach {address}: ")), "{error}");
+        assert!(error.is_retryable());
+    }
+}

@@ -1,0 +1,193 @@
+//! The task that keeps one Exchange open while there is something to publish, and the stream it
+//! sends: batches are taken from the queue as fast as the transport asks for them.
+//! Never: fills batches, or decides what is retried (see `retry`).
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures_util::Stream;
+use tracing::{debug, warn};
+
+use super::Shared;
+use super::queue::Settled;
+use crate::client::connect::{Client, Endpointed};
+use crate::client::error::{Error, Origin};
+use crate::client::retry::Backoff;
+use crate::proto::v1;
+use crate::record::Receipt;
+use crate::wire::{ExchangeRequest, ExchangeResponse, PublishRequest, Text};
+
+/// Messages taken from the queue under one lock.
+const TAKE_MAX: usize = 32;
+
+/// How a call ended.
+enum Ended {
+    /// The publisher was closed and everything is acknowledged.
+    Closed,
+    /// Anything else.
+    Broken(Error),
+}
+
+/// Publishes until the publisher is closed or fails for good.
+pub(super) async fn run(shared: Arc<Shared>, client: Client) {
+    let mut backoff = Backoff::new(shared.options.retry);
+    while shared.wait_for_work().await {
+        let endpoint = client.endpoint();
+        let error = match call(&shared, &client, &endpoint, &mut backoff).await {
+            Ended::Closed => return,
+            Ended::Broken(error) => error,
+        };
+        if let Some(error) = shared.cannot_resend(&error) {
+            return shared.end(&error);
+        }
+        shared.lock().end_call();
+        if shared.lock().is_empty() {
+            debug!(%error, "exchange ended while idle");
+            continue;
+        }
+        let Some(delay) = backoff.delay(&error, Instant::now()) else { return shared.end(&error) };
+        if error.is_retryable() {
+            client.move_on(endpoint.index);
+        }
+        warn!(topic = %shared.topic, %error, delay_ms = delay.as_millis() as u64, "publishing again after a pause");
+        tokio::time::sleep(delay).await;
+    }
+}
+
+async fn call(shared: &Arc<Shared>, client: &Client, endpoint: &Endpointed, backoff: &mut Backoff) -> Ended {
+    let broken = |status: tonic::Status| Ended::Broken(Error::from_status(&status, &endpoint.url));
+    let outgoing = Outgoing::begin(shared);
+    let mut incoming = match client.streams(endpoint).exchange(outgoing).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return broken(status),
+    };
+    let mut settled = Vec::new();
+    loop {
+        match incoming.message().await {
+            Ok(Some(response)) => {
+                if !response.receipts.is_empty() {
+                    backoff.progress();
+                }
+                if let Err(error) = receive(shared, &response, &mut settled) {
+                    return Ended::Broken(error);
+                }
+            }
+            Ok(None) if shared.is_done() => return Ended::Closed,
+            Ok(None) => {
+                return Ended::Broken(Error::transport(format!("{} ended the exchange", endpoint.url)));
+            }
+            Err(status) => return broken(status),
+        }
+    }
+}
+
+/// Takes receipts in, tells those who wait, and heeds the notice.
+fn receive(
+    shared: &Shared,
+    response: &ExchangeResponse,
+    settled: &mut Vec<(Settled, Receipt)>,
+) -> Result<(), Error> {
+    let mut unexpected = None;
+    let (sender, awaited) = {
+        let mut queue = shared.lock();
+        for numbered in &response.receipts {
+            match queue.acknowledge(numbered.number) {
+                Some(batch) => settled.push((batch, numbered.receipt)),
+                None => {
+                    unexpected = Some(numbered.number);
+                    break;
+                }
+            }
+        }
+        if matches!(response.notice, v1::Notice::Draining | v1::Notice::MaxAge) {
+            queue.half_close = true;
+        }
+        let wake = queue.half_close || queue.has_work();
+        (if wake { queue.sender.take() } else { None }, std::mem::take(&mut queue.awaited))
+    };
+    if let Some(sender) = sender {
+        sender.wake();
+    }
+    for (batch, receipt) in settled.drain(..) {
+        shared.settle(&batch, receipt);
+    }
+    if awaited {
+        shared.moved.notify_waiters();
+    }
+    match unexpected {
+        None => Ok(()),
+        Some(number) => {
+            let message = format!("the server acknowledged publish {number} out of turn");
+            Err(Error::local(tonic::Code::Internal, message))
+        }
+    }
+}
+
+/// What the transport pulls: the Open, then batches.
+struct Outgoing {
+    shared: Arc<Shared>,
+    call: u64,
+    ready: VecDeque<ExchangeRequest>,
+}
+
+impl Outgoing {
+    fn begin(shared: &Arc<Shared>) -> Self {
+        let open =
+            v1::Open { topic: shared.topic.to_string(), subscribe: None, window: shared.options.window };
+        let call = shared.lock().begin_call();
+        Self { shared: Arc::clone(shared), call, ready: VecDeque::from([ExchangeRequest::Open(open)]) }
+    }
+
+    fn fill(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let mut queue = self.shared.lock();
+        if queue.call != self.call || queue.half_close {
+            return Poll::Ready(());
+        }
+        while self.ready.len() < TAKE_MAX {
+            let Some((number, batch, pending)) = queue.take() else { break };
+            let request_id = match &pending.request_id {
+                Some(id) => Text::from(&**id),
+                None => self.shared.request_id(batch),
+            };
+            let records = pending.records.clone();
+            let publish = PublishRequest { request_id, records, ..PublishRequest::default() };
+            self.ready.push_back(ExchangeRequest::Publish { number, publish });
+        }
+        if self.ready.is_empty() {
+            queue.sender = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Stream for Outgoing {
+    type Item = ExchangeRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ExchangeRequest>> {
+        if self.ready.is_empty() && self.fill(cx).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(self.ready.pop_front())
+    }
+}
+
+impl Shared {
+    /// Without idempotency what was sent must not be sent again, unless the server itself says
+    /// that it stored none of it.
+    fn cannot_resend(&self, error: &Error) -> Option<Error> {
+        let in_flight = self.lock().in_flight();
+        let refused = error.metadata().get("side_effects").is_some_and(|effects| effects == "none");
+        if self.options.idempotent || in_flight == 0 || (error.origin() == Origin::Server && refused) {
+            return None;
+        }
+        if !error.is_retryable() {
+            return Some(error.clone());
+        }
+        let message = format!("{}; {in_flight} batches may or may not have been stored", error.message());
+        Some(Error::local(tonic::Code::Unknown, message))
+    }
+}

@@ -1,0 +1,360 @@
+//! What a publisher holds between the caller and the wire: the batch being filled, and the
+//! batches not acknowledged yet, in order.
+//!
+//! ```text
+//!  acknowledged │ sent on this call │ closed, to be sent │ being filled
+//!  ─────────────┼───────────────────┼────────────────────┼─────────────▶ batches
+//!              base            base + sent
+//! ```
+//! A new call begins with nothing sent, so everything not acknowledged goes out again, in order.
+//! Never: waits, or touches the network.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+use bytes::{Bytes, BytesMut};
+
+use super::ack::Slot;
+use crate::client::error::Error;
+use crate::client::record::Record;
+
+/// Bytes a batch is counted as beyond its records.
+const BATCH_OVERHEAD: usize = 128;
+/// A batch that is not full waits for company while so many are on their way: that keeps a lone
+/// record's latency at one round trip, and fills the batches of a busy publisher.
+const PARTIAL_IN_FLIGHT_MAX: usize = 4;
+/// Encoded batches are cut from buffers of this size, in bytes.
+const CHUNK: usize = 64 << 10;
+
+/// Bounds of a queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) records_per_batch: u32,
+    pub(super) bytes_per_batch: usize,
+    pub(super) batches_max: usize,
+    pub(super) bytes_max: usize,
+}
+
+/// A batch that is closed and not acknowledged.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) records: Bytes,
+    pub(super) count: u32,
+    /// The caller's own idempotency key.
+    pub(super) request_id: Option<Box<str>>,
+    slot: Option<Arc<Slot>>,
+}
+
+impl Pending {
+    fn weight(&self) -> usize {
+        self.records.len() + BATCH_OVERHEAD
+    }
+}
+
+/// Whether the caller wants to hear of its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    Receipt,
+    Nothing,
+}
+
+/// What became of a batch that left the queue.
+#[derive(Debug)]
+pub(super) struct Settled {
+    /// Its place in the sequence of this publisher's batches, from 0.
+    pub(super) batch: u64,
+    pub(super) count: u32,
+    pub(super) slot: Option<Arc<Slot>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    limits: Limits,
+    batches: VecDeque<Pending>,
+    /// How many of `batches` went out on the present call.
+    sent: usize,
+    /// The place of `batches[0]` in the sequence.
+    base: u64,
+    /// `base` when the present call began: its publish number 1.
+    call_base: u64,
+    filling: BytesMut,
+    filling_count: u32,
+    filling_slot: Option<Arc<Slot>>,
+    /// Weight of everything above.
+    bytes: usize,
+    /// The present call; an older call's stream sees that its time is over.
+    pub(super) call: u64,
+    /// The present call is to be ended: nothing more is sent on it.
+    pub(super) half_close: bool,
+    /// No call is open, nor about to be: the driver waits to be told of work.
+    pub(super) idle: bool,
+    /// Whom to wake when there is something to send.
+    pub(super) sender: Option<Waker>,
+    /// Somebody waits for room or for a flush.
+    pub(super) awaited: bool,
+    /// Nothing is taken any more, and why.
+    pub(super) ended: Option<Error>,
+}
+
+impl Queue {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            batches: VecDeque::new(),
+            sent: 0,
+            base: 0,
+            call_base: 0,
+            filling: BytesMut::new(),
+            filling_count: 0,
+            filling_slot: None,
+            bytes: 0,
+            call: 0,
+            half_close: false,
+            idle: false,
+            sender: None,
+            awaited: false,
+            ended: None,
+        }
+    }
+
+    /// Whether one more record is taken. The last one taken may overshoot the bound.
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes < self.limits.bytes_max && self.batches.len() < self.limits.batches_max
+    }
+
+    /// Takes a record into the batch being filled. The caller has checked that there is room.
+    pub(super) fn push(&mut self, record: &Record, want: Want) -> Option<(Arc<Slot>, u64)> {
+        let len = record.field_len();
+        if self.filling_count > 0 && self.filling.len() + len > self.limits.bytes_per_batch {
+            self.close();
+        }
+        if self.filling.capacity() - self.filling.len() < len {
+            self.filling.reserve(len.max(CHUNK));
+        }
+        record.put_field(&mut self.filling);
+        let ticket = (want == Want::Receipt)
+            .then(|| (Arc::clone(self.filling_slot.get_or_insert_default()), u64::from(self.filling_count)));
+        self.filling_count += 1;
+        self.bytes += len;
+        if self.filling_count >= self.limits.records_per_batch {
+            self.close();
+        }
+        ticket
+    }
+
+    /// Takes a batch as it is.
+    pub(super) fn push_batch(
+        &mut self,
+        records: Bytes,
+        count: u32,
+        request_id: Option<Box<str>>,
+    ) -> Arc<Slot> {
+        self.close();
+        let slot = Arc::new(Slot::default());
+        let pending = Pending { records, count, request_id, slot: Some(Arc::clone(&slot)) };
+        self.bytes += pending.weight();
+        self.batches.push_back(pending);
+        slot
+    }
+
+    fn close(&mut self) {
+        if self.filling_count == 0 {
+            return;
+        }
+        let (records, count) = (self.filling.split().freeze(), std::mem::take(&mut self.filling_count));
+        self.bytes += BATCH_OVERHEAD;
+        self.batches.push_back(Pending { records, count, request_id: None, slot: self.filling_slot.take() });
+    }
+
+    /// Begins a call: everything not acknowledged is to be sent, again or for the first time.
+    pub(super) fn begin_call(&mut self) -> u64 {
+        self.call += 1;
+        (self.sent, self.call_base, self.half_close, self.sender) = (0, self.base, false, None);
+        self.call
+    }
+
+    /// Ends a call: its stream may still be polled, but is given nothing.
+    pub(super) fn end_call(&mut self) {
+        self.begin_call();
+    }
+
+    /// The next batch to send on this call, with its number there and its place in the sequence.
+    pub(super) fn take(&mut self) -> Option<(u64, u64, &Pending)> {
+        if self.sent == self.batches.len() {
+            if self.sent >= PARTIAL_IN_FLIGHT_MAX {
+                return None;
+            }
+            self.close();
+        }
+        let pending = self.batches.get(self.sent)?;
+        let batch = self.base + self.sent as u64;
+        self.sent += 1;
+        Some((batch - self.call_base + 1, batch, pending))
+    }
+
+    /// Whether [`Self::take`] would find something.
+    pub(super) fn has_work(&self) -> bool {
+        self.sent < self.batches.len() || (self.filling_count > 0 && self.sent < PARTIAL_IN_FLIGHT_MAX)
+    }
+
+    /// The batch of this number is durable. None where it is not the oldest one sent.
+    pub(super) fn acknowledge(&mut self, number: u64) -> Option<Settled> {
+        if self.sent == 0 || number != self.base - self.call_base + 1 {
+            return None;
+        }
+        let pending = self.batches.pop_front()?;
+        self.bytes -= pending.weight();
+        let batch = self.base;
+        self.base += 1;
+        self.sent -= 1;
+        Some(Settled { batch, count: pending.count, slot: pending.slot })
+    }
+
+    /// How many batches are out on this call and not acknowledged.
+    pub(super) const fn in_flight(&self) -> usize {
+        self.sent
+    }
+
+    /// Whether everything taken was acknowledged.
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches.is_empty() && self.filling_count == 0
+    }
+
+    /// Batches taken so far, the one being filled included.
+    pub(super) fn taken(&self) -> u64 {
+        self.base + self.batches.len() as u64 + u64::from(self.filling_count > 0)
+    }
+
+    /// Batches acknowledged so far.
+    pub(super) const fn acknowledged(&self) -> u64 {
+        self.base
+    }
+
+    /// Takes nothing any more, and gives up what is pending: whom to tell.
+    pub(super) fn end(&mut self, error: &Error) -> Vec<Arc<Slot>> {
+        if self.ended.is_none() {
+            self.ended = Some(error.clone());
+        }
+        self.close();
+        (self.sent, self.bytes, self.half_close) = (0, 0, true);
+        self.batches.drain(..).filter_map(|pending| pending.slot).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Limits, Queue, Want};
+    use crate::client::{Error, Record};
+    use proptest::prelude::*;
+
+    const LIMITS: Limits =
+        Limits { records_per_batch: 3, bytes_per_batch: 100, batches_max: 8, bytes_max: 4000 };
+
+    fn record(len: usize) -> Record {
+        Record::new(vec![7_u8; len])
+    }
+
+    fn push(queue: &mut Queue, len: usize) {
+        queue.push(&record(len), Want::Nothing);
+    }
+
+    #[test]
+    fn batches_close_when_full_and_a_lone_record_goes_at_once() {
+        let mut queue = Queue::new(LIMITS);
+        queue.begin_call();
+        push(&mut queue, 10);
+        let (number, batch, pending) = queue.take().unwrap();
+        assert_eq!((number, batch, pending.count), (1, 0, 1));
+        for _ in 0..3 {
+            push(&mut queue, 10);
+        }
+        assert_eq!(queue.take().unwrap().2.count, 3);
+        // By bytes: the second does not fit beside the first.
+        push(&mut queue, 60);
+        push(&mut queue, 60);
+        assert_eq!(queue.take().unwrap().2.count, 1);
+    }
+
+    #[test]
+    fn partial_batches_wait_for_company_while_others_are_on_their_way() {
+        let mut queue = Queue::new(LIMITS);
+        queue.begin_call();
+        for _ in 0..4 {
+            push(&mut queue, 1);
+            assert!(queue.take().is_some());
+        }
+        push(&mut queue, 1);
+        assert!(!queue.has_work() && queue.take().is_none());
+        push(&mut queue, 1);
+        queue.acknowledge(1).unwrap();
+        assert!(queue.has_work());
+        assert_eq!(queue.take().unwrap().2.count, 2);
+    }
+
+    #[test]
+    fn a_new_call_sends_what_was_not_acknowledged_in_order_under_new_numbers() {
+        let mut queue = Queue::new(LIMITS);
+        queue.begin_call();
+        for _ in 0..9 {
+            push(&mut queue, 1);
+        }
+        for _ in 0..3 {
+            queue.take().unwrap();
+        }
+        assert!(queue.acknowledge(2).is_none(), "receipts come in order");
+        assert_eq!(queue.acknowledge(1).unwrap().batch, 0);
+        queue.begin_call();
+        assert!(queue.acknowledge(1).is_none(), "nothing was sent on this call");
+        let again: Vec<_> = std::iter::from_fn(|| queue.take().map(|(n, batch, _)| (n, batch))).collect();
+        assert_eq!(again, [(1, 1), (2, 2)]);
+        assert_eq!(queue.acknowledge(1).unwrap().batch, 1);
+        assert_eq!(queue.acknowledge(2).unwrap().batch, 2);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn the_end_reaches_everybody_who_waits() {
+        let mut queue = Queue::new(LIMITS);
+        queue.begin_call();
+        let (slot, index) = queue.push(&record(1), Want::Receipt).unwrap();
+        let (same, second) = queue.push(&record(1), Want::Receipt).unwrap();
+        assert!(std::sync::Arc::ptr_eq(&slot, &same));
+        assert_eq!((index, second), (0, 1));
+        queue.push_batch(bytes::Bytes::from_static(b"x"), 1, None);
+        assert_eq!(queue.end(&Error::transport("gone")).len(), 2);
+        assert!(queue.is_empty());
+    }
+
+    proptest! {
+        /// However calls, acknowledgements and records are interleaved: what is acknowledged is
+        /// each record once, in order, and the accounts come out even.
+        #[test]
+        fn any_interleaving_keeps_order_and_loses_nothing(steps in proptest::collection::vec(0..4_u8, 1..200)) {
+            let mut queue = Queue::new(LIMITS);
+            queue.begin_call();
+            let (mut pushed, mut stored, mut next_number) = (0_u64, 0_u64, 1);
+            for step in steps.into_iter().chain(std::iter::repeat_n(3, 400)) {
+                match step {
+                    0 if queue.has_room() => {
+                        queue.push(&Record::new(pushed.to_le_bytes().to_vec()), Want::Nothing);
+                        pushed += 1;
+                    }
+                    1 => { queue.begin_call(); next_number = 1; }
+                    2 => { queue.take(); }
+                    _ => {
+                        queue.take();
+                        if let Some(settled) = queue.acknowledge(next_number) {
+                            stored += u64::from(settled.count);
+                            next_number += 1;
+                        }
+                    }
+                }
+                prop_assert!(queue.batches.len() <= LIMITS.batches_max);
+            }
+            prop_assert_eq!(stored, pushed);
+            prop_assert!(queue.is_empty());
+            prop_assert_eq!(queue.bytes, 0);
+        }
+    }
+}

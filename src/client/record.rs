@@ -1,0 +1,235 @@
+//! A record on its way out, and a record seen in a delivery.
+//! Never: copies what was received.
+
+use bytes::{BufMut, Bytes};
+use prost::encoding::{encode_varint, encoded_len_varint};
+
+use super::error::Error;
+use crate::record::batch::RECORDS_TAG;
+use crate::record::walk::{Fields, Malformed, Value};
+use crate::record::{Offset, UnixMicros};
+
+/// A record to publish.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Application-defined key, may be empty.
+    pub key: Bytes,
+    /// Payload, may be empty.
+    pub value: Bytes,
+    /// Application-defined headers; of two with the same key the last counts.
+    pub headers: Vec<(String, String)>,
+    /// When the event happened, as the publisher says.
+    pub event_time: Option<UnixMicros>,
+}
+
+impl Record {
+    /// A record of a payload alone.
+    #[must_use]
+    pub fn new(value: impl Into<Bytes>) -> Self {
+        Self { value: value.into(), ..Self::default() }
+    }
+
+    /// The same record under a key.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
+        self.key = key.into();
+        self
+    }
+
+    /// The same record with one more header.
+    #[must_use]
+    pub fn with_header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((key.into(), value.into()));
+        self
+    }
+
+    fn body_len(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|header| bytes_len(header_len(header))).sum();
+        let time = self.event_time.map_or(0, |time| 2 + time_len(time));
+        field_len(&self.key) + field_len(&self.value) + headers + time
+    }
+
+    /// Bytes of the `records` field that [`Self::put_field`] writes.
+    pub(crate) fn field_len(&self) -> usize {
+        bytes_len(self.body_len())
+    }
+
+    /// Writes the record as one `records` field of a publish.
+    pub(crate) fn put_field(&self, out: &mut impl BufMut) {
+        out.put_u8(RECORDS_TAG);
+        encode_varint(self.body_len() as u64, out);
+        put_bytes(0x0a, &self.key, out);
+        put_bytes(0x12, &self.value, out);
+        for header in &self.headers {
+            out.put_u8(0x1a);
+            encode_varint(header_len(header) as u64, out);
+            put_bytes(0x0a, header.0.as_bytes(), out);
+            put_bytes(0x12, header.1.as_bytes(), out);
+        }
+        if let Some(time) = self.event_time {
+            let (seconds, nanos) = time.parts();
+            out.put_u8(0x22);
+            encode_varint(time_len(time) as u64, out);
+            out.put_u8(0x08);
+            encode_varint(seconds, out);
+            out.put_u8(0x10);
+            encode_varint(u64::from(nanos), out);
+        }
+    }
+}
+
+/// Bytes of a length-delimited field of this content, one-byte tag included.
+fn bytes_len(len: usize) -> usize {
+    1 + encoded_len_varint(len as u64) + len
+}
+
+fn field_len(content: &[u8]) -> usize {
+    if content.is_empty() { 0 } else { bytes_len(content.len()) }
+}
+
+fn header_len((key, value): &(String, String)) -> usize {
+    field_len(key.as_bytes()) + field_len(value.as_bytes())
+}
+
+fn time_len(time: UnixMicros) -> usize {
+    let (seconds, nanos) = time.parts();
+    2 + encoded_len_varint(seconds) + encoded_len_varint(u64::from(nanos))
+}
+
+fn put_bytes(tag: u8, content: &[u8], out: &mut impl BufMut) {
+    if !content.is_empty() {
+        out.put_u8(tag);
+        encode_varint(content.len() as u64, out);
+        out.put_slice(content);
+    }
+}
+
+/// A record as received; slices of the delivery.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'a> {
+    /// Its place in the topic.
+    pub offset: Offset,
+    /// When its batch was stored.
+    pub publish_time: UnixMicros,
+    /// Its key, may be empty.
+    pub key: &'a [u8],
+    /// Its payload, may be empty.
+    pub value: &'a [u8],
+    /// The whole encoded record, for the rarer fields.
+    encoded: &'a [u8],
+}
+
+impl<'a> RecordRef<'a> {
+    pub(crate) fn parse(offset: Offset, publish_time: UnixMicros, encoded: &'a [u8]) -> Result<Self, Error> {
+        let mut record = Self { offset, publish_time, key: &[], value: &[], encoded };
+        for field in Fields::new(encoded) {
+            let field = field.map_err(|reason| damaged(offset, reason))?;
+            match (field.number, field.value) {
+                (1, Value::Len(range)) => record.key = &encoded[range],
+                (2, Value::Len(range)) => record.value = &encoded[range],
+                _ => {}
+            }
+        }
+        Ok(record)
+    }
+
+    /// Its headers, in the order published.
+    #[must_use]
+    pub fn headers(&self) -> Headers<'a> {
+        Headers { encoded: self.encoded, fields: Fields::new(self.encoded) }
+    }
+
+    /// When the event happened, as the publisher says: seconds since 1970, and nanoseconds.
+    #[must_use]
+    pub fn event_time(&self) -> Option<(i64, u32)> {
+        let mut time = None;
+        for field in Fields::new(self.encoded).map_while(Result::ok) {
+            if let (4, Value::Len(range)) = (field.number, field.value) {
+                let (seconds, nanos) = time.get_or_insert((0, 0));
+                for part in Fields::within(self.encoded, range).map_while(Result::ok) {
+                    match (part.number, part.value) {
+                        (1, Value::Varint(value)) => *seconds = value as i64,
+                        (2, Value::Varint(value)) => *nanos = u32::try_from(value).unwrap_or(0),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        time
+    }
+}
+
+/// What is said of bytes that are not what the contract promises.
+pub(crate) fn damaged(offset: Offset, reason: Malformed) -> Error {
+    Error::local(tonic::Code::DataLoss, format!("delivery at offset {offset} is damaged: {reason}"))
+}
+
+/// The headers of one record.
+#[derive(Clone, Debug)]
+pub struct Headers<'a> {
+    encoded: &'a [u8],
+    fields: Fields<'a>,
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let text = |range| std::str::from_utf8(&self.encoded[range]).unwrap_or_default();
+        let header = self.fields.by_ref().map_while(Result::ok).find_map(|field| match field.value {
+            Value::Len(range) if field.number == 3 => Some(range),
+            _ => None,
+        })?;
+        let mut pair = ("", "");
+        for field in Fields::within(self.encoded, header).map_while(Result::ok) {
+            match (field.number, field.value) {
+                (1, Value::Len(range)) => pair.0 = text(range),
+                (2, Value::Len(range)) => pair.1 = text(range),
+                _ => {}
+            }
+        }
+        Some(pair)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Record, RecordRef};
+    use crate::proto::v1;
+    use crate::record::{Offset, UnixMicros};
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+    use prost::Message;
+
+    proptest! {
+        #[test]
+        fn a_record_is_what_the_contract_says(
+            key: Vec<u8>, value: Vec<u8>, headers in proptest::collection::hash_map(".*", ".*", 0..4),
+            time in proptest::option::of(0..4_000_000_000_000_000_u64),
+        ) {
+            let record = Record {
+                key: key.clone().into(),
+                value: value.clone().into(),
+                headers: headers.clone().into_iter().collect(),
+                event_time: time.map(UnixMicros),
+            };
+            let mut out = BytesMut::new();
+            record.put_field(&mut out);
+            prop_assert_eq!(out.len(), record.field_len());
+            let typed = v1::PublishRequest::decode(&out[..]).unwrap();
+            prop_assert_eq!(typed.records.len(), 1);
+            prop_assert_eq!(&typed.records[0].key[..], &key[..]);
+            prop_assert_eq!(&typed.records[0].value[..], &value[..]);
+            prop_assert_eq!(&typed.records[0].headers, &headers);
+            let seconds = typed.records[0].event_time.map(|t| (t.seconds as u64, t.nanos as u32));
+            prop_assert_eq!(seconds, time.map(|t| UnixMicros(t).parts()));
+
+            let encoded = typed.records[0].encode_to_vec();
+            let seen = RecordRef::parse(Offset::new(7), UnixMicros(1), &encoded).unwrap();
+            prop_assert_eq!((seen.key, seen.value), (&key[..], &value[..]));
+            let seen_headers = seen.headers().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+            prop_assert_eq!(headers, seen_headers);
+            prop_assert_eq!(seen.event_time(), time.map(|t| UnixMicros(t).parts()).map(|(s, n)| (s as i64, n)));
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! When to try again: jittered exponential back-off, what the server asks for, and when to give up.
+//! Never: sleeps; it says how long.
+
+use std::time::{Duration, Instant};
+
+use super::error::{Error, Origin};
+
+/// How patiently a broken call is resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// First delay; later ones double.
+    pub delay_min: Duration,
+    /// Longest delay of our own; the server may ask for longer.
+    pub delay_max: Duration,
+    /// Give up after so long without progress.
+    pub give_up_after: Duration,
+    /// Give up after so long where the server has never been reached at all.
+    pub connect_give_up_after: Duration,
+}
+
+impl Default for RetryPolicy {
+    /// 50 ms doubling to 5 s; gives up after 2 minutes without progress.
+    fn default() -> Self {
+        Self {
+            delay_min: Duration::from_millis(50),
+            delay_max: Duration::from_secs(5),
+            give_up_after: Duration::from_secs(120),
+            connect_give_up_after: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Longest wait a server's `RetryInfo` is granted: one that asks for more is as good as down.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+
+/// The state of one call that is kept alive.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    policy: RetryPolicy,
+    attempts: u32,
+    /// Since when nothing has worked; none while all is well.
+    failing_since: Option<Instant>,
+    reached: bool,
+}
+
+impl Backoff {
+    pub(crate) const fn new(policy: RetryPolicy) -> Self {
+        Self { policy, attempts: 0, failing_since: None, reached: false }
+    }
+
+    /// The server did what was asked: the next failure starts from the beginning.
+    pub(crate) const fn progress(&mut self) {
+        self.attempts = 0;
+        self.failing_since = None;
+        self.reached = true;
+    }
+
+    /// How long to wait after this failure; none where it is final.
+    pub(crate) fn delay(&mut self, error: &Error, now: Instant) -> Option<Duration> {
+        if !error.is_retryable() {
+            return None;
+        }
+        self.reached |= error.origin() != Origin::Connect;
+        let since = *self.failing_since.get_or_insert(now);
+        let patience =
+            if self.reached { self.policy.give_up_after } else { self.policy.connect_give_up_after };
+        if now.duration_since(since) >= patience {
+            return None;
+        }
+        let doubled = self.policy.delay_min.saturating_mul(1 << self.attempts.min(20));
+        self.attempts = self.attempts.saturating_add(1);
+        Some(match error.retry_after() {
+            // The server staggers its clients itself: a little more, never less.
+            Some(asked) => asked.min(RETRY_AFTER_MAX).mul_f64(1.0 + 0.1 * fastrand::f64()),
+            None => doubled.min(self.policy.delay_max).mul_f64(0.5 + 0.5 * fastrand::f64()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Backoff, RetryPolicy};
+    use crate::client::Error;
+    use std::time::{Duration, Instant};
+    use tonic::{Code, Status};
+    use tonic_types::{ErrorDetails, StatusExt};
+
+    #[test]
+    fn delays_double_with_jitter_and_restart_after_progress() {
+        let (mut backoff, now) = (Backoff::new(RetryPolicy::default()), Instant::now());
+        let error = Error::transport("gone");
+        for expected_ms in [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000] {
+            let delay = backoff.delay(&error, now).unwrap();
+            let full = Duration::from_millis(expected_ms);
+            assert!(delay <= full && delay >= full / 2, "{delay:?} of {full:?}");
+        }
+        backoff.progress();
+        assert!(backoff.delay(&error, now).unwrap() <= Duration::from_millis(50));
+    }
+
+    #[test]
+    fn the_servers_own_delay_counts() {
+        let mut details = ErrorDetails::new();
+        details.set_retry_info(Some(Duration::from_secs(7)));
+        let status = Status::with_error_details(Code::Unavailable, "draining", details);
+        let error = Error::from_status(&status, "x");
+        let delay = Backoff::new(RetryPolicy::default()).delay(&error, Instant::now()).unwrap();
+        assert!(delay >= Duration::from_secs(7) && delay <= Duration::from_millis(7700), "{delay:?}");
+    }
+
+    #[test]
+    fn patience_ends_and_final_errors_are_final() {
+        let (mut backoff, now) = (Backoff::new(RetryPolicy::default()), Instant::now());
+        let error = Error::transport("gone");
+        assert!(backoff.delay(&error, now).is_some());
+        assert!(backoff.delay(&error, now + Duration::from_secs(119)).is_some());
+        assert!(backoff.delay(&error, now + Duration::from_secs(120)).is_none());
+        let not_found = Error::from_status(&Status::not_found("no topic"), "x");
+        assert!(Backoff::new(RetryPolicy::default()).delay(&not_found, now).is_none());
+    }
+}

@@ -1,0 +1,66 @@
+//! What one message of a subscription brought, its records unparsed until asked for.
+//! Never: copies a record.
+
+use bytes::Bytes;
+
+use crate::client::error::Error;
+use crate::client::record::{RecordRef, damaged};
+use crate::proto::v1::Notice;
+use crate::record::block::{Block, Blocks};
+use crate::record::{Offset, Position};
+use crate::wire::SubscribeResponse;
+
+/// A delivery; one without batches is a heartbeat or a bare notice.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Runs of stored batches, as bytes ([`crate::record::block`]).
+    pub runs: Vec<Bytes>,
+    /// Resume here; kept by the subscriber itself, and the application's to store.
+    pub next: Position,
+    /// The offset the topic's next record will get, as of this message.
+    pub tail: Offset,
+    /// Something worth knowing about this point.
+    pub notice: Notice,
+}
+
+impl Delivery {
+    pub(super) fn new(message: SubscribeResponse) -> Self {
+        Self { runs: message.batches, next: message.next, tail: message.tail, notice: message.notice }
+    }
+
+    /// Whether it brings no records.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Whether nothing more was stored when it was sent.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        self.next.offset >= self.tail
+    }
+
+    /// The batches one by one.
+    pub fn batches(&self) -> impl Iterator<Item = Result<Block<'_>, Error>> {
+        let at = self.next.offset;
+        self.runs
+            .iter()
+            .flat_map(move |run| Blocks::new(run).map(move |block| block.map_err(|why| damaged(at, why))))
+    }
+
+    /// The records one by one, walked as they are asked for.
+    pub fn records(&self) -> impl Iterator<Item = Result<RecordRef<'_>, Error>> {
+        self.batches().flat_map(|block| {
+            let (block, error) = match block {
+                Ok(block) => (Some(block), None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            let records = block.into_iter().flat_map(|block| {
+                block.records().zip(0..).map(move |(encoded, index)| {
+                    RecordRef::parse(block.first.plus(index), block.time, encoded)
+                })
+            });
+            records.chain(error)
+        })
+    }
+}

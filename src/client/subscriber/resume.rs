@@ -1,0 +1,214 @@
+//! Where a subscription stands: what it has seen, and what to ask for after a break.
+//! Never: waits, or touches the network.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tonic::Code;
+
+use super::{Start, SubscriberOptions};
+use crate::client::error::Error;
+use crate::client::record::damaged;
+use crate::proto::v1;
+use crate::record::block::Blocks;
+use crate::record::{Offset, Position};
+use crate::wire::SubscribeResponse;
+
+/// What was asked for, and how much of it has arrived.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    request: v1::SubscribeRequest,
+    next: Option<Position>,
+    /// The tail as the first message told it: where a subscription that stops there may stop.
+    first_tail: Option<Offset>,
+}
+
+impl Cursor {
+    pub(super) fn new(options: &SubscriberOptions) -> Self {
+        let request = v1::SubscribeRequest {
+            topic: options.topic.clone(),
+            out_of_range: options.out_of_range.into(),
+            limit: options.limit,
+            heartbeat_interval: Some(proto_duration(options.heartbeat_interval)),
+            start: Some(proto_start(options.start)),
+        };
+        Self { request, next: None, first_tail: None }
+    }
+
+    /// The next offset to read, once the server has said it.
+    pub(super) const fn position(&self) -> Option<Position> {
+        self.next
+    }
+
+    /// What to ask the server for now.
+    pub(super) fn request(&self) -> v1::SubscribeRequest {
+        let mut request = self.request.clone();
+        if let Some(next) = self.next {
+            request.start = Some(proto_start(Start::Position(next)));
+        }
+        request
+    }
+
+    /// Whether the subscription ends by itself.
+    pub(super) fn is_limited(&self) -> bool {
+        self.request.limit.is_some_and(|limit| limit != v1::ReadLimit::default())
+    }
+
+    /// Whether everything asked for has arrived, however the call ended.
+    pub(super) fn is_complete(&self) -> bool {
+        let Some(limit) = &self.request.limit else { return false };
+        let at_tail = match (self.next, self.first_tail) {
+            (Some(next), Some(tail)) => next.offset >= tail,
+            _ => false,
+        };
+        // A spent limit is kept as one that lets nothing through: see `spend`.
+        (limit.stop_at_tail && at_tail) || limit.max_records == SPENT || limit.max_bytes == SPENT
+    }
+
+    /// Takes a message in: it must go on exactly where the last one ended.
+    pub(super) fn accept(&mut self, message: &SubscribeResponse) -> Result<(), Error> {
+        if message.notice != v1::Notice::Gap {
+            self.check_order(message)?;
+        }
+        self.first_tail.get_or_insert(message.tail);
+        self.next = Some(message.next);
+        let Some(limit) = &mut self.request.limit else { return Ok(()) };
+        if limit.max_records > 0 {
+            let mut records = 0;
+            for block in message.batches.iter().flat_map(|run| Blocks::new(run)) {
+                records += block.map_err(|why| damaged(message.next.offset, why))?.count();
+            }
+            spend(&mut limit.max_records, records);
+        }
+        if limit.max_bytes > 0 {
+            spend(&mut limit.max_bytes, message.batches.iter().map(|run| run.len() as u64).sum());
+        }
+        Ok(())
+    }
+
+    fn check_order(&self, message: &SubscribeResponse) -> Result<(), Error> {
+        let Some(expected) = self.next else { return Ok(()) };
+        let wrong = |what: &str, found: Offset| {
+            let message = format!("the server {what}: expected offset {}, got {found}", expected.offset);
+            Err(Error::local(Code::DataLoss, message))
+        };
+        if message.next.epoch != expected.epoch {
+            return wrong("changed the topic's epoch within a subscription", message.next.offset);
+        }
+        let first = message.batches.first().map(first_offset).transpose()?;
+        match first {
+            Some(first) if first < expected.offset => wrong("repeated records", first),
+            _ if message.next.offset < expected.offset => wrong("went back", message.next.offset),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Stands for a limit of which nothing is left; 0 would mean no limit.
+const SPENT: u64 = u64::MAX;
+
+fn spend(limit: &mut u64, used: u64) {
+    if *limit != SPENT {
+        *limit = if used >= *limit { SPENT } else { *limit - used };
+    }
+}
+
+fn first_offset(run: &Bytes) -> Result<Offset, Error> {
+    match Blocks::new(run).next() {
+        Some(block) => Ok(block.map_err(|why| damaged(Offset::ZERO, why))?.first),
+        None => Ok(Offset::MAX),
+    }
+}
+
+fn proto_duration(duration: Duration) -> prost_types::Duration {
+    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    prost_types::Duration { seconds, nanos: duration.subsec_nanos() as i32 }
+}
+
+fn proto_start(start: Start) -> v1::subscribe_request::Start {
+    use v1::subscribe_request::Start as Proto;
+    match start {
+        Start::Earliest => Proto::Boundary(v1::Boundary::Earliest.into()),
+        Start::Latest => Proto::Boundary(v1::Boundary::Latest.into()),
+        Start::Offset(offset) => Proto::Offset(offset.get()),
+        Start::Last(records) => Proto::LastRecords(records),
+        Start::Time(time) => {
+            let (seconds, nanos) = time.parts();
+            Proto::Time(prost_types::Timestamp { seconds: seconds as i64, nanos: nanos as i32 })
+        }
+        Start::Position(position) => {
+            Proto::Position(v1::Position { epoch: position.epoch.to_string(), offset: position.offset.get() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cursor;
+    use crate::client::subscriber::{Start, SubscriberOptions};
+    use crate::proto::v1::{self, Notice, subscribe_request::Start as Proto};
+    use crate::record::{Batch, BatchLimits, Epoch, Offset, Position, UnixMicros, block};
+    use crate::wire::SubscribeResponse;
+    use bytes::BytesMut;
+
+    fn at(offset: u64) -> Position {
+        Position { epoch: Epoch::new(5), offset: Offset::new(offset) }
+    }
+
+    /// A delivery of the records `first..next`, one batch.
+    fn delivery(first: u64, next: u64, tail: u64) -> SubscribeResponse {
+        let records = block::records_fields((first..next).map(|_| &[0x12_u8, 1, 7][..]));
+        let batch = Batch::check(records, BatchLimits::default()).unwrap();
+        let mut out = BytesMut::new();
+        block::encode(Offset::new(first), UnixMicros(1), &batch, &mut out);
+        let (next, tail) = (at(next), Offset::new(tail));
+        SubscribeResponse { batches: vec![out.freeze()], next, tail, notice: Notice::Unspecified }
+    }
+
+    fn cursor(limit: v1::ReadLimit) -> Cursor {
+        Cursor::new(&SubscriberOptions { limit: Some(limit), ..SubscriberOptions::new("t", Start::Earliest) })
+    }
+
+    #[test]
+    fn asks_for_the_start_until_told_a_position_and_for_that_afterwards() {
+        let mut cursor = Cursor::new(&SubscriberOptions::new("t", Start::Last(9)));
+        assert_eq!(cursor.request().start, Some(Proto::LastRecords(9)));
+        cursor.accept(&delivery(3, 5, 9)).unwrap();
+        let resumed = Proto::Position(v1::Position { epoch: Epoch::new(5).to_string(), offset: 5 });
+        assert_eq!(cursor.request().start, Some(resumed));
+    }
+
+    #[test]
+    fn repeats_and_steps_back_are_refused_but_a_gap_is_told() {
+        let mut cursor = Cursor::new(&SubscriberOptions::new("t", Start::Earliest));
+        cursor.accept(&delivery(3, 5, 9)).unwrap();
+        assert!(cursor.accept(&delivery(4, 6, 9)).is_err());
+        let back = SubscribeResponse::bare(at(4), Offset::new(9), Notice::Unspecified);
+        assert!(cursor.accept(&back).is_err());
+        let mut other_epoch = delivery(5, 6, 9);
+        other_epoch.next.epoch = Epoch::new(6);
+        assert!(cursor.accept(&other_epoch).is_err());
+        let gap = SubscribeResponse::bare(at(2), Offset::new(9), Notice::Gap);
+        cursor.accept(&gap).unwrap();
+        cursor.accept(&delivery(2, 3, 9)).unwrap();
+    }
+
+    #[test]
+    fn limits_shrink_by_what_arrived() {
+        let mut cursor = cursor(v1::ReadLimit { max_records: 5, ..Default::default() });
+        cursor.accept(&delivery(0, 3, 9)).unwrap();
+        assert_eq!(cursor.request().limit.unwrap().max_records, 2);
+        assert!(!cursor.is_complete());
+        cursor.accept(&delivery(3, 5, 9)).unwrap();
+        assert!(cursor.is_complete());
+    }
+
+    #[test]
+    fn stopping_at_the_tail_means_the_tail_first_seen() {
+        let mut cursor = cursor(v1::ReadLimit { stop_at_tail: true, ..Default::default() });
+        cursor.accept(&delivery(0, 3, 5)).unwrap();
+        assert!(!cursor.is_complete());
+        cursor.accept(&delivery(3, 5, 900)).unwrap();
+        assert!(cursor.is_complete());
+    }
+}

@@ -1,0 +1,127 @@
+//! What settings must keep among each other. Every rule broken is named, not only the first.
+//! Never: touches the disk or the network.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::human::format_size;
+use super::{Config, StorageConfig};
+
+/// Room a gRPC message needs beside the records of a batch: names, keys, trace context.
+const MESSAGE_OVERHEAD: usize = 4096;
+/// What the contract promises of heartbeats.
+const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+/// Everything that is wrong with a configuration, one line each.
+#[must_use]
+pub fn faults(config: &Config) -> Vec<String> {
+    let mut faults = Vec::new();
+    zeros(config, &mut faults);
+    sizes(config, &mut faults);
+    if overlap(config.listen, config.admin_listen) {
+        faults.push(format!(
+            "listen {} and admin_listen {} are the same port",
+            config.listen, config.admin_listen
+        ));
+    }
+    if config.drain_timeout.is_zero() {
+        faults.push("drain_timeout must be more than 0".into());
+    } else if config.drain_delay >= config.drain_timeout {
+        faults.push(format!(
+            "drain_delay {:?} must be shorter than drain_timeout {:?}, which it is a part of",
+            config.drain_delay, config.drain_timeout
+        ));
+    }
+    if !HEARTBEAT.contains(&config.heartbeat_interval) {
+        faults.push(format!("heartbeat_interval {:?} must be 1s to 10m", config.heartbeat_interval));
+    }
+    if config.data_dir.as_os_str().is_empty() {
+        faults.push("data_dir must not be empty".into());
+    }
+    faults
+}
+
+fn zeros(config: &Config, faults: &mut Vec<String>) {
+    let storage = &config.storage;
+    let limits = [
+        ("topics_max", config.topics_max as u64),
+        ("batch_records_max", config.batch_records_max.into()),
+        ("batch_bytes_max", config.batch_bytes_max.into()),
+        ("message_bytes_max", config.message_bytes_max as u64),
+        ("window_max", config.window_max.into()),
+        ("inflight_bytes_max", config.inflight_bytes_max as u64),
+        ("connections_max", config.connections_max as u64),
+        ("streams_per_connection_max", config.streams_per_connection_max.into()),
+        ("storage.journal_bytes", storage.journal_bytes),
+        ("storage.segment_bytes", storage.segment_bytes),
+        ("storage.unflushed_bytes_max", storage.unflushed_bytes_max as u64),
+        ("storage.open_files_max", storage.open_files_max as u64),
+        ("storage.request_id_window", storage.request_id_window.as_nanos() as u64),
+        ("storage.request_ids_max", storage.request_ids_max as u64),
+    ];
+    let zero = limits.iter().filter(|(_, value)| *value == 0);
+    faults.extend(zero.map(|(key, _)| format!("{key} must be more than 0")));
+}
+
+fn sizes(config: &Config, faults: &mut Vec<String>) {
+    let StorageConfig { journal_bytes, segment_bytes, unflushed_bytes_max, .. } = config.storage;
+    let batch = u64::from(config.batch_bytes_max);
+    let at_least = [
+        (
+            "message_bytes_max",
+            config.message_bytes_max as u64,
+            "batch_bytes_max + 4KiB",
+            batch + MESSAGE_OVERHEAD as u64,
+        ),
+        ("inflight_bytes_max", config.inflight_bytes_max as u64, "batch_bytes_max", batch),
+        ("storage.journal_bytes", journal_bytes, "batch_bytes_max", batch),
+        ("storage.segment_bytes", segment_bytes, "batch_bytes_max", batch),
+        ("storage.unflushed_bytes_max", unflushed_bytes_max as u64, "storage.journal_bytes", journal_bytes),
+    ];
+    for (key, value, than, least) in at_least {
+        if value != 0 && value < least {
+            let (value, least) = (format_size(value), format_size(least));
+            faults.push(format!("{key} {value} must be at least {than}, {least}"));
+        }
+    }
+}
+
+/// Whether the second bind would fail: same port, and one address covers the other.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() != 0
+        && a.port() == b.port()
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::faults;
+    use crate::config::Config;
+    use std::time::Duration;
+
+    #[test]
+    fn the_defaults_are_consistent() {
+        assert_eq!(faults(&Config::default()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_fault_is_named() {
+        let mut config = Config { topics_max: 0, batch_bytes_max: 8 << 20, ..Config::default() };
+        config.admin_listen = ([127, 0, 0, 1], 50051).into();
+        config.drain_delay = Duration::from_secs(8);
+        config.heartbeat_interval = Duration::from_millis(5);
+        config.storage.unflushed_bytes_max = 1 << 20;
+        let faults = faults(&config);
+        for key in [
+            "topics_max",
+            "message_bytes_max",
+            "admin_listen",
+            "drain_delay",
+            "heartbeat",
+            "storage.unflushed",
+        ] {
+            assert!(faults.iter().any(|fault| fault.contains(key)), "{key} in {faults:?}");
+        }
+        assert_eq!(faults.len(), 6, "{faults:?}");
+    }
+}

@@ -1,0 +1,76 @@
+//! The one list of settings: from it come the flags, the variables, the keys of the file, and
+//! the help. A test holds it against the fields of [`super::Config`].
+//! Never: defaults; those are [`super::Config::default`]'s.
+
+/// One setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The key in the file; a dot stands before a key of a table.
+    pub key: &'static str,
+    /// What the help calls its value.
+    pub value_name: &'static str,
+    /// What the help says.
+    pub help: &'static str,
+    /// Whether its value is never printed.
+    pub secret: bool,
+}
+
+impl Setting {
+    /// The flag, without its dashes.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        self.key.replace(['.', '_'], "-")
+    }
+
+    /// The environment variable.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("{PREFIX}{}", self.key.replace('.', "_").to_ascii_uppercase())
+    }
+
+    /// Whether the flag may stand without a value, for `true`.
+    #[must_use]
+    pub fn is_switch(&self) -> bool {
+        self.value_name == BOOL
+    }
+}
+
+/// How every variable of ours begins.
+pub const PREFIX: &str = "STREAMWAY_";
+
+const ADDR: &str = "ADDR";
+const BOOL: &str = "true|false";
+const COUNT: &str = "N";
+const DURATION: &str = "DURATION";
+const SIZE: &str = "SIZE";
+
+const fn setting(key: &'static str, value_name: &'static str, help: &'static str) -> Setting {
+    Setting { key, value_name, help, secret: false }
+}
+
+/// All settings, in the order the help shows them.
+pub const SETTINGS: &[Setting] = &[
+    setting("listen", ADDR, "Where gRPC is served; port 0 takes a free one, and the log names it"),
+    setting("admin_listen", ADDR, "Where health and probes are served, in plaintext"),
+    setting("data_dir", "DIR", "Where the log keeps its files"),
+    setting("drain_delay", DURATION, "How long readiness is off before connections are told to go"),
+    setting("drain_timeout", DURATION, "Longest time from SIGTERM to exit, the delay included"),
+    setting("auto_create_topics", BOOL, "Whether a topic is created when it is first used"),
+    setting("reflection", BOOL, "Whether gRPC reflection is served"),
+    setting("topics_max", COUNT, "Most topics"),
+    setting("batch_records_max", COUNT, "Most records in one batch"),
+    setting("batch_bytes_max", SIZE, "Most bytes of records in one batch"),
+    setting("message_bytes_max", SIZE, "Most bytes in one gRPC message"),
+    setting("window_max", COUNT, "Most publishes of one call that are not acknowledged yet"),
+    setting("inflight_bytes_max", SIZE, "Most bytes of publishes in flight on the whole server"),
+    setting("heartbeat_interval", DURATION, "Silence after which a subscriber is sent a heartbeat"),
+    setting("connections_max", COUNT, "Most open connections"),
+    setting("streams_per_connection_max", COUNT, "Most open streams on one connection"),
+    setting("storage.journal_bytes", SIZE, "Size of one journal file; also how much a checkpoint covers"),
+    setting("storage.segment_bytes", SIZE, "Size at which a segment is full"),
+    setting("storage.cache_bytes", SIZE, "Memory for subscribers that keep up"),
+    setting("storage.unflushed_bytes_max", SIZE, "Most bytes not yet in segments; publishing waits above it"),
+    setting("storage.open_files_max", COUNT, "Most open segment files"),
+    setting("storage.request_id_window", DURATION, "How long a request_id is remembered"),
+    setting("storage.request_ids_max", COUNT, "How many of the newest request_ids are remembered"),
+];

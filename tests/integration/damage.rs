@@ -1,0 +1,113 @@
+//! Damaged files are reported, never silently skipped, cut or served (P10).
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+use tonic::Code;
+
+use crate::harness::make::{earliest, published, record, subscribe};
+use crate::harness::{Reader, Server, detail};
+
+/// 40 records of 100 kB: several segments of 1 MiB each.
+async fn filled(dir: &Path) -> Server {
+    let mut server = Server::on(dir, &SMALL).await;
+    let mut client = server.client().await;
+    for i in 0..40_u8 {
+        published(&mut client, "t", vec![record(vec![i; 100_000])]).await;
+    }
+    server.sigterm().await;
+    server
+}
+
+const SMALL: [&str; 4] = ["--storage-journal-bytes", "1048576", "--storage-segment-bytes", "1048576"];
+
+/// The files under `dir` whose name has this part, largest first.
+fn files(root: &Path, part: &str) -> Vec<PathBuf> {
+    let (mut found, mut dirs) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            if entry.path().is_dir() {
+                dirs.push(entry.path());
+            } else if entry.path().strip_prefix(root).unwrap().to_string_lossy().contains(part) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort_by_key(|path| std::cmp::Reverse(std::fs::metadata(path).unwrap().len()));
+    found
+}
+
+fn flip_a_bit(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 0x10;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_a_segment_is_reported_and_what_is_whole_is_served() {
+    let dir = TempDir::new().unwrap();
+    let mut server = filled(dir.path()).await;
+    let segment = files(dir.path(), "seg").into_iter().next().expect("segments");
+    flip_a_bit(&segment, 350_000);
+    server.restart().await;
+    let mut client = server.client().await;
+    let mut reader = Reader::open(&mut client, subscribe("t", earliest())).await.unwrap();
+    let mut seen = Vec::new();
+    let status = loop {
+        match reader.records().await {
+            Ok(Some(more)) => seen.extend(more),
+            Ok(None) => panic!("the call ended with status OK"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::DataLoss, "{status:?}");
+    assert_eq!(detail(&status).error_info().unwrap().reason, "DATA_DAMAGED");
+    assert!(seen.len() < 40, "the damaged record was served");
+    for (seen, i) in seen.iter().zip(0..) {
+        assert!(seen.offset == u64::from(i) && seen.record.value.iter().all(|byte| *byte == i));
+    }
+    assert_eq!(reader.next.unwrap().offset, seen.len() as u64, "says where the damage begins");
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_the_middle_of_the_journal_is_reported_at_the_start() {
+    let dir = TempDir::new().unwrap();
+    let mut server = Server::on(dir.path(), &[]).await;
+    let mut client = server.client().await;
+    for i in 0..40_u8 {
+        published(&mut client, "t", vec![record(vec![i; 10_000])]).await;
+    }
+    // A power cut: the journal is all there is.
+    server.kill9().await;
+    let journal = files(dir.path(), "journal").into_iter().next().expect("a journal");
+    flip_a_bit(&journal, 200_000);
+    let before = std::fs::read(&journal).unwrap();
+    let mut serve = Command::new("timeout");
+    serve.args(["-s", "KILL", "30", env!("CARGO_BIN_EXE_streamway"), "serve", "--listen", "127.0.0.1:0"]);
+    serve.args(["--admin-listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path()).stdin(Stdio::null());
+    let output = serve.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code().is_some_and(|code| code != 0), "{:?}\n{said}", output.status);
+    assert!(said.contains("damaged") && said.contains("journal-"), "names the file: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+    assert_eq!(std::fs::read(&journal).unwrap(), before, "nothing was changed");
+}
+
+/// What a power cut leaves of a group that was never acknowledged.
+#[tokio::test]
+async fn a_torn_last_group_is_cut_and_the_server_starts() {
+    let dir = TempDir::new().unwrap();
+    let mut server = Server::on(dir.path(), &[]).await;
+    published(&mut server.client().await, "t", vec![record(vec![1; 10_000])]).await;
+    server.kill9().await;
+    let journal = files(dir.path(), "journal").into_iter().next().expect("a journal");
+    let bytes = std::fs::read(&journal).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap().next_multiple_of(4096);
+    let mut torn = bytes[..end].to_vec();
+    torn.extend([0xa5; 3000]);
+    std::fs::write(&journal, torn).unwrap();
+    server.restart().await;
+    let seen = crate::harness::read_all(&mut server.client().await, "t").await;
+    assert_eq!(seen.len(), 1);
+}

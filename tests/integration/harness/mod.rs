@@ -1,0 +1,38 @@
+//! What every test needs: a server ([`Server`]), a checked subscription ([`Reader`]), messages
+//! ([`make`]), statuses ([`refused`]) and peers that misbehave ([`raw`]).
+//! Never: a mock.
+
+pub mod load;
+pub mod make;
+pub mod raw;
+mod reader;
+mod server;
+mod status;
+
+use std::future::Future;
+use std::time::Duration;
+
+pub use reader::{Reader, Seen, read_all};
+pub use server::{Server, StreamClient, TopicClient, signal};
+pub use status::{detail, metadata, refused};
+
+/// Fails the test where something takes longer than it ever should.
+pub async fn within<T>(seconds: u64, what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(Duration::from_secs(seconds), future).await {
+        Ok(value) => value,
+        Err(_) => panic!("took more than {seconds} s: {what}"),
+    }
+}
+
+/// The seed of a random test: printed, and taken from `STREAMWAY_TEST_SEED` to repeat a run.
+pub fn seed() -> u64 {
+    let given = std::env::var("STREAMWAY_TEST_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = given.unwrap_or_else(|| fastrand::u64(..));
+    println!("seed: STREAMWAY_TEST_SEED={seed}");
+    seed
+}
+
+/// Whether `tests/run --soak` asked for the long versions.
+pub fn soak() -> bool {
+    std::env::var_os("STREAMWAY_TEST_SOAK").is_some()
+}

@@ -1,0 +1,261 @@
+//! The real binary as a child process, on free ports and a data directory of its own.
+//! Never: leaves a process behind; each is ended by its own pid.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use streamway::proto::v1::stream_service_client::StreamServiceClient;
+use streamway::proto::v1::topic_service_client::TopicServiceClient;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::within;
+
+/// A client of StreamService.
+pub type StreamClient = StreamServiceClient<Channel>;
+/// A client of TopicService.
+pub type TopicClient = TopicServiceClient<Channel>;
+
+/// Longest start, recovery included, on a busy machine.
+const START_SECONDS: u64 = 60;
+/// Lines of the log kept to show what went wrong.
+const LOG_LINES_MAX: usize = 2000;
+
+/// What the start log says is bound.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    listen: SocketAddr,
+    admin: SocketAddr,
+}
+
+/// One run of the binary.
+struct Process {
+    pid: u32,
+    bound: watch::Receiver<Option<Bound>>,
+    exited: watch::Receiver<Option<ExitStatus>>,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// A server that can be killed and started again on the same data and the same ports.
+pub struct Server {
+    data_dir: PathBuf,
+    args: Vec<String>,
+    process: Process,
+    bound: Bound,
+    _own_dir: Option<TempDir>,
+}
+
+impl Server {
+    /// With defaults, on a data directory of its own.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With more flags, on a data directory of its own.
+    pub async fn with(args: &[&str]) -> Self {
+        let dir = TempDir::new().expect("a temporary directory");
+        let mut server = Self::on(dir.path(), args).await;
+        server._own_dir = Some(dir);
+        server
+    }
+
+    /// With more flags, on a data directory of the test's.
+    pub async fn on(data_dir: &Path, args: &[&str]) -> Self {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        let process = spawn(data_dir, &args, Bound { listen: any, admin: any });
+        let bound = ready(&process).await;
+        Self { data_dir: data_dir.to_owned(), args, process, bound, _own_dir: None }
+    }
+
+    /// Starts again on the same data and ports, once the earlier process has ended.
+    pub async fn restart(&mut self) {
+        assert!(self.process.exited.borrow().is_some(), "still running");
+        self.process = spawn(&self.data_dir, &self.args, self.bound);
+        self.bound = ready(&self.process).await;
+    }
+
+    /// Ends the process as a power cut would, and waits until it is gone.
+    pub async fn kill9(&mut self) {
+        self.process.signal("KILL");
+        within(10, "SIGKILL", self.process.ended()).await;
+    }
+
+    /// Sends a signal and waits for the end; answers the exit status and how long it took.
+    pub async fn stop(&mut self, name: &str, seconds_max: u64) -> (ExitStatus, Duration) {
+        let begun = Instant::now();
+        self.process.signal(name);
+        let status = within(seconds_max, "end after a signal", self.process.ended()).await;
+        (status, begun.elapsed())
+    }
+
+    /// SIGTERM that must end in exit code 0 within the default budget.
+    pub async fn sigterm(&mut self) {
+        let (status, took) = self.stop("TERM", 10).await;
+        assert!(status.success(), "exit {status:?} after {took:?}\n{}", self.log());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    pub fn listen(&self) -> SocketAddr {
+        self.bound.listen
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        self.bound.admin
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.bound.listen)
+    }
+
+    /// What the server logged in this run.
+    pub fn log(&self) -> String {
+        lock(&self.process.log).join("\n")
+    }
+
+    /// Memory the process holds now, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("running");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
+        kib * 1024
+    }
+
+    /// A new connection.
+    pub async fn channel(&self) -> Channel {
+        connect(self.bound.listen).await
+    }
+
+    pub async fn client(&self) -> StreamClient {
+        StreamClient::new(self.channel().await)
+    }
+
+    pub async fn topics(&self) -> TopicClient {
+        TopicClient::new(self.channel().await)
+    }
+}
+
+impl Process {
+    fn signal(&self, name: &str) {
+        if self.exited.borrow().is_none() {
+            signal(self.pid, name);
+        }
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        let seen = self.exited.wait_for(Option::is_some).await.expect("the waiting thread lives");
+        seen.expect("checked")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal("KILL");
+        if std::thread::panicking() {
+            let lines = lock(&self.log);
+            let shown = lines.len().saturating_sub(40);
+            eprintln!("--- server log, last lines ---\n{}", lines[shown..].join("\n"));
+        }
+    }
+}
+
+/// Sends a signal to a process the test started.
+pub fn signal(pid: u32, name: &str) {
+    let sent = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
+    assert!(sent.expect("sh").success(), "kill -{name} {pid}");
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn spawn(data_dir: &Path, args: &[String], at: Bound) -> Process {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_streamway"))
+        .arg("serve")
+        .args(["--listen", &at.listen.to_string(), "--admin-listen", &at.admin.to_string()])
+        .arg("--data-dir")
+        .arg(data_dir)
+        .args(args)
+        .current_dir(std::env::temp_dir())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let pid = child.id();
+    let (bound_tx, bound) = watch::channel(None);
+    let (exited_tx, exited) = watch::channel(None);
+    let lines = Arc::clone(&log);
+    std::thread::spawn(move || {
+        follow(&mut child, &lines, &bound_tx);
+        exited_tx.send_replace(Some(child.wait().expect("a child of ours")));
+    });
+    Process { pid, bound, exited, log }
+}
+
+/// Keeps the log until the process closes it, and finds the line that names the ports.
+fn follow(child: &mut Child, log: &Mutex<Vec<String>>, bound: &watch::Sender<Option<Bound>>) {
+    let stderr = child.stderr.take().expect("piped");
+    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+        if let Some(found) = bound_in(&line) {
+            bound.send_replace(Some(found));
+        }
+        let mut lines = lock(log);
+        if lines.len() < LOG_LINES_MAX {
+            lines.push(line);
+        }
+    }
+}
+
+/// The fields may stand at the top or under `fields`.
+fn bound_in(line: &str) -> Option<Bound> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    let fields = line.get("fields").unwrap_or(&line);
+    let address = |name: &str| fields.get(name)?.as_str()?.parse::<SocketAddr>().ok();
+    let found = Bound { listen: address("listen")?, admin: address("admin_listen")? };
+    (found.listen.port() != 0 && found.admin.port() != 0).then_some(found)
+}
+
+/// Waits until the ports are named and the server says that it is serving.
+async fn ready(process: &Process) -> Bound {
+    let mut bound = process.bound.clone();
+    let named = async { bound.wait_for(Option::is_some).await.ok().and_then(|found| *found) };
+    let Some(at) = within(START_SECONDS, "the start log", named).await else {
+        panic!("the server ended at its start:\n{}", lock(&process.log).join("\n"));
+    };
+    within(START_SECONDS, "readiness", serving(at.listen)).await;
+    at
+}
+
+async fn serving(at: SocketAddr) {
+    let mut health = HealthClient::new(connect(at).await);
+    let request = HealthCheckRequest { service: String::new() };
+    let mut watch = health.watch(request).await.expect("health is always served").into_inner();
+    while let Some(now) = watch.message().await.expect("the watch goes on until it is serving") {
+        if now.status() == ServingStatus::Serving {
+            return;
+        }
+    }
+    panic!("the health watch ended");
+}
+
+async fn connect(at: SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{at}")).expect("a URL");
+    endpoint.connect_timeout(Duration::from_secs(10)).connect().await.expect("the server is there")
+}

@@ -1,0 +1,109 @@
+"""A real server for every test module, and stubs generated from our own protos."""
+
+import json
+import os
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import threading
+
+import grpc
+import pytest
+from grpc_tools import protoc
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+STUBS = ROOT / "tests" / ".cache" / "stubs"
+TUTORIAL = pathlib.Path(__file__).resolve().parent / "tutorial"
+BINARY = pathlib.Path(os.environ.get("STREAMWAY_TEST_BINARY", ROOT / "target" / "release" / "streamway"))
+START_SECONDS = 60
+
+
+def generate(include, *files):
+    STUBS.mkdir(parents=True, exist_ok=True)
+    builtin = pathlib.Path(sys.modules["grpc_tools"].__file__).parent / "_proto"
+    outputs = [f"--python_out={STUBS}", f"--grpc_python_out={STUBS}"]
+    code = protoc.main(["protoc", f"-I{include}", f"-I{builtin}", *outputs, *map(str, files)])
+    assert code == 0, "the protos compile with protoc too"
+
+
+proto = ROOT / "proto"
+generate(proto, *sorted(proto.glob("streamway/v1/*.proto")), proto / "example" / "example.proto")
+generate(TUTORIAL, TUTORIAL / "my_service.proto")
+sys.path.insert(0, str(STUBS))
+
+
+class Server:
+    """The binary as a child process on free ports; it can be killed and started again."""
+
+    def __init__(self, data_dir, *args):
+        self.data_dir, self.args = data_dir, args
+        self.listen = self.admin = "127.0.0.1:0"
+        self.start()
+
+    def start(self):
+        command = [str(BINARY), "serve", "--listen", self.listen, "--admin-listen", self.admin]
+        command += ["--data-dir", str(self.data_dir), *self.args]
+        self.log = []
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        bound = queue.Queue()
+        threading.Thread(target=self._follow, args=(self.process.stderr, bound), daemon=True).start()
+        found = bound.get(timeout=START_SECONDS)
+        assert found, "the server ended at its start:\n" + "".join(self.log)
+        self.listen, self.admin = found
+        with self.channel() as channel:
+            grpc.channel_ready_future(channel).result(timeout=START_SECONDS)
+            self._await_readiness(channel)
+
+    def _follow(self, stderr, bound):
+        for line in stderr:
+            self.log = self.log[-500:] + [line]
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            fields = entry.get("fields", entry)
+            if "listen" in fields and not fields["listen"].endswith(":0"):
+                bound.put((fields["listen"], fields["admin_listen"]))
+        bound.put(None)
+
+    @staticmethod
+    def _await_readiness(channel):
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=START_SECONDS)
+        for answer in watch:
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                watch.cancel()
+                return
+
+    def channel(self):
+        return grpc.insecure_channel(self.listen)
+
+    def kill9(self):
+        self.process.kill()
+        self.process.wait(timeout=10)
+
+    def stop(self):
+        """SIGTERM; answers the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=15)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("data"))
+    yield server
+    try:
+        assert server.stop() == 0, "".join(server.log)
+    finally:
+        server.kill9()
+
+
+@pytest.fixture
+def channel(server):
+    with server.channel() as channel:
+        yield channel

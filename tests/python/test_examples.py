@@ -1,0 +1,74 @@
+"""examples/python, as a user runs them."""
+
+import os
+import pathlib
+import queue
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import ROOT, STUBS, Server
+
+EXAMPLES = ROOT / "examples" / "python"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(STUBS)}
+
+
+def run(server, name, *args):
+    command = [sys.executable, str(EXAMPLES / name), server.listen, *args]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_four_kinds(server):
+    assert run(server, "publish.py", "greetings") == "stored at offset 0, next is 2\n"
+    assert run(server, "subscribe.py", "greetings") == "0 en hello\n1 fr bonjour\n"
+    assert run(server, "ingest.py", "bulk") == "stored 1000 records in 100 batches\n"
+    assert run(server, "exchange.py", "pipeline", "500") == "500 batches are on disk\n"
+    assert run(server, "subscribe.py", "pipeline").splitlines()[-1] == "499  pipelined 500"
+
+
+def test_every_example_is_run_here():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "publish.py",
+        "ingest.py",
+        "subscribe.py",
+        "exchange.py",
+        "resume.py",
+    }
+
+
+@pytest.mark.parametrize("how", ["kill9", "stop"])
+def test_the_resume_loop_sees_every_record_once(tmp_path, how):
+    server = Server(tmp_path)
+    command = [sys.executable, str(EXAMPLES / "resume.py"), server.listen, "greetings"]
+    follower = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    lines = queue.Queue()
+
+    def read():
+        for line in follower.stdout:
+            lines.put(line.strip())
+
+    threading.Thread(target=read, daemon=True).start()
+    expected, seen = [], []
+    try:
+        for _ in range(4):
+            run(server, "publish.py", "greetings")
+            at = len(expected)
+            expected += [f"{at} hello", f"{at + 1} bonjour"]
+            while len(seen) < len(expected):
+                seen.append(lines.get(timeout=30))
+            getattr(server, how)()
+            server.start()
+        assert seen == expected
+        assert lines.empty()
+    finally:
+        follower.kill()
+        follower.wait()
+        server.kill9()
+
+
+def test_the_resume_loop_is_short():
+    assert len((EXAMPLES / "resume.py").read_text().splitlines()) <= 36
+    assert pathlib.Path(EXAMPLES / "requirements.txt").read_text().count("==") == 3

@@ -1,0 +1,147 @@
+"""Every command of the README, executed in order, as a user would, in a directory of its own.
+
+Each ```sh block is run, and a ```text block right after it is what it must print. Two are special:
+the server runs on until the end, and tests/run is what runs this.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+from conftest import ROOT
+
+SERVE = "cargo run --release -- serve"
+RUNNER = "tests/run"
+BLOCK = re.compile(r"^```sh\n(.*?)^```\n(?:\n?```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+# Cargo builds where the clone is, and the server keeps its data where it is started: here.
+CARGO = 'cargo() { command cargo "$1" --manifest-path "$CLONE/Cargo.toml" "${@:2}"; }; export -f cargo\n'
+
+
+def blocks():
+    return BLOCK.findall((ROOT / "README.md").read_text())
+
+
+def test_the_two_commands_come_first():
+    commands = [command.strip() for command, _ in blocks()]
+    assert commands[:2] == [SERVE, RUNNER]
+    text = (ROOT / "README.md").read_text()
+    assert "```bash" not in text and "```console" not in text, "every command stands in a block that is run"
+
+
+def test_tests_run_is_what_runs_this():
+    assert os.environ.get("STREAMWAY_TEST_RUNNER") == RUNNER, "run the tests with tests/run"
+
+
+@pytest.fixture
+def place(tmp_path):
+    for part in ("examples", "proto"):
+        ignore = shutil.ignore_patterns("streamway*" if part == "examples" else "")
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=ignore)
+    (tmp_path / "target").symlink_to(ROOT / "target")
+    return tmp_path
+
+
+@pytest.fixture
+def environment():
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STREAMWAY_")}
+    return {**kept, "CLONE": str(ROOT)}
+
+
+def test_every_command(place, environment):
+    for port in (50051, 8081):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, f"port {port} is taken: end what listens there"
+    session = Session(place, environment)
+    try:
+        for command, expected in blocks():
+            if command.strip() == RUNNER:
+                continue
+            if command.strip() == SERVE:
+                session.serve(command)
+                continue
+            printed = session.run(command)
+            if expected:
+                assert same(printed, expected), f"{command}printed:\n{printed}and the README says:\n{expected}"
+    finally:
+        session.close()
+
+
+def same(printed, expected):
+    """`…` in the README stands for anything on its line."""
+    pattern = re.escape(expected.rstrip()).replace("…", ".*")
+    return re.fullmatch(pattern, printed.rstrip()) is not None
+
+
+class Session:
+    """One shell for all blocks, so that what one exports the next one has."""
+
+    def __init__(self, place, environment):
+        self.place, self.environment = place, environment
+        self.server = None
+        self.saved = place / ".environment"
+        self.saved.write_text("")
+
+    def serve(self, command):
+        self.log = (self.place / ".server.log").open("w")
+        self.server = subprocess.Popen(
+            ["bash", "-c", CARGO + command],
+            cwd=self.place,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=self.log,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 900  # it may have to be built
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", 50051)) == 0:
+                    return
+            assert self.server.poll() is None, (self.place / ".server.log").read_text()
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.2)
+
+    def run(self, command):
+        script = f"{CARGO}set -euo pipefail\nsource {self.saved}\n{command}\nexport -p > {self.saved}\n"
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=self.place,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def close(self):
+        if self.server is None:
+            return
+        # The group is the session of its own that `serve` began.
+        os.killpg(self.server.pid, signal.SIGTERM)
+        try:
+            self.server.wait(timeout=15)
+        finally:
+            try:
+                os.killpg(self.server.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self.server.wait()
+            self.log.close()
+        assert "panicked" not in (self.place / ".server.log").read_text()
+
+
+def test_every_file_the_documents_name_is_there():
+    for name in ("README.md", "ARCHITECTURE.md", *map(str, (ROOT / "docs").glob("*.md"))):
+        document = ROOT / name
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{name} links to {target}"
+    assert pathlib.Path(ROOT / "LICENSE").read_text().lstrip().startswith("Apache License")
