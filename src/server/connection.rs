@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tracing::debug;
 
+use super::linger::Lingering;
 use super::listener::Gate;
 use crate::config::Config;
 
@@ -86,7 +87,8 @@ async fn serve(stream: TcpStream, gate: Gate, service: TowerToHyperService<Route
         .max_header_list_size(HEADER_LIST)
         .max_local_error_reset_streams(LOCAL_RESETS)
         .max_pending_accept_reset_streams(PENDING_RESETS);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection =
+        std::pin::pin!(builder.serve_connection(TokioIo::new(Lingering::new(stream)), service));
     let mut leaving = false;
     loop {
         tokio::select! {
