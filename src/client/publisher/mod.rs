@@ -184,8 +184,8 @@ impl Publisher {
         let target = self.shared.lock().taken();
         self.shared
             .until(|queue| match &queue.ended {
-                _ if queue.acknowledged() >= target => Poll::Ready(Ok(())),
                 Some(error) => Poll::Ready(Err(error.clone())),
+                None if queue.acknowledged() >= target => Poll::Ready(Ok(())),
                 None => Poll::Pending,
             })
             .await
@@ -340,5 +340,40 @@ impl Shared {
             sender.wake();
         }
         self.moved.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PublisherOptions;
+    use crate::client::{Client, Options, Origin, Record, RetryPolicy};
+    use std::time::Duration;
+
+    /// A publisher to a port where nobody listens, which gives up at the first failure.
+    fn unreachable() -> super::Publisher {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let retry = RetryPolicy { connect_give_up_after: Duration::ZERO, ..RetryPolicy::default() };
+        let options = PublisherOptions { retry, ..PublisherOptions::default() };
+        Client::new(Options::new(address)).unwrap().publisher("orders", options).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_failure_reaches_the_receipt_and_every_later_call() {
+        let publisher = unreachable();
+        let receipt = publisher.publish(&Record::new("x")).await.unwrap();
+        assert_eq!(receipt.await.unwrap_err().origin(), Origin::Connect);
+        // What failed before the flush began is not durable either.
+        assert_eq!(publisher.flush().await.unwrap_err().origin(), Origin::Connect);
+        assert_eq!(publisher.publish_nowait(&Record::new("y")).await.unwrap_err().origin(), Origin::Connect);
+        assert_eq!(publisher.close().await.unwrap_err().origin(), Origin::Connect);
+    }
+
+    #[tokio::test]
+    async fn dropping_the_publisher_ends_what_waits_for_it() {
+        let publisher = unreachable();
+        let receipt = publisher.publish(&Record::new("x")).await.unwrap();
+        drop(publisher);
+        assert!(receipt.await.is_err());
     }
 }
