@@ -61,11 +61,21 @@ async fn connection(stream: TcpStream, gate: Gate, board: Board, health: Routes)
         .max_concurrent_streams(STREAMS_MAX);
     let service = TowerToHyperService::new(service);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    tokio::select! {
-        ended = connection.as_mut() => if let Err(error) = ended {
-            debug!(%error, "admin connection ended");
-        },
-        () = gate.abort.cancelled() => {}
+    let mut leaving = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    debug!(%error, "admin connection ended");
+                }
+                return;
+            }
+            () = gate.leaving.cancelled(), if !leaving => {
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = gate.abort.cancelled() => return,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::storage::{Health, Log};
 
 /// At most this much of the budget is kept for closing the log.
 const CLOSE_RESERVE_MAX: Duration = Duration::from_secs(2);
-/// How long connections that were aborted get to notice.
+/// How long connections that were aborted, and those of the admin port, get to end.
 const ABORT_GRACE: Duration = Duration::from_millis(100);
 
 impl Server {
@@ -33,17 +33,17 @@ impl Server {
         self.gate.go_away();
         if timeout_at(abort_at, self.gate.tasks.wait()).await.is_err() {
             warn!(connections = self.gate.connections(), "drain deadline: cutting connections off");
+            self.gate.abort.cancel();
+            let _ = tokio::time::timeout(ABORT_GRACE, self.gate.tasks.wait()).await;
         }
-        self.gate.abort.cancel();
-        let _ = tokio::time::timeout(ABORT_GRACE, self.gate.tasks.wait()).await;
 
         let closed = match &log {
             Some(log) => close(&**log, deadline).await,
             None => Ok(()),
         };
         self.admin_gate.go_away();
-        self.admin_gate.abort.cancel();
         let _ = tokio::time::timeout(ABORT_GRACE, self.admin_gate.tasks.wait()).await;
+        self.admin_gate.abort.cancel();
         info!("drained");
         closed
     }

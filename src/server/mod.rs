@@ -122,7 +122,7 @@ async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
     let admin_gate = Gate::new(ADMIN_CONNECTIONS_MAX);
     let serve = admin::serve(&board);
     admin_gate.tasks.spawn(listener::accept(admin_listener, admin_gate.clone(), serve));
-    info!(%grpc, %admin, "listening");
+    info!(listen = %grpc, admin_listen = %admin, "listening");
 
     let server =
         Server { config, topics, board: board.clone(), gate, admin_gate, shutdown: shutdown.clone() };

@@ -1,1 +1,285 @@
-//! A real server on port 0: health, probes, errors of the transport, drain.
+//! A real server on port 0: recovery, health, probes, errors of the transport, the tutorial, drain.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, stream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::Code;
+use tonic::transport::Channel;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_types::StatusExt;
+
+use super::{Error, Opener, Running, start, start_with};
+use crate::config::Config;
+use crate::proto::{example, v1};
+use crate::storage::Log;
+use crate::storage::embedded::OpenError;
+use crate::topic::memory::{MemoryLog, records_of};
+use crate::wire::stubs::example::example_service_client::ExampleServiceClient;
+use crate::wire::stubs::example::my_service_client::MyServiceClient;
+use crate::wire::stubs::v1::stream_service_client::StreamServiceClient;
+use crate::wire::{ExchangeRequest, PublishRequest};
+
+fn config(data: &std::path::Path) -> Config {
+    Config {
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        data_dir: data.into(),
+        drain_timeout: Duration::from_secs(2),
+        ..Config::default()
+    }
+}
+
+/// A server on a log in memory.
+async fn in_memory() -> Running {
+    let open: Opener = Box::new(|_| Ok(MemoryLog::new() as Arc<dyn Log>));
+    let mut running = start_with(config("unused".as_ref()), open).await.unwrap();
+    running.ready().await.unwrap();
+    running
+}
+
+async fn channel(address: SocketAddr) -> Channel {
+    Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+}
+
+async fn streams(running: &Running) -> StreamServiceClient<Channel> {
+    StreamServiceClient::new(channel(running.grpc_addr()).await).max_decoding_message_size(usize::MAX)
+}
+
+fn publish(topic: &str, values: &[&str]) -> PublishRequest {
+    PublishRequest { topic: topic.into(), records: records_of(values), ..PublishRequest::default() }
+}
+
+fn earliest(topic: &str) -> v1::SubscribeRequest {
+    let start = v1::subscribe_request::Start::Boundary(v1::Boundary::Earliest.into());
+    v1::SubscribeRequest { topic: topic.to_owned(), start: Some(start), ..v1::SubscribeRequest::default() }
+}
+
+fn reason(status: &tonic::Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+async fn check(client: &mut HealthClient<Channel>, service: &str) -> Result<ServingStatus, Code> {
+    let request = HealthCheckRequest { service: service.to_owned() };
+    client.check(request).await.map(|r| r.into_inner().status()).map_err(|status| status.code())
+}
+
+async fn http_status(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.split_whitespace().nth(1).unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishes_survive_a_restart_and_are_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..2 {
+        let mut running = start(config(dir.path())).await.unwrap();
+        running.ready().await.unwrap();
+        let mut client = streams(&running).await;
+        let receipt = client.publish(publish("orders", &["a", "b"])).await.unwrap().into_inner().receipt;
+        assert_eq!(receipt.first.get(), 2 * round);
+        let mut deliveries = client.subscribe(earliest("orders")).await.unwrap().into_inner();
+        let delivery = deliveries.next().await.unwrap().unwrap();
+        assert_eq!((delivery.next, delivery.tail.get()), (receipt.next, 2 * round + 2));
+        running.shutdown();
+        running.wait().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_log_recovers_calls_are_told_to_come_back() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let open: Opener = Box::new(move |_| {
+        let _ = wait.recv();
+        Ok(MemoryLog::new() as Arc<dyn Log>)
+    });
+    let mut running = start_with(config("unused".as_ref()), open).await.unwrap();
+    let status = streams(&running).await.publish(publish("orders", &["a"])).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "SERVER_STARTING"));
+    assert!(status.get_error_details().retry_info().is_some());
+    for address in [running.grpc_addr(), running.admin_addr()] {
+        let mut health = HealthClient::new(channel(address).await);
+        assert_eq!(check(&mut health, "liveness").await, Ok(ServingStatus::Serving));
+        for service in ["", "readiness", "streamway.v1.StreamService", "example.MyService"] {
+            assert_eq!(check(&mut health, service).await, Ok(ServingStatus::NotServing), "{service}");
+        }
+    }
+    assert_eq!(http_status(running.admin_addr(), "/livez").await, "200");
+    assert_eq!(http_status(running.admin_addr(), "/readyz").await, "503");
+    go.send(()).unwrap();
+    running.ready().await.unwrap();
+    assert_eq!(http_status(running.admin_addr(), "/readyz").await, "200");
+    let mut health = HealthClient::new(channel(running.grpc_addr()).await);
+    assert_eq!(check(&mut health, "").await, Ok(ServingStatus::Serving));
+    assert_eq!(check(&mut health, "no.such.Service").await, Err(Code::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_be_opened_ends_the_server() {
+    let open: Opener = Box::new(|config| Err(OpenError::NotADirectory(config.data_dir.clone())));
+    let mut running = start_with(config("unused".as_ref()), open).await.unwrap();
+    assert!(matches!(running.ready().await, Err(Error::Open(OpenError::NotADirectory(_)))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_tells_changes_and_an_unknown_service_is_no_error() {
+    let running = in_memory().await;
+    let mut health = HealthClient::new(channel(running.admin_addr()).await);
+    let mut watch = async |service: &str| {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        health.watch(request).await.unwrap().into_inner()
+    };
+    let mut unknown = watch("no.such.Service").await;
+    assert_eq!(unknown.next().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
+    let mut ready = watch("readiness").await;
+    assert_eq!(ready.next().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    running.shutdown();
+    assert_eq!(ready.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert_eq!(ready.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
+    running.wait().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_the_transport_have_details() {
+    let running = in_memory().await;
+    let large = "x".repeat(5 << 20);
+    let mut client = streams(&running).await;
+    let status = client.publish(publish("orders", &[&large])).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
+
+    let publish = publish("orders", &[&"x".repeat(2 << 20)]);
+    let status = client.publish(publish).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "BATCH_TOO_LARGE"));
+
+    // A message of another type: field 1 is a number there.
+    let mut grpc = tonic::client::Grpc::new(channel(running.grpc_addr()).await);
+    grpc.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/streamway.v1.StreamService/Publish");
+    let codec = crate::wire::Codec::<v1::RecordBatch, v1::PublishResponse>::default();
+    let request = tonic::Request::new(v1::RecordBatch { first_offset: 7, ..v1::RecordBatch::default() });
+    let status = grpc.unary(request, path, codec).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "MALFORMED_MESSAGE"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tutorial_is_answered_to_the_letter() {
+    let running = in_memory().await;
+    let channel = channel(running.grpc_addr()).await;
+    let request = example::Request { message: "hi".to_owned() };
+    let answer = ExampleServiceClient::new(channel.clone()).process_request(request).await.unwrap();
+    assert_eq!(answer.into_inner().message, "Received message: hi");
+
+    let named = |name: &str| example::MyRequest { name: name.to_owned() };
+    let texts = async |answers: tonic::Streaming<example::MyResponse>| {
+        answers.map(|answer| answer.unwrap().message).collect::<Vec<_>>().await
+    };
+    let mut client = MyServiceClient::new(channel.clone());
+    let answers = client.server_streaming_rpc_method(named("Ann")).await.unwrap().into_inner();
+    assert_eq!(texts(answers).await, [1, 2, 3, 4].map(|i| format!("Response {i} for Ann")));
+    let asked = || stream::iter([named("Ann"), named("Bob")]);
+    let answer = client.client_streaming_rpc_method(asked()).await.unwrap().into_inner();
+    assert_eq!(answer.message, "Received 2 requests: Ann, Bob");
+    let answers = client.bidirectional_streaming_rpc_method(asked()).await.unwrap().into_inner();
+    assert_eq!(texts(answers).await, ["Response for Ann", "Response for Bob"]);
+
+    // Under its bare name, and through the stream-stream stub of the tutorial's own loop.
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/MyService/ClientStreamingRPCMethod");
+    let codec = crate::wire::Codec::<example::MyRequest, example::MyResponse>::default();
+    let answers = grpc.streaming(tonic::Request::new(asked()), path, codec).await.unwrap().into_inner();
+    assert_eq!(texts(answers).await, ["Received 2 requests: Ann, Bob"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ingest_sums_up_and_says_how_far_it_got() {
+    let running = in_memory().await;
+    let mut client = streams(&running).await;
+    let request = |publish| crate::wire::IngestRequest { publish: Some(publish) };
+    let good = (0..50).map(move |i| request(publish(if i == 0 { "orders" } else { "" }, &["a", "b"])));
+    let sum = client.ingest(stream::iter(good.clone())).await.unwrap().into_inner();
+    assert_eq!((sum.records, sum.batches, sum.next.unwrap().offset), (100, 50, 100));
+    let bad = good.chain([request(PublishRequest::default())]);
+    let status = client.ingest(stream::iter(bad)).await.unwrap_err();
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap();
+    assert_eq!((info.reason.as_str(), info.metadata["resume_offset"].as_str()), ("INVALID_FIELD", "200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_tells_open_calls_where_to_resume() {
+    let running = in_memory().await;
+    let mut client = streams(&running).await;
+    client.publish(publish("orders", &["a"])).await.unwrap();
+    let mut deliveries = client.subscribe(earliest("orders")).await.unwrap().into_inner();
+    deliveries.next().await.unwrap().unwrap();
+    let open = ExchangeRequest::Open(v1::Open { topic: "orders".to_owned(), ..v1::Open::default() });
+    let one = ExchangeRequest::Publish { number: 1, publish: publish("", &["b"]) };
+    let requests = stream::iter([open, one]).chain(stream::pending());
+    let mut responses = client.exchange(requests).await.unwrap().into_inner();
+    assert_eq!(responses.next().await.unwrap().unwrap().receipts.len(), 1);
+    assert_eq!(deliveries.next().await.unwrap().unwrap().next.offset.get(), 2);
+
+    let begun = Instant::now();
+    running.shutdown();
+    let notice = deliveries.next().await.unwrap().unwrap();
+    assert_eq!((notice.notice, notice.next.offset.get()), (v1::Notice::Draining, 2));
+    assert_eq!(reason(&deliveries.next().await.unwrap().unwrap_err()), "SERVER_DRAINING");
+    assert_eq!(responses.next().await.unwrap().unwrap().notice, v1::Notice::Draining);
+    assert_eq!(reason(&responses.next().await.unwrap().unwrap_err()), "SERVER_DRAINING");
+    running.wait().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1), "nobody was waited for: {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_is_bounded_whatever_peers_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut running = start(config(dir.path())).await.unwrap();
+    running.ready().await.unwrap();
+    let mut client = streams(&running).await;
+    let large = "x".repeat(900 << 10);
+    for _ in 0..8 {
+        client.publish(publish("orders", &[&large])).await.unwrap();
+    }
+    // One that never reads, a watch that stays open, a peer that says nothing at all.
+    let _stuck = client.subscribe(earliest("orders")).await.unwrap().into_inner();
+    let mut health = HealthClient::new(channel(running.grpc_addr()).await);
+    let request = HealthCheckRequest { service: "liveness".to_owned() };
+    let _watch = health.watch(request).await.unwrap().into_inner();
+    let _silent = TcpStream::connect(running.grpc_addr()).await.unwrap();
+    let begun = Instant::now();
+    running.shutdown();
+    running.wait().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2), "took {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_over_the_cap_are_closed_and_freed_ones_count_again() {
+    let open: Opener = Box::new(|_| Ok(MemoryLog::new() as Arc<dyn Log>));
+    let config = Config { connections_max: 1, ..config("unused".as_ref()) };
+    let mut running = start_with(config, open).await.unwrap();
+    running.ready().await.unwrap();
+    let first = streams(&running).await;
+    let mut second = TcpStream::connect(running.grpc_addr()).await.unwrap();
+    assert_eq!(second.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    drop(first);
+    // The first connection ends in its own time.
+    for _ in 0..100 {
+        let endpoint = Channel::from_shared(format!("http://{}", running.grpc_addr())).unwrap();
+        if let Ok(channel) = endpoint.connect().await
+            && StreamServiceClient::new(channel).publish(publish("orders", &["a"])).await.is_ok()
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the place was never free again");
+}

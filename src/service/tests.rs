@@ -1,1 +1,420 @@
-//! Status mapping and exchange protocol faults, against the log in memory.
+//! Status mapping and the Exchange protocol, against the log in memory.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::exchange::Exchange;
+use super::status::{Context, Error, reason_name, status, with_details};
+use super::{Streams, request};
+use crate::config::Config;
+use crate::proto::v1::{self, ErrorReason as Reason};
+use crate::record::{Epoch, Offset, Position, Violation};
+use crate::storage::{self, Log, Stored};
+use crate::topic::memory::{MemoryLog, records_of};
+use crate::topic::{self, Topics};
+use crate::wire::{ExchangeRequest, ExchangeResponse, MALFORMED, PublishRequest};
+
+fn of_storage(error: storage::Error) -> Error {
+    error.into()
+}
+
+#[test]
+fn every_error_has_its_code_reason_and_advice() {
+    use storage::Error as Storage;
+    let (epoch, earliest, tail) = (Epoch::new(7), Offset::new(3), Offset::new(9));
+    let unavailable = |stored| Storage::Unavailable { reason: "disk".to_owned(), stored };
+    let cases: Vec<(Error, Code, Reason, bool)> = vec![
+        (Error::field("topic", "empty"), Code::InvalidArgument, Reason::InvalidField, false),
+        (Error::batch("", &Violation::Empty), Code::InvalidArgument, Reason::InvalidField, false),
+        (
+            Error::batch("", &Violation::TooManyRecords { records: 2, limit: 1 }),
+            Code::InvalidArgument,
+            Reason::BatchTooLarge,
+            false,
+        ),
+        (Error::Protocol("x".to_owned()), Code::InvalidArgument, Reason::ProtocolViolation, false),
+        (topic::Error::Starting.into(), Code::Unavailable, Reason::ServerStarting, true),
+        (topic::Error::Draining.into(), Code::Unavailable, Reason::ServerDraining, true),
+        (topic::Error::Overloaded.into(), Code::ResourceExhausted, Reason::Overloaded, true),
+        (of_storage(Storage::TopicNotFound), Code::NotFound, Reason::TopicNotFound, false),
+        (of_storage(Storage::TopicExists), Code::AlreadyExists, Reason::TopicAlreadyExists, false),
+        (of_storage(Storage::TopicLimit { limit: 1 }), Code::FailedPrecondition, Reason::TopicLimit, false),
+        (
+            of_storage(Storage::EpochChanged { current: epoch }),
+            Code::FailedPrecondition,
+            Reason::EpochChanged,
+            false,
+        ),
+        (
+            of_storage(Storage::ExpectedOffset { epoch, tail }),
+            Code::FailedPrecondition,
+            Reason::ExpectedOffsetMismatch,
+            false,
+        ),
+        (
+            of_storage(Storage::Trimmed { epoch, earliest, tail }),
+            Code::OutOfRange,
+            Reason::OffsetTrimmed,
+            false,
+        ),
+        (
+            of_storage(Storage::BeyondTail { epoch, earliest, tail }),
+            Code::OutOfRange,
+            Reason::OffsetBeyondTail,
+            false,
+        ),
+        (of_storage(Storage::DiskFull), Code::ResourceExhausted, Reason::DiskFull, true),
+        (of_storage(Storage::EarlierFailed), Code::FailedPrecondition, Reason::EarlierPublishFailed, false),
+        (of_storage(unavailable(Stored::Nothing)), Code::Unavailable, Reason::StorageUnavailable, true),
+        (of_storage(unavailable(Stored::Unknown)), Code::Unavailable, Reason::StorageUnavailable, true),
+        (of_storage(Storage::Closing), Code::Unavailable, Reason::ServerDraining, true),
+        (of_storage(Storage::Damaged("x".to_owned())), Code::DataLoss, Reason::DataDamaged, false),
+    ];
+    for (error, code, reason, retry) in cases {
+        let status = status(&error, &Context::topic("orders"));
+        let details = status.get_error_details();
+        let info = details.error_info().expect("every error has a reason");
+        assert_eq!((status.code(), info.reason.as_str()), (code, reason_name(reason)), "{error:?}");
+        assert_eq!(info.domain, "streamway");
+        assert_eq!(details.retry_info().is_some(), retry, "{error:?}");
+        let unknown = matches!(
+            error,
+            Error::Topic(topic::Error::Storage(Storage::Unavailable { stored: Stored::Unknown, .. }))
+        );
+        assert_eq!(info.metadata["side_effects"], if unknown { "unknown" } else { "none" }, "{error:?}");
+        assert_eq!(
+            details.bad_request().is_some(),
+            matches!(error, Error::Field { .. } | Error::BatchTooLarge { .. })
+        );
+    }
+}
+
+#[test]
+fn metadata_says_where_to_go_on() {
+    let (epoch, earliest, tail) = (Epoch::new(7), Offset::new(3), Offset::new(9));
+    let of = |error: storage::Error, context: &Context| {
+        let details = status(&error.into(), context).get_error_details();
+        details.error_info().unwrap().metadata.clone()
+    };
+    let trimmed = of(storage::Error::Trimmed { epoch, earliest, tail }, &Context::default());
+    for (key, value) in [
+        ("earliest_offset", "3"),
+        ("tail", "9"),
+        ("resume_offset", "3"),
+        ("resume_epoch", "0000000000000007"),
+    ] {
+        assert_eq!(trimmed[key], value);
+    }
+    let resume = Some(Position { epoch, offset: Offset::new(5) });
+    let context = Context { resume, number: Some(8), ..Context::topic("orders") };
+    let failed = of(storage::Error::DiskFull, &context);
+    assert_eq!((failed["resume_offset"].as_str(), failed["number"].as_str()), ("5", "8"));
+}
+
+#[test]
+fn tonics_own_errors_get_details() {
+    let large = "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes";
+    for (found, code, reason) in [
+        (Status::out_of_range(large), Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
+        (
+            Status::invalid_argument(format!("{MALFORMED}: truncated")),
+            Code::InvalidArgument,
+            "MALFORMED_MESSAGE",
+        ),
+        (Status::internal("Unexpected EOF decoding stream."), Code::InvalidArgument, "MALFORMED_MESSAGE"),
+        (Status::internal("Missing request message."), Code::InvalidArgument, "MALFORMED_MESSAGE"),
+    ] {
+        let status = with_details(found);
+        assert_eq!(status.code(), code);
+        assert_eq!(status.get_error_details().error_info().unwrap().reason, reason);
+    }
+    let unimplemented = with_details(Status::unimplemented(""));
+    assert_eq!((unimplemented.code(), unimplemented.details().len()), (Code::Unimplemented, 0));
+}
+
+type Requests = UnboundedReceiverStream<Result<ExchangeRequest, Status>>;
+
+struct Call {
+    topics: Topics,
+    log: Arc<MemoryLog>,
+    requests: Option<mpsc::UnboundedSender<Result<ExchangeRequest, Status>>>,
+    responses: Exchange<Requests>,
+}
+
+impl Call {
+    async fn new(config: Config) -> Self {
+        let (topics, log) = (Topics::new(&config), MemoryLog::new());
+        topics.open(Arc::clone(&log) as Arc<dyn Log>);
+        let (requests, taken) = mpsc::unbounded_channel();
+        let streams = Streams::new(topics.clone(), &config);
+        let responses = Exchange::new(streams, UnboundedReceiverStream::new(taken), "".into());
+        Self { topics, log, requests: Some(requests), responses }
+    }
+
+    /// A call that is open.
+    async fn open() -> Self {
+        let call = Self::new(Config::default()).await;
+        call.send(open("orders"));
+        call
+    }
+
+    fn send(&self, request: ExchangeRequest) {
+        let requests = self.requests.as_ref().expect("not closed yet");
+        requests.send(Ok(request)).expect("the call reads");
+    }
+
+    fn publish(&self, numbers: impl IntoIterator<Item = u64>) {
+        for number in numbers {
+            self.send(publish(number));
+        }
+    }
+
+    async fn next(&mut self) -> Option<Result<ExchangeResponse, Status>> {
+        // The channel that stands for the client would end a turn every 128 messages.
+        tokio::task::unconstrained(self.responses.next()).await
+    }
+
+    /// Numbers acknowledged until the call ends, and how it ends.
+    async fn finish(&mut self) -> (Vec<u64>, Option<Status>) {
+        let mut numbers = Vec::new();
+        loop {
+            match self.next().await {
+                Some(Ok(response)) => numbers.extend(response.receipts.iter().map(|r| r.number)),
+                Some(Err(status)) => {
+                    assert!(self.next().await.is_none());
+                    return (numbers, Some(status));
+                }
+                None => return (numbers, None),
+            }
+        }
+    }
+}
+
+fn open(topic: &str) -> ExchangeRequest {
+    ExchangeRequest::Open(v1::Open { topic: topic.to_owned(), ..v1::Open::default() })
+}
+
+fn publish(number: u64) -> ExchangeRequest {
+    let records = records_of(&["x"]);
+    ExchangeRequest::Publish { number, publish: PublishRequest { records, ..PublishRequest::default() } }
+}
+
+fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().expect("has a reason").reason.clone()
+}
+
+fn metadata(status: &Status, key: &str) -> Option<String> {
+    status.get_error_details().error_info()?.metadata.get(key).cloned()
+}
+
+#[tokio::test]
+async fn receipts_of_what_is_ready_come_in_one_message_and_half_close_ends_well() {
+    let mut call = Call::open().await;
+    call.publish(1..=3000);
+    call.requests = None;
+    let first = call.next().await.unwrap().unwrap();
+    assert!(first.receipts.len() >= 1024, "{} receipts", first.receipts.len());
+    let mut numbers: Vec<u64> = first.receipts.iter().map(|r| r.number).collect();
+    let (rest, end) = call.finish().await;
+    numbers.extend(rest);
+    assert_eq!(numbers, (1..=3000).collect::<Vec<_>>());
+    assert!(end.is_none());
+}
+
+#[tokio::test]
+async fn protocol_faults_are_told_after_the_receipts() {
+    let faults = [
+        ("second open", open("orders")),
+        ("number out of order", publish(5)),
+        ("number repeated", publish(2)),
+        ("empty", ExchangeRequest::Empty),
+        (
+            "other topic",
+            ExchangeRequest::Publish {
+                number: 3,
+                publish: PublishRequest {
+                    topic: "other".into(),
+                    records: records_of(&["x"]),
+                    ..PublishRequest::default()
+                },
+            },
+        ),
+    ];
+    for (what, fault) in faults {
+        let mut call = Call::open().await;
+        call.publish([1, 2]);
+        call.send(fault);
+        call.publish([3, 4]);
+        let (numbers, status) = call.finish().await;
+        let status = status.expect(what);
+        assert_eq!((numbers, reason(&status).as_str()), (vec![1, 2], "PROTOCOL_VIOLATION"), "{what}");
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(metadata(&status, "resume_offset").as_deref(), Some("2"), "{what}");
+        assert_eq!(call.log.topic("orders").stored(), 2, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_message_must_be_an_open() {
+    for first in [Some(publish(1)), Some(ExchangeRequest::Empty), None] {
+        let mut call = Call::new(Config::default()).await;
+        match first {
+            Some(first) => call.send(first),
+            None => call.requests = None,
+        }
+        let (numbers, status) = call.finish().await;
+        assert_eq!((numbers.len(), reason(&status.unwrap()).as_str()), (0, "PROTOCOL_VIOLATION"));
+        assert!(call.topics.list("", None, 1).await.unwrap().is_empty(), "nothing was created");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_open_names_its_field_and_creates_nothing() {
+    let bad_start = v1::SubscribeRequest {
+        start: Some(v1::subscribe_request::Start::Position(v1::Position::default())),
+        ..v1::SubscribeRequest::default()
+    };
+    for (open, field) in [
+        (v1::Open { topic: "No".to_owned(), ..v1::Open::default() }, "open.topic"),
+        (
+            v1::Open { topic: "orders".to_owned(), subscribe: Some(bad_start), window: 0 },
+            "open.subscribe.position.epoch",
+        ),
+    ] {
+        let mut call = Call::new(Config::default()).await;
+        call.send(ExchangeRequest::Open(open));
+        let status = call.finish().await.1.unwrap();
+        let details = status.get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, field);
+        assert!(call.topics.list("", None, 1).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_bad_batch_fails_its_number_and_stores_none_after_it() {
+    let mut call = Call::open().await;
+    call.publish([1, 2]);
+    call.send(ExchangeRequest::Publish { number: 3, publish: PublishRequest::default() });
+    call.publish([4]);
+    let (numbers, status) = call.finish().await;
+    let status = status.unwrap();
+    assert_eq!((numbers, metadata(&status, "number").as_deref()), (vec![1, 2], Some("3")));
+    assert!(status.message().contains('3'), "{}", status.message());
+    let field = &status.get_error_details().bad_request().unwrap().field_violations[0].field.clone();
+    assert_eq!(field, "publish.publish.records");
+    assert_eq!(call.log.topic("orders").stored(), 2);
+}
+
+#[tokio::test]
+async fn a_refused_append_names_its_number_after_the_receipts_before_it() {
+    let mut call = Call::open().await;
+    // The open is resolved before the log is told what to answer.
+    assert!(futures_util::poll!(call.responses.next()).is_pending());
+    call.log.topic("orders").answer(vec![None, None, Some(storage::Error::DiskFull)]);
+    call.publish(1..=5);
+    let (numbers, status) = call.finish().await;
+    let status = status.unwrap();
+    assert_eq!((numbers, reason(&status).as_str()), (vec![1, 2], "DISK_FULL"));
+    assert_eq!(metadata(&status, "number").as_deref(), Some("3"));
+    assert_eq!(metadata(&status, "resume_offset").as_deref(), Some("2"));
+    assert_eq!(call.log.topic("orders").stored(), 2);
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_is_told_after_the_receipts() {
+    let mut call = Call::open().await;
+    call.publish([1]);
+    let bad = Status::invalid_argument(format!("{MALFORMED}: truncated"));
+    call.requests.as_ref().unwrap().send(Err(bad)).unwrap();
+    let (numbers, status) = call.finish().await;
+    assert_eq!((numbers, reason(&status.unwrap()).as_str()), (vec![1], "MALFORMED_MESSAGE"));
+}
+
+#[tokio::test]
+async fn the_window_bounds_what_is_not_acknowledged() {
+    let mut call = Call::new(Config::default()).await;
+    call.send(ExchangeRequest::Open(v1::Open { topic: "orders".to_owned(), subscribe: None, window: 2 }));
+    assert!(futures_util::poll!(call.responses.next()).is_pending());
+    let topic = call.log.topic("orders");
+    topic.set_durable(false);
+    call.publish(1..=10);
+    assert!(futures_util::poll!(call.responses.next()).is_pending());
+    assert_eq!(topic.stored(), 2);
+    topic.set_durable(true);
+    call.requests = None;
+    let (numbers, end) = call.finish().await;
+    assert_eq!((numbers, end.is_none()), ((1..=10).collect::<Vec<_>>(), true));
+}
+
+#[tokio::test]
+async fn a_drain_acknowledges_what_was_taken_and_says_so() {
+    let mut call = Call::open().await;
+    assert!(futures_util::poll!(call.responses.next()).is_pending());
+    let topic = call.log.topic("orders");
+    topic.set_durable(false);
+    call.publish([1, 2]);
+    assert!(futures_util::poll!(call.responses.next()).is_pending());
+    call.topics.drain();
+    call.publish([3]);
+    assert!(futures_util::poll!(call.responses.next()).is_pending());
+    topic.set_durable(true);
+    let receipts = call.next().await.unwrap().unwrap().receipts;
+    assert_eq!(receipts.iter().map(|r| r.number).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(call.next().await.unwrap().unwrap().notice, v1::Notice::Draining);
+    let status = call.next().await.unwrap().unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "SERVER_DRAINING"));
+    assert_eq!(metadata(&status, "resume_offset").as_deref(), Some("2"));
+    assert_eq!(topic.stored(), 2);
+}
+
+#[tokio::test]
+async fn deliveries_go_on_after_half_close_and_limits_end_the_call() {
+    let mut call = Call::new(Config::default()).await;
+    let subscribe = v1::SubscribeRequest {
+        limit: Some(v1::ReadLimit { max_records: 3, ..v1::ReadLimit::default() }),
+        ..v1::SubscribeRequest::default()
+    };
+    let topic = "orders".to_owned();
+    call.send(ExchangeRequest::Open(v1::Open { topic, subscribe: Some(subscribe), window: 0 }));
+    let caught_up = call.next().await.unwrap().unwrap().delivery.unwrap();
+    assert_eq!(caught_up.notice, v1::Notice::CaughtUp);
+    call.publish([1, 2]);
+    call.requests = None;
+    let (mut receipts, mut next) = (0, 0);
+    while receipts < 2 || next < 2 {
+        let response = call.next().await.unwrap().unwrap();
+        receipts += response.receipts.len();
+        next = response.delivery.map_or(next, |delivery| delivery.next.offset.get());
+    }
+    assert!(futures_util::poll!(call.responses.next()).is_pending());
+    call.log.topic("orders").put(&["last"], crate::record::UnixMicros::now());
+    let last = call.next().await.unwrap().unwrap().delivery.unwrap();
+    assert_eq!(last.next.offset.get(), 3);
+    assert!(call.next().await.is_none());
+}
+
+#[test]
+fn subscribe_requests_are_checked() {
+    let ask = |request: v1::SubscribeRequest| match request::subscribe(&request, "") {
+        Err(Error::Field { field, .. }) => field,
+        other => panic!("{other:?}"),
+    };
+    let seconds = |seconds| prost_types::Duration { seconds, nanos: 0 };
+    for interval in [-1, 601] {
+        let request = v1::SubscribeRequest {
+            heartbeat_interval: Some(seconds(interval)),
+            ..v1::SubscribeRequest::default()
+        };
+        assert_eq!(ask(request), "heartbeat_interval");
+    }
+    let request = v1::SubscribeRequest { out_of_range: 9, ..v1::SubscribeRequest::default() };
+    assert_eq!(ask(request), "out_of_range");
+    let start = v1::subscribe_request::Start::Boundary(9);
+    let request = v1::SubscribeRequest { start: Some(start), ..v1::SubscribeRequest::default() };
+    assert_eq!(ask(request), "boundary");
+}

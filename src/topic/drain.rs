@@ -22,13 +22,11 @@ impl Drain {
     }
 
     /// Whether it began.
-    #[must_use]
     pub fn has_begun(&self) -> bool {
         self.flag.load(Ordering::Acquire)
     }
 
     /// Resolves once it begins.
-    #[must_use]
     pub fn begun(&self) -> WaitForCancellationFutureOwned {
         self.token.clone().cancelled_owned()
     }

@@ -16,13 +16,16 @@ const TOPIC: &str = "isolation";
 const RECORD_BYTES: usize = 10_000;
 const RECORDS_PER_BATCH: usize = 10;
 const MIB: u64 = 1 << 20;
-/// Caches of 16 MiB each, windows, buffers and the binary itself; far less than what is published.
+/// What may be in flight, unflushed and cached, 16 MiB each; windows, buffers and the binary itself; less
+/// than what is published.
 const RESIDENT_MAX: u64 = 160 * MIB;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stuck_subscriber_slows_nobody_and_costs_bounded_memory() {
     let seconds = if soak() { 60 } else { 4 };
     let server = Server::with(&[
+        "--inflight-bytes-max",
+        "16777216",
         "--storage-cache-bytes",
         "16777216",
         "--storage-unflushed-bytes-max",

@@ -1,5 +1,6 @@
 """`buf curl`, with the schema from reflection (both versions) and from our files."""
 
+import base64
 import json
 import pathlib
 import subprocess
@@ -68,4 +69,8 @@ def test_the_tutorial(server):
 
 def test_an_error_is_shown_with_its_details(server):
     said = curl(server, "streamway.v1.StreamService/Publish", {"topic": "No"}, fails=True)
-    assert "invalid_argument" in said and "INVALID_FIELD" in said, said
+    error = json.loads(said)
+    assert error["code"] == "invalid_argument"
+    details = {detail["type"]: base64.b64decode(detail["value"] + "==") for detail in error["details"]}
+    assert b"INVALID_FIELD" in details["google.rpc.ErrorInfo"]
+    assert b"topic" in details["google.rpc.BadRequest"]

@@ -1,5 +1,7 @@
 """The classic tutorial's client code, unchanged, against the tutorial's services."""
 
+import queue
+
 import grpc
 import my_service_pb2
 import my_service_pb2_grpc
@@ -35,22 +37,14 @@ def test_client_streaming(channel):
 
 def test_bidirectional_streaming_answers_each_request_as_it_comes(channel):
     stub = example_pb2_grpc.MyServiceStub(channel)
-    answered = []
-
-    def one_at_a_time():
-        for i, name in enumerate(NAMES):
-            yield example_pb2.MyRequest(name=name)
-            # The next request is sent only after this one's answer: no answer waits for the end.
-            while len(answered) <= i:
-                answered.append(next(call).message)
-
-    call = stub.BidirectionalStreamingRPCMethod(lazily(one_at_a_time()), timeout=30)
-    answered.extend(response.message for response in call)
-    assert sorted(answered) == sorted(f"Response for {name}" for name in NAMES)
-
-
-def lazily(iterator):
-    yield from iterator
+    outgoing = queue.Queue()
+    call = stub.BidirectionalStreamingRPCMethod(iter(outgoing.get, None), timeout=30)
+    for name in NAMES:
+        # The next request is sent only after this one's answer: no answer waits for the end.
+        outgoing.put(example_pb2.MyRequest(name=name))
+        assert next(call).message == f"Response for {name}"
+    outgoing.put(None)
+    assert list(call) == []
 
 
 def test_the_tutorials_loops_on_its_own_proto_without_a_package(channel):

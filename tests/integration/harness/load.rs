@@ -100,7 +100,10 @@ pub async fn pipelined(
             }
             answer = answers.message() => answer,
         };
-        let Ok(Some(answer)) = answer else { return journal };
+        let Ok(Some(answer)) = answer else {
+            println!("{name}: {} sent, {acknowledged} acknowledged, then {answer:?}", journal.len());
+            return journal;
+        };
         for numbered in answer.receipts {
             assert_eq!(numbered.number, acknowledged + 1, "receipts come in order, without a gap");
             acknowledged += 1;
