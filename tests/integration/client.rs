@@ -209,6 +209,22 @@ async fn a_silent_server_is_noticed() {
     assert!(error.to_string().contains("silent"), "{error}");
 }
 
+/// An address that does not answer hands over to the next, even for one who would not wait.
+#[tokio::test]
+async fn the_first_server_that_answers_is_used() {
+    let server = Server::start().await;
+    let servers = vec!["http://127.0.0.1:1".to_owned(), server.url()];
+    let client = || Client::new(Options { servers: servers.clone(), ..Options::new("") }).unwrap();
+    let retry = RetryPolicy { connect_give_up_after: Duration::ZERO, ..RetryPolicy::default() };
+    let publisher =
+        client().publisher("t", PublisherOptions { retry, ..PublisherOptions::default() }).unwrap();
+    publisher.publish_nowait(&numbered(0)).await.unwrap();
+    publisher.close().await.unwrap();
+    assert_eq!(client().topics().get("t").await.unwrap().tail, 1);
+    let mut subscriber = client().subscribe(SubscriberOptions { retry, ..to_tail("t") });
+    read_to(&mut subscriber, 0, 1).await;
+}
+
 /// While the server is down nothing is lost, and memory stays bounded: the caller waits.
 #[tokio::test]
 async fn a_publisher_waits_when_its_window_is_full() {

@@ -11,7 +11,7 @@ pub use ack::Acknowledgement;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -224,6 +224,35 @@ fn closed() -> Error {
     Error::local(Code::Cancelled, "the publisher was closed")
 }
 
+/// Who must hear that something was queued.
+enum Wake {
+    /// The transport, which waits for something to send.
+    Sender(Waker),
+    /// The driver, which holds no call open.
+    Driver,
+    /// The transport is busy, and asks again by itself.
+    Nobody,
+}
+
+fn try_take<T>(queue: &mut Queue, take: &mut impl FnMut(&mut Queue) -> T) -> Poll<Result<(T, Wake), Error>> {
+    if let Some(error) = &queue.ended {
+        return Poll::Ready(Err(error.clone()));
+    }
+    if !queue.has_room() {
+        return Poll::Pending;
+    }
+    let taken = take(queue);
+    let wake = match queue.has_work() {
+        false => Wake::Nobody,
+        true => match queue.sender.take() {
+            Some(sender) => Wake::Sender(sender),
+            None if std::mem::take(&mut queue.idle) => Wake::Driver,
+            None => Wake::Nobody,
+        },
+    };
+    Poll::Ready(Ok((taken, wake)))
+}
+
 /// What the handle and the task share.
 #[derive(Debug)]
 struct Shared {
@@ -253,33 +282,18 @@ impl Shared {
 
     /// Puts something into the queue as soon as there is room.
     async fn taking<T>(&self, mut take: impl FnMut(&mut Queue) -> T) -> Result<T, Error> {
-        if let Poll::Ready(taken) = self.try_take(&mut self.lock(), &mut take) {
-            return taken;
+        let now = try_take(&mut self.lock(), &mut take);
+        let (taken, wake) = match now {
+            Poll::Ready(taken) => taken?,
+            Poll::Pending => self.until(|queue| try_take(queue, &mut take)).await?,
+        };
+        // The queue is free again by now, for whoever is woken.
+        match wake {
+            Wake::Sender(sender) => sender.wake(),
+            Wake::Driver => self.work.notify_one(),
+            Wake::Nobody => {}
         }
-        self.until(|queue| self.try_take(queue, &mut take)).await
-    }
-
-    fn try_take<T>(
-        &self,
-        queue: &mut Queue,
-        take: &mut impl FnMut(&mut Queue) -> T,
-    ) -> Poll<Result<T, Error>> {
-        if let Some(error) = &queue.ended {
-            return Poll::Ready(Err(error.clone()));
-        }
-        if !queue.has_room() {
-            return Poll::Pending;
-        }
-        let taken = take(queue);
-        if queue.has_work() {
-            match queue.sender.take() {
-                Some(sender) => sender.wake(),
-                None if std::mem::take(&mut queue.idle) => self.work.notify_one(),
-                // The transport is busy, and asks again by itself.
-                None => {}
-            }
-        }
-        Poll::Ready(Ok(taken))
+        Ok(taken)
     }
 
     /// Checks now, and again whenever batches were acknowledged.
