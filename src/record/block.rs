@@ -74,8 +74,8 @@ pub struct Block<'a> {
     pub at: usize,
     /// Offset of the first record.
     pub first: Offset,
-    /// When it was stored.
-    pub time: UnixMicros,
+    /// The encoded time it was stored.
+    stored: &'a [u8],
     /// The encoded records, followed by the traceparent field if there is one.
     rest: &'a [u8],
 }
@@ -93,10 +93,23 @@ impl<'a> Block<'a> {
         })
     }
 
+    /// When the batch was stored; 0 where that cannot be read.
+    #[must_use]
+    pub fn time(&self) -> UnixMicros {
+        parse_time(self.stored).unwrap_or_default()
+    }
+
     /// How many records.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.records().count() as u64
+        let mut cursor = Cursor { bytes: self.rest, at: 0 };
+        let mut count = 0;
+        while cursor.tag(RECORDS_TAG).is_ok() {
+            let Ok(span) = cursor.span() else { break };
+            cursor.at = span.end;
+            count += 1;
+        }
+        count
     }
 
     /// The traceparent; empty where there is none.
@@ -131,7 +144,7 @@ impl<'a> Block<'a> {
         }
         let kept = kept?;
         let mut out = BytesMut::with_capacity(self.bytes.len() + 8);
-        write(self.first.plus(from), self.time, &self.rest[kept], self.traceparent(), &mut out);
+        write(self.first.plus(from), self.time(), &self.rest[kept], self.traceparent(), &mut out);
         Some(out.freeze())
     }
 }
@@ -150,28 +163,69 @@ impl<'a> Blocks<'a> {
         Self { run, at: 0 }
     }
 
+    /// The block at hand. Its layout is the one [`encode`] writes, so it is read straight on.
+    #[inline]
     fn block(&mut self) -> Result<Block<'a>, Malformed> {
-        let mut fields = Fields::within(self.run, self.at..self.run.len());
-        let Some(field) = fields.next().transpose()? else { return Err(Malformed("truncated")) };
-        let (1, Value::Len(body)) = (field.number, field.value) else { return Err(Malformed("not a batch")) };
-        let mut head = Fields::within(self.run, body.clone());
-        let (first, time) = match (head.next().transpose()?, head.next().transpose()?) {
-            (Some(first), Some(time)) => (first, time),
-            _ => return Err(Malformed("a batch without a head")),
-        };
-        let (1, Value::Varint(offset), 2, Value::Len(span)) =
-            (first.number, first.value, time.number, time.value)
-        else {
-            return Err(Malformed("a batch with another head"));
-        };
-        self.at = field.at.end;
+        let start = self.at;
+        let mut cursor = Cursor { bytes: self.run, at: start };
+        cursor.tag(BATCHES_TAG)?;
+        let body = cursor.span()?;
+        cursor.tag(FIRST_OFFSET_TAG)?;
+        let first = Offset::new(cursor.varint()?);
+        cursor.tag(PUBLISH_TIME_TAG)?;
+        let span = cursor.span()?;
+        if span.end > body.end {
+            return Err(Malformed("a batch shorter than its head"));
+        }
+        self.at = body.end;
         Ok(Block {
-            bytes: &self.run[field.at.clone()],
-            at: field.at.start,
-            first: Offset::new(offset),
-            time: parse_time(&self.run[span])?,
-            rest: &self.run[time.at.end..body.end],
+            bytes: &self.run[start..body.end],
+            at: start,
+            first,
+            stored: &self.run[span.clone()],
+            rest: &self.run[span.end..body.end],
         })
+    }
+}
+
+/// Reads what [`encode`] wrote.
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Cursor<'_> {
+    #[inline]
+    fn tag(&mut self, tag: u8) -> Result<(), Malformed> {
+        if self.bytes.get(self.at) != Some(&tag) {
+            return Err(Malformed("not a batch"));
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    #[inline]
+    fn varint(&mut self) -> Result<u64, Malformed> {
+        let mut value = 0_u64;
+        for shift in (0..70).step_by(7) {
+            let byte = *self.bytes.get(self.at).ok_or(Malformed("truncated"))?;
+            self.at += 1;
+            value |= u64::from(byte & 0x7f) << (shift.min(63));
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(Malformed("varint over 64 bits"))
+    }
+
+    /// Where the bytes whose length comes next stand.
+    #[inline]
+    fn span(&mut self) -> Result<std::ops::Range<usize>, Malformed> {
+        let len = self.varint()?;
+        if len > (self.bytes.len() - self.at) as u64 {
+            return Err(Malformed("truncated"));
+        }
+        Ok(self.at..self.at + len as usize)
     }
 }
 
@@ -191,11 +245,11 @@ impl<'a> Iterator for Blocks<'a> {
 }
 
 fn parse_time(bytes: &[u8]) -> Result<UnixMicros, Malformed> {
-    let mut micros = 0;
+    let mut micros = 0_u64;
     for field in Fields::new(bytes) {
         match field.map(|f| (f.number, f.value))? {
-            (1, Value::Varint(seconds)) => micros += seconds.saturating_mul(1_000_000),
-            (2, Value::Varint(nanos)) => micros += nanos / 1000,
+            (1, Value::Varint(seconds)) => micros = seconds.saturating_mul(1_000_000).saturating_add(micros),
+            (2, Value::Varint(nanos)) => micros = micros.saturating_add(nanos / 1000),
             _ => return Err(Malformed("a time with another field")),
         }
     }
@@ -343,6 +397,6 @@ mod tests {
         let pieces = starting_at(&bytes, Offset::new(8)).unwrap();
         let block = Blocks::new(&pieces[0]).next().unwrap().unwrap();
         assert_eq!((block.first.get(), block.traceparent()), (8, TRACE.as_bytes()));
-        assert_eq!(block.time, UnixMicros(1_700_000_000_123_463));
+        assert_eq!(block.time(), UnixMicros(1_700_000_000_123_463));
     }
 }

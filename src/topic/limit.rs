@@ -129,7 +129,7 @@ impl Remaining {
 
     /// How many of the block's records may be sent.
     fn allowed(&self, block: &Block<'_>, count: u64) -> u64 {
-        if self.until.is_some_and(|until| block.time >= until) {
+        if self.until.is_some_and(|until| block.time() >= until) {
             return 0;
         }
         let fitting = if block.bytes.len() as u64 <= self.bytes { count } else { self.fitting(block) };

@@ -57,7 +57,7 @@ impl Delivery {
             };
             let records = block.into_iter().flat_map(|block| {
                 block.records().zip(0..).map(move |(encoded, index)| {
-                    RecordRef::parse(block.first.plus(index), block.time, encoded)
+                    RecordRef::parse(block.first.plus(index), block.time(), encoded)
                 })
             });
             records.chain(error)

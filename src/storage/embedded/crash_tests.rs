@@ -190,14 +190,13 @@ impl World {
                 }
             }
             Some(Unknown::Delete(n)) => {
-                if self.log.get(&name(n)).await.is_err() {
-                    self.topics.remove(&n);
-                }
+                let gone = self.log.get(&name(n)).await.is_err();
+                self.topics.retain(|topic, _| !gone || *topic != n);
             }
             Some(Unknown::Trim(n, floor)) => {
-                if self.log.get(&name(n)).await.unwrap().earliest().get() == floor {
-                    self.topics.get_mut(&n).unwrap().floor = floor;
-                }
+                let earliest = self.log.get(&name(n)).await.unwrap().earliest().get();
+                let model = self.topics.get_mut(&n).unwrap();
+                model.floor = if earliest == floor { floor } else { model.floor };
             }
             None => {}
         }

@@ -196,7 +196,8 @@ pub fn offset_at(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<
         let chunk = read(topic, files, at, SEARCH_BYTES)?;
         for run in &chunk.runs {
             let blocks = Blocks::new(run).map_while(Result::ok);
-            if let Some(block) = blocks.skip_while(|block| block.time < time).map(|block| block.first).next()
+            if let Some(block) =
+                blocks.skip_while(|block| block.time() < time).map(|block| block.first).next()
             {
                 return Ok(block);
             }
