@@ -7,7 +7,6 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -21,10 +20,6 @@ use crate::config::Config;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a client may take to say it.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a peer has to read what was sent last and close, once the connection is over,
-const LINGER_MAX: Duration = Duration::from_secs(1);
-/// and how much of what it still sends is discarded at once.
-const LINGER_BUFFER: usize = 16 << 10;
 /// Between two looks at a preface that came in pieces.
 const PREFACE_POLL: Duration = Duration::from_millis(20);
 /// A silent peer is asked this often,
@@ -71,7 +66,7 @@ pub(super) fn grpc(
     }
 }
 
-async fn serve(mut stream: TcpStream, gate: Gate, service: TowerToHyperService<Routes>, streams_max: u32) {
+async fn serve(stream: TcpStream, gate: Gate, service: TowerToHyperService<Routes>, streams_max: u32) {
     let spoken = tokio::select! {
         spoken = tokio::time::timeout(PREFACE_TIMEOUT, preface(&stream)) => spoken,
         () = gate.leaving.cancelled() => return,
@@ -80,28 +75,6 @@ async fn serve(mut stream: TcpStream, gate: Gate, service: TowerToHyperService<R
         debug!("connection without a preface closed");
         return;
     }
-    if speak(&mut stream, &gate, service, streams_max).await == Ended::ByItself {
-        tokio::select! {
-            () = linger(&mut stream) => {}
-            () = gate.abort.cancelled() => {}
-        }
-    }
-}
-
-/// How a connection came to its end.
-#[derive(PartialEq, Eq)]
-enum Ended {
-    ByItself,
-    Aborted,
-}
-
-/// HTTP/2, until the peer or a GOAWAY of ours ends it.
-async fn speak(
-    stream: &mut TcpStream,
-    gate: &Gate,
-    service: TowerToHyperService<Routes>,
-    streams_max: u32,
-) -> Ended {
     let mut builder = http2::Builder::new(Tracked(gate.tasks.clone()));
     builder
         .timer(TokioTimer::new())
@@ -123,29 +96,15 @@ async fn speak(
                 if let Err(error) = ended {
                     debug!(%error, "connection ended");
                 }
-                return Ended::ByItself;
+                return;
             }
             () = gate.leaving.cancelled(), if !leaving => {
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = gate.abort.cancelled() => return Ended::Aborted,
+            () = gate.abort.cancelled() => return,
         }
     }
-}
-
-/// Reads on and discards until the peer closes, for a moment. A socket that is closed with bytes
-/// unread resets the connection, and the peer's kernel then drops what it has not handed over:
-/// the last receipts and the status of a publisher at full speed.
-async fn linger(stream: &mut TcpStream) {
-    let closed = async {
-        stream.shutdown().await?;
-        let mut discarded = vec![0; LINGER_BUFFER];
-        while stream.read(&mut discarded).await? > 0 {}
-        std::io::Result::Ok(())
-    };
-    // Whatever the peer does, the connection is over.
-    let _ = tokio::time::timeout(LINGER_MAX, closed).await;
 }
 
 /// Waits for the whole preface, or for a byte that does not belong to it: hyper answers that one.
