@@ -54,7 +54,7 @@ fn imports(source: &str) -> BTreeSet<String> {
             let rest = &code[at + prefix.len()..];
             match rest.strip_prefix('{') {
                 Some(group) => parts.extend(group_heads(group)),
-                None => parts.insert(identifier(rest)).then_some(()).unwrap_or_default(),
+                None => parts.extend([identifier(rest)]),
             }
         }
     }
