@@ -16,7 +16,7 @@ from grpc_tools import protoc
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STUBS = ROOT / "tests" / ".cache" / "stubs"
 TUTORIAL = pathlib.Path(__file__).resolve().parent / "tutorial"
-BINARY = pathlib.Path(os.environ.get("STREAMWAY_TEST_BINARY", ROOT / "target" / "release" / "streamway"))
+BINARY = pathlib.Path(os.environ.get("TESTS_BINARY", ROOT / "target" / "release" / "streamway"))
 START_SECONDS = 60
 
 

@@ -35,7 +35,7 @@ def test_the_two_commands_come_first():
 
 
 def test_tests_run_is_what_runs_this():
-    assert os.environ.get("STREAMWAY_TEST_RUNNER") == RUNNER, "run the tests with tests/run"
+    assert os.environ.get("TESTS_RUNNER") == RUNNER, "run the tests with tests/run"
 
 
 @pytest.fixture

@@ -269,16 +269,16 @@ async fn run(seed: u64, steps: u32) -> u32 {
     world.crashes
 }
 
-/// P1, P2, P4, P5 against the model. `STREAMWAY_TEST_SEED` replays one seed.
+/// P1, P2, P4, P5 against the model. `TESTS_SEED` replays one seed.
 #[tokio::test]
 async fn the_log_is_its_model_across_power_cuts() {
-    let one = std::env::var("STREAMWAY_TEST_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
-    let rounds = std::env::var("STREAMWAY_TEST_ROUNDS").map_or(40, |rounds| rounds.parse().unwrap());
+    let one = std::env::var("TESTS_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
+    let rounds = std::env::var("TESTS_ROUNDS").map_or(40, |rounds| rounds.parse().unwrap());
     let seeds = one.map_or_else(|| (0..rounds).map(|_| fastrand::u64(..)).collect(), |seed| vec![seed]);
     let mut crashes = 0;
     for seed in seeds {
         let outcome = tokio::spawn(run(seed, 400)).await;
-        crashes += outcome.unwrap_or_else(|_| panic!("STREAMWAY_TEST_SEED={seed} fails"));
+        crashes += outcome.unwrap_or_else(|_| panic!("TESTS_SEED={seed} fails"));
     }
     assert!(one.is_some() || crashes > 0);
 }

@@ -24,15 +24,15 @@ pub async fn within<T>(seconds: u64, what: &str, future: impl Future<Output = T>
     }
 }
 
-/// The seed of a random test: printed, and taken from `STREAMWAY_TEST_SEED` to repeat a run.
+/// The seed of a random test: printed, and taken from `TESTS_SEED` to repeat a run.
 pub fn seed() -> u64 {
-    let given = std::env::var("STREAMWAY_TEST_SEED").ok().and_then(|text| text.parse().ok());
+    let given = std::env::var("TESTS_SEED").ok().and_then(|text| text.parse().ok());
     let seed = given.unwrap_or_else(|| fastrand::u64(..));
-    println!("seed: STREAMWAY_TEST_SEED={seed}");
+    println!("seed: TESTS_SEED={seed}");
     seed
 }
 
 /// Whether `tests/run --soak` asked for the long versions.
 pub fn soak() -> bool {
-    std::env::var_os("STREAMWAY_TEST_SOAK").is_some()
+    std::env::var_os("TESTS_SOAK").is_some()
 }
