@@ -21,6 +21,7 @@ mod kinds;
 mod limits;
 mod map;
 mod notices;
+mod recovery;
 mod resume;
 mod retention;
 mod start;

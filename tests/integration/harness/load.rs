@@ -166,14 +166,14 @@ pub fn verify(journals: &[Journal], topic: &[Seen]) -> Found {
     let mut places: HashMap<String, u64> = HashMap::new();
     for (i, seen) in topic.iter().enumerate() {
         assert_eq!(seen.offset, topic[0].offset + i as u64, "offsets are dense and in order");
-        assert_eq!(places.insert(seen.text(), seen.offset), None, "stored twice: {}", seen.text());
+        assert_eq!(places.insert(seen.text(), seen.offset), None, "stored twice: {}", short(&seen.text()));
     }
     let (mut found, mut explained) = (Found::default(), 0);
     for journal in journals {
         let (mut after, mut missing) = (0, None);
         for (number, sent) in journal.iter().enumerate() {
             let Some(first) = place(sent, &places) else {
-                assert_eq!(sent.acknowledged, None, "acknowledged, and lost: {}", sent.values[0]);
+                assert_eq!(sent.acknowledged, None, "acknowledged, and lost: {}", short(&sent.values[0]));
                 missing = Some(number);
                 continue;
             };
@@ -192,6 +192,11 @@ pub fn verify(journals: &[Journal], topic: &[Seen]) -> Found {
     }
     assert_eq!(explained, topic.len(), "the topic holds what was sent, and nothing else");
     found
+}
+
+/// A value without its filler.
+fn short(value: &str) -> &str {
+    value.rsplit_once('/').map_or(value, |(name, _)| name)
 }
 
 /// Where a batch begins; none where no record of it is stored.
