@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tracing::debug;
 
+use super::linger::Lingering;
 use super::listener::Gate;
 use crate::config::Config;
 
@@ -29,8 +30,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAM_WINDOW: u32 = 256 << 10;
 /// What all calls of a connection may send ahead.
 const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Bytes buffered for a call whose peer does not read; a subscriber that lags reads the log instead.
-const SEND_BUFFER: usize = 256 << 10;
+/// Bytes buffered for a call whose peer does not read, before the next message is made: a subscriber
+/// that is stuck costs this and one delivery.
+const SEND_BUFFER: usize = 64 << 10;
 /// Bytes of a request's headers: gRPC's customary limit is 8 KiB, tokens and baggage need more.
 const HEADER_LIST: u32 = 32 << 10;
 /// Streams the peer had the server reset (h2's default), and
@@ -85,7 +87,8 @@ async fn serve(stream: TcpStream, gate: Gate, service: TowerToHyperService<Route
         .max_header_list_size(HEADER_LIST)
         .max_local_error_reset_streams(LOCAL_RESETS)
         .max_pending_accept_reset_streams(PENDING_RESETS);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection =
+        std::pin::pin!(builder.serve_connection(TokioIo::new(Lingering::new(stream)), service));
     let mut leaving = false;
     loop {
         tokio::select! {

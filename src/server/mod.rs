@@ -9,6 +9,7 @@ mod admin;
 mod connection;
 mod drain;
 mod health;
+mod linger;
 mod listener;
 mod routes;
 mod signals;

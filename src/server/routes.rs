@@ -9,7 +9,7 @@ use tracing::warn;
 use super::health::{Board, Health};
 use crate::config::Config;
 use crate::proto;
-use crate::service::{Administration, Bare, Streams, Tutorial, WithDetails};
+use crate::service::{Administration, Bare, Served, Streams, Tutorial};
 use crate::topic::Topics;
 use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
 use crate::wire::stubs::example::my_service_server::MyServiceServer;
@@ -30,9 +30,11 @@ pub(super) fn public(config: &Config, topics: &Topics, board: &Board) -> Routes 
     let max = config.message_bytes_max;
     let streams = StreamServiceServer::new(Streams::new(topics.clone(), config));
     let administration = TopicServiceServer::new(Administration::new(topics.clone()));
-    let (example, tutorial) = (ExampleServiceServer::new(Tutorial), MyServiceServer::new(Tutorial));
-    let routes = Routes::new(WithDetails(streams.max_decoding_message_size(max)))
-        .add_service(WithDetails(administration.max_decoding_message_size(max)))
+    let tutorial = Tutorial::new(topics.drain_signal().clone());
+    let example = ExampleServiceServer::new(tutorial.clone());
+    let tutorial = MyServiceServer::new(tutorial);
+    let routes = Routes::new(Served(streams.max_decoding_message_size(max)))
+        .add_service(Served(administration.max_decoding_message_size(max)))
         .add_service(Bare(example.clone()))
         .add_service(example)
         .add_service(Bare(tutorial.clone()))

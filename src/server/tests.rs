@@ -200,6 +200,37 @@ async fn the_tutorial_is_answered_to_the_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reflection_lists_every_service_in_both_versions() {
+    use tonic_reflection::pb::{v1, v1alpha};
+    let running = in_memory().await;
+    let channel = channel(running.grpc_addr()).await;
+    let names = super::routes::SERVICES.map(str::to_owned);
+
+    let list = v1::server_reflection_request::MessageRequest::ListServices(String::new());
+    let request = v1::ServerReflectionRequest { host: String::new(), message_request: Some(list) };
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let mut answers = client.server_reflection_info(stream::iter([request])).await.unwrap().into_inner();
+    let Some(v1::server_reflection_response::MessageResponse::ListServicesResponse(list)) =
+        answers.next().await.unwrap().unwrap().message_response
+    else {
+        panic!("not a list");
+    };
+    let listed: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
+    assert!(names.iter().all(|name| listed.contains(name)), "{listed:?}");
+
+    let list = v1alpha::server_reflection_request::MessageRequest::ListServices(String::new());
+    let request = v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(list) };
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let mut answers = client.server_reflection_info(stream::iter([request])).await.unwrap().into_inner();
+    let Some(v1alpha::server_reflection_response::MessageResponse::ListServicesResponse(list)) =
+        answers.next().await.unwrap().unwrap().message_response
+    else {
+        panic!("not a list");
+    };
+    assert!(list.service.len() >= names.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ingest_sums_up_and_says_how_far_it_got() {
     let running = in_memory().await;
     let mut client = streams(&running).await;
@@ -228,8 +259,14 @@ async fn a_drain_tells_open_calls_where_to_resume() {
     assert_eq!(responses.next().await.unwrap().unwrap().receipts.len(), 1);
     assert_eq!(deliveries.next().await.unwrap().unwrap().next.offset.get(), 2);
 
+    let mut tutorial = MyServiceClient::new(channel(running.grpc_addr()).await);
+    let asked = stream::iter([example::MyRequest::default()]).chain(stream::pending());
+    let mut answers = tutorial.bidirectional_streaming_rpc_method(asked).await.unwrap().into_inner();
+    answers.next().await.unwrap().unwrap();
+
     let begun = Instant::now();
     running.shutdown();
+    assert_eq!(reason(&answers.next().await.unwrap().unwrap_err()), "SERVER_DRAINING");
     let notice = deliveries.next().await.unwrap().unwrap();
     assert_eq!((notice.notice, notice.next.offset.get()), (v1::Notice::Draining, 2));
     assert_eq!(reason(&deliveries.next().await.unwrap().unwrap_err()), "SERVER_DRAINING");

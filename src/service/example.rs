@@ -12,7 +12,9 @@ use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
 use tower::Service;
 
+use super::status::{Context as CallContext, status};
 use crate::proto::example;
+use crate::topic::{self, Drain};
 use crate::wire::stubs::example::example_service_server::ExampleService;
 use crate::wire::stubs::example::my_service_server::MyService;
 
@@ -20,8 +22,22 @@ use crate::wire::stubs::example::my_service_server::MyService;
 const NAMES_BYTES_MAX: usize = 1 << 20;
 
 /// Both services.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tutorial;
+#[derive(Clone, Debug, Default)]
+pub struct Tutorial {
+    drain: Drain,
+}
+
+impl Tutorial {
+    /// Its open calls end when the server drains.
+    #[must_use]
+    pub const fn new(drain: Drain) -> Self {
+        Self { drain }
+    }
+}
+
+fn draining() -> Status {
+    status(&topic::Error::Draining.into(), &CallContext::default())
+}
 
 #[tonic::async_trait]
 impl ExampleService for Tutorial {
@@ -55,7 +71,8 @@ impl MyService for Tutorial {
         &self,
         request: Request<Streaming<example::MyRequest>>,
     ) -> Result<Response<example::MyResponse>, Status> {
-        let (mut requests, mut names, mut count) = (request.into_inner(), String::new(), 0_u64);
+        let mut requests = request.into_inner().take_until(Box::pin(self.drain.begun()));
+        let (mut names, mut count) = (String::new(), 0_u64);
         while let Some(request) = requests.next().await {
             let name = request?.name;
             if names.len() + name.len() > NAMES_BYTES_MAX {
@@ -66,6 +83,9 @@ impl MyService for Tutorial {
             }
             names.push_str(&name);
             count += 1;
+        }
+        if requests.take_result().is_some() {
+            return Err(draining());
         }
         Ok(Response::new(example::MyResponse { message: format!("Received {count} requests: {names}") }))
     }
@@ -79,7 +99,10 @@ impl MyService for Tutorial {
         let answers = request.into_inner().map(|request| {
             request.map(|request| example::MyResponse { message: format!("Response for {}", request.name) })
         });
-        Ok(Response::new(Box::pin(answers)))
+        let drain = self.drain.clone();
+        let last =
+            stream::once(async { Err(draining()) }).filter(move |_| std::future::ready(drain.has_begun()));
+        Ok(Response::new(Box::pin(answers.take_until(self.drain.begun()).chain(last))))
     }
 }
 

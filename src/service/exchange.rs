@@ -1,13 +1,12 @@
 //! Exchange: numbered publishes up, coalesced receipts and optionally deliveries down.
 //! Never: a task, a channel or a box for a publish; whatever is ready goes into one message.
 
-use std::fmt;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 
 use futures_util::Stream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use super::intake::{Fault, Intake};
 use super::status::{Context, Error, status};
@@ -21,13 +20,13 @@ use crate::wire::{ExchangeRequest, ExchangeResponse, NumberedReceipt};
 pub(super) fn exchange(
     streams: &Streams,
     request: Request<Streaming<ExchangeRequest>>,
-) -> Response<Exchange<Streaming<ExchangeRequest>>> {
+) -> Exchange<Streaming<ExchangeRequest>> {
     let call_trace = request::call_trace(request.metadata());
-    Response::new(Exchange::new(streams.clone(), request.into_inner(), call_trace))
+    Exchange::new(streams.clone(), request.into_inner(), call_trace)
 }
 
 /// The server's side of one Exchange.
-pub struct Exchange<S> {
+pub(super) struct Exchange<S> {
     streams: Streams,
     requests: S,
     call_trace: Box<str>,
@@ -254,10 +253,4 @@ fn check(
         return Err(Error::Protocol("a publish to another topic than the open's".to_owned()));
     }
     request::batch(&publish, limits, call_trace, "publish.publish.")
-}
-
-impl<S> fmt::Debug for Exchange<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exchange").finish_non_exhaustive()
-    }
 }

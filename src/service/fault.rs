@@ -1,5 +1,6 @@
-//! The layer that gives tonic's own errors their code and details: a message over the limit, one
-//! that cannot be decoded. They are always answered in headers alone, so bodies pass untouched.
+//! The layer around our services. It gives tonic's own errors their code and details (a message over
+//! the limit, one that cannot be decoded; they are always answered in headers alone), and long
+//! answers their own body.
 //! Never: touches an error that has details.
 
 use std::convert::Infallible;
@@ -8,25 +9,26 @@ use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use tonic::Status;
+use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use super::status;
+use super::{body, status};
 
 /// Wraps a service of tonic.
 #[derive(Clone, Debug)]
-pub struct WithDetails<S>(pub S);
+pub struct Served<S>(pub S);
 
-impl<S: NamedService> NamedService for WithDetails<S> {
+impl<S: NamedService> NamedService for Served<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S, B, R: Default> Service<Request<B>> for WithDetails<S>
+impl<S, B> Service<Request<B>> for Served<S>
 where
-    S: Service<Request<B>, Response = Response<R>, Error = Infallible>,
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
     S::Future: Unpin,
 {
-    type Response = Response<R>;
+    type Response = Response<Body>;
     type Error = Infallible;
     type Future = Answer<S::Future>;
 
@@ -43,19 +45,19 @@ where
 #[derive(Debug)]
 pub struct Answer<F>(F);
 
-impl<F, R: Default> Future for Answer<F>
+impl<F> Future for Answer<F>
 where
-    F: Future<Output = Result<Response<R>, Infallible>> + Unpin,
+    F: Future<Output = Result<Response<Body>, Infallible>> + Unpin,
 {
-    type Output = Result<Response<R>, Infallible>;
+    type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Ok(response) = ready!(Pin::new(&mut self.0).poll(cx));
-        Poll::Ready(Ok(rewritten(response)))
+        Poll::Ready(Ok(body::taken(rewritten(response))))
     }
 }
 
-fn rewritten<R: Default>(response: Response<R>) -> Response<R> {
+fn rewritten(response: Response<Body>) -> Response<Body> {
     let headers = response.headers();
     if !headers.contains_key(Status::GRPC_STATUS) || headers.contains_key("grpc-status-details-bin") {
         return response;

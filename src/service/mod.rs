@@ -1,6 +1,7 @@
 //! The calls, one thin file each: requests into checked values, domain answers into messages.
 //! Never: an error code outside `status`, or a rule that belongs to a topic.
 
+mod body;
 mod example;
 mod exchange;
 mod fault;
@@ -14,10 +15,9 @@ mod subscribe;
 mod tests;
 mod topics;
 
+pub use body::Beside;
 pub use example::{Bare, Tutorial};
-pub use exchange::Exchange;
-pub use fault::WithDetails;
-pub use subscribe::Deliveries;
+pub use fault::Served;
 pub use topics::Administration;
 
 use tonic::{Request, Response, Status, Streaming};
@@ -27,9 +27,11 @@ use crate::proto::v1::{IngestResponse, SubscribeRequest};
 use crate::record::BatchLimits;
 use crate::topic::Topics;
 use crate::wire::stubs::v1::stream_service_server::StreamService;
-use crate::wire::{ExchangeRequest, IngestRequest, PublishRequest, PublishResponse};
+use crate::wire::{ExchangeRequest, ExchangeResponse, SubscribeResponse};
+use crate::wire::{IngestRequest, PublishRequest, PublishResponse};
 
-/// The four kinds of call on topics.
+/// The four kinds of call on topics. To be served within [`Served`], which gives the long answers
+/// their body.
 #[derive(Clone)]
 pub struct Streams {
     topics: Topics,
@@ -65,18 +67,21 @@ impl StreamService for Streams {
         ingest::ingest(self, request).await
     }
 
-    type SubscribeStream = Deliveries;
+    type SubscribeStream = Beside<SubscribeResponse>;
 
-    async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Deliveries>, Status> {
-        subscribe::subscribe(self, request).await
+    async fn subscribe(
+        &self,
+        request: Request<SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        Ok(body::beside(subscribe::subscribe(self, request).await?))
     }
 
-    type ExchangeStream = Exchange<Streaming<ExchangeRequest>>;
+    type ExchangeStream = Beside<ExchangeResponse>;
 
     async fn exchange(
         &self,
         request: Request<Streaming<ExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        Ok(exchange::exchange(self, request))
+        Ok(body::beside(exchange::exchange(self, request)))
     }
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 
 use futures_util::Stream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
 
 use super::Streams;
 use super::request;
@@ -17,10 +17,10 @@ use crate::wire::SubscribeResponse;
 pub(super) async fn subscribe(
     streams: &Streams,
     request: Request<v1::SubscribeRequest>,
-) -> Result<Response<Deliveries>, Status> {
+) -> Result<Deliveries, Status> {
     let request = request.into_inner();
     match begin(streams, &request).await {
-        Ok(subscription) => Ok(Response::new(Deliveries(subscription))),
+        Ok(subscription) => Ok(Deliveries(subscription)),
         Err(error) => Err(status(&error, &Context::topic(request.topic))),
     }
 }
@@ -32,8 +32,7 @@ async fn begin(streams: &Streams, request: &v1::SubscribeRequest) -> Result<Subs
 }
 
 /// The messages of one subscription.
-#[derive(Debug)]
-pub struct Deliveries(Subscription);
+pub(super) struct Deliveries(Subscription);
 
 impl Stream for Deliveries {
     type Item = Result<SubscribeResponse, Status>;

@@ -1,0 +1,79 @@
+//! A connection that is closed so that the peer reads what it was sent last. A socket closed with
+//! unread bytes sends a reset, and a peer still publishing then fails on its next write, receipts
+//! and status unread in its own buffer. So: end our side, then drop what comes until the peer ends.
+//! Never: waits longer than a second for that.
+
+use std::io::{IoSlice, Result};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+/// A round trip and what is under way, generously.
+const LINGER: Duration = Duration::from_secs(1);
+/// Bytes dropped at a time.
+const DISCARD: usize = 4096;
+
+/// A stream whose shutdown lingers.
+#[derive(Debug)]
+pub(super) struct Lingering {
+    stream: TcpStream,
+    /// Set once our side has ended.
+    until: Option<Pin<Box<Sleep>>>,
+}
+
+impl Lingering {
+    pub(super) const fn new(stream: TcpStream) -> Self {
+        Self { stream, until: None }
+    }
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = &mut *self;
+        if this.until.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        }
+        let until = this.until.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        if until.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            let mut bytes = [0; DISCARD];
+            let mut dropped = ReadBuf::new(&mut bytes);
+            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, &mut dropped));
+            if read.is_err() || dropped.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The bodies of long answers: each frame in a buffer of just its size, given up once sent. The
+//! body tonic makes keeps its largest buffer for as long as the call lasts, which ten thousand
+//! subscribers that caught up once and are idle now would pay for.
+//! Never: holds a message back for another, or refers to stored blocks while a peer does not read.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{Stream, stream};
+use http::HeaderMap;
+use http_body::Frame;
+use tonic::body::Body;
+use tonic::{Response, Status};
+
+use crate::wire::Wire;
+
+/// Messages that are ready go out together until they make this many bytes: two frames of HTTP/2's
+/// default size.
+const TOGETHER: usize = 32 << 10;
+/// Flag (not compressed) and length before every message of gRPC.
+const PREFIX: usize = 5;
+
+/// What tonic is told the answer is; the real one travels beside it.
+pub type Beside<T> = stream::Empty<Result<T, Status>>;
+
+/// Carries the real body past tonic. Extensions must be `Clone`, which a body is not.
+#[derive(Clone)]
+struct Carried(Arc<Mutex<Option<Body>>>);
+
+/// An answer of these messages, for [`taken`] to take.
+pub(super) fn beside<S, T>(messages: S) -> Response<Beside<T>>
+where
+    S: Stream<Item = Result<T, Status>> + Unpin + Send + 'static,
+    T: Wire,
+{
+    let body = Body::new(Messages { messages, end: End::NotYet });
+    let mut response = Response::new(stream::empty());
+    response.extensions_mut().insert(Carried(Arc::new(Mutex::new(Some(body)))));
+    response
+}
+
+/// The response with the body that travelled beside it, if one did.
+pub(super) fn taken(mut response: http::Response<Body>) -> http::Response<Body> {
+    let carried = response.extensions_mut().remove::<Carried>();
+    let body = carried.and_then(|carried| carried.0.lock().ok()?.take());
+    match body {
+        Some(body) => response.map(|_| body),
+        None => response,
+    }
+}
+
+struct Messages<S> {
+    messages: S,
+    end: End,
+}
+
+enum End {
+    NotYet,
+    /// After the data already handed out.
+    With(Status),
+    Sent,
+}
+
+impl<S, T> http_body::Body for Messages<S>
+where
+    S: Stream<Item = Result<T, Status>> + Unpin,
+    T: Wire,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let mut out = BytesMut::new();
+        while matches!(self.end, End::NotYet) && out.len() < TOGETHER {
+            match Pin::new(&mut self.messages).poll_next(cx) {
+                Poll::Pending if out.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(message))) => put(&message, &mut out),
+                Poll::Ready(Some(Err(status))) => self.end = End::With(status),
+                Poll::Ready(None) => self.end = End::With(Status::ok("")),
+            }
+        }
+        if !out.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(out.freeze()))));
+        }
+        Poll::Ready(match std::mem::replace(&mut self.end, End::Sent) {
+            End::With(status) => Some(trailers(&status)),
+            End::NotYet | End::Sent => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.end, End::Sent)
+    }
+}
+
+fn put(message: &impl Wire, out: &mut BytesMut) {
+    let len = message.wire_len();
+    out.reserve(PREFIX + len);
+    out.put_u8(0);
+    out.put_u32(u32::try_from(len).expect("bounded by the size of a delivery, far below 4 GiB"));
+    message.put(out);
+}
+
+fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
+    let mut headers = HeaderMap::new();
+    status.add_header(&mut headers)?;
+    Ok(Frame::trailers(headers))
+}
