@@ -38,7 +38,7 @@ Exit codes: 0 done, 1 failed, 2 wrong arguments or configuration, 130 interrupte
 
 /// Durable topics over streaming gRPC.
 #[derive(Debug, Parser)]
-#[command(name = "streamway", version, after_help = EXAMPLES, infer_long_args = true)]
+#[command(name = "streamway", version, after_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
     global: Global,

@@ -10,6 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::error::Error;
 use super::publisher::{Publisher, PublisherOptions};
+use super::retry::{Backoff, RetryPolicy};
 use super::subscriber::{Subscriber, SubscriberOptions};
 use super::topics::Topics;
 use crate::wire::stubs::v1::stream_service_client::StreamServiceClient;
@@ -108,6 +109,16 @@ impl Client {
             url: self.servers[index].url.clone(),
             channel: self.servers[index].channel.clone(),
         }
+    }
+
+    /// The patience of one call that is kept alive.
+    pub(crate) fn backoff(&self, policy: RetryPolicy) -> Backoff {
+        Backoff::new(policy, u32::try_from(self.servers.len()).unwrap_or(u32::MAX))
+    }
+
+    /// How many servers there are.
+    pub(crate) fn servers(&self) -> usize {
+        self.servers.len()
     }
 
     /// That server failed: the next one's turn, unless somebody else has moved on already.

@@ -151,13 +151,10 @@ impl Error {
             (_, Some("TOPIC_NOT_FOUND")) => "check the topic's name, or create it first".into(),
             (_, Some("TOPIC_ALREADY_EXISTS")) => "update it, or delete it first".into(),
             (_, Some("TOPIC_LIMIT")) => "delete a topic, or raise the server's topics_max".into(),
-            (_, Some("OFFSET_TRIMMED")) => {
-                format!("the oldest record kept is at offset {}", about("earliest_offset"))
+            (_, Some("OFFSET_TRIMMED" | "OFFSET_BEYOND_TAIL")) => {
+                format!("the topic holds offsets {} to {}", about("earliest_offset"), about("tail"))
             }
-            (_, Some("OFFSET_BEYOND_TAIL")) => format!("the tail is at offset {}", about("tail")),
-            (_, Some("EPOCH_CHANGED")) => {
-                "the topic was deleted and created again: start over from its beginning".into()
-            }
+            (_, Some("EPOCH_CHANGED")) => "start over from the topic's beginning".into(),
             (_, Some("BATCH_TOO_LARGE" | "MESSAGE_TOO_LARGE")) => {
                 "send fewer or smaller records at once, or raise the server's limits".into()
             }
@@ -237,7 +234,8 @@ mod tests {
     #[test]
     fn details_of_the_server_are_decoded() {
         let mut details = ErrorDetails::new();
-        let metadata = HashMap::from([("earliest_offset".to_owned(), "42".to_owned())]);
+        let about = [("earliest_offset", "42"), ("tail", "50")];
+        let metadata = HashMap::from(about.map(|(key, value)| (key.to_owned(), value.to_owned())));
         details.set_error_info("OFFSET_TRIMMED", "streamway", metadata);
         details.set_retry_info(Some(Duration::from_secs(3)));
         let status = Status::with_error_details(Code::OutOfRange, "offset 1 is no longer kept", details);
@@ -247,7 +245,7 @@ mod tests {
         assert!(!error.is_retryable());
         assert_eq!(
             error.to_string(),
-            "offset 1 is no longer kept [OFFSET_TRIMMED]; the oldest record kept is at offset 42"
+            "offset 1 is no longer kept [OFFSET_TRIMMED]; the topic holds offsets 42 to 50"
         );
     }
 

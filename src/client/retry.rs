@@ -37,6 +37,9 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(crate) struct Backoff {
     policy: RetryPolicy,
+    /// How many servers there are: an address that does not answer is no reason to give up
+    /// before the others were tried.
+    servers: u32,
     attempts: u32,
     /// Since when nothing has worked; none while all is well.
     failing_since: Option<Instant>,
@@ -44,8 +47,8 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    pub(crate) const fn new(policy: RetryPolicy) -> Self {
-        Self { policy, attempts: 0, failing_since: None, reached: false }
+    pub(crate) const fn new(policy: RetryPolicy, servers: u32) -> Self {
+        Self { policy, servers, attempts: 0, failing_since: None, reached: false }
     }
 
     /// The server did what was asked: the next failure starts from the beginning.
@@ -64,7 +67,8 @@ impl Backoff {
         let since = *self.failing_since.get_or_insert(now);
         let patience =
             if self.reached { self.policy.give_up_after } else { self.policy.connect_give_up_after };
-        if now.duration_since(since) >= patience {
+        let all_tried = self.attempts.saturating_add(1) >= self.servers;
+        if all_tried && now.duration_since(since) >= patience {
             return None;
         }
         let doubled = self.policy.delay_min.saturating_mul(1 << self.attempts.min(20));
@@ -87,7 +91,7 @@ mod tests {
 
     #[test]
     fn delays_double_with_jitter_and_restart_after_progress() {
-        let (mut backoff, now) = (Backoff::new(RetryPolicy::default()), Instant::now());
+        let (mut backoff, now) = (Backoff::new(RetryPolicy::default(), 1), Instant::now());
         let error = Error::transport("gone");
         for expected_ms in [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000] {
             let delay = backoff.delay(&error, now).unwrap();
@@ -104,18 +108,28 @@ mod tests {
         details.set_retry_info(Some(Duration::from_secs(7)));
         let status = Status::with_error_details(Code::Unavailable, "draining", details);
         let error = Error::from_status(&status, "x");
-        let delay = Backoff::new(RetryPolicy::default()).delay(&error, Instant::now()).unwrap();
+        let delay = Backoff::new(RetryPolicy::default(), 1).delay(&error, Instant::now()).unwrap();
         assert!(delay >= Duration::from_secs(7) && delay <= Duration::from_millis(7700), "{delay:?}");
     }
 
     #[test]
+    fn every_server_is_tried_before_giving_up() {
+        let policy = RetryPolicy { give_up_after: Duration::ZERO, ..RetryPolicy::default() };
+        let (mut backoff, now) = (Backoff::new(policy, 3), Instant::now());
+        let error = Error::transport("gone");
+        assert!(backoff.delay(&error, now).is_some());
+        assert!(backoff.delay(&error, now).is_some());
+        assert!(backoff.delay(&error, now).is_none());
+    }
+
+    #[test]
     fn patience_ends_and_final_errors_are_final() {
-        let (mut backoff, now) = (Backoff::new(RetryPolicy::default()), Instant::now());
+        let (mut backoff, now) = (Backoff::new(RetryPolicy::default(), 1), Instant::now());
         let error = Error::transport("gone");
         assert!(backoff.delay(&error, now).is_some());
         assert!(backoff.delay(&error, now + Duration::from_secs(119)).is_some());
         assert!(backoff.delay(&error, now + Duration::from_secs(120)).is_none());
         let not_found = Error::from_status(&Status::not_found("no topic"), "x");
-        assert!(Backoff::new(RetryPolicy::default()).delay(&not_found, now).is_none());
+        assert!(Backoff::new(RetryPolicy::default(), 1).delay(&not_found, now).is_none());
     }
 }

@@ -1,12 +1,15 @@
 //! Administration of topics over the typed TopicService.
-//! Never: retries; a person or a script waits for the answer.
+//! Never: repeats a call that may have arrived; a person or a script waits for the answer.
 
 use tonic::transport::Channel;
+use tonic::{Response, Status};
 
-use super::connect::{Client, Endpointed};
-use super::error::Error;
+use super::connect::Client;
+use super::error::{Error, Origin};
 use crate::proto::v1;
 use crate::proto::v1::topic_service_client::TopicServiceClient;
+
+type Service = TopicServiceClient<Channel>;
 
 /// Creates, inspects, changes and deletes topics.
 #[derive(Clone, Debug)]
@@ -24,10 +27,22 @@ impl Topics {
         Self { client }
     }
 
-    fn service(&self) -> (Endpointed, TopicServiceClient<Channel>) {
-        let endpoint = self.client.endpoint();
-        let service = TopicServiceClient::new(endpoint.channel.clone());
-        (endpoint, service)
+    /// One call to the first server that can be reached: where none could, nothing happened.
+    async fn call<T>(&self, call: impl AsyncFn(Service) -> Result<Response<T>, Status>) -> Result<T, Error> {
+        let mut untried = self.client.servers();
+        loop {
+            let endpoint = self.client.endpoint();
+            let status = match call(TopicServiceClient::new(endpoint.channel.clone())).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => status,
+            };
+            let error = Error::from_status(&status, &endpoint.url);
+            untried -= 1;
+            if error.origin() != Origin::Connect || untried == 0 {
+                return Err(error);
+            }
+            self.client.move_on(endpoint.index);
+        }
     }
 
     /// Creates a topic.
@@ -35,10 +50,9 @@ impl Topics {
     /// # Errors
     /// `TOPIC_ALREADY_EXISTS`, a bad name, or the transport's.
     pub async fn create(&self, name: &str, retention: Option<v1::Retention>) -> Result<v1::Topic, Error> {
-        let (endpoint, mut service) = self.service();
         let topic = v1::Topic { name: name.to_owned(), retention, ..Default::default() };
-        let answer = service.create_topic(v1::CreateTopicRequest { topic: Some(topic) }).await;
-        present(answer.map_err(|status| Error::from_status(&status, &endpoint.url))?.into_inner().topic)
+        let request = v1::CreateTopicRequest { topic: Some(topic) };
+        present(self.call(async |mut service| service.create_topic(request.clone()).await).await?.topic)
     }
 
     /// Describes a topic.
@@ -46,9 +60,8 @@ impl Topics {
     /// # Errors
     /// `TOPIC_NOT_FOUND`, or the transport's.
     pub async fn get(&self, name: &str) -> Result<v1::Topic, Error> {
-        let (endpoint, mut service) = self.service();
-        let answer = service.get_topic(v1::GetTopicRequest { name: name.to_owned() }).await;
-        present(answer.map_err(|status| Error::from_status(&status, &endpoint.url))?.into_inner().topic)
+        let request = v1::GetTopicRequest { name: name.to_owned() };
+        present(self.call(async |mut service| service.get_topic(request.clone()).await).await?.topic)
     }
 
     /// One page of topics by name. Ask on with `next_page_token`; it is empty on the last page.
@@ -56,9 +69,7 @@ impl Topics {
     /// # Errors
     /// The server's or the transport's.
     pub async fn list(&self, request: v1::ListTopicsRequest) -> Result<v1::ListTopicsResponse, Error> {
-        let (endpoint, mut service) = self.service();
-        let answer = service.list_topics(request).await;
-        Ok(answer.map_err(|status| Error::from_status(&status, &endpoint.url))?.into_inner())
+        self.call(async |mut service| service.list_topics(request.clone()).await).await
     }
 
     /// Changes the settings named in `paths`, `retention.max_age` for one; all of them where none is.
@@ -66,10 +77,9 @@ impl Topics {
     /// # Errors
     /// `TOPIC_NOT_FOUND`, a bad path or value, or the transport's.
     pub async fn update(&self, topic: v1::Topic, paths: Vec<String>) -> Result<v1::Topic, Error> {
-        let (endpoint, mut service) = self.service();
         let update_mask = Some(prost_types::FieldMask { paths });
-        let answer = service.update_topic(v1::UpdateTopicRequest { topic: Some(topic), update_mask }).await;
-        present(answer.map_err(|status| Error::from_status(&status, &endpoint.url))?.into_inner().topic)
+        let request = v1::UpdateTopicRequest { topic: Some(topic), update_mask };
+        present(self.call(async |mut service| service.update_topic(request.clone()).await).await?.topic)
     }
 
     /// Deletes a topic with all its records; where `epoch` is not empty, only that incarnation.
@@ -77,10 +87,8 @@ impl Topics {
     /// # Errors
     /// `TOPIC_NOT_FOUND`, `EPOCH_CHANGED`, or the transport's.
     pub async fn delete(&self, name: &str, epoch: &str) -> Result<(), Error> {
-        let (endpoint, mut service) = self.service();
         let request = v1::DeleteTopicRequest { name: name.to_owned(), epoch: epoch.to_owned() };
-        let answer = service.delete_topic(request).await;
-        answer.map(|_| ()).map_err(|status| Error::from_status(&status, &endpoint.url))
+        self.call(async |mut service| service.delete_topic(request.clone()).await).await.map(drop)
     }
 
     /// Forgets whole batches before an offset; answers the real earliest offset.
@@ -88,10 +96,8 @@ impl Topics {
     /// # Errors
     /// `TOPIC_NOT_FOUND`, `OFFSET_BEYOND_TAIL`, `EPOCH_CHANGED`, or the transport's.
     pub async fn trim(&self, name: &str, before_offset: u64, epoch: &str) -> Result<u64, Error> {
-        let (endpoint, mut service) = self.service();
-        let (name, epoch) = (name.to_owned(), epoch.to_owned());
-        let answer = service.trim_topic(v1::TrimTopicRequest { name, before_offset, epoch }).await;
-        let answer = answer.map_err(|status| Error::from_status(&status, &endpoint.url))?;
-        Ok(answer.into_inner().earliest_offset)
+        let request = v1::TrimTopicRequest { name: name.to_owned(), before_offset, epoch: epoch.to_owned() };
+        let answer = self.call(async |mut service| service.trim_topic(request.clone()).await).await?;
+        Ok(answer.earliest_offset)
     }
 }

@@ -70,6 +70,23 @@ pub(super) mod plain {
     }
 }
 
+/// Fields that are an address to listen on.
+pub(super) mod address {
+    use std::net::SocketAddr;
+
+    use super::{Deserialize, Deserializer, Serializer, de};
+
+    pub fn serialize<S: Serializer>(value: &SocketAddr, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+        let text = String::deserialize(from)?;
+        let invalid = || format!("{text:?} is not an address; write 0.0.0.0:50051 or [::]:50051");
+        text.trim().parse().map_err(|_| de::Error::custom(invalid()))
+    }
+}
+
 /// Fields that are a number of bytes.
 pub(super) mod size {
     use super::{Deserialize, Deserializer, Serializer, de, format_size, parse_size};

@@ -23,10 +23,10 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where gRPC is served. Port 0 takes a free one; the start log names it.
-    #[serde(with = "human::plain")]
+    #[serde(with = "human::address")]
     pub listen: SocketAddr,
     /// Where health and probes are served, in plaintext.
-    #[serde(with = "human::plain")]
+    #[serde(with = "human::address")]
     pub admin_listen: SocketAddr,
     /// Where the embedded log keeps its files.
     pub data_dir: PathBuf,

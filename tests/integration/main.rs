@@ -9,6 +9,8 @@ mod harness;
 mod bad_input;
 mod bad_stream;
 mod big_file;
+mod cli;
+mod client;
 mod crash;
 mod damage;
 mod data_dir;

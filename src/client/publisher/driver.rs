@@ -33,7 +33,7 @@ enum Ended {
 
 /// Publishes until the publisher is closed or fails for good.
 pub(super) async fn run(shared: Arc<Shared>, client: Client) {
-    let mut backoff = Backoff::new(shared.options.retry);
+    let mut backoff = client.backoff(shared.options.retry);
     while shared.wait_for_work().await {
         let endpoint = client.endpoint();
         let error = match call(&shared, &client, &endpoint, &mut backoff).await {

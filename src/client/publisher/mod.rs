@@ -11,7 +11,7 @@ pub use ack::Acknowledgement;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -184,8 +184,8 @@ impl Publisher {
         let target = self.shared.lock().taken();
         self.shared
             .until(|queue| match &queue.ended {
-                _ if queue.acknowledged() >= target => Poll::Ready(Ok(())),
                 Some(error) => Poll::Ready(Err(error.clone())),
+                None if queue.acknowledged() >= target => Poll::Ready(Ok(())),
                 None => Poll::Pending,
             })
             .await
@@ -224,6 +224,35 @@ fn closed() -> Error {
     Error::local(Code::Cancelled, "the publisher was closed")
 }
 
+/// Who must hear that something was queued.
+enum Wake {
+    /// The transport, which waits for something to send.
+    Sender(Waker),
+    /// The driver, which holds no call open.
+    Driver,
+    /// The transport is busy, and asks again by itself.
+    Nobody,
+}
+
+fn try_take<T>(queue: &mut Queue, take: &mut impl FnMut(&mut Queue) -> T) -> Poll<Result<(T, Wake), Error>> {
+    if let Some(error) = &queue.ended {
+        return Poll::Ready(Err(error.clone()));
+    }
+    if !queue.has_room() {
+        return Poll::Pending;
+    }
+    let taken = take(queue);
+    let wake = match queue.has_work() {
+        false => Wake::Nobody,
+        true => match queue.sender.take() {
+            Some(sender) => Wake::Sender(sender),
+            None if std::mem::take(&mut queue.idle) => Wake::Driver,
+            None => Wake::Nobody,
+        },
+    };
+    Poll::Ready(Ok((taken, wake)))
+}
+
 /// What the handle and the task share.
 #[derive(Debug)]
 struct Shared {
@@ -253,33 +282,18 @@ impl Shared {
 
     /// Puts something into the queue as soon as there is room.
     async fn taking<T>(&self, mut take: impl FnMut(&mut Queue) -> T) -> Result<T, Error> {
-        if let Poll::Ready(taken) = self.try_take(&mut self.lock(), &mut take) {
-            return taken;
+        let now = try_take(&mut self.lock(), &mut take);
+        let (taken, wake) = match now {
+            Poll::Ready(taken) => taken?,
+            Poll::Pending => self.until(|queue| try_take(queue, &mut take)).await?,
+        };
+        // The queue is free again by now, for whoever is woken.
+        match wake {
+            Wake::Sender(sender) => sender.wake(),
+            Wake::Driver => self.work.notify_one(),
+            Wake::Nobody => {}
         }
-        self.until(|queue| self.try_take(queue, &mut take)).await
-    }
-
-    fn try_take<T>(
-        &self,
-        queue: &mut Queue,
-        take: &mut impl FnMut(&mut Queue) -> T,
-    ) -> Poll<Result<T, Error>> {
-        if let Some(error) = &queue.ended {
-            return Poll::Ready(Err(error.clone()));
-        }
-        if !queue.has_room() {
-            return Poll::Pending;
-        }
-        let taken = take(queue);
-        if queue.has_work() {
-            match queue.sender.take() {
-                Some(sender) => sender.wake(),
-                None if std::mem::take(&mut queue.idle) => self.work.notify_one(),
-                // The transport is busy, and asks again by itself.
-                None => {}
-            }
-        }
-        Poll::Ready(Ok(taken))
+        Ok(taken)
     }
 
     /// Checks now, and again whenever batches were acknowledged.
@@ -340,5 +354,40 @@ impl Shared {
             sender.wake();
         }
         self.moved.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PublisherOptions;
+    use crate::client::{Client, Options, Origin, Record, RetryPolicy};
+    use std::time::Duration;
+
+    /// A publisher to a port where nobody listens, which gives up at the first failure.
+    fn unreachable() -> super::Publisher {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let retry = RetryPolicy { connect_give_up_after: Duration::ZERO, ..RetryPolicy::default() };
+        let options = PublisherOptions { retry, ..PublisherOptions::default() };
+        Client::new(Options::new(address)).unwrap().publisher("orders", options).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_failure_reaches_the_receipt_and_every_later_call() {
+        let publisher = unreachable();
+        let receipt = publisher.publish(&Record::new("x")).await.unwrap();
+        assert_eq!(receipt.await.unwrap_err().origin(), Origin::Connect);
+        // What failed before the flush began is not durable either.
+        assert_eq!(publisher.flush().await.unwrap_err().origin(), Origin::Connect);
+        assert_eq!(publisher.publish_nowait(&Record::new("y")).await.unwrap_err().origin(), Origin::Connect);
+        assert_eq!(publisher.close().await.unwrap_err().origin(), Origin::Connect);
+    }
+
+    #[tokio::test]
+    async fn dropping_the_publisher_ends_what_waits_for_it() {
+        let publisher = unreachable();
+        let receipt = publisher.publish(&Record::new("x")).await.unwrap();
+        drop(publisher);
+        assert!(receipt.await.is_err());
     }
 }

@@ -122,9 +122,9 @@ pub struct Subscriber {
 impl Subscriber {
     pub(super) fn new(client: Client, options: SubscriberOptions) -> Self {
         Self {
-            client,
             cursor: Cursor::new(&options),
-            backoff: Backoff::new(options.retry),
+            backoff: client.backoff(options.retry),
+            client,
             state: State::Waiting(Instant::now()),
             silence_max: options.heartbeat_interval * HEARTBEATS_MISSING_MAX,
             waiting_since: None,
