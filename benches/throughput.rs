@@ -50,6 +50,9 @@ fn main() -> Result<(), Failure> {
         if wants("idle") {
             idle().await?;
         }
+        if wants("restart") {
+            restart().await?;
+        }
         Ok(())
     })
 }
@@ -67,12 +70,15 @@ async fn serve(data_dir: PathBuf) -> Result<(), Failure> {
 struct Server {
     child: Child,
     port: u16,
-    _dir: tempfile::TempDir,
+    dir: Option<tempfile::TempDir>,
 }
 
 impl Server {
     fn start() -> Result<Self, Failure> {
-        let dir = tempfile::tempdir_in(".")?;
+        Self::start_in(tempfile::tempdir_in(".")?)
+    }
+
+    fn start_in(dir: tempfile::TempDir) -> Result<Self, Failure> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg(format!("--serve={}", dir.path().display()))
             .stdout(Stdio::piped())
@@ -80,7 +86,7 @@ impl Server {
         let mut line = String::new();
         let out = child.stdout.take().ok_or("no output")?;
         std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)?;
-        Ok(Self { port: line.trim().parse()?, child, _dir: dir })
+        Ok(Self { port: line.trim().parse()?, child, dir: Some(dir) })
     }
 
     async fn client(&self) -> Result<Client, Failure> {
@@ -97,6 +103,15 @@ impl Server {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
         line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Server {
+    /// Kills the process; what it left stays.
+    fn kill(mut self) -> Result<tempfile::TempDir, Failure> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.dir.take().ok_or_else(|| "killed twice".into())
     }
 }
 
@@ -264,5 +279,37 @@ async fn idle() -> Result<(), Failure> {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let bytes = (server.rss_kib() - before) * 1024 / SUBSCRIPTIONS;
     println!("{:>60} {bytes} bytes", "one idle subscription on a shared connection");
+    Ok(())
+}
+
+/// Bulk publish of 2 GB, then kill -9, and the time from start to the first answer.
+async fn restart() -> Result<(), Failure> {
+    const BATCH: usize = 100;
+    const TOTAL: u64 = 20_000;
+    let server = Server::start()?;
+    let mut client = server.client().await?;
+    let mut record = Vec::new();
+    prost::encoding::bytes::encode(2, &vec![b'x'; 1024], &mut record);
+    let records = records_fields(std::iter::repeat_n(record.as_slice(), BATCH));
+    let bytes = records.len() as f64 * TOTAL as f64;
+    let seconds = exchange(&mut client, "bench", records, 64, TOTAL).await?;
+    println!("{:>60} {:.0} MB/s", "bulk publish, 1 KiB x 100 a batch, 2 GB", bytes / seconds / 1e6);
+    println!("{:>60} {:.0} MiB", "server memory then", server.rss_kib() as f64 / 1024.0);
+    drop(client);
+    let mut dir = server.kill()?;
+    for _ in 0..3 {
+        let begin = Instant::now();
+        let server = Server::start_in(dir)?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let mut client = server.client().await?;
+        let mut deliveries = subscribe(&mut client, v1::Boundary::Earliest, BATCH as u64 * TOTAL).await?;
+        let mut seen = 0;
+        while let Some(delivery) = deliveries.message().await? {
+            seen += count(&delivery);
+        }
+        assert_eq!(seen, BATCH as u64 * TOTAL);
+        println!("{:>60} {seconds:.3} s", "start after kill -9 with 2 GB, until serving");
+        dir = server.kill()?;
+    }
     Ok(())
 }
