@@ -2,8 +2,7 @@
 //! Never: on disk; the journal and the ids files are.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::RandomState;
-use std::hash::{BuildHasher, Hash};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::time::Duration;
 
 use crate::record::{Offset, UnixMicros};
@@ -21,12 +20,40 @@ pub struct Stored {
 
 /// A topic and a request id, as 128 bits of two independently keyed hashes: a million ids collide
 /// with a chance of 2^-88, and nobody outside knows the keys.
-type Key = (u64, u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key(u64, u64);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0);
+    }
+}
+
+/// Takes half of a [`Key`], which is a hash already, for the hash.
+#[derive(Debug, Default)]
+pub struct Taken(u64);
+
+impl Hasher for Taken {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a key writes one u64");
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
+}
+
+/// What was stored, by key.
+pub type Map = HashMap<Key, Stored, BuildHasherDefault<Taken>>;
 
 /// The newest request ids.
 #[derive(Debug)]
 pub struct Window {
-    stored: HashMap<Key, Stored>,
+    stored: Map,
     order: VecDeque<(Key, UnixMicros)>,
     hashers: (RandomState, RandomState),
     age: u64,
@@ -38,7 +65,7 @@ impl Window {
     #[must_use]
     pub fn new(age: Duration, count_max: usize) -> Self {
         Self {
-            stored: HashMap::new(),
+            stored: Map::default(),
             order: VecDeque::new(),
             hashers: (RandomState::new(), RandomState::new()),
             age: u64::try_from(age.as_micros()).unwrap_or(u64::MAX),
@@ -46,23 +73,21 @@ impl Window {
         }
     }
 
-    fn key(&self, topic: u64, id: &[u8]) -> Key {
-        fn hash(state: &RandomState, value: impl Hash) -> u64 {
-            state.hash_one(value)
-        }
-        (hash(&self.hashers.0, (topic, id)), hash(&self.hashers.1, (topic, id)))
+    /// The key of an id.
+    #[must_use]
+    pub fn key(&self, topic: u64, id: &[u8]) -> Key {
+        Key(self.hashers.0.hash_one((topic, id)), self.hashers.1.hash_one((topic, id)))
     }
 
-    /// What was stored under this id within the window.
+    /// What was stored under this key within the window.
     #[must_use]
-    pub fn get(&self, topic: u64, id: &[u8], now: UnixMicros) -> Option<Stored> {
-        let stored = self.stored.get(&self.key(topic, id)).copied()?;
+    pub fn get(&self, key: Key, now: UnixMicros) -> Option<Stored> {
+        let stored = self.stored.get(&key).copied()?;
         (now.0.saturating_sub(stored.time.0) <= self.age).then_some(stored)
     }
 
     /// Remembers an id, and forgets those that are too old or too many.
-    pub fn insert(&mut self, topic: u64, id: &[u8], stored: Stored) {
-        let key = self.key(topic, id);
+    pub fn insert(&mut self, key: Key, stored: Stored) {
         self.stored.insert(key, stored);
         self.order.push_back((key, stored.time));
         while let Some(&(key, time)) = self.order.front() {
@@ -100,18 +125,18 @@ mod tests {
     fn ids_are_forgotten_by_age_and_by_count() {
         let mut window = Window::new(Duration::from_micros(100), 3);
         for n in 0..5 {
-            window.insert(1, &[n as u8], stored(n, 10 + n));
+            window.insert(window.key(1, &[n as u8]), stored(n, 10 + n));
         }
         let now = UnixMicros(20);
-        assert_eq!(window.get(1, &[1], now), None);
-        assert_eq!(window.get(1, &[2], now), Some(stored(2, 12)));
-        assert_eq!(window.get(2, &[2], now), None, "another topic");
-        assert_eq!(window.get(1, &[4], UnixMicros(115)), None, "too old");
-        window.insert(1, &[9], stored(9, 113));
+        assert_eq!(window.get(window.key(1, &[1]), now), None);
+        assert_eq!(window.get(window.key(1, &[2]), now), Some(stored(2, 12)));
+        assert_eq!(window.get(window.key(2, &[2]), now), None, "another topic");
+        assert_eq!(window.get(window.key(1, &[4]), UnixMicros(115)), None, "too old");
+        window.insert(window.key(1, &[9]), stored(9, 113));
         assert_eq!(window.order.len(), 3);
         assert_eq!(window.stored.len(), 3);
-        window.insert(1, &[9], stored(10, 300));
-        assert_eq!(window.get(1, &[9], UnixMicros(300)), Some(stored(10, 300)));
+        window.insert(window.key(1, &[9]), stored(10, 300));
+        assert_eq!(window.get(window.key(1, &[9]), UnixMicros(300)), Some(stored(10, 300)));
         assert_eq!(window.stored.len(), 1);
     }
 }

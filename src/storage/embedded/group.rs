@@ -14,7 +14,7 @@ use super::journal::GroupBuf;
 use super::queue::Append;
 use super::tail::Run;
 use super::topic::TopicState;
-use crate::record::{Batch, Offset, Position, Receipt, RequestId, UnixMicros, block};
+use crate::record::{Batch, Offset, Position, Receipt, UnixMicros, block};
 use crate::storage::{Appended, Error};
 
 /// No batch takes more than its records and this many bytes in the journal: block head 40, trace
@@ -48,7 +48,7 @@ pub struct Group {
     time: UnixMicros,
     open: HashMap<u64, Building>,
     done: Vec<Pending>,
-    fresh: HashMap<(u64, RequestId), dedup::Stored>,
+    fresh: dedup::Map,
     replies: Vec<Answer>,
 }
 
@@ -64,7 +64,7 @@ impl Group {
     /// A group stored at `time`.
     #[must_use]
     pub fn new(time: UnixMicros) -> Self {
-        Self { time, open: HashMap::new(), done: Vec::new(), fresh: HashMap::new(), replies: Vec::new() }
+        Self { time, open: HashMap::new(), done: Vec::new(), fresh: dedup::Map::default(), replies: Vec::new() }
     }
 
     /// No append takes more bytes in the journal.
@@ -104,10 +104,10 @@ impl Group {
         batch: &Batch,
         window: &Window,
     ) -> Result<Receipt, Error> {
-        if let Some(id) = batch.request_id() {
-            let fresh = self.fresh.get(&(topic.id, id.clone())).copied();
-            let known = fresh.or_else(|| window.get(topic.id, id.as_str().as_bytes(), self.time));
-            if let Some(stored) = known {
+        let id = batch.request_id().map(|id| (window.key(topic.id, id.as_str().as_bytes()), id));
+        if let Some((key, _)) = id {
+            let fresh = self.fresh.get(&key).copied();
+            if let Some(stored) = fresh.or_else(|| window.get(key, self.time)) {
                 let end = stored.first.plus(u64::from(stored.count));
                 return Ok(receipt(topic, stored.first, end, stored.time, true));
             }
@@ -125,10 +125,10 @@ impl Group {
         building.next = first.plus(u64::from(batch.count()));
         building.batches += 1;
         let end = building.next;
-        if let Some(id) = batch.request_id() {
+        if let Some((key, id)) = id {
             let count = batch.count();
             IdEntry { first, count, id: id.as_str().as_bytes() }.encode(&mut building.ids);
-            self.fresh.insert((topic.id, id.clone()), dedup::Stored { first, count, time });
+            self.fresh.insert(key, dedup::Stored { first, count, time });
         }
         Ok(receipt(topic, first, end, time, false))
     }
@@ -206,15 +206,15 @@ fn receipt(topic: &TopicState, first: Offset, end: Offset, time: UnixMicros, dup
 pub struct Built {
     /// Its runs, of each topic in order.
     pub runs: Vec<Pending>,
-    fresh: HashMap<(u64, RequestId), dedup::Stored>,
+    fresh: dedup::Map,
     replies: Vec<Answer>,
 }
 
 impl Built {
     /// Shows the group to readers and answers publishers: it is durable.
     pub fn publish(self, window: &mut Window, pending: &mut Vec<Pending>) {
-        for ((topic, id), stored) in self.fresh {
-            window.insert(topic, id.as_str().as_bytes(), stored);
+        for (key, stored) in self.fresh {
+            window.insert(key, stored);
         }
         for item in &self.runs {
             item.topic.publish(item.run.clone());

@@ -91,6 +91,6 @@ pub fn read(disk: &dyn Disk, dir: &Path, entry: &IdsEntry, window: &mut Window) 
 pub fn insert(header: &Header, ids: &[u8], window: &mut Window) {
     for entry in frame::ids(ids) {
         let stored = Stored { first: entry.first, count: entry.count, time: header.last_time };
-        window.insert(header.topic, entry.id, stored);
+        window.insert(window.key(header.topic, entry.id), stored);
     }
 }
