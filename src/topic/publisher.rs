@@ -11,8 +11,9 @@ use super::{Error, Topics};
 use crate::record::{Batch, Receipt};
 use crate::storage::{self, Appended, Appender, BoxFuture, TopicLog};
 
-/// Most batches handed to the log at once: enough to make the hand-over cheap.
-const GATHER_BATCHES: usize = 1024;
+/// Most batches handed to the log at once: enough to make the hand-over cheap, few enough that the
+/// log syncs the first while the next are read.
+const GATHER_BATCHES: usize = 256;
 /// Most bytes gathered before they are handed to the log; one batch more may be on top.
 const GATHER_BYTES: usize = 1 << 20;
 
