@@ -58,6 +58,11 @@ impl Backoff {
         self.reached = true;
     }
 
+    /// Whether nothing failed since there was progress.
+    pub(crate) const fn is_well(&self) -> bool {
+        self.failing_since.is_none()
+    }
+
     /// How long to wait after this failure; none where it is final.
     pub(crate) fn delay(&mut self, error: &Error, now: Instant) -> Option<Duration> {
         if !error.is_retryable() {

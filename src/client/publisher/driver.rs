@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use futures_util::Stream;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::queue::Settled;
@@ -48,11 +48,16 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
             debug!(%error, "exchange ended while idle");
             continue;
         }
+        let first = backoff.is_well();
         let Some(delay) = backoff.delay(&error, Instant::now()) else { return shared.end(&error) };
-        if error.is_retryable() {
-            client.move_on(endpoint.index);
+        client.move_on(endpoint.index);
+        let (topic, error, delay_ms) = (&shared.topic, error.message(), delay.as_millis() as u64);
+        // An outage is told of once; every further attempt is a detail of it.
+        if first {
+            warn!(%topic, error, delay_ms, "publishing is interrupted, will go on");
+        } else {
+            debug!(%topic, error, delay_ms, "still interrupted");
         }
-        warn!(topic = %shared.topic, %error, delay_ms = delay.as_millis() as u64, "publishing again after a pause");
         tokio::time::sleep(delay).await;
     }
 }
@@ -69,6 +74,9 @@ async fn call(shared: &Arc<Shared>, client: &Client, endpoint: &Endpointed, back
         match incoming.message().await {
             Ok(Some(response)) => {
                 if !response.receipts.is_empty() {
+                    if !backoff.is_well() {
+                        info!(topic = %shared.topic, "publishing goes on");
+                    }
                     backoff.progress();
                 }
                 if let Err(error) = receive(shared, &response, &mut settled) {

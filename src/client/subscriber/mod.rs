@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use tonic::{Response, Status, Streaming};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::connect::{Client, Endpointed};
 use super::error::Error;
@@ -219,6 +219,9 @@ impl Subscriber {
 
     fn deliver(&mut self, message: SubscribeResponse) -> Result<Delivery, Error> {
         self.waiting_since = None;
+        if !self.backoff.is_well() {
+            info!(topic = self.topic, "the subscription goes on");
+        }
         self.backoff.progress();
         if let Err(error) = self.cursor.accept(&message) {
             self.enter(State::Ended);
@@ -236,7 +239,7 @@ impl Subscriber {
             self.enter(State::Ended);
             return None;
         }
-        let now = Instant::now();
+        let (now, first) = (Instant::now(), self.backoff.is_well());
         let Some(delay) = self.backoff.delay(&error, now) else {
             self.enter(State::Ended);
             return Some(error);
@@ -244,7 +247,13 @@ impl Subscriber {
         if let State::Calling(_, endpoint) | State::Open(_, endpoint) = &self.state {
             self.client.move_on(endpoint.index);
         }
-        warn!(topic = self.topic, %error, delay_ms = delay.as_millis() as u64, "resuming after a pause");
+        let (topic, error, delay_ms) = (&self.topic, error.message(), delay.as_millis() as u64);
+        // An outage is told of once; every further attempt is a detail of it.
+        if first {
+            warn!(topic, error, delay_ms, "the subscription is interrupted, will resume");
+        } else {
+            debug!(topic, error, delay_ms, "still interrupted");
+        }
         self.enter(State::Waiting(now + delay));
         None
     }
