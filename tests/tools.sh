@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What tests/run and .ci/run install and share. Sourced by both, from the top of the clone.
 # Never: touches anything outside the clone, but for Debian packages that are missing.
 
