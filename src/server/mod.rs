@@ -25,7 +25,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::config::Config;
 use crate::storage::embedded::{EmbeddedLog, OpenError};
@@ -158,8 +158,8 @@ impl Server {
         info!("serving");
         let mut health = log.health();
         loop {
-            if let storage::Health::Failed(reason) = &*health.borrow_and_update() {
-                error!(%reason, "storage failed: refusing writes, reads go on");
+            // The engine has logged why.
+            if matches!(&*health.borrow_and_update(), storage::Health::Failed(_)) {
                 self.board.storage_failed();
             }
             tokio::select! {

@@ -225,3 +225,42 @@ impl Catalog {
         Self::decode(body).map(Some).map_err(|_| damaged())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Catalog, FILE_NAME, OpenError, TopicEntry};
+    use crate::storage::embedded::disk::sim::SimDisk;
+    use std::path::Path;
+
+    const DIR: &str = "/log";
+
+    fn written() -> (SimDisk, Catalog) {
+        let disk = SimDisk::default();
+        let topic = TopicEntry { id: 7, name: "orders".into(), tail: 9, ..TopicEntry::default() };
+        let catalog = Catalog { group: 3, journal: 2, topics: vec![topic], ..Catalog::default() };
+        catalog.write(&disk, Path::new(DIR)).unwrap();
+        (disk, catalog)
+    }
+
+    fn changed(at: usize, value: u8) -> Result<Option<Catalog>, OpenError> {
+        let mut files = written().0.files();
+        files.get_mut(&Path::new(DIR).join(FILE_NAME)).unwrap()[at] = value;
+        Catalog::read(&SimDisk::with(&files), Path::new(DIR))
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_what_is_not_there_is_none() {
+        let (disk, catalog) = written();
+        assert_eq!(Catalog::read(&disk, Path::new(DIR)).unwrap(), Some(catalog));
+        assert_eq!(Catalog::read(&SimDisk::default(), Path::new(DIR)).unwrap(), None);
+    }
+
+    /// P10: damage and a newer format are refused, each with its own error.
+    #[test]
+    fn damage_and_newer_formats_are_refused() {
+        assert!(matches!(changed(8, 2), Err(OpenError::NewerFormat { version: 2, .. })));
+        for at in [0, 12, 16, 24, 30] {
+            assert!(matches!(changed(at, 0xff), Err(OpenError::Damaged { .. })), "byte {at}");
+        }
+    }
+}

@@ -64,7 +64,13 @@ impl Group {
     /// A group stored at `time`.
     #[must_use]
     pub fn new(time: UnixMicros) -> Self {
-        Self { time, open: HashMap::new(), done: Vec::new(), fresh: dedup::Map::default(), replies: Vec::new() }
+        Self {
+            time,
+            open: HashMap::new(),
+            done: Vec::new(),
+            fresh: dedup::Map::default(),
+            replies: Vec::new(),
+        }
     }
 
     /// No append takes more bytes in the journal.
