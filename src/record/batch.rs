@@ -170,6 +170,9 @@ fn count_records(bytes: &[u8]) -> Result<u64, Violation> {
         let (3, Value::Len(range)) = (field.number, field.value) else {
             return Err(at(index, Malformed("not a record")));
         };
+        if bytes[field.at.start] != RECORDS_TAG {
+            return Err(at(index, Malformed("overlong tag")));
+        }
         walk::check_record(&bytes[range]).map_err(|reason| at(index, reason))?;
         index += 1;
     }
@@ -260,6 +263,8 @@ mod tests {
         let mut bytes = records(2, 3).to_vec();
         bytes.extend_from_slice(&[0x08, 1]);
         assert!(matches!(Batch::check(bytes.into(), limits), Err(Violation::Record { index: 2, .. })));
+        // The same tag in two bytes.
+        assert!(Batch::check(Bytes::from_static(&[0x9a, 0, 0]), limits).is_err());
         let cut = records(1, 3);
         assert!(matches!(Batch::check(cut.slice(..4), limits), Err(Violation::Record { index: 0, .. })));
     }
