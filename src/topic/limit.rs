@@ -74,6 +74,11 @@ impl Remaining {
         self.reached = true;
     }
 
+    /// What lies before `next` will not be sent: it is no longer kept.
+    pub(super) fn skip_to(&mut self, next: Offset) {
+        self.reached |= next >= self.stop;
+    }
+
     /// Cuts the chunk to what may still be sent.
     ///
     /// # Errors

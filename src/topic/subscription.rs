@@ -287,6 +287,9 @@ impl Subscription {
         match self.out_of_range.apply(error, &*self.topic) {
             Ok(offset) => {
                 (self.next, self.gap) = (offset, true);
+                if let Some(limit) = &mut self.limit {
+                    limit.skip_to(offset);
+                }
                 Step::Again
             }
             Err(error) => Step::Out(Some(Err(error))),
@@ -310,6 +313,10 @@ impl Subscription {
         });
         if rest.drain.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Step::Again);
+        }
+        // It may have been set before there was a time limit to wait for.
+        if wake < rest.timer.deadline() {
+            rest.timer.as_mut().reset(wake);
         }
         while rest.timer.as_mut().poll(cx).is_ready() {
             // Deliveries put the heartbeat off without touching the timer.
