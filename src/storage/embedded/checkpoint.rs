@@ -7,11 +7,11 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::backlog::{Backlog, Snapshot, TopicMark, Work};
 use super::catalog::{Catalog, IdsEntry, SegmentEntry, TopicEntry};
-use super::disk::{Disk, File, Mode, is_full};
+use super::disk::{Disk, File, Mode, is_full, is_too_many_files};
 use super::health::Monitor;
 use super::ids;
 use super::journal;
@@ -52,6 +52,8 @@ pub struct Checkpointer {
     pub health: Monitor,
     /// Retention.
     pub keeper: Keeper,
+    /// When retention last looked.
+    pub kept: Option<Instant>,
     /// What is in segments and still in a tail cache, oldest first.
     pub cached: VecDeque<(Arc<TopicState>, Offset, usize)>,
 }
@@ -59,6 +61,7 @@ pub struct Checkpointer {
 impl Checkpointer {
     /// Works until the log closes.
     pub fn run(mut self) {
+        let _guard = PanicGuard { backlog: self.backlog.clone(), health: self.health.clone() };
         loop {
             match self.backlog.take(INTERVAL) {
                 Work::Snapshot(snapshot) => {
@@ -66,9 +69,18 @@ impl Checkpointer {
                         return;
                     }
                 }
-                Work::Quiet => self.keeper.pass(&self.files, &self.catalog),
+                Work::Quiet => {}
                 Work::Closed => return,
             }
+            self.keep();
+        }
+    }
+
+    /// Looks after retention, now and then, also where one checkpoint follows the other.
+    fn keep(&mut self) {
+        if self.kept.is_none_or(|last| last.elapsed() >= INTERVAL) {
+            self.keeper.pass(&self.files, &self.catalog);
+            self.kept = Some(Instant::now());
         }
     }
 
@@ -77,11 +89,13 @@ impl Checkpointer {
         loop {
             match self.checkpoint(snapshot) {
                 Ok(()) => return true,
-                Err(Fault::Io(error)) if is_full(&error) => {
-                    tracing::warn!(%error, "checkpoint waits for disk space");
+                Err(Fault::Io(error)) if is_full(&error) || is_too_many_files(&error) => {
+                    tracing::warn!(%error, "checkpoint waits for disk space or files");
+                    self.reclaim();
                     if self.backlog.wait_full(INTERVAL) {
                         return false;
                     }
+                    self.keep();
                 }
                 Err(fault) => {
                     let reason = format!("checkpoint: {fault}");
@@ -90,6 +104,32 @@ impl Checkpointer {
                     return false;
                 }
             }
+        }
+    }
+
+    /// Frees what the full disk holds in vain: spare journals, and segments that were trimmed or
+    /// whose topic was deleted. The trims and deletions are in the journal, and replayed from there.
+    fn reclaim(&mut self) {
+        while let Some(spare) = self.backlog.take_spare() {
+            self.remove(spare);
+        }
+        let mut catalog = self.catalog.clone();
+        for entry in &mut catalog.topics {
+            let Some(topic) = self.keeper.topic(entry.id) else {
+                // Its batches in the journal still need the entry.
+                entry.segments.clear();
+                continue;
+            };
+            let floor = topic.floor().get();
+            entry.floor = entry.floor.max(floor);
+            entry.segments.retain(|segment| segment.end > floor);
+            let left =
+                topic.segments.load().iter().filter(|segment| segment.end.get() > floor).copied().collect();
+            topic.segments.store(Arc::new(left));
+        }
+        if catalog != self.catalog && catalog.write(&*self.disk, &self.dir).is_ok() {
+            let old = std::mem::replace(&mut self.catalog, catalog);
+            self.remove_unnamed(&old);
         }
     }
 
@@ -128,7 +168,9 @@ impl Checkpointer {
         let topic = &mark.topic;
         let mut segments = topic.segments.load_full().to_vec();
         let mut open: Option<Arc<dyn File>> = None;
-        let (mut rest, mut buf) = (runs, Vec::new());
+        // What was trimmed before it got here is not written at all.
+        let trimmed = runs.partition_point(|run| run.end <= mark.floor);
+        let (mut rest, mut buf) = (&runs[trimmed..], Vec::new());
         while let Some(next) = rest.first() {
             let full = |last: &Segment| self.is_full(mark, last, now) || last.end != next.first;
             if segments.last().is_none_or(full) {
@@ -286,6 +328,21 @@ impl Checkpointer {
                 tracing::warn!(path = %path.display(), %error, "old file was not removed");
             }
             _ => {}
+        }
+    }
+}
+
+/// Nobody waits for a checkpointer that panicked.
+struct PanicGuard {
+    backlog: Arc<Backlog>,
+    health: Monitor,
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.health.fail("the checkpointer panicked");
+            self.backlog.fail("the checkpointer panicked");
         }
     }
 }

@@ -14,7 +14,7 @@ use prost::Message;
 use super::backlog::{Backlog, Snapshot, TopicMark};
 use super::catalog::{self, ChangeKind, TopicEntry};
 use super::dedup::Window;
-use super::disk::{Disk, is_full};
+use super::disk::{Disk, is_full, is_too_many_files};
 use super::frame::{Header, Kind};
 use super::group::{Built, Group, Pending};
 use super::health::Monitor;
@@ -28,6 +28,8 @@ use crate::storage::{Appended, Error, Stored};
 /// A group takes appends until they make about this many bytes: a write of some milliseconds, so
 /// that nobody waits long for the one before.
 const GROUP_TARGET: u64 = 2 << 20;
+/// One part in so many of a journal is kept for changes of the catalog.
+const CHANGES_SHARE: u64 = 16;
 /// Quiet after which the newest group is sealed by an empty one, so that damage to it can be told
 /// from a torn tail.
 const SEAL_AFTER: Duration = Duration::from_millis(50);
@@ -79,7 +81,11 @@ pub struct Committer {
 impl Committer {
     /// Works until the queue is closed and empty.
     pub fn run(mut self) {
-        let _guard = PanicGuard { queue: self.queue.clone(), health: self.health.clone() };
+        let _guard = PanicGuard {
+            backlog: self.backlog.clone(),
+            queue: self.queue.clone(),
+            health: self.health.clone(),
+        };
         loop {
             let wait = (!self.sealed && self.failed.is_none()).then_some(SEAL_AFTER);
             match self.queue.take(wait) {
@@ -102,7 +108,10 @@ impl Committer {
                     let _ = reply.send(self.change(change));
                 }
                 Op::Rotate => {
-                    if let Err(error) = self.rotate(0) {
+                    if self.failed.is_none()
+                        && let Err(error) = self.rotate(0)
+                    {
+                        let error = self.failure(&error);
                         tracing::warn!(%error, "journal was not rotated");
                     }
                 }
@@ -152,11 +161,17 @@ impl Committer {
     fn make_room(&mut self, bound: u64) -> Result<(), Error> {
         self.check_failed()?;
         self.backlog.wait_for_room()?;
+        // Changes find room where appends find none: a trim or a deletion ends a full disk.
+        let reserve = self.store.journal_bytes / CHANGES_SHARE;
+        self.make_journal(bound, reserve)
+    }
+
+    fn make_journal(&mut self, bound: u64, reserve: u64) -> Result<(), Error> {
         let len = bound + 2 * journal::ALIGN;
-        if self.journal.has_room(len + journal::ALIGN) {
+        if self.journal.has_room(len + reserve) {
             return Ok(());
         }
-        self.rotate(len).map_err(|error| self.failure(&error))
+        self.rotate(len + reserve).map_err(|error| self.failure(&error))
     }
 
     fn check_failed(&mut self) -> Result<(), Error> {
@@ -173,6 +188,9 @@ impl Committer {
     fn failure(&mut self, error: &io::Error) -> Error {
         if is_full(error) {
             return Error::DiskFull;
+        }
+        if is_too_many_files(error) {
+            return Error::Unavailable { reason: error.to_string(), stored: Stored::Nothing };
         }
         let reason = format!("journal: {error}");
         self.health.fail(&reason);
@@ -240,7 +258,8 @@ impl Committer {
     fn change(&mut self, change: Change) -> Result<Arc<TopicState>, Error> {
         let (topic, kind) = self.plan(change)?;
         let body = catalog::Change { kind: Some(kind.clone()) }.encode_to_vec();
-        self.make_room(body.len() as u64 + 1024)?;
+        self.check_failed()?;
+        self.make_journal(body.len() as u64 + 1024, journal::ALIGN)?;
         self.buffer.clear();
         let (zero, time) = (Offset::ZERO, self.clock);
         let header = Header {
@@ -317,6 +336,7 @@ impl Committer {
 
 /// Nobody waits for a committer that panicked.
 struct PanicGuard {
+    backlog: Arc<Backlog>,
     queue: Queue,
     health: Monitor,
 }
@@ -326,6 +346,7 @@ impl Drop for PanicGuard {
         if std::thread::panicking() {
             self.health.fail("the committer panicked");
             self.queue.abandon();
+            self.backlog.close();
         }
     }
 }

@@ -125,12 +125,30 @@ impl Writer {
         first: Option<&mut GroupBuf>,
     ) -> io::Result<Self> {
         let making = dir.join("journal.tmp");
+        let made = Self::make(disk, &making, spec, spare, first);
+        let writer = made.inspect_err(|_| {
+            // A full disk must not hold a file that nobody writes to.
+            let _ = disk.remove(&making);
+        })?;
+        // From here on the next start may find the journal: no error is a full disk, which passes.
+        disk.rename(&making, &dir.join(file_name(spec.seq))).map_err(io::Error::other)?;
+        disk.sync_dir(dir).map_err(io::Error::other)?;
+        Ok(writer)
+    }
+
+    fn make(
+        disk: &dyn Disk,
+        making: &Path,
+        spec: Spec,
+        spare: Option<&Path>,
+        first: Option<&mut GroupBuf>,
+    ) -> io::Result<Self> {
         let file = match spare {
             Some(spare) => {
-                disk.rename(spare, &making)?;
-                disk.open(&making, Mode::Write)?
+                disk.rename(spare, making)?;
+                disk.open(making, Mode::Write)?
             }
-            None => disk.open(&making, Mode::Create)?,
+            None => disk.open(making, Mode::Create)?,
         };
         file.allocate(spec.capacity)?;
         let id = random_id()?;
@@ -147,8 +165,6 @@ impl Writer {
             Some(group) => writer.append(group)?,
             None => writer.file.sync()?,
         }
-        disk.rename(&making, &dir.join(file_name(spec.seq)))?;
-        disk.sync_dir(dir)?;
         Ok(writer)
     }
 
@@ -165,7 +181,8 @@ impl Writer {
     pub fn append(&mut self, group: &mut GroupBuf) -> io::Result<()> {
         let bytes = group.seal(self.id, self.next_group);
         self.file.write_at(bytes, self.at)?;
-        self.file.sync()?;
+        // A sync that fails, for whatever reason, leaves it open what is on disk.
+        self.file.sync().map_err(io::Error::other)?;
         self.at += bytes.len() as u64;
         self.next_group += 1;
         Ok(())

@@ -76,6 +76,10 @@ impl EmbeddedLog {
             return Err(OpenError::NotADirectory(dir.into()));
         }
         std::fs::create_dir_all(dir).map_err(|e| OpenError::io(dir, e))?;
+        if let Some(parent) = dir.canonicalize().ok().as_deref().and_then(Path::parent) {
+            // A parent that may not be opened is not this process's to sync.
+            let _ = RealDisk.sync_dir(parent);
+        }
         let lock = lock(dir)?;
         Self::open_on(Arc::new(RealDisk), dir, config, topics_max, Some(lock))
     }
@@ -128,6 +132,7 @@ impl EmbeddedLog {
             files: files.clone(),
             health: health.clone(),
             keeper: retention::Keeper::new(registry.clone(), queue.clone()),
+            kept: None,
             cached: std::collections::VecDeque::new(),
         };
         if replayed {

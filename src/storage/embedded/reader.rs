@@ -204,26 +204,41 @@ pub fn offset_at(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<
         }
         at = chunk.next;
     }
-    Ok(topic.tail())
+    // Not the tail as it is now: a batch may have come in between.
+    Ok(at)
 }
 
 /// A batch boundary before which everything was stored before `time`, not far from it.
 fn time_start(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<Offset, Error> {
-    let segments = topic.segments.load_full();
-    let flushed = segments.last().map_or(topic.floor(), |segment| segment.end);
-    let at = segments.partition_point(|segment| segment.last_time < time);
-    let Some(segment) = segments.get(at) else {
-        let runs = topic.cache.runs_from(flushed.max(topic.floor()), |_| true);
-        return Ok(runs.iter().find(|run| run.last_time >= time).map_or(topic.tail(), |run| run.first));
-    };
-    let look = |marks: &[Mark]| {
-        let at = marks.partition_point(|mark| mark.first_time < time);
-        at.checked_sub(1).map_or(segment.base, |i| marks[i].first)
-    };
-    files
-        .open(topic, segment.base)
-        .and_then(|file| file.marks(segment.len, look))
-        .map_err(|fault| files.error(topic, segment.base.max(topic.floor()), segment.base, &fault))
+    loop {
+        // First of all: what is published from now on is not looked at, so it lies after the answer.
+        let tail = topic.tail();
+        let segments = topic.segments.load_full();
+        let at = segments.partition_point(|segment| segment.last_time < time);
+        if let Some(segment) = segments.get(at) {
+            let look = |marks: &[Mark]| {
+                let at = marks.partition_point(|mark| mark.first_time < time);
+                at.checked_sub(1).map_or(segment.base, |i| marks[i].first)
+            };
+            let found = files.open(topic, segment.base).and_then(|file| file.marks(segment.len, look));
+            if found.is_err() && segment.end <= topic.floor() {
+                // It was trimmed away meanwhile, and the file perhaps with it.
+                std::thread::yield_now();
+                continue;
+            }
+            let from = segment.base.max(topic.floor());
+            return found.map_err(|fault| files.error(topic, from, segment.base, &fault));
+        }
+        let flushed = segments.last().map_or(Offset::ZERO, |segment| segment.end).max(topic.floor());
+        let runs = topic.cache.runs_from(flushed, |_| true);
+        // Where nothing is cached, a checkpoint came in between: what left the cache is in a
+        // segment that was not looked at.
+        if runs.is_empty() && flushed < tail && !topic.is_deleted() {
+            std::thread::yield_now();
+            continue;
+        }
+        return Ok(runs.iter().find(|run| run.last_time >= time).map_or(tail, |run| run.first));
+    }
 }
 
 /// The newest frame boundary with at least `bytes` bytes after it; the oldest offset kept where there are fewer.
@@ -241,7 +256,7 @@ pub fn offset_keeping(topic: &TopicState, files: &Files, bytes: u64) -> Result<O
             return Ok(run.first);
         }
     }
-    for segment in segments.iter().rev() {
+    for segment in segments.iter().rev().filter(|segment| segment.end > topic.floor()) {
         if kept + segment.len < bytes {
             kept += segment.len;
             continue;

@@ -55,7 +55,7 @@ pub fn recover(
 ) -> Result<Recovered, OpenError> {
     let segments = dir.join("segments");
     disk.create_dir(&segments).map_err(|e| OpenError::io(&segments, e))?;
-    let files = Listing::read(disk, dir)?;
+    let mut files = Listing::read(disk, dir)?;
     let found = Catalog::read(disk, dir)?;
     let fresh = found.is_none();
     if fresh {
@@ -73,7 +73,9 @@ pub fn recover(
     let first_group = if last.is_some() { next_group - 1 } else { next_group };
     let seq = journals.last().map_or(catalog.journal, |last| last + 1).max(catalog.journal);
     let spec = journal::Spec { seq, capacity: journal_bytes, first_group };
-    let journal = new_journal(disk, dir, spec, last)?;
+    // A full disk must not keep the server from starting: the space of a spare is there already.
+    let spare = files.spares.pop().map(|name| dir.join(name));
+    let journal = new_journal(disk, dir, spec, spare.as_deref(), last)?;
     if fresh {
         // Last, so that a catalog always has its journal.
         catalog.write(disk, dir).map_err(|e| OpenError::io(dir, e))?;
@@ -95,12 +97,13 @@ fn new_journal(
     disk: &dyn Disk,
     dir: &Path,
     mut spec: journal::Spec,
+    spare: Option<&Path>,
     mut last: Option<GroupBuf>,
 ) -> Result<journal::Writer, OpenError> {
     let copied = last.as_ref().map_or(0, GroupBuf::len);
     spec.capacity = spec.capacity.max(copied + 4 * journal::ALIGN);
     let path = dir.join(journal::file_name(spec.seq));
-    journal::Writer::create(disk, dir, spec, None, last.as_mut()).map_err(|e| OpenError::io(&path, e))
+    journal::Writer::create(disk, dir, spec, spare, last.as_mut()).map_err(|e| OpenError::io(&path, e))
 }
 
 /// Cuts segments that a checkpoint made longer than the catalog says; reports those that are not

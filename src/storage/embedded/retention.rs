@@ -32,6 +32,12 @@ impl Keeper {
         Self { registry, queue, reclaimed: None }
     }
 
+    /// The topic of this id, unless it was deleted.
+    #[must_use]
+    pub fn topic(&self, id: u64) -> Option<Arc<TopicState>> {
+        self.registry.by_id(id)
+    }
+
     /// Looks at every topic once.
     pub fn pass(&mut self, files: &Files, catalog: &Catalog) {
         let now = UnixMicros::now();

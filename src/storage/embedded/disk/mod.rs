@@ -56,6 +56,13 @@ pub trait File: Debug + Send + Sync {
     fn size(&self) -> io::Result<u64>;
 }
 
+/// Whether an error means that too many files are open, here or on the whole machine: it passes.
+#[must_use]
+pub fn is_too_many_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
 /// Whether an error means that the disk is full.
 #[must_use]
 pub fn is_full(error: &io::Error) -> bool {
