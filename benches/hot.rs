@@ -11,7 +11,7 @@ use streamway::config::StorageConfig;
 use streamway::record::block::{self, Blocks, records_fields};
 use streamway::record::{Batch, BatchLimits, Epoch, Offset, Position, Receipt, TopicName, UnixMicros};
 use streamway::storage::embedded::EmbeddedLog;
-use streamway::storage::{Log as _, Retention};
+use streamway::storage::{Hold, Log as _, Retention};
 use streamway::wire::{
     ExchangeRequest, ExchangeResponse, NumberedReceipt, PublishRequest, SubscribeResponse, Wire as _,
 };
@@ -101,7 +101,7 @@ fn log(c: &mut Criterion) {
         group.throughput(Throughput::Elements(batches as u64));
         let batches = vec![batch(1); batches];
         group.bench_function(format!("commit {} batches, synced", batches.len()), |b| {
-            b.iter(|| runtime.block_on(appender.append(batches.clone())));
+            b.iter(|| runtime.block_on(appender.append(batches.clone(), Hold::default())));
         });
     }
     let from = Offset::new(topic.tail().get() - 400);

@@ -136,12 +136,33 @@ pub trait TopicLog: Send + Sync + 'static {
     fn appender(&self) -> Box<dyn Appender>;
 }
 
+/// Whatever must be held until an append's outcome is known, whoever waits for it: the share of a
+/// budget that its bytes take.
+#[derive(Default)]
+pub struct Hold(Option<Box<dyn std::any::Any + Send>>);
+
+impl Hold {
+    /// Holds `what` until it is dropped.
+    #[must_use]
+    pub fn of(what: impl Send + 'static) -> Self {
+        Self(Some(Box::new(what)))
+    }
+}
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Hold").field(&self.0.is_some()).finish()
+    }
+}
+
 /// An ordered sequence of appends to one topic: the publishes of one call.
 pub trait Appender: Send {
     /// Stores batches in this order, after those of every earlier call. The future resolves when
     /// the outcome is known; dropping it cancels nothing. Once a batch was refused, it and all
-    /// later ones of this appender are definitely not stored.
-    fn append(&mut self, batches: Vec<Batch>) -> BoxFuture<'static, Appended>;
+    /// later ones of this appender are definitely not stored; unless the storage itself failed
+    /// ([`Stored::Unknown`]), which leaves it open for the batches appended together with it.
+    /// `hold` is dropped once the outcome is known, also where nobody waits for it any more.
+    fn append(&mut self, batches: Vec<Batch>, hold: Hold) -> BoxFuture<'static, Appended>;
 }
 
 /// What became of the batches of one append.

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::record::{Batch, Epoch, Offset, Position, Receipt, TopicName, UnixMicros, block};
 use crate::storage::{
-    Appended, Appender, BoxFuture, Chunk, Error, Health, Log, Retention, Start, TopicInfo, TopicLog,
+    Appended, Appender, BoxFuture, Chunk, Error, Health, Hold, Log, Retention, Start, TopicInfo, TopicLog,
 };
 
 /// All topics.
@@ -317,7 +317,7 @@ struct MemoryAppender {
 }
 
 impl Appender for MemoryAppender {
-    fn append(&mut self, batches: Vec<Batch>) -> BoxFuture<'static, Appended> {
+    fn append(&mut self, batches: Vec<Batch>, hold: Hold) -> BoxFuture<'static, Appended> {
         let mut appended = Appended::default();
         for batch in &batches {
             let answer = {
@@ -332,8 +332,12 @@ impl Appender for MemoryAppender {
             appended.receipts.push(self.topic.store(batch, UnixMicros::now()));
         }
         let mut durable = self.topic.durable.subscribe();
-        Box::pin(async move {
+        let done = tokio::spawn(async move {
             let _ = durable.wait_for(|durable| *durable).await;
+            drop(hold);
+        });
+        Box::pin(async move {
+            let _ = done.await;
             appended
         })
     }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use super::admission::Permit;
 use super::{Error, Topics};
 use crate::record::{Batch, Receipt};
-use crate::storage::{self, Appended, Appender, BoxFuture, TopicLog};
+use crate::storage::{self, Appended, Appender, BoxFuture, Hold, TopicLog};
 
 /// Most batches handed to the log at once: enough to make the hand-over cheap, few enough that the
 /// log syncs the first while the next are read.
@@ -33,8 +33,6 @@ pub struct Publisher {
 struct InFlight {
     append: BoxFuture<'static, Appended>,
     batches: usize,
-    /// Held until the append is resolved.
-    _permit: Permit,
 }
 
 impl Publisher {
@@ -73,7 +71,8 @@ impl Publisher {
     /// Forgets what was gathered and in flight, as an append failed and all later ones with it.
     pub fn give_up(&mut self) {
         (self.gathered, self.gathered_bytes, self.admitting) = (Vec::new(), 0, None);
-        self.leave_inflight();
+        // The log keeps their bytes in the budget until they are resolved.
+        self.inflight.clear();
         self.unacknowledged = 0;
     }
 
@@ -115,8 +114,8 @@ impl Publisher {
         let count = batches.len();
         match permit {
             Ok(permit) => {
-                let append = self.appender.append(batches);
-                self.inflight.push_back(InFlight { append, batches: count, _permit: permit });
+                let append = self.appender.append(batches, Hold::of(permit));
+                self.inflight.push_back(InFlight { append, batches: count });
                 Poll::Ready(Ok(()))
             }
             Err(error) => {
@@ -133,19 +132,6 @@ impl Publisher {
         self.unacknowledged -= first.batches;
         self.inflight.pop_front();
         Poll::Ready(Some(appended))
-    }
-
-    /// Leaves the appends in flight to the log, and their bytes in the budget until they are resolved.
-    fn leave_inflight(&mut self) {
-        let inflight = std::mem::take(&mut self.inflight);
-        if inflight.is_empty() || tokio::runtime::Handle::try_current().is_err() {
-            return;
-        }
-        self.topics.tasks().spawn(async move {
-            for InFlight { append, _permit, .. } in inflight {
-                drop(append.await);
-            }
-        });
     }
 
     /// Publishes one batch, and waits until it is durable.
@@ -168,12 +154,6 @@ impl Publisher {
 fn no_answer() -> storage::Error {
     let reason = "the storage gave no answer".to_owned();
     storage::Error::Unavailable { reason, stored: storage::Stored::Unknown }
-}
-
-impl Drop for Publisher {
-    fn drop(&mut self) {
-        self.leave_inflight();
-    }
 }
 
 impl fmt::Debug for Publisher {

@@ -5,8 +5,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio_util::task::TaskTracker;
-
 use super::{Admission, Drain, Error, Publisher, Subscribe, Subscription};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName};
@@ -20,7 +18,6 @@ struct Inner {
     log: OnceLock<Arc<dyn Log>>,
     drain: Drain,
     admission: Admission,
-    tasks: TaskTracker,
     auto_create: bool,
     heartbeat_interval: Duration,
 }
@@ -33,7 +30,6 @@ impl Topics {
             log: OnceLock::new(),
             drain: Drain::default(),
             admission: Admission::new(config.inflight_bytes_max),
-            tasks: TaskTracker::new(),
             auto_create: config.auto_create_topics,
             heartbeat_interval: config.heartbeat_interval,
         }))
@@ -63,11 +59,6 @@ impl Topics {
 
     pub(super) fn admission(&self) -> &Admission {
         &self.0.admission
-    }
-
-    /// Where the appends of cancelled calls are awaited.
-    pub(super) fn tasks(&self) -> &TaskTracker {
-        &self.0.tasks
     }
 
     fn log(&self) -> Result<&Arc<dyn Log>, Error> {

@@ -10,7 +10,7 @@ use super::tests::{batch, read_all};
 use super::{EmbeddedLog, OpenError};
 use crate::config::StorageConfig;
 use crate::record::{Batch, Epoch, Offset, Receipt, TopicName};
-use crate::storage::{Error, Health, Log, Retention};
+use crate::storage::{Error, Health, Hold, Log, Retention};
 
 const DIR: &str = "/log";
 
@@ -155,7 +155,7 @@ impl World {
         });
         let encoded: Vec<Batch> = encoded.collect();
         let topic = self.log.get(&name(n)).await.unwrap();
-        let done = topic.appender().append(encoded).await;
+        let done = topic.appender().append(encoded, Hold::default()).await;
         let model = self.topics.get_mut(&n).unwrap();
         for ((payloads, id), receipt) in batches.iter().zip(&done.receipts) {
             model.acknowledge(payloads, *id, *receipt);
@@ -291,7 +291,7 @@ async fn filled() -> (BTreeMap<PathBuf, Vec<u8>>, Vec<(u64, u64)>) {
     let mut appender = topic.appender();
     for i in 0..80_u64 {
         let batch = batch(&[i * 2, i * 2 + 1], 700).with_request_id(&i.to_string()).unwrap();
-        assert_eq!(appender.append(vec![batch]).await.failure, None);
+        assert_eq!(appender.append(vec![batch], Hold::default()).await.failure, None);
     }
     let want = read_all(&*topic, Offset::ZERO).await.unwrap();
     log.close().await.unwrap();
@@ -362,7 +362,7 @@ async fn a_full_disk_is_refused_and_recovers() {
     disk.set_full(true);
     let (mut stored, mut refused) = (Vec::new(), 0);
     for i in 0..200 {
-        let done = topic.appender().append(vec![batch(&[i], 1000)]).await;
+        let done = topic.appender().append(vec![batch(&[i], 1000)], Hold::default()).await;
         match done.failure {
             None => stored.push(i),
             Some(Error::DiskFull) => refused += 1,
@@ -373,7 +373,7 @@ async fn a_full_disk_is_refused_and_recovers() {
     assert_eq!(*log.health().borrow(), Health::Serving);
     disk.set_full(false);
     for i in 200..300 {
-        assert_eq!(topic.appender().append(vec![batch(&[i], 1000)]).await.failure, None);
+        assert_eq!(topic.appender().append(vec![batch(&[i], 1000)], Hold::default()).await.failure, None);
         stored.push(i);
     }
     let want: Vec<(u64, u64)> = (0..).zip(stored).collect();
@@ -390,10 +390,10 @@ async fn a_failed_sync_ends_writing_for_good() {
     let disk = SimDisk::default();
     let log = open(&disk).unwrap();
     let topic = log.create(name(0), Retention::default()).await.unwrap();
-    assert_eq!(topic.appender().append(vec![batch(&[1], 10)]).await.failure, None);
+    assert_eq!(topic.appender().append(vec![batch(&[1], 10)], Hold::default()).await.failure, None);
     disk.fail_syncs();
     for _ in 0..3 {
-        let failure = topic.appender().append(vec![batch(&[2], 10)]).await.failure;
+        let failure = topic.appender().append(vec![batch(&[2], 10)], Hold::default()).await.failure;
         assert!(matches!(failure, Some(Error::Unavailable { .. })));
     }
     assert!(matches!(&*log.health().borrow(), Health::Failed(_)));

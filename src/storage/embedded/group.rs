@@ -15,7 +15,7 @@ use super::queue::Append;
 use super::tail::Run;
 use super::topic::TopicState;
 use crate::record::{Batch, Offset, Position, Receipt, UnixMicros, block};
-use crate::storage::{Appended, Error};
+use crate::storage::{Appended, Error, Hold};
 
 /// No batch takes more than its records and this many bytes in the journal: block head 40, trace
 /// context 60, request id 141, its share of a frame header 64.
@@ -58,6 +58,8 @@ struct Answer {
     reply: oneshot::Sender<Appended>,
     refused: Arc<AtomicBool>,
     appended: Appended,
+    /// Dropped with the answer.
+    _hold: Hold,
 }
 
 impl Group {
@@ -81,7 +83,7 @@ impl Group {
 
     /// Adds the batches of one append, up to the first that must be refused.
     pub fn add(&mut self, append: Append, window: &Window) {
-        let Append { topic, refused, batches, reply } = append;
+        let Append { topic, refused, batches, reply, hold } = append;
         let mut appended = Appended { receipts: Vec::with_capacity(batches.len()), failure: None };
         if refused.load(Ordering::Relaxed) {
             appended.failure = Some(Error::EarlierFailed);
@@ -101,7 +103,7 @@ impl Group {
         if appended.failure.is_some() {
             refused.store(true, Ordering::Relaxed);
         }
-        self.replies.push(Answer { reply, refused, appended });
+        self.replies.push(Answer { reply, refused, appended, _hold: hold });
     }
 
     fn add_batch(

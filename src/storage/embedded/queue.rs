@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::topic::TopicState;
 use crate::record::{Batch, Epoch, Offset, TopicName};
-use crate::storage::{Appended, Appender, BoxFuture, Error, Retention, Stored};
+use crate::storage::{Appended, Appender, BoxFuture, Error, Hold, Retention, Stored};
 
 /// One thing for the committer to do.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct Append {
     pub batches: Vec<Batch>,
     /// Who asks.
     pub reply: oneshot::Sender<Appended>,
+    /// Held until the answer is known.
+    pub hold: Hold,
 }
 
 /// A change of the catalog.
@@ -158,10 +160,10 @@ impl OrderedAppender {
 }
 
 impl Appender for OrderedAppender {
-    fn append(&mut self, batches: Vec<Batch>) -> BoxFuture<'static, Appended> {
+    fn append(&mut self, batches: Vec<Batch>, hold: Hold) -> BoxFuture<'static, Appended> {
         let (reply, answer) = oneshot::channel();
         let (topic, refused) = (self.topic.clone(), self.refused.clone());
-        let pushed = self.queue.push(Op::Append(Append { topic, refused, batches, reply }));
+        let pushed = self.queue.push(Op::Append(Append { topic, refused, batches, reply, hold }));
         let failed = |error| Appended { receipts: Vec::new(), failure: Some(error) };
         if pushed.is_err() {
             return Box::pin(std::future::ready(failed(Error::Closing)));

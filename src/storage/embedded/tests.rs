@@ -10,7 +10,7 @@ use super::EmbeddedLog;
 use crate::config::StorageConfig;
 use crate::record::block::{Blocks, records_fields};
 use crate::record::{Batch, BatchLimits, Offset, TopicName, UnixMicros};
-use crate::storage::{Error, Log, Retention, Start, TopicLog};
+use crate::storage::{Error, Hold, Log, Retention, Start, TopicLog};
 
 pub fn batch(payloads: &[u64], pad: usize) -> Batch {
     let records: Vec<Vec<u8>> = payloads
@@ -91,8 +91,9 @@ async fn acknowledged_records_survive_reopening() {
         let mut appender = topic.appender();
         for i in 0..200_u64 {
             let payload = round * 1_000_000 + i * 3;
-            let done =
-                appender.append(vec![batch(&[payload, payload + 1], 9000), batch(&[payload + 2], 0)]).await;
+            let done = appender
+                .append(vec![batch(&[payload, payload + 1], 9000), batch(&[payload + 2], 0)], Hold::default())
+                .await;
             assert_eq!(done.failure, None);
             assert_eq!(done.receipts[1].next.offset.get(), want.len() as u64 + 3);
             want.extend((0..3).map(|n| (want.len() as u64 + n, payload + n)).collect::<Vec<_>>());
@@ -114,7 +115,7 @@ async fn request_ids_survive_reopening() {
     let put = |log: Arc<EmbeddedLog>, id: u64| async move {
         let topic = log.get(&name("t")).await.unwrap();
         let batch = batch(&[id, id], 5000).with_request_id(&format!("id-{id}")).unwrap();
-        topic.appender().append(vec![batch]).await.receipts[0]
+        topic.appender().append(vec![batch], Hold::default()).await.receipts[0]
     };
     let log = open(dir.path(), &small());
     log.create(name("t"), Retention::default()).await.unwrap();
@@ -139,14 +140,14 @@ async fn conditions_and_order_of_one_appender() {
     let topic = log.create(name("t"), Retention::default()).await.unwrap();
     let mut appender = topic.appender();
     let wrong = batch(&[2], 0).expecting(Some(Offset::new(7)));
-    let done = appender.append(vec![batch(&[1], 0), wrong, batch(&[3], 0)]).await;
+    let done = appender.append(vec![batch(&[1], 0), wrong, batch(&[3], 0)], Hold::default()).await;
     assert_eq!(done.receipts.len(), 1);
     assert!(matches!(done.failure, Some(Error::ExpectedOffset { tail, .. }) if tail.get() == 1));
-    let later = appender.append(vec![batch(&[4], 0)]).await;
+    let later = appender.append(vec![batch(&[4], 0)], Hold::default()).await;
     assert_eq!(later.failure, Some(Error::EarlierFailed));
     assert_eq!(read_all(&*topic, Offset::ZERO).await.unwrap(), [(0, 1)]);
     let right = batch(&[5], 0).expecting(Some(Offset::new(1)));
-    assert_eq!(topic.appender().append(vec![right]).await.failure, None);
+    assert_eq!(topic.appender().append(vec![right], Hold::default()).await.failure, None);
 }
 
 #[tokio::test]
@@ -156,7 +157,7 @@ async fn trim_delete_and_recreate() {
     let topic = log.create(name("t"), Retention::default()).await.unwrap();
     let mut appender = topic.appender();
     for i in 0..100 {
-        appender.append(vec![batch(&[i * 3, i * 3 + 1, i * 3 + 2], 10_000)]).await;
+        appender.append(vec![batch(&[i * 3, i * 3 + 1, i * 3 + 2], 10_000)], Hold::default()).await;
     }
     assert_eq!(log.trim(&name("t"), None, Offset::new(151)).await.unwrap().get(), 150);
     assert!(
@@ -193,7 +194,7 @@ async fn retention_by_records_bytes_and_age() {
         let topic = log.create(name(text), retention).await.unwrap();
         let mut appender = topic.appender();
         for i in 0..100 {
-            appender.append(vec![batch(&[i * 3, i * 3 + 1, i * 3 + 2], 7_000)]).await;
+            appender.append(vec![batch(&[i * 3, i * 3 + 1, i * 3 + 2], 7_000)], Hold::default()).await;
         }
         topics.push(topic);
     }
@@ -221,7 +222,7 @@ async fn a_time_start_finds_the_first_batch_at_or_after_it() {
     let mut appender = topic.appender();
     let mut times = Vec::new();
     for i in 0..300 {
-        times.push(appender.append(vec![batch(&[i], 9_000)]).await.receipts[0].time);
+        times.push(appender.append(vec![batch(&[i], 9_000)], Hold::default()).await.receipts[0].time);
     }
     assert!(times.is_sorted());
     for at in [0, 1, 17, 150, 298, 299] {
