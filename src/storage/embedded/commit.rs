@@ -30,6 +30,8 @@ use crate::storage::{Appended, Error, Stored};
 const GROUP_TARGET: u64 = 2 << 20;
 /// One part in so many of a journal is kept for changes of the catalog.
 const CHANGES_SHARE: u64 = 16;
+/// And room for at least so many.
+const CHANGES_MIN: u64 = 6;
 /// Quiet after which the newest group is sealed by an empty one, so that damage to it can be told
 /// from a torn tail.
 const SEAL_AFTER: Duration = Duration::from_millis(50);
@@ -162,16 +164,16 @@ impl Committer {
         self.check_failed()?;
         self.backlog.wait_for_room()?;
         // Changes find room where appends find none: a trim or a deletion ends a full disk.
-        let reserve = self.store.journal_bytes / CHANGES_SHARE;
-        self.make_journal(bound, reserve)
+        let reserve = (self.store.journal_bytes / CHANGES_SHARE).max(CHANGES_MIN * journal::ALIGN);
+        self.make_journal(bound + 2 * journal::ALIGN + reserve)
     }
 
-    fn make_journal(&mut self, bound: u64, reserve: u64) -> Result<(), Error> {
-        let len = bound + 2 * journal::ALIGN;
-        if self.journal.has_room(len + reserve) {
+    /// Whether `len` bytes fit this journal, or else a new one.
+    fn make_journal(&mut self, len: u64) -> Result<(), Error> {
+        if self.journal.has_room(len) {
             return Ok(());
         }
-        self.rotate(len + reserve).map_err(|error| self.failure(&error))
+        self.rotate(len).map_err(|error| self.failure(&error))
     }
 
     fn check_failed(&mut self) -> Result<(), Error> {
@@ -259,7 +261,6 @@ impl Committer {
         let (topic, kind) = self.plan(change)?;
         let body = catalog::Change { kind: Some(kind.clone()) }.encode_to_vec();
         self.check_failed()?;
-        self.make_journal(body.len() as u64 + 1024, journal::ALIGN)?;
         self.buffer.clear();
         let (zero, time) = (Offset::ZERO, self.clock);
         let header = Header {
@@ -275,6 +276,7 @@ impl Committer {
             last_time: time,
         };
         self.buffer.push(&header, &[&body]);
+        self.make_journal(self.buffer.len())?;
         self.write()?;
         if let ChangeKind::Create(entry) = &kind {
             self.next_topic = entry.id + 1;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::catalog::Catalog;
 use super::disk::sim::SimDisk;
 use super::tests::{batch, read_all};
 use super::{EmbeddedLog, OpenError};
@@ -399,4 +400,50 @@ async fn a_failed_sync_ends_writing_for_good() {
     assert!(matches!(&*log.health().borrow(), Health::Failed(_)));
     assert_eq!(read_all(&*topic, Offset::ZERO).await.unwrap(), [(0, 1)]);
     assert!(log.close().await.is_err());
+}
+
+/// What was trimmed or deleted leaves no file behind that no catalog names.
+#[tokio::test]
+async fn no_segment_is_left_behind() {
+    let disk = SimDisk::default();
+    let log = open(&disk).unwrap();
+    for round in 0..6_u64 {
+        let topic = log.create(name(0), Retention::default()).await.unwrap();
+        for i in 0..120 {
+            topic.appender().append(vec![batch(&[i], 1500)], Hold::default()).await;
+            if i % 40 == 30 {
+                log.trim(&name(0), None, topic.tail()).await.unwrap();
+            }
+        }
+        if round < 5 {
+            log.delete(&name(0), None).await.unwrap();
+        }
+    }
+    log.close().await.unwrap();
+    let files = disk.files();
+    let catalog = Catalog::read(&disk, Path::new(DIR)).unwrap().unwrap();
+    let named = catalog.topics.iter().map(|topic| topic.segments.len()).sum::<usize>();
+    let there = files.keys().filter(|path| path.starts_with("/log/segments")).count();
+    assert_eq!(there, named);
+}
+
+/// P9: an operator's trim and deletion are taken while the disk is full.
+#[tokio::test]
+async fn a_full_disk_takes_trims_and_deletions() {
+    let disk = SimDisk::default();
+    let log = open(&disk).unwrap();
+    for n in 0..2 {
+        log.create(name(n), Retention::default()).await.unwrap();
+    }
+    disk.set_full(true);
+    let topic = log.get(&name(0)).await.unwrap();
+    while topic.appender().append(vec![batch(&[7], 1000)], Hold::default()).await.failure.is_none() {}
+    let tail = topic.tail();
+    assert_eq!(log.trim(&name(0), None, tail).await.unwrap(), tail);
+    log.delete(&name(1), None).await.unwrap();
+    drop((topic, log));
+    disk.set_full(false);
+    let log = open(&SimDisk::with(&disk.files())).unwrap();
+    assert_eq!(log.get(&name(0)).await.unwrap().earliest(), tail);
+    assert!(log.get(&name(1)).await.is_err());
 }
