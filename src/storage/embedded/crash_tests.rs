@@ -27,7 +27,11 @@ fn config() -> StorageConfig {
 }
 
 fn open(disk: &SimDisk) -> Result<Arc<EmbeddedLog>, OpenError> {
-    EmbeddedLog::open_on(Arc::new(disk.clone()), Path::new(DIR), &config(), 100, None)
+    open_with(disk, &config())
+}
+
+fn open_with(disk: &SimDisk, config: &StorageConfig) -> Result<Arc<EmbeddedLog>, OpenError> {
+    EmbeddedLog::open_on(Arc::new(disk.clone()), Path::new(DIR), config, 100, None)
 }
 
 fn name(n: u8) -> TopicName {
@@ -406,12 +410,13 @@ async fn a_failed_sync_ends_writing_for_good() {
 #[tokio::test]
 async fn no_segment_is_left_behind() {
     let disk = SimDisk::default();
-    let log = open(&disk).unwrap();
+    // A journal holds several segments' worth.
+    let log = open_with(&disk, &StorageConfig { journal_bytes: 512 << 10, ..config() }).unwrap();
     for round in 0..6_u64 {
         let topic = log.create(name(0), Retention::default()).await.unwrap();
         for i in 0..120 {
-            topic.appender().append(vec![batch(&[i], 1500)], Hold::default()).await;
-            if i % 40 == 30 {
+            topic.appender().append(vec![batch(&[i, i], 1500)], Hold::default()).await;
+            if i % 40 == 39 {
                 log.trim(&name(0), None, topic.tail()).await.unwrap();
             }
         }
