@@ -26,6 +26,8 @@ use crate::record::{Offset, UnixMicros};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes packed before they are written.
 const WRITE_BYTES: usize = 4 << 20;
+/// A topic with limits is kept in at least about so many segments.
+const SEGMENTS_KEPT: u64 = 4;
 /// What is evicted in one step.
 const EVICT_BYTES: usize = 1 << 20;
 
@@ -186,9 +188,11 @@ impl Checkpointer {
                 Some(file) => file.clone(),
                 None => open.insert(self.reopen(topic, active)?).clone(),
             };
+            let room =
+                usize::try_from(self.segment_limit(mark).saturating_sub(active.len)).unwrap_or(usize::MAX);
             let mut len = 0;
             let few = rest.iter().take_while(|run| {
-                let fits = len == 0 || len + run.blocks.len() <= WRITE_BYTES;
+                let fits = len == 0 || len + run.blocks.len() <= room.min(WRITE_BYTES);
                 len += run.blocks.len();
                 fits
             });
@@ -208,20 +212,22 @@ impl Checkpointer {
         Ok(segments)
     }
 
-    /// Whether a segment takes no more. Topics with tight limits get small segments, as retention
-    /// frees whole ones.
-    fn is_full(&self, mark: &TopicMark, segment: &Segment, now: UnixMicros) -> bool {
-        const SHARE: u64 = 4;
+    /// Size at which a segment of this topic is full. Topics with tight limits get small ones, as
+    /// retention frees whole segments.
+    fn segment_limit(&self, mark: &TopicMark) -> u64 {
         const MIN_BYTES: u64 = 256 << 10;
-        let retention = mark.settings.retention;
-        let bytes = retention.max_bytes.map_or(self.segment_bytes, |max| {
-            (max / SHARE).clamp(MIN_BYTES.min(self.segment_bytes), self.segment_bytes)
-        });
-        let old = retention.max_age.is_some_and(|age| {
-            let span = u64::try_from(age.as_micros()).unwrap_or(u64::MAX) / SHARE;
+        mark.settings.retention.max_bytes.map_or(self.segment_bytes, |max| {
+            (max / SEGMENTS_KEPT).clamp(MIN_BYTES.min(self.segment_bytes), self.segment_bytes)
+        })
+    }
+
+    /// Whether a segment takes no more.
+    fn is_full(&self, mark: &TopicMark, segment: &Segment, now: UnixMicros) -> bool {
+        let old = mark.settings.retention.max_age.is_some_and(|age| {
+            let span = u64::try_from(age.as_micros()).unwrap_or(u64::MAX) / SEGMENTS_KEPT;
             now.0.saturating_sub(segment.first_time.0) > span
         });
-        segment.len >= bytes || old
+        old || segment.len >= self.segment_limit(mark)
     }
 
     fn begin(&self, topic: &TopicState, first: &Run) -> Result<(Segment, Arc<dyn File>), Fault> {
