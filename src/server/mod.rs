@@ -15,6 +15,7 @@ mod routes;
 mod signals;
 #[cfg(test)]
 mod tests;
+mod until;
 
 pub use health::Board;
 pub use signals::shutdown_on_signals;

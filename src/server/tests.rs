@@ -206,6 +206,10 @@ async fn errors_of_the_transport_have_details() {
     let request = tonic::Request::new(v1::RecordBatch { first_offset: 7, ..v1::RecordBatch::default() });
     let status = grpc.unary(request, path, codec).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "MALFORMED_MESSAGE"));
+
+    let mut tutorial = ExampleServiceClient::new(channel(running.grpc_addr()).await);
+    let status = tutorial.process_request(example::Request { message: large }).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -303,8 +307,19 @@ async fn a_drain_tells_open_calls_where_to_resume() {
     let mut answers = tutorial.bidirectional_streaming_rpc_method(asked).await.unwrap().into_inner();
     answers.next().await.unwrap().unwrap();
 
+    // A reflection stream that is left open.
+    use tonic_reflection::pb::v1 as reflected;
+    let list = reflected::server_reflection_request::MessageRequest::ListServices(String::new());
+    let list = reflected::ServerReflectionRequest { message_request: Some(list), ..Default::default() };
+    let mut reflection =
+        reflected::server_reflection_client::ServerReflectionClient::new(channel(running.grpc_addr()).await);
+    let asked = stream::iter([list]).chain(stream::pending());
+    let mut reflected = reflection.server_reflection_info(asked).await.unwrap().into_inner();
+    reflected.next().await.unwrap().unwrap();
+
     let begun = Instant::now();
     running.shutdown();
+    assert!(reflected.next().await.is_none());
     assert_eq!(reason(&answers.next().await.unwrap().unwrap_err()), "SERVER_DRAINING");
     let notice = deliveries.next().await.unwrap().unwrap();
     assert_eq!((notice.notice, notice.next.offset.get()), (v1::Notice::Draining, 2));
