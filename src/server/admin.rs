@@ -17,7 +17,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tower::{Service, service_fn};
 use tracing::debug;
 
-use super::connection::Tracked;
+use super::connection::{Tracked, preface};
 use super::health::{Board, Health};
 use super::listener::Gate;
 
@@ -36,8 +36,9 @@ pub(super) fn serve(
 }
 
 async fn connection(stream: TcpStream, gate: Gate, board: Board, health: Routes) {
+    // hyper-util has no deadline of its own for telling the two protocols apart.
     let first = tokio::select! {
-        first = tokio::time::timeout(HEADERS_TIMEOUT, stream.readable()) => first,
+        first = tokio::time::timeout(HEADERS_TIMEOUT, preface(&stream)) => first,
         () = gate.leaving.cancelled() => return,
     };
     if !matches!(first, Ok(Ok(()))) {
@@ -48,7 +49,8 @@ async fn connection(stream: TcpStream, gate: Gate, board: Board, health: Routes)
         async move {
             match probe(request.uri().path(), &board) {
                 Some(answer) => Ok::<_, Infallible>(answer),
-                None => health.call(request.map(Body::new)).await,
+                None if is_grpc(&request) => health.call(request.map(Body::new)).await,
+                None => Ok(plain(StatusCode::NOT_FOUND, "not found: /livez, /readyz\n")),
             }
         }
     });
@@ -87,9 +89,20 @@ fn probe(path: &str, board: &Board) -> Option<Response<Body>> {
         "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
         _ => return None,
     };
+    Some(plain(code, text))
+}
+
+/// Whether a gRPC client asks. gRPC answers what it does not know with 200 and its status beside it,
+/// which a probe of a path with a typo would take for health.
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn plain(code: StatusCode, text: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::new(text.to_owned()));
     *response.status_mut() = code;
     let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
-    Some(response)
+    response
 }

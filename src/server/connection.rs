@@ -108,7 +108,7 @@ async fn serve(stream: TcpStream, gate: Gate, service: TowerToHyperService<Route
 }
 
 /// Waits for the whole preface, or for a byte that does not belong to it: hyper answers that one.
-async fn preface(stream: &TcpStream) -> std::io::Result<()> {
+pub(super) async fn preface(stream: &TcpStream) -> std::io::Result<()> {
     let mut seen = [0_u8; PREFACE.len()];
     loop {
         let len = stream.peek(&mut seen).await?;

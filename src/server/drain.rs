@@ -4,16 +4,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use super::{Error, Server};
+use crate::storage::embedded::OpenError;
 use crate::storage::{Health, Log};
 
 /// At most this much of the budget is kept for closing the log.
 const CLOSE_RESERVE_MAX: Duration = Duration::from_secs(2);
 /// How long connections that were aborted, and those of the admin port, get to end.
 const ABORT_GRACE: Duration = Duration::from_millis(100);
+
+/// A log that is being opened.
+type Opening = JoinHandle<Result<Arc<dyn Log>, OpenError>>;
 
 impl Server {
     /// Readiness off → drain delay → GOAWAY, notices, acknowledgements → abort → close the log.
@@ -24,8 +29,9 @@ impl Server {
         self.board.drain();
         info!(budget_ms = budget.as_millis() as u64, "draining");
         if log.is_some() {
+            // However long the delay is, calls keep a quarter of the budget to end well.
             let delayed = Instant::now() + self.config.drain_delay;
-            tokio::time::sleep_until(delayed.min(abort_at)).await;
+            tokio::time::sleep_until(delayed.min(abort_at - budget / 4)).await;
         }
 
         self.topics.drain();
@@ -46,6 +52,20 @@ impl Server {
         self.admin_gate.abort.cancel();
         info!("drained");
         closed
+    }
+
+    /// The shutdown was asked for while the log recovers: nothing was served, nothing ever will be.
+    /// A recovery that does not end in time is left as a crash would leave it.
+    pub(super) async fn abandon(&self, opening: Opening) -> Result<(), Error> {
+        let deadline = Instant::now() + self.config.drain_timeout;
+        self.drain(None).await?;
+        match timeout_at(deadline, opening).await {
+            Ok(opened) => close(&*opened?.map_err(Error::Open)?, deadline).await,
+            Err(_) => {
+                warn!("recovery is cut off; the next start begins it anew");
+                Ok(())
+            }
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod routes;
 mod signals;
 #[cfg(test)]
 mod tests;
+mod until;
 
 pub use health::Board;
 pub use signals::shutdown_on_signals;
@@ -145,7 +146,12 @@ impl Server {
     /// From recovery to the end.
     async fn supervise(self, open: Opener) -> Result<(), Error> {
         let config = self.config.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&config)).await?;
+        let mut opening = tokio::task::spawn_blocking(move || open(&config));
+        let opened = tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => return self.abandon(opening).await,
+            opened = &mut opening => opened?,
+        };
         let log = match opened {
             Ok(log) => log,
             Err(error) => {

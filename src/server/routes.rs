@@ -7,10 +7,11 @@ use tonic_health::pb::health_server::HealthServer;
 use tracing::warn;
 
 use super::health::{Board, Health};
+use super::until::UntilDrain;
 use crate::config::Config;
 use crate::proto;
 use crate::service::{Administration, Bare, Served, Streams, Tutorial};
-use crate::topic::Topics;
+use crate::topic::{Drain, Topics};
 use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
 use crate::wire::stubs::example::my_service_server::MyServiceServer;
 use crate::wire::stubs::v1::stream_service_server::StreamServiceServer;
@@ -35,22 +36,26 @@ pub(super) fn public(config: &Config, topics: &Topics, board: &Board) -> Routes 
     let tutorial = MyServiceServer::new(tutorial);
     let routes = Routes::new(Served(streams.max_decoding_message_size(max)))
         .add_service(Served(administration.max_decoding_message_size(max)))
-        .add_service(Bare(example.clone()))
-        .add_service(example)
-        .add_service(Bare(tutorial.clone()))
-        .add_service(tutorial)
+        .add_service(Served(Bare(example.clone())))
+        .add_service(Served(example))
+        .add_service(Served(Bare(tutorial.clone())))
+        .add_service(Served(tutorial))
         .add_service(HealthServer::new(Health::new(board.clone())));
-    if config.reflection { with_reflection(routes) } else { routes }.prepare()
+    if config.reflection { with_reflection(routes, topics.drain_signal()) } else { routes }.prepare()
 }
 
-fn with_reflection(mut routes: Routes) -> Routes {
+fn with_reflection(mut routes: Routes, drain: &Drain) -> Routes {
     let builder = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     match (builder().build_v1(), builder().build_v1alpha()) {
-        (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
+        (Ok(v1), Ok(v1alpha)) => {
+            routes = routes
+                .add_service(UntilDrain::new(v1, drain.clone()))
+                .add_service(UntilDrain::new(v1alpha, drain.clone()));
+        }
         // The descriptors are compiled in, and a test serves them.
         (v1, v1alpha) => warn!(v1 = ?v1.err(), v1alpha = ?v1alpha.err(), "no reflection"),
     }

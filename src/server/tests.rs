@@ -117,9 +117,48 @@ async fn while_the_log_recovers_calls_are_told_to_come_back() {
     go.send(()).unwrap();
     running.ready().await.unwrap();
     assert_eq!(http_status(running.admin_addr(), "/readyz").await, "200");
+    for typo in ["/", "/readyz/", "/livez/", "/healthz", "/grpc.health.v1.Health/Check"] {
+        assert_eq!(http_status(running.admin_addr(), typo).await, "404", "{typo}");
+    }
     let mut health = HealthClient::new(channel(running.grpc_addr()).await);
     assert_eq!(check(&mut health, "").await, Ok(ServingStatus::Serving));
     assert_eq!(check(&mut health, "no.such.Service").await, Err(Code::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_during_recovery_ends_in_time_and_serves_nothing() {
+    // Recovery ends within the budget, and does not.
+    for takes in [Duration::from_millis(200), Duration::from_secs(3)] {
+        let open: Opener = Box::new(move |_| {
+            std::thread::sleep(takes);
+            Ok(MemoryLog::new() as Arc<dyn Log>)
+        });
+        let config = Config { drain_timeout: Duration::from_secs(1), ..config("unused".as_ref()) };
+        let running = start_with(config, open).await.unwrap();
+        let (board, begun) = (running.board.clone(), Instant::now());
+        running.shutdown();
+        running.wait().await.unwrap();
+        assert!(begun.elapsed() < Duration::from_millis(1500), "took {:?}", begun.elapsed());
+        assert!(format!("{board:?}").contains("serving: false"), "{board:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_delay_longer_than_the_budget_leaves_calls_time_to_end() {
+    let open: Opener = Box::new(|_| Ok(MemoryLog::new() as Arc<dyn Log>));
+    let config = Config { drain_delay: Duration::from_secs(60), ..config("unused".as_ref()) };
+    let mut running = start_with(config, open).await.unwrap();
+    running.ready().await.unwrap();
+    let mut client = streams(&running).await;
+    client.publish(publish("orders", &["a"])).await.unwrap();
+    let mut deliveries = client.subscribe(earliest("orders")).await.unwrap().into_inner();
+    deliveries.next().await.unwrap().unwrap();
+    let begun = Instant::now();
+    running.shutdown();
+    assert_eq!(deliveries.next().await.unwrap().unwrap().notice, v1::Notice::Draining);
+    assert!(begun.elapsed() < Duration::from_millis(1400), "took {:?}", begun.elapsed());
+    assert_eq!(reason(&deliveries.next().await.unwrap().unwrap_err()), "SERVER_DRAINING");
+    running.wait().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,6 +206,10 @@ async fn errors_of_the_transport_have_details() {
     let request = tonic::Request::new(v1::RecordBatch { first_offset: 7, ..v1::RecordBatch::default() });
     let status = grpc.unary(request, path, codec).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "MALFORMED_MESSAGE"));
+
+    let mut tutorial = ExampleServiceClient::new(channel(running.grpc_addr()).await);
+    let status = tutorial.process_request(example::Request { message: large }).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -264,8 +307,19 @@ async fn a_drain_tells_open_calls_where_to_resume() {
     let mut answers = tutorial.bidirectional_streaming_rpc_method(asked).await.unwrap().into_inner();
     answers.next().await.unwrap().unwrap();
 
+    // A reflection stream that is left open.
+    use tonic_reflection::pb::v1 as reflected;
+    let list = reflected::server_reflection_request::MessageRequest::ListServices(String::new());
+    let list = reflected::ServerReflectionRequest { message_request: Some(list), ..Default::default() };
+    let mut reflection =
+        reflected::server_reflection_client::ServerReflectionClient::new(channel(running.grpc_addr()).await);
+    let asked = stream::iter([list]).chain(stream::pending());
+    let mut reflected = reflection.server_reflection_info(asked).await.unwrap().into_inner();
+    reflected.next().await.unwrap().unwrap();
+
     let begun = Instant::now();
     running.shutdown();
+    assert!(reflected.next().await.is_none());
     assert_eq!(reason(&answers.next().await.unwrap().unwrap_err()), "SERVER_DRAINING");
     let notice = deliveries.next().await.unwrap().unwrap();
     assert_eq!((notice.notice, notice.next.offset.get()), (v1::Notice::Draining, 2));

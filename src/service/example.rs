@@ -12,7 +12,7 @@ use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
 use tower::Service;
 
-use super::status::{Context as CallContext, status};
+use super::status::{Context as CallContext, status, with_details};
 use crate::proto::example;
 use crate::topic::{self, Drain};
 use crate::wire::stubs::example::example_service_server::ExampleService;
@@ -97,7 +97,10 @@ impl MyService for Tutorial {
         request: Request<Streaming<example::MyRequest>>,
     ) -> Result<Response<Answers>, Status> {
         let answers = request.into_inner().map(|request| {
-            request.map(|request| example::MyResponse { message: format!("Response for {}", request.name) })
+            let answer = |request: example::MyRequest| example::MyResponse {
+                message: format!("Response for {}", request.name),
+            };
+            request.map(answer).map_err(with_details)
         });
         let drain = self.drain.clone();
         let last =

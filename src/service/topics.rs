@@ -1,6 +1,9 @@
 //! TopicService: create, get, list, update, delete, trim.
 //! Never: anything a topic could not say itself.
 
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 
 use super::request::{self, timestamp};
@@ -15,18 +18,23 @@ use crate::wire::stubs::v1::topic_service_server::TopicService;
 const PAGE: usize = 100;
 /// Most topics of a page.
 const PAGE_MAX: usize = 1000;
+/// Most characters of a request that an error repeats.
+const SHOWN_MAX: usize = 64;
 
 /// Administration of topics.
 #[derive(Clone)]
 pub struct Administration {
     topics: Topics,
+    /// Held by what reads a topic's settings to change them, and by what could replace the topic
+    /// in between.
+    settings: Arc<Mutex<()>>,
 }
 
 impl Administration {
     /// Of these topics.
     #[must_use]
-    pub const fn new(topics: Topics) -> Self {
-        Self { topics }
+    pub fn new(topics: Topics) -> Self {
+        Self { topics, settings: Arc::default() }
     }
 
     async fn create(&self, topic: v1::Topic) -> Result<TopicInfo, Error> {
@@ -62,6 +70,7 @@ impl Administration {
         let name = request::topic("topic.name", &topic.name)?;
         let wanted = topic.retention.map_or(Ok(Retention::default()), |r| retention(&r))?;
         let mask = mask.unwrap_or_default();
+        let _alone = self.settings.lock().await;
         let mut kept =
             if mask.paths.is_empty() { wanted } else { self.topics.get(&name).await?.info().retention };
         for path in &mask.paths {
@@ -71,7 +80,8 @@ impl Administration {
                 "retention.max_bytes" => kept.max_bytes = wanted.max_bytes,
                 "retention.max_records" => kept.max_records = wanted.max_records,
                 other => {
-                    let rule = format!("{other:?} is not a field that can be changed");
+                    let shown: String = other.chars().take(SHOWN_MAX).collect();
+                    let rule = format!("{shown:?} is not a field that can be changed");
                     return Err(Error::field("update_mask.paths", rule));
                 }
             }
@@ -81,7 +91,9 @@ impl Administration {
 
     async fn delete(&self, asked: &v1::DeleteTopicRequest) -> Result<(), Error> {
         let name = request::topic("name", &asked.name)?;
-        Ok(self.topics.delete(&name, request::epoch("epoch", &asked.epoch)?).await?)
+        let epoch = request::epoch("epoch", &asked.epoch)?;
+        let _alone = self.settings.lock().await;
+        Ok(self.topics.delete(&name, epoch).await?)
     }
 
     async fn trim(&self, asked: &v1::TrimTopicRequest) -> Result<Offset, Error> {

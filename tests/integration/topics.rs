@@ -98,6 +98,27 @@ async fn update_changes_the_fields_of_the_mask() {
     for wrong in ["epoch", "nonsense", "retention.nonsense"] {
         refused(&update(&[wrong]).await.unwrap_err(), Code::InvalidArgument, "INVALID_FIELD");
     }
+    let status = update(&["x".repeat(1 << 16).as_str()]).await.unwrap_err();
+    refused(&status, Code::InvalidArgument, "INVALID_FIELD");
+    assert!(status.message().len() < 200, "an error repeats little of what it was sent");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn updates_of_different_fields_at_once_all_count() {
+    let server = Server::start().await;
+    create(&mut server.topics().await, topic("u")).await.unwrap();
+    let mut retention = Retention { max_age: None, max_bytes: 0, max_records: 0 };
+    for round in 1..=10 {
+        retention = Retention { max_bytes: 1000 + round, max_records: 1000 + round, ..retention };
+        let update = async |path: &str| {
+            let update_mask = Some(prost_types::FieldMask { paths: vec![path.to_owned()] });
+            let topic = Some(Topic { retention: Some(retention), ..topic("u") });
+            server.topics().await.update_topic(UpdateTopicRequest { topic, update_mask }).await.unwrap();
+        };
+        tokio::join!(update("retention.max_bytes"), update("retention.max_records"));
+        let found = get(&mut server.topics().await, "u").await.unwrap();
+        assert_eq!(found.retention, Some(retention));
+    }
 }
 
 #[tokio::test]
