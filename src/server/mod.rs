@@ -8,6 +8,7 @@
 mod admin;
 mod connection;
 mod drain;
+mod files;
 mod health;
 mod linger;
 mod listener;
@@ -83,6 +84,7 @@ pub struct Running {
 /// # Errors
 /// The server could not start, or the storage failed.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    files::raise_limit(config.connections_max);
     let mut running = start(config).await?;
     let (asked, begun) = (shutdown, running.shutdown.clone());
     tokio::select! {
