@@ -126,6 +126,8 @@ async fn a_signal_ends_a_backlog() {
     let file = dir.path().join("pos");
     let args = ["subscribe", "t", "--resume-file", file.to_str().unwrap()];
     for read in [false, true] {
+        // Kept by the first run where it was flushed before it blocked.
+        let _ = std::fs::remove_file(&file);
         let mut child = command(&server, &args).spawn().unwrap();
         let mut out = child.stdout.take().unwrap();
         let mut buffer = vec![0; 1 << 20];
@@ -185,6 +187,8 @@ async fn healthcheck_has_the_exit_codes_of_grpc_health_probe() {
     assert_eq!(code(&["--addr", &admin]), 0);
     assert_eq!(code(&["--addr", &admin, "--service", "streamway.v1.StreamService"]), 0);
     assert_eq!(code(&["--no-such-flag"]), 1);
+    let after_a_value = run(&server, &["--server", "http://x:1", "healthcheck", "--no-such-flag"], "");
+    assert_eq!(after_a_value.status.code(), Some(1));
     assert_eq!(code(&["--addr", "127.0.0.1:1"]), 2);
     assert_eq!(code(&["--addr", &admin, "--service", "nope"]), 3);
     // Its container's configuration is where the server is.
