@@ -1,6 +1,7 @@
 //! `streamway healthcheck`: the gRPC health protocol, with the exit codes of grpc_health_probe.
 //! Never: starts more than one call.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use tonic::Code;
 use tonic::transport::Endpoint;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use super::output;
 
 /// Exit code: wrong arguments.
 pub(super) const ARGUMENTS: u8 = 1;
@@ -43,11 +46,11 @@ impl Healthcheck {
     pub(super) async fn run(self) -> ExitCode {
         match self.check().await {
             Ok(()) => {
-                println!("SERVING");
+                let _ = writeln!(std::io::stdout(), "SERVING");
                 ExitCode::SUCCESS
             }
             Err((code, message)) => {
-                eprintln!("error: {message}");
+                output::complain(&format!("error: {message}"));
                 ExitCode::from(code)
             }
         }

@@ -23,6 +23,7 @@ pub(super) fn for_server(verbose: u8) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(level))
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .with_ansi(terminal);
     // Fails only where a subscriber is set already; that one is as good.
     let _ = if terminal { builder.try_init() } else { builder.json().flatten_event(true).try_init() };
@@ -39,6 +40,8 @@ pub(super) fn for_client(verbose: u8) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter(level))
         .with_writer(std::io::stderr)
+        // Said with eprintln!, which panics where standard error is closed.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(verbose > 1)
         .with_timer(WallClock)

@@ -3,6 +3,7 @@
 
 mod completions;
 mod healthcheck;
+mod interrupt;
 mod logging;
 mod output;
 mod publish;
@@ -22,7 +23,7 @@ use crate::client::{Client, Options};
 const FAILURE: u8 = 1;
 /// Exit code: the arguments or the configuration are wrong; nothing was tried.
 const USAGE: u8 = 2;
-/// Exit code: ended by Ctrl-C before it was done (128 + SIGINT).
+/// Exit code: ended by Ctrl-C or SIGTERM before it was done (128 + SIGINT).
 const INTERRUPTED: u8 = 130;
 
 const EXAMPLES: &str = "\
@@ -123,7 +124,7 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(Failure { code, message }) => {
-            eprintln!("error: {message}");
+            output::complain(&format!("error: {message}"));
             ExitCode::from(code)
         }
     }
@@ -135,11 +136,11 @@ fn parse() -> Result<Cli, ExitCode> {
     parsed.map_err(|error| {
         // A closed pipe under --help is no reason to complain.
         let _ = error.print();
-        let health = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-        match (error.use_stderr(), health.as_deref()) {
+        let health = std::env::args_os().skip(1).any(|arg| arg == "healthcheck");
+        match (error.use_stderr(), health) {
             (false, _) => ExitCode::SUCCESS,
-            (true, Some("healthcheck")) => ExitCode::from(healthcheck::ARGUMENTS),
-            (true, _) => ExitCode::from(USAGE),
+            (true, true) => ExitCode::from(healthcheck::ARGUMENTS),
+            (true, false) => ExitCode::from(USAGE),
         }
     })
 }

@@ -2,6 +2,7 @@
 //! Never: what is printed.
 
 use std::fmt::Write;
+use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::record::UnixMicros;
@@ -25,6 +26,11 @@ pub(super) fn elapsed(duration: Duration) -> String {
     } else {
         humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
     }
+}
+
+/// One line on standard error, if anybody still reads it.
+pub(super) fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A table with aligned columns, two spaces between them; numbers to the right.

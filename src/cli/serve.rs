@@ -89,7 +89,7 @@ impl Serve {
             Failure::usage(format!("configuration: {}", error.0.join("\nerror: configuration: ")))
         })?;
         if self.check_only {
-            print!("{}", describe(&loaded));
+            let _ = std::io::Write::write_all(&mut std::io::stdout(), describe(&loaded).as_bytes());
             return Ok(ExitCode::SUCCESS);
         }
         logging::for_server(verbose);

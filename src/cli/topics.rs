@@ -154,7 +154,7 @@ impl Topics {
             Self::Delete { topics, epoch } => {
                 for topic in topics {
                     service.delete(&topic, &epoch).await?;
-                    eprintln!("deleted {topic}");
+                    output::complain(&format!("deleted {topic}"));
                 }
             }
         }

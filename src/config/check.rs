@@ -4,6 +4,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use super::human::format_size;
 use super::{Config, StorageConfig};
 
@@ -11,6 +13,13 @@ use super::{Config, StorageConfig};
 const MESSAGE_OVERHEAD: usize = 4096;
 /// What the contract promises of heartbeats.
 const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+/// Longest duration: far from where adding it to a clock overflows.
+const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Most bytes of records in a batch: what the log takes in one frame, with room for the rest.
+const BATCH_BYTES_MAX: u32 = 16 << 20;
+/// What a drain keeps for closing the log, at most: [`drain`] must leave time before it.
+const CLOSE_RESERVE_MAX: Duration = Duration::from_secs(2);
 
 /// Everything that is wrong with a configuration, one line each.
 #[must_use]
@@ -24,14 +33,8 @@ pub fn faults(config: &Config) -> Vec<String> {
             config.listen, config.admin_listen
         ));
     }
-    if config.drain_timeout.is_zero() {
-        faults.push("drain_timeout must be more than 0".into());
-    } else if config.drain_delay >= config.drain_timeout {
-        faults.push(format!(
-            "drain_delay {:?} must be shorter than drain_timeout {:?}, which it is a part of",
-            config.drain_delay, config.drain_timeout
-        ));
-    }
+    most(config, &mut faults);
+    drain(config, &mut faults);
     if !HEARTBEAT.contains(&config.heartbeat_interval) {
         faults.push(format!("heartbeat_interval {:?} must be 1s to 10m", config.heartbeat_interval));
     }
@@ -39,6 +42,39 @@ pub fn faults(config: &Config) -> Vec<String> {
         faults.push("data_dir must not be empty".into());
     }
     faults
+}
+
+/// The delay is part of the timeout, and must leave a quarter of it to tell clients and what
+/// closing the log may take.
+fn drain(config: &Config, faults: &mut Vec<String>) {
+    let (delay, timeout) = (config.drain_delay, config.drain_timeout);
+    if timeout.is_zero() {
+        return faults.push("drain_timeout must be more than 0".into());
+    }
+    let longest = timeout - timeout / 4 - CLOSE_RESERVE_MAX.min(timeout / 4);
+    if delay > longest {
+        faults.push(format!(
+            "drain_delay {delay:?} must be at most {longest:?}, so that drain_timeout {timeout:?}, which it is \
+             a part of, leaves time to tell clients and to close the log"
+        ));
+    }
+}
+
+fn most(config: &Config, faults: &mut Vec<String>) {
+    let durations = [
+        ("drain_delay", config.drain_delay),
+        ("drain_timeout", config.drain_timeout),
+        ("storage.request_id_window", config.storage.request_id_window),
+    ];
+    let long = durations.iter().filter(|(_, value)| *value > DURATION_MAX);
+    faults.extend(long.map(|(key, _)| format!("{key} must be at most 24h")));
+    if config.batch_bytes_max > BATCH_BYTES_MAX {
+        let most = format_size(BATCH_BYTES_MAX.into());
+        faults.push(format!("batch_bytes_max must be at most {most}, what the log takes"));
+    }
+    if config.connections_max > Semaphore::MAX_PERMITS {
+        faults.push(format!("connections_max must be at most {}", Semaphore::MAX_PERMITS));
+    }
 }
 
 fn zeros(config: &Config, faults: &mut Vec<String>) {
@@ -123,5 +159,29 @@ mod tests {
             assert!(faults.iter().any(|fault| fault.contains(key)), "{key} in {faults:?}");
         }
         assert_eq!(faults.len(), 6, "{faults:?}");
+    }
+
+    #[test]
+    fn what_would_overflow_is_refused() {
+        let mut config = Config { connections_max: usize::MAX, ..Config::default() };
+        config.batch_bytes_max = 17 << 20;
+        (config.message_bytes_max, config.drain_timeout) = (32 << 20, Duration::MAX);
+        config.storage.request_id_window = Duration::from_secs(25 * 3600);
+        let faults = faults(&config);
+        for key in ["connections_max", "batch_bytes_max", "drain_timeout", "storage.request_id_window"] {
+            assert!(faults.iter().any(|fault| fault.starts_with(key)), "{key} in {faults:?}");
+        }
+        assert_eq!(faults.len(), 4, "{faults:?}");
+    }
+
+    #[test]
+    fn a_drain_delay_leaves_time_to_drain() {
+        let of = |delay, timeout| {
+            let [drain_delay, drain_timeout] = [delay, timeout].map(Duration::from_millis);
+            faults(&Config { drain_delay, drain_timeout, ..Config::default() }).len()
+        };
+        assert_eq!((of(4000, 8000), of(4001, 8000)), (0, 1));
+        assert_eq!((of(500, 1000), of(501, 1000)), (0, 1));
+        assert_eq!((of(20_500, 30_000), of(20_501, 30_000)), (0, 1));
     }
 }

@@ -187,19 +187,24 @@ fn from_environment(
 }
 
 /// Whether Kubernetes set it: for a Service named `streamway` or `streamway-anything`, every pod
-/// of the namespace gets `STREAMWAY_…SERVICE_HOST`, `…SERVICE_PORT…`, `…PORT=tcp://…` and
-/// `…PORT_<number>_TCP…`, and must start all the same.
+/// of the namespace gets `STREAMWAY_…SERVICE_HOST`, `…SERVICE_PORT`, `…SERVICE_PORT_<name>`,
+/// `…PORT=tcp://…` and `…PORT_<number>_TCP…`, and must start all the same. What only looks like one,
+/// `STREAMWAY_PORT=9000`, is somebody's mistake.
 fn is_service_link(rest: &str, value: &str) -> bool {
     let parts: Vec<&str> = rest.split('_').collect();
-    let service = parts.windows(2).any(|pair| pair[0] == "SERVICE" && matches!(pair[1], "HOST" | "PORT"));
-    let docker = parts.windows(3).any(|run| {
-        run[0] == "PORT"
-            && !run[1].is_empty()
-            && run[1].bytes().all(|b| b.is_ascii_digit())
-            && matches!(run[2], "TCP" | "UDP" | "SCTP")
-    });
-    let url = parts.last() == Some(&"PORT") && (rest == "PORT" || value.contains("://"));
-    service || docker || url || rest.starts_with("SERVICE_") || rest.starts_with("PORT_")
+    let service =
+        parts.ends_with(&["SERVICE", "HOST"]) || parts.windows(2).any(|pair| pair == ["SERVICE", "PORT"]);
+    let is_number = |part: &str| part.parse::<u16>().is_ok();
+    let of_port =
+        |run: &[&str]| run[0] == "PORT" && is_number(run[1]) && matches!(run[2], "TCP" | "UDP" | "SCTP");
+    let link = match parts.split_last() {
+        Some((&("PROTO" | "PORT" | "ADDR"), before)) => {
+            before.last_chunk::<3>().is_some_and(|run| of_port(run))
+        }
+        _ => value.contains("://") && parts.last_chunk::<3>().is_some_and(|run| of_port(run)),
+    };
+    let url = parts.last() == Some(&"PORT") && value.contains("://");
+    service || link || url
 }
 
 /// `, did you mean …?` where a known key is near.
@@ -326,6 +331,20 @@ mod tests {
             ("PATH", "/bin"),
         ]);
         assert!(load(input).is_ok());
+    }
+
+    #[test]
+    fn what_only_looks_like_kubernetes_is_named() {
+        for (name, value) in [
+            ("STREAMWAY_PORT", "9000"),
+            ("STREAMWAY_GRPC_PORT", "9000"),
+            ("STREAMWAY_PORT_GRPC", "9000"),
+            ("STREAMWAY_PORT_9000_TCP", "true"),
+            ("STREAMWAY_SERVICE_NAME", "x"),
+        ] {
+            let error = load(environment(&[(name, value)])).unwrap_err();
+            assert!(error.to_string().contains(name), "{error}");
+        }
     }
 
     #[test]

@@ -63,8 +63,13 @@ async fn repeating_an_import_under_its_name_stores_nothing_twice() {
     for _ in 0..2 {
         stdout(&run(&server, &import, &text));
     }
-    // A run that was cut off after some batches, and then the whole.
     assert_eq!(stdout(&run(&server, &["subscribe", "import"], "")), text);
+    // Another input, or other batches, under a name that was used.
+    let other: Vec<&str> = import.iter().chain(&["--batch-records", "999"]).copied().collect();
+    for (args, text) in [(&import[..], &text[..text.len() / 2]), (&other[..], &text)] {
+        let (code, line) = failure(&run(&server, args, text));
+        assert!(code == 1 && line.contains("differ from the first run"), "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,6 +115,45 @@ async fn following_ends_well_on_a_signal_and_on_a_closed_pipe() {
     }
 }
 
+/// Neither a backlog that is always ready nor a reader that has stopped keeps a signal waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_a_backlog() {
+    let server = Server::start().await;
+    let line = "x".repeat(1000);
+    let text: String = (0..60_000).map(|i| format!("{i:06}{line}\n")).collect();
+    stdout(&run(&server, &["publish", "t"], &text));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pos");
+    let args = ["subscribe", "t", "--resume-file", file.to_str().unwrap()];
+    for read in [false, true] {
+        // Kept by the first run where it was flushed before it blocked.
+        let _ = std::fs::remove_file(&file);
+        let mut child = command(&server, &args).spawn().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        let mut buffer = vec![0; 1 << 20];
+        out.read_exact(&mut buffer).unwrap();
+        if !read {
+            // It is blocked in a write by now.
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
+        let signalled = std::time::Instant::now();
+        signal(child.id(), "TERM");
+        let mut rest = Vec::new();
+        if read {
+            out.read_to_end(&mut rest).unwrap();
+        }
+        let status = tokio::task::block_in_place(|| child.wait()).unwrap();
+        assert_eq!(status.code(), Some(130));
+        assert!(signalled.elapsed() < std::time::Duration::from_secs(10));
+        if read {
+            buffer.extend(rest);
+            let printed = buffer.iter().filter(|byte| **byte == b'\n').count();
+            let position = std::fs::read_to_string(&file).unwrap();
+            assert!(position.trim().ends_with(&format!(":{printed}")), "{printed} {position}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_say_what_to_do_and_have_their_exit_codes() {
     let server = Server::start().await;
@@ -143,6 +187,8 @@ async fn healthcheck_has_the_exit_codes_of_grpc_health_probe() {
     assert_eq!(code(&["--addr", &admin]), 0);
     assert_eq!(code(&["--addr", &admin, "--service", "streamway.v1.StreamService"]), 0);
     assert_eq!(code(&["--no-such-flag"]), 1);
+    let after_a_value = run(&server, &["--server", "http://x:1", "healthcheck", "--no-such-flag"], "");
+    assert_eq!(after_a_value.status.code(), Some(1));
     assert_eq!(code(&["--addr", "127.0.0.1:1"]), 2);
     assert_eq!(code(&["--addr", &admin, "--service", "nope"]), 3);
     // Its container's configuration is where the server is.

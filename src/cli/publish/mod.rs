@@ -27,8 +27,8 @@ Examples:
   echo hello | streamway publish greetings
   streamway publish users --file users.tsv --key-separator $'\\t' --header source=import
 
-A publish that was cut off says how far it got. To make repeating the same file safe instead, give
-it a name of its own: --request-id-prefix import-42 stores nothing twice, as long as the server
+A publish that was cut off says how far it got at least; lines sent after those may be stored too.
+To make repeating the same file safe, give it a name of its own: --request-id-prefix import-42 stores nothing twice, as long as the server
 remembers the ids (10 minutes unless configured otherwise) and the --batch options are the same.")]
 pub(super) struct Publish {
     /// The topic; created when it is missing, unless the server is configured otherwise.
@@ -156,15 +156,17 @@ impl Publish {
         };
         while let Some(chunk) = lines.next().await? {
             for (number, line) in chunk.lines() {
+                let record = self.record(line, number)?;
+                let len = record.field_len() as u64;
                 let full = batch.len() >= self.batch_records as usize
-                    || (!batch.is_empty() && bytes + line.len() as u64 > self.batch_bytes);
+                    || (!batch.is_empty() && bytes + len > self.batch_bytes);
                 if full {
                     send(&batch, first_line).await?;
                     (bytes, first_line) = (0, number);
                     batch.clear();
                 }
-                bytes += line.len() as u64;
-                batch.push(self.record(line, number)?);
+                bytes += len;
+                batch.push(record);
             }
             progress.read(chunk.len());
         }
@@ -192,11 +194,13 @@ impl Publish {
     fn how_far(&self, progress: &Progress) -> String {
         match (progress.records(), &self.request_id_prefix) {
             (0, _) => "; nothing was acknowledged".into(),
-            (stored, Some(_)) => format!("; {stored} records are stored, repeat the same command to go on"),
+            (stored, Some(_)) => {
+                format!("; at least the first {stored} lines are stored, repeating this command repeats none")
+            }
             (stored, None) => format!(
-                "; the first {stored} lines are stored, go on with line {} (tail -n +{})",
-                stored + 1,
-                stored + 1
+                "; at least the first {stored} lines are stored, go on with line {next} (tail -n +{next}); those \
+                 after it may be too, which only --request-id-prefix makes safe to repeat",
+                next = stored + 1,
             ),
         }
     }

@@ -102,6 +102,6 @@ impl Progress {
         if totals.duplicates > 0 {
             line.push_str(&format!("; {} of them were there already", HumanCount(totals.duplicates)));
         }
-        eprintln!("{line}");
+        output::complain(&line);
     }
 }

@@ -8,18 +8,18 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use futures_util::FutureExt;
 use tokio::io::Interest;
 use tokio::net::unix::pipe;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use self::print::Printer;
 use self::resume_file::ResumeFile;
 use super::start::{parse_from, parse_position};
-use super::{Failure, Patience};
+use super::{Failure, INTERRUPTED, Patience, interrupt};
 use crate::client::{Client, Delivery, Error, Start, Subscriber, SubscriberOptions};
 use crate::proto::v1::{self, Notice};
 use crate::record::Position;
@@ -36,7 +36,9 @@ Examples:
   streamway subscribe orders --from -10 --follow    the last 10, and what comes
   streamway subscribe orders --from \"1h ago\" --output json | jq .value
   streamway subscribe orders --follow --resume-file orders.pos
-                                                    goes on where the last run stopped")]
+                                                    goes on where the last run stopped
+
+A signal ends it with exit code 130, or 0 with --follow and without --max; a second one at once.")]
 pub(super) struct Subscribe {
     /// The topic.
     topic: String,
@@ -106,8 +108,10 @@ fn parse_heartbeat(text: &str) -> Result<Duration, String> {
 
 /// Why printing stopped without a failure.
 enum Stop {
-    /// The subscription ended, or was interrupted.
+    /// The subscription ended.
     Done,
+    /// Ctrl-C, or SIGTERM.
+    Interrupted,
     /// Nobody reads standard output any more.
     Closed,
 }
@@ -117,16 +121,24 @@ impl Subscribe {
         let resume = self.resume_file.clone().map(ResumeFile::new);
         let stored = resume.as_ref().map(ResumeFile::load).transpose()?.flatten();
         let mut subscriber = client.subscribe(self.options(stored));
-        let mut sink = Sink { printer: Printer::new(&self), resume, position: None };
+        let mut sink = Sink { printer: Printer::new(&self), resume, position: None, flushed: Instant::now() };
+        let interrupted = interrupt::on_signals()
+            .map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))?;
         let stop = tokio::select! {
-            outcome = copy(&mut subscriber, &mut sink) => outcome?,
-            () = interrupted() => Stop::Done,
+            biased;
+            () = interrupted.cancelled() => Stop::Interrupted,
             () = reader_gone() => Stop::Closed,
+            outcome = copy(&mut subscriber, &mut sink, &interrupted) => outcome?,
         };
-        if let Stop::Done = stop {
+        if !matches!(stop, Stop::Closed) {
             sink.flush()?;
         }
-        Ok(ExitCode::SUCCESS)
+        // Only a signal ends following without a limit: then nothing is missing.
+        let endless = self.follow && self.max.is_none();
+        match stop {
+            Stop::Interrupted if !endless => Ok(ExitCode::from(INTERRUPTED)),
+            _ => Ok(ExitCode::SUCCESS),
+        }
     }
 
     fn options(&self, stored: Option<Position>) -> SubscriberOptions {
@@ -156,7 +168,11 @@ struct Sink {
     resume: Option<ResumeFile>,
     /// After the last record printed.
     position: Option<Position>,
+    flushed: Instant,
 }
+
+/// Longest time records and their position are held back while more are ready.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Sink {
     fn put(&mut self, delivery: &Delivery) -> Result<Stop, Failure> {
@@ -166,7 +182,7 @@ impl Sink {
             Err(print::Error::Record(error)) => return Err(error.into()),
         }
         self.position = Some(delivery.next);
-        Ok(Stop::Done)
+        if self.flushed.elapsed() < FLUSH_INTERVAL { Ok(Stop::Done) } else { self.flush() }
     }
 
     /// Whatever was printed is out, and only then is its position kept.
@@ -177,6 +193,7 @@ impl Sink {
         if let (Some(resume), Some(position)) = (&mut self.resume, self.position) {
             resume.store(position)?;
         }
+        self.flushed = Instant::now();
         Ok(Stop::Done)
     }
 }
@@ -189,8 +206,17 @@ fn closed(error: io::Error) -> Result<Stop, Failure> {
     Err(Failure::failed(format!("cannot write to standard output: {error}")))
 }
 
-async fn copy(subscriber: &mut Subscriber, sink: &mut Sink) -> Result<Stop, Failure> {
+async fn copy(
+    subscriber: &mut Subscriber,
+    sink: &mut Sink,
+    interrupted: &CancellationToken,
+) -> Result<Stop, Failure> {
     loop {
+        // Deliveries that are always ready must not keep the rest from being polled.
+        tokio::task::yield_now().await;
+        if interrupted.is_cancelled() {
+            return Ok(Stop::Interrupted);
+        }
         // Flushed when there is nothing to do but wait, so that no record is held back.
         let ready = subscriber.next().now_or_never();
         let next: Option<Result<Delivery, Error>> = match ready {
@@ -220,15 +246,6 @@ async fn copy(subscriber: &mut Subscriber, sink: &mut Sink) -> Result<Stop, Fail
                 return Err(error.into());
             }
         }
-    }
-}
-
-/// Ctrl-C, or SIGTERM.
-async fn interrupted() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
     }
 }
 

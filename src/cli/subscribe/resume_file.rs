@@ -1,8 +1,8 @@
 //! The file of `--resume-file`: one line, `EPOCH:OFFSET`, replaced as a whole.
 //! Never: ahead of what was printed.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::super::Failure;
@@ -28,7 +28,6 @@ impl ResumeFile {
     /// The position of the last run; none where there was none.
     pub(super) fn load(&self) -> Result<Option<Position>, Failure> {
         match fs::read_to_string(&self.path) {
-            Ok(text) if text.trim().is_empty() => Ok(None),
             Ok(text) => parse_position(&text).map(Some).map_err(|why| self.at_path(why)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.at_path(error)),
@@ -51,7 +50,10 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = path.with_file_name(name);
-    fs::write(&new, text)?;
+    let mut file = File::create(&new)?;
+    file.write_all(text.as_bytes())?;
+    // Renamed before its content is on disk, it could be found empty after a power cut.
+    file.sync_all()?;
     fs::rename(&new, path)
 }
 
@@ -69,7 +71,9 @@ mod tests {
         let position = Position { epoch: Epoch::new(7), offset: Offset::new(42) };
         file.store(position).unwrap();
         assert_eq!(ResumeFile::new(path.clone()).load().unwrap(), Some(position));
-        std::fs::write(&path, "rubbish").unwrap();
-        assert!(file.load().unwrap_err().message.contains("orders.pos"));
+        for bad in ["rubbish", "", "\n"] {
+            std::fs::write(&path, bad).unwrap();
+            assert!(file.load().unwrap_err().message.contains("orders.pos"), "{bad:?}");
+        }
     }
 }

@@ -9,10 +9,11 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use futures_util::Stream;
+use tonic::Code;
 use tracing::{debug, info, warn};
 
 use super::Shared;
-use super::queue::Settled;
+use super::queue::{Queue, Settled};
 use crate::client::connect::{Client, Endpointed};
 use crate::client::error::{Error, Origin};
 use crate::client::retry::Backoff;
@@ -98,14 +99,19 @@ fn receive(
     response: &ExchangeResponse,
     settled: &mut Vec<(Settled, Receipt)>,
 ) -> Result<(), Error> {
-    let mut unexpected = None;
+    let mut refused = None;
     let (sender, awaited) = {
         let mut queue = shared.lock();
         for numbered in &response.receipts {
+            // Refused before it is taken off the queue: whoever flushes must hear of it.
+            refused = another_batch(&queue, &numbered.receipt);
+            if refused.is_some() {
+                break;
+            }
             match queue.acknowledge(numbered.number) {
                 Some(batch) => settled.push((batch, numbered.receipt)),
                 None => {
-                    unexpected = Some(numbered.number);
+                    refused = Some(out_of_turn(numbered.number));
                     break;
                 }
             }
@@ -125,13 +131,28 @@ fn receive(
     if awaited {
         shared.moved.notify_waiters();
     }
-    match unexpected {
-        None => Ok(()),
-        Some(number) => {
-            let message = format!("the server acknowledged publish {number} out of turn");
-            Err(Error::local(tonic::Code::Internal, message))
-        }
+    refused.map_or(Ok(()), Err)
+}
+
+fn out_of_turn(number: u64) -> Error {
+    let message = format!("the server acknowledged publish {number} out of turn");
+    Error::local(Code::Internal, message)
+}
+
+/// A receipt of another batch than the oldest one sent: its `request_id` was used before, for a
+/// different number of records, so these were not stored.
+fn another_batch(queue: &Queue, receipt: &Receipt) -> Option<Error> {
+    let (count, id) = queue.oldest()?;
+    let stored = receipt.next.offset.get().wrapping_sub(receipt.first.get());
+    if !receipt.duplicate || stored == u64::from(count) {
+        return None;
     }
+    let message = format!(
+        "request_id {} was stored with {stored} records before, and has {count} now: this input or the \
+         --batch options differ from the first run",
+        id.unwrap_or("?")
+    );
+    Some(Error::local(Code::FailedPrecondition, message))
 }
 
 /// What the transport pulls: the Open, then batches.

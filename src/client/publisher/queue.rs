@@ -198,6 +198,12 @@ impl Queue {
         self.sent < self.batches.len() || (self.filling_count > 0 && self.sent < PARTIAL_IN_FLIGHT_MAX)
     }
 
+    /// How many records the oldest batch sent holds, and the caller's own key of it.
+    pub(super) fn oldest(&self) -> Option<(u32, Option<&str>)> {
+        let pending = self.batches.front().filter(|_| self.sent > 0)?;
+        Some((pending.count, pending.request_id.as_deref()))
+    }
+
     /// The batch of this number is durable. None where it is not the oldest one sent.
     pub(super) fn acknowledge(&mut self, number: u64) -> Option<Settled> {
         if self.sent == 0 || number != self.base - self.call_base + 1 {
