@@ -18,8 +18,6 @@ const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=D
 const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Most bytes of records in a batch: what the log takes in one frame, with room for the rest.
 const BATCH_BYTES_MAX: u32 = 16 << 20;
-/// What a drain keeps for closing the log, at most: [`drain`] must leave time before it.
-const CLOSE_RESERVE_MAX: Duration = Duration::from_secs(2);
 
 /// Everything that is wrong with a configuration, one line each.
 #[must_use]
@@ -51,7 +49,7 @@ fn drain(config: &Config, faults: &mut Vec<String>) {
     if timeout.is_zero() {
         return faults.push("drain_timeout must be more than 0".into());
     }
-    let longest = timeout - timeout / 4 - CLOSE_RESERVE_MAX.min(timeout / 4);
+    let longest = config.drain_delay_max();
     if delay > longest {
         faults.push(format!(
             "drain_delay {delay:?} must be at most {longest:?}, so that drain_timeout {timeout:?}, which it is \

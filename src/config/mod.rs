@@ -100,6 +100,21 @@ pub struct StorageConfig {
     pub request_ids_max: usize,
 }
 
+impl Config {
+    /// The end of the drain timeout, which is kept for closing the log: 2 s, or a quarter of it.
+    #[must_use]
+    pub fn close_reserve(&self) -> Duration {
+        const MAX: Duration = Duration::from_secs(2);
+        MAX.min(self.drain_timeout / 4)
+    }
+
+    /// The longest drain delay that leaves calls a quarter of the drain timeout to end well.
+    #[must_use]
+    pub fn drain_delay_max(&self) -> Duration {
+        self.drain_timeout - self.drain_timeout / 4 - self.close_reserve()
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

@@ -12,8 +12,6 @@ use super::{Error, Server};
 use crate::storage::embedded::OpenError;
 use crate::storage::{Health, Log};
 
-/// At most this much of the budget is kept for closing the log.
-const CLOSE_RESERVE_MAX: Duration = Duration::from_secs(2);
 /// How long connections that were aborted, and those of the admin port, get to end.
 const ABORT_GRACE: Duration = Duration::from_millis(100);
 
@@ -24,14 +22,14 @@ impl Server {
     /// Readiness off → drain delay → GOAWAY, notices, acknowledgements → abort → close the log.
     pub(super) async fn drain(&self, log: Option<Arc<dyn Log>>) -> Result<(), Error> {
         let budget = self.config.drain_timeout;
-        let deadline = Instant::now() + budget;
-        let abort_at = deadline - CLOSE_RESERVE_MAX.min(budget / 4);
+        let begun = Instant::now();
+        let (deadline, abort_at) = (begun + budget, begun + budget - self.config.close_reserve());
         self.board.drain();
         info!(budget_ms = budget.as_millis() as u64, "draining");
         if log.is_some() {
-            // However long the delay is, calls keep a quarter of the budget to end well.
-            let delayed = Instant::now() + self.config.drain_delay;
-            tokio::time::sleep_until(delayed.min(abort_at - budget / 4)).await;
+            // However long the delay is, calls keep a part of the budget to end well.
+            let delay = self.config.drain_delay.min(self.config.drain_delay_max());
+            tokio::time::sleep_until(begun + delay).await;
         }
 
         self.topics.drain();

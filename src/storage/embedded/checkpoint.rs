@@ -277,7 +277,7 @@ impl Checkpointer {
     fn release(&mut self, snapshot: &Snapshot) {
         let mut bytes = 0;
         for item in &snapshot.pending {
-            bytes += item.run.blocks.len() + item.ids.len();
+            bytes += item.bytes();
             item.topic.unflushed.fetch_sub(item.run.blocks.len(), Ordering::Relaxed);
             self.note_cached(&item.topic, &item.run);
         }

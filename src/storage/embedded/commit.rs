@@ -149,8 +149,7 @@ impl Committer {
     }
 
     fn publish(&mut self, built: Built) {
-        let bytes: usize = built.runs.iter().map(|item| item.run.blocks.len() + item.ids.len()).sum();
-        self.backlog.add(bytes);
+        self.backlog.add(built.runs.iter().map(Pending::bytes).sum());
         built.publish(&mut self.window, &mut self.pending);
     }
 

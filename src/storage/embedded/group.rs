@@ -32,6 +32,14 @@ pub struct Pending {
     pub ids: Bytes,
 }
 
+impl Pending {
+    /// Bytes it takes in memory until it is in a segment.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.run.blocks.len() + self.ids.len()
+    }
+}
+
 #[derive(Debug)]
 struct Building {
     topic: Arc<TopicState>,

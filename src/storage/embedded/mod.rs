@@ -98,7 +98,7 @@ impl EmbeddedLog {
         let files = Files::new(disk.clone(), dir.into(), config.open_files_max, health.clone());
         let files = Arc::new(files);
         let backlog = Arc::new(Backlog::new(config.unflushed_bytes_max, found.spares));
-        backlog.add(found.pending.iter().map(|item| item.run.blocks.len() + item.ids.len()).sum());
+        backlog.add(found.pending.iter().map(group::Pending::bytes).sum());
         let store = commit::Store {
             disk: disk.clone(),
             dir: dir.into(),
