@@ -62,6 +62,7 @@ fn most(config: &Config, faults: &mut Vec<String>) {
     let durations = [
         ("drain_delay", config.drain_delay),
         ("drain_timeout", config.drain_timeout),
+        ("stream_age_max", config.stream_age_max),
         ("storage.request_id_window", config.storage.request_id_window),
     ];
     let long = durations.iter().filter(|(_, value)| *value > DURATION_MAX);

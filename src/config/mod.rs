@@ -69,6 +69,9 @@ pub struct Config {
     /// Most open streams on one connection.
     #[serde(with = "human::plain")]
     pub streams_per_connection_max: u32,
+    /// Age at which a subscription, an Exchange or an Ingest is told to begin anew; 0 for none.
+    #[serde(with = "human::duration")]
+    pub stream_age_max: Duration,
     /// Settings of the embedded log.
     pub storage: StorageConfig,
 }
@@ -134,6 +137,7 @@ impl Default for Config {
             heartbeat_interval: Duration::from_secs(15),
             connections_max: 10_000,
             streams_per_connection_max: 10_000,
+            stream_age_max: Duration::ZERO,
             storage: StorageConfig::default(),
         }
     }

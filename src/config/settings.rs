@@ -66,6 +66,11 @@ pub const SETTINGS: &[Setting] = &[
     setting("heartbeat_interval", DURATION, "Silence after which a subscriber is sent a heartbeat"),
     setting("connections_max", COUNT, "Most open connections"),
     setting("streams_per_connection_max", COUNT, "Most open streams on one connection"),
+    setting(
+        "stream_age_max",
+        DURATION,
+        "Age, give or take a tenth, at which a stream is told to resume on a new one; 0 for none",
+    ),
     setting("storage.journal_bytes", SIZE, "Size of one journal file; also how much a checkpoint covers"),
     setting("storage.segment_bytes", SIZE, "Size at which a segment is full"),
     setting("storage.cache_bytes", SIZE, "Memory for subscribers that keep up"),

@@ -17,9 +17,11 @@ use tonic_health::pb::health_server::HealthServer;
 use tower::{Service, service_fn};
 use tracing::debug;
 
-use super::connection::{Tracked, preface};
+use super::connection::Tracked;
 use super::health::{Board, Health};
+use super::linger::Lingering;
 use super::listener::Gate;
+use super::preface::Ahead;
 
 /// How long a peer may take to say its first word, and its request's headers.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,15 +37,13 @@ pub(super) fn serve(
     move |stream, gate| Box::pin(connection(stream, gate, board.clone(), health.clone()))
 }
 
-async fn connection(stream: TcpStream, gate: Gate, board: Board, health: Routes) {
+async fn connection(mut stream: TcpStream, gate: Gate, board: Board, health: Routes) {
     // hyper-util has no deadline of its own for telling the two protocols apart.
-    let first = tokio::select! {
-        first = tokio::time::timeout(HEADERS_TIMEOUT, preface(&stream)) => first,
+    let ahead = tokio::select! {
+        ahead = tokio::time::timeout(HEADERS_TIMEOUT, Ahead::read(&mut stream)) => ahead,
         () = gate.leaving.cancelled() => return,
     };
-    if !matches!(first, Ok(Ok(()))) {
-        return;
-    }
+    let Ok(Ok(ahead)) = ahead else { return };
     let service = service_fn(move |request: Request<Incoming>| {
         let (board, mut health) = (board.clone(), health.clone());
         async move {
@@ -62,7 +62,8 @@ async fn connection(stream: TcpStream, gate: Gate, board: Board, health: Routes)
         .keep_alive_interval(Duration::from_secs(30))
         .max_concurrent_streams(STREAMS_MAX);
     let service = TowerToHyperService::new(service);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection =
+        std::pin::pin!(builder.serve_connection(TokioIo::new(Lingering::new(stream, ahead)), service));
     let mut leaving = false;
     loop {
         tokio::select! {

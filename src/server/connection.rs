@@ -3,25 +3,28 @@
 
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
+use tonic::body::Body;
 use tonic::service::Routes;
+use tower::ServiceExt;
 use tracing::debug;
 
 use super::linger::Lingering;
 use super::listener::Gate;
+use super::preface::Ahead;
 use crate::config::Config;
+use crate::topic::Ending;
 
-/// What an HTTP/2 client sends first (RFC 9113, section 3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a client may take to say it.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two looks at a preface that came in pieces.
-const PREFACE_POLL: Duration = Duration::from_millis(20);
 /// A silent peer is asked this often,
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// and has this long to answer.
@@ -54,27 +57,32 @@ where
     }
 }
 
-/// Serves connections of the gRPC port.
+/// Serves connections of the gRPC port, whose calls end with `ending` if not before.
 pub(super) fn grpc(
     routes: Routes,
     config: &Config,
+    ending: &Ending,
 ) -> impl Fn(TcpStream, Gate) -> futures_util::future::BoxFuture<'static, ()> + Send + 'static {
-    let streams_max = config.streams_per_connection_max;
-    move |stream, gate| {
-        let service = TowerToHyperService::new(routes.clone());
-        Box::pin(serve(stream, gate, service, streams_max))
-    }
+    let (streams_max, ending) = (config.streams_per_connection_max, ending.clone());
+    move |stream, gate| Box::pin(serve(stream, gate, routes.clone(), ending.child(), streams_max))
 }
 
-async fn serve(stream: TcpStream, gate: Gate, service: TowerToHyperService<Routes>, streams_max: u32) {
-    let spoken = tokio::select! {
-        spoken = tokio::time::timeout(PREFACE_TIMEOUT, preface(&stream)) => spoken,
+async fn serve<S>(mut stream: S, gate: Gate, routes: Routes, ending: Ending, streams_max: u32)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let ahead = tokio::select! {
+        ahead = tokio::time::timeout(PREFACE_TIMEOUT, Ahead::read(&mut stream)) => ahead,
         () = gate.leaving.cancelled() => return,
     };
-    if !matches!(spoken, Ok(Ok(()))) {
-        debug!("connection without a preface closed");
-        return;
-    }
+    let ahead = match ahead {
+        Ok(Ok(ahead)) if ahead.is_whole_preface() => ahead,
+        _ => return debug!("connection without a preface closed"),
+    };
+    let service = TowerToHyperService::new(routes.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ending.clone());
+        request.map(Body::new)
+    }));
     let mut builder = http2::Builder::new(Tracked(gate.tasks.clone()));
     builder
         .timer(TokioTimer::new())
@@ -87,8 +95,8 @@ async fn serve(stream: TcpStream, gate: Gate, service: TowerToHyperService<Route
         .max_header_list_size(HEADER_LIST)
         .max_local_error_reset_streams(LOCAL_RESETS)
         .max_pending_accept_reset_streams(PENDING_RESETS);
-    let mut connection =
-        std::pin::pin!(builder.serve_connection(TokioIo::new(Lingering::new(stream)), service));
+    let stream = TokioIo::new(Lingering::new(stream, ahead));
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let mut leaving = false;
     loop {
         tokio::select! {
@@ -104,18 +112,5 @@ async fn serve(stream: TcpStream, gate: Gate, service: TowerToHyperService<Route
             }
             () = gate.abort.cancelled() => return,
         }
-    }
-}
-
-/// Waits for the whole preface, or for a byte that does not belong to it: hyper answers that one.
-pub(super) async fn preface(stream: &TcpStream) -> std::io::Result<()> {
-    let mut seen = [0_u8; PREFACE.len()];
-    loop {
-        let len = stream.peek(&mut seen).await?;
-        if len == 0 || len == PREFACE.len() || seen[..len] != PREFACE[..len] {
-            return Ok(());
-        }
-        // Peeking again at once would find the same bytes.
-        tokio::time::sleep(PREFACE_POLL).await;
     }
 }

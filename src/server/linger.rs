@@ -1,6 +1,7 @@
 //! A connection that is closed so that the peer reads what it was sent last. A socket closed with
 //! unread bytes sends a reset, and a peer still publishing then fails on its next write, receipts
 //! and status unread in its own buffer. So: end our side, then drop what comes until the peer ends.
+//! What was read ahead of the connection is given back here first.
 //! Never: waits longer than a second for that.
 
 use std::io::{IoSlice, Result};
@@ -9,8 +10,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
+
+use super::preface::Ahead;
 
 /// A round trip and what is under way, generously.
 const LINGER: Duration = Duration::from_secs(1);
@@ -19,25 +21,35 @@ const DISCARD: usize = 4096;
 
 /// A stream whose shutdown lingers.
 #[derive(Debug)]
-pub(super) struct Lingering {
-    stream: TcpStream,
+pub(super) struct Lingering<S> {
+    stream: S,
+    ahead: Ahead,
+    /// Bytes of `ahead` given back already.
+    given: usize,
     /// Set once our side has ended.
     until: Option<Pin<Box<Sleep>>>,
 }
 
-impl Lingering {
-    pub(super) const fn new(stream: TcpStream) -> Self {
-        Self { stream, until: None }
+impl<S> Lingering<S> {
+    pub(super) const fn new(stream: S, ahead: Ahead) -> Self {
+        Self { stream, ahead, given: 0, until: None }
     }
 }
 
-impl AsyncRead for Lingering {
+impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let left = &self.ahead.bytes()[self.given..];
+        if left.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let len = left.len().min(buf.remaining());
+        buf.put_slice(&left[..len]);
+        self.given += len;
+        Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Lingering {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

@@ -12,6 +12,7 @@ mod files;
 mod health;
 mod linger;
 mod listener;
+mod preface;
 mod routes;
 mod signals;
 #[cfg(test)]
@@ -121,7 +122,7 @@ async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
     let (topics, board, shutdown) = (Topics::new(&config), Board::default(), CancellationToken::new());
 
     let gate = Gate::new(config.connections_max);
-    let serve = connection::grpc(routes::public(&config, &topics, &board), &config);
+    let serve = connection::grpc(routes::public(&config, &topics, &board), &config, topics.ending());
     gate.tasks.spawn(listener::accept(listener, gate.clone(), serve));
     let admin_gate = Gate::new(ADMIN_CONNECTIONS_MAX);
     let serve = admin::serve(&board);

@@ -7,11 +7,11 @@ use tonic_health::pb::health_server::HealthServer;
 use tracing::warn;
 
 use super::health::{Board, Health};
-use super::until::UntilDrain;
+use super::until::UntilEnding;
 use crate::config::Config;
 use crate::proto;
 use crate::service::{Administration, Bare, Served, Streams, Tutorial};
-use crate::topic::{Drain, Topics};
+use crate::topic::{Ending, Topics};
 use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
 use crate::wire::stubs::example::my_service_server::MyServiceServer;
 use crate::wire::stubs::v1::stream_service_server::StreamServiceServer;
@@ -31,7 +31,7 @@ pub(super) fn public(config: &Config, topics: &Topics, board: &Board) -> Routes 
     let max = config.message_bytes_max;
     let streams = StreamServiceServer::new(Streams::new(topics.clone(), config));
     let administration = TopicServiceServer::new(Administration::new(topics.clone()));
-    let tutorial = Tutorial::new(topics.drain_signal().clone());
+    let tutorial = Tutorial::new(topics.ending().clone());
     let example = ExampleServiceServer::new(tutorial.clone());
     let tutorial = MyServiceServer::new(tutorial);
     let routes = Routes::new(Served(streams.max_decoding_message_size(max)))
@@ -41,10 +41,10 @@ pub(super) fn public(config: &Config, topics: &Topics, board: &Board) -> Routes 
         .add_service(Served(Bare(tutorial.clone())))
         .add_service(Served(tutorial))
         .add_service(HealthServer::new(Health::new(board.clone())));
-    if config.reflection { with_reflection(routes, topics.drain_signal()) } else { routes }.prepare()
+    if config.reflection { with_reflection(routes, topics.ending()) } else { routes }.prepare()
 }
 
-fn with_reflection(mut routes: Routes, drain: &Drain) -> Routes {
+fn with_reflection(mut routes: Routes, ending: &Ending) -> Routes {
     let builder = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)
@@ -53,8 +53,8 @@ fn with_reflection(mut routes: Routes, drain: &Drain) -> Routes {
     match (builder().build_v1(), builder().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => {
             routes = routes
-                .add_service(UntilDrain::new(v1, drain.clone()))
-                .add_service(UntilDrain::new(v1alpha, drain.clone()));
+                .add_service(UntilEnding::new(v1, ending.clone()))
+                .add_service(UntilEnding::new(v1alpha, ending.clone()));
         }
         // The descriptors are compiled in, and a test serves them.
         (v1, v1alpha) => warn!(v1 = ?v1.err(), v1alpha = ?v1alpha.err(), "no reflection"),

@@ -1,4 +1,4 @@
-//! Services whose open request streams end when the server drains. Reflection answers for as long as its
+//! Services whose open request streams end with their connection. Reflection answers for as long as its
 //! client asks, and one that never stops asking would hold every drain until its deadline.
 //! Never: cuts off an answer; what was asked is answered.
 
@@ -15,26 +15,26 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use crate::topic::Drain;
+use crate::topic::Ending;
 
 /// Wraps a service of tonic.
 #[derive(Clone, Debug)]
-pub(super) struct UntilDrain<S> {
+pub(super) struct UntilEnding<S> {
     service: S,
-    drain: Drain,
+    ending: Ending,
 }
 
-impl<S> UntilDrain<S> {
-    pub(super) const fn new(service: S, drain: Drain) -> Self {
-        Self { service, drain }
+impl<S> UntilEnding<S> {
+    pub(super) const fn new(service: S, ending: Ending) -> Self {
+        Self { service, ending }
     }
 }
 
-impl<S: NamedService> NamedService for UntilDrain<S> {
+impl<S: NamedService> NamedService for UntilEnding<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> Service<Request<Body>> for UntilDrain<S>
+impl<S> Service<Request<Body>> for UntilEnding<S>
 where
     S: Service<Request<Body>, Error = Infallible>,
 {
@@ -47,18 +47,19 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let begun = Box::pin(self.drain.begun());
-        self.service.call(request.map(|body| Body::new(Ending { body, begun })))
+        let ending = request.extensions().get().unwrap_or(&self.ending);
+        let begun = Box::pin(ending.begun());
+        self.service.call(request.map(|body| Body::new(Until { body, begun })))
     }
 }
 
-/// A request's body that ends with the drain, if not before.
-struct Ending {
+/// A request's body that ends with its connection, if not before.
+struct Until {
     body: Body,
     begun: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl http_body::Body for Ending {
+impl http_body::Body for Until {
     type Data = Bytes;
     type Error = Status;
 

@@ -14,7 +14,7 @@ use tower::Service;
 
 use super::status::{Context as CallContext, status, with_details};
 use crate::proto::example;
-use crate::topic::{self, Drain};
+use crate::topic::{self, Ending};
 use crate::wire::stubs::example::example_service_server::ExampleService;
 use crate::wire::stubs::example::my_service_server::MyService;
 
@@ -24,19 +24,25 @@ const NAMES_BYTES_MAX: usize = 1 << 20;
 /// Both services.
 #[derive(Clone, Debug, Default)]
 pub struct Tutorial {
-    drain: Drain,
+    ending: Ending,
 }
 
 impl Tutorial {
-    /// Its open calls end when the server drains.
+    /// Its open calls end with the connection they are on, or with this.
     #[must_use]
-    pub const fn new(drain: Drain) -> Self {
-        Self { drain }
+    pub const fn new(ending: Ending) -> Self {
+        Self { ending }
+    }
+
+    fn ending<T>(&self, request: &Request<T>) -> Ending {
+        request.extensions().get().unwrap_or(&self.ending).clone()
     }
 }
 
-fn draining() -> Status {
-    status(&topic::Error::Draining.into(), &CallContext::default())
+/// Why a call ends before its client ended it.
+fn ended(ending: &Ending) -> Option<Status> {
+    let cause = ending.cause()?;
+    Some(status(&topic::Error::from(cause).into(), &CallContext::default()))
 }
 
 #[tonic::async_trait]
@@ -71,7 +77,8 @@ impl MyService for Tutorial {
         &self,
         request: Request<Streaming<example::MyRequest>>,
     ) -> Result<Response<example::MyResponse>, Status> {
-        let mut requests = request.into_inner().take_until(Box::pin(self.drain.begun()));
+        let ending = self.ending(&request);
+        let mut requests = request.into_inner().take_until(Box::pin(ending.begun()));
         let (mut names, mut count) = (String::new(), 0_u64);
         while let Some(request) = requests.next().await {
             let name = request?.name;
@@ -84,8 +91,8 @@ impl MyService for Tutorial {
             names.push_str(&name);
             count += 1;
         }
-        if requests.take_result().is_some() {
-            return Err(draining());
+        if let Some(status) = requests.take_result().and_then(|()| ended(&ending)) {
+            return Err(status);
         }
         Ok(Response::new(example::MyResponse { message: format!("Received {count} requests: {names}") }))
     }
@@ -96,16 +103,17 @@ impl MyService for Tutorial {
         &self,
         request: Request<Streaming<example::MyRequest>>,
     ) -> Result<Response<Answers>, Status> {
+        let ending = self.ending(&request);
+        let begun = ending.begun();
         let answers = request.into_inner().map(|request| {
             let answer = |request: example::MyRequest| example::MyResponse {
                 message: format!("Response for {}", request.name),
             };
             request.map(answer).map_err(with_details)
         });
-        let drain = self.drain.clone();
-        let last =
-            stream::once(async { Err(draining()) }).filter(move |_| std::future::ready(drain.has_begun()));
-        Ok(Response::new(Box::pin(answers.take_until(self.drain.begun()).chain(last))))
+        let last = stream::once(async move { ended(&ending) });
+        let last = last.filter_map(|status| std::future::ready(status.map(Err)));
+        Ok(Response::new(Box::pin(answers.take_until(begun).chain(last))))
     }
 }
 

@@ -5,16 +5,16 @@ use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 
 use futures_util::Stream;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Request, Status, Streaming};
 
+use super::call::Call;
 use super::intake::{Fault, Intake};
 use super::status::{Context, Error, status};
 use super::{Streams, request, subscribe};
 use crate::proto::v1;
 use crate::record::{Batch, BatchLimits, Receipt, TopicName};
 use crate::storage::BoxFuture;
-use crate::topic::{self, Notice, Subscription};
+use crate::topic::{self, Ending, Notice, Subscription};
 use crate::wire::{ExchangeRequest, ExchangeResponse, NumberedReceipt};
 
 pub(super) fn exchange(
@@ -22,19 +22,21 @@ pub(super) fn exchange(
     request: Request<Streaming<ExchangeRequest>>,
 ) -> Exchange<Streaming<ExchangeRequest>> {
     let call_trace = request::call_trace(request.metadata());
-    Exchange::new(streams.clone(), request.into_inner(), call_trace)
+    let call = Call::begin(streams, request.extensions());
+    Exchange::new(streams.clone(), call, request.into_inner(), call_trace)
 }
 
 /// The server's side of one Exchange.
 pub(super) struct Exchange<S> {
     streams: Streams,
+    call: Call,
     requests: S,
     call_trace: Box<str>,
     state: State,
 }
 
 enum State {
-    Opening(Pin<Box<WaitForCancellationFutureOwned>>),
+    Opening,
     Resolving(BoxFuture<'static, Result<Box<Running>, (Error, Context)>>),
     Running(Box<Running>),
     Ended,
@@ -46,7 +48,7 @@ struct Running {
     subscription: Option<Subscription>,
     /// What is known about the subscription that failed.
     failed: Option<Context>,
-    drain_told: bool,
+    end_told: bool,
     receipts: Vec<Receipt>,
 }
 
@@ -54,9 +56,8 @@ struct Running {
 type Out = Option<Result<ExchangeResponse, Status>>;
 
 impl<S> Exchange<S> {
-    pub(super) fn new(streams: Streams, requests: S, call_trace: Box<str>) -> Self {
-        let state = State::Opening(Box::pin(streams.topics.drain_signal().begun()));
-        Self { streams, requests, call_trace, state }
+    pub(super) fn new(streams: Streams, call: Call, requests: S, call_trace: Box<str>) -> Self {
+        Self { streams, call, requests, call_trace, state: State::Opening }
     }
 }
 
@@ -68,21 +69,16 @@ where
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Out> {
         let this = &mut *self;
+        this.call.poll(cx);
         loop {
             let out = match &mut this.state {
                 State::Ended => return Poll::Ready(None),
-                State::Opening(drained) => {
-                    let first = if drained.as_mut().poll(cx).is_ready() {
-                        Err(topic::Error::Draining.into())
-                    } else {
-                        std::task::ready!(Pin::new(&mut this.requests).poll_next(cx)).map_or_else(
-                            || Err(Error::Protocol("the first message must be an open".to_owned())),
-                            |first| first.map_err(Error::Transport),
-                        )
-                    };
-                    match first.and_then(opened) {
+                State::Opening => {
+                    let first = std::task::ready!(this.call.poll_first(cx, &mut this.requests));
+                    match first.unwrap_or(Ok(ExchangeRequest::Empty)).and_then(opened) {
                         Ok(open) => {
-                            this.state = State::Resolving(Box::pin(resolve(this.streams.clone(), open)));
+                            let resolving = resolve(this.streams.clone(), open, this.call.ending().clone());
+                            this.state = State::Resolving(Box::pin(resolving));
                             continue;
                         }
                         Err(error) => Some(Err(status(&error, &Context::default()))),
@@ -118,7 +114,7 @@ fn opened(first: ExchangeRequest) -> Result<v1::Open, Error> {
     }
 }
 
-async fn resolve(streams: Streams, open: v1::Open) -> Result<Box<Running>, (Error, Context)> {
+async fn resolve(streams: Streams, open: v1::Open, ending: Ending) -> Result<Box<Running>, (Error, Context)> {
     let failed = |topic: &str| {
         let context = Context::topic(topic);
         move |error| (error, context)
@@ -139,19 +135,12 @@ async fn resolve(streams: Streams, open: v1::Open) -> Result<Box<Running>, (Erro
     let subscription = match asked {
         None => None,
         Some((topic, asked)) => {
-            let subscription = streams.topics.subscribe(&topic, asked).await;
+            let subscription = streams.topics.subscribe(&topic, asked, ending.clone()).await;
             Some(subscription.map_err(Error::from).map_err(failed(topic.as_str()))?)
         }
     };
-    let intake = Intake::new(publisher, streams.window(open.window), streams.topics.drain_signal());
-    Ok(Box::new(Running {
-        name,
-        intake,
-        subscription,
-        failed: None,
-        drain_told: false,
-        receipts: Vec::new(),
-    }))
+    let intake = Intake::new(publisher, streams.window(open.window), &ending);
+    Ok(Box::new(Running { name, intake, subscription, failed: None, end_told: false, receipts: Vec::new() }))
 }
 
 impl Running {
@@ -201,9 +190,9 @@ impl Running {
             Poll::Pending => {}
             Poll::Ready(None) => self.subscription = None,
             Poll::Ready(Some(Ok(delivery))) => {
-                if delivery.notice == Some(Notice::Draining) {
-                    self.drain_told = true;
-                    response.notice = v1::Notice::Draining;
+                if let Some(Notice::Draining | Notice::MaxAge) = delivery.notice {
+                    self.end_told = true;
+                    response.notice = subscribe::notice(delivery.notice);
                 }
                 response.delivery = Some(subscribe::message(delivery));
             }
@@ -215,12 +204,15 @@ impl Running {
         }
     }
 
-    /// The end of a call that fails; before it, where the server drains, the notice that says so.
+    /// The end of a call that fails; before it, where there is one, the notice that says why.
     fn fail(&mut self, cx: &mut TaskContext<'_>, fault: Fault) -> Result<ExchangeResponse, Status> {
-        let draining = matches!(fault.error, Error::Topic(topic::Error::Draining));
-        if draining && !std::mem::replace(&mut self.drain_told, true) {
-            let mut response =
-                ExchangeResponse { notice: v1::Notice::Draining, ..ExchangeResponse::default() };
+        let notice = match fault.error {
+            Error::Topic(topic::Error::Draining) => v1::Notice::Draining,
+            Error::Topic(topic::Error::MaxAge) => v1::Notice::MaxAge,
+            _ => v1::Notice::Unspecified,
+        };
+        if notice != v1::Notice::Unspecified && !std::mem::replace(&mut self.end_told, true) {
+            let mut response = ExchangeResponse { notice, ..ExchangeResponse::default() };
             self.poll_subscription(cx, &mut response);
             self.intake.fail(fault);
             return Ok(response);

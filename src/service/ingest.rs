@@ -5,15 +5,15 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::Poll;
 
-use futures_util::StreamExt;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::call::Call;
 use super::intake::{Fault, Intake};
 use super::status::{Context, Error, status};
 use super::{Streams, request};
 use crate::proto::v1::{self, IngestResponse};
 use crate::record::{Batch, TopicName};
-use crate::topic;
+use crate::topic::Ending;
 use crate::wire::{IngestRequest, PublishRequest};
 
 pub(super) async fn ingest(
@@ -21,22 +21,22 @@ pub(super) async fn ingest(
     request: Request<Streaming<IngestRequest>>,
 ) -> Result<Response<IngestResponse>, Status> {
     let call_trace = request::call_trace(request.metadata());
+    let mut call = Call::begin(streams, request.extensions());
     let mut requests = request.into_inner();
-    let drain = streams.topics.drain_signal();
-    let first = tokio::select! {
-        first = requests.next() => first,
-        () = drain.begun() => Some(Err(status(&topic::Error::Draining.into(), &Context::default()))),
-    };
+    let first = poll_fn(|cx| call.poll_first(cx, &mut requests)).await;
     // Nothing to store is stored.
     let Some(first) = first else { return Ok(Response::new(IngestResponse::default())) };
-    let first = first.map_err(|error| status(&Error::Transport(error), &Context::default()))?;
-    let (name, mut call) = match begin(streams, first, call_trace).await {
+    let first = first.map_err(|error| status(&error, &Context::default()))?;
+    let (name, mut ingest) = match begin(streams, first, call_trace, call.ending()).await {
         Ok(begun) => begun,
         Err((error, topic)) => return Err(status(&error, &Context::topic(topic))),
     };
-    let fault = poll_fn(|cx| call.poll(cx, &mut requests)).await;
-    let Some(Fault { number, error }) = fault else { return Ok(Response::new(call.summary())) };
-    let resume = call.intake.durable();
+    let fault = poll_fn(|cx| {
+        call.poll(cx);
+        ingest.poll(cx, &mut requests)
+    });
+    let Some(Fault { number, error }) = fault.await else { return Ok(Response::new(ingest.summary())) };
+    let resume = ingest.intake.durable();
     Err(status(&error, &Context { number, resume, ..Context::topic(name.as_str()) }))
 }
 
@@ -57,13 +57,14 @@ async fn begin(
     streams: &Streams,
     first: IngestRequest,
     call_trace: Box<str>,
+    ending: &Ending,
 ) -> Result<(TopicName, Ingest), (Error, String)> {
     let topic = first.publish.as_ref().map(|publish| publish.topic.as_str().to_owned()).unwrap_or_default();
     let begun = async {
         let name = request::topic("publish.topic", &topic)?;
         let batch = check(streams, first, 1, &name, &call_trace)?;
         let publisher = streams.topics.publisher(&name).await?;
-        let mut intake = Intake::new(publisher, streams.window(0), streams.topics.drain_signal());
+        let mut intake = Intake::new(publisher, streams.window(0), ending);
         let counts = VecDeque::from([batch.count()]);
         intake.take(batch);
         Ok((

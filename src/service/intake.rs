@@ -11,7 +11,7 @@ use tonic::Status;
 
 use super::status::Error;
 use crate::record::{Batch, Position, Receipt};
-use crate::topic::{self, Drain, Publisher};
+use crate::topic::{self, Cause, Ending, Publisher};
 
 /// Groups handed to the log in one poll before other tasks of this thread get their turn.
 const GROUPS_MAX: usize = 8;
@@ -40,12 +40,12 @@ pub(super) struct Intake {
     fault: Option<Fault>,
     /// Whether the client may still be read from.
     reading: bool,
-    drain: Drain,
-    drained: Pin<Box<WaitForCancellationFutureOwned>>,
+    ending: Ending,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Intake {
-    pub(super) fn new(publisher: Publisher, window: usize, drain: &Drain) -> Self {
+    pub(super) fn new(publisher: Publisher, window: usize, ending: &Ending) -> Self {
         Self {
             publisher,
             window,
@@ -54,8 +54,8 @@ impl Intake {
             durable: None,
             fault: None,
             reading: true,
-            drain: drain.clone(),
-            drained: Box::pin(drain.begun()),
+            ending: ending.clone(),
+            ended: Box::pin(ending.begun()),
         }
     }
 
@@ -144,6 +144,14 @@ impl Intake {
         }
     }
 
+    /// Why the call should end; where it should not, wakes once it should.
+    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Option<Cause> {
+        self.ending.cause().or_else(|| {
+            let begun = self.ended.as_mut().poll(cx).is_ready();
+            self.ending.cause().filter(|_| begun)
+        })
+    }
+
     fn read<R, S>(
         &mut self,
         cx: &mut Context<'_>,
@@ -152,8 +160,10 @@ impl Intake {
     ) where
         S: Stream<Item = Result<R, Status>> + Unpin,
     {
-        if self.reading && (self.drain.has_begun() || self.drained.as_mut().poll(cx).is_ready()) {
-            self.fail(Fault { number: None, error: topic::Error::Draining.into() });
+        if self.reading
+            && let Some(cause) = self.poll_ending(cx)
+        {
+            self.fail(Fault { number: None, error: topic::Error::from(cause).into() });
         }
         while self.reading && !self.publisher.is_full() && self.publisher.unacknowledged() < self.window {
             let request = match Pin::new(&mut *requests).poll_next(cx) {

@@ -2,6 +2,7 @@
 //! Never: an error code outside `status`, or a rule that belongs to a topic.
 
 mod body;
+mod call;
 mod example;
 mod exchange;
 mod fault;
@@ -20,6 +21,8 @@ pub use example::{Bare, Tutorial};
 pub use fault::Served;
 pub use topics::Administration;
 
+use std::time::Duration;
+
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::config::Config;
@@ -37,6 +40,7 @@ pub struct Streams {
     topics: Topics,
     batch_limits: BatchLimits,
     window_max: usize,
+    stream_age_max: Option<Duration>,
 }
 
 impl Streams {
@@ -45,7 +49,9 @@ impl Streams {
     pub fn new(topics: Topics, config: &Config) -> Self {
         let batch_limits =
             BatchLimits { records_max: config.batch_records_max, bytes_max: config.batch_bytes_max };
-        Self { topics, batch_limits, window_max: config.window_max.max(1) as usize }
+        let window_max = config.window_max.max(1) as usize;
+        let stream_age_max = Some(config.stream_age_max).filter(|age| !age.is_zero());
+        Self { topics, batch_limits, window_max, stream_age_max }
     }
 
     /// The window a client gets that asks for `asked`.

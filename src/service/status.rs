@@ -117,6 +117,10 @@ fn verdict(error: &Error) -> Verdict {
         Error::Topic(topic::Error::Draining) => {
             (Code::Unavailable, Reason::ServerDraining, between(100, 1000))
         }
+        Error::Topic(topic::Error::MaxAge) => (Code::Unavailable, Reason::StreamMaxAge, between(0, 500)),
+        Error::Topic(topic::Error::IdentityExpired | topic::Error::PermissionWithdrawn) => {
+            (Code::Unauthenticated, Reason::Unauthenticated, None)
+        }
         Error::Topic(topic::Error::Overloaded) => {
             (Code::ResourceExhausted, Reason::Overloaded, between(100, 500))
         }

@@ -8,40 +8,50 @@ use futures_util::Stream;
 use tonic::{Request, Status};
 
 use super::Streams;
+use super::call::Call;
 use super::request;
 use super::status::{Context, Error, status};
 use crate::proto::v1;
-use crate::topic::{self, Delivery, Subscription};
+use crate::topic::{self, Delivery, Ending, Subscription};
 use crate::wire::SubscribeResponse;
 
 pub(super) async fn subscribe(
     streams: &Streams,
     request: Request<v1::SubscribeRequest>,
 ) -> Result<Deliveries, Status> {
+    let call = Call::begin(streams, request.extensions());
     let request = request.into_inner();
-    match begin(streams, &request).await {
-        Ok(subscription) => Ok(Deliveries(subscription)),
+    match begin(streams, &request, call.ending()).await {
+        Ok(subscription) => Ok(Deliveries { call, subscription }),
         Err(error) => Err(status(&error, &Context::topic(request.topic))),
     }
 }
 
-async fn begin(streams: &Streams, request: &v1::SubscribeRequest) -> Result<Subscription, Error> {
+async fn begin(
+    streams: &Streams,
+    request: &v1::SubscribeRequest,
+    ending: &Ending,
+) -> Result<Subscription, Error> {
     let name = request::topic("topic", &request.topic)?;
     let asked = request::subscribe(request, "")?;
-    Ok(streams.topics.subscribe(&name, asked).await?)
+    Ok(streams.topics.subscribe(&name, asked, ending.clone()).await?)
 }
 
 /// The messages of one subscription.
-pub(super) struct Deliveries(Subscription);
+pub(super) struct Deliveries {
+    call: Call,
+    subscription: Subscription,
+}
 
 impl Stream for Deliveries {
     type Item = Result<SubscribeResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_next(cx).map(|out| {
+        self.call.poll(cx);
+        self.subscription.poll_next(cx).map(|out| {
             out.map(|delivery| match delivery {
                 Ok(delivery) => Ok(message(delivery)),
-                Err(error) => Err(failure(&self.0, error)),
+                Err(error) => Err(failure(&self.subscription, error)),
             })
         })
     }
@@ -50,13 +60,18 @@ impl Stream for Deliveries {
 /// A delivery as a message.
 pub(super) fn message(delivery: Delivery) -> SubscribeResponse {
     let Delivery { runs, next, tail, notice } = delivery;
-    let notice = match notice {
+    SubscribeResponse { batches: runs, next, tail, notice: self::notice(notice) }
+}
+
+/// A notice as a message says it.
+pub(super) const fn notice(notice: Option<topic::Notice>) -> v1::Notice {
+    match notice {
         None => v1::Notice::Unspecified,
         Some(topic::Notice::CaughtUp) => v1::Notice::CaughtUp,
         Some(topic::Notice::Gap) => v1::Notice::Gap,
         Some(topic::Notice::Draining) => v1::Notice::Draining,
-    };
-    SubscribeResponse { batches: runs, next, tail, notice }
+        Some(topic::Notice::MaxAge) => v1::Notice::MaxAge,
+    }
 }
 
 /// The status of a subscription that failed. Where the error itself knows a better place to

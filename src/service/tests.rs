@@ -40,6 +40,9 @@ fn every_error_has_its_code_reason_and_advice() {
         (Error::Protocol("x".to_owned()), Code::InvalidArgument, Reason::ProtocolViolation, false),
         (topic::Error::Starting.into(), Code::Unavailable, Reason::ServerStarting, true),
         (topic::Error::Draining.into(), Code::Unavailable, Reason::ServerDraining, true),
+        (topic::Error::MaxAge.into(), Code::Unavailable, Reason::StreamMaxAge, true),
+        (topic::Error::IdentityExpired.into(), Code::Unauthenticated, Reason::Unauthenticated, false),
+        (topic::Error::PermissionWithdrawn.into(), Code::Unauthenticated, Reason::Unauthenticated, false),
         (topic::Error::Overloaded.into(), Code::ResourceExhausted, Reason::Overloaded, true),
         (of_storage(Storage::TopicNotFound), Code::NotFound, Reason::TopicNotFound, false),
         (of_storage(Storage::TopicExists), Code::AlreadyExists, Reason::TopicAlreadyExists, false),
@@ -152,7 +155,8 @@ impl Call {
         topics.open(Arc::clone(&log) as Arc<dyn Log>);
         let (requests, taken) = mpsc::unbounded_channel();
         let streams = Streams::new(topics.clone(), &config);
-        let responses = Exchange::new(streams, UnboundedReceiverStream::new(taken), "".into());
+        let call = super::call::Call::begin(&streams, &http::Extensions::new());
+        let responses = Exchange::new(streams, call, UnboundedReceiverStream::new(taken), "".into());
         Self { topics, log, requests: Some(requests), responses }
     }
 
@@ -370,6 +374,36 @@ async fn a_drain_acknowledges_what_was_taken_and_says_so() {
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "SERVER_DRAINING"));
     assert_eq!(metadata(&status, "resume_offset").as_deref(), Some("2"));
     assert_eq!(topic.stored(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_old_enough_acknowledges_and_says_so() {
+    let age = std::time::Duration::from_secs(60);
+    let mut call = Call::new(Config { stream_age_max: age, ..Config::default() }).await;
+    let open = v1::Open {
+        topic: "orders".to_owned(),
+        subscribe: Some(v1::SubscribeRequest::default()),
+        ..Default::default()
+    };
+    let begun = tokio::time::Instant::now();
+    call.send(ExchangeRequest::Open(open));
+    call.publish([1]);
+    let (mut receipts, mut next) = (0, 0);
+    let notice = loop {
+        let response = call.next().await.unwrap().unwrap();
+        receipts += response.receipts.len();
+        next = response.delivery.map_or(next, |delivery| delivery.next.offset.get());
+        if response.notice != v1::Notice::Unspecified {
+            break response.notice;
+        }
+    };
+    assert_eq!((receipts, next, notice), (1, 1, v1::Notice::MaxAge));
+    let (taken, tenth) = (begun.elapsed(), age / 10);
+    assert!(taken >= age - tenth && taken <= age + tenth, "{taken:?}");
+    let status = call.next().await.unwrap().unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "STREAM_MAX_AGE"));
+    assert_eq!(metadata(&status, "resume_offset").as_deref(), Some("1"));
+    assert!(call.next().await.is_none());
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! Never: knows gRPC, the messages of clients, or how an engine stores.
 
 mod admission;
-mod drain;
+mod ending;
 mod error;
 mod limit;
 #[cfg(test)]
@@ -15,7 +15,7 @@ mod tests;
 mod topics;
 
 pub use admission::{Admission, Permit};
-pub use drain::Drain;
+pub use ending::{Cause, Ending};
 pub use error::Error;
 pub use limit::ReadLimit;
 pub use publisher::Publisher;

@@ -1,4 +1,4 @@
-//! THE subscription loop: history, then live, through one path; notices, heartbeats, limits, drain.
+//! THE subscription loop: history, then live, through one path; notices, heartbeats, limits, the end.
 //! Never: a task, a channel or a buffer of its own. What it waits for is boxed only while it waits,
 //! so that an idle subscription costs little.
 
@@ -15,7 +15,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::limit::{self, Remaining};
 use super::start::{self, Subscribe};
-use super::{Error, OutOfRange, Topics};
+use super::{Cause, Ending, Error, OutOfRange, Topics};
 use crate::record::walk::Malformed;
 use crate::record::{Offset, Position, UnixMicros};
 use crate::storage::{self, BoxFuture, Chunk, TopicLog};
@@ -52,12 +52,27 @@ pub enum Notice {
     Gap,
     /// The server is shutting down.
     Draining,
+    /// The subscription is as old as it may get.
+    MaxAge,
+}
+
+impl Notice {
+    /// What is said before a call ends, where it is not the status's alone.
+    #[must_use]
+    pub const fn of(cause: Cause) -> Option<Self> {
+        match cause {
+            Cause::Draining => Some(Self::Draining),
+            Cause::MaxAge => Some(Self::MaxAge),
+            Cause::IdentityExpired | Cause::PermissionWithdrawn => None,
+        }
+    }
 }
 
 /// A subscription to one topic. Ends after an error.
 pub struct Subscription {
     topics: Topics,
     topic: Arc<dyn TopicLog>,
+    ending: Ending,
     next: Offset,
     out_of_range: OutOfRange,
     heartbeat_interval: Duration,
@@ -70,7 +85,7 @@ pub struct Subscription {
     caught_up: bool,
     /// Whether any message was sent.
     begun: bool,
-    drain_told: bool,
+    end_told: bool,
     ended: bool,
 }
 
@@ -87,7 +102,7 @@ enum Work {
 /// What else a waiting subscription waits for.
 struct Rest {
     timer: Pin<Box<Sleep>>,
-    drain: Pin<Box<WaitForCancellationFutureOwned>>,
+    ending: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 /// A step of the loop: go round again, or hand this out.
@@ -101,6 +116,7 @@ impl Subscription {
         topics: Topics,
         topic: Arc<dyn TopicLog>,
         request: Subscribe,
+        ending: Ending,
     ) -> Result<Self, Error> {
         let (next, gap) = start::resolve(&*topic, &request).await?;
         let limit =
@@ -109,6 +125,7 @@ impl Subscription {
         let mut subscription = Self {
             topics,
             topic,
+            ending,
             next,
             out_of_range: request.out_of_range,
             heartbeat_interval,
@@ -119,7 +136,7 @@ impl Subscription {
             gap,
             caught_up: false,
             begun: false,
-            drain_told: false,
+            end_told: false,
             ended: false,
         };
         subscription.put_off_heartbeat();
@@ -165,16 +182,16 @@ impl Subscription {
         }
     }
 
-    /// What comes before any record: the end, the drain, a gap.
+    /// What comes before any record: the end, a gap.
     fn before_reading(&mut self) -> Step {
         if self.ended {
             return Step::Out(None);
         }
-        if self.topics.drain_signal().has_begun() {
-            if std::mem::replace(&mut self.drain_told, true) {
-                return Step::Out(Some(Err(Error::Draining)));
+        if let Some(cause) = self.ending.cause() {
+            if std::mem::replace(&mut self.end_told, true) {
+                return Step::Out(Some(Err(cause.into())));
             }
-            return self.bare(Some(Notice::Draining));
+            return self.bare(Notice::of(cause));
         }
         if std::mem::take(&mut self.gap) {
             return self.bare(Some(Notice::Gap));
@@ -302,16 +319,16 @@ impl Subscription {
         Step::Again
     }
 
-    /// Polled only where nothing else is ready: heartbeat and drain.
+    /// Polled only where nothing else is ready: heartbeat and the end.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let waiting = matches!(self.work, Work::Waiting(_));
         let until = self.limit.as_ref().and_then(|limit| limit.until()).filter(|_| waiting);
         let wake = until.map_or(self.due, |until| self.due.min(Instant::now() + until_left(until)));
         let rest = self.rest.get_or_insert_with(|| Rest {
             timer: Box::pin(tokio::time::sleep_until(wake)),
-            drain: Box::pin(self.topics.drain_signal().begun()),
+            ending: Box::pin(self.ending.begun()),
         });
-        if rest.drain.as_mut().poll(cx).is_ready() {
+        if rest.ending.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Step::Again);
         }
         // It may have been set before there was a time limit to wait for.

@@ -24,12 +24,12 @@ async fn served(config: Config) -> (Topics, Arc<MemoryLog>) {
 }
 
 async fn subscribe(topics: &Topics, start: Start) -> Subscription {
-    topics.subscribe(&name(), Subscribe::from(From::Start(start))).await.unwrap()
+    topics.subscribe(&name(), Subscribe::from(From::Start(start)), topics.ending().child()).await.unwrap()
 }
 
 async fn limited(topics: &Topics, start: Start, limit: ReadLimit) -> Subscription {
     let request = Subscribe { limit, ..Subscribe::from(From::Start(start)) };
-    topics.subscribe(&name(), request).await.unwrap()
+    topics.subscribe(&name(), request, topics.ending().child()).await.unwrap()
 }
 
 async fn next(subscription: &mut Subscription) -> Delivery {
@@ -110,7 +110,7 @@ async fn silence_is_broken_by_heartbeats_with_jitter() {
         heartbeat_interval: Some(Duration::from_secs(10)),
         ..Subscribe::from(From::Start(Start::Latest))
     };
-    let mut subscription = topics.subscribe(&name(), request).await.unwrap();
+    let mut subscription = topics.subscribe(&name(), request, topics.ending().child()).await.unwrap();
     next(&mut subscription).await;
     for _ in 0..5 {
         let before = tokio::time::Instant::now();
@@ -190,7 +190,7 @@ async fn a_start_out_of_range_follows_the_policy() {
     topics.trim(&name(), None, Offset::new(1)).await.unwrap();
     let ask = async |at, out_of_range| {
         let request = Subscribe { out_of_range, ..Subscribe::from(From::Start(Start::At(Offset::new(at)))) };
-        topics.subscribe(&name(), request).await
+        topics.subscribe(&name(), request, topics.ending().child()).await
     };
     for at in [0, 9] {
         let error = ask(at, OutOfRange::Fail).await.unwrap_err();
@@ -220,7 +220,7 @@ async fn trimming_under_a_reader_follows_the_policy() {
             log.topic("orders").put(&[value], TIME);
         }
         let request = Subscribe { out_of_range: policy, ..Subscribe::from(From::Start(Start::Earliest)) };
-        let mut subscription = topics.subscribe(&name(), request).await.unwrap();
+        let mut subscription = topics.subscribe(&name(), request, topics.ending().child()).await.unwrap();
         topics.trim(&name(), None, Offset::new(2)).await.unwrap();
         let Some(first) = subscription.next().await else { panic!("goes on") };
         if policy == OutOfRange::Fail {
@@ -263,7 +263,9 @@ async fn positions_hold_for_their_epoch_only_and_create_nothing() {
         let position = Position { epoch, offset: Offset::new(offset) };
         let name = TopicName::parse(name).unwrap();
         let topics = topics.clone();
-        async move { topics.subscribe(&name, Subscribe::from(From::Position(position))).await }
+        async move {
+            topics.subscribe(&name, Subscribe::from(From::Position(position)), topics.ending().child()).await
+        }
     };
     let mut resumed = at("orders", epoch, 1).await.unwrap();
     assert_eq!(records(&next(&mut resumed).await), expected(1, &["b"]));

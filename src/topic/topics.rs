@@ -5,7 +5,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::{Admission, Drain, Error, Publisher, Subscribe, Subscription};
+use super::{Admission, Cause, Ending, Error, Publisher, Subscribe, Subscription};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::{self, Log, Retention, TopicInfo, TopicLog};
@@ -16,7 +16,7 @@ pub struct Topics(Arc<Inner>);
 
 struct Inner {
     log: OnceLock<Arc<dyn Log>>,
-    drain: Drain,
+    ending: Ending,
     admission: Admission,
     auto_create: bool,
     heartbeat_interval: Duration,
@@ -28,7 +28,7 @@ impl Topics {
     pub fn new(config: &Config) -> Self {
         Self(Arc::new(Inner {
             log: OnceLock::new(),
-            drain: Drain::default(),
+            ending: Ending::default(),
             admission: Admission::new(config.inflight_bytes_max),
             auto_create: config.auto_create_topics,
             heartbeat_interval: config.heartbeat_interval,
@@ -42,13 +42,13 @@ impl Topics {
 
     /// Shut down: new calls are refused, subscriptions and publishers are told.
     pub fn drain(&self) {
-        self.0.drain.begin();
+        self.0.ending.begin(Cause::Draining);
     }
 
-    /// The wish to shut down.
+    /// The wish that every call end.
     #[must_use]
-    pub fn drain_signal(&self) -> &Drain {
-        &self.0.drain
+    pub fn ending(&self) -> &Ending {
+        &self.0.ending
     }
 
     /// Silence after which a subscriber is sent a heartbeat, where it does not say.
@@ -62,8 +62,8 @@ impl Topics {
     }
 
     fn log(&self) -> Result<&Arc<dyn Log>, Error> {
-        if self.0.drain.has_begun() {
-            return Err(Error::Draining);
+        if let Some(cause) = self.0.ending.cause() {
+            return Err(cause.into());
         }
         self.0.log.get().ok_or(Error::Starting)
     }
@@ -105,14 +105,19 @@ impl Topics {
         Ok(Publisher::new(self, &*self.get_or_create(name).await?))
     }
 
-    /// Starts a subscription.
+    /// Starts a subscription, which ends with `ending` if not before.
     ///
     /// # Errors
     /// The topic or the start is not there, or the server is not serving.
-    pub async fn subscribe(&self, name: &TopicName, request: Subscribe) -> Result<Subscription, Error> {
+    pub async fn subscribe(
+        &self,
+        name: &TopicName,
+        request: Subscribe,
+        ending: Ending,
+    ) -> Result<Subscription, Error> {
         let topic =
             if request.creates_topic() { self.get_or_create(name).await? } else { self.get(name).await? };
-        Subscription::start(self.clone(), topic, request).await
+        Subscription::start(self.clone(), topic, request, ending).await
     }
 
     /// Creates a topic.

@@ -1,0 +1,77 @@
+//! The first bytes of a connection: read ahead, so that a peer that says nothing is found out before
+//! HTTP/2 waits for it, and given back to whoever speaks with the peer.
+//! Never: judges them.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// What an HTTP/2 client sends first (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What was read ahead of a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ahead {
+    bytes: [u8; PREFACE.len()],
+    len: u8,
+}
+
+impl Ahead {
+    /// Reads the whole preface, or up to a byte that does not belong to it, or to the peer's end.
+    pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
+        let mut ahead = Self::default();
+        while ahead.is_preface() && ahead.bytes().len() < PREFACE.len() {
+            let read = stream.read(&mut ahead.bytes[usize::from(ahead.len)..]).await?;
+            if read == 0 {
+                break;
+            }
+            ahead.len += u8::try_from(read).expect("at most the length of the preface");
+        }
+        Ok(ahead)
+    }
+
+    /// What was read.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    /// Whether the peer speaks HTTP/2, as far as it spoke.
+    pub(super) fn is_preface(&self) -> bool {
+        PREFACE.starts_with(self.bytes())
+    }
+
+    /// Whether the peer has said all of the preface, and nothing else.
+    pub(super) fn is_whole_preface(&self) -> bool {
+        self.bytes() == PREFACE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ahead, PREFACE};
+    use tokio::io::AsyncWriteExt;
+
+    async fn read(pieces: &[&[u8]]) -> Ahead {
+        let (mut peer, mut stream) = tokio::io::duplex(64);
+        let said = async {
+            for piece in pieces {
+                peer.write_all(piece).await.unwrap();
+            }
+            drop(peer);
+        };
+        tokio::join!(Ahead::read(&mut stream), said).0.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_preface_is_read_in_pieces_and_nothing_behind_it() {
+        let ahead = read(&[&PREFACE[..3], &PREFACE[3..], b"S"]).await;
+        assert!(ahead.is_whole_preface());
+    }
+
+    #[tokio::test]
+    async fn another_protocol_is_told_at_its_first_byte() {
+        let ahead = read(&[b"GET / HTTP/1.1\r\n\r\n"]).await;
+        assert!(!ahead.is_preface() && ahead.bytes().starts_with(b"G"));
+        assert_eq!(read(&[]).await.bytes(), b"");
+    }
+}
