@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! main → cli → server → service → topic → storage → record
-//!                  └→ config                (a leaf; record imports nothing of ours)
+//!                  └→ auth  config          (leaves; record imports nothing of ours)
 //! client → proto
 //! ```
 //! `ARCHITECTURE.md` is the map; a test keeps it true.
 
+pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod config;
