@@ -1,6 +1,7 @@
 //! The command line: arguments in, exit code out. One file a command.
 //! Never: does a command's work here.
 
+mod bench;
 mod completions;
 mod healthcheck;
 mod interrupt;
@@ -80,6 +81,8 @@ enum Command {
     #[command(subcommand)]
     Topics(topics::Topics),
     Healthcheck(healthcheck::Healthcheck),
+    #[command(subcommand)]
+    Bench(bench::Bench),
     Completions(completions::Completions),
 }
 
@@ -155,6 +158,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Topics(topics) => client_command(&global, async || topics.run(global.client()?).await),
         Command::Healthcheck(check) => client_command(&global, async || Ok(check.run().await)),
+        Command::Bench(bench) => client_command(&global, async || bench.run(|| global.client()).await),
         Command::Completions(completions) => Ok(completions.run()),
     }
 }

@@ -28,6 +28,14 @@ pub(super) fn elapsed(duration: Duration) -> String {
     }
 }
 
+/// Writes to standard output. A closed pipe means that the reader has enough.
+pub(super) fn print(text: &str) -> std::io::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
 /// One line on standard error, if anybody still reads it.
 pub(super) fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");

@@ -1,7 +1,6 @@
 //! `streamway topics`: administration.
 //! Never: guesses; what is not named on the command line is not changed.
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -83,7 +82,7 @@ pub(super) struct Format {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
+pub(super) enum Output {
     /// For people.
     Table,
     /// For programs.
@@ -146,7 +145,7 @@ impl Topics {
             }
             Self::Trim { topic, before, epoch, format } => {
                 let earliest = service.trim(&topic, before, &epoch).await?;
-                print(&match format.output {
+                output::print(&match format.output {
                     Output::Table => format!("{topic} now begins at offset {earliest}\n"),
                     Output::Json => format!("{}\n", json!({ "name": topic, "earliest_offset": earliest })),
                 })?;
@@ -172,9 +171,9 @@ async fn list(client: &Client, prefix: String, format: Format) -> Result<(), Fai
     loop {
         let page = service.list(request.clone()).await?;
         match format.output {
-            Output::Json => {
-                print(&page.topics.iter().map(|topic| format!("{}\n", as_json(topic))).collect::<String>())?
-            }
+            Output::Json => output::print(
+                &page.topics.iter().map(|topic| format!("{}\n", as_json(topic))).collect::<String>(),
+            )?,
             Output::Table => rows.extend(page.topics.iter().map(row)),
         }
         if page.next_page_token.is_empty() {
@@ -184,7 +183,7 @@ async fn list(client: &Client, prefix: String, format: Format) -> Result<(), Fai
     }
     if format.output == Output::Table {
         let header = ["NAME", "EARLIEST", "TAIL", "SIZE", "RETENTION", "LAST PUBLISH"];
-        print(&output::table(&header, &rows))?;
+        output::print(&output::table(&header, &rows))?;
     }
     Ok(())
 }
@@ -218,7 +217,7 @@ fn retention(topic: &v1::Topic) -> String {
 
 fn print_topic(topic: &v1::Topic, format: Format) -> Result<(), Failure> {
     if format.output == Output::Json {
-        return print(&format!("{}\n", as_json(topic)));
+        return Ok(output::print(&format!("{}\n", as_json(topic)))?);
     }
     let records = topic.tail.saturating_sub(topic.earliest_offset);
     let lines = [
@@ -232,12 +231,10 @@ fn print_topic(topic: &v1::Topic, format: Format) -> Result<(), Failure> {
         ("updated", output::seconds(topic.update_time.as_ref())),
         ("last publish", output::seconds(topic.last_publish_time.as_ref())),
     ];
-    print(
-        &lines
-            .iter()
-            .map(|(key, value)| format!("{:<13} {value}", format!("{key}:")).trim_end().to_owned() + "\n")
-            .collect::<String>(),
-    )
+    let line = |(key, value): &(&str, String)| {
+        format!("{:<13} {value}", format!("{key}:")).trim_end().to_owned() + "\n"
+    };
+    Ok(output::print(&lines.iter().map(line).collect::<String>())?)
 }
 
 fn as_json(topic: &v1::Topic) -> Value {
@@ -259,12 +256,4 @@ fn as_json(topic: &v1::Topic) -> Value {
         "update_time": time(topic.update_time.as_ref()),
         "last_publish_time": time(topic.last_publish_time.as_ref()),
     })
-}
-
-/// A closed pipe means that the reader has enough.
-fn print(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
-    }
 }

@@ -8,6 +8,7 @@ mod harness;
 
 mod bad_input;
 mod bad_stream;
+mod bench;
 mod big_file;
 mod cli;
 mod client;

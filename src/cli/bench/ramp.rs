@@ -1,0 +1,88 @@
+//! More load step by step, until latency or rate give way: the knee.
+//! Never: goes on beyond it.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+
+use super::cpu::Cpu;
+use super::report::short;
+use super::run::Plan;
+use super::workload::{self, Connect};
+use crate::cli::{Failure, output};
+use crate::config::parse_duration;
+
+/// Of the rate asked for: a server that acknowledges less does not keep up.
+const KEPT_UP: f64 = 0.95;
+
+/// How the load grows, and what is too much.
+#[derive(Clone, Copy, Debug, Args)]
+pub(in crate::cli) struct Steps {
+    /// Records a second of the first step.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    from: u64,
+    /// Most records a second.
+    #[arg(long, value_name = "N", default_value_t = 10_000_000)]
+    to: u64,
+    /// How much each step asks more than the one before.
+    #[arg(long, value_name = "FACTOR", default_value_t = 2.0)]
+    factor: f64,
+    /// The 99th percentile of acknowledgements that is still good.
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = parse_duration)]
+    latency_max: Duration,
+}
+
+impl Steps {
+    fn check(self) -> Result<(), Failure> {
+        if self.factor.is_nan() || self.factor <= 1.0 || self.from == 0 || self.to < self.from {
+            return Err(Failure::usage(
+                "--factor must be more than 1, --from at least 1, and --to not below it",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Raises the rate until the limit is crossed; prints a line a step, and the last rate that held.
+pub(super) async fn ramp(
+    plan: Plan,
+    steps: Steps,
+    json: bool,
+    connect: Connect<'_>,
+    cpu: Cpu,
+) -> Result<bool, Failure> {
+    steps.check()?;
+    let (mut rate, mut held, mut whole) = (steps.from, None, true);
+    while rate <= steps.to {
+        let report = workload::live(Plan { rate, ..plan.clone() }, connect, cpu).await?;
+        let p99 = report.acknowledging.value_at_percentile(99.0);
+        let reached = report.acknowledged_per_second();
+        let late = u128::from(p99) > steps.latency_max.as_nanos();
+        let slow = reached < KEPT_UP * rate as f64;
+        whole &= report.is_whole();
+        if json {
+            output::print(&format!("{}\n", report.json()))?;
+        } else {
+            let mark = match (late, slow) {
+                (false, false) => "",
+                (true, false) => "  <- too late",
+                (_, true) => "  <- does not keep up",
+            };
+            let line = format!("{rate:>12}/s  reached {reached:>12.0}/s  p99 {:>8}{mark}\n", short(p99));
+            output::print(&line)?;
+        }
+        if late || slow || !report.is_whole() {
+            break;
+        }
+        held = Some(rate);
+        rate = ((rate as f64) * steps.factor).ceil() as u64;
+    }
+    let line = match (json, held) {
+        (true, held) => json!({ "knee_records_per_second": held }).to_string(),
+        (false, Some(held)) => format!("knee: {held} records/s held"),
+        (false, None) => format!("knee: below {} records/s", steps.from),
+    };
+    output::print(&format!("{line}\n"))?;
+    Ok(whole)
+}

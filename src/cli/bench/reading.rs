@@ -1,0 +1,209 @@
+//! The subscribers of a benchmark: each looks at every record, and knows which ones are missing.
+//! Never: counts what another run published.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::run::{Latencies, Run};
+use super::stamp::Stamp;
+use crate::client::{Client, Delivery, Error, Start, Subscriber, SubscriberOptions};
+
+/// How long a subscriber waits for what was acknowledged before it counts as missing.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many records each publisher had acknowledged at the end; none while they publish.
+pub(super) type Published = Option<Arc<[u64]>>;
+
+/// What one subscriber has seen of this run.
+struct Seen {
+    run: Arc<Run>,
+    /// The sequence due next, by publisher.
+    next: Vec<u64>,
+    missing: u64,
+    repeated: u64,
+}
+
+impl Seen {
+    fn new(run: &Arc<Run>) -> Self {
+        let next = vec![0; run.plan.publishers as usize];
+        Self { run: Arc::clone(run), next, missing: 0, repeated: 0 }
+    }
+
+    /// Takes one delivery in; `late` is told how long each record was under way.
+    fn take(&mut self, delivery: &Delivery, mut late: impl FnMut(u64)) -> Result<u64, Error> {
+        let (now, mut count) = (self.run.now(), 0);
+        for record in delivery.records() {
+            if let Some(stamp) = Stamp::read(record?.value)
+                && self.note(stamp)
+            {
+                count += 1;
+                late(now.saturating_sub(stamp.due_nanos).max(1));
+            }
+        }
+        Ok(count)
+    }
+
+    /// Notes one record; whether it is of this run.
+    fn note(&mut self, stamp: Stamp) -> bool {
+        let Some(next) = self.next.get_mut(stamp.publisher as usize) else { return false };
+        if stamp.run != self.run.id {
+            return false;
+        }
+        self.missing += stamp.sequence.saturating_sub(*next);
+        self.repeated += u64::from(stamp.sequence < *next);
+        *next = (*next).max(stamp.sequence + 1);
+        true
+    }
+
+    fn has_all(&self, published: &[u64]) -> bool {
+        self.next.iter().zip(published).all(|(next, count)| next >= count)
+    }
+
+    /// Counts what never came.
+    fn close(mut self, published: &[u64]) {
+        self.missing +=
+            self.next.iter().zip(published).map(|(next, count)| count.saturating_sub(*next)).sum::<u64>();
+        self.run.missing.fetch_add(self.missing, Ordering::Relaxed);
+        self.run.repeated.fetch_add(self.repeated, Ordering::Relaxed);
+    }
+}
+
+/// A live subscription that has caught up: what is published from now on comes.
+pub(super) async fn open(client: &Client, topic: &str) -> Result<Subscriber, Error> {
+    let mut subscriber = client.subscribe(SubscriberOptions::new(topic, Start::Latest));
+    subscriber.next().await.transpose()?;
+    Ok(subscriber)
+}
+
+/// Follows until everything acknowledged has come.
+pub(super) async fn follow(
+    run: Arc<Run>,
+    mut subscriber: Subscriber,
+    mut published: watch::Receiver<Published>,
+) -> Result<(), Error> {
+    let (mut seen, mut latencies) = (Seen::new(&run), Latencies::local());
+    let end = loop {
+        let end = published.borrow_and_update().clone();
+        if let Some(published) = end.as_ref().filter(|published| seen.has_all(published)) {
+            break Arc::clone(published);
+        }
+        let delivery = tokio::select! {
+            delivery = subscriber.next() => delivery,
+            _ = published.changed(), if end.is_none() => continue,
+            () = tokio::time::sleep(PATIENCE), if end.is_some() => None,
+        };
+        let Some(delivery) = delivery else { break end.unwrap_or_default() };
+        let measured = run.is_measured(run.now());
+        let count = seen.take(&delivery?, |nanos| {
+            if measured {
+                latencies.saturating_record(nanos);
+            }
+        })?;
+        run.delivered.add(count, measured);
+    };
+    run.delivering.add(&latencies);
+    seen.close(&end);
+    Ok(())
+}
+
+/// Reads the topic from its beginning to its tail, over and over, until told to stop.
+pub(super) async fn replay(run: Arc<Run>, client: Client, stop: Arc<AtomicBool>) -> Result<(), Error> {
+    while !stop.load(Ordering::Relaxed) {
+        let mut subscriber = client.subscribe(to_tail(&run.plan.topic, Start::Earliest));
+        while let Some(delivery) = subscriber.next().await {
+            let count = delivery?.records().count() as u64;
+            run.delivered.add(count, run.is_measured(run.now()));
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads what is there from `start`, and counts what of the run is missing.
+pub(super) async fn verify(
+    run: &Arc<Run>,
+    client: &Client,
+    start: Start,
+    published: &[u64],
+) -> Result<(), Error> {
+    let (mut seen, mut subscriber) = (Seen::new(run), client.subscribe(to_tail(&run.plan.topic, start)));
+    while let Some(delivery) = subscriber.next().await {
+        seen.take(&delivery?, |_| {})?;
+    }
+    seen.close(published);
+    Ok(())
+}
+
+/// Reads what is there from `start`, counting as it goes. Answers how many records came.
+pub(super) async fn read_all(run: &Run, client: &Client) -> Result<u64, Error> {
+    let mut subscriber = client.subscribe(to_tail(&run.plan.topic, Start::Earliest));
+    let mut seen = 0;
+    while let Some(delivery) = subscriber.next().await {
+        let mut count = 0;
+        for record in delivery?.records() {
+            record?;
+            count += 1;
+        }
+        seen += count;
+        run.delivered.add(count, true);
+    }
+    Ok(seen)
+}
+
+fn to_tail(topic: &str, start: Start) -> SubscriberOptions {
+    let limit = crate::proto::v1::ReadLimit { stop_at_tail: true, ..Default::default() };
+    SubscriberOptions { limit: Some(limit), ..SubscriberOptions::new(topic, start) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Seen;
+    use crate::cli::bench::run::{Plan, Run};
+    use crate::cli::bench::stamp::Stamp;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    /// What is missing and what came twice, of two publishers that had these counts acknowledged.
+    fn verdict(came: &[(u32, u64)], published: &[u64]) -> (u64, u64) {
+        let plan = Plan {
+            topic: String::new(),
+            size: 24,
+            batch: 1,
+            window: 1,
+            publishers: 2,
+            subscribers: 1,
+            replayers: 0,
+            connections: 1,
+            rate: 0,
+            warmup: Duration::ZERO,
+            duration: Duration::ZERO,
+            request_ids: true,
+            verify: true,
+        };
+        let run = Arc::new(Run::begin(plan));
+        let mut seen = Seen::new(&run);
+        for (publisher, sequence) in came {
+            let stamp = Stamp { run: run.id, publisher: *publisher, sequence: *sequence, due_nanos: 0 };
+            assert!(seen.note(stamp));
+        }
+        let foreign = Stamp { run: run.id.wrapping_add(1), publisher: 0, sequence: 99, due_nanos: 0 };
+        assert!(!seen.note(foreign));
+        seen.close(published);
+        (run.missing.load(Ordering::Relaxed), run.repeated.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn a_lost_and_a_repeated_record_are_noticed() {
+        assert_eq!(verdict(&[(0, 0), (1, 0), (0, 1)], &[2, 1]), (0, 0));
+        assert_eq!(verdict(&[(0, 0), (0, 2), (1, 0)], &[3, 1]), (1, 0), "in the middle");
+        assert_eq!(verdict(&[(0, 0), (1, 0)], &[3, 1]), (2, 0), "at the end");
+        assert_eq!(verdict(&[(0, 0), (0, 0), (1, 0)], &[1, 1]), (0, 1));
+        assert_eq!(verdict(&[(0, 0)], &[1, 4]), (4, 0), "a whole publisher");
+    }
+}

@@ -1,0 +1,124 @@
+//! One run from beginning to end: the topic, the subscribers, the publishers, the check that all is
+//! there.
+//! Never: prints a result.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::cpu::Cpu;
+use super::progress::Progress;
+use super::publishing;
+use super::reading::{self, Published};
+use super::report::Report;
+use super::run::{Plan, Run};
+use crate::cli::Failure;
+use crate::client::{Client, Error, Start};
+use crate::record::Offset;
+
+/// Makes a client of its own connection.
+pub(super) type Connect<'a> = &'a dyn Fn() -> Result<Client, Failure>;
+
+/// Publishes and subscribes as planned.
+pub(super) async fn live(plan: Plan, connect: Connect<'_>, cpu: Cpu) -> Result<Report, Failure> {
+    let clients = (0..plan.connections.max(1)).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
+    let tail = topic_tail(&clients[0], &plan.topic).await?;
+    let of = |index: u32| &clients[index as usize % clients.len()];
+    let mut open = Vec::new();
+    for index in 0..plan.subscribers {
+        open.push(reading::open(of(index), &plan.topic).await?);
+    }
+    let publishing = (0..plan.publishers).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
+
+    let before = cpu.used();
+    let run = Arc::new(Run::begin(plan));
+    let progress = Progress::start(&run);
+    let (published, told) = watch::channel::<Published>(None);
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut readers = JoinSet::new();
+    for subscriber in open {
+        readers.spawn(reading::follow(Arc::clone(&run), subscriber, told.clone()));
+    }
+    for index in 0..run.plan.replayers {
+        readers.spawn(reading::replay(Arc::clone(&run), of(index).clone(), Arc::clone(&stop)));
+    }
+    let mut publishers = JoinSet::new();
+    for (index, client) in (0..).zip(publishing) {
+        let run = Arc::clone(&run);
+        publishers.spawn(async move { Ok((index, publishing::publish(run, client, index).await?)) });
+    }
+    let ended = all(&mut publishers).await;
+    run.end();
+    let used = cpu.used() - before;
+    stop.store(true, Ordering::Relaxed);
+    let mut counts = ended?;
+    counts.sort_unstable();
+    let counts: Arc<[u64]> = counts.into_iter().map(|(_, count): (u32, u64)| count).collect();
+    published.send_replace(Some(Arc::clone(&counts)));
+    all(&mut readers).await?;
+    if run.plan.verify && run.plan.subscribers == 0 {
+        reading::verify(&run, &clients[0], Start::Offset(tail), &counts).await?;
+    }
+    progress.end();
+    Ok(Report::of(&run, run.plan.duration, used))
+}
+
+/// Stores `records` records, then reads them with every subscriber at once.
+pub(super) async fn stored(
+    plan: Plan,
+    records: u64,
+    connect: Connect<'_>,
+    cpu: Cpu,
+) -> Result<Report, Failure> {
+    let mut readers = JoinSet::new();
+    let clients = (0..plan.connections.max(1)).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
+    topic_tail(&clients[0], &plan.topic).await?;
+    fill(&plan, records, &clients[0]).await?;
+    let before = cpu.used();
+    let run = Arc::new(Run::begin(plan));
+    let (progress, begun) = (Progress::start(&run), Instant::now());
+    for index in 0..run.plan.subscribers {
+        let (run, client) = (Arc::clone(&run), clients[index as usize % clients.len()].clone());
+        readers.spawn(async move { reading::read_all(&run, &client).await });
+    }
+    let seen = all(&mut readers).await?;
+    let (took, used) = (begun.elapsed(), cpu.used() - before);
+    progress.end();
+    let missing: u64 = seen.iter().map(|seen| records.saturating_sub(*seen)).sum();
+    run.missing.store(missing, Ordering::Relaxed);
+    Ok(Report::of(&run, took, used))
+}
+
+async fn fill(plan: &Plan, records: u64, client: &Client) -> Result<(), Error> {
+    let publisher = client.publisher(&plan.topic, crate::client::PublisherOptions::default())?;
+    let record = crate::client::Record::new(vec![b'.'; plan.size]);
+    for _ in 0..records {
+        publisher.publish_nowait(&record).await?;
+    }
+    publisher.close().await
+}
+
+/// The tail of the topic, which is created where it is missing.
+async fn topic_tail(client: &Client, topic: &str) -> Result<Offset, Error> {
+    let found = match client.topics().create(topic, None).await {
+        Err(error) if error.reason() == Some("TOPIC_ALREADY_EXISTS") => client.topics().get(topic).await?,
+        other => other?,
+    };
+    Ok(Offset::new(found.tail))
+}
+
+/// What every task came to, or the first failure; the others are ended then.
+async fn all<T: 'static>(tasks: &mut JoinSet<Result<T, Error>>) -> Result<Vec<T>, Failure> {
+    let mut done = Vec::with_capacity(tasks.len());
+    while let Some(ended) = tasks.join_next().await {
+        let ended = ended.map_err(|error| Failure::failed(format!("a task of the benchmark: {error}")))?;
+        done.push(ended?);
+    }
+    Ok(done)
+}
+
+/// How long a run may take at most beyond its own time: a server that stops answering ends it.
+pub(super) const OVERTIME: Duration = Duration::from_secs(180);
