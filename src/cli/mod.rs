@@ -1,6 +1,7 @@
 //! The command line: arguments in, exit code out. One file a command.
 //! Never: does a command's work here.
 
+mod check;
 mod completions;
 mod healthcheck;
 mod interrupt;
@@ -35,7 +36,7 @@ Examples:
   streamway topics list
 
 Exit codes: 0 done, 1 failed, 2 wrong arguments or configuration, 130 interrupted.
-`healthcheck` has its own; see its help.";
+`healthcheck` and `check` have their own; see their help.";
 
 /// Durable topics over streaming gRPC.
 #[derive(Debug, Parser)]
@@ -80,6 +81,7 @@ enum Command {
     #[command(subcommand)]
     Topics(topics::Topics),
     Healthcheck(healthcheck::Healthcheck),
+    Check(check::Check),
     Completions(completions::Completions),
 }
 
@@ -155,6 +157,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Topics(topics) => client_command(&global, async || topics.run(global.client()?).await),
         Command::Healthcheck(check) => client_command(&global, async || Ok(check.run().await)),
+        Command::Check(check) => check.run(),
         Command::Completions(completions) => Ok(completions.run()),
     }
 }

@@ -99,7 +99,7 @@ impl Committer {
         if !self.sealed {
             self.seal();
         }
-        self.backlog.close();
+        self.backlog.close(Some(self.journal.next_group - 1));
     }
 
     fn work(&mut self, mut ops: VecDeque<Op>) {
@@ -347,7 +347,7 @@ impl Drop for PanicGuard {
         if std::thread::panicking() {
             self.health.fail("the committer panicked");
             self.queue.abandon();
-            self.backlog.close();
+            self.backlog.close(None);
         }
     }
 }

@@ -11,6 +11,7 @@
 
 mod backlog;
 mod catalog;
+pub mod check;
 mod checkpoint;
 mod commit;
 mod dedup;
@@ -25,11 +26,15 @@ mod queue;
 mod reader;
 mod recovery;
 mod registry;
+mod repair;
 mod retention;
 mod segment;
+mod survey;
 mod tail;
 mod topic;
 
+#[cfg(test)]
+mod corruption_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
@@ -265,10 +270,14 @@ fn lock(dir: &Path) -> Result<std::fs::File, OpenError> {
     let path: PathBuf = dir.join("lock");
     let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|e| OpenError::io(&path, e))?;
+    flock(dir, file)
+}
+
+fn flock(dir: &Path, file: std::fs::File) -> Result<std::fs::File, OpenError> {
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked(dir.into())),
-        Err(error) => Err(OpenError::io(&path, error.into())),
+        Err(error) => Err(OpenError::io(&dir.join("lock"), error.into())),
     }
 }
 
