@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod harness;
+mod history;
 
 mod bad_input;
 mod bad_stream;

@@ -78,9 +78,14 @@ impl Server {
 
     /// Starts again on the same data and ports, once the earlier process has ended.
     pub async fn restart(&mut self) {
+        self.start_again();
+        self.bound = ready(&self.process).await;
+    }
+
+    /// [`Self::restart`], without waiting for anything.
+    pub fn start_again(&mut self) {
         assert!(self.process.exited.borrow().is_some(), "still running");
         self.process = spawn(&self.data_dir, &self.args, self.bound);
-        self.bound = ready(&self.process).await;
     }
 
     /// Ends the process as a power cut would, and waits until it is gone.
