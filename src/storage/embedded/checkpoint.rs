@@ -157,6 +157,10 @@ impl Checkpointer {
         }
         let (ids, fresh_ids) = self.write_ids(snapshot)?;
         self.disk.sync_dir(&self.dir.join("segments"))?;
+        if fresh_ids.is_some() {
+            // Its entry, before that of the catalog that names it: a file system may keep either alone.
+            self.disk.sync_dir(&self.dir)?;
+        }
         let catalog = Catalog {
             group: snapshot.group,
             journal: snapshot.journal,

@@ -188,7 +188,13 @@ impl World {
         }
         // What a power cut leaves is no damage.
         let found = super::survey::survey(&self.disk, Path::new(DIR)).unwrap();
-        assert!(found.damages.is_empty(), "{:?}", found.damages);
+        let names: Vec<_> = self.disk.files().into_keys().collect();
+        assert!(
+            found.damages.is_empty(),
+            "{:?} {:?} {names:?}",
+            found.damages,
+            found.catalog.map(|c| (c.group, c.journal))
+        );
         self.log = open(&self.disk).unwrap_or_else(|error| panic!("{error}"));
         match unknown {
             Some(Unknown::Append(n, batches)) => self.settle_append(n, &batches).await,

@@ -55,6 +55,11 @@ pub fn recover(
 ) -> Result<Recovered, OpenError> {
     let segments = dir.join("segments");
     disk.create_dir(&segments).map_err(|e| OpenError::io(&segments, e))?;
+    // A killed process may have left entries that are seen and not durable: what is built on them must
+    // not outlive them.
+    for dir in [dir, &segments] {
+        disk.sync_dir(dir).map_err(|e| OpenError::io(dir, e))?;
+    }
     let mut files = Listing::read(disk, dir)?;
     let found = Catalog::read(disk, dir)?;
     let fresh = found.is_none();

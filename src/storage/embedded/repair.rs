@@ -72,6 +72,7 @@ pub fn repair(disk: &dyn Disk, dir: &Path, found: &Survey) -> Result<Done, OpenE
         proven: 0,
     };
     let aside = work.make_aside(group)?;
+    disk.sync_dir(dir).map_err(io)?;
     next.write(disk, dir).map_err(io)?;
     work.move_aside(&next, &aside)?;
     Ok((work.renewed, aside))

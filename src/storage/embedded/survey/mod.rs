@@ -58,6 +58,8 @@ pub struct Topic {
     pub doubt: bool,
     /// Whether a segment is damaged, be it where it was trimmed.
     pub damaged: bool,
+    /// Offsets the catalog names no segment for: as it must be where the topic is deleted later on.
+    unnamed: Option<(u64, u64)>,
 }
 
 impl Topic {
@@ -113,6 +115,12 @@ pub fn survey(disk: &dyn Disk, dir: &Path) -> Result<Survey, OpenError> {
     looking.segments()?;
     looking.ids(&names)?;
     looking.journals()?;
+    let unnamed = |topic: &Topic| topic.unnamed.map(|lost| (topic.entry.name.clone(), lost));
+    let unnamed: Vec<_> = looking.out.topics.values().filter_map(unnamed).collect();
+    for (name, (first, end)) in unnamed {
+        let what = format!("topic {name} names no segment for offsets {first} to {end}");
+        looking.damage(&dir.join(catalog::FILE_NAME), 0, what);
+    }
     let mut survey = looking.out;
     let no_catalog = survey.catalog.is_none();
     for topic in survey.topics.values_mut() {
@@ -195,5 +203,5 @@ impl Looking<'_> {
 }
 
 fn topic(entry: TopicEntry, known: bool) -> Topic {
-    Topic { entry, known, pending: Vec::new(), lost: Vec::new(), doubt: false, damaged: false }
+    Topic { entry, known, pending: Vec::new(), lost: Vec::new(), doubt: false, damaged: false, unnamed: None }
 }

@@ -5,7 +5,7 @@ use super::Looking;
 use super::frames::{frames, segment_frames};
 use super::read_file;
 use crate::record::Offset;
-use crate::storage::embedded::catalog::{self, IdsEntry, SegmentEntry, TopicEntry};
+use crate::storage::embedded::catalog::{IdsEntry, SegmentEntry, TopicEntry};
 use crate::storage::embedded::frame::Kind;
 use crate::storage::embedded::ids;
 use crate::storage::embedded::open::OpenError;
@@ -29,13 +29,10 @@ impl Looking<'_> {
                 &entry.segments.iter().map(|s| (s.base, s.end)).collect::<Vec<_>>(),
                 entry.tail,
             );
-            if let Some((first, end)) = named.first() {
-                let what = format!("topic {} names no segment for offsets {first} to {end}", entry.name);
-                self.damage(&self.dir.join(catalog::FILE_NAME), 0, what);
-            }
             let damaged = self.out.damages.len() > before;
             if let Some(topic) = self.out.topics.get_mut(&entry.id) {
                 (topic.lost, topic.damaged) = (lost, damaged);
+                topic.unnamed = named.first().copied();
             }
         }
         Ok(())
