@@ -15,6 +15,7 @@ mod client;
 mod crash;
 mod damage;
 mod data_dir;
+mod disk_faults;
 mod drain;
 mod idempotency;
 mod isolation;
