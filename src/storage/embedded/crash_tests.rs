@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::catalog::Catalog;
+use super::clock::Clock;
 use super::disk::sim::SimDisk;
 use super::tests::{batch, read_all};
 use super::{EmbeddedLog, OpenError};
@@ -31,7 +32,7 @@ pub fn open(disk: &SimDisk) -> Result<Arc<EmbeddedLog>, OpenError> {
 }
 
 fn open_with(disk: &SimDisk, config: &StorageConfig) -> Result<Arc<EmbeddedLog>, OpenError> {
-    EmbeddedLog::open_on(Arc::new(disk.clone()), Path::new(DIR), config, 100, None)
+    EmbeddedLog::open_on(Arc::new(disk.clone()), Clock::default(), Path::new(DIR), config, 100, None)
 }
 
 pub fn name(n: u8) -> TopicName {

@@ -119,7 +119,8 @@ pub fn read(disk: &dyn Disk, dir: &Path, entry: &IdsEntry, window: &mut Window) 
 /// Puts the ids section of a frame into the window.
 pub fn insert(header: &Header, ids: &[u8], window: &mut Window) {
     for entry in frame::ids(ids) {
-        let stored = Stored { first: entry.first, count: entry.count, time: header.last_time };
+        let time = header.last_time;
+        let stored = Stored { first: entry.first, count: entry.count, time, at: window.at(time) };
         window.insert(window.key(header.topic, entry.id), stored);
     }
 }

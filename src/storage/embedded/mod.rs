@@ -13,6 +13,7 @@ mod backlog;
 mod catalog;
 pub mod check;
 mod checkpoint;
+mod clock;
 mod commit;
 mod dedup;
 mod disk;
@@ -34,6 +35,8 @@ mod tail;
 mod topic;
 
 #[cfg(test)]
+mod clock_tests;
+#[cfg(test)]
 mod corruption_tests;
 #[cfg(test)]
 mod crash_tests;
@@ -47,6 +50,7 @@ use std::thread::JoinHandle;
 use tokio::sync::watch;
 
 use self::backlog::Backlog;
+use self::clock::Clock;
 use self::dedup::Window;
 use self::disk::{Disk, RealDisk};
 use self::health::Monitor;
@@ -86,17 +90,18 @@ impl EmbeddedLog {
             let _ = RealDisk.sync_dir(parent);
         }
         let lock = lock(dir)?;
-        Self::open_on(Arc::new(RealDisk), dir, config, topics_max, Some(lock))
+        Self::open_on(Arc::new(RealDisk), Clock::default(), dir, config, topics_max, Some(lock))
     }
 
     fn open_on(
         disk: Arc<dyn Disk>,
+        clock: Clock,
         dir: &Path,
         config: &StorageConfig,
         topics_max: usize,
         lock: Option<std::fs::File>,
     ) -> Result<Arc<Self>, OpenError> {
-        let window = Window::new(config.request_id_window, config.request_ids_max);
+        let window = Window::new(config.request_id_window, config.request_ids_max, clock.steady());
         let found = recovery::recover(&*disk, dir, config.journal_bytes, window)?;
         let (queue, health) = (Queue::default(), Monitor::default());
         let registry = Arc::new(found.registry);
@@ -117,6 +122,7 @@ impl EmbeddedLog {
             journal: found.journal,
             window: found.window,
             clock: found.clock,
+            time: clock.clone(),
             next_topic: found.next_topic,
             pending: found.pending,
             backlog: backlog.clone(),
@@ -136,7 +142,7 @@ impl EmbeddedLog {
             backlog,
             files: files.clone(),
             health: health.clone(),
-            keeper: retention::Keeper::new(registry.clone(), queue.clone()),
+            keeper: retention::Keeper::new(registry.clone(), queue.clone(), clock),
             kept: None,
             cached: std::collections::VecDeque::new(),
         };
