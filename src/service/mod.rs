@@ -7,6 +7,7 @@ mod exchange;
 mod fault;
 mod ingest;
 mod intake;
+mod panics;
 mod publish;
 mod request;
 pub mod status;
@@ -18,6 +19,7 @@ mod topics;
 pub use body::Beside;
 pub use example::{Bare, Tutorial};
 pub use fault::Served;
+pub use panics::panics;
 pub use topics::Administration;
 
 use tonic::{Request, Response, Status, Streaming};
