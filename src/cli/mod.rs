@@ -2,6 +2,7 @@
 //! Never: does a command's work here.
 
 mod bench;
+mod check;
 mod completions;
 mod healthcheck;
 mod interrupt;
@@ -36,7 +37,7 @@ Examples:
   streamway topics list
 
 Exit codes: 0 done, 1 failed, 2 wrong arguments or configuration, 130 interrupted.
-`healthcheck` has its own; see its help.";
+`healthcheck` and `check` have their own; see their help.";
 
 /// Durable topics over streaming gRPC.
 #[derive(Debug, Parser)]
@@ -83,6 +84,7 @@ enum Command {
     Healthcheck(healthcheck::Healthcheck),
     #[command(subcommand)]
     Bench(bench::Bench),
+    Check(check::Check),
     Completions(completions::Completions),
 }
 
@@ -159,6 +161,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Topics(topics) => client_command(&global, async || topics.run(global.client()?).await),
         Command::Healthcheck(check) => client_command(&global, async || Ok(check.run().await)),
         Command::Bench(bench) => client_command(&global, async || bench.run(|| global.client()).await),
+        Command::Check(check) => check.run(),
         Command::Completions(completions) => Ok(completions.run()),
     }
 }

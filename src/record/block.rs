@@ -133,6 +133,12 @@ impl<'a> Block<'a> {
             .map_or(0, |field| field.at.end)
     }
 
+    /// The same batch, stored from `first` on instead.
+    pub fn moved_to(&self, first: Offset, out: &mut impl BufMut) {
+        let records = &self.rest[..self.records_len()];
+        write(first, self.time(), records, self.traceparent(), out);
+    }
+
     /// The same batch with only its records `from..to`, counted from 0; none where that leaves none.
     #[must_use]
     pub fn part(&self, from: u64, to: u64) -> Option<Bytes> {

@@ -16,8 +16,11 @@ use tonic_types::StatusExt;
 use super::{Error, Opener, Running, start, start_with};
 use crate::config::Config;
 use crate::proto::{example, v1};
-use crate::storage::Log;
+use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::embedded::OpenError;
+use crate::storage::{
+    BoxFuture, Error as LogError, Health as LogHealth, Log, Retention, TopicInfo, TopicLog,
+};
 use crate::topic::memory::{MemoryLog, records_of};
 use crate::wire::stubs::example::example_service_client::ExampleServiceClient;
 use crate::wire::stubs::example::my_service_client::MyServiceClient;
@@ -373,4 +376,96 @@ async fn connections_over_the_cap_are_closed_and_freed_ones_count_again() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the place was never free again");
+}
+
+/// A log in memory in which looking up the topic `boom` panics.
+struct Fragile(Arc<MemoryLog>);
+
+impl Log for Fragile {
+    fn get<'a>(&'a self, name: &'a TopicName) -> BoxFuture<'a, Result<Arc<dyn TopicLog>, LogError>> {
+        assert_ne!(name.as_str(), "boom", "as the test wants it");
+        self.0.get(name)
+    }
+
+    fn create(
+        &self,
+        name: TopicName,
+        retention: Retention,
+    ) -> BoxFuture<'_, Result<Arc<dyn TopicLog>, LogError>> {
+        self.0.create(name, retention)
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<TopicInfo>, LogError>> {
+        self.0.list(prefix, after, limit)
+    }
+
+    fn update<'a>(
+        &'a self,
+        name: &'a TopicName,
+        retention: Retention,
+    ) -> BoxFuture<'a, Result<TopicInfo, LogError>> {
+        self.0.update(name, retention)
+    }
+
+    fn delete<'a>(
+        &'a self,
+        name: &'a TopicName,
+        epoch: Option<Epoch>,
+    ) -> BoxFuture<'a, Result<(), LogError>> {
+        self.0.delete(name, epoch)
+    }
+
+    fn trim<'a>(
+        &'a self,
+        name: &'a TopicName,
+        epoch: Option<Epoch>,
+        before: Offset,
+    ) -> BoxFuture<'a, Result<Offset, LogError>> {
+        self.0.trim(name, epoch, before)
+    }
+
+    fn health(&self) -> tokio::sync::watch::Receiver<LogHealth> {
+        self.0.health()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+        self.0.close()
+    }
+}
+
+/// A panic inside a call fails that call, and none beside it on the same connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_fails_its_own_call_and_is_counted() {
+    let open: Opener = Box::new(|_| Ok(Arc::new(Fragile(MemoryLog::new())) as Arc<dyn Log>));
+    let mut running = start_with(config("unused".as_ref()), open).await.unwrap();
+    running.ready().await.unwrap();
+    let mut client = streams(&running).await;
+    client.publish(publish("fine", &["a"])).await.unwrap();
+    let mut beside = client.subscribe(earliest("fine")).await.unwrap().into_inner();
+    assert_eq!(beside.next().await.unwrap().unwrap().tail.get(), 1);
+    let before = crate::service::panics();
+    for _ in 0..3 {
+        let status = client.publish(publish("boom", &["a"])).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::Internal, "INTERNAL"));
+        let info = status.get_error_details().error_info().unwrap().clone();
+        assert_eq!(info.metadata["side_effects"], "unknown");
+        assert!(!status.message().contains("as the test wants it"), "the log's, not the peer's");
+    }
+    let status = client.subscribe(earliest("boom")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal);
+    assert!(crate::service::panics() >= before + 4);
+    client.publish(publish("fine", &["b"])).await.unwrap();
+    loop {
+        // What was beside them goes on.
+        if beside.next().await.unwrap().unwrap().next.offset.get() == 2 {
+            break;
+        }
+    }
+    running.shutdown();
+    running.wait().await.unwrap();
 }

@@ -14,6 +14,7 @@ use http_body::Frame;
 use tonic::body::Body;
 use tonic::{Response, Status};
 
+use super::panics;
 use crate::wire::Wire;
 
 /// Messages that are ready go out together until they make this many bytes: two frames of HTTP/2's
@@ -77,7 +78,8 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let mut out = BytesMut::new();
         while matches!(self.end, End::NotYet) && out.len() < TOGETHER {
-            match Pin::new(&mut self.messages).poll_next(cx) {
+            let next = panics::caught(|| Pin::new(&mut self.messages).poll_next(cx));
+            match next.unwrap_or_else(|status| Poll::Ready(Some(Err(status)))) {
                 Poll::Pending if out.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok(message))) => put(&message, &mut out),
@@ -111,4 +113,28 @@ fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
     let mut headers = HeaderMap::new();
     status.add_header(&mut headers)?;
     Ok(Frame::trailers(headers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{beside, taken};
+    use crate::wire::SubscribeResponse;
+    use futures_util::stream;
+    use http_body::Body as _;
+    use std::future::poll_fn;
+    use std::pin::Pin;
+
+    #[tokio::test]
+    async fn a_panic_in_a_long_answer_ends_it_with_a_status() {
+        let messages = stream::poll_fn(|_| -> std::task::Poll<Option<Result<SubscribeResponse, _>>> {
+            panic!("as the test wants it")
+        });
+        let (metadata, _, extensions) = beside(messages).into_parts();
+        let mut response = http::Response::new(tonic::body::Body::empty());
+        (*response.headers_mut(), *response.extensions_mut()) = (metadata.into_headers(), extensions);
+        let mut body = taken(response).into_body();
+        let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap().unwrap();
+        assert_eq!(frame.trailers_ref().unwrap()["grpc-status"], "13");
+        assert!(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_none());
+    }
 }

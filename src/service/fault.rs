@@ -13,7 +13,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use super::{body, status};
+use super::{body, panics, status};
 
 /// Wraps a service of tonic.
 #[derive(Clone, Debug)]
@@ -52,8 +52,14 @@ where
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ok(response) = ready!(Pin::new(&mut self.0).poll(cx));
-        Poll::Ready(Ok(body::taken(rewritten(response))))
+        let response = match panics::caught(|| Pin::new(&mut self.0).poll(cx)) {
+            Ok(polled) => {
+                let Ok(response) = ready!(polled);
+                rewritten(response)
+            }
+            Err(status) => status.into_http(),
+        };
+        Poll::Ready(Ok(body::taken(response)))
     }
 }
 

@@ -8,6 +8,7 @@ mod exchange;
 mod fault;
 mod ingest;
 mod intake;
+mod panics;
 mod publish;
 mod request;
 pub mod status;
@@ -19,6 +20,7 @@ mod topics;
 pub use body::Beside;
 pub use example::{Bare, Tutorial};
 pub use fault::Served;
+pub use panics::panics;
 pub use topics::Administration;
 
 use std::time::Duration;

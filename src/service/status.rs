@@ -42,6 +42,9 @@ pub enum Error {
     /// The transport's own: a message that is too large or cannot be decoded, a peer that went away.
     #[error("{}", .0.message())]
     Transport(Status),
+    /// A step of the call panicked: a fault of the server.
+    #[error("internal error, see the server's log")]
+    Panicked,
     /// The topic's answer.
     #[error(transparent)]
     Topic(#[from] topic::Error),
@@ -111,6 +114,7 @@ fn verdict(error: &Error) -> Verdict {
         Error::BatchTooLarge { .. } => (Code::InvalidArgument, Reason::BatchTooLarge, None),
         Error::Protocol(_) => (Code::InvalidArgument, Reason::ProtocolViolation, None),
         Error::Transport(status) => return transport(status),
+        Error::Panicked => (Code::Internal, Reason::Internal, None),
         Error::Topic(topic::Error::Starting) => {
             (Code::Unavailable, Reason::ServerStarting, between(200, 400))
         }
@@ -241,7 +245,8 @@ fn metadata(error: &Error, context: &Context) -> HashMap<String, String> {
     let mut metadata = HashMap::new();
     let mut put = |key: &str, value: String| metadata.insert(key.to_owned(), value);
     let side_effects = match error {
-        Error::Topic(topic::Error::Storage(storage::Error::Unavailable {
+        Error::Panicked
+        | Error::Topic(topic::Error::Storage(storage::Error::Unavailable {
             stored: Stored::Unknown, ..
         })) => "unknown",
         _ => "none",

@@ -90,6 +90,8 @@ async fn a_flipped_bit_in_the_middle_of_the_journal_is_reported_at_the_start() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code().is_some_and(|code| code != 0), "{:?}\n{said}", output.status);
     assert!(said.contains("damaged") && said.contains("journal-"), "names the file: {said}");
+    let command = format!("streamway check --repair {}", dir.path().display());
+    assert!(said.contains(&command), "names the command: {said}");
     assert!(!said.contains("panicked"), "{said}");
     assert_eq!(std::fs::read(&journal).unwrap(), before, "nothing was changed");
 }
@@ -110,4 +112,75 @@ async fn a_torn_last_group_is_cut_and_the_server_starts() {
     server.restart().await;
     let seen = crate::harness::read_all(&mut server.client().await, "t").await;
     assert_eq!(seen.len(), 1);
+}
+
+/// Runs `streamway check`; answers its exit code and what it printed.
+fn check(args: &[&str], dir: &Path) -> (i32, String) {
+    let mut check = Command::new(env!("CARGO_BIN_EXE_streamway"));
+    let output = check.arg("check").args(args).arg(dir).stdin(Stdio::null()).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(!said.contains("panicked"), "{said}");
+    (output.status.code().expect("ends by itself"), said)
+}
+
+#[tokio::test]
+async fn check_tells_a_whole_directory_from_a_damaged_one_and_changes_neither() {
+    let dir = TempDir::new().unwrap();
+    let mut server = filled(dir.path()).await;
+    let (code, said) = check(&[], dir.path());
+    assert!(code == 0 && said.contains("whole") && said.contains('t'), "{code} {said}");
+    server.restart().await;
+    let (code, said) = check(&[], dir.path());
+    assert!(code == 1 && said.contains("locked by another process"), "{code} {said}");
+    let (code, _) = check(&["--repair"], dir.path());
+    assert_eq!(code, 1, "a running server's directory is not repaired");
+    server.kill9().await;
+    assert_eq!(check(&[], dir.path()).0, 0, "what kill -9 leaves is no damage");
+    let segment = files(dir.path(), "seg").into_iter().next().expect("segments");
+    flip_a_bit(&segment, 350_000);
+    let before = std::fs::read(&segment).unwrap();
+    let (code, said) = check(&[], dir.path());
+    assert_eq!(code, 3, "{said}");
+    let name = segment.file_name().unwrap().to_string_lossy();
+    assert!(said.contains(&*name) && said.contains("at byte"), "names file and place: {said}");
+    assert_eq!(std::fs::read(&segment).unwrap(), before, "nothing was changed");
+    assert_eq!(check(&[], &dir.path().join("nothing")).0, 1);
+}
+
+#[tokio::test]
+async fn a_repaired_directory_serves_what_is_whole_under_a_new_epoch() {
+    let dir = TempDir::new().unwrap();
+    let mut server = Server::on(dir.path(), &SMALL).await;
+    let mut client = server.client().await;
+    published(&mut client, "spared", vec![record("kept")]).await;
+    let mut last = None;
+    for i in 0..40_u8 {
+        last = Some(published(&mut client, "t", vec![record(vec![i; 100_000])]).await);
+    }
+    let old = crate::harness::make::next(&last.unwrap());
+    let spared = published(&mut client, "spared", vec![record("too")]).await;
+    server.sigterm().await;
+    let largest = files(dir.path(), "seg").into_iter().next().expect("segments");
+    flip_a_bit(&largest, 350_000);
+    let (code, said) = check(&["--repair"], dir.path());
+    assert!(code == 3 && said.contains("lost: topic t, offsets "), "{code} {said}");
+    assert_eq!(check(&[], dir.path()).0, 0, "whole again");
+    server.restart().await;
+    let mut client = server.client().await;
+    let left = crate::harness::read_all(&mut client, "t").await;
+    assert!(left.len() < 40 && left.len() >= 30, "{} of 40", left.len());
+    let values: Vec<u8> = left.iter().map(|seen| seen.record.value[0]).collect();
+    assert!(values.is_sorted_by(|a, b| a < b), "in order, each once: {values:?}");
+    let resumed = Reader::open(&mut client, subscribe("t", crate::harness::make::at(&old))).await;
+    let status = match resumed {
+        Err(status) => status,
+        Ok(mut reader) => reader.message().await.expect_err("the old position must be refused"),
+    };
+    assert_eq!(detail(&status).error_info().unwrap().reason, "EPOCH_CHANGED");
+    let position = crate::harness::make::next(&spared);
+    published(&mut client, "spared", vec![record("on")]).await;
+    let mut reader =
+        Reader::open(&mut client, subscribe("spared", crate::harness::make::at(&position))).await.unwrap();
+    assert_eq!(reader.take(1).await[0].text(), "on", "a topic that lost nothing goes on");
 }

@@ -10,10 +10,12 @@ use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::harness::load::{Acks, pipelined, verify};
 use crate::harness::make::{at, earliest, latest, open, published, record, records, subscribe, to_tail};
 use crate::harness::raw::NeverReads;
 use crate::harness::{Reader, Server, read_all, refused, within};
+use crate::history::Recorder;
+use crate::history::check::check;
+use crate::history::clients::Publisher;
 
 /// The default budget, and a little for the process to be reaped.
 const BUDGET_SECONDS: u64 = 9;
@@ -89,24 +91,28 @@ async fn peers_that_do_nothing_cannot_hold_it_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publishers_at_full_speed_lose_nothing_acknowledged() {
     let mut server = Server::start().await;
-    let (mut journals, acks, mut rng) = (Vec::new(), Acks::default(), fastrand::Rng::with_seed(7));
+    let (recorder, mut rng) = (Recorder::new(), fastrand::Rng::with_seed(7));
     let (_run, stop) = watch::channel(false);
     for round in 0..3 {
-        let mut publishers = Vec::new();
+        let mut publishers = tokio::task::JoinSet::new();
         for i in 0..4 {
-            let name = format!("r{round}p{i}");
-            let client = server.client().await;
-            let publisher = pipelined(client, "busy".into(), name, rng.fork(), acks.clone(), stop.clone());
-            publishers.push(tokio::spawn(publisher));
+            let publisher = Publisher {
+                client: server.client().await,
+                topic: "busy".into(),
+                name: format!("r{round}p{i}"),
+                rng: rng.fork(),
+                recorder: recorder.clone(),
+                stop: stop.clone(),
+            };
+            publishers.spawn(publisher.exchanging());
         }
-        acks.reach(acks.count() + 200).await;
+        recorder.reach(200).await;
         server.sigterm().await;
-        for publisher in publishers {
-            journals.push(within(10, "the call's end", publisher).await.unwrap());
-        }
+        within(10, "the calls' end", publishers.join_all()).await;
         server.restart().await;
     }
-    let found = verify(&journals, &read_all(&mut server.client().await, "busy").await);
+    let topic = read_all(&mut server.client().await, "busy").await;
+    let found = check(&recorder.history(&topic)).unwrap();
     println!("{found:?}");
     assert!(found.acknowledged >= 600);
     assert_eq!(found.unacknowledged, 0, "what a draining server stored, it acknowledged");

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod harness;
+mod history;
 
 mod bad_input;
 mod bad_stream;
@@ -15,6 +16,7 @@ mod client;
 mod crash;
 mod damage;
 mod data_dir;
+mod disk_faults;
 mod drain;
 mod idempotency;
 mod isolation;

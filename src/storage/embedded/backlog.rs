@@ -54,6 +54,7 @@ struct State {
     full: bool,
     failure: Option<String>,
     closed: bool,
+    synced: Option<u64>,
 }
 
 /// Between the committer and the checkpointer.
@@ -71,8 +72,8 @@ pub enum Work {
     Snapshot(Snapshot),
     /// Nothing within the time.
     Quiet,
-    /// The log closes.
-    Closed,
+    /// The log closes; the newest group that was synced, where the committer ended in order.
+    Closed(Option<u64>),
 }
 
 impl Backlog {
@@ -151,7 +152,7 @@ impl Backlog {
             (state, _) = self.changed.wait_timeout(state, wait).expect("no panic while it is held");
         }
         if state.closed {
-            return Work::Closed;
+            return Work::Closed(state.synced);
         }
         match state.waiting.front_mut() {
             None => Work::Quiet,
@@ -191,9 +192,12 @@ impl Backlog {
         self.changed.notify_all();
     }
 
-    /// The log closes.
-    pub fn close(&self) {
-        self.lock().closed = true;
+    /// The log closes; `synced` is its newest group, where that is known.
+    pub fn close(&self, synced: Option<u64>) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.synced = state.synced.or(synced);
+        drop(state);
         self.changed.notify_all();
     }
 }

@@ -39,6 +39,10 @@ pub struct Catalog {
     /// The files of remembered request ids, oldest first.
     #[prost(message, repeated, tag = "6")]
     pub ids: Vec<IdsEntry>,
+    /// Every group up to this one was acknowledged: journals that end before it are damaged. Set by
+    /// a clean stop; 0 where nobody could tell.
+    #[prost(uint64, tag = "7")]
+    pub proven: u64,
 }
 
 /// One topic.
@@ -125,6 +129,9 @@ pub struct IdsEntry {
     /// When its newest id was stored.
     #[prost(uint64, tag = "4")]
     pub last_time: u64,
+    /// CRC32C of the whole file; none where an earlier program wrote it.
+    #[prost(fixed32, optional, tag = "5")]
+    pub crc: Option<u32>,
 }
 
 /// A change of the catalog, as the journal holds it.
@@ -201,14 +208,8 @@ impl Catalog {
     /// The disk's; a newer format; damage.
     pub fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<Self>, OpenError> {
         let path = dir.join(FILE_NAME);
-        let file = match disk.open(&path, Mode::Read) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(OpenError::io(&path, error)),
-        };
-        let len = file.size().map_err(|e| OpenError::io(&path, e))?;
-        let mut bytes = vec![0; len as usize];
-        file.read_at(&mut bytes, 0).map_err(|e| OpenError::io(&path, e))?;
+        let bytes = super::disk::read_file(disk, &path).map_err(|e| OpenError::io(&path, e))?;
+        let Some(bytes) = bytes else { return Ok(None) };
         let damaged = || OpenError::damaged(&path, "catalog is damaged");
         let (mut head, body) = bytes.split_at_checked(HEADER_LEN).ok_or_else(damaged)?;
         if &head[..8] != MAGIC {

@@ -72,9 +72,19 @@ impl Checkpointer {
                     }
                 }
                 Work::Quiet => {}
-                Work::Closed => return,
+                Work::Closed(synced) => return self.prove(synced),
             }
             self.keep();
+        }
+    }
+
+    /// Notes in the catalog what a clean stop acknowledged, so that a journal that loses its end while
+    /// nobody runs is found out. Where that cannot be written, the next start has less to go by.
+    fn prove(&mut self, synced: Option<u64>) {
+        let Some(synced) = synced.filter(|synced| *synced > self.catalog.proven) else { return };
+        self.catalog.proven = synced;
+        if let Err(error) = self.catalog.write(&*self.disk, &self.dir) {
+            tracing::warn!(%error, "end of the journal was not noted in the catalog");
         }
     }
 
@@ -147,6 +157,10 @@ impl Checkpointer {
         }
         let (ids, fresh_ids) = self.write_ids(snapshot)?;
         self.disk.sync_dir(&self.dir.join("segments"))?;
+        if fresh_ids.is_some() {
+            // Its entry, before that of the catalog that names it: a file system may keep either alone.
+            self.disk.sync_dir(&self.dir)?;
+        }
         let catalog = Catalog {
             group: snapshot.group,
             journal: snapshot.journal,
@@ -154,6 +168,7 @@ impl Checkpointer {
             clock: snapshot.clock.0,
             topics: topics.iter().map(|(mark, segments)| entry(mark, segments)).collect(),
             ids: ids.into_iter().chain(fresh_ids).collect(),
+            proven: self.catalog.proven,
         };
         catalog.write(&*self.disk, &self.dir)?;
         for (mark, segments) in topics {
@@ -233,14 +248,7 @@ impl Checkpointer {
     fn begin(&self, topic: &TopicState, first: &Run) -> Result<(Segment, Arc<dyn File>), Fault> {
         let file = self.disk.open(&segment::path(&self.dir, topic.id, first.first), Mode::Create)?;
         file.write_at(&segment::file_header(topic.id, topic.epoch.get(), first.first), 0)?;
-        let segment = Segment {
-            base: first.first,
-            end: first.first,
-            len: segment::FILE_HEADER_LEN,
-            first_time: first.first_time,
-            last_time: first.first_time,
-        };
-        Ok((segment, file))
+        Ok((Segment::begin(first), file))
     }
 
     /// The active segment, without what a checkpoint that failed left at its end.

@@ -13,6 +13,7 @@ use prost::Message;
 
 use super::backlog::{Backlog, Snapshot, TopicMark};
 use super::catalog::{self, ChangeKind, TopicEntry};
+use super::clock::Clock;
 use super::dedup::Window;
 use super::disk::{Disk, is_full, is_too_many_files};
 use super::frame::{Header, Kind};
@@ -64,6 +65,8 @@ pub struct Committer {
     pub window: Window,
     /// The newest publish time; times never decrease.
     pub clock: UnixMicros,
+    /// The clocks.
+    pub time: Clock,
     /// The id the next topic gets.
     pub next_topic: u64,
     /// What the journals hold that no segment does yet, since the last rotation.
@@ -99,7 +102,7 @@ impl Committer {
         if !self.sealed {
             self.seal();
         }
-        self.backlog.close();
+        self.backlog.close(Some(self.journal.next_group - 1));
     }
 
     fn work(&mut self, mut ops: VecDeque<Op>) {
@@ -134,7 +137,7 @@ impl Committer {
         if let Err(error) = self.make_room(bound) {
             return refuse(appends, &error);
         }
-        let mut group = Group::new(self.now());
+        let mut group = Group::new(self.now(), self.time.steady());
         for append in appends {
             group.add(append, &self.window);
         }
@@ -154,7 +157,7 @@ impl Committer {
     }
 
     fn now(&mut self) -> UnixMicros {
-        self.clock = self.clock.max(UnixMicros::now());
+        self.clock = self.clock.max(self.time.wall());
         self.clock
     }
 
@@ -250,7 +253,7 @@ impl Committer {
             journal: self.journal.seq,
             next_topic: self.next_topic,
             clock: self.clock,
-            oldest_id: self.window.oldest(self.clock),
+            oldest_id: self.window.oldest(self.time.steady()),
             topics: self.registry.all().into_iter().map(mark).collect(),
             pending: std::mem::take(&mut self.pending),
         }
@@ -347,7 +350,7 @@ impl Drop for PanicGuard {
         if std::thread::panicking() {
             self.health.fail("the committer panicked");
             self.queue.abandon();
-            self.backlog.close();
+            self.backlog.close(None);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::catalog::Catalog;
+use super::clock::Clock;
 use super::disk::sim::SimDisk;
 use super::tests::{batch, read_all};
 use super::{EmbeddedLog, OpenError};
@@ -13,9 +14,9 @@ use crate::config::StorageConfig;
 use crate::record::{Batch, Epoch, Offset, Receipt, TopicName};
 use crate::storage::{Error, Health, Hold, Log, Retention};
 
-const DIR: &str = "/log";
+pub const DIR: &str = "/log";
 
-fn config() -> StorageConfig {
+pub fn config() -> StorageConfig {
     StorageConfig {
         journal_bytes: 48 << 10,
         segment_bytes: 24 << 10,
@@ -26,15 +27,15 @@ fn config() -> StorageConfig {
     }
 }
 
-fn open(disk: &SimDisk) -> Result<Arc<EmbeddedLog>, OpenError> {
+pub fn open(disk: &SimDisk) -> Result<Arc<EmbeddedLog>, OpenError> {
     open_with(disk, &config())
 }
 
 fn open_with(disk: &SimDisk, config: &StorageConfig) -> Result<Arc<EmbeddedLog>, OpenError> {
-    EmbeddedLog::open_on(Arc::new(disk.clone()), Path::new(DIR), config, 100, None)
+    EmbeddedLog::open_on(Arc::new(disk.clone()), Clock::default(), Path::new(DIR), config, 100, None)
 }
 
-fn name(n: u8) -> TopicName {
+pub fn name(n: u8) -> TopicName {
     TopicName::parse(&format!("topic-{n}")).unwrap()
 }
 
@@ -186,6 +187,15 @@ impl World {
             drop(open(&self.disk));
             self.disk = SimDisk::with(&self.disk.image());
         }
+        // What a power cut leaves is no damage.
+        let found = super::survey::survey(&self.disk, Path::new(DIR)).unwrap();
+        let names: Vec<_> = self.disk.files().into_keys().collect();
+        assert!(
+            found.damages.is_empty(),
+            "{:?} {:?} {names:?}",
+            found.damages,
+            found.catalog.map(|c| (c.group, c.journal))
+        );
         self.log = open(&self.disk).unwrap_or_else(|error| panic!("{error}"));
         match unknown {
             Some(Unknown::Append(n, batches)) => self.settle_append(n, &batches).await,

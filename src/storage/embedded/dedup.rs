@@ -16,6 +16,8 @@ pub struct Stored {
     pub count: u32,
     /// When it was stored.
     pub time: UnixMicros,
+    /// The same on the steady clock, which ages are measured by.
+    pub at: UnixMicros,
 }
 
 /// A topic and a request id, as 128 bits of two independently keyed hashes: a million ids collide
@@ -58,18 +60,20 @@ pub struct Window {
     hashers: (RandomState, RandomState),
     age: u64,
     count_max: usize,
+    begun: UnixMicros,
 }
 
 impl Window {
-    /// Remembers at most `count_max` ids, none longer than `age`.
+    /// Remembers at most `count_max` ids, none longer than `age`. The steady clock says `begun`.
     #[must_use]
-    pub fn new(age: Duration, count_max: usize) -> Self {
+    pub fn new(age: Duration, count_max: usize, begun: UnixMicros) -> Self {
         Self {
             stored: Map::default(),
             order: VecDeque::new(),
             hashers: (RandomState::new(), RandomState::new()),
             age: u64::try_from(age.as_micros()).unwrap_or(u64::MAX),
             count_max,
+            begun,
         }
     }
 
@@ -79,25 +83,32 @@ impl Window {
         Key(self.hashers.0.hash_one((topic, id)), self.hashers.1.hash_one((topic, id)))
     }
 
+    /// Where something stored by an earlier run at `time` stands on the steady clock: not in the future,
+    /// where that run's wall clock was ahead.
+    #[must_use]
+    pub fn at(&self, time: UnixMicros) -> UnixMicros {
+        time.min(self.begun)
+    }
+
     /// What was stored under this key within the window.
     #[must_use]
     pub fn get(&self, key: Key, now: UnixMicros) -> Option<Stored> {
         let stored = self.stored.get(&key).copied()?;
-        (now.0.saturating_sub(stored.time.0) <= self.age).then_some(stored)
+        (now.0.saturating_sub(stored.at.0) <= self.age).then_some(stored)
     }
 
     /// Remembers an id, and forgets those that are too old or too many.
     pub fn insert(&mut self, key: Key, stored: Stored) {
         self.stored.insert(key, stored);
-        self.order.push_back((key, stored.time));
-        while let Some(&(key, time)) = self.order.front() {
-            let old = stored.time.0.saturating_sub(time.0) > self.age;
+        self.order.push_back((key, stored.at));
+        while let Some(&(key, at)) = self.order.front() {
+            let old = stored.at.0.saturating_sub(at.0) > self.age;
             if !old && self.order.len() <= self.count_max {
                 break;
             }
             self.order.pop_front();
             // The id may have been stored anew after it fell out of the window.
-            if self.stored.get(&key).is_some_and(|kept| kept.time == time) {
+            if self.stored.get(&key).is_some_and(|kept| kept.at == at) {
                 self.stored.remove(&key);
             }
         }
@@ -117,13 +128,13 @@ mod tests {
     use std::time::Duration;
 
     fn stored(n: u64, time: u64) -> Stored {
-        Stored { first: Offset::new(n), count: 1, time: UnixMicros(time) }
+        Stored { first: Offset::new(n), count: 1, time: UnixMicros(time), at: UnixMicros(time) }
     }
 
     /// P5: the window is bounded by age and by count.
     #[test]
     fn ids_are_forgotten_by_age_and_by_count() {
-        let mut window = Window::new(Duration::from_micros(100), 3);
+        let mut window = Window::new(Duration::from_micros(100), 3, UnixMicros(0));
         for n in 0..5 {
             window.insert(window.key(1, &[n as u8]), stored(n, 10 + n));
         }

@@ -54,6 +54,8 @@ struct Building {
 #[derive(Debug)]
 pub struct Group {
     time: UnixMicros,
+    /// The steady clock's, for ages.
+    steady: UnixMicros,
     open: HashMap<u64, Building>,
     done: Vec<Pending>,
     fresh: dedup::Map,
@@ -71,11 +73,12 @@ struct Answer {
 }
 
 impl Group {
-    /// A group stored at `time`.
+    /// A group stored at `time`, which is `steady` on the clock that does not jump.
     #[must_use]
-    pub fn new(time: UnixMicros) -> Self {
+    pub fn new(time: UnixMicros, steady: UnixMicros) -> Self {
         Self {
             time,
+            steady,
             open: HashMap::new(),
             done: Vec::new(),
             fresh: dedup::Map::default(),
@@ -123,7 +126,7 @@ impl Group {
         let id = batch.request_id().map(|id| (window.key(topic.id, id.as_str().as_bytes()), id));
         if let Some((key, _)) = id {
             let fresh = self.fresh.get(&key).copied();
-            if let Some(stored) = fresh.or_else(|| window.get(key, self.time)) {
+            if let Some(stored) = fresh.or_else(|| window.get(key, self.steady)) {
                 let end = stored.first.plus(u64::from(stored.count));
                 return Ok(receipt(topic, stored.first, end, stored.time, true));
             }
@@ -144,7 +147,7 @@ impl Group {
         if let Some((key, id)) = id {
             let count = batch.count();
             IdEntry { first, count, id: id.as_str().as_bytes() }.encode(&mut building.ids);
-            self.fresh.insert(key, dedup::Stored { first, count, time });
+            self.fresh.insert(key, dedup::Stored { first, count, time, at: self.steady });
         }
         Ok(receipt(topic, first, end, time, false))
     }

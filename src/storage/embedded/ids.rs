@@ -10,8 +10,8 @@ use super::catalog::IdsEntry;
 use super::dedup::{Stored, Window};
 use super::disk::{Disk, Mode};
 use super::frame::{self, Header, Kind};
-use super::group::Pending;
 use super::open::OpenError;
+use crate::record::{Offset, UnixMicros};
 
 /// The name of ids file `seq`.
 #[must_use]
@@ -19,22 +19,11 @@ pub fn file_name(seq: u64) -> String {
     format!("ids-{seq:016x}.log")
 }
 
-fn push_frame(item: &Pending, out: &mut Vec<u8>) {
-    let run = &item.run;
-    let header = Header {
-        kind: Kind::Ids,
-        body_crc: crc32c::crc32c(&item.ids),
-        blocks_len: 0,
-        ids_len: item.ids.len() as u32,
-        batches: 0,
-        topic: item.topic.id,
-        first: run.first,
-        end: run.end,
-        first_time: run.first_time,
-        last_time: run.last_time,
-    };
-    out.extend_from_slice(&header.encode());
-    out.extend_from_slice(&item.ids);
+/// The number in an ids file's name.
+#[must_use]
+pub fn parse_name(name: &str) -> Option<u64> {
+    let hex = name.strip_prefix("ids-")?.strip_suffix(".log")?;
+    (hex.len() == 16).then(|| u64::from_str_radix(hex, 16).ok()).flatten()
 }
 
 /// Writes and syncs the snapshot's request ids; none where it has none. Named after its group.
@@ -42,21 +31,57 @@ fn push_frame(item: &Pending, out: &mut Vec<u8>) {
 /// # Errors
 /// The disk's.
 pub fn write(disk: &dyn Disk, dir: &Path, snapshot: &Snapshot) -> io::Result<Option<IdsEntry>> {
-    let mut bytes = Vec::new();
-    let (mut count, mut last_time) = (0, 0);
+    let mut out = FileOut::default();
     for item in snapshot.pending.iter().filter(|item| !item.ids.is_empty()) {
-        push_frame(item, &mut bytes);
-        count += frame::ids(&item.ids).count() as u64;
-        last_time = item.run.last_time.0;
+        out.push(item.topic.id, (item.run.first, item.run.end), item.run.last_time, &item.ids);
     }
-    if count == 0 {
-        return Ok(None);
+    out.write(disk, dir, snapshot.group)
+}
+
+/// An ids file being put together.
+#[derive(Debug, Default)]
+pub struct FileOut {
+    bytes: Vec<u8>,
+    count: u64,
+    last_time: UnixMicros,
+}
+
+impl FileOut {
+    /// Adds the ids section of batches of `topic` with these offsets, stored at `time`.
+    pub fn push(&mut self, topic: u64, (first, end): (Offset, Offset), time: UnixMicros, ids: &[u8]) {
+        let header = Header {
+            kind: Kind::Ids,
+            body_crc: crc32c::crc32c(ids),
+            blocks_len: 0,
+            ids_len: ids.len() as u32,
+            batches: 0,
+            topic,
+            first,
+            end,
+            first_time: time,
+            last_time: time,
+        };
+        self.bytes.extend_from_slice(&header.encode());
+        self.bytes.extend_from_slice(ids);
+        self.count += frame::ids(ids).count() as u64;
+        self.last_time = self.last_time.max(time);
     }
-    let seq = snapshot.group;
-    let file = disk.open(&dir.join(file_name(seq)), Mode::Create)?;
-    file.write_at(&bytes, 0)?;
-    file.sync()?;
-    Ok(Some(IdsEntry { seq, len: bytes.len() as u64, count, last_time }))
+
+    /// Writes and syncs file `seq`; none where there is nothing to write.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write(self, disk: &dyn Disk, dir: &Path, seq: u64) -> io::Result<Option<IdsEntry>> {
+        if self.count == 0 {
+            return Ok(None);
+        }
+        let file = disk.open(&dir.join(file_name(seq)), Mode::Create)?;
+        file.write_at(&self.bytes, 0)?;
+        file.sync()?;
+        let len = self.bytes.len() as u64;
+        let crc = Some(crc32c::crc32c(&self.bytes));
+        Ok(Some(IdsEntry { seq, len, count: self.count, last_time: self.last_time.0, crc }))
+    }
 }
 
 /// Reads an ids file into the window.
@@ -78,6 +103,10 @@ pub fn read(disk: &dyn Disk, dir: &Path, entry: &IdsEntry, window: &mut Window) 
     if read < bytes.len() {
         return Err(OpenError::damaged(&path, "file is shorter than the catalog says"));
     }
+    // Every frame may be whole and the file another's.
+    if entry.crc.is_some_and(|crc| crc != crc32c::crc32c(rest)) {
+        return Err(OpenError::damaged(&path, "file is not what the catalog says"));
+    }
     while !rest.is_empty() {
         let (header, body) =
             Header::decode_frame(rest).map_err(|bad| OpenError::damaged(&path, bad.to_string()))?;
@@ -90,7 +119,8 @@ pub fn read(disk: &dyn Disk, dir: &Path, entry: &IdsEntry, window: &mut Window) 
 /// Puts the ids section of a frame into the window.
 pub fn insert(header: &Header, ids: &[u8], window: &mut Window) {
     for entry in frame::ids(ids) {
-        let stored = Stored { first: entry.first, count: entry.count, time: header.last_time };
+        let time = header.last_time;
+        let stored = Stored { first: entry.first, count: entry.count, time, at: window.at(time) };
         window.insert(window.key(header.topic, entry.id), stored);
     }
 }

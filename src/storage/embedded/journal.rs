@@ -237,7 +237,8 @@ pub struct Image {
     id: u64,
     /// The number of its first group.
     pub first_group: u64,
-    copied: bool,
+    /// Whether that group was copied from an earlier journal, which proves it acknowledged.
+    pub copied: bool,
 }
 
 impl Image {
@@ -246,11 +247,38 @@ impl Image {
     /// # Errors
     /// The disk's; a newer format; a damaged header.
     pub fn read(disk: &dyn Disk, path: &Path) -> Result<Self, OpenError> {
-        let file = disk.open(path, Mode::Read).map_err(|e| OpenError::io(path, e))?;
-        let len = file.size().map_err(|e| OpenError::io(path, e))?;
-        let mut bytes = vec![0; len as usize];
-        let read = file.read_at(&mut bytes, 0).map_err(|e| OpenError::io(path, e))?;
-        bytes.truncate(read);
+        let missing = || OpenError::io(path, io::ErrorKind::NotFound.into());
+        let bytes = super::disk::read_file(disk, path).map_err(|e| OpenError::io(path, e))?;
+        Self::parse(path, bytes.ok_or_else(missing)?)
+    }
+
+    /// A journal whose header is damaged, told by its first group above number `above`: those of an
+    /// earlier use of the space are below. None where there is no such group.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn without_header(disk: &dyn Disk, path: &Path, above: u64) -> Result<Option<Self>, OpenError> {
+        let bytes = super::disk::read_file(disk, path).map_err(|e| OpenError::io(path, e))?;
+        let mut image = Self {
+            path: path.into(),
+            bytes: bytes.unwrap_or_default(),
+            id: 0,
+            first_group: 0,
+            copied: false,
+        };
+        for at in (ALIGN as usize..image.bytes.len()).step_by(ALIGN as usize) {
+            let Some(head) = image.bytes.get(at + 8..at + 24) else { break };
+            let (mut id, mut number) = (&head[..8], &head[8..]);
+            image.id = id.get_u64_le();
+            image.first_group = number.get_u64_le();
+            if image.first_group > above && image.group_header(at).is_some() {
+                return Ok(Some(image));
+            }
+        }
+        Ok(None)
+    }
+
+    fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, OpenError> {
         let damaged = || OpenError::damaged(path, "journal header is damaged");
         let head = bytes.get(..ALIGN as usize).ok_or_else(damaged)?;
         let mut body = &head[12..36];
@@ -292,15 +320,32 @@ impl Image {
     /// Whether what is not a group at `at` can only be a torn tail, which was never acknowledged.
     fn check_torn(&self, at: usize, number: u64, before: Option<u64>) -> Result<(), OpenError> {
         let copied = self.copied && number == self.first_group;
-        let later = || {
-            let tail = (at..self.bytes.len()).step_by(ALIGN as usize);
-            tail.filter_map(|at| self.group_header(at)).any(|head| head.number > number)
-        };
-        if before.is_some() || copied || later() {
+        if before.is_some() || copied || self.next_group(at, number).is_some() {
             let what = format!("group {number} at byte {at} is damaged, and was acknowledged");
             return Err(OpenError::damaged(&self.path, what));
         }
         Ok(())
+    }
+
+    /// Bytes of the file.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The next place from `at` on with the header of a group of this file above `number`, and its number.
+    #[must_use]
+    pub fn next_group(&self, at: usize, number: u64) -> Option<(usize, u64)> {
+        let places = (at..self.bytes.len()).step_by(ALIGN as usize);
+        let mut heads = places.filter_map(|at| Some((at, self.group_header(at)?.number)));
+        heads.find(|(_, found)| *found > number)
+    }
+
+    /// The frames' bytes of group `number` at `at`, whose header is whole; none where it is not.
+    #[must_use]
+    pub fn group_body(&self, at: usize, number: u64) -> Option<&[u8]> {
+        let head = self.group_header(at).filter(|head| head.number == number)?;
+        self.bytes.get(at + GROUP_HEADER_LEN..at + GROUP_HEADER_LEN + head.body_len)
     }
 
     fn group_header(&self, at: usize) -> Option<GroupHead> {
@@ -317,7 +362,9 @@ impl Image {
         })
     }
 
-    fn group(&self, at: usize, number: u64) -> Option<(Group<'_>, usize)> {
+    /// Group `number` at `at`, and the bytes it takes; none where it is not whole.
+    #[must_use]
+    pub fn group(&self, at: usize, number: u64) -> Option<(Group<'_>, usize)> {
         let head = self.group_header(at).filter(|head| head.number == number)?;
         let start = at + GROUP_HEADER_LEN;
         let body = self.bytes.get(start..start + head.body_len)?;

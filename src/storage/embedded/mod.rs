@@ -11,7 +11,9 @@
 
 mod backlog;
 mod catalog;
+pub mod check;
 mod checkpoint;
+mod clock;
 mod commit;
 mod dedup;
 mod disk;
@@ -25,11 +27,17 @@ mod queue;
 mod reader;
 mod recovery;
 mod registry;
+mod repair;
 mod retention;
 mod segment;
+mod survey;
 mod tail;
 mod topic;
 
+#[cfg(test)]
+mod clock_tests;
+#[cfg(test)]
+mod corruption_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
@@ -42,6 +50,7 @@ use std::thread::JoinHandle;
 use tokio::sync::watch;
 
 use self::backlog::Backlog;
+use self::clock::Clock;
 use self::dedup::Window;
 use self::disk::{Disk, RealDisk};
 use self::health::Monitor;
@@ -81,17 +90,18 @@ impl EmbeddedLog {
             let _ = RealDisk.sync_dir(parent);
         }
         let lock = lock(dir)?;
-        Self::open_on(Arc::new(RealDisk), dir, config, topics_max, Some(lock))
+        Self::open_on(Arc::new(RealDisk), Clock::default(), dir, config, topics_max, Some(lock))
     }
 
     fn open_on(
         disk: Arc<dyn Disk>,
+        clock: Clock,
         dir: &Path,
         config: &StorageConfig,
         topics_max: usize,
         lock: Option<std::fs::File>,
     ) -> Result<Arc<Self>, OpenError> {
-        let window = Window::new(config.request_id_window, config.request_ids_max);
+        let window = Window::new(config.request_id_window, config.request_ids_max, clock.steady());
         let found = recovery::recover(&*disk, dir, config.journal_bytes, window)?;
         let (queue, health) = (Queue::default(), Monitor::default());
         let registry = Arc::new(found.registry);
@@ -112,6 +122,7 @@ impl EmbeddedLog {
             journal: found.journal,
             window: found.window,
             clock: found.clock,
+            time: clock.clone(),
             next_topic: found.next_topic,
             pending: found.pending,
             backlog: backlog.clone(),
@@ -131,7 +142,7 @@ impl EmbeddedLog {
             backlog,
             files: files.clone(),
             health: health.clone(),
-            keeper: retention::Keeper::new(registry.clone(), queue.clone()),
+            keeper: retention::Keeper::new(registry.clone(), queue.clone(), clock),
             kept: None,
             cached: std::collections::VecDeque::new(),
         };
@@ -265,10 +276,14 @@ fn lock(dir: &Path) -> Result<std::fs::File, OpenError> {
     let path: PathBuf = dir.join("lock");
     let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|e| OpenError::io(&path, e))?;
+    flock(dir, file)
+}
+
+fn flock(dir: &Path, file: std::fs::File) -> Result<std::fs::File, OpenError> {
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked(dir.into())),
-        Err(error) => Err(OpenError::io(&path, error.into())),
+        Err(error) => Err(OpenError::io(&dir.join("lock"), error.into())),
     }
 }
 

@@ -22,10 +22,15 @@ pub enum OpenError {
         version: u32,
     },
     /// Stored data is damaged.
-    #[error("{path}: {what}: restore it from a backup; nothing was changed")]
+    #[error(
+        "{path}: {what}; nothing was changed. `streamway check {dir}` lists every damage: restore a backup, \
+         or salvage what is whole with `streamway check --repair {dir}`"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
+        /// The data directory.
+        dir: PathBuf,
         /// What is wrong.
         what: String,
     },
@@ -49,6 +54,9 @@ impl OpenError {
     /// Stored data is damaged.
     #[must_use]
     pub fn damaged(path: &Path, what: impl Into<String>) -> Self {
-        Self::Damaged { path: path.into(), what: what.into() }
+        let parent = path.parent().unwrap_or(path);
+        let inside = parent.file_name().is_some_and(|name| name == "segments");
+        let dir = if inside { parent.parent().unwrap_or(parent) } else { parent };
+        Self::Damaged { path: path.into(), dir: dir.into(), what: what.into() }
     }
 }

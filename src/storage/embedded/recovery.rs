@@ -55,6 +55,11 @@ pub fn recover(
 ) -> Result<Recovered, OpenError> {
     let segments = dir.join("segments");
     disk.create_dir(&segments).map_err(|e| OpenError::io(&segments, e))?;
+    // A killed process may have left entries that are seen and not durable: what is built on them must
+    // not outlive them.
+    for dir in [dir, &segments] {
+        disk.sync_dir(dir).map_err(|e| OpenError::io(dir, e))?;
+    }
     let mut files = Listing::read(disk, dir)?;
     let found = Catalog::read(disk, dir)?;
     let fresh = found.is_none();
@@ -67,7 +72,7 @@ pub fn recover(
     for entry in &catalog.ids {
         ids::read(disk, dir, entry, &mut window)?;
     }
-    let mut replay = Replay::new(&catalog, window)?;
+    let mut replay = Replay::new(dir, &catalog, window)?;
     let journals: &[u64] = if fresh { &[] } else { &files.journals };
     let (last, next_group) = replay.journals(disk, dir, &catalog, journals, fresh)?;
     let first_group = if last.is_some() { next_group - 1 } else { next_group };
@@ -133,7 +138,7 @@ fn check_segments(disk: &dyn Disk, dir: &Path, catalog: &Catalog) -> Result<(), 
 
 /// The files of a data directory by kind.
 #[derive(Debug, Default)]
-struct Listing {
+pub struct Listing {
     journals: Vec<u64>,
     spares: Vec<String>,
     ids: Vec<String>,
@@ -142,7 +147,11 @@ struct Listing {
 }
 
 impl Listing {
-    fn read(disk: &dyn Disk, dir: &Path) -> Result<Self, OpenError> {
+    /// Looks.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn read(disk: &dyn Disk, dir: &Path) -> Result<Self, OpenError> {
         let mut files = Self::default();
         for (name, _) in disk.list(dir).map_err(|e| OpenError::io(dir, e))? {
             if let Some(seq) = journal::parse_name(&name) {
@@ -157,19 +166,29 @@ impl Listing {
         }
         files.journals.sort_unstable();
         let dir = dir.join("segments");
-        let segments = disk.list(&dir).map_err(|e| OpenError::io(&dir, e))?;
+        let segments = match disk.list(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            listed => listed.map_err(|e| OpenError::io(&dir, e))?,
+        };
         files.segments = segments.into_iter().map(|(name, _)| name).collect();
         Ok(files)
     }
 
     /// Whether a directory without a catalog is a new one, and not one that lost its catalog.
-    fn check_empty(&self, disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
+    ///
+    /// # Errors
+    /// Damage, the disk's.
+    pub fn check_empty(&self, disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
         let missing = || OpenError::damaged(&dir.join(catalog::FILE_NAME), "catalog is missing, data is not");
-        if !self.segments.is_empty() {
+        if !self.segments.is_empty() || !self.ids.is_empty() || !self.spares.is_empty() {
             return Err(missing());
         }
         for seq in &self.journals {
             let image = Image::read(disk, &dir.join(journal::file_name(*seq)))?;
+            // A first start that was cut short leaves a journal that begins with group 1, and no group.
+            if image.first_group != 1 {
+                return Err(missing());
+            }
             image.replay(None, |_| Err(missing()))?;
         }
         Ok(())
@@ -207,10 +226,10 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(catalog: &Catalog, window: Window) -> Result<Self, OpenError> {
+    fn new(dir: &Path, catalog: &Catalog, window: Window) -> Result<Self, OpenError> {
         let registry = Registry::default();
         for entry in &catalog.topics {
-            let bad = || OpenError::damaged(Path::new(catalog::FILE_NAME), "catalog holds a bad topic name");
+            let bad = || OpenError::damaged(&dir.join(catalog::FILE_NAME), "catalog holds a bad topic name");
             registry.insert(Arc::new(topic_of(entry).ok_or_else(bad)?));
         }
         let (clock, next_topic) = (UnixMicros(catalog.clock), catalog.next_topic);
@@ -258,6 +277,11 @@ impl Replay {
                 Ok(())
             })?;
             next = next.max(end);
+        }
+        if next <= catalog.proven {
+            let path = seqs.last().map_or_else(|| dir.into(), |seq| dir.join(journal::file_name(*seq)));
+            let what = format!("groups from {next} to {} are missing, and were acknowledged", catalog.proven);
+            return Err(OpenError::damaged(&path, what));
         }
         Ok((last, next))
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::catalog::Catalog;
+use super::clock::{Believed, Clock};
 use super::queue::{Change, Op, Queue};
 use super::reader::{self, Files};
 use super::registry::Registry;
@@ -23,13 +24,14 @@ pub struct Keeper {
     registry: Arc<Registry>,
     queue: Queue,
     reclaimed: Option<Instant>,
+    time: Believed,
 }
 
 impl Keeper {
     /// Trims by way of `queue`.
     #[must_use]
-    pub const fn new(registry: Arc<Registry>, queue: Queue) -> Self {
-        Self { registry, queue, reclaimed: None }
+    pub const fn new(registry: Arc<Registry>, queue: Queue, clock: Clock) -> Self {
+        Self { registry, queue, reclaimed: None, time: Believed::new(clock) }
     }
 
     /// The topic of this id, unless it was deleted.
@@ -40,7 +42,7 @@ impl Keeper {
 
     /// Looks at every topic once.
     pub fn pass(&mut self, files: &Files, catalog: &Catalog) {
-        let now = UnixMicros::now();
+        let now = self.time.now();
         for topic in self.registry.all() {
             match floor(&topic, files, now) {
                 Ok(floor) if floor > topic.floor() => {

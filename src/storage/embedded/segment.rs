@@ -28,6 +28,14 @@ pub fn file_name(topic: u64, base: Offset) -> String {
     format!("{topic:016x}-{:020}.seg", base.get())
 }
 
+/// The topic and the first offset in a segment's name.
+#[must_use]
+pub fn parse_name(name: &str) -> Option<(u64, Offset)> {
+    let (topic, base) = name.strip_suffix(".seg")?.split_once('-')?;
+    let (topic, base) = (u64::from_str_radix(topic, 16).ok()?, Offset::new(base.parse().ok()?));
+    (file_name(topic, base) == name).then_some((topic, base))
+}
+
 /// What there is of one segment at one moment. Replaced, never changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -41,6 +49,15 @@ pub struct Segment {
     pub first_time: UnixMicros,
     /// When its last batch was stored.
     pub last_time: UnixMicros,
+}
+
+impl Segment {
+    /// A new one, of which only the header is there, for `first` to go into.
+    #[must_use]
+    pub fn begin(first: &Run) -> Self {
+        let (base, time) = (first.first, first.first_time);
+        Self { base, end: base, len: FILE_HEADER_LEN, first_time: time, last_time: time }
+    }
 }
 
 impl From<&SegmentEntry> for Segment {
@@ -161,10 +178,12 @@ pub struct Mark {
     pub at: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Index {
     marks: Vec<Mark>,
     scanned: u64,
+    /// The offset the next frame begins with.
+    next: Offset,
 }
 
 /// An open segment file with its sparse index, which is built on first use.
@@ -186,7 +205,8 @@ impl OpenSegment {
         if read < head.len() || head[..] != file_header(topic, epoch, base)[..] {
             return Err(damaged(0, "segment header is not this segment's"));
         }
-        Ok(Self { file, topic, index: Mutex::default() })
+        let index = Index { marks: Vec::new(), scanned: 0, next: base };
+        Ok(Self { file, topic, index: Mutex::new(index) })
     }
 
     /// The marks of the first `len` bytes. Reads the frame headers not seen before.
@@ -200,6 +220,10 @@ impl OpenSegment {
             let mut head = [0; HEADER_LEN];
             self.file.read_at(&mut head, at)?;
             let header = Header::decode(&head).map_err(|bad| damaged(at, bad))?;
+            if header.first != index.next {
+                return Err(damaged(at, "frame is in the wrong place"));
+            }
+            index.next = header.end;
             if index.marks.last().is_none_or(|mark| at >= mark.at + INDEX_STRIDE) {
                 index.marks.push(Mark { first: header.first, first_time: header.first_time, at });
             }
@@ -233,6 +257,9 @@ impl OpenSegment {
             let mut bytes = Bytes::from(buf);
             let mut whole = 0;
             while let Some((header, blocks)) = self.next_frame(&mut bytes, at + whole, &mut wanted)? {
+                if found.last().is_some_and(|(last, _)| last.end != header.first) {
+                    return Err(damaged(at + whole, "frame is in the wrong place"));
+                }
                 whole += header.frame_len() as u64;
                 if header.end > from && (found.is_empty() || taken < bytes_max) {
                     taken += blocks.len();
@@ -354,6 +381,17 @@ mod tests {
         assert!(segment.frames(FILE_HEADER_LEN, len, Offset::new(100), 1).is_ok());
         let whole = segment.frames(FILE_HEADER_LEN, len, Offset::new(100), 1 << 20);
         assert!(matches!(whole, Err(Fault::Damaged { .. })));
+        let mut swapped = runs.clone();
+        swapped.swap(1, 2);
+        let (segment, len) = self::segment(&swapped, None);
+        for from in [100, 125] {
+            let found = segment.frames(FILE_HEADER_LEN, len, Offset::new(from), 1 << 20);
+            assert!(
+                matches!(found, Err(Fault::Damaged { .. })),
+                "whole frames in the wrong order, from {from}"
+            );
+        }
+        assert!(matches!(segment.marks(len, <[_]>::len), Err(Fault::Damaged { .. })));
         let mut wrong = runs;
         wrong[1].crc ^= 1;
         assert!(matches!(pack(7, &wrong, &mut Vec::new()), Err(Fault::Damaged { .. })), "memory changed");

@@ -2,7 +2,7 @@
 //! ([`make`]), statuses ([`refused`]) and peers that misbehave ([`raw`]).
 //! Never: a mock.
 
-pub mod load;
+pub mod faults;
 pub mod make;
 pub mod raw;
 mod reader;

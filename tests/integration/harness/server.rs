@@ -71,16 +71,40 @@ impl Server {
     pub async fn on(data_dir: &Path, args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        let process = spawn(data_dir, &args, Bound { listen: any, admin: any });
+        let process = spawn(&[], data_dir, &args, Bound { listen: any, admin: any });
         let bound = ready(&process).await;
         Self { data_dir: data_dir.to_owned(), args, process, bound, _own_dir: None }
     }
 
     /// Starts again on the same data and ports, once the earlier process has ended.
     pub async fn restart(&mut self) {
-        assert!(self.process.exited.borrow().is_some(), "still running");
-        self.process = spawn(&self.data_dir, &self.args, self.bound);
+        self.start_again();
         self.bound = ready(&self.process).await;
+    }
+
+    /// [`Self::restart`], without waiting for anything.
+    pub fn start_again(&mut self) {
+        self.start_again_under(&[]);
+    }
+
+    /// [`Self::start_again`], by way of a command that ends up being the server, as `strace -D` does.
+    pub fn start_again_under(&mut self, command: &[&str]) {
+        assert!(self.process.exited.borrow().is_some(), "still running");
+        self.process = spawn(command, &self.data_dir, &self.args, self.bound);
+    }
+
+    /// Waits until the server is ready, or has ended; answers whether it is ready.
+    pub async fn ready_or_ended(&mut self) -> bool {
+        let mut exited = self.process.exited.clone();
+        tokio::select! {
+            _ = exited.wait_for(Option::is_some) => false,
+            () = within(START_SECONDS, "readiness", serving_soon(self.bound.listen)) => true,
+        }
+    }
+
+    /// Waits for an end that is on its way.
+    pub async fn ended(&mut self) -> ExitStatus {
+        within(START_SECONDS, "the server's end", self.process.ended()).await
     }
 
     /// Ends the process as a power cut would, and waits until it is gone.
@@ -121,6 +145,21 @@ impl Server {
 
     pub fn url(&self) -> String {
         format!("http://{}", self.bound.listen)
+    }
+
+    /// Whether the server says it is ready, and whether it says it is alive: at the admin port's paths.
+    pub async fn ready_and_alive(&self) -> (bool, bool) {
+        (self.probe("/readyz").await, self.probe("/livez").await)
+    }
+
+    async fn probe(&self, path: &str) -> bool {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(self.admin()).await.expect("the admin port");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answered");
+        answer.starts_with("HTTP/1.1 200")
     }
 
     /// What the server logged in this run.
@@ -184,8 +223,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn spawn(data_dir: &Path, args: &[String], at: Bound) -> Process {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_streamway"))
+fn spawn(under: &[&str], data_dir: &Path, args: &[String], at: Bound) -> Process {
+    let command: Vec<&str> = under.iter().copied().chain([env!("CARGO_BIN_EXE_streamway")]).collect();
+    let mut child = Command::new(command[0])
+        .args(&command[1..])
         .arg("serve")
         .args(["--listen", &at.listen.to_string(), "--admin-listen", &at.admin.to_string()])
         .arg("--data-dir")
@@ -243,6 +284,21 @@ async fn ready(process: &Process) -> Bound {
     at
 }
 
+/// Waits until something serves there.
+async fn serving_soon(at: SocketAddr) {
+    loop {
+        if let Ok(channel) = endpoint(at).connect().await {
+            let mut health = HealthClient::new(channel);
+            let asked = health.check(HealthCheckRequest { service: String::new() }).await;
+            if asked.is_ok_and(|answer| answer.into_inner().status() == ServingStatus::Serving) {
+                return;
+            }
+        }
+        // Nothing tells when a port of another process is bound.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn serving(at: SocketAddr) {
     let mut health = HealthClient::new(connect(at).await);
     let request = HealthCheckRequest { service: String::new() };
@@ -256,6 +312,10 @@ async fn serving(at: SocketAddr) {
 }
 
 async fn connect(at: SocketAddr) -> Channel {
+    endpoint(at).connect().await.expect("the server is there")
+}
+
+fn endpoint(at: SocketAddr) -> Endpoint {
     let endpoint = Endpoint::from_shared(format!("http://{at}")).expect("a URL");
-    endpoint.connect_timeout(Duration::from_secs(10)).connect().await.expect("the server is there")
+    endpoint.connect_timeout(Duration::from_secs(10))
 }

@@ -56,6 +56,22 @@ pub trait File: Debug + Send + Sync {
     fn size(&self) -> io::Result<u64>;
 }
 
+/// Reads a whole file; none where there is no such file.
+///
+/// # Errors
+/// The disk's.
+pub fn read_file(disk: &dyn Disk, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match disk.open(path, Mode::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = vec![0; file.size()? as usize];
+    let read = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(Some(bytes))
+}
+
 /// Whether an error means that too many files are open, here or on the whole machine: it passes.
 #[must_use]
 pub fn is_too_many_files(error: &io::Error) -> bool {

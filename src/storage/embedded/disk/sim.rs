@@ -46,6 +46,8 @@ impl Node {
 enum EntryOp {
     Link(PathBuf, usize),
     Unlink(PathBuf),
+    /// Both or none.
+    Rename(PathBuf, PathBuf, usize),
 }
 
 #[derive(Debug, Default)]
@@ -141,12 +143,17 @@ impl State {
     fn cut(&mut self) {
         let mut rng = fastrand::Rng::with_seed(self.seed);
         let mut entries = self.durable_entries.clone();
+        // Entries reach the disk in order, as in a journaling file system, or each for itself; how
+        // many is chance.
+        let in_order = rng.bool();
         for op in &self.pending {
-            // Entries reach the disk in order, as in a journaling file system; how many is chance.
-            if rng.u8(..4) == 0 {
+            let kept = rng.u8(..4) != 0;
+            if !kept && in_order {
                 break;
             }
-            apply(&mut entries, op);
+            if kept {
+                apply(&mut entries, op);
+            }
         }
         let nodes = &self.nodes;
         self.image =
@@ -173,6 +180,10 @@ fn apply(entries: &mut BTreeMap<PathBuf, usize>, op: &EntryOp) {
     match op {
         EntryOp::Link(path, node) => entries.insert(path.clone(), *node),
         EntryOp::Unlink(path) => entries.remove(path),
+        EntryOp::Rename(from, to, node) => {
+            entries.remove(from);
+            entries.insert(to.clone(), *node)
+        }
     };
 }
 
@@ -216,10 +227,9 @@ impl Disk for SimDisk {
         let mut state = self.lock();
         state.change()?;
         let node = *state.entries.get(from).ok_or(io::ErrorKind::NotFound)?;
-        for op in [EntryOp::Link(to.into(), node), EntryOp::Unlink(from.into())] {
-            apply(&mut state.entries, &op);
-            state.pending.push(op);
-        }
+        let op = EntryOp::Rename(from.into(), to.into(), node);
+        apply(&mut state.entries, &op);
+        state.pending.push(op);
         Ok(())
     }
 
@@ -236,7 +246,9 @@ impl Disk for SimDisk {
         let mut state = self.lock();
         state.change()?;
         let inside = |op: &EntryOp| match op {
-            EntryOp::Link(path, _) | EntryOp::Unlink(path) => path.parent() == Some(dir),
+            EntryOp::Link(path, _) | EntryOp::Unlink(path) | EntryOp::Rename(path, ..) => {
+                path.parent() == Some(dir)
+            }
         };
         let (synced, pending) = std::mem::take(&mut state.pending).into_iter().partition(inside);
         state.pending = pending;

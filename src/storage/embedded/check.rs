@@ -1,0 +1,131 @@
+//! Checking and repairing the data directory of a server that does not run. docs/operations.md and
+//! `streamway check --help` say how it is used.
+//! Never: works on a directory that a server holds.
+
+use std::path::{Path, PathBuf};
+
+use super::disk::{Disk, RealDisk};
+use super::open::OpenError;
+use super::repair;
+use super::survey::{self, Survey};
+use crate::record::Epoch;
+
+pub use super::survey::Damage;
+
+/// What a data directory holds, and what is wrong with it.
+#[derive(Debug)]
+pub struct Report {
+    /// Every topic.
+    pub topics: Vec<TopicReport>,
+    /// Everything that is not as it was written.
+    pub damages: Vec<Damage>,
+    /// What is no damage, and worth a line.
+    pub notes: Vec<String>,
+    /// Segments read, and their bytes.
+    pub segments: (u64, u64),
+    /// Journals found.
+    pub journals: usize,
+    /// Files of request ids that are whole.
+    pub ids: usize,
+}
+
+/// One topic of a [`Report`].
+#[derive(Clone, Debug)]
+pub struct TopicReport {
+    /// Its name; one made up for data without an owner begins with `recovered-`.
+    pub name: String,
+    /// Its incarnation.
+    pub epoch: Epoch,
+    /// The oldest offset kept.
+    pub earliest: u64,
+    /// The offset the next record gets.
+    pub tail: u64,
+    /// Offsets that were stored and are not whole any more: first, and after the last.
+    pub lost: Vec<(u64, u64)>,
+    /// Whether more may be lost, in a place that does not say whose it was.
+    pub doubt: bool,
+}
+
+/// What a repair did.
+#[derive(Debug)]
+pub struct Repaired {
+    /// What was found before.
+    pub before: Report,
+    /// Topics that lost records, or may have: before, and as they are now.
+    pub renewed: Vec<(TopicReport, TopicReport)>,
+    /// Where the files that were replaced are kept; none where nothing had to be done.
+    pub kept: Option<PathBuf>,
+    /// What is found now.
+    pub after: Report,
+}
+
+/// Reads everything in the data directory, and changes nothing.
+///
+/// # Errors
+/// A server has the directory; it is not one; a newer format; the file system's.
+pub fn check(dir: &Path) -> Result<Report, OpenError> {
+    let _lock = take(dir)?;
+    Ok(report(&survey::survey(&RealDisk, dir)?))
+}
+
+/// Salvages what is whole into a data directory that a server takes. Files that are replaced are
+/// moved aside, so space for what is rewritten is needed. Without damage nothing is changed.
+///
+/// # Errors
+/// As [`check`].
+pub fn repair(dir: &Path) -> Result<Repaired, OpenError> {
+    let _lock = take(dir)?;
+    repair_on(&RealDisk, dir)
+}
+
+/// [`repair`] without the lock.
+pub(super) fn repair_on(disk: &dyn Disk, dir: &Path) -> Result<Repaired, OpenError> {
+    let found = survey::survey(disk, dir)?;
+    let before = report(&found);
+    if before.damages.is_empty() {
+        let after = report(&found);
+        return Ok(Repaired { before, renewed: Vec::new(), kept: None, after });
+    }
+    let (renewed, kept) = repair::repair(disk, dir, &found)?;
+    let after = report(&survey::survey(disk, dir)?);
+    let of = |id: u64| found.topics.get(&id).map(topic_report);
+    let named = |name: &str| after.topics.iter().find(|topic| topic.name == name).cloned();
+    let pairs = renewed.iter().filter_map(|(id, name)| Some((of(*id)?, named(name)?)));
+    Ok(Repaired { before, renewed: pairs.collect(), kept: Some(kept), after })
+}
+
+/// The report of what was found.
+pub(super) fn report(survey: &Survey) -> Report {
+    Report {
+        topics: survey.topics.values().map(topic_report).collect(),
+        damages: survey.damages.clone(),
+        notes: survey.notes.clone(),
+        segments: survey.segments,
+        journals: survey.journals.len(),
+        ids: survey.ids.len(),
+    }
+}
+
+fn topic_report(topic: &survey::Topic) -> TopicReport {
+    TopicReport {
+        name: topic.entry.name.clone(),
+        epoch: Epoch::new(topic.entry.epoch),
+        earliest: topic.entry.floor,
+        tail: topic.entry.tail,
+        lost: topic.lost.clone(),
+        doubt: topic.doubt || !topic.known,
+    }
+}
+
+/// Takes the directory's lock, where there is one: a copy on a read-only disk has none, or one that
+/// cannot be written.
+fn take(dir: &Path) -> Result<Option<std::fs::File>, OpenError> {
+    if !dir.is_dir() {
+        return Err(OpenError::NotADirectory(dir.into()));
+    }
+    match std::fs::File::open(dir.join("lock")) {
+        Ok(file) => super::flock(dir, file).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(OpenError::io(&dir.join("lock"), error)),
+    }
+}

@@ -1,0 +1,344 @@
+//! Repair: a new catalog and an empty journal around what a survey found whole. Topics that lost
+//! nothing keep their segments and their epoch; the others are written anew under a new epoch, what
+//! follows a loss moving up, so that positions of before fail loudly.
+//! Never: removes a file; what is replaced is moved aside, after the new catalog is durable.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::catalog::{self, Catalog, IdsEntry, SegmentEntry, TopicEntry};
+use super::disk::{Disk, File, Mode};
+use super::frame::{self, FRAME_TARGET, HEADER_LEN, Header, IdEntry, Kind};
+use super::ids;
+use super::journal;
+use super::open::OpenError;
+use super::segment::{self, Segment};
+use super::survey::{self, Survey, Topic};
+use super::tail::Run;
+use crate::record::block::Blocks;
+use crate::record::{Offset, TopicName, UnixMicros};
+
+/// Size at which a rewritten segment is full; a server with another setting takes it too.
+const SEGMENT_BYTES: u64 = 64 << 20;
+/// The new journal holds nothing: the next start makes one of its own size.
+const JOURNAL_BYTES: u64 = 16 * journal::ALIGN;
+
+/// Topics that got a new epoch, with the name each has now; and the directory of what was replaced.
+pub type Done = (Vec<(u64, String)>, PathBuf);
+
+/// Makes the data directory whole again.
+///
+/// # Errors
+/// The disk's. Where it fails, the old catalog is still in place, and a repair can begin anew.
+pub fn repair(disk: &dyn Disk, dir: &Path, found: &Survey) -> Result<Done, OpenError> {
+    let io = |error| OpenError::io(dir, error);
+    disk.create_dir(&dir.join("segments")).map_err(io)?;
+    let mut work = Repair {
+        disk,
+        dir,
+        found,
+        next_topic: found.next_topic.max(found.topics.keys().last().map_or(1, |id| id + 1)),
+        ids: ids::FileOut::default(),
+        moved: BTreeMap::new(),
+        renewed: Vec::new(),
+        names: found.topics.values().map(|topic| topic.entry.name.clone()).collect(),
+    };
+    let mut topics = Vec::new();
+    for topic in found.topics.values() {
+        topics.push(if topic.is_whole() && !topic.damaged {
+            work.keep(topic)?
+        } else {
+            work.rewrite(topic)?
+        });
+    }
+    let kept_ids = work.old_ids()?;
+    disk.sync_dir(&dir.join("segments")).map_err(io)?;
+    let group = found.group;
+    let seq = found.journals.last().copied().max(found.catalog.as_ref().map(|c| c.journal)).unwrap_or(0) + 1;
+    // Above every group, and so above every ids file there is.
+    let fresh_ids = std::mem::take(&mut work.ids).write(disk, dir, group + 1).map_err(io)?;
+    let spec = journal::Spec { seq, capacity: JOURNAL_BYTES, first_group: group + 2 };
+    journal::Writer::create(disk, dir, spec, None, None).map_err(io)?;
+    let next = Catalog {
+        group: group + 1,
+        journal: seq,
+        next_topic: work.next_topic,
+        clock: found.clock,
+        topics,
+        ids: kept_ids.into_iter().chain(fresh_ids).collect(),
+        proven: 0,
+    };
+    let aside = work.make_aside(group)?;
+    disk.sync_dir(dir).map_err(io)?;
+    next.write(disk, dir).map_err(io)?;
+    work.move_aside(&next, &aside)?;
+    Ok((work.renewed, aside))
+}
+
+struct Repair<'a> {
+    disk: &'a dyn Disk,
+    dir: &'a Path,
+    found: &'a Survey,
+    next_topic: u64,
+    ids: ids::FileOut,
+    /// Of each topic written anew: its new id, and the old and new first offset of each batch kept;
+    /// none where no offset changed.
+    moved: BTreeMap<u64, (u64, Option<BTreeMap<u64, u64>>)>,
+    renewed: Vec<(u64, String)>,
+    names: BTreeSet<String>,
+}
+
+impl Repair<'_> {
+    /// A topic that lost nothing: its segments stay, what the journals held gets one of its own.
+    fn keep(&mut self, topic: &Topic) -> Result<TopicEntry, OpenError> {
+        let mut entry = topic.entry.clone();
+        entry.segments.retain(|segment| segment.end > entry.floor);
+        let mut out = SegmentOut::new(self.disk, self.dir, entry.id, entry.epoch);
+        for pending in topic.pending.iter().filter(|pending| pending.header.end.get() > entry.floor) {
+            out.push(run(&pending.header, pending.blocks.clone()))?;
+        }
+        entry.segments.extend(out.finish()?);
+        for pending in topic.pending.iter().filter(|pending| !pending.ids.is_empty()) {
+            let header = &pending.header;
+            self.ids.push(entry.id, (header.first, header.end), header.last_time, &pending.ids);
+        }
+        Ok(entry)
+    }
+
+    /// A topic of which something is damaged, written anew under another id. Where it lost records,
+    /// or may have, it is another incarnation, of what is left.
+    fn rewrite(&mut self, topic: &Topic) -> Result<TopicEntry, OpenError> {
+        let old = &topic.entry;
+        let id = self.next_topic;
+        self.next_topic += 1;
+        let epoch = if topic.is_whole() { old.epoch } else { self.random()? };
+        let mut out = SegmentOut::new(self.disk, self.dir, id, epoch);
+        let (mut next, mut seen, mut last) = (Offset::new(old.floor), Offset::new(old.floor), 0);
+        let mut moved = BTreeMap::new();
+        let mut take = |header: &Header, blocks: &Bytes| -> Result<(), OpenError> {
+            let mut kept = BytesMut::new();
+            let (first, mut batches) = (next, 0);
+            for block in Blocks::new(blocks).map_while(Result::ok) {
+                // Another copy of it was taken, or it was trimmed.
+                if block.first < seen {
+                    continue;
+                }
+                block.moved_to(next, &mut kept);
+                moved.insert(block.first.get(), next.get());
+                seen = block.first.plus(block.count());
+                next = next.plus(block.count());
+                batches += 1;
+            }
+            last = header.last_time.0;
+            let header = Header { first, end: next, batches, ..*header };
+            if batches == 0 { Ok(()) } else { out.push(run(&header, kept.freeze())) }
+        };
+        let mut segments = old.segments.clone();
+        segments.sort_unstable_by_key(|segment| segment.base);
+        for segment in &segments {
+            let path = segment::path(self.dir, old.id, Offset::new(segment.base));
+            let mut bytes = survey::read_file(self.disk, &path)?.unwrap_or_default();
+            bytes.truncate(usize::try_from(segment.len).unwrap_or(usize::MAX));
+            for (header, blocks) in survey::segment_frames(&bytes, old.id, segment, |_, _| {}) {
+                take(&header, &blocks)?;
+            }
+        }
+        for pending in &topic.pending {
+            take(&pending.header, &pending.blocks)?;
+        }
+        let segments = out.finish()?;
+        // Ids of what was trimmed are remembered too.
+        let moved = (!topic.is_whole()).then_some(moved);
+        self.moved.insert(old.id, (id, moved));
+        for pending in topic.pending.iter().filter(|pending| !pending.ids.is_empty()) {
+            self.move_ids(old.id, pending.header.last_time, &pending.ids);
+        }
+        let name = self.free_name(&old.name, old.id);
+        if !topic.is_whole() {
+            self.renewed.push((old.id, name.clone()));
+        }
+        let last_publish = if last == 0 { 0 } else { last.max(old.last_publish) };
+        Ok(TopicEntry { id, name, epoch, tail: next.get(), last_publish, segments, ..old.clone() })
+    }
+
+    fn random(&self) -> Result<u64, OpenError> {
+        getrandom::u64().map_err(|e| OpenError::io(self.dir, std::io::Error::other(e.to_string())))
+    }
+
+    /// The topic's own name, unless it is none.
+    fn free_name(&mut self, name: &str, id: u64) -> String {
+        let mut name = name.to_owned();
+        while TopicName::parse(&name).is_err() || !self.names.contains(&name) {
+            name = format!("recovered-{id:x}");
+            self.names.insert(name.clone());
+        }
+        name
+    }
+
+    /// Request ids of batches that are still there, at their new place. Those of lost batches are
+    /// forgotten, so that repeating such a publish stores it.
+    fn move_ids(&mut self, old: u64, time: UnixMicros, section: &[u8]) {
+        let Some((id, moved)) = self.moved.get(&old) else { return };
+        let mut out = Vec::new();
+        for entry in frame::ids(section) {
+            let at = entry.first.get();
+            if let Some(first) = moved.as_ref().map_or(Some(at), |moved| moved.get(&at).copied()) {
+                IdEntry { first: Offset::new(first), ..entry }.encode(&mut out);
+            }
+        }
+        if !out.is_empty() {
+            self.ids.push(*id, (Offset::ZERO, Offset::ZERO), time, &out);
+        }
+    }
+
+    /// The ids files that stay as they are; what is whole in the others goes to the new one.
+    fn old_ids(&mut self) -> Result<Vec<IdsEntry>, OpenError> {
+        let known = self.found.catalog.is_some();
+        let mut kept = Vec::new();
+        for (entry, whole) in
+            self.found.ids.iter().map(|e| (e, true)).chain(self.found.bad_ids.iter().map(|e| (e, false)))
+        {
+            let path = self.dir.join(ids::file_name(entry.seq));
+            let mut bytes = survey::read_file(self.disk, &path)?.unwrap_or_default();
+            bytes.truncate(usize::try_from(entry.len).unwrap_or(usize::MAX));
+            let mut sections = Vec::new();
+            survey::frames(
+                &bytes,
+                0,
+                |header| header.kind == Kind::Ids,
+                |_, found| sections.extend(found.ok()),
+            );
+            for (header, section) in sections {
+                if self.moved.contains_key(&header.topic) {
+                    self.move_ids(header.topic, header.last_time, section);
+                } else if !(whole && known) {
+                    self.ids.push(header.topic, (header.first, header.end), header.last_time, section);
+                }
+            }
+            if whole && known {
+                kept.push(*entry);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// The directory for what is replaced, with the old catalog in it already.
+    fn make_aside(&self, group: u64) -> Result<PathBuf, OpenError> {
+        let aside = self.dir.join(format!("replaced-{group:016x}"));
+        let io = |error| OpenError::io(&aside, error);
+        self.disk.create_dir(&aside).map_err(io)?;
+        let catalog = self.dir.join(catalog::FILE_NAME);
+        if let Some(bytes) = survey::read_file(self.disk, &catalog)? {
+            let copy = self.disk.open(&aside.join(catalog::FILE_NAME), Mode::Create).map_err(io)?;
+            copy.write_at(&bytes, 0).map_err(io)?;
+            copy.sync().map_err(io)?;
+        }
+        Ok(aside)
+    }
+
+    /// Moves aside what the new catalog does not name.
+    fn move_aside(&self, now: &Catalog, aside: &Path) -> Result<(), OpenError> {
+        let segments = now.topics.iter().flat_map(|topic| {
+            topic.segments.iter().map(|segment| segment::file_name(topic.id, Offset::new(segment.base)))
+        });
+        let mut named: HashSet<String> = segments.collect();
+        named.extend(now.ids.iter().map(|entry| ids::file_name(entry.seq)));
+        named.insert(journal::file_name(now.journal));
+        for from in [self.dir.to_owned(), self.dir.join("segments")] {
+            let listed = self.disk.list(&from).map_err(|e| OpenError::io(&from, e))?;
+            for (name, _) in listed {
+                let ours = segment::parse_name(&name).is_some()
+                    || ids::parse_name(&name).is_some()
+                    || journal::parse_name(&name).is_some();
+                if ours && !named.contains(&name) {
+                    self.disk
+                        .rename(&from.join(&name), &aside.join(&name))
+                        .map_err(|e| OpenError::io(aside, e))?;
+                }
+            }
+            self.disk.sync_dir(&from).map_err(|e| OpenError::io(&from, e))?;
+        }
+        self.disk.sync_dir(aside).map_err(|e| OpenError::io(aside, e))
+    }
+}
+
+fn run(header: &Header, blocks: Bytes) -> Run {
+    Run {
+        crc: crc32c::crc32c(&blocks),
+        blocks,
+        batches: header.batches,
+        first: header.first,
+        end: header.end,
+        first_time: header.first_time,
+        last_time: header.last_time,
+    }
+}
+
+/// Segments of one topic being written.
+struct SegmentOut<'a> {
+    disk: &'a dyn Disk,
+    dir: &'a Path,
+    topic: u64,
+    epoch: u64,
+    open: Option<(Segment, Arc<dyn File>)>,
+    /// Small runs, to be packed into one frame.
+    waiting: Vec<Run>,
+    done: Vec<SegmentEntry>,
+}
+
+impl<'a> SegmentOut<'a> {
+    fn new(disk: &'a dyn Disk, dir: &'a Path, topic: u64, epoch: u64) -> Self {
+        Self { disk, dir, topic, epoch, open: None, waiting: Vec::new(), done: Vec::new() }
+    }
+
+    fn push(&mut self, run: Run) -> Result<(), OpenError> {
+        self.waiting.push(run);
+        let bytes: usize = self.waiting.iter().map(|run| run.blocks.len()).sum();
+        if bytes + HEADER_LEN >= FRAME_TARGET { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), OpenError> {
+        let runs = std::mem::take(&mut self.waiting);
+        let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return Ok(()) };
+        if self.open.as_ref().is_some_and(|(segment, _)| segment.len >= SEGMENT_BYTES) {
+            self.close()?;
+        }
+        let path =
+            segment::path(self.dir, self.topic, self.open.as_ref().map_or(first.first, |(s, _)| s.base));
+        let io = |error| OpenError::io(&path, error);
+        let (mut active, file) = match self.open.take() {
+            Some(open) => open,
+            None => {
+                let file = self.disk.open(&path, Mode::Create).map_err(io)?;
+                file.write_at(&segment::file_header(self.topic, self.epoch, first.first), 0).map_err(io)?;
+                (Segment::begin(first), file)
+            }
+        };
+        let mut bytes = Vec::new();
+        segment::pack(self.topic, &runs, &mut bytes)
+            .map_err(|fault| OpenError::damaged(&path, fault.to_string()))?;
+        file.write_at(&bytes, active.len).map_err(io)?;
+        active.len += bytes.len() as u64;
+        (active.end, active.last_time) = (last.end, last.last_time);
+        self.open = Some((active, file));
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), OpenError> {
+        if let Some((segment, file)) = self.open.take() {
+            let path = segment::path(self.dir, self.topic, segment.base);
+            file.sync().map_err(|error| OpenError::io(&path, error))?;
+            self.done.push(SegmentEntry::from(&segment));
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<SegmentEntry>, OpenError> {
+        self.flush()?;
+        self.close()?;
+        Ok(self.done)
+    }
+}

@@ -1,0 +1,279 @@
+//! The judge: whether a history could have come from one ordered, durable, atomic, idempotent topic.
+//! Offsets are dense on the embedded engine, and the judge relies on it.
+//! Never: asks a server.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{Attempt, History, Outcome};
+
+/// What a sound history held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub attempts: usize,
+    /// Batches acknowledged, repeats left out.
+    pub acknowledged: usize,
+    /// Batches stored though no acknowledgement came.
+    pub unacknowledged: usize,
+    pub duplicates: usize,
+    pub refused: usize,
+    pub records: usize,
+    pub delivered: usize,
+}
+
+/// Judges a history.
+///
+/// # Errors
+/// The first promise that was broken.
+pub fn check(history: &History) -> Result<Summary, String> {
+    let topic = Topic::read(&history.topic)?;
+    let mut summary = Summary {
+        attempts: history.attempts.len(),
+        records: history.topic.len(),
+        delivered: history.deliveries.iter().map(Vec::len).sum(),
+        ..Summary::default()
+    };
+    let mut batches: BTreeMap<&str, Vec<&Attempt>> = BTreeMap::new();
+    for attempt in &history.attempts {
+        let Some(first) = attempt.values.first() else { return Err("a batch without records".into()) };
+        batches.entry(first).or_default().push(attempt);
+    }
+    let mut explained = 0;
+    let mut stored: Vec<(u64, Vec<&Attempt>)> = Vec::new();
+    for attempts in batches.into_values() {
+        match topic.place(&attempts[0].values)? {
+            Some(first) => {
+                explained += attempts[0].values.len();
+                present(first, &attempts, &mut summary)?;
+                stored.push((first, attempts));
+            }
+            None => absent(&attempts, &mut summary)?,
+        }
+    }
+    if explained != history.topic.len() {
+        return Err(format!("{} records that nobody sent are stored", history.topic.len() - explained));
+    }
+    stored.sort_by_key(|(first, _)| *first);
+    real_time(&stored)?;
+    calls(history, &topic)?;
+    conditions(history, &stored, &topic)?;
+    deliveries(history, &topic)?;
+    Ok(summary)
+}
+
+/// What the topic holds at the end.
+struct Topic {
+    places: HashMap<String, (u64, u64)>,
+    values: Vec<String>,
+    start: u64,
+}
+
+impl Topic {
+    /// P2: offsets rise one by one, and no value is there twice.
+    fn read(topic: &[(u64, u64, String)]) -> Result<Self, String> {
+        let start = topic.first().map_or(0, |first| first.0);
+        let mut places = HashMap::new();
+        for (want, (offset, batch, value)) in (start..).zip(topic) {
+            if *offset != want {
+                return Err(format!("offset {offset} follows {}", want.saturating_sub(1)));
+            }
+            if let Some((other, _)) = places.insert(value.clone(), (*offset, *batch)) {
+                return Err(format!("stored twice, at {other} and {offset}: {}", short(value)));
+            }
+        }
+        let values = topic.iter().map(|(_, _, value)| value.clone()).collect();
+        Ok(Self { places, values, start })
+    }
+
+    /// P4: where a batch begins, whole and in order; none where no record of it is stored.
+    fn place(&self, values: &[String]) -> Result<Option<u64>, String> {
+        let found: Vec<Option<(u64, u64)>> =
+            values.iter().map(|value| self.places.get(value).copied()).collect();
+        if found.iter().all(Option::is_none) {
+            return Ok(None);
+        }
+        let torn = || format!("a batch is stored in part or out of order: {}", short(&values[0]));
+        let (first, batch) = found[0].ok_or_else(torn)?;
+        for (want, place) in (first..).zip(&found) {
+            if *place != Some((want, batch)) {
+                return Err(torn());
+            }
+        }
+        Ok(Some(first))
+    }
+
+    fn tail(&self) -> u64 {
+        self.start + self.values.len() as u64
+    }
+}
+
+/// P1, P5: a batch that is stored, and what its attempts were told.
+fn present(first: u64, attempts: &[&Attempt], summary: &mut Summary) -> Result<(), String> {
+    let name = short(&attempts[0].values[0]);
+    let (mut originals, mut told, mut possible) = (0, false, false);
+    for attempt in attempts {
+        if attempt.values != attempts[0].values {
+            return Err(format!("one request id, two batches: {name}"));
+        }
+        match attempt.outcome {
+            Outcome::Acknowledged { first: at, next, duplicate } => {
+                if (at, next) != (first, first + attempt.values.len() as u64) {
+                    return Err(format!("acknowledged at {at} to {next}, stored at {first}: {name}"));
+                }
+                originals += usize::from(!duplicate);
+                summary.duplicates += usize::from(duplicate);
+                (told, possible) = (true, true);
+            }
+            Outcome::Stored => (told, possible) = (true, true),
+            Outcome::Unknown => possible = true,
+            Outcome::Refused | Outcome::Mismatch { .. } => summary.refused += 1,
+        }
+    }
+    if originals > 1 {
+        return Err(format!("{originals} attempts were each told to have stored it: {name}"));
+    }
+    if !possible {
+        return Err(format!("refused, and stored: {name}"));
+    }
+    let duplicate = |a: &&&Attempt| matches!(a.outcome, Outcome::Acknowledged { duplicate: true, .. });
+    let others = attempts.iter().filter(|attempt| !matches!(attempt.outcome, Outcome::Refused)).count();
+    if attempts.iter().any(|attempt| duplicate(&attempt)) && others < 2 {
+        return Err(format!("a duplicate of nothing: {name}"));
+    }
+    summary.acknowledged += usize::from(told);
+    summary.unacknowledged += usize::from(!told);
+    Ok(())
+}
+
+/// P1: what was acknowledged is there.
+fn absent(attempts: &[&Attempt], summary: &mut Summary) -> Result<(), String> {
+    for attempt in attempts {
+        match attempt.outcome {
+            Outcome::Acknowledged { first, .. } => {
+                return Err(format!("acknowledged at {first}, and lost: {}", short(&attempt.values[0])));
+            }
+            Outcome::Stored => {
+                return Err(format!("said to be stored, and lost: {}", short(&attempt.values[0])));
+            }
+            Outcome::Refused | Outcome::Mismatch { .. } => summary.refused += 1,
+            Outcome::Unknown => {}
+        }
+    }
+    Ok(())
+}
+
+/// P2: the order of the topic is one that the clients can have seen: what was acknowledged before
+/// another was first called is stored before it.
+fn real_time(stored: &[(u64, Vec<&Attempt>)]) -> Result<(), String> {
+    // Behind every batch: the earliest time at which one stored after it was known to be stored.
+    let mut earliest = u64::MAX;
+    for (first, attempts) in stored.iter().rev() {
+        let called = attempts.iter().map(|attempt| attempt.called).min().unwrap_or(0);
+        if earliest < called {
+            let name = short(&attempts[0].values[0]);
+            return Err(format!(
+                "stored at {first}, before one that was acknowledged before it was sent: {name}"
+            ));
+        }
+        let told = |a: &&&Attempt| matches!(a.outcome, Outcome::Acknowledged { .. } | Outcome::Stored);
+        let returned = attempts.iter().filter(told).filter_map(|attempt| attempt.returned).min();
+        earliest = earliest.min(returned.unwrap_or(u64::MAX));
+    }
+    Ok(())
+}
+
+/// P2: the batches of one call are stored in the order sent, none behind one that is missing.
+fn calls(history: &History, topic: &Topic) -> Result<(), String> {
+    let mut calls: BTreeMap<u64, Vec<(u64, &Attempt)>> = BTreeMap::new();
+    for attempt in &history.attempts {
+        if let Some((call, number)) = attempt.place {
+            calls.entry(call).or_default().push((number, attempt));
+        }
+    }
+    for attempts in calls.values_mut() {
+        attempts.sort_by_key(|(number, _)| *number);
+        let (mut after, mut missing) = (0, None);
+        for (number, attempt) in attempts {
+            let name = short(&attempt.values[0]);
+            let Some(first) = topic.place(&attempt.values)? else {
+                missing = missing.or(Some(*number));
+                continue;
+            };
+            // A repeat stands where it was stored first.
+            if matches!(attempt.outcome, Outcome::Acknowledged { duplicate: true, .. }) {
+                continue;
+            }
+            if let Some(missing) = missing {
+                return Err(format!(
+                    "publish {number} of a call was stored, {missing} before it was not: {name}"
+                ));
+            }
+            if first < after {
+                return Err(format!(
+                    "publish {number} of a call was stored before one sent before it: {name}"
+                ));
+            }
+            after = first + attempt.values.len() as u64;
+        }
+    }
+    Ok(())
+}
+
+/// `expected_offset` is linearizable: it was the tail at one moment between call and answer where it
+/// succeeded, and was not at one such moment where it was refused.
+fn conditions(history: &History, stored: &[(u64, Vec<&Attempt>)], topic: &Topic) -> Result<(), String> {
+    let begins: HashMap<u64, &Vec<&Attempt>> =
+        stored.iter().map(|(first, attempts)| (*first, attempts)).collect();
+    let ends: HashMap<u64, &Vec<&Attempt>> =
+        stored.iter().map(|(first, attempts)| (first + attempts[0].values.len() as u64, attempts)).collect();
+    for attempt in history.attempts.iter().filter(|attempt| attempt.expected.is_some()) {
+        let name = short(&attempt.values[0]);
+        match attempt.outcome {
+            Outcome::Acknowledged { first, duplicate: false, .. } if Some(first) != attempt.expected => {
+                return Err(format!("expected {:?}, stored at {first}: {name}", attempt.expected));
+            }
+            Outcome::Mismatch { tail } => {
+                if Some(tail) == attempt.expected {
+                    return Err(format!("refused, and the tail was the offset expected, {tail}: {name}"));
+                }
+                if tail > topic.tail() || (tail != topic.start && !ends.contains_key(&tail)) {
+                    return Err(format!("told of tail {tail}, where no batch ends: {name}"));
+                }
+                let sent = |a: &&Attempt| Some(a.called) < attempt.returned;
+                if ends.get(&tail).is_some_and(|before| !before.iter().any(sent)) {
+                    return Err(format!("told of tail {tail} before what ends there was sent: {name}"));
+                }
+                let past = |a: &&Attempt| {
+                    let told = matches!(a.outcome, Outcome::Acknowledged { .. } | Outcome::Stored);
+                    told && a.returned.is_some_and(|returned| returned < attempt.called)
+                };
+                if begins.get(&tail).is_some_and(|next| next.iter().any(past)) {
+                    return Err(format!("told of tail {tail}, which was known to be passed: {name}"));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// P2, P3: every subscriber saw the topic's own records at their offsets, one by one.
+fn deliveries(history: &History, topic: &Topic) -> Result<(), String> {
+    for (who, seen) in history.deliveries.iter().enumerate() {
+        let mut want = seen.first().map(|(offset, _)| *offset);
+        for (offset, value) in seen {
+            if Some(*offset) != want {
+                return Err(format!("subscriber {who} saw {offset}, not {want:?}: a gap or a repeat"));
+            }
+            want = Some(offset + 1);
+            if topic.places.get(value).map(|(at, _)| at) != Some(offset) {
+                return Err(format!("subscriber {who} saw at {offset} what is not there: {}", short(value)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A value without its filler.
+fn short(value: &str) -> &str {
+    value.rsplit_once('/').map_or(value, |(name, _)| name)
+}

@@ -1,0 +1,156 @@
+//! The history of a test: what every client called, when, and what it was answered; what every
+//! subscriber was delivered; and what the topic holds at the end. [`check`](check::check) decides
+//! whether the promises of docs/guarantees.md held.
+//! Never: a decision while the test runs; a history is judged once, as a whole.
+
+pub mod check;
+pub mod clients;
+#[cfg(test)]
+mod doctored;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::harness::{Seen, within};
+
+/// What became of one publish, as its client was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Stored: offset of the first record, position after the last, whether it was there before.
+    Acknowledged { first: u64, next: u64, duplicate: bool },
+    /// Stored, by a call that sums up without saying where.
+    Stored,
+    /// Definitely not stored.
+    Refused,
+    /// Not stored, as its `expected_offset` was not the tail, which was this.
+    Mismatch { tail: u64 },
+    /// No answer, or one that leaves it open.
+    Unknown,
+}
+
+/// One attempt to publish one batch.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Ticks of one clock for all clients: before it was sent, and after it was answered.
+    pub called: u64,
+    pub returned: Option<u64>,
+    /// The streaming call it was part of, and its place there; none for a unary one.
+    pub place: Option<(u64, u64)>,
+    /// Idempotency key; empty for none. Repeats of a key carry the same values.
+    pub request_id: String,
+    pub expected: Option<u64>,
+    /// The records' values: unique in the whole history.
+    pub values: Vec<String>,
+    pub outcome: Outcome,
+}
+
+/// All there is to know.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    pub attempts: Vec<Attempt>,
+    /// What each subscriber was delivered, across its resumptions: offset and value.
+    pub deliveries: Vec<Vec<(u64, String)>>,
+    /// What the topic holds at the end: offset, first offset of its batch, value.
+    pub topic: Vec<(u64, u64, String)>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    clock: AtomicU64,
+    calls: AtomicU64,
+    attempts: Mutex<Vec<Attempt>>,
+    deliveries: Mutex<Vec<Vec<(u64, String)>>>,
+    acknowledged: watch::Sender<u64>,
+}
+
+/// Writes a history down. Clones write the same one.
+#[derive(Clone, Debug)]
+pub struct Recorder(Arc<Inner>);
+
+/// An attempt that was begun.
+#[derive(Clone, Copy, Debug)]
+pub struct Begun(usize);
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Recorder {
+    pub fn new() -> Self {
+        Self(Arc::new(Inner {
+            clock: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+            attempts: Mutex::default(),
+            deliveries: Mutex::default(),
+            acknowledged: watch::channel(0).0,
+        }))
+    }
+
+    fn tick(&self) -> u64 {
+        self.0.clock.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// The number of a new streaming call.
+    pub fn call(&self) -> u64 {
+        self.0.calls.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Before a batch is sent.
+    pub fn begin(
+        &self,
+        place: Option<(u64, u64)>,
+        values: &[String],
+        request_id: &str,
+        expected: Option<u64>,
+    ) -> Begun {
+        let mut attempts = lock(&self.0.attempts);
+        attempts.push(Attempt {
+            called: self.tick(),
+            returned: None,
+            place,
+            request_id: request_id.to_owned(),
+            expected,
+            values: values.to_vec(),
+            outcome: Outcome::Unknown,
+        });
+        Begun(attempts.len() - 1)
+    }
+
+    /// After the answer came.
+    pub fn end(&self, begun: Begun, outcome: Outcome) {
+        let acknowledged = matches!(outcome, Outcome::Acknowledged { .. } | Outcome::Stored);
+        let mut attempts = lock(&self.0.attempts);
+        let attempt = &mut attempts[begun.0];
+        (attempt.returned, attempt.outcome) = (Some(self.tick()), outcome);
+        drop(attempts);
+        self.0.acknowledged.send_modify(|count| *count += u64::from(acknowledged));
+    }
+
+    /// What one subscriber was delivered in all.
+    pub fn delivered(&self, seen: &[Seen]) {
+        let seen = seen.iter().map(|seen| (seen.offset, seen.text())).collect();
+        lock(&self.0.deliveries).push(seen);
+    }
+
+    pub fn acknowledged(&self) -> u64 {
+        *self.0.acknowledged.borrow()
+    }
+
+    /// Waits until so many more batches are acknowledged.
+    pub async fn reach(&self, more: u64) {
+        let mut count = self.0.acknowledged.subscribe();
+        let want = self.acknowledged() + more;
+        within(60, "acknowledgements", count.wait_for(|count| *count >= want)).await.expect("we hold it");
+    }
+
+    /// The history, with what the topic holds now that all clients have ended.
+    pub fn history(&self, topic: &[Seen]) -> History {
+        History {
+            attempts: lock(&self.0.attempts).clone(),
+            deliveries: lock(&self.0.deliveries).clone(),
+            topic: topic.iter().map(|seen| (seen.offset, seen.batch, seen.text())).collect(),
+        }
+    }
+}
