@@ -22,6 +22,7 @@ mod isolation;
 mod kinds;
 mod limits;
 mod map;
+mod network;
 mod notices;
 mod recovery;
 mod resume;
