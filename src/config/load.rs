@@ -364,3 +364,40 @@ mod tests {
         assert_eq!(value("storage.request_id_window"), "10m");
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::{Input, load};
+    use crate::config::SETTINGS;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever is given for whatever setting: a configuration that passes its own checks, or
+        /// errors that name the setting; never a panic.
+        #[test]
+        fn no_value_makes_loading_panic(
+            setting: prop::sample::Index,
+            value in prop_oneof![".{0,20}", "-?[0-9]{0,25}(s|ms|h|KiB|MB|GiB|%)?", "[0-9.:\\[\\]]{0,20}"],
+            by_flag: bool,
+        ) {
+            let setting = SETTINGS[setting.index(SETTINGS.len())];
+            let input = if by_flag {
+                Input { flags: vec![(setting, value)], ..Input::default() }
+            } else {
+                let name = format!("STREAMWAY_{}", setting.flag().replace('-', "_").to_uppercase());
+                Input { environment: vec![(name, value)], ..Input::default() }
+            };
+            match load(input) {
+                Ok(loaded) => prop_assert!(crate::config::faults(&loaded.config).is_empty()),
+                Err(error) => prop_assert!(!error.0.is_empty()),
+            }
+        }
+
+        #[test]
+        fn no_file_makes_loading_panic(text in "([a-z_]{1,12}( ?= ?(\\[|\"|[0-9]|true|\\{).{0,12})?\n|\\[storage\\]\n|.{0,20}\n){0,6}") {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            let _ = load(Input { file: Some(file.path().into()), ..Input::default() });
+        }
+    }
+}

@@ -123,3 +123,27 @@ proptest! {
         let _ = SubscribeResponse::parse(bytes);
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    /// P9: arbitrary bytes, and messages with a byte changed, are a message or an error.
+    #[test]
+    fn no_bytes_make_a_request_panic(
+        typed in typed_publish(), noise in proptest::collection::vec(any::<u8>(), 0..60),
+        at: prop::sample::Index, value: u8, mutate: bool,
+    ) {
+        let mut bytes = if mutate { typed.encode_to_vec() } else { noise };
+        if let (true, false) = (mutate, bytes.is_empty()) {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        let nested = [&[0x0a, bytes.len() as u8 & 0x7f][..], &bytes[..bytes.len().min(127)]].concat();
+        let _ = v1::SubscribeRequest::decode(&bytes[..]);
+        for bytes in [bytes, nested] {
+            let bytes = Bytes::from(bytes);
+            let _ = (IngestRequest::parse(bytes.clone()), ExchangeRequest::parse(bytes.clone()));
+            let _ = PublishRequest::parse(bytes);
+        }
+    }
+}

@@ -23,6 +23,7 @@ mod isolation;
 mod kinds;
 mod limits;
 mod map;
+mod network;
 mod notices;
 mod recovery;
 mod resume;

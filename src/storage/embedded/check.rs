@@ -1,4 +1,4 @@
-//! Checking and repairing the data directory of a server that does not run. docs/operations.md and
+//! Checking and repairing the data directory of a server that does not run. docs/format.md and
 //! `streamway check --help` say how it is used.
 //! Never: works on a directory that a server holds.
 

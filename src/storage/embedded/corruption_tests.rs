@@ -271,10 +271,15 @@ async fn case(image: Arc<Image>, seed: u64) -> Option<Outcome> {
     Some(outcome)
 }
 
+/// `tests/run --soak` asks for ten times as many.
+fn rounds() -> usize {
+    if std::env::var_os("TESTS_SOAK").is_some() { 15_000 } else { 1500 }
+}
+
 async fn run(closed: bool) -> BTreeMap<Outcome, usize> {
     let image = Arc::new(image(closed).await);
     let one = std::env::var("TESTS_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
-    let count = std::env::var("TESTS_ROUNDS").map_or(1500, |rounds| rounds.parse().unwrap());
+    let count = std::env::var("TESTS_ROUNDS").map_or(rounds(), |rounds| rounds.parse().unwrap());
     let seeds: Vec<u64> =
         one.map_or_else(|| (0..count).map(|_| fastrand::u64(..)).collect(), |seed| vec![seed]);
     let mut outcomes = BTreeMap::new();

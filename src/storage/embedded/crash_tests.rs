@@ -284,11 +284,16 @@ async fn run(seed: u64, steps: u32) -> u32 {
     world.crashes
 }
 
+/// `tests/run --soak` asks for more.
+fn rounds_by_default() -> usize {
+    if std::env::var_os("TESTS_SOAK").is_some() { 1500 } else { 40 }
+}
+
 /// P1, P2, P4, P5 against the model. `TESTS_SEED` replays one seed.
 #[tokio::test]
 async fn the_log_is_its_model_across_power_cuts() {
     let one = std::env::var("TESTS_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
-    let rounds = std::env::var("TESTS_ROUNDS").map_or(40, |rounds| rounds.parse().unwrap());
+    let rounds = std::env::var("TESTS_ROUNDS").map_or(rounds_by_default(), |rounds| rounds.parse().unwrap());
     let seeds = one.map_or_else(|| (0..rounds).map(|_| fastrand::u64(..)).collect(), |seed| vec![seed]);
     let mut crashes = 0;
     for seed in seeds {

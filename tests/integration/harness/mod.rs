@@ -4,6 +4,7 @@
 
 pub mod faults;
 pub mod make;
+pub mod proxy;
 pub mod raw;
 mod reader;
 mod server;

@@ -1,0 +1,122 @@
+//! A TCP proxy between clients and the server that delays, throttles, cuts and half-closes.
+//! Never: looks into what it forwards.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What every connection suffers now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Weather {
+    /// Each piece is held back so long.
+    pub delay: Duration,
+    /// Bytes a second from the server to the client; 0 for no limit.
+    pub rate: u64,
+    /// Connections accepted up to this moment end: raised by [`Proxy::cut`].
+    cuts: u64,
+    /// The same for the half from client to server: raised by [`Proxy::half_close`].
+    half_closes: u64,
+}
+
+/// A proxy; ends with all its connections when dropped.
+pub struct Proxy {
+    pub at: SocketAddr,
+    weather: watch::Sender<Weather>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    pub async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let at = listener.local_addr().expect("bound");
+        let (weather, seen) = watch::channel(Weather::default());
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(forward(client, server, seen.clone()));
+            }
+        });
+        Self { at, weather, accepting }
+    }
+
+    pub fn delay(&self, delay: Duration) {
+        self.weather.send_modify(|weather| weather.delay = delay);
+    }
+
+    pub fn throttle(&self, rate: u64) {
+        self.weather.send_modify(|weather| weather.rate = rate);
+    }
+
+    /// Ends every connection there is.
+    pub fn cut(&self) {
+        self.weather.send_modify(|weather| weather.cuts += 1);
+    }
+
+    /// Ends the half from client to server of every connection there is.
+    pub fn half_close(&self) {
+        self.weather.send_modify(|weather| weather.half_closes += 1);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.cut();
+        self.accepting.abort();
+    }
+}
+
+async fn forward(client: TcpStream, server: SocketAddr, weather: watch::Receiver<Weather>) {
+    let begun = *weather.borrow();
+    let Ok(server) = TcpStream::connect(server).await else { return };
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let (mut cuts, mut halves) = (weather.clone(), weather.clone());
+    // What a watch answers holds its lock, and must not be held across an await.
+    let half = async { halves.wait_for(|now| now.half_closes > begun.half_closes).await.is_ok() };
+    let cut = async { cuts.wait_for(|now| now.cuts > begun.cuts).await.is_ok() };
+    let up = async {
+        let ended = tokio::select! {
+            () = pump(&mut from_client, &mut to_server, weather.clone(), false) => true,
+            _ = half => false,
+        };
+        if !ended {
+            let _ = to_server.shutdown().await;
+        }
+    };
+    let down = pump(&mut from_server, &mut to_client, weather.clone(), true);
+    tokio::select! {
+        _ = cut => {}
+        _ = async { tokio::join!(up, down) } => {}
+    }
+}
+
+async fn pump(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    weather: watch::Receiver<Weather>,
+    limited: bool,
+) {
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        let Weather { delay, rate, .. } = *weather.borrow();
+        let rate = if limited { rate } else { 0 };
+        // A tenth of a second's worth at a time.
+        let most = if rate == 0 { buffer.len() } else { (rate as usize / 10).clamp(1, buffer.len()) };
+        let len = match from.read(&mut buffer[..most]).await {
+            Ok(len) if len > 0 => len,
+            _ => break,
+        };
+        let pause = if rate == 0 { delay } else { delay + Duration::from_secs_f64(len as f64 / rate as f64) };
+        if !pause.is_zero() {
+            // This is the weather itself, not a wait for something.
+            tokio::time::sleep(pause).await;
+        }
+        if to.write_all(&buffer[..len]).await.is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown().await;
+}

@@ -1,0 +1,187 @@
+//! A network that delays, cuts, throttles and half-closes, clients that vanish, and a crowd that comes
+//! back at once (P2, P3, P5, P6).
+
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::transport::Endpoint;
+
+use crate::harness::make::{at, earliest, published, record, records, subscribe};
+use crate::harness::proxy::Proxy;
+use crate::harness::{Reader, Server, StreamClient, read_all, seed, soak, within};
+use crate::history::Recorder;
+use crate::history::check::check;
+use crate::history::clients::{Publisher, follow};
+
+const TOPIC: &str = "network";
+
+async fn by_way_of(proxy: &Proxy) -> StreamClient {
+    let endpoint = Endpoint::from_shared(format!("http://{}", proxy.at)).unwrap();
+    StreamClient::new(endpoint.connect_lazy())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cuts_and_delays_lose_repeat_and_reorder_nothing() {
+    let rounds = if soak() { 300 } else { 40 };
+    let mut rng = Rng::with_seed(seed());
+    let server = Server::start().await;
+    let proxy = Proxy::to(server.listen()).await;
+    let (recorder, (done, stop), (end, last)) =
+        (Recorder::new(), watch::channel(false), watch::channel(None));
+    let mut publishers = JoinSet::new();
+    let publisher = async |name: String, rng: Rng| Publisher {
+        client: by_way_of(&proxy).await,
+        topic: TOPIC.into(),
+        name,
+        rng,
+        recorder: recorder.clone(),
+        stop: stop.clone(),
+    };
+    publishers.spawn(publisher("faithful".into(), rng.fork()).await.faithful());
+    publishers.spawn(publisher("conditional".into(), rng.fork()).await.conditional());
+    publishers.spawn(publisher("ingesting".into(), rng.fork()).await.ingesting());
+    recorder.reach(1).await;
+    let mut followers = JoinSet::new();
+    for _ in 0..2 {
+        followers.spawn(follow(by_way_of(&proxy).await, TOPIC.into(), recorder.clone(), last.clone()));
+    }
+    for round in 0..rounds {
+        let mut exchange = JoinSet::new();
+        exchange.spawn(publisher(format!("r{round}"), rng.fork()).await.exchanging());
+        proxy.delay(Duration::from_millis(rng.u64(0..8)));
+        recorder.reach(rng.u64(1..60)).await;
+        let ended = async {
+            // One that connects just now is cut off with the next.
+            while !exchange.is_empty() {
+                proxy.cut();
+                let _ = tokio::time::timeout(Duration::from_millis(100), exchange.join_next()).await;
+            }
+        };
+        within(30, "a call that was cut off", ended).await;
+    }
+    proxy.delay(Duration::ZERO);
+    done.send_replace(true);
+    within(60, "the publishers", publishers.join_all()).await;
+    let topic = read_all(&mut server.client().await, TOPIC).await;
+    end.send_replace(topic.last().map(|seen| seen.offset + 1));
+    within(60, "the followers", followers.join_all()).await;
+    let summary = check(&recorder.history(&topic)).unwrap_or_else(|reason| panic!("{reason}"));
+    println!("{rounds} cuts: {summary:?}");
+    assert_eq!(summary.delivered, 2 * topic.len());
+}
+
+/// P6: a subscriber at 1 KB/s slows nobody, costs little, and gets everything in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_at_a_kilobyte_a_second_slows_nobody() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    published(&mut client, TOPIC, records("first", 1)).await;
+    let proxy = Proxy::to(server.listen()).await;
+    let mut slow = Reader::open(&mut by_way_of(&proxy).await, subscribe(TOPIC, earliest())).await.unwrap();
+    slow.take(1).await;
+    proxy.throttle(1000);
+    let mut fast = Reader::open(&mut server.client().await, subscribe(TOPIC, earliest())).await.unwrap();
+    fast.take(1).await;
+    let before = server.resident_bytes();
+    let begun = Instant::now();
+    for _ in 0..100 {
+        published(&mut client, TOPIC, vec![record(vec![7; 200_000])]).await;
+    }
+    within(30, "the other subscriber", fast.take(100)).await;
+    let (took, grown) = (begun.elapsed(), server.resident_bytes().saturating_sub(before));
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    // 20 MB are published, which the tail cache may hold twice over, and the slow one must not.
+    assert!(grown < 150 << 20, "{grown} bytes more");
+    proxy.throttle(0);
+    assert!(
+        within(60, "the slow subscriber", slow.take(100))
+            .await
+            .iter()
+            .all(|seen| seen.record.value.len() == 200_000)
+    );
+}
+
+/// Clients that vanish in the middle of a call, or close only their half, leave nothing open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_vanish_or_half_close_leave_nothing_behind() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    published(&mut client, TOPIC, records("a", 3)).await;
+    let files = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    let before = files();
+    for half in [false, true] {
+        let proxy = Proxy::to(server.listen()).await;
+        let mut readers = Vec::new();
+        for _ in 0..50 {
+            let mut reader =
+                Reader::open(&mut by_way_of(&proxy).await, subscribe(TOPIC, earliest())).await.unwrap();
+            reader.take(3).await;
+            readers.push(reader);
+        }
+        assert!(files() >= before + 50);
+        if half {
+            proxy.half_close()
+        } else {
+            proxy.cut()
+        }
+        let gone = async {
+            while files() > before + 2 {
+                // Nothing tells when another process closes a file.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        within(20, "connections that are gone to be closed", gone).await;
+        published(&mut client, TOPIC, records("b", 1)).await;
+        drop(readers);
+    }
+}
+
+/// P3: after a restart everybody comes back at once, and goes on where they were.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_that_comes_back_at_once_goes_on_where_it_was() {
+    let crowd = if soak() { 5000 } else { 1000 };
+    let wanted = rustix::process::Rlimit { current: Some(20_000), maximum: Some(20_000) };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted);
+    let mut server = Server::start().await;
+    published(&mut server.client().await, TOPIC, records("before-", 5)).await;
+    let (seen_first, mut waiting) = watch::channel(0_usize);
+    let mut subscribers = JoinSet::new();
+    for _ in 0..crowd {
+        let endpoint = Endpoint::from_shared(server.url()).unwrap().connect_timeout(Duration::from_secs(20));
+        let (mut client, seen_first) = (StreamClient::new(endpoint.connect_lazy()), seen_first.clone());
+        subscribers.spawn(async move {
+            let mut reader = open(&mut client, None).await;
+            let mut seen = reader.take(5).await;
+            seen_first.send_modify(|count| *count += 1);
+            while seen.len() < 10 {
+                match reader.records().await {
+                    Ok(Some(more)) => seen.extend(more),
+                    _ => reader = open(&mut client, reader.next).await,
+                }
+            }
+            assert!(seen.iter().map(|seen| seen.offset).eq(0..10), "no gap, no repeat");
+        });
+    }
+    within(120, "the crowd", waiting.wait_for(|count| *count == crowd)).await.unwrap();
+    server.kill9().await;
+    server.restart().await;
+    let begun = Instant::now();
+    published(&mut server.client().await, TOPIC, records("after-", 5)).await;
+    while let Some(done) = within(120, "the crowd's return", subscribers.join_next()).await {
+        done.unwrap();
+    }
+    println!("{crowd} subscribers were back after {:?}", begun.elapsed());
+}
+
+async fn open(client: &mut StreamClient, next: Option<streamway::proto::v1::Position>) -> Reader {
+    loop {
+        let start = next.as_ref().map_or_else(earliest, at);
+        match Reader::open(client, subscribe(TOPIC, start)).await {
+            Ok(reader) => return reader,
+            // The client's back-off.
+            Err(_) => tokio::time::sleep(Duration::from_millis(fastrand::u64(10..100))).await,
+        }
+    }
+}
