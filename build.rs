@@ -58,10 +58,10 @@ fn plain(text: &str) -> String {
 }
 
 fn say_what_is_built() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-env-changed=STREAMWAY_COMMIT");
-    let commit = env::var("STREAMWAY_COMMIT").unwrap_or_default();
+    println!("cargo:rerun-if-env-changed=BUILD_COMMIT");
+    let commit = env::var("BUILD_COMMIT").unwrap_or_default();
     let rustc = Command::new(env::var("RUSTC")?).arg("--version").output()?;
-    println!("cargo:rustc-env=STREAMWAY_BUILD_COMMIT={}", plain(&commit));
-    println!("cargo:rustc-env=STREAMWAY_BUILD_RUSTC={}", plain(&String::from_utf8_lossy(&rustc.stdout)));
+    println!("cargo:rustc-env=BUILT_FROM_COMMIT={}", plain(&commit));
+    println!("cargo:rustc-env=BUILT_FROM_RUSTC={}", plain(&String::from_utf8_lossy(&rustc.stdout)));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What this binary was built from. The commit is known where the build was told `STREAMWAY_COMMIT`.
+//! What this binary was built from. The commit is known where the build was told `BUILD_COMMIT`.
 //! Never: anything of the machine it was built on.
 
 /// One line of JSON: version, commit (empty where not known), rustc, engine.
@@ -6,9 +6,9 @@ pub(super) const VERSION: &str = concat!(
     r#"{"version":""#,
     env!("CARGO_PKG_VERSION"),
     r#"","commit":""#,
-    env!("STREAMWAY_BUILD_COMMIT"),
+    env!("BUILT_FROM_COMMIT"),
     r#"","rustc":""#,
-    env!("STREAMWAY_BUILD_RUSTC"),
+    env!("BUILT_FROM_RUSTC"),
     r#"","engine":"embedded"}"#,
     "\n"
 );
