@@ -1,5 +1,7 @@
-//! Compiles the protos without protoc, and writes the descriptor set that reflection serves.
+//! Compiles the protos without protoc, writes the descriptor set that reflection serves, and says what
+//! the binary is built from.
 
+use std::process::Command;
 use std::{env, fs, path::PathBuf};
 
 /// Messages of the hot path: hand-written in `src/wire`, so that a batch's bytes pass through unparsed.
@@ -14,6 +16,7 @@ const PASS_THROUGH: [&str; 6] = [
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
+    say_what_is_built()?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let files = [
         "streamway/v1/stream.proto",
@@ -46,5 +49,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         config = config.extern_path(format!(".streamway.v1.{name}"), format!("crate::wire::{name}"));
     }
     config.out_dir(&stubs).compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// Plain words alone: they are set into JSON as they are.
+fn plain(text: &str) -> String {
+    text.trim().chars().filter(|c| c.is_ascii_alphanumeric() || " .-+()_".contains(*c)).collect()
+}
+
+fn say_what_is_built() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-env-changed=BUILD_COMMIT");
+    let commit = env::var("BUILD_COMMIT").unwrap_or_default();
+    let rustc = Command::new(env::var("RUSTC")?).arg("--version").output()?;
+    println!("cargo:rustc-env=BUILT_FROM_COMMIT={}", plain(&commit));
+    println!("cargo:rustc-env=BUILT_FROM_RUSTC={}", plain(&String::from_utf8_lossy(&rustc.stdout)));
     Ok(())
 }

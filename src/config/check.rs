@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::human::format_size;
-use super::{Config, StorageConfig};
+use super::{Config, Http2Config, StorageConfig};
 
 /// Room a gRPC message needs beside the records of a batch: names, keys, trace context.
 const MESSAGE_OVERHEAD: usize = 4096;
@@ -18,6 +18,15 @@ const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=D
 const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Most bytes of records in a batch: what the log takes in one frame, with room for the rest.
 const BATCH_BYTES_MAX: u32 = 16 << 20;
+
+/// Shorter ages than this only make clients reconnect.
+const AGE_MIN: Duration = Duration::from_secs(1);
+/// A peer that is asked more often than this is being flooded.
+const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
+/// The protocol's largest window (RFC 9113, section 6.9.1).
+const WINDOW_MAX: u32 = (1 << 31) - 1;
+/// gRPC's customary limit of a call's metadata.
+const HEADER_LIST_MIN: u32 = 8 << 10;
 
 /// Everything that is wrong with a configuration, one line each.
 #[must_use]
@@ -33,6 +42,9 @@ pub fn faults(config: &Config) -> Vec<String> {
     }
     most(config, &mut faults);
     drain(config, &mut faults);
+    http2(&config.http2, &mut faults);
+    ages(config, &mut faults);
+    memory(config, &mut faults);
     if !HEARTBEAT.contains(&config.heartbeat_interval) {
         faults.push(format!("heartbeat_interval {:?} must be 1s to 10m", config.heartbeat_interval));
     }
@@ -63,6 +75,11 @@ fn most(config: &Config, faults: &mut Vec<String>) {
         ("drain_delay", config.drain_delay),
         ("drain_timeout", config.drain_timeout),
         ("stream_age_max", config.stream_age_max),
+        ("preface_timeout", config.preface_timeout),
+        ("connection_age_max", config.connection_age_max),
+        ("connection_age_grace", config.connection_age_grace),
+        ("http2.keepalive_interval", config.http2.keepalive_interval),
+        ("http2.keepalive_timeout", config.http2.keepalive_timeout),
         ("storage.request_id_window", config.storage.request_id_window),
     ];
     let long = durations.iter().filter(|(_, value)| *value > DURATION_MAX);
@@ -71,13 +88,17 @@ fn most(config: &Config, faults: &mut Vec<String>) {
         let most = format_size(BATCH_BYTES_MAX.into());
         faults.push(format!("batch_bytes_max must be at most {most}, what the log takes"));
     }
-    if config.connections_max > Semaphore::MAX_PERMITS {
-        faults.push(format!("connections_max must be at most {}", Semaphore::MAX_PERMITS));
-    }
+    let counts = [
+        ("connections_max", config.connections_max),
+        ("admin_connections_max", config.admin_connections_max),
+    ];
+    let most = Semaphore::MAX_PERMITS;
+    let many = counts.iter().filter(|(_, value)| *value > most);
+    faults.extend(many.map(|(key, _)| format!("{key} must be at most {most}")));
 }
 
 fn zeros(config: &Config, faults: &mut Vec<String>) {
-    let storage = &config.storage;
+    let (storage, http2) = (&config.storage, &config.http2);
     let limits = [
         ("topics_max", config.topics_max as u64),
         ("batch_records_max", config.batch_records_max.into()),
@@ -87,6 +108,14 @@ fn zeros(config: &Config, faults: &mut Vec<String>) {
         ("inflight_bytes_max", config.inflight_bytes_max as u64),
         ("connections_max", config.connections_max as u64),
         ("streams_per_connection_max", config.streams_per_connection_max.into()),
+        ("preface_timeout", config.preface_timeout.as_nanos() as u64),
+        ("connection_inflight_bytes_max", config.connection_inflight_bytes_max as u64),
+        ("admin_connections_max", config.admin_connections_max as u64),
+        ("http2.keepalive_timeout", http2.keepalive_timeout.as_nanos() as u64),
+        ("http2.stream_window_bytes", http2.stream_window_bytes.into()),
+        ("http2.send_buffer_bytes", http2.send_buffer_bytes as u64),
+        ("http2.local_resets_max", http2.local_resets_max as u64),
+        ("http2.pending_resets_max", http2.pending_resets_max as u64),
         ("storage.journal_bytes", storage.journal_bytes),
         ("storage.segment_bytes", storage.segment_bytes),
         ("storage.unflushed_bytes_max", storage.unflushed_bytes_max as u64),
@@ -109,6 +138,12 @@ fn sizes(config: &Config, faults: &mut Vec<String>) {
             batch + MESSAGE_OVERHEAD as u64,
         ),
         ("inflight_bytes_max", config.inflight_bytes_max as u64, "batch_bytes_max", batch),
+        (
+            "connection_inflight_bytes_max",
+            config.connection_inflight_bytes_max as u64,
+            "message_bytes_max",
+            config.message_bytes_max as u64,
+        ),
         ("storage.journal_bytes", journal_bytes, "batch_bytes_max", batch),
         ("storage.segment_bytes", segment_bytes, "batch_bytes_max", batch),
         ("storage.unflushed_bytes_max", unflushed_bytes_max as u64, "storage.journal_bytes", journal_bytes),
@@ -119,6 +154,81 @@ fn sizes(config: &Config, faults: &mut Vec<String>) {
             faults.push(format!("{key} {value} must be at least {than}, {least}"));
         }
     }
+}
+
+fn http2(http2: &Http2Config, faults: &mut Vec<String>) {
+    let Http2Config { keepalive_interval: interval, keepalive_timeout: timeout, .. } = http2;
+    if *interval < KEEPALIVE_MIN {
+        faults.push(format!("http2.keepalive_interval {interval:?} must be at least {KEEPALIVE_MIN:?}"));
+    } else if timeout > interval {
+        faults.push(format!(
+            "http2.keepalive_timeout {timeout:?} must be at most http2.keepalive_interval, {interval:?}: a peer \
+             is asked again only once it has answered"
+        ));
+    }
+    let (stream, connection) = (http2.stream_window_bytes, http2.connection_window_bytes);
+    if connection > WINDOW_MAX {
+        faults.push(format!("http2.connection_window_bytes must be at most {WINDOW_MAX}"));
+    }
+    if stream > connection {
+        let (stream, connection) = (format_size(stream.into()), format_size(connection.into()));
+        faults.push(format!(
+            "http2.stream_window_bytes {stream} must be at most http2.connection_window_bytes, {connection}: one \
+             call would starve the others"
+        ));
+    }
+    if http2.header_list_bytes_max < HEADER_LIST_MIN {
+        let least = format_size(HEADER_LIST_MIN.into());
+        faults.push(format!("http2.header_list_bytes_max must be at least {least}, gRPC's customary limit"));
+    }
+}
+
+fn ages(config: &Config, faults: &mut Vec<String>) {
+    let (connection, grace) = (config.connection_age_max, config.connection_age_grace);
+    if connection.is_zero() {
+        return;
+    }
+    if connection < AGE_MIN {
+        faults.push(format!("connection_age_max {connection:?} must be 0 for none, or at least {AGE_MIN:?}"));
+    }
+    let longest = connection.saturating_add(grace);
+    if config.stream_age_max > longest {
+        faults.push(format!(
+            "stream_age_max {:?} can never be reached: connection_age_max and connection_age_grace end a \
+             connection at {longest:?}",
+            config.stream_age_max
+        ));
+    }
+}
+
+/// Adds up what the limits allow at once. What subscribers that do not read are sent is not in it:
+/// each costs `http2.send_buffer_bytes` and one delivery.
+fn memory(config: &Config, faults: &mut Vec<String>) {
+    let (storage, inflight) = (&config.storage, config.inflight_bytes_max as u64);
+    let (connections, window) = (config.connections_max as u64, config.http2.connection_window_bytes);
+    let terms = [
+        (storage.cache_bytes as u64, "storage.cache_bytes".to_owned()),
+        (storage.unflushed_bytes_max as u64, "storage.unflushed_bytes_max".to_owned()),
+        (
+            inflight.saturating_mul(3),
+            "3 × inflight_bytes_max (admitted, waiting, partly received)".to_owned(),
+        ),
+        (
+            connections.saturating_mul(window.into()),
+            format!(
+                "connections_max {connections} × http2.connection_window_bytes {}",
+                format_size(window.into())
+            ),
+        ),
+    ];
+    let sum = terms.iter().fold(0_u64, |sum, (bytes, _)| sum.saturating_add(*bytes));
+    if config.memory_max == 0 || sum <= config.memory_max {
+        return;
+    }
+    let terms: Vec<String> =
+        terms.iter().map(|(bytes, what)| format!("{} for {what}", format_size(*bytes))).collect();
+    let (most, sum) = (format_size(config.memory_max), format_size(sum));
+    faults.push(format!("memory_max {most} is less than the limits allow, {sum}: {}", terms.join(" + ")));
 }
 
 /// Whether the second bind would fail: same port, and one address covers the other.
@@ -171,6 +281,41 @@ mod tests {
             assert!(faults.iter().any(|fault| fault.starts_with(key)), "{key} in {faults:?}");
         }
         assert_eq!(faults.len(), 4, "{faults:?}");
+    }
+
+    #[test]
+    fn limits_that_contradict_each_other_are_refused_with_the_reason() {
+        let mut config = Config { stream_age_max: Duration::from_secs(3600), ..Config::default() };
+        config.connection_age_max = Duration::from_millis(500);
+        config.http2.stream_window_bytes = 32 << 20;
+        config.http2.keepalive_timeout = Duration::from_secs(31);
+        config.http2.header_list_bytes_max = 1000;
+        config.connection_inflight_bytes_max = 1 << 20;
+        let faults = faults(&config);
+        for reason in [
+            "can never be reached",
+            "connection_age_max 500ms must be 0 for none",
+            "would starve the others",
+            "only once it has answered",
+            "customary limit",
+            "connection_inflight_bytes_max 1MiB must be at least message_bytes_max, 4MiB",
+        ] {
+            assert!(faults.iter().any(|fault| fault.contains(reason)), "{reason} in {faults:?}");
+        }
+        assert_eq!(faults.len(), 6, "{faults:?}");
+    }
+
+    #[test]
+    fn limits_that_add_up_to_too_much_memory_are_refused_term_by_term() {
+        let mut config = Config { memory_max: 1 << 30, connections_max: 32, ..Config::default() };
+        assert_eq!(faults(&config), Vec::<String>::new());
+        config.connections_max = 64;
+        let faults = faults(&config);
+        let expected = "memory_max 1GiB is less than the limits allow, 1472MiB: 64MiB for storage.cache_bytes \
+            + 192MiB for storage.unflushed_bytes_max \
+            + 192MiB for 3 × inflight_bytes_max (admitted, waiting, partly received) \
+            + 1GiB for connections_max 64 × http2.connection_window_bytes 16MiB";
+        assert_eq!(faults, [expected]);
     }
 
     #[test]

@@ -72,8 +72,59 @@ pub struct Config {
     /// Age at which a subscription, an Exchange or an Ingest is told to begin anew; 0 for none.
     #[serde(with = "human::duration")]
     pub stream_age_max: Duration,
+    /// Longest time from a connection to its HTTP/2 preface.
+    #[serde(with = "human::duration")]
+    pub preface_timeout: Duration,
+    /// Age at which a connection takes no new calls; 0 for none.
+    #[serde(with = "human::duration")]
+    pub connection_age_max: Duration,
+    /// How long the calls of a connection that is too old may go on.
+    #[serde(with = "human::duration")]
+    pub connection_age_grace: Duration,
+    /// Most bytes of request messages partly received, on one connection.
+    #[serde(with = "human::size")]
+    pub connection_inflight_bytes_max: usize,
+    /// Most open connections of the admin port.
+    #[serde(with = "human::plain")]
+    pub admin_connections_max: usize,
+    /// Start-up refuses limits that add up to more memory; 0 to not add up.
+    #[serde(with = "human::size")]
+    pub memory_max: u64,
+    /// Settings of HTTP/2.
+    pub http2: Http2Config,
     /// Settings of the embedded log.
     pub storage: StorageConfig,
+}
+
+/// Settings of a gRPC connection's HTTP/2. Flags and variables carry the prefix `http2-`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http2Config {
+    /// A silent peer is asked this often whether it is there.
+    #[serde(with = "human::duration")]
+    pub keepalive_interval: Duration,
+    /// How long it may take to answer.
+    #[serde(with = "human::duration")]
+    pub keepalive_timeout: Duration,
+    /// What one call may send ahead. Much less than a connection's, so that no call starves the others.
+    #[serde(with = "human::size")]
+    pub stream_window_bytes: u32,
+    /// What all calls of a connection may send ahead.
+    #[serde(with = "human::size")]
+    pub connection_window_bytes: u32,
+    /// Most bytes buffered for a call whose peer does not read, before the next message is made: a
+    /// subscriber that is stuck costs this and one delivery.
+    #[serde(with = "human::size")]
+    pub send_buffer_bytes: usize,
+    /// Most bytes of a request's headers: gRPC's customary limit is 8 KiB, tokens and baggage need more.
+    #[serde(with = "human::size")]
+    pub header_list_bytes_max: u32,
+    /// Most streams that the peer had the server reset, before the connection ends.
+    #[serde(with = "human::plain")]
+    pub local_resets_max: usize,
+    /// Most streams the peer reset before they were accepted (CVE-2023-44487), before the connection ends.
+    #[serde(with = "human::plain")]
+    pub pending_resets_max: usize,
 }
 
 /// Settings of the embedded log. Flags and variables carry the prefix `storage-`.
@@ -138,7 +189,30 @@ impl Default for Config {
             connections_max: 10_000,
             streams_per_connection_max: 10_000,
             stream_age_max: Duration::ZERO,
+            preface_timeout: Duration::from_secs(10),
+            connection_age_max: Duration::ZERO,
+            connection_age_grace: Duration::from_secs(30),
+            connection_inflight_bytes_max: 32 << 20,
+            admin_connections_max: 256,
+            memory_max: 0,
+            http2: Http2Config::default(),
             storage: StorageConfig::default(),
+        }
+    }
+}
+
+impl Default for Http2Config {
+    fn default() -> Self {
+        Self {
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
+            stream_window_bytes: 256 << 10,
+            connection_window_bytes: 16 << 20,
+            send_buffer_bytes: 64 << 10,
+            header_list_bytes_max: 32 << 10,
+            // Both h2's own defaults.
+            local_resets_max: 1024,
+            pending_resets_max: 20,
         }
     }
 }

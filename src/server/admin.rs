@@ -3,7 +3,7 @@
 //! Never: anything a stranger must not see.
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::sync::Arc;
 
 use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -22,25 +22,27 @@ use super::health::{Board, Health};
 use super::linger::Lingering;
 use super::listener::Gate;
 use super::preface::Ahead;
+use crate::config::Config;
 
-/// How long a peer may take to say its first word, and its request's headers.
-const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls at once on one connection: probes are few.
 const STREAMS_MAX: u32 = 16;
 
 /// Serves connections of the admin port.
 pub(super) fn serve(
     board: &Board,
+    config: &Config,
 ) -> impl Fn(TcpStream, Gate) -> futures_util::future::BoxFuture<'static, ()> + Send + 'static {
     let health = Routes::new(HealthServer::new(Health::new(board.clone()))).prepare();
-    let board = board.clone();
-    move |stream, gate| Box::pin(connection(stream, gate, board.clone(), health.clone()))
+    let (board, config) = (board.clone(), Arc::new(config.clone()));
+    move |stream, gate| Box::pin(connection(stream, gate, board.clone(), health.clone(), Arc::clone(&config)))
 }
 
-async fn connection(mut stream: TcpStream, gate: Gate, board: Board, health: Routes) {
-    // hyper-util has no deadline of its own for telling the two protocols apart.
+async fn connection(mut stream: TcpStream, gate: Gate, board: Board, health: Routes, config: Arc<Config>) {
+    // How long a peer may take to say its first word, and its request's headers. hyper-util has no
+    // deadline of its own for telling the two protocols apart.
+    let patience = config.preface_timeout;
     let ahead = tokio::select! {
-        ahead = tokio::time::timeout(HEADERS_TIMEOUT, Ahead::read(&mut stream)) => ahead,
+        ahead = tokio::time::timeout(patience, Ahead::read(&mut stream)) => ahead,
         () = gate.leaving.cancelled() => return,
     };
     let Ok(Ok(ahead)) = ahead else { return };
@@ -50,16 +52,18 @@ async fn connection(mut stream: TcpStream, gate: Gate, board: Board, health: Rou
             match probe(request.uri().path(), &board) {
                 Some(answer) => Ok::<_, Infallible>(answer),
                 None if is_grpc(&request) => health.call(request.map(Body::new)).await,
-                None => Ok(plain(StatusCode::NOT_FOUND, "not found: /livez, /readyz\n")),
+                None => Ok(plain(StatusCode::NOT_FOUND, "not found: /livez, /readyz, /version\n")),
             }
         }
     });
     let mut builder = auto::Builder::new(Tracked(gate.tasks.clone()));
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_interval(config.http2.keepalive_interval)
+        .keep_alive_timeout(config.http2.keepalive_timeout)
+        .max_header_list_size(config.http2.header_list_bytes_max)
         .max_concurrent_streams(STREAMS_MAX);
     let service = TowerToHyperService::new(service);
     let mut connection =
@@ -88,6 +92,7 @@ fn probe(path: &str, board: &Board) -> Option<Response<Body>> {
         "/livez" => (StatusCode::OK, "ok\n"),
         "/readyz" if board.is_ready() => (StatusCode::OK, "ok\n"),
         "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        "/version" => return Some(answer(StatusCode::OK, "application/json", super::build::VERSION)),
         _ => return None,
     };
     Some(plain(code, text))
@@ -101,9 +106,12 @@ fn is_grpc<B>(request: &Request<B>) -> bool {
 }
 
 fn plain(code: StatusCode, text: &'static str) -> Response<Body> {
+    answer(code, "text/plain; charset=utf-8", text)
+}
+
+fn answer(code: StatusCode, kind: &'static str, text: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::new(text.to_owned()));
     *response.status_mut() = code;
-    let plain = header::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response
 }

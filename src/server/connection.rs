@@ -1,7 +1,7 @@
 //! One gRPC connection: HTTP/2 with every limit set, told to go on drain, cut off at the deadline.
 //! Never: waits without a deadline for a peer that says nothing.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use http::Request;
 use hyper::body::Incoming;
@@ -9,7 +9,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
@@ -17,31 +17,17 @@ use tonic::service::Routes;
 use tower::ServiceExt;
 use tracing::debug;
 
+use super::age::{Age, Step};
 use super::linger::Lingering;
 use super::listener::Gate;
+use super::partial::{Budget, Counted, Share};
 use super::preface::Ahead;
-use crate::config::Config;
-use crate::topic::Ending;
+use crate::config::{Config, Http2Config};
+use crate::topic::{Cause, Ending};
 
-/// How long a client may take to say it.
-const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A silent peer is asked this often,
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// and has this long to answer.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What one call may send ahead. Much less than a connection's, so that no call starves the others.
-const STREAM_WINDOW: u32 = 256 << 10;
-/// What all calls of a connection may send ahead.
-const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Bytes buffered for a call whose peer does not read, before the next message is made: a subscriber
-/// that is stuck costs this and one delivery.
-const SEND_BUFFER: usize = 64 << 10;
-/// Bytes of a request's headers: gRPC's customary limit is 8 KiB, tokens and baggage need more.
-const HEADER_LIST: u32 = 32 << 10;
-/// Streams the peer had the server reset (h2's default), and
-const LOCAL_RESETS: usize = 1024;
-/// streams the peer reset before they were accepted (CVE-2023-44487; h2's default): beyond, GOAWAY.
-const PENDING_RESETS: usize = 20;
+/// What a client that speaks HTTP/1 is told; gRPC is HTTP/2 alone.
+const SPEAKS_GRPC: &str =
+    "this port speaks gRPC, over HTTP/2 without an upgrade; probes are on the admin port\n";
 
 /// Spawns a connection's calls where the drain waits for them.
 #[derive(Clone, Debug)]
@@ -63,54 +49,116 @@ pub(super) fn grpc(
     config: &Config,
     ending: &Ending,
 ) -> impl Fn(TcpStream, Gate) -> futures_util::future::BoxFuture<'static, ()> + Send + 'static {
-    let (streams_max, ending) = (config.streams_per_connection_max, ending.clone());
-    move |stream, gate| Box::pin(serve(stream, gate, routes.clone(), ending.child(), streams_max))
+    let budget = Budget::new(config.connection_inflight_bytes_max, config.inflight_bytes_max);
+    let (config, ending) = (Arc::new(config.clone()), ending.clone());
+    move |stream, gate| {
+        let port = Port { gate, routes: routes.clone(), config: Arc::clone(&config), share: budget.share() };
+        Box::pin(port.serve(stream, ending.child()))
+    }
 }
 
-async fn serve<S>(mut stream: S, gate: Gate, routes: Routes, ending: Ending, streams_max: u32)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
-    let ahead = tokio::select! {
-        ahead = tokio::time::timeout(PREFACE_TIMEOUT, Ahead::read(&mut stream)) => ahead,
-        () = gate.leaving.cancelled() => return,
-    };
-    let ahead = match ahead {
-        Ok(Ok(ahead)) if ahead.is_whole_preface() => ahead,
-        _ => return debug!("connection without a preface closed"),
-    };
-    let service = TowerToHyperService::new(routes.map_request(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(ending.clone());
-        request.map(Body::new)
-    }));
+/// What one connection is served with.
+struct Port {
+    gate: Gate,
+    routes: Routes,
+    config: Arc<Config>,
+    share: Share,
+}
+
+impl Port {
+    async fn serve<S>(self, mut stream: S, ending: Ending)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let patience = self.config.preface_timeout;
+        let ahead = tokio::select! {
+            ahead = tokio::time::timeout(patience, Ahead::read(&mut stream)) => ahead,
+            () = self.gate.leaving.cancelled() => return,
+        };
+        match ahead {
+            Ok(Ok(ahead)) if ahead.is_whole_preface() => {
+                self.speak(Lingering::new(stream, ahead), ending).await;
+            }
+            Ok(Ok(ahead)) if ahead.is_http1() => {
+                debug!("connection that speaks HTTP/1 refused");
+                let refused = refuse_http1(Lingering::new(stream, ahead));
+                let _ = tokio::time::timeout(patience, refused).await;
+            }
+            _ => debug!("connection without a preface closed"),
+        }
+    }
+
+    /// Speaks HTTP/2 until the peer goes, the drain is over, or the connection is too old.
+    async fn speak<S>(self, stream: S, ending: Ending)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let Self { gate, routes, config, share } = self;
+        let calls = ending.clone();
+        let service = TowerToHyperService::new(routes.map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(calls.clone());
+            request.map(|body| Body::new(Counted::new(body, share.clone())))
+        }));
+        let builder = builder(&config, &gate);
+        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let (mut leaving, mut age) = (false, Age::begin(&config));
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        debug!(%error, "connection ended");
+                    }
+                    return;
+                }
+                () = gate.leaving.cancelled(), if !leaving => {
+                    leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = gate.abort.cancelled() => return,
+                step = age.next() => match step {
+                    Step::GoAway if leaving => {}
+                    Step::GoAway => connection.as_mut().graceful_shutdown(),
+                    Step::Tell => ending.begin(Cause::MaxAge),
+                    Step::Cut => return debug!("connection past its age cut off"),
+                },
+            }
+        }
+    }
+}
+
+fn builder(config: &Config, gate: &Gate) -> http2::Builder<Tracked> {
+    let Http2Config {
+        keepalive_interval,
+        keepalive_timeout,
+        stream_window_bytes,
+        connection_window_bytes,
+        send_buffer_bytes,
+        header_list_bytes_max,
+        local_resets_max,
+        pending_resets_max,
+    } = config.http2;
     let mut builder = http2::Builder::new(Tracked(gate.tasks.clone()));
     builder
         .timer(TokioTimer::new())
-        .keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .max_concurrent_streams(streams_max)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(HEADER_LIST)
-        .max_local_error_reset_streams(LOCAL_RESETS)
-        .max_pending_accept_reset_streams(PENDING_RESETS);
-    let stream = TokioIo::new(Lingering::new(stream, ahead));
-    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
-    let mut leaving = false;
-    loop {
-        tokio::select! {
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    debug!(%error, "connection ended");
-                }
-                return;
-            }
-            () = gate.leaving.cancelled(), if !leaving => {
-                leaving = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = gate.abort.cancelled() => return,
-        }
-    }
+        .keep_alive_interval(keepalive_interval)
+        .keep_alive_timeout(keepalive_timeout)
+        .max_concurrent_streams(config.streams_per_connection_max)
+        .initial_stream_window_size(stream_window_bytes)
+        .initial_connection_window_size(connection_window_bytes)
+        .max_send_buf_size(send_buffer_bytes)
+        .max_header_list_size(header_list_bytes_max)
+        .max_local_error_reset_streams(local_resets_max)
+        .max_pending_accept_reset_streams(pending_resets_max);
+    builder
+}
+
+/// Says in HTTP/1 what this port speaks, and closes.
+async fn refuse_http1<S: AsyncRead + AsyncWrite + Unpin>(mut stream: Lingering<S>) -> std::io::Result<()> {
+    let answer = format!(
+        "HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain; charset=utf-8\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{SPEAKS_GRPC}",
+        SPEAKS_GRPC.len()
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
 }

@@ -14,7 +14,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 
 use super::routes::SERVICES;
 use crate::service::status::{Context, status};
-use crate::topic;
+use crate::topic::{self, Cause, Ending};
 
 /// What the server says of itself.
 #[derive(Clone)]
@@ -120,9 +120,12 @@ impl health_server::Health for Health {
     type WatchStream = Updates;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Updates>, Status> {
+        // On the admin port connections have no end of their own.
+        let ending = request.extensions().get::<Ending>().cloned().unwrap_or_default();
         let watch = Watch {
             service: request.into_inner().service,
             state: self.0.0.subscribe(),
+            ending,
             told: None,
             ended: false,
         };
@@ -137,6 +140,7 @@ fn answer(status: ServingStatus) -> HealthCheckResponse {
 struct Watch {
     service: String,
     state: watch::Receiver<State>,
+    ending: Ending,
     told: Option<ServingStatus>,
     ended: bool,
 }
@@ -150,12 +154,30 @@ impl Watch {
             if self.told.replace(status) != Some(status) {
                 return Some((Ok(answer(status)), self));
             }
-            if state.watches_end || self.state.changed().await.is_err() {
+            if let Some(cause) = self.end(state.watches_end).await {
                 self.ended = true;
-                let error = topic::Error::Draining.into();
+                let error = topic::Error::from(cause).into();
                 return Some((Err(self::status(&error, &Context::default())), self));
             }
         }
         None
+    }
+
+    /// Waits for the next change; answers why the watch ends, if it does.
+    async fn end(&mut self, watches_end: bool) -> Option<Cause> {
+        if watches_end {
+            return Some(Cause::Draining);
+        }
+        tokio::select! {
+            changed = self.state.changed() => changed.is_err().then_some(Cause::Draining),
+            // A drain is told by `watches_end`, after the change that comes before it.
+            () = self.ending.begun() => match self.ending.cause() {
+                Some(Cause::Draining) | None => {
+                    let changed = self.state.changed().await;
+                    changed.is_err().then_some(Cause::Draining)
+                }
+                cause => cause,
+            },
+        }
     }
 }

@@ -6,11 +6,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
+
+use super::files::Spares;
 
 /// First wait after the system refused a connection (EMFILE, ENFILE, ENOMEM), in place of a spin.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
@@ -28,6 +31,7 @@ pub(super) struct Gate {
     pub(super) tasks: TaskTracker,
     free: Arc<Semaphore>,
     connections_max: usize,
+    spares: Spares,
 }
 
 impl Gate {
@@ -38,7 +42,13 @@ impl Gate {
             tasks: TaskTracker::new(),
             free: Arc::new(Semaphore::new(connections_max)),
             connections_max,
+            spares: Spares::default(),
         }
+    }
+
+    /// With descriptors put aside, so that this port answers where the system has no more.
+    pub(super) fn with_spares(self, spares: Spares) -> Self {
+        Self { spares, ..self }
     }
 
     /// Open connections.
@@ -70,6 +80,7 @@ where
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) if concerns_one_connection(&error) => continue,
+            Err(error) if concerns_files(&error) && gate.spares.release() => continue,
             Err(error) => {
                 warn!(%error, backoff_ms = backoff.as_millis() as u64, "accepting a connection");
                 tokio::select! {
@@ -89,12 +100,18 @@ where
         if stream.set_nodelay(true).is_err() {
             continue;
         }
-        let served = serve(stream, gate.clone());
+        let (served, spares) = (serve(stream, gate.clone()), gate.spares.clone());
         gate.tasks.spawn(async move {
             served.await;
+            spares.refill();
             drop(permit);
         });
     }
+}
+
+/// Whether the process, or the system, has no more descriptors.
+fn concerns_files(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// Errors of a connection that ended before it was accepted; the next one may be well.

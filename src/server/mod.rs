@@ -6,12 +6,15 @@
 //! ```
 
 mod admin;
+mod age;
+mod build;
 mod connection;
 mod drain;
 mod files;
 mod health;
 mod linger;
 mod listener;
+mod partial;
 mod preface;
 mod routes;
 mod signals;
@@ -34,10 +37,11 @@ use crate::config::Config;
 use crate::storage::embedded::{EmbeddedLog, OpenError};
 use crate::storage::{self, Log};
 use crate::topic::Topics;
+use files::Spares;
 use listener::Gate;
 
-/// Most connections of the admin port: probes and scrapers, each short.
-const ADMIN_CONNECTIONS_MAX: usize = 256;
+/// Descriptors put aside for probes: liveness and readiness at once, of two who ask.
+const ADMIN_SPARES: usize = 4;
 
 /// Why the server did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +88,8 @@ pub struct Running {
 ///
 /// # Errors
 /// The server could not start, or the storage failed.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    files::raise_limit(config.connections_max);
+pub async fn run(mut config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    config.connections_max = files::connections_max(&config);
     let mut running = start(config).await?;
     let (asked, begun) = (shutdown, running.shutdown.clone());
     tokio::select! {
@@ -124,8 +128,8 @@ async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
     let gate = Gate::new(config.connections_max);
     let serve = connection::grpc(routes::public(&config, &topics, &board), &config, topics.ending());
     gate.tasks.spawn(listener::accept(listener, gate.clone(), serve));
-    let admin_gate = Gate::new(ADMIN_CONNECTIONS_MAX);
-    let serve = admin::serve(&board);
+    let admin_gate = Gate::new(config.admin_connections_max).with_spares(Spares::hold(ADMIN_SPARES));
+    let serve = admin::serve(&board, &config);
     admin_gate.tasks.spawn(listener::accept(admin_listener, admin_gate.clone(), serve));
     info!(listen = %grpc, admin_listen = %admin, "listening");
 

@@ -9,6 +9,10 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How a request of HTTP/1 begins.
+const METHODS: [&[u8]; 9] =
+    [b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
+
 /// What was read ahead of a connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ahead {
@@ -38,6 +42,13 @@ impl Ahead {
     /// Whether the peer speaks HTTP/2, as far as it spoke.
     pub(super) fn is_preface(&self) -> bool {
         PREFACE.starts_with(self.bytes())
+    }
+
+    /// Whether the peer speaks HTTP/1, as far as it spoke.
+    pub(super) fn is_http1(&self) -> bool {
+        let said = self.bytes();
+        let begins = |method: &&[u8]| method.starts_with(said) || said.starts_with(method);
+        !said.is_empty() && METHODS.iter().any(begins)
     }
 
     /// Whether the peer has said all of the preface, and nothing else.
@@ -71,7 +82,10 @@ mod tests {
     #[tokio::test]
     async fn another_protocol_is_told_at_its_first_byte() {
         let ahead = read(&[b"GET / HTTP/1.1\r\n\r\n"]).await;
-        assert!(!ahead.is_preface() && ahead.bytes().starts_with(b"G"));
-        assert_eq!(read(&[]).await.bytes(), b"");
+        assert!(!ahead.is_preface() && ahead.is_http1());
+        assert!(read(&[b"P", b"OST / HTTP/1.1\r\n"]).await.is_http1(), "as the preface begins");
+        assert!(!read(&[b"\x16\x03\x01\x00"]).await.is_http1(), "TLS");
+        let silent = read(&[]).await;
+        assert!(silent.bytes().is_empty() && !silent.is_http1());
     }
 }

@@ -153,9 +153,16 @@ fn of_storage(error: &storage::Error) -> Verdict {
     Verdict { code, reason, retry }
 }
 
+/// How the status begins of a call one of whose messages did not fit in beside others partly received.
+pub const PARTLY_RECEIVED: &str = "too many bytes of messages partly received; send fewer at once";
+
 /// How tonic words what our codec, or its own, refuses.
 fn transport(status: &Status) -> Verdict {
     let message = status.message();
+    if is_overload(status) {
+        let (code, reason) = (Code::ResourceExhausted, ErrorReason::Overloaded);
+        return Verdict { code, reason, retry: between(100, 500) };
+    }
     let (code, reason) = match status.code() {
         Code::OutOfRange if message.contains("message length too large") => {
             (Code::ResourceExhausted, ErrorReason::MessageTooLarge)
@@ -172,6 +179,10 @@ fn transport(status: &Status) -> Verdict {
         code => (code, ErrorReason::Unspecified),
     };
     Verdict { code, reason, retry: None }
+}
+
+fn is_overload(status: &Status) -> bool {
+    status.code() == Code::ResourceExhausted && status.message().starts_with(PARTLY_RECEIVED)
 }
 
 /// How tonic 0.14 words a stream of bytes that is not a stream of messages. It calls them INTERNAL,
@@ -236,6 +247,9 @@ fn add_particulars(error: &Error, context: &Context, details: &mut ErrorDetails)
         },
         Error::Topic(topic::Error::Overloaded) => {
             details.add_quota_failure_violation("bytes in flight", error.to_string());
+        }
+        Error::Transport(status) if is_overload(status) => {
+            details.add_quota_failure_violation("bytes partly received", status.message());
         }
         _ => {}
     }

@@ -7,6 +7,7 @@
 mod harness;
 mod history;
 
+mod abuse;
 mod bad_input;
 mod bad_stream;
 mod bench;

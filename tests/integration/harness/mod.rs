@@ -3,6 +3,7 @@
 //! Never: a mock.
 
 pub mod faults;
+pub mod frames;
 pub mod make;
 pub mod proxy;
 pub mod raw;

@@ -103,7 +103,7 @@ impl NeverReads {
     }
 }
 
-fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+pub fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     out.put_uint(payload.len() as u64, 3);
     out.extend_from_slice(&[kind, flags]);
     out.put_u32(stream);
@@ -111,7 +111,7 @@ fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
 }
 
 /// HPACK's plainest form: literal fields without indexing, lengths under 127 in one byte.
-fn literal_headers(headers: &[(&str, &str)]) -> Vec<u8> {
+pub fn literal_headers(headers: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in headers {
         block.push(0);

@@ -1,0 +1,302 @@
+//! Peers that mean harm. The server stays up, an honest client beside them goes on, memory is bounded.
+//! Each prints its figures.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::harness::frames::{
+    CONTINUATION, END_HEADERS, END_STREAM, Frames, HEADERS, Honest, Peer, RST_STREAM, Usage, call_headers,
+    prefix,
+};
+use crate::harness::make::{published, record};
+use crate::harness::{Server, detail, refused, within};
+
+const PUBLISH: &str = "/streamway.v1.StreamService/Publish";
+const EXCHANGE: &str = "/streamway.v1.StreamService/Exchange";
+/// What abuse may add to the memory of a server, in MiB: less than any unbounded growth would show.
+const GROWTH_MAX: u64 = 64;
+
+/// GOAWAY's code for a peer that does too much.
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+#[tokio::test]
+async fn rapid_reset_ends_the_connection() {
+    let server = Server::start().await;
+    let (honest, before, mut attempts) = (Honest::start(&server).await, Usage::of(&server), 0);
+    let mut peer = Peer::connect(server.listen()).await;
+    for batch in 0..500_u32 {
+        let mut frames = Frames::default();
+        for i in 0..100 {
+            let stream = 1 + 2 * (batch * 100 + i);
+            frames = frames.call(stream, PUBLISH).add(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+        }
+        if !peer.send(frames).await {
+            break;
+        }
+        attempts += 100;
+    }
+    let code = peer.goaway().await;
+    assert!(code.is_none_or(|code| code == ENHANCE_YOUR_CALM), "{code:?}");
+    assert!(Usage::of(&server).grown_mib(before) < GROWTH_MAX);
+    honest.end("rapid reset", attempts, 1, &server, before).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_continuation_frames_ends_the_connection() {
+    let server = Server::start().await;
+    let (honest, before) = (Honest::start(&server).await, Usage::of(&server));
+    let mut peer = Peer::connect(server.listen()).await;
+    peer.send(Frames::default().add(HEADERS, END_STREAM, 1, &call_headers(PUBLISH))).await;
+    let (block, mut attempts) = (crate::harness::raw::literal_headers(&[("x-pad", &"p".repeat(100))]), 0);
+    for _ in 0..1000 {
+        let frames = (0..100).fold(Frames::default(), |frames, _| frames.add(CONTINUATION, 0, 1, &block));
+        if !peer.send(frames).await {
+            break;
+        }
+        attempts += 100;
+    }
+    peer.goaway().await;
+    assert!(Usage::of(&server).grown_mib(before) < GROWTH_MAX);
+    honest.end("CONTINUATION flood", attempts, 1, &server, before).await;
+}
+
+#[tokio::test]
+async fn a_header_bomb_is_refused() {
+    let server = Server::start().await;
+    let (honest, before) = (Honest::start(&server).await, Usage::of(&server));
+    let mut peer = Peer::connect(server.listen()).await;
+    // A header of 3 KB into HPACK's dynamic table, then 4,000 references to it, a byte each: 12 MB.
+    let mut block = call_headers(PUBLISH);
+    block.extend([0x40, 1, b'x', 0x7f, 0xb9, 0x16]);
+    block.resize(block.len() + 127 + 0x39 + (0x16 << 7), b'b');
+    block.resize(block.len() + 4000, 0x80 | 62);
+    for call in 0..50 {
+        let stream = 1 + 2 * call;
+        if !peer.send(Frames::default().add(HEADERS, END_HEADERS | END_STREAM, stream, &block)).await {
+            break;
+        }
+    }
+    let refused = peer.next().await;
+    assert!(Usage::of(&server).grown_mib(before) < GROWTH_MAX, "after {refused:?}");
+    honest.end("header bomb", 50, 1, &server, before).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_tiny_frames_costs_no_other_connection() {
+    let server = Server::start().await;
+    let (honest, before) = (Honest::start(&server).await, Usage::of(&server));
+    let mut peer = Peer::connect(server.listen()).await;
+    let mut frames = Frames::default().call(1, EXCHANGE).data(1, &prefix(200_000));
+    for batch in 0..1000 {
+        frames = (0..100).fold(frames, |frames, _| frames.data(1, b"x"));
+        if batch == 500 {
+            // Half-way, another call of the same connection: an empty publish, refused by its headers.
+            frames = frames.call(3, PUBLISH).add(0, END_STREAM, 3, &prefix(0));
+        }
+        if !peer.send(std::mem::take(&mut frames)).await {
+            break;
+        }
+    }
+    // Frames that come faster than the call takes them end the connection, or the other call is answered.
+    while let Some((kind, flags, stream, _)) = peer.next().await {
+        if stream == 3 && kind == HEADERS && flags & END_STREAM != 0 {
+            break;
+        }
+    }
+    assert!(Usage::of(&server).grown_mib(before) < GROWTH_MAX);
+    honest.end("tiny frames", 100_000, 1, &server, before).await;
+}
+
+#[tokio::test]
+async fn messages_sent_in_part_take_a_bounded_amount_of_memory() {
+    let server = Server::with(&["--connection-inflight-bytes-max", "8MiB"]).await;
+    let (honest, before) = (Honest::start(&server).await, Usage::of(&server));
+    let mut peer = Peer::connect(server.listen()).await;
+    let piece = vec![0; 16 << 10];
+    // 60 messages of 4 MB that never end, 240 KiB of each, against a bound of 8 MiB; within the windows.
+    let (reader, mut writer) = peer.tcp.split();
+    let send = async {
+        for call in 0..60_u32 {
+            let stream = 1 + 2 * call;
+            let mut frames = Frames::default().call(stream, EXCHANGE).data(stream, &prefix(4_000_000));
+            for _ in 0..15 {
+                frames = frames.data(stream, &piece);
+            }
+            if tokio::time::timeout(Duration::from_secs(10), writer.write_all(&frames.0)).await.is_err() {
+                break;
+            }
+        }
+    };
+    let refused = async {
+        let mut reader = reader;
+        let (mut bytes, mut all) = ([0; 16384], Vec::new());
+        while let Ok(Ok(read)) = tokio::time::timeout(Duration::from_secs(2), reader.read(&mut bytes)).await {
+            if read == 0 {
+                break;
+            }
+            all.extend_from_slice(&bytes[..read]);
+        }
+        all
+    };
+    let ((), said) = tokio::join!(send, refused);
+    let grown = Usage::of(&server).grown_mib(before);
+    assert!(grown < GROWTH_MAX, "grew by {grown} MiB");
+    let text = String::from_utf8_lossy(&said);
+    assert!(said.len() > 1000, "calls were refused: {} bytes, {}", said.len(), text.len());
+    honest.end("messages in part", 60, 1, &server, before).await;
+}
+
+#[tokio::test]
+async fn a_message_beyond_the_budget_is_refused_as_overload() {
+    let args = ["--connection-inflight-bytes-max", "1MiB", "--message-bytes-max", "1MiB"];
+    let server = Server::with(&[&args[..], &["--batch-bytes-max", "900KiB"]].concat()).await;
+    let tcp = TcpStream::connect(server.listen()).await.unwrap();
+    let (client, connection) = h2::client::handshake(tcp).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut calls = Vec::new();
+    for _ in 0..5 {
+        let request = http::Request::post(format!("http://test{PUBLISH}"));
+        let request = request.header("content-type", "application/grpc").body(()).unwrap();
+        let mut client = client.clone().ready().await.unwrap();
+        let (answer, mut body) = client.send_request(request, false).unwrap();
+        body.send_data(prefix(1_000_000).into(), false).unwrap();
+        body.send_data(vec![0; 240 << 10].into(), false).unwrap();
+        calls.push(Box::pin(async move { (answer.await, body) }));
+    }
+    // Five times 240 KiB do not fit in 1 MiB: one is refused, in headers alone; the others wait.
+    let ((answer, _body), _, waiting) =
+        within(10, "the refusal", futures_util::future::select_all(calls)).await;
+    let status = tonic::Status::from_header_map(answer.unwrap().headers()).unwrap();
+    refused(&status, tonic::Code::ResourceExhausted, "OVERLOADED");
+    assert!(detail(&status).retry_info().is_some(), "{status:?}");
+    assert_eq!(waiting.len(), 4);
+    // Another connection has a budget of its own.
+    published(&mut server.client().await, "honest", vec![record(vec![1; 800_000])]).await;
+    connection.abort();
+}
+
+#[tokio::test]
+async fn who_is_slow_with_the_preface_is_closed() {
+    let server = Server::with(&["--preface-timeout", "1s"]).await;
+    let (honest, before) = (Honest::start(&server).await, Usage::of(&server));
+    let mut peers = Vec::new();
+    for _ in 0..200 {
+        let mut tcp = TcpStream::connect(server.listen()).await.unwrap();
+        tcp.write_all(b"PRI * HTTP/").await.unwrap();
+        peers.push(tcp);
+    }
+    let begun = Instant::now();
+    for tcp in &mut peers {
+        let read = within(10, "the close", tcp.read(&mut [0; 16])).await;
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
+    println!("slow preface: closed after {:?}", begun.elapsed());
+    honest.end("slow preface", 200, 0, &server, before).await;
+}
+
+#[tokio::test]
+async fn garbage_is_closed_and_http1_is_told_what_this_port_speaks() {
+    let server = Server::start().await;
+    let (honest, before) = (Honest::start(&server).await, Usage::of(&server));
+    for garbage in [&[0; 100][..], b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\nX", &[0xff; 5000]] {
+        for _ in 0..50 {
+            let mut tcp = TcpStream::connect(server.listen()).await.unwrap();
+            tcp.write_all(garbage).await.unwrap();
+            let mut said = Vec::new();
+            let _ = within(10, "the close", tcp.read_to_end(&mut said)).await;
+            assert_eq!(said, b"");
+        }
+    }
+    for request in ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", "POST /x HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"] {
+        let mut tcp = TcpStream::connect(server.listen()).await.unwrap();
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        let read = async {
+            while !said.ends_with("port\n") {
+                let mut bytes = [0; 1024];
+                let read = tcp.read(&mut bytes).await.unwrap();
+                assert_ne!(read, 0, "{said:?}");
+                said.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+            }
+        };
+        within(5, "the answer", read).await;
+        assert!(said.starts_with("HTTP/1.1 505 ") && said.contains("speaks gRPC"), "{said}");
+    }
+    honest.end("garbage", 202, 0, &server, before).await;
+}
+
+#[tokio::test]
+async fn ten_thousand_connections_against_a_cap_of_a_thousand() {
+    let server = Server::with(&["--connections-max", "1000"]).await;
+    let (honest, before) = (Honest::start(&server).await, Usage::of(&server));
+    let (mut peers, mut closed) = (Vec::new(), 0);
+    for _ in 0..10_000 {
+        let mut tcp = TcpStream::connect(server.listen()).await.unwrap();
+        if peers.len() < 990 {
+            peers.push(tcp);
+            continue;
+        }
+        let read = tokio::time::timeout(Duration::from_millis(200), tcp.read(&mut [0; 1])).await;
+        match read {
+            Ok(_) => closed += 1,
+            Err(_) => peers.push(tcp),
+        }
+    }
+    assert!(closed >= 9000 && peers.len() <= 1000, "{closed} closed, {} open", peers.len());
+    let alive = peers.len();
+    let mut health = HealthClient::new(connect(server.admin()).await);
+    health.check(HealthCheckRequest::default()).await.expect("the admin port is another's");
+    drop(peers);
+    honest.end("connections over the cap", 10_000, alive, &server, before).await;
+}
+
+async fn connect(at: std::net::SocketAddr) -> tonic::transport::Channel {
+    tonic::transport::Channel::from_shared(format!("http://{at}")).unwrap().connect().await.unwrap()
+}
+
+async fn probe(server: &Server) -> String {
+    let mut tcp =
+        within(5, "connecting to the admin port", TcpStream::connect(server.admin())).await.unwrap();
+    tcp.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut said = String::new();
+    let _ = within(5, "the probe's answer", tcp.read_to_string(&mut said)).await;
+    said.lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn at_the_limit_on_open_files_nothing_spins_and_probes_are_answered() {
+    let server = Server::start().await;
+    let honest = Honest::start(&server).await;
+    let files = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count() as u64;
+    let limit = Rlimit { current: Some(files + 40), maximum: Some(20_000) };
+    let pid = Pid::from_raw(server.pid() as i32);
+    prlimit(pid, Resource::Nofile, limit).unwrap();
+    let mut peers = Vec::new();
+    for _ in 0..200 {
+        peers.push(TcpStream::connect(server.listen()).await.unwrap());
+    }
+    within(10, "the limit", async {
+        while !server.log().contains("accepting a connection") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    honest.end_at_limit().await;
+    let before = Usage::of(&server);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let idle = Usage::of(&server).cpu_percent(before);
+    for _ in 0..20 {
+        assert_eq!(probe(&server).await, "HTTP/1.1 200 OK");
+    }
+    println!("file limit: attempts 200, CPU {idle:.1} % while full, 20 probes answered");
+    assert!(idle < 5.0, "CPU {idle:.1} %");
+    drop(peers);
+    let begun = Instant::now();
+    published(&mut server.client().await, "honest", vec![record("again")]).await;
+    println!("file limit: served again after {:?}", begun.elapsed());
+}
