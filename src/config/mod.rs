@@ -5,11 +5,13 @@ mod check;
 mod human;
 mod load;
 mod settings;
+mod tls;
 
 pub use check::faults;
 pub use human::{format_size, parse_duration, parse_size};
 pub use load::{CONFIG_VARIABLE, Error, Input, Loaded, defaults, load};
 pub use settings::{SETTINGS, Setting};
+pub use tls::{ClientAuth, TlsConfig, TlsVersion};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -72,6 +74,11 @@ pub struct Config {
     /// Age at which a subscription, an Exchange or an Ingest is told to begin anew; 0 for none.
     #[serde(with = "human::duration")]
     pub stream_age_max: Duration,
+    /// How often files that may change under the running server are looked at: certificates.
+    #[serde(with = "human::duration")]
+    pub reload_interval: Duration,
+    /// Settings of TLS on the gRPC port.
+    pub tls: TlsConfig,
     /// Settings of the embedded log.
     pub storage: StorageConfig,
 }
@@ -138,6 +145,8 @@ impl Default for Config {
             connections_max: 10_000,
             streams_per_connection_max: 10_000,
             stream_age_max: Duration::ZERO,
+            reload_interval: Duration::from_secs(10),
+            tls: TlsConfig::default(),
             storage: StorageConfig::default(),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -20,6 +21,8 @@ use tracing::debug;
 use super::linger::Lingering;
 use super::listener::Gate;
 use super::preface::Ahead;
+use super::tls::Tls;
+use crate::auth::PeerCertificate;
 use crate::config::Config;
 use crate::topic::Ending;
 
@@ -62,13 +65,32 @@ pub(super) fn grpc(
     routes: Routes,
     config: &Config,
     ending: &Ending,
-) -> impl Fn(TcpStream, Gate) -> futures_util::future::BoxFuture<'static, ()> + Send + 'static {
+    tls: Option<Tls>,
+) -> impl Fn(TcpStream, Gate) -> BoxFuture<'static, ()> + Send + 'static {
     let (streams_max, ending) = (config.streams_per_connection_max, ending.clone());
-    move |stream, gate| Box::pin(serve(stream, gate, routes.clone(), ending.child(), streams_max))
+    move |stream, gate| {
+        let (routes, ending) = (routes.clone(), ending.child());
+        let Some(tls) = tls.clone() else {
+            return Box::pin(serve(stream, None, gate, routes, ending, streams_max));
+        };
+        Box::pin(async move {
+            let accepted = gate.leaving.run_until_cancelled(tls.accept(stream)).await.flatten();
+            if let Some((stream, peer)) = accepted {
+                serve(stream, peer, gate, routes, ending, streams_max).await;
+            }
+        })
+    }
 }
 
-async fn serve<S>(mut stream: S, gate: Gate, routes: Routes, ending: Ending, streams_max: u32)
-where
+/// `peer` is whoever TLS has verified.
+async fn serve<S>(
+    mut stream: S,
+    peer: Option<PeerCertificate>,
+    gate: Gate,
+    routes: Routes,
+    ending: Ending,
+    streams_max: u32,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let ahead = tokio::select! {
@@ -81,6 +103,9 @@ where
     };
     let service = TowerToHyperService::new(routes.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ending.clone());
+        if let Some(peer) = &peer {
+            request.extensions_mut().insert(peer.clone());
+        }
         request.map(Body::new)
     }));
     let mut builder = http2::Builder::new(Tracked(gate.tasks.clone()));
