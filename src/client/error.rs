@@ -78,7 +78,7 @@ impl Error {
     pub fn from_status(status: &Status, endpoint: &str) -> Self {
         if let Some(origin) = transport_origin(status) {
             let cause = status.source().map_or_else(|| status.message().to_owned(), deepest);
-            let tls_hint = status.source().and_then(super::tls::hint);
+            let tls_hint = status.source().and_then(|error| super::tls::hint(error, &cause));
             // A handshake that is refused afterwards (TLS 1.3) made no connection either.
             let origin = if tls_hint.is_some() { Origin::Connect } else { origin };
             let message = match origin {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::{AlertDescription, CertificateError, Error};
+use tokio_rustls::rustls::{CertificateError as Bad, Error};
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::reload::{Contents, Files};
@@ -78,38 +78,41 @@ fn authorities(path: &Path, bytes: &[u8]) -> Result<Certificate, String> {
     }
 }
 
+/// How rustls begins what the other side said.
+const ALERT: &str = "received fatal alert: ";
+/// What HTTP/2 says of a TLS record.
+const NOT_HTTP2: &str = "frame with invalid size";
+
 /// What a person can do about a handshake that failed; none where the error is not of TLS.
-pub(super) fn hint(error: &(dyn StdError + 'static)) -> Option<&'static str> {
-    use AlertDescription as Alert;
-    use CertificateError as Bad;
+pub(super) fn hint(error: &(dyn StdError + 'static), cause: &str) -> Option<&'static str> {
+    // A client certificate is refused after the client's handshake (TLS 1.3), and HTTP/2 keeps of the
+    // error under it only the text.
+    if let Some((_, alert)) = cause.split_once(ALERT) {
+        return Some(match alert {
+            "CertificateRequired" => "the server asks for a client certificate and its key",
+            "ProtocolVersion" | "NoApplicationProtocol" | "HandshakeFailure" => DISAGREE,
+            _ => "the server does not accept this client's certificate",
+        });
+    }
+    if cause.ends_with(NOT_HTTP2) {
+        return Some("does this port speak TLS? then write https://");
+    }
     Some(match find(error)? {
-        Error::InvalidCertificate(Bad::UnknownIssuer) => {
-            "name the CA that the server's certificate comes from"
-        }
-        Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
-            "use a name that the server's certificate has, or say which it has (the TLS server name)"
-        }
-        Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
-            "renew the server's certificate"
-        }
-        Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
-            "look at this machine's clock"
-        }
-        Error::AlertReceived(Alert::CertificateRequired) => {
-            "the server asks for a client certificate and its key"
-        }
-        Error::AlertReceived(
-            Alert::UnknownCA
-            | Alert::BadCertificate
-            | Alert::CertificateExpired
-            | Alert::CertificateUnknown
-            | Alert::DecryptError
-            | Alert::UnsupportedCertificate,
-        ) => "the server does not accept this client's certificate",
+        Error::InvalidCertificate(why) => match why {
+            Bad::UnknownIssuer => "name the CA that the server's certificate comes from",
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
+                "use a name that the server's certificate has, or say which it has (the TLS server name)"
+            }
+            Bad::Expired | Bad::ExpiredContext { .. } => "renew the server's certificate",
+            Bad::NotValidYet | Bad::NotValidYetContext { .. } => "look at this machine's clock",
+            _ => "the server's certificate is no good",
+        },
         Error::InvalidMessage(_) => "does this port speak TLS? http:// is for one that does not",
-        _ => "client and server do not agree on TLS",
+        _ => DISAGREE,
     })
 }
+
+const DISAGREE: &str = "client and server do not agree on TLS: its version, or HTTP/2";
 
 fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
     let mut next = Some(error);
