@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main → cli → server → service → topic → storage → record
-//!                  └→ auth  config          (leaves; record imports nothing of ours)
+//!                  └→ auth  config  reload  (leaves; record imports nothing of ours)
 //! client → proto
 //! ```
 //! `ARCHITECTURE.md` is the map; a test keeps it true.
@@ -13,6 +13,7 @@ pub mod client;
 pub mod config;
 pub mod proto;
 pub mod record;
+pub mod reload;
 pub mod server;
 pub mod service;
 pub mod storage;

@@ -12,7 +12,9 @@ use tonic::transport::Endpoint;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
+use super::connection::Tls;
 use super::output;
+use crate::client::{Error, Origin};
 
 /// Exit code: wrong arguments.
 pub(super) const ARGUMENTS: u8 = 1;
@@ -34,12 +36,18 @@ pub(super) struct Healthcheck {
     /// The service to ask about.
     #[arg(long, value_name = "NAME", default_value = "")]
     service: String,
-    /// The admin address, host:port. An unspecified host (0.0.0.0) means this machine.
+    /// The admin address, or the gRPC one, host:port. An unspecified host (0.0.0.0) means this machine.
     #[arg(long, value_name = "ADDR", env = "STREAMWAY_ADMIN_LISTEN", default_value = "127.0.0.1:8081")]
     addr: String,
+    /// Speak TLS, as the gRPC port may; the admin port never does. Without it the other TLS options say
+    /// nothing.
+    #[arg(long)]
+    tls: bool,
     /// Longest time for the connection, and again for the call.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = crate::config::parse_duration)]
     timeout: Duration,
+    #[command(flatten)]
+    options: Tls,
 }
 
 impl Healthcheck {
@@ -57,13 +65,17 @@ impl Healthcheck {
     }
 
     async fn check(&self) -> Result<(), (u8, String)> {
-        let url = url(&self.addr);
-        let endpoint = Endpoint::from_shared(url.clone())
+        let url = url(&self.addr, if self.tls { "https" } else { "http" });
+        let mut endpoint = Endpoint::from_shared(url.clone())
             .ok()
             .filter(|endpoint| endpoint.uri().authority().is_some())
             .ok_or_else(|| (ARGUMENTS, format!("{:?} is not host:port", self.addr)))?
             .connect_timeout(self.timeout)
             .timeout(self.timeout);
+        if endpoint.uri().scheme_str() == Some("https") {
+            let tls = self.options.options().read().map_err(|why| (ARGUMENTS, why))?;
+            endpoint = endpoint.tls_config(tls).map_err(|error| (ARGUMENTS, deepest(&error)))?;
+        }
         let connecting = tokio::time::timeout(self.timeout, endpoint.connect()).await;
         let channel = match connecting {
             Ok(Ok(channel)) => channel,
@@ -82,7 +94,10 @@ impl Healthcheck {
                 return Err((RPC, format!("{url} knows no service {:?}", self.service)));
             }
             Ok(Err(status)) => {
-                return Err((RPC, format!("{url}: {:?}: {}", status.code(), status.message())));
+                // With TLS 1.3 the server may refuse the connection after it was made.
+                let error = Error::from_status(&status, &url);
+                let code = if error.origin() == Origin::Connect { CONNECT } else { RPC };
+                return Err((code, error.to_string()));
             }
             Err(_) => return Err((RPC, format!("{url}: no answer in {:?}", self.timeout))),
         };
@@ -93,14 +108,14 @@ impl Healthcheck {
     }
 }
 
-fn url(addr: &str) -> String {
+fn url(addr: &str, scheme: &str) -> String {
     let here = match addr.parse::<SocketAddr>() {
         Ok(socket) if socket.ip().is_unspecified() => {
             SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), socket.port()).to_string()
         }
         _ => addr.to_owned(),
     };
-    if here.contains("://") { here } else { format!("http://{here}") }
+    if here.contains("://") { here } else { format!("{scheme}://{here}") }
 }
 
 fn deepest(error: &dyn std::error::Error) -> String {

@@ -4,6 +4,7 @@
 mod bench;
 mod check;
 mod completions;
+mod connection;
 mod healthcheck;
 mod interrupt;
 mod logging;
@@ -19,7 +20,8 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::client::{Client, Options};
+use crate::client::Client;
+use connection::Connection;
 
 /// Exit code: the command did not do what was asked.
 const FAILURE: u8 = 1;
@@ -34,7 +36,7 @@ Examples:
   streamway publish orders --file orders.txt        a record a line
   streamway subscribe orders --from earliest        print everything there is
   streamway subscribe orders --follow               print what comes, across restarts
-  streamway topics list
+  streamway topics list --server https://streams.example.org:443 --token-file token
 
 Exit codes: 0 done, 1 failed, 2 wrong arguments or configuration, 130 interrupted.
 `healthcheck` and `check` have their own; see their help.";
@@ -52,7 +54,7 @@ struct Cli {
 /// What every command takes.
 #[derive(Debug, Args)]
 struct Global {
-    /// The server, `http://host:port`; several of one fleet, separated by commas.
+    /// The server, `http://host:port`, or `https://host:port` for TLS; several of one fleet, separated by commas.
     #[arg(
         long,
         global = true,
@@ -68,9 +70,8 @@ struct Global {
 }
 
 impl Global {
-    fn client(&self) -> Result<Client, Failure> {
-        let options = Options { servers: self.server.clone(), ..Options::new("") };
-        Client::new(options).map_err(|error| Failure::usage(error.to_string()))
+    fn client(&self, connection: &Connection) -> Result<Client, Failure> {
+        Client::new(connection.options(&self.server)).map_err(|error| Failure::usage(error.to_string()))
     }
 }
 
@@ -79,7 +80,6 @@ enum Command {
     Serve(serve::Serve),
     Publish(publish::Publish),
     Subscribe(subscribe::Subscribe),
-    #[command(subcommand)]
     Topics(topics::Topics),
     Healthcheck(healthcheck::Healthcheck),
     #[command(subcommand)]
@@ -154,13 +154,23 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let Cli { global, command } = cli;
     match command {
         Command::Serve(serve) => serve.run(global.verbose),
-        Command::Publish(publish) => client_command(&global, async || publish.run(global.client()?).await),
-        Command::Subscribe(subscribe) => {
-            client_command(&global, async || subscribe.run(global.client()?).await)
-        }
-        Command::Topics(topics) => client_command(&global, async || topics.run(global.client()?).await),
+        Command::Publish(publish) => client_command(&global, async || {
+            let client = global.client(&publish.connection)?;
+            publish.run(client).await
+        }),
+        Command::Subscribe(subscribe) => client_command(&global, async || {
+            let client = global.client(&subscribe.connection)?;
+            subscribe.run(client).await
+        }),
+        Command::Topics(topics) => client_command(&global, async || {
+            let client = global.client(&topics.connection)?;
+            topics.run(client).await
+        }),
         Command::Healthcheck(check) => client_command(&global, async || Ok(check.run().await)),
-        Command::Bench(bench) => client_command(&global, async || bench.run(|| global.client()).await),
+        Command::Bench(bench) => client_command(&global, async || {
+            let connection = bench.connection().clone();
+            bench.run(|| global.client(&connection)).await
+        }),
         Command::Check(check) => check.run(),
         Command::Completions(completions) => Ok(completions.run()),
     }

@@ -72,10 +72,11 @@ impl Args for Serve {
 fn flag(setting: &Setting, defaults: &Loaded) -> Arg {
     let value =
         defaults.sources.iter().find(|(known, ..)| known == setting).map_or("", |(_, value, _)| value);
+    let default = if value.is_empty() { String::new() } else { format!(" [default: {value}]") };
     let arg = Arg::new(setting.key)
         .long(setting.flag())
         .value_name(setting.value_name)
-        .help(format!("{} [default: {value}]", setting.help));
+        .help(format!("{}{default}", setting.help));
     if setting.is_switch() { arg.num_args(0..=1).default_missing_value("true") } else { arg }
 }
 

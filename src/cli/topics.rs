@@ -7,14 +7,23 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+use super::connection::Connection;
 use super::{Failure, output};
 use crate::client::Client;
 use crate::config::{format_size, parse_duration, parse_size};
 use crate::proto::v1;
 
 /// Create, list, describe, change, trim and delete topics.
+#[derive(Debug, Args)]
+pub(super) struct Topics {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    pub(super) connection: Connection,
+}
+
 #[derive(Debug, Subcommand)]
-pub(super) enum Topics {
+enum Command {
     /// List topics by name.
     List {
         /// Only names that begin with this.
@@ -126,13 +135,13 @@ impl Retention {
 impl Topics {
     pub(super) async fn run(self, client: Client) -> Result<ExitCode, Failure> {
         let service = client.topics();
-        match self {
-            Self::List { prefix, format } => list(&client, prefix, format).await?,
-            Self::Create { topic, retention, format } => {
+        match self.command {
+            Command::List { prefix, format } => list(&client, prefix, format).await?,
+            Command::Create { topic, retention, format } => {
                 print_topic(&service.create(&topic, Some(retention.message())).await?, format)?;
             }
-            Self::Describe { topic, format } => print_topic(&service.get(&topic).await?, format)?,
-            Self::Update { topic, retention, format } => {
+            Command::Describe { topic, format } => print_topic(&service.get(&topic).await?, format)?,
+            Command::Update { topic, retention, format } => {
                 let paths = retention.paths();
                 if paths.is_empty() {
                     return Err(Failure::usage(
@@ -143,14 +152,14 @@ impl Topics {
                     v1::Topic { name: topic, retention: Some(retention.message()), ..Default::default() };
                 print_topic(&service.update(changed, paths).await?, format)?;
             }
-            Self::Trim { topic, before, epoch, format } => {
+            Command::Trim { topic, before, epoch, format } => {
                 let earliest = service.trim(&topic, before, &epoch).await?;
                 output::print(&match format.output {
                     Output::Table => format!("{topic} now begins at offset {earliest}\n"),
                     Output::Json => format!("{}\n", json!({ "name": topic, "earliest_offset": earliest })),
                 })?;
             }
-            Self::Delete { topics, epoch } => {
+            Command::Delete { topics, epoch } => {
                 for topic in topics {
                     service.delete(&topic, &epoch).await?;
                     output::complain(&format!("deleted {topic}"));

@@ -1,18 +1,27 @@
-//! One connection to a server, or to the first that answers of several.
+//! One connection to a server, or to the first that answers of several; who it is made as.
 //! Never: a call's own state.
 
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
-use super::error::Error;
+use super::error::{Error, deepest};
 use super::publisher::{Publisher, PublisherOptions};
 use super::retry::{Backoff, RetryPolicy};
 use super::subscriber::{Subscriber, SubscriberOptions};
+use super::tls::TlsOptions;
+use super::token::{Bearer, Token};
 use super::topics::Topics;
+use crate::proto::v1::topic_service_client::TopicServiceClient;
+use crate::reload::{Contents, Files};
 use crate::wire::stubs::v1::stream_service_client::StreamServiceClient;
 
 /// Bytes a server may send ahead on one call: what a subscriber that reads at full speed takes in
@@ -25,15 +34,30 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from
 /// Largest frame of ours: one frame a system call, as a rule.
 const FRAME_BYTES: u32 = 1 << 20;
 
+/// Looking at a few small files costs nothing, and nobody renews a certificate in the last seconds.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How to reach the servers.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// One server or several of one fleet, `http://host:port` each; `http://` may be left out.
+    /// One server or several of one fleet, `http://host:port` or `https://host:port` each; where that
+    /// is left out, it is `https://` if anything is said of TLS.
     pub servers: Vec<String>,
-    /// Longest time to make a connection.
+    /// Longest time to make a connection, and again for its TLS handshake.
     pub connect_timeout: Duration,
     /// Largest message taken from the server, in bytes.
     pub message_bytes_max: usize,
+    /// TLS to `https://` servers.
+    pub tls: TlsOptions,
+    /// Sent with every call.
+    pub token: Option<Token>,
+    /// A file that holds the token, in its place; read again when it changes.
+    pub token_file: Option<PathBuf>,
+    /// Whether the token may be sent in plaintext to another machine, where everybody on the way can
+    /// read it.
+    pub token_over_plaintext: bool,
+    /// How often the files named here are looked at for changes.
+    pub reload_interval: Duration,
 }
 
 impl Options {
@@ -44,6 +68,11 @@ impl Options {
             servers: vec![server.into()],
             connect_timeout: Duration::from_secs(5),
             message_bytes_max: 16 << 20,
+            tls: TlsOptions::default(),
+            token: None,
+            token_file: None,
+            token_over_plaintext: false,
+            reload_interval: RELOAD_INTERVAL,
         }
     }
 }
@@ -51,8 +80,12 @@ impl Options {
 #[derive(Debug)]
 struct Server {
     url: String,
-    channel: Channel,
+    /// The one that connects with the newest certificates.
+    channel: ArcSwap<Channel>,
 }
+
+/// What calls go through.
+pub(crate) type Transport = InterceptedService<Channel, Bearer>;
 
 /// A client. Cheap to clone; connects when it is first used, and again whenever it must.
 #[derive(Clone, Debug)]
@@ -61,23 +94,55 @@ pub struct Client {
     /// Which server is used now; the next one's turn comes when it fails.
     current: Arc<AtomicUsize>,
     message_bytes_max: usize,
+    bearer: Bearer,
+    /// Counts the changes of certificates and token.
+    renewals: Arc<AtomicU64>,
+    /// What looks at their files; it ends with the last clone.
+    _following: Arc<[AbortOnDropHandle<()>]>,
 }
 
 impl Client {
-    /// A client of these servers. Nothing is sent yet.
+    /// A client of these servers. Nothing is sent yet; the files named are read.
     ///
     /// # Errors
-    /// No server is named, or one's address is not a URL of the form `http://host:port`.
+    /// No server is named, or one's address is not a URL of the form `http://host:port`; a file cannot
+    /// be used; or a token would travel in plaintext.
     pub fn new(options: Options) -> Result<Self, Error> {
-        let servers: Vec<Server> =
-            options.servers.iter().map(|url| server(url, &options)).collect::<Result<_, _>>()?;
+        let refused = |why: String| Error::local(Code::InvalidArgument, why);
+        options.tls.check().map_err(refused)?;
+        let (tls_files, contents) = read(options.tls.paths())?;
+        let tls = options.tls.config(&contents).map_err(refused)?;
+        let servers: Arc<[Server]> =
+            options.servers.iter().map(|url| server(url, &options, &tls)).collect::<Result<_, _>>()?;
         if servers.is_empty() {
             return Err(Error::local(Code::InvalidArgument, "no server is named"));
         }
+        let (bearer, renewals) = (Bearer::default(), Arc::new(AtomicU64::new(0)));
+        let token_files = token(&options, &bearer)?;
+        let renew_tls = {
+            let (options, servers, renewals) = (options.clone(), Arc::clone(&servers), Arc::clone(&renewals));
+            move |contents: &Contents| renew(&options, contents, &servers, &renewals)
+        };
+        let renew_token = {
+            let (path, bearer, renewals) = (options.token_file, bearer.clone(), Arc::clone(&renewals));
+            move |contents: &Contents| {
+                bearer.set_from(path.as_deref().unwrap_or("".as_ref()), &contents[0])?;
+                renewals.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+        };
+        let interval = options.reload_interval;
+        let following = [
+            tls_files.map(|files| tokio::spawn(files.follow(interval, renew_tls))),
+            token_files.map(|files| tokio::spawn(files.follow(interval, renew_token))),
+        ];
         Ok(Self {
-            servers: servers.into(),
+            servers,
             current: Arc::new(AtomicUsize::new(0)),
             message_bytes_max: options.message_bytes_max,
+            bearer,
+            renewals,
+            _following: following.into_iter().flatten().map(AbortOnDropHandle::new).collect(),
         })
     }
 
@@ -107,7 +172,8 @@ impl Client {
         Endpointed {
             index,
             url: self.servers[index].url.clone(),
-            channel: self.servers[index].channel.clone(),
+            channel: Channel::clone(&self.servers[index].channel.load()),
+            renewals: self.renewals.load(Ordering::Relaxed),
         }
     }
 
@@ -127,9 +193,22 @@ impl Client {
         let _ = self.current.compare_exchange(from, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// The unparsed calls of a server. A token for every call will be added here.
-    pub(crate) fn streams(&self, endpoint: &Endpointed) -> StreamServiceClient<Channel> {
-        StreamServiceClient::new(endpoint.channel.clone()).max_decoding_message_size(self.message_bytes_max)
+    /// The unparsed calls of a server.
+    pub(crate) fn streams(&self, endpoint: &Endpointed) -> StreamServiceClient<Transport> {
+        StreamServiceClient::with_interceptor(endpoint.channel.clone(), self.bearer.clone())
+            .max_decoding_message_size(self.message_bytes_max)
+    }
+
+    /// Administration at a server.
+    pub(crate) fn administration(&self, endpoint: &Endpointed) -> TopicServiceClient<Transport> {
+        TopicServiceClient::with_interceptor(endpoint.channel.clone(), self.bearer.clone())
+    }
+
+    /// What a call to that endpoint failed with. An identity that has expired under a long call is
+    /// worth another try where it has been renewed since.
+    pub(crate) fn reconsider(&self, error: Error, endpoint: &Endpointed) -> Error {
+        let renewed = self.renewals.load(Ordering::Relaxed) != endpoint.renewals;
+        if renewed && error.code() == Code::Unauthenticated { error.retryable() } else { error }
     }
 }
 
@@ -138,22 +217,96 @@ impl Client {
 pub(crate) struct Endpointed {
     pub(crate) index: usize,
     pub(crate) url: String,
-    pub(crate) channel: Channel,
+    channel: Channel,
+    /// How often the identity had been renewed by then.
+    renewals: u64,
 }
 
-fn server(url: &str, options: &Options) -> Result<Server, Error> {
-    let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-    let invalid = |why: &str| {
-        Error::local(Code::InvalidArgument, format!("server address {url:?} {why}; write http://host:port"))
+/// Reads files that will be followed; none where none is named.
+fn read(paths: Vec<PathBuf>) -> Result<(Option<Files>, Contents), Error> {
+    if paths.is_empty() {
+        return Ok((None, Contents::new()));
+    }
+    let (files, contents) =
+        Files::read(paths).map_err(|error| Error::local(Code::InvalidArgument, error.to_string()))?;
+    Ok((Some(files), contents))
+}
+
+/// Takes the token over, if there is one.
+fn token(options: &Options, bearer: &Bearer) -> Result<Option<Files>, Error> {
+    let refused = |why: String| Error::local(Code::InvalidArgument, why);
+    let files = match (&options.token, &options.token_file) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(_)) => {
+            return Err(refused("a token is given, and a file of one too: choose one".into()));
+        }
+        (Some(token), None) => {
+            bearer.set(token).map_err(refused)?;
+            None
+        }
+        (None, Some(path)) => {
+            let (files, contents) = read(vec![path.clone()])?;
+            bearer.set_from(path, &contents[0]).map_err(refused)?;
+            files
+        }
     };
-    // TLS is configured here once there is something to configure.
-    if !url.starts_with("http://") {
-        return Err(invalid("is not plain http"));
+    Ok(files)
+}
+
+/// Connections made from now on use these certificates; those there are go on.
+fn renew(
+    options: &Options,
+    contents: &Contents,
+    servers: &[Server],
+    renewals: &AtomicU64,
+) -> Result<(), String> {
+    let tls = options.tls.config(contents)?;
+    let renewed = servers.iter().map(|old| server(&old.url, options, &tls)).collect::<Result<Vec<_>, _>>();
+    for (old, new) in servers.iter().zip(renewed.map_err(|error| error.message().to_owned())?) {
+        old.channel.store(new.channel.into_inner());
+    }
+    renewals.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+fn server(url: &str, options: &Options, tls: &ClientTlsConfig) -> Result<Server, Error> {
+    let asked = options.tls != TlsOptions::default();
+    let scheme = if asked { "https" } else { "http" };
+    let url = if url.contains("://") { url.to_owned() } else { format!("{scheme}://{url}") };
+    let invalid = |why: &str| {
+        Error::local(
+            Code::InvalidArgument,
+            format!(
+                "server address {url:?} {why}; write https://host:port, or http://host:port for plaintext"
+            ),
+        )
+    };
+    // The transport would take it for a socket's path, and give it a scheme of its own.
+    if url.starts_with("unix:") {
+        return Err(invalid("is neither http nor https"));
     }
     let endpoint = Endpoint::from_shared(url.clone()).map_err(|_| invalid("is not a URL"))?;
-    if endpoint.uri().authority().is_none_or(|authority| authority.host().is_empty()) {
+    let host = endpoint.uri().authority().map_or("", |authority| authority.host());
+    if host.is_empty() {
         return Err(invalid("names no host"));
     }
+    let endpoint = match endpoint.uri().scheme_str() {
+        Some("https") => {
+            endpoint.tls_config(tls.clone().timeout(options.connect_timeout)).map_err(|error| {
+                let cause = deepest(&error);
+                Error::local(Code::InvalidArgument, format!("TLS to {url} cannot be set up: {cause}"))
+            })?
+        }
+        Some("http") if asked => return Err(invalid("is plaintext, and options of TLS are given")),
+        Some("http") => {
+            let token = options.token.is_some() || options.token_file.is_some();
+            if token && !options.token_over_plaintext && !is_loopback(host) {
+                return Err(invalid("is plaintext, and everybody on the way could read the token"));
+            }
+            endpoint
+        }
+        _ => return Err(invalid("is neither http nor https")),
+    };
     let channel = endpoint
         .connect_timeout(options.connect_timeout)
         .tcp_nodelay(true)
@@ -165,21 +318,66 @@ fn server(url: &str, options: &Options) -> Result<Server, Error> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_BYTES)
         .connect_lazy();
-    Ok(Server { url, channel })
+    Ok(Server { url, channel: ArcSwap::from_pointee(channel) })
+}
+
+/// Whether nobody but this machine sees what is sent there.
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Client, Options};
+    use super::{Client, Options, TlsOptions};
 
     #[tokio::test]
     async fn addresses_are_checked() {
-        for good in ["http://127.0.0.1:50051", "localhost:50051", "http://[::1]:1"] {
+        for good in ["http://127.0.0.1:50051", "localhost:50051", "http://[::1]:1", "https://x:1"] {
             assert!(Client::new(Options::new(good)).is_ok(), "{good}");
         }
-        for bad in ["https://x:1", "http://", "http://a b", "unix:///x"] {
+        for bad in ["http://", "https://", "http://a b", "unix:///x", "ftp://x:1"] {
             assert!(Client::new(Options::new(bad)).is_err(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_token_travels_in_plaintext_only_here_or_where_it_may() {
+        let with = |server: &str, over_plaintext| {
+            let options = Options { token: Some("s3cret".into()), ..Options::new(server) };
+            Client::new(Options { token_over_plaintext: over_plaintext, ..options })
+        };
+        for here in
+            ["127.0.0.1:1", "http://localhost:1", "http://[::1]:1", "http://127.8.8.8:1", "https://x:1"]
+        {
+            assert!(with(here, false).is_ok(), "{here}");
+        }
+        for away in ["x:1", "http://10.0.0.1:1", "http://localhost.example.org:1", "http://[::2]:1"] {
+            let error = with(away, false).unwrap_err().to_string();
+            assert!(error.contains("could read the token") && !error.contains("s3cret"), "{error}");
+            assert!(with(away, true).is_ok(), "{away}");
+        }
+        let options = Options { token: Some("s3cret".into()), ..Options::new("x") };
+        assert!(!format!("{options:?}").contains("s3cret"));
+    }
+
+    #[tokio::test]
+    async fn what_is_said_of_tls_must_fit() {
+        let tls = TlsOptions { server_name: Some("x".to_owned()), ..TlsOptions::default() };
+        let with = |server: &str, tls: &TlsOptions| {
+            Client::new(Options { tls: tls.clone(), ..Options::new(server) })
+        };
+        assert_eq!(with("x:1", &tls).unwrap().endpoint().url, "https://x:1");
+        assert!(with("http://x:1", &tls).unwrap_err().message().contains("is plaintext"));
+        let half = TlsOptions { cert: Some("x.pem".into()), ..TlsOptions::default() };
+        assert!(with("x:1", &half).unwrap_err().message().contains("go together"));
+        let missing = TlsOptions { ca: Some("/nonexistent/ca.pem".into()), ..TlsOptions::default() };
+        assert!(
+            with("x:1", &missing).unwrap_err().message().starts_with("/nonexistent/ca.pem: No such file")
+        );
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        let empty = TlsOptions { ca: Some(empty.path().to_owned()), ..TlsOptions::default() };
+        assert!(with("x:1", &empty).unwrap_err().message().contains("holds no certificate"));
     }
 
     #[tokio::test]

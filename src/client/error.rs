@@ -32,6 +32,10 @@ struct Inner {
     metadata: BTreeMap<String, String>,
     violations: Vec<(String, String)>,
     retry_after: Option<Duration>,
+    /// Something has changed since that makes another try worth it.
+    retryable: bool,
+    /// What TLS says about it.
+    tls_hint: Option<&'static str>,
 }
 
 /// Why a call failed. Cheap to clone: everything that was pending gets the same one.
@@ -58,19 +62,32 @@ impl Error {
             metadata: BTreeMap::new(),
             violations: Vec::new(),
             retry_after: None,
+            retryable: false,
+            tls_hint: None,
         }))
+    }
+
+    /// The same, and another try can help although its code says no.
+    pub(crate) fn retryable(mut self) -> Self {
+        Arc::make_mut(&mut self.0).retryable = true;
+        self
     }
 
     /// Decodes what a call to `endpoint` ended with.
     #[must_use]
     pub fn from_status(status: &Status, endpoint: &str) -> Self {
         if let Some(origin) = transport_origin(status) {
-            let cause = deepest_cause(status);
+            let cause = status.source().map_or_else(|| status.message().to_owned(), deepest);
+            let tls_hint = status.source().and_then(|error| super::tls::hint(error, &cause));
+            // A handshake that is refused afterwards (TLS 1.3) made no connection either.
+            let origin = if tls_hint.is_some() { Origin::Connect } else { origin };
             let message = match origin {
                 Origin::Connect => format!("cannot reach {endpoint}: {cause}"),
                 _ => format!("connection to {endpoint} broke: {cause}"),
             };
-            return Self::of(origin, Code::Unavailable, message);
+            let mut error = Self::of(origin, Code::Unavailable, message);
+            Arc::make_mut(&mut error.0).tls_hint = tls_hint;
+            return error;
         }
         let details = status.get_error_details();
         let info = details.error_info();
@@ -85,6 +102,8 @@ impl Error {
             metadata: info.map(|info| info.metadata.clone().into_iter().collect()).unwrap_or_default(),
             violations: violations.unwrap_or_default(),
             retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
+            retryable: false,
+            tls_hint: None,
         }))
     }
 
@@ -138,13 +157,16 @@ impl Error {
             (Origin::Local, _) => false,
             (Origin::Connect | Origin::Transport, _) | (Origin::Server, Code::Unavailable) => true,
             (Origin::Server, Code::ResourceExhausted) => self.0.retry_after.is_some(),
-            (Origin::Server, _) => false,
+            (Origin::Server, _) => self.0.retryable,
         }
     }
 
     /// What a person can do about it, where there is something to say.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
+        if let Some(hint) = self.0.tls_hint {
+            return Some(hint.to_owned());
+        }
         let about = |key: &str| self.0.metadata.get(key).map_or("?", String::as_str);
         let hint = match (self.0.origin, self.reason()) {
             (Origin::Connect, _) => "is the server running, and is this its address?".into(),
@@ -215,12 +237,12 @@ fn transport_origin(status: &Status) -> Option<Origin> {
 }
 
 /// The last error of the chain: the operating system's own words, as a rule.
-fn deepest_cause(status: &Status) -> String {
-    let mut deepest: Option<&(dyn StdError + 'static)> = status.source();
-    while let Some(next) = deepest.and_then(StdError::source) {
-        deepest = Some(next);
+pub(super) fn deepest(error: &(dyn StdError + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(next) = deepest.source() {
+        deepest = next;
     }
-    deepest.map_or_else(|| status.message().to_owned(), ToString::to_string)
+    deepest.to_string()
 }
 
 #[cfg(test)]

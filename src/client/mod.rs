@@ -23,6 +23,8 @@ mod publisher;
 mod record;
 mod retry;
 mod subscriber;
+mod tls;
+mod token;
 mod topics;
 
 pub use connect::{Client, Options};
@@ -31,4 +33,6 @@ pub use publisher::{Acknowledgement, OnStored, Publisher, PublisherOptions, Stor
 pub use record::{Headers, Record, RecordRef};
 pub use retry::RetryPolicy;
 pub use subscriber::{Delivery, Start, Subscriber, SubscriberOptions};
+pub use tls::TlsOptions;
+pub use token::Token;
 pub use topics::Topics;

@@ -68,7 +68,8 @@ impl Backoff {
         if !error.is_retryable() {
             return None;
         }
-        self.reached |= error.origin() != Origin::Connect;
+        // A connection that breaks before any answer reached nobody: TLS 1.3 refuses a client like that.
+        self.reached |= error.origin() == Origin::Server;
         let since = *self.failing_since.get_or_insert(now);
         let patience =
             if self.reached { self.policy.give_up_after } else { self.policy.connect_give_up_after };
@@ -119,7 +120,7 @@ mod tests {
 
     #[test]
     fn every_server_is_tried_before_giving_up() {
-        let policy = RetryPolicy { give_up_after: Duration::ZERO, ..RetryPolicy::default() };
+        let policy = RetryPolicy { connect_give_up_after: Duration::ZERO, ..RetryPolicy::default() };
         let (mut backoff, now) = (Backoff::new(policy, 3), Instant::now());
         let error = Error::transport("gone");
         assert!(backoff.delay(&error, now).is_some());

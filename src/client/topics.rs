@@ -1,15 +1,14 @@
 //! Administration of topics over the typed TopicService.
 //! Never: repeats a call that may have arrived; a person or a script waits for the answer.
 
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-use super::connect::Client;
+use super::connect::{Client, Transport};
 use super::error::{Error, Origin};
 use crate::proto::v1;
 use crate::proto::v1::topic_service_client::TopicServiceClient;
 
-type Service = TopicServiceClient<Channel>;
+type Service = TopicServiceClient<Transport>;
 
 /// Creates, inspects, changes and deletes topics.
 #[derive(Clone, Debug)]
@@ -32,7 +31,7 @@ impl Topics {
         let mut untried = self.client.servers();
         loop {
             let endpoint = self.client.endpoint();
-            let status = match call(TopicServiceClient::new(endpoint.channel.clone())).await {
+            let status = match call(self.client.administration(&endpoint)).await {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) => status,
             };

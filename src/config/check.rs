@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::human::format_size;
-use super::{Config, Http2Config, StorageConfig};
+use super::{ClientAuth, Config, Http2Config, StorageConfig, TlsConfig};
 
 /// Room a gRPC message needs beside the records of a batch: names, keys, trace context.
 const MESSAGE_OVERHEAD: usize = 4096;
@@ -45,6 +45,7 @@ pub fn faults(config: &Config) -> Vec<String> {
     http2(&config.http2, &mut faults);
     ages(config, &mut faults);
     memory(config, &mut faults);
+    tls(&config.tls, &mut faults);
     if !HEARTBEAT.contains(&config.heartbeat_interval) {
         faults.push(format!("heartbeat_interval {:?} must be 1s to 10m", config.heartbeat_interval));
     }
@@ -70,6 +71,21 @@ fn drain(config: &Config, faults: &mut Vec<String>) {
     }
 }
 
+fn tls(tls: &TlsConfig, faults: &mut Vec<String>) {
+    match (&tls.cert, &tls.key) {
+        (Some(_), None) => faults.push("tls.cert needs tls.key, the file of its private key".into()),
+        (None, Some(_)) => faults.push("tls.key needs tls.cert, the file of its certificate".into()),
+        (None, None) if tls.client_ca.is_some() => {
+            faults.push("tls.client_ca needs tls.cert and tls.key: without them there is no TLS".into());
+        }
+        _ => {}
+    }
+    let asked = tls.client_auth.filter(|auth| *auth != ClientAuth::None);
+    if asked.is_some() && tls.client_ca.is_none() {
+        faults.push("tls.client_auth needs tls.client_ca, the CAs that client certificates come from".into());
+    }
+}
+
 fn most(config: &Config, faults: &mut Vec<String>) {
     let durations = [
         ("drain_delay", config.drain_delay),
@@ -80,6 +96,8 @@ fn most(config: &Config, faults: &mut Vec<String>) {
         ("connection_age_grace", config.connection_age_grace),
         ("http2.keepalive_interval", config.http2.keepalive_interval),
         ("http2.keepalive_timeout", config.http2.keepalive_timeout),
+        ("reload_interval", config.reload_interval),
+        ("tls.handshake_timeout", config.tls.handshake_timeout),
         ("storage.request_id_window", config.storage.request_id_window),
     ];
     let long = durations.iter().filter(|(_, value)| *value > DURATION_MAX);
@@ -116,6 +134,8 @@ fn zeros(config: &Config, faults: &mut Vec<String>) {
         ("http2.send_buffer_bytes", http2.send_buffer_bytes as u64),
         ("http2.local_resets_max", http2.local_resets_max as u64),
         ("http2.pending_resets_max", http2.pending_resets_max as u64),
+        ("reload_interval", config.reload_interval.as_nanos() as u64),
+        ("tls.handshake_timeout", config.tls.handshake_timeout.as_nanos() as u64),
         ("storage.journal_bytes", storage.journal_bytes),
         ("storage.segment_bytes", storage.segment_bytes),
         ("storage.unflushed_bytes_max", storage.unflushed_bytes_max as u64),
@@ -316,6 +336,37 @@ mod tests {
             + 192MiB for 3 × inflight_bytes_max (admitted, waiting, partly received) \
             + 1GiB for connections_max 64 × http2.connection_window_bytes 16MiB";
         assert_eq!(faults, [expected]);
+    }
+
+    #[test]
+    fn what_tls_needs_is_named() {
+        let of = |pairs: &[&str]| {
+            let mut config = Config::default();
+            for key in pairs {
+                let file = Some("x".into());
+                match *key {
+                    "cert" => config.tls.cert = file,
+                    "key" => config.tls.key = file,
+                    "ca" => config.tls.client_ca = file,
+                    _ => config.tls.client_auth = Some(key.parse().unwrap()),
+                }
+            }
+            faults(&config)
+        };
+        for good in
+            [&["cert", "key"][..], &["cert", "key", "ca"], &["cert", "key", "ca", "optional"], &["none"]]
+        {
+            assert_eq!(of(good), Vec::<String>::new(), "{good:?}");
+        }
+        for (bad, named) in [
+            (&["cert"][..], "tls.cert needs tls.key"),
+            (&["key"], "tls.key needs tls.cert"),
+            (&["ca"], "tls.client_ca needs tls.cert"),
+            (&["cert", "key", "required"], "tls.client_auth needs tls.client_ca"),
+        ] {
+            let faults = of(bad);
+            assert!(faults.len() == 1 && faults[0].starts_with(named), "{bad:?}: {faults:?}");
+        }
     }
 
     #[test]

@@ -70,6 +70,16 @@ pub(super) mod plain {
     }
 }
 
+/// Fields that may be left out; an empty value is as good as none, so that a variable can be emptied.
+pub(super) fn optional<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    let text = Option::<String>::deserialize(from)?.filter(|text| !text.trim().is_empty());
+    let parse =
+        |text: String| text.trim().parse().map_err(|why| de::Error::custom(format!("{text:?}: {why}")));
+    text.map(parse).transpose()
+}
+
 /// Fields that are an address to listen on.
 pub(super) mod address {
     use std::net::SocketAddr;

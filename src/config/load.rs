@@ -165,8 +165,18 @@ fn plain_text(value: &Value) -> Option<String> {
     }
 }
 
-/// Variables of ours that are not the server's settings.
-const OTHER_VARIABLES: [&str; 2] = [CONFIG_VARIABLE, "STREAMWAY_SERVER"];
+/// Variables of ours that are not the server's settings but a client's, and none of which may be both.
+const OTHER_VARIABLES: [&str; 9] = [
+    CONFIG_VARIABLE,
+    "STREAMWAY_SERVER",
+    "STREAMWAY_CLIENT_TLS_CA",
+    "STREAMWAY_CLIENT_TLS_CERT",
+    "STREAMWAY_CLIENT_TLS_KEY",
+    "STREAMWAY_CLIENT_TLS_SERVER_NAME",
+    "STREAMWAY_TOKEN",
+    "STREAMWAY_TOKEN_FILE",
+    "STREAMWAY_TOKEN_OVER_PLAINTEXT",
+];
 
 fn from_environment(
     environment: &[(String, String)],
@@ -235,7 +245,7 @@ fn distance(a: &str, b: &str) -> usize {
 mod tests {
     use super::{Input, load};
     use crate::config::settings::{SETTINGS, Setting};
-    use crate::config::{Config, human};
+    use crate::config::{ClientAuth, Config, TlsVersion, human};
     use figment::{Figment, providers::Serialized, value::Value};
     use std::time::Duration;
 
@@ -296,6 +306,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_optional_may_be_empty() {
+        let (_file, mut input) = file("[tls]\ncert = \"c.pem\"\nkey = \"k.pem\"\nmin_version = \"1.3\"");
+        input.environment =
+            environment(&[("STREAMWAY_TLS_CLIENT_CA", "ca.pem"), ("STREAMWAY_TLS_CLIENT_AUTH", "optional")])
+                .environment;
+        let loaded = load(input).unwrap();
+        let tls = &loaded.config.tls;
+        assert_eq!((tls.cert.as_deref(), tls.client_auth()), (Some("c.pem".as_ref()), ClientAuth::Optional));
+        assert_eq!(tls.min_version, TlsVersion::V1_3);
+        let value = |key| loaded.sources.iter().find(|(setting, ..)| setting.key == key).unwrap().1.clone();
+        assert_eq!(
+            ["tls.cert", "tls.client_auth", "tls.min_version"].map(value),
+            ["c.pem", "optional", "1.3"]
+        );
+        let emptied = load(environment(&[("STREAMWAY_TLS_CERT", ""), ("STREAMWAY_TLS_CLIENT_AUTH", " ")]));
+        assert!(emptied.unwrap().config.tls.cert.is_none());
+        for bad in [("STREAMWAY_TLS_CLIENT_AUTH", "yes"), ("STREAMWAY_TLS_MIN_VERSION", "1.1")] {
+            assert!(load(environment(&[bad])).unwrap_err().to_string().contains(": write "), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn every_mistake_is_named_with_its_place() {
         let (_file, mut input) =
             file("listne = \"x\"\nbatch_bytes_max = []\n[storage]\ncash_bytes = 1\n[other]\nx = 1");
@@ -314,6 +346,14 @@ mod tests {
             assert!(faults.iter().any(|fault| fault.contains(text)), "{text} in {faults:#?}");
         }
         assert_eq!(faults.len(), expected.len(), "{faults:#?}");
+    }
+
+    #[test]
+    fn a_clients_variables_are_no_settings_and_disturb_none() {
+        let input = super::OTHER_VARIABLES.iter().filter(|name| **name != super::CONFIG_VARIABLE);
+        let pairs: Vec<_> = input.map(|name| (*name, "x")).collect();
+        let loaded = load(environment(&pairs)).unwrap();
+        assert!(loaded.sources.iter().all(|(_, _, source)| source == "default"));
     }
 
     #[test]

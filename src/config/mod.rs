@@ -5,11 +5,13 @@ mod check;
 mod human;
 mod load;
 mod settings;
+mod tls;
 
 pub use check::faults;
 pub use human::{format_size, parse_duration, parse_size};
 pub use load::{CONFIG_VARIABLE, Error, Input, Loaded, defaults, load};
 pub use settings::{SETTINGS, Setting};
+pub use tls::{ClientAuth, TlsConfig, TlsVersion};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -92,6 +94,11 @@ pub struct Config {
     pub memory_max: u64,
     /// Settings of HTTP/2.
     pub http2: Http2Config,
+    /// How often files that may change under the running server are looked at: certificates.
+    #[serde(with = "human::duration")]
+    pub reload_interval: Duration,
+    /// Settings of TLS on the gRPC port.
+    pub tls: TlsConfig,
     /// Settings of the embedded log.
     pub storage: StorageConfig,
 }
@@ -196,6 +203,8 @@ impl Default for Config {
             admin_connections_max: 256,
             memory_max: 0,
             http2: Http2Config::default(),
+            reload_interval: Duration::from_secs(10),
+            tls: TlsConfig::default(),
             storage: StorageConfig::default(),
         }
     }

@@ -42,6 +42,7 @@ const ADDR: &str = "ADDR";
 const BOOL: &str = "true|false";
 const COUNT: &str = "N";
 const DURATION: &str = "DURATION";
+const FILE: &str = "FILE";
 const SIZE: &str = "SIZE";
 
 const fn setting(key: &'static str, value_name: &'static str, help: &'static str) -> Setting {
@@ -97,6 +98,17 @@ pub const SETTINGS: &[Setting] = &[
     setting("http2.header_list_bytes_max", SIZE, "Most bytes of a request's headers"),
     setting("http2.local_resets_max", COUNT, "Most streams a peer may have the server reset"),
     setting("http2.pending_resets_max", COUNT, "Most streams a peer may reset before they are accepted"),
+    setting("reload_interval", DURATION, "How often files are looked at for changes: certificates"),
+    setting("tls.cert", FILE, "PEM file of the certificate and its chain; turns TLS on, and plaintext off"),
+    setting("tls.key", FILE, "PEM file of the certificate's private key"),
+    setting("tls.client_ca", FILE, "PEM file of the CAs whose client certificates are accepted"),
+    setting(
+        "tls.client_auth",
+        "none|optional|required",
+        "Whether clients present a certificate; required where there is a tls-client-ca",
+    ),
+    setting("tls.min_version", "1.2|1.3", "Oldest version of TLS that is spoken"),
+    setting("tls.handshake_timeout", DURATION, "Longest time a TLS handshake may take"),
     setting("storage.journal_bytes", SIZE, "Size of one journal file; also how much a checkpoint covers"),
     setting("storage.segment_bytes", SIZE, "Size at which a segment is full"),
     setting("storage.cache_bytes", SIZE, "Memory for subscribers that keep up"),

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -22,6 +23,8 @@ use super::linger::Lingering;
 use super::listener::Gate;
 use super::partial::{Budget, Counted, Share};
 use super::preface::Ahead;
+use super::tls::Tls;
+use crate::auth::PeerCertificate;
 use crate::config::{Config, Http2Config};
 use crate::topic::{Cause, Ending};
 
@@ -48,12 +51,20 @@ pub(super) fn grpc(
     routes: Routes,
     config: &Config,
     ending: &Ending,
-) -> impl Fn(TcpStream, Gate) -> futures_util::future::BoxFuture<'static, ()> + Send + 'static {
+    tls: Option<Tls>,
+) -> impl Fn(TcpStream, Gate) -> BoxFuture<'static, ()> + Send + 'static {
     let budget = Budget::new(config.connection_inflight_bytes_max, config.inflight_bytes_max);
     let (config, ending) = (Arc::new(config.clone()), ending.clone());
     move |stream, gate| {
-        let port = Port { gate, routes: routes.clone(), config: Arc::clone(&config), share: budget.share() };
-        Box::pin(port.serve(stream, ending.child()))
+        let (config, share, ending) = (Arc::clone(&config), budget.share(), ending.child());
+        let port = Port { gate, routes: routes.clone(), config, share, peer: None };
+        let Some(tls) = tls.clone() else { return Box::pin(port.serve(stream, ending)) };
+        Box::pin(async move {
+            let accepted = port.gate.leaving.run_until_cancelled(tls.accept(stream)).await.flatten();
+            if let Some((stream, peer)) = accepted {
+                Port { peer, ..port }.serve(stream, ending).await;
+            }
+        })
     }
 }
 
@@ -63,6 +74,8 @@ struct Port {
     routes: Routes,
     config: Arc<Config>,
     share: Share,
+    /// Whoever TLS has verified.
+    peer: Option<PeerCertificate>,
 }
 
 impl Port {
@@ -93,10 +106,13 @@ impl Port {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let Self { gate, routes, config, share } = self;
+        let Self { gate, routes, config, share, peer } = self;
         let calls = ending.clone();
         let service = TowerToHyperService::new(routes.map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(calls.clone());
+            if let Some(peer) = &peer {
+                request.extensions_mut().insert(peer.clone());
+            }
             request.map(|body| Body::new(Counted::new(body, share.clone())))
         }));
         let builder = builder(&config, &gate);

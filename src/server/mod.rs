@@ -20,10 +20,12 @@ mod routes;
 mod signals;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod until;
 
 pub use health::Board;
 pub use signals::shutdown_on_signals;
+pub use tls::Tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,6 +56,9 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// The files of TLS cannot be used.
+    #[error("TLS: {0}")]
+    Tls(String),
     /// The log could not be opened.
     #[error("opening the log: {0}")]
     Open(OpenError),
@@ -79,6 +84,7 @@ type Opener = Box<dyn FnOnce(&Config) -> Result<Arc<dyn Log>, OpenError> + Send>
 pub struct Running {
     grpc: SocketAddr,
     admin: SocketAddr,
+    tls: Option<Tls>,
     board: Board,
     shutdown: CancellationToken,
     supervisor: Option<JoinHandle<Result<(), Error>>>,
@@ -121,22 +127,30 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
 }
 
 async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
+    let settings = config.tls.clone();
+    let opened = tokio::task::spawn_blocking(move || Tls::open(&settings)).await?.map_err(Error::Tls)?;
+    let (tls, source) = opened.unzip();
     let (listener, grpc) = bind(config.listen).await?;
     let (admin_listener, admin) = bind(config.admin_listen).await?;
     let (topics, board, shutdown) = (Topics::new(&config), Board::default(), CancellationToken::new());
 
     let gate = Gate::new(config.connections_max);
-    let serve = connection::grpc(routes::public(&config, &topics, &board), &config, topics.ending());
+    let routes = routes::public(&config, &topics, &board);
+    let serve = connection::grpc(routes, &config, topics.ending(), tls.clone());
     gate.tasks.spawn(listener::accept(listener, gate.clone(), serve));
+    if let Some((tls, source)) = tls.clone().zip(source) {
+        let (leaving, interval) = (gate.leaving.clone(), config.reload_interval);
+        gate.tasks.spawn(async move { leaving.run_until_cancelled(tls.follow(source, interval)).await });
+    }
     let admin_gate = Gate::new(config.admin_connections_max).with_spares(Spares::hold(ADMIN_SPARES));
     let serve = admin::serve(&board, &config);
     admin_gate.tasks.spawn(listener::accept(admin_listener, admin_gate.clone(), serve));
-    info!(listen = %grpc, admin_listen = %admin, "listening");
+    info!(listen = %grpc, admin_listen = %admin, tls = tls.is_some(), "listening");
 
     let server =
         Server { config, topics, board: board.clone(), gate, admin_gate, shutdown: shutdown.clone() };
     let supervisor = Some(tokio::spawn(server.supervise(open)));
-    Ok(Running { grpc, admin, board, shutdown, supervisor })
+    Ok(Running { grpc, admin, tls, board, shutdown, supervisor })
 }
 
 /// What the supervisor holds.
@@ -198,6 +212,12 @@ impl Running {
     #[must_use]
     pub const fn admin_addr(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// TLS of the gRPC port, where it is on: how long its certificate is still valid.
+    #[must_use]
+    pub const fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// Resolves once the log has recovered and calls are served.

@@ -30,4 +30,5 @@ mod recovery;
 mod resume;
 mod retention;
 mod start;
+mod tls;
 mod topics;

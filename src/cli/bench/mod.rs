@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::connection::Connection;
 use super::topics::Output;
 use super::{FAILURE, Failure, output};
 use crate::client::Client;
@@ -109,6 +110,8 @@ pub(super) struct Load {
     /// How to print.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 /// What a kind of load is, where it is not said otherwise.
@@ -130,6 +133,10 @@ impl Bench {
             Self::Ramp { .. } => (1, 1, 0, 1),
         };
         Kind { publishers, subscribers, replayers, rate }
+    }
+
+    pub(super) const fn connection(&self) -> &Connection {
+        &self.load().connection
     }
 
     const fn load(&self) -> &Load {

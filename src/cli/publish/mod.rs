@@ -14,6 +14,7 @@ use clap::Args;
 
 use self::lines::Lines;
 use self::progress::Progress;
+use super::connection::Connection;
 use super::{Failure, INTERRUPTED, Patience};
 use crate::client::{Client, Publisher, PublisherOptions, Record};
 
@@ -57,6 +58,8 @@ pub(super) struct Publish {
     quiet: bool,
     #[command(flatten)]
     patience: Patience,
+    #[command(flatten)]
+    pub(super) connection: Connection,
 }
 
 fn parse_header(text: &str) -> Result<(String, String), String> {

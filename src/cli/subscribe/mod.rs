@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::print::Printer;
 use self::resume_file::ResumeFile;
+use super::connection::Connection;
 use super::start::{parse_from, parse_position};
 use super::{Failure, INTERRUPTED, Patience, interrupt};
 use crate::client::{Client, Delivery, Error, Start, Subscriber, SubscriberOptions};
@@ -76,6 +77,8 @@ pub(super) struct Subscribe {
     heartbeat: Duration,
     #[command(flatten)]
     patience: Patience,
+    #[command(flatten)]
+    pub(super) connection: Connection,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -39,7 +39,7 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
         let endpoint = client.endpoint();
         let error = match call(&shared, &client, &endpoint, &mut backoff).await {
             Ended::Closed => return,
-            Ended::Broken(error) => error,
+            Ended::Broken(error) => client.reconsider(error, &endpoint),
         };
         if let Some(error) = shared.cannot_resend(&error) {
             return shared.end(&error);

@@ -239,6 +239,10 @@ impl Subscriber {
             self.enter(State::Ended);
             return None;
         }
+        let error = match &self.state {
+            State::Calling(_, endpoint) | State::Open(_, endpoint) => self.client.reconsider(error, endpoint),
+            State::Waiting(_) | State::Ended => error,
+        };
         let (now, first) = (Instant::now(), self.backoff.is_well());
         let Some(delay) = self.backoff.delay(&error, now) else {
             self.enter(State::Ended);

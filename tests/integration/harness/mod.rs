@@ -2,6 +2,7 @@
 //! ([`make`]), statuses ([`refused`]) and peers that misbehave ([`raw`]).
 //! Never: a mock.
 
+pub mod certs;
 pub mod faults;
 pub mod frames;
 pub mod make;

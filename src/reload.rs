@@ -1,0 +1,219 @@
+//! Files that are looked at again and again, so that certificates, tokens and policies can change
+//! under a running process. Their contents are compared, and nothing else of them: a file that is
+//! written anew, one that is renamed over it and a symbolic link that is swapped (Kubernetes) are all
+//! the same.
+//! Never: knows what is in them, logs it, or keeps it.
+
+use std::fmt;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+/// Largest file taken: a certificate chain and a policy are a few KiB, a bundle of every public CA 300.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// A file that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {source}", path = .path.display())]
+pub struct Error {
+    /// Which.
+    pub path: PathBuf,
+    /// Why not.
+    pub source: io::Error,
+}
+
+/// What each file holds, in the order they were named.
+pub type Contents = Vec<Vec<u8>>;
+
+/// Files that belong together: a change of one is a change of all.
+#[derive(Debug)]
+pub struct Files {
+    paths: Vec<PathBuf>,
+    seen: Fingerprint,
+}
+
+/// What was seen last, without keeping it: a hash of the contents, or which file could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fingerprint {
+    Read(u64),
+    Unreadable(u64),
+}
+
+impl Files {
+    /// Reads them for the first time. Blocking.
+    ///
+    /// # Errors
+    /// One is missing, unreadable, too large, or not a file.
+    pub fn read(paths: Vec<PathBuf>) -> Result<(Self, Contents), Error> {
+        let contents = read(&paths)?;
+        let seen = fingerprint(&Ok(&contents));
+        Ok((Self { paths, seen }, contents))
+    }
+
+    /// Reads them again; none where nothing has changed since the last look. Blocking.
+    pub fn look(&mut self) -> Option<Result<Contents, Error>> {
+        let contents = read(&self.paths);
+        let seen = fingerprint(&contents.as_ref());
+        let changed = seen != self.seen;
+        self.seen = seen;
+        changed.then_some(contents)
+    }
+
+    /// Looks every `interval`, for ever, and has changes taken over by `apply`. What it refuses is
+    /// warned of once, and only after it was found the same twice: files that are replaced one after
+    /// the other do not fit each other for a moment.
+    pub async fn follow(
+        mut self,
+        interval: Duration,
+        mut apply: impl FnMut(&Contents) -> Result<(), String>,
+    ) {
+        let names = self.to_string();
+        let mut refused: Option<String> = None;
+        loop {
+            tokio::time::sleep(interval).await;
+            let looked = tokio::task::spawn_blocking(move || {
+                let looked = self.look();
+                (self, looked)
+            });
+            // Fails only where the process ends.
+            let Ok((files, looked)) = looked.await else { return };
+            self = files;
+            let outcome = match looked {
+                Some(Ok(contents)) => apply(&contents),
+                Some(Err(error)) => Err(error.to_string()),
+                None => {
+                    if let Some(error) = refused.take() {
+                        warn!(
+                            files = names,
+                            error, "changed files cannot be used, the earlier ones stay in use"
+                        );
+                    }
+                    continue;
+                }
+            };
+            refused = outcome.err();
+            if refused.is_none() {
+                info!(files = names, "changed files are in use");
+            }
+        }
+    }
+}
+
+/// The paths.
+impl fmt::Display for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, path) in self.paths.iter().enumerate() {
+            write!(f, "{}{}", if i == 0 { "" } else { ", " }, path.display())?;
+        }
+        Ok(())
+    }
+}
+
+fn read(paths: &[PathBuf]) -> Result<Contents, Error> {
+    paths.iter().map(|path| read_one(path).map_err(|source| Error { path: path.clone(), source })).collect()
+}
+
+fn read_one(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening a pipe would wait for somebody to write.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("larger than {} MiB", FILE_BYTES_MAX >> 20)));
+    }
+    Ok(bytes)
+}
+
+fn fingerprint(contents: &Result<&Contents, &Error>) -> Fingerprint {
+    let mut hasher = DefaultHasher::new();
+    match contents {
+        Ok(contents) => {
+            contents.hash(&mut hasher);
+            Fingerprint::Read(hasher.finish())
+        }
+        Err(error) => {
+            error.to_string().hash(&mut hasher);
+            Fingerprint::Unreadable(hasher.finish())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Files;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    #[test]
+    fn a_change_is_told_once_however_it_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        // What Kubernetes makes of a secret: file → ..data/file, ..data → ..one.
+        for name in ["..one", "..two"] {
+            fs::create_dir(at(name)).unwrap();
+            fs::write(at(name).join("file"), name).unwrap();
+        }
+        symlink("..one", at("..data")).unwrap();
+        symlink("..data/file", at("file")).unwrap();
+        fs::write(at("other"), "a").unwrap();
+        let (mut files, contents) = Files::read(vec![at("file"), at("other")]).unwrap();
+        assert_eq!(contents, [b"..one".to_vec(), b"a".to_vec()]);
+        assert!(files.look().is_none());
+        symlink("..two", at("..swapped")).unwrap();
+        fs::rename(at("..swapped"), at("..data")).unwrap();
+        assert_eq!(files.look().unwrap().unwrap()[0], b"..two");
+        fs::write(at("other"), "b").unwrap();
+        assert_eq!(files.look().unwrap().unwrap()[1], b"b");
+        fs::write(at("renamed"), "c").unwrap();
+        fs::rename(at("renamed"), at("other")).unwrap();
+        assert_eq!(files.look().unwrap().unwrap()[1], b"c");
+        assert!(files.look().is_none());
+        fs::remove_file(at("other")).unwrap();
+        assert!(files.look().unwrap().unwrap_err().to_string().contains("other: No such file"));
+        assert!(files.look().is_none(), "told once");
+        fs::write(at("other"), "c").unwrap();
+        assert!(files.look().unwrap().is_ok(), "it is back");
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_rather_than_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Files::read(vec![dir.path().to_owned()]).unwrap_err();
+        assert!(error.to_string().ends_with("not a file"), "{error}");
+        let large = dir.path().join("large");
+        fs::File::create(&large).unwrap().set_len(5 << 20).unwrap();
+        assert!(Files::read(vec![large]).unwrap_err().to_string().ends_with("larger than 4 MiB"));
+    }
+
+    #[tokio::test]
+    async fn a_good_change_is_taken_over_after_a_bad_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (files, _) = Files::read(vec![file.path().to_owned()]).unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (applied, path) = (Arc::clone(&seen), file.path().to_owned());
+        let follow = files.follow(Duration::from_millis(1), move |contents| {
+            applied.lock().unwrap().push(contents[0].clone());
+            if contents[0] == b"bad" { Err("bad".into()) } else { Ok(()) }
+        });
+        let change = async {
+            for text in ["bad", "good"] {
+                fs::write(&path, text).unwrap();
+                while seen.lock().unwrap().last().is_none_or(|last| last != text.as_bytes()) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = follow => panic!("it follows for ever"),
+            () = change => {}
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Certificate, key and client CA: from the bytes of PEM files to what a handshake needs, or to one
+//! sentence that names the file at fault.
+//! Never: reads the files, or shows what is in a key.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{Error, RootCertStore, ServerConfig};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+
+use crate::config::{ClientAuth, TlsConfig, TlsVersion};
+use crate::reload::Contents;
+
+/// The only protocol there is behind TLS.
+const ALPN: &[u8] = b"h2";
+
+/// What handshakes are made with.
+#[derive(Debug)]
+pub(super) struct Material {
+    pub(super) server: Arc<ServerConfig>,
+    /// From when the certificate holds, and
+    pub(super) begins: SystemTime,
+    /// until when.
+    pub(super) expires: SystemTime,
+}
+
+/// The files to read; none where TLS is off.
+pub(super) fn paths(tls: &TlsConfig) -> Option<Vec<PathBuf>> {
+    let (cert, key) = (tls.cert.clone()?, tls.key.clone()?);
+    Some([cert, key].into_iter().chain(tls.client_ca.clone()).collect())
+}
+
+/// Checks the files' contents, in the order of [`paths`], and that they fit each other.
+pub(super) fn load(paths: &[PathBuf], contents: &Contents, tls: &TlsConfig) -> Result<Material, String> {
+    let provider = Arc::new(ring::default_provider());
+    let chain = certificates(&paths[0], &contents[0])?;
+    let (begins, expires) = validity(&paths[0], &chain[0])?;
+    let pair = certified_key(paths, chain, &contents[1], &provider)?;
+    let versions: &[_] = match tls.min_version {
+        TlsVersion::V1_2 => &[&TLS13, &TLS12],
+        TlsVersion::V1_3 => &[&TLS13],
+    };
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .map_err(|error| error.to_string())?;
+    let builder = match paths.get(2).filter(|_| tls.client_auth() != ClientAuth::None) {
+        Some(path) => {
+            let optional = tls.client_auth() == ClientAuth::Optional;
+            builder.with_client_cert_verifier(client_verifier(path, &contents[2], optional, provider)?)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let mut server = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    server.alpn_protocols = vec![ALPN.to_vec()];
+    // No resumption: connections live long, and each one's client certificate is verified anew.
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    Ok(Material { server: Arc::new(server), begins, expires })
+}
+
+fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(bytes).collect();
+    match chain {
+        Ok(chain) if !chain.is_empty() => Ok(chain),
+        Ok(_) => Err(format!("{} holds no certificate in PEM form", path.display())),
+        Err(_) => Err(format!("{} is damaged: not every PEM block in it can be read", path.display())),
+    }
+}
+
+fn validity(path: &Path, der: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), String> {
+    let certificate = Certificate::from_der(der)
+        .map_err(|error| format!("the certificate in {} cannot be read: {error}", path.display()))?;
+    let validity = certificate.tbs_certificate().validity();
+    Ok((validity.not_before.to_system_time(), validity.not_after.to_system_time()))
+}
+
+fn certified_key(
+    paths: &[PathBuf],
+    chain: Vec<CertificateDer<'static>>,
+    key: &[u8],
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, String> {
+    let (cert_path, key_path) = (paths[0].display(), paths[1].display());
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+        // An encrypted key is a block of another name.
+        pem::Error::NoItemsFound => {
+            format!("{key_path} holds no private key in PEM form that is not encrypted")
+        }
+        _ => format!("{key_path} is damaged: its PEM blocks cannot be read"),
+    })?;
+    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+        Error::InconsistentKeys(_) => {
+            format!("the key in {key_path} does not belong to the first certificate in {cert_path}")
+        }
+        Error::General(_) => {
+            format!("the key in {key_path} is of no kind that can sign: RSA, ECDSA or Ed25519")
+        }
+        error => format!("{cert_path} and {key_path} cannot be used: {error}"),
+    })
+}
+
+fn client_verifier(
+    path: &Path,
+    bytes: &[u8],
+    optional: bool,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path, bytes)? {
+        roots
+            .add(certificate)
+            .map_err(|error| format!("a CA in {} cannot be used: {error}", path.display()))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = if optional { builder.allow_unauthenticated() } else { builder };
+    builder.build().map_err(|error| format!("{} cannot be used: {error}", path.display()))
+}

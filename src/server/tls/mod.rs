@@ -1,0 +1,149 @@
+//! TLS of the gRPC port: the handshake with its deadline, who the client is, and certificates that
+//! change while connections go on.
+//! Never: speaks HTTP/2, or decides what a client may do.
+
+mod material;
+mod peer;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tracing::{debug, info, warn};
+
+use super::linger::Lingering;
+use super::preface::Ahead;
+use crate::auth::PeerCertificate;
+use crate::config::TlsConfig;
+use crate::reload::Files;
+use material::Material;
+
+/// From when on the log reminds of a certificate that is going to expire, and
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+/// how often.
+const REMIND_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The TLS side of the gRPC port. Cheap to clone; all clones see the certificate that is in use.
+#[derive(Clone)]
+pub struct Tls {
+    material: Arc<ArcSwap<Material>>,
+    handshake_timeout: Duration,
+}
+
+/// The files behind it, to be followed.
+#[derive(Debug)]
+pub(super) struct Source {
+    config: TlsConfig,
+    paths: Vec<PathBuf>,
+    files: Files,
+}
+
+impl Tls {
+    /// Reads and checks the files; none where TLS is off. Blocking.
+    ///
+    /// # Errors
+    /// One sentence that names the file that cannot be used.
+    pub(super) fn open(config: &TlsConfig) -> Result<Option<(Self, Source)>, String> {
+        let Some(paths) = material::paths(config) else { return Ok(None) };
+        let (files, contents) = Files::read(paths.clone()).map_err(|error| error.to_string())?;
+        let material = material::load(&paths, &contents, config)?;
+        warn_if_readable_by_all(&paths[1]);
+        let tls = Self {
+            material: Arc::new(ArcSwap::from_pointee(material)),
+            handshake_timeout: config.handshake_timeout,
+        };
+        Ok(Some((tls, Source { config: config.clone(), paths, files })))
+    }
+
+    /// How long the certificate in use is still valid, in seconds; less than 0 once it has expired.
+    #[must_use]
+    pub fn seconds_to_expiry(&self) -> i64 {
+        let signed = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        match self.material.load().expires.duration_since(SystemTime::now()) {
+            Ok(left) => signed(left),
+            Err(over) => -signed(over.duration()),
+        }
+    }
+
+    /// Takes changed files over, and reminds of the expiry. Never ends.
+    pub(super) async fn follow(&self, source: Source, interval: Duration) {
+        let Source { config, paths, files } = source;
+        let reload = files.follow(interval, |contents| {
+            self.material.store(Arc::new(material::load(&paths, contents, &config)?));
+            self.tell_validity();
+            Ok(())
+        });
+        let remind = async {
+            loop {
+                self.tell_validity();
+                tokio::time::sleep(REMIND_EVERY).await;
+            }
+        };
+        tokio::join!(reload, remind);
+    }
+
+    fn tell_validity(&self) {
+        let material = self.material.load();
+        let expires = humantime::format_rfc3339_seconds(material.expires);
+        let (now, left) = (SystemTime::now(), self.seconds_to_expiry());
+        if material.begins > now {
+            let begins = humantime::format_rfc3339_seconds(material.begins);
+            warn!(%begins, "TLS certificate is not valid yet, clients will refuse it");
+        } else if left < 0 {
+            warn!(%expires, "TLS certificate has expired, clients will refuse it");
+        } else if left < EXPIRES_SOON.as_secs() as i64 {
+            warn!(%expires, days = left / 86_400, "TLS certificate expires soon");
+        } else {
+            info!(%expires, "TLS certificate in use");
+        }
+    }
+
+    /// The handshake; none where it failed or took too long.
+    pub(super) async fn accept<S>(&self, stream: S) -> Option<(TlsStream<S>, Option<PeerCertificate>)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.material.load().server));
+        let accepting = acceptor.accept(stream).into_fallible();
+        match tokio::time::timeout(self.handshake_timeout, accepting).await {
+            Ok(Ok(stream)) => {
+                let certificates = stream.get_ref().1.peer_certificates();
+                let peer = certificates.and_then(|chain| peer::read(chain.first()?));
+                Some((stream, peer))
+            }
+            Ok(Err((error, stream))) => {
+                debug!(%error, "TLS handshake refused");
+                // The client is told by an alert what was wrong; a reset would take it away.
+                let _ = Lingering::new(stream, Ahead::default()).shutdown().await;
+                None
+            }
+            Err(_) => {
+                debug!("TLS handshake took too long");
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("expires", &self.material.load().expires).finish_non_exhaustive()
+    }
+}
+
+/// Everybody on the machine could play this server.
+fn warn_if_readable_by_all(key: &PathBuf) {
+    const OTHERS_READ: u32 = 0o004;
+    let mode = std::fs::metadata(key).map(|about| about.permissions().mode()).unwrap_or_default();
+    if mode & OTHERS_READ != 0 {
+        warn!(file = %key.display(), mode = format!("{:o}", mode & 0o777), "TLS key is readable by everybody");
+    }
+}

@@ -1,0 +1,65 @@
+"""TLS and client certificates with grpcio, whose TLS is not ours."""
+
+import subprocess
+
+import grpc
+import pytest
+from conftest import Server
+from streamway.v1 import stream_pb2, stream_pb2_grpc
+
+
+def openssl(directory, *args):
+    subprocess.run(["openssl", *args], cwd=directory, check=True, capture_output=True)
+
+
+def authority(directory, name):
+    openssl(directory, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "2", "-subj", f"/CN={name}")  # fmt: skip
+
+
+def issue(directory, ca, name):
+    openssl(directory, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")  # fmt: skip
+    (directory / f"{name}.ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    openssl(directory, "x509", "-req", "-in", f"{name}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key",
+            "-CAcreateserial", "-out", f"{name}.pem", "-days", "1", "-extfile", f"{name}.ext")  # fmt: skip
+
+
+class TlsServer(Server):
+    credentials = None
+
+    def channel(self):
+        return grpc.secure_channel(self.listen, self.credentials)
+
+
+def test_tls_and_client_certificates(tmp_path):
+    for ca in ("ca", "other"):
+        authority(tmp_path, ca)
+    for ca, name in (("ca", "server"), ("ca", "client"), ("other", "stranger")):
+        issue(tmp_path, ca, name)
+
+    def credentials(client=None, ca="ca"):
+        read = lambda name: (tmp_path / name).read_bytes()  # noqa: E731
+        pair = (read(f"{client}.key"), read(f"{client}.pem")) if client else (None, None)
+        return grpc.ssl_channel_credentials(read(f"{ca}.pem"), *pair)
+
+    TlsServer.credentials = credentials("client")
+    files = [f"--tls-{flag}={tmp_path / file}" for flag, file in
+             (("cert", "server.pem"), ("key", "server.key"), ("client-ca", "ca.pem"))]  # fmt: skip
+    server = TlsServer(tmp_path / "data", *files)
+    try:
+
+        def publish(credentials):
+            with grpc.secure_channel(server.listen, credentials) as channel:
+                request = stream_pb2.PublishRequest(topic="t", records=[{"value": b"x"}])
+                return stream_pb2_grpc.StreamServiceStub(channel).Publish(request, timeout=10)
+
+        assert publish(credentials("client")).receipt.next.offset == 1
+        for refused in (credentials(), credentials("stranger"), credentials("client", ca="other")):
+            with pytest.raises(grpc.RpcError) as caught:
+                publish(refused)
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert publish(credentials("client")).receipt.next.offset == 2
+        assert server.stop() == 0
+    finally:
+        server.kill9()
