@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main → cli → server → service → topic → storage → record
-//!                  └→ auth  config          (leaves; record imports nothing of ours)
+//!                  └→ auth  telemetry  config          (leaves; record imports nothing of ours)
 //! client → proto
 //! ```
 //! `ARCHITECTURE.md` is the map; a test keeps it true.
@@ -16,5 +16,6 @@ pub mod record;
 pub mod server;
 pub mod service;
 pub mod storage;
+pub mod telemetry;
 pub mod topic;
 pub mod wire;

@@ -74,6 +74,20 @@ pub struct Config {
     pub stream_age_max: Duration,
     /// Settings of the embedded log.
     pub storage: StorageConfig,
+    /// Settings of metrics and logs; those of OTLP are the standard `OTEL_*` variables.
+    pub telemetry: TelemetryConfig,
+}
+
+/// Settings of metrics and logs. Flags and variables carry the prefix `telemetry-`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// Most topics that are counted by name; all others together.
+    #[serde(with = "human::plain")]
+    pub topics_max: usize,
+    /// One call in so many has a line in the access log; 0 for none.
+    #[serde(with = "human::plain")]
+    pub access_log_every: u32,
 }
 
 /// Settings of the embedded log. Flags and variables carry the prefix `storage-`.
@@ -139,6 +153,7 @@ impl Default for Config {
             streams_per_connection_max: 10_000,
             stream_age_max: Duration::ZERO,
             storage: StorageConfig::default(),
+            telemetry: TelemetryConfig { topics_max: 100, access_log_every: 0 },
         }
     }
 }

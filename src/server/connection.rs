@@ -19,8 +19,10 @@ use tracing::debug;
 
 use super::linger::Lingering;
 use super::listener::Gate;
+use super::observe::{Observed, Observer};
 use super::preface::Ahead;
 use crate::config::Config;
+use crate::telemetry::METRICS;
 use crate::topic::Ending;
 
 /// How long a client may take to say it.
@@ -64,10 +66,15 @@ pub(super) fn grpc(
     ending: &Ending,
 ) -> impl Fn(TcpStream, Gate) -> futures_util::future::BoxFuture<'static, ()> + Send + 'static {
     let (streams_max, ending) = (config.streams_per_connection_max, ending.clone());
-    move |stream, gate| Box::pin(serve(stream, gate, routes.clone(), ending.child(), streams_max))
+    let access_log_every = config.telemetry.access_log_every;
+    move |stream, gate| {
+        let observer = Observer { peer: stream.peer_addr().ok(), access_log_every };
+        let calls = Observed::new(routes.clone(), observer);
+        Box::pin(serve(stream, gate, calls, ending.child(), streams_max))
+    }
 }
 
-async fn serve<S>(mut stream: S, gate: Gate, routes: Routes, ending: Ending, streams_max: u32)
+async fn serve<S>(mut stream: S, gate: Gate, routes: Observed<Routes>, ending: Ending, streams_max: u32)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -77,7 +84,10 @@ where
     };
     let ahead = match ahead {
         Ok(Ok(ahead)) if ahead.is_whole_preface() => ahead,
-        _ => return debug!("connection without a preface closed"),
+        _ => {
+            METRICS.connections.no_preface.inc();
+            return debug!("connection without a preface closed");
+        }
     };
     let service = TowerToHyperService::new(routes.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ending.clone());

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::telemetry::Connections;
+
 /// First wait after the system refused a connection (EMFILE, ENFILE, ENOMEM), in place of a spin.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// Longest such wait.
@@ -55,7 +57,7 @@ impl Gate {
 
 /// Accepts until the gate is leaving. A connection over the cap is closed at once: its client then
 /// knows, and may try another replica.
-pub(super) async fn accept<S, F>(listener: TcpListener, gate: Gate, serve: S)
+pub(super) async fn accept<S, F>(listener: TcpListener, gate: Gate, counts: &'static Connections, serve: S)
 where
     S: Fn(TcpStream, Gate) -> F + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
@@ -71,6 +73,7 @@ where
             Ok(accepted) => accepted,
             Err(error) if concerns_one_connection(&error) => continue,
             Err(error) => {
+                counts.system.inc();
                 warn!(%error, backoff_ms = backoff.as_millis() as u64, "accepting a connection");
                 tokio::select! {
                     () = gate.leaving.cancelled() => return,
@@ -82,6 +85,7 @@ where
         };
         backoff = BACKOFF_MIN;
         let Ok(permit) = Arc::clone(&gate.free).try_acquire_owned() else {
+            counts.over_cap.inc();
             debug!(%peer, "connection over the cap closed");
             continue;
         };
@@ -89,10 +93,12 @@ where
         if stream.set_nodelay(true).is_err() {
             continue;
         }
+        counts.accepted.inc();
+        let open = counts.active.hold();
         let served = serve(stream, gate.clone());
         gate.tasks.spawn(async move {
             served.await;
-            drop(permit);
+            drop((permit, open));
         });
     }
 }
