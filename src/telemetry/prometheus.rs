@@ -21,10 +21,16 @@ pub fn text() -> String {
     out
 }
 
-/// A metric's name: dots become underscores, the unit is spelt out, counters end in `_total`.
+/// A metric's name: dots become underscores, the unit is spelt out, counters end in `_total`, and a
+/// gauge does not end in `_count`, which is a histogram's.
 #[must_use]
 pub fn name(metric: &Metric) -> String {
     let mut name = metric.name.replace('.', "_");
+    if metric.kind == Kind::Gauge
+        && let Some(counted) = name.strip_suffix("_count")
+    {
+        name = format!("{counted}s");
+    }
     let unit = match metric.unit {
         "s" => "_seconds",
         "By" => "_bytes",
