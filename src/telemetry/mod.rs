@@ -6,6 +6,8 @@
 mod calls;
 mod cell;
 mod collect;
+#[cfg(test)]
+mod document;
 pub mod logs;
 mod metrics;
 pub mod names;
