@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main → cli → server → service → topic → storage → record
-//!                  └→ auth  config  reload  (leaves; record imports nothing of ours)
+//!                  └→ auth  telemetry  config  reload  (leaves; record imports nothing of ours)
 //! client → proto
 //! ```
 //! `ARCHITECTURE.md` is the map; a test keeps it true.
@@ -17,5 +17,6 @@ pub mod reload;
 pub mod server;
 pub mod service;
 pub mod storage;
+pub mod telemetry;
 pub mod topic;
 pub mod wire;

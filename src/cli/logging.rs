@@ -3,9 +3,14 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::telemetry::Exporters;
+use crate::telemetry::logs::{self, WithTrace};
 
 /// RUST_LOG where it is set, else this.
 fn filter(default: &str) -> EnvFilter {
@@ -13,20 +18,26 @@ fn filter(default: &str) -> EnvFilter {
 }
 
 /// For the server: pretty on a terminal, JSON lines elsewhere.
-pub(super) fn for_server(verbose: u8) {
+pub(super) fn for_server(verbose: u8, exporters: &Exporters) {
     let level = match verbose {
         0 => "info",
         1 => "info,streamway=debug",
         _ => "debug,streamway=trace",
     };
     let terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(level))
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .log_internal_errors(false)
         .with_ansi(terminal);
+    let lines = if terminal {
+        lines.map_event_format(WithTrace).with_filter(filter(level)).boxed()
+    } else {
+        lines.json().flatten_event(true).map_event_format(WithTrace).with_filter(filter(level)).boxed()
+    };
+    let exported = exporters.logs().map(|provider| logs::exported(provider, filter(level)));
     // Fails only where a subscriber is set already; that one is as good.
-    let _ = if terminal { builder.try_init() } else { builder.json().flatten_event(true).try_init() };
+    let _ = tracing_subscriber::registry().with(lines).with(exported).try_init();
+    logs::count_panics();
 }
 
 /// For the other commands: short lines, warnings only unless asked for more.

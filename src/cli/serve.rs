@@ -11,6 +11,7 @@ use tracing::info;
 use super::{Failure, logging, output};
 use crate::config::{self, CONFIG_VARIABLE, Input, Loaded, SETTINGS, Setting};
 use crate::server;
+use crate::telemetry::{Exporters, Settings};
 
 const HELP: &str = "\
 Every flag is also a variable, STREAMWAY_ and its name in upper case (--drain-timeout is
@@ -93,7 +94,12 @@ impl Serve {
             let _ = std::io::Write::write_all(&mut std::io::stdout(), describe(&loaded).as_bytes());
             return Ok(ExitCode::SUCCESS);
         }
-        logging::for_server(verbose);
+        let settings = Settings::read(
+            std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        );
+        let exporters = settings.and_then(|settings| Exporters::start(&settings)).map_err(Failure::usage)?;
+        logging::for_server(verbose, &exporters);
         info!(config = one_line(&loaded), "configuration");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -106,6 +112,7 @@ impl Serve {
         });
         // The log is closed: what is still blocked somewhere must not hold up the exit.
         runtime.shutdown_timeout(super::RUNTIME_SHUTDOWN);
+        exporters.flush();
         outcome.map(|()| ExitCode::SUCCESS)
     }
 }

@@ -101,6 +101,20 @@ pub struct Config {
     pub tls: TlsConfig,
     /// Settings of the embedded log.
     pub storage: StorageConfig,
+    /// Settings of metrics and logs; those of OTLP are the standard `OTEL_*` variables.
+    pub telemetry: TelemetryConfig,
+}
+
+/// Settings of metrics and logs. Flags and variables carry the prefix `telemetry-`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// Most topics that are counted by name; all others together.
+    #[serde(with = "human::plain")]
+    pub topics_max: usize,
+    /// One call in so many has a line in the access log; 0 for none.
+    #[serde(with = "human::plain")]
+    pub access_log_every: u32,
 }
 
 /// Settings of a gRPC connection's HTTP/2. Flags and variables carry the prefix `http2-`.
@@ -206,6 +220,7 @@ impl Default for Config {
             reload_interval: Duration::from_secs(10),
             tls: TlsConfig::default(),
             storage: StorageConfig::default(),
+            telemetry: TelemetryConfig { topics_max: 100, access_log_every: 0 },
         }
     }
 }

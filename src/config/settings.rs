@@ -116,4 +116,6 @@ pub const SETTINGS: &[Setting] = &[
     setting("storage.open_files_max", COUNT, "Most open segment files"),
     setting("storage.request_id_window", DURATION, "How long a request_id is remembered"),
     setting("storage.request_ids_max", COUNT, "How many of the newest request_ids are remembered"),
+    setting("telemetry.topics_max", COUNT, "Most topics that metrics count by name; all others together"),
+    setting("telemetry.access_log_every", COUNT, "One call in so many is in the access log; 0 for none"),
 ];

@@ -112,6 +112,15 @@ impl<'a> Block<'a> {
         count
     }
 
+    /// Whether the block may end with a traceparent: a quick look, which records can fool.
+    #[must_use]
+    pub fn may_be_traced(&self) -> bool {
+        /// `22 37`, and the 55 bytes of a traceparent.
+        const FIELD: usize = 57;
+        let at = self.rest.len().checked_sub(FIELD);
+        at.is_some_and(|at| self.rest[at] == TRACEPARENT_TAG && self.rest[at + 1] == 55)
+    }
+
     /// The traceparent; empty where there is none.
     #[must_use]
     pub fn traceparent(&self) -> &'a [u8] {

@@ -1,4 +1,4 @@
-//! The admin port: plaintext, HTTP/1.1 and h2c told apart by the preface; gRPC health and probes.
+//! The admin port: plaintext, HTTP/1.1 and h2c told apart by the preface; gRPC health, probes, metrics.
 //! So a gRPC port that is full, or speaks TLS only, never makes a pod look dead.
 //! Never: anything a stranger must not see.
 
@@ -23,6 +23,7 @@ use super::linger::Lingering;
 use super::listener::Gate;
 use super::preface::Ahead;
 use crate::config::Config;
+use crate::telemetry::prometheus;
 
 /// Calls at once on one connection: probes are few.
 const STREAMS_MAX: u32 = 16;
@@ -52,7 +53,7 @@ async fn connection(mut stream: TcpStream, gate: Gate, board: Board, health: Rou
             match probe(request.uri().path(), &board) {
                 Some(answer) => Ok::<_, Infallible>(answer),
                 None if is_grpc(&request) => health.call(request.map(Body::new)).await,
-                None => Ok(plain(StatusCode::NOT_FOUND, "not found: /livez, /readyz, /version\n")),
+                None => Ok(plain(StatusCode::NOT_FOUND, "not found: /livez, /readyz, /metrics, /version\n")),
             }
         }
     });
@@ -89,6 +90,7 @@ async fn connection(mut stream: TcpStream, gate: Gate, board: Board, health: Rou
 /// The plain HTTP paths.
 fn probe(path: &str, board: &Board) -> Option<Response<Body>> {
     let (code, text) = match path {
+        "/metrics" => return Some(metrics()),
         "/livez" => (StatusCode::OK, "ok\n"),
         "/readyz" if board.is_ready() => (StatusCode::OK, "ok\n"),
         "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
@@ -96,6 +98,13 @@ fn probe(path: &str, board: &Board) -> Option<Response<Body>> {
         _ => return None,
     };
     Some(plain(code, text))
+}
+
+fn metrics() -> Response<Body> {
+    let mut response = Response::new(Body::new(prometheus::text()));
+    let kind = header::HeaderValue::from_static(prometheus::CONTENT_TYPE);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
 }
 
 /// Whether a gRPC client asks. gRPC answers what it does not know with 200 and its status beside it,

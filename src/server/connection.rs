@@ -21,11 +21,13 @@ use tracing::debug;
 use super::age::{Age, Step};
 use super::linger::Lingering;
 use super::listener::Gate;
+use super::observe::{Observed, Observer};
 use super::partial::{Budget, Counted, Share};
 use super::preface::Ahead;
 use super::tls::Tls;
 use crate::auth::PeerCertificate;
 use crate::config::{Config, Http2Config};
+use crate::telemetry::METRICS;
 use crate::topic::{Cause, Ending};
 
 /// What a client that speaks HTTP/1 is told; gRPC is HTTP/2 alone.
@@ -55,9 +57,12 @@ pub(super) fn grpc(
 ) -> impl Fn(TcpStream, Gate) -> BoxFuture<'static, ()> + Send + 'static {
     let budget = Budget::new(config.connection_inflight_bytes_max, config.inflight_bytes_max);
     let (config, ending) = (Arc::new(config.clone()), ending.clone());
+    let access_log_every = config.telemetry.access_log_every;
     move |stream, gate| {
         let (config, share, ending) = (Arc::clone(&config), budget.share(), ending.child());
-        let port = Port { gate, routes: routes.clone(), config, share, peer: None };
+        let observer = Observer { peer: stream.peer_addr().ok(), access_log_every };
+        let routes = Observed::new(routes.clone(), observer);
+        let port = Port { gate, routes, config, share, peer: None };
         let Some(tls) = tls.clone() else { return Box::pin(port.serve(stream, ending)) };
         Box::pin(async move {
             let accepted = port.gate.leaving.run_until_cancelled(tls.accept(stream)).await.flatten();
@@ -71,7 +76,7 @@ pub(super) fn grpc(
 /// What one connection is served with.
 struct Port {
     gate: Gate,
-    routes: Routes,
+    routes: Observed<Routes>,
     config: Arc<Config>,
     share: Share,
     /// Whoever TLS has verified.
@@ -93,11 +98,15 @@ impl Port {
                 self.speak(Lingering::new(stream, ahead), ending).await;
             }
             Ok(Ok(ahead)) if ahead.is_http1() => {
+                METRICS.connections.no_preface.inc();
                 debug!("connection that speaks HTTP/1 refused");
                 let refused = refuse_http1(Lingering::new(stream, ahead));
                 let _ = tokio::time::timeout(patience, refused).await;
             }
-            _ => debug!("connection without a preface closed"),
+            _ => {
+                METRICS.connections.no_preface.inc();
+                debug!("connection without a preface closed");
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::{Error, Server};
 use crate::storage::embedded::OpenError;
 use crate::storage::{Health, Log};
+use crate::telemetry::{METRICS, State};
 
 /// How long connections that were aborted, and those of the admin port, get to end.
 const ABORT_GRACE: Duration = Duration::from_millis(100);
@@ -25,6 +26,7 @@ impl Server {
         let begun = Instant::now();
         let (deadline, abort_at) = (begun + budget, begun + budget - self.config.close_reserve());
         self.board.drain();
+        METRICS.life.enter(State::Draining);
         info!(budget_ms = budget.as_millis() as u64, "draining");
         if log.is_some() {
             // However long the delay is, calls keep a part of the budget to end well.
@@ -32,15 +34,18 @@ impl Server {
             tokio::time::sleep_until(begun + delay).await;
         }
 
+        METRICS.life.enter(State::LameDuck);
         self.topics.drain();
         self.board.end_watches();
         self.gate.go_away();
         if timeout_at(abort_at, self.gate.tasks.wait()).await.is_err() {
             warn!(connections = self.gate.connections(), "drain deadline: cutting connections off");
+            METRICS.life.enter(State::Aborting);
             self.gate.abort.cancel();
             let _ = tokio::time::timeout(ABORT_GRACE, self.gate.tasks.wait()).await;
         }
 
+        METRICS.life.enter(State::Closing);
         let closed = match &log {
             Some(log) => close(&**log, deadline).await,
             None => Ok(()),

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::files::Spares;
+use crate::telemetry::Connections;
 
 /// First wait after the system refused a connection (EMFILE, ENFILE, ENOMEM), in place of a spin.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
@@ -65,7 +66,7 @@ impl Gate {
 
 /// Accepts until the gate is leaving. A connection over the cap is closed at once: its client then
 /// knows, and may try another replica.
-pub(super) async fn accept<S, F>(listener: TcpListener, gate: Gate, serve: S)
+pub(super) async fn accept<S, F>(listener: TcpListener, gate: Gate, counts: &'static Connections, serve: S)
 where
     S: Fn(TcpStream, Gate) -> F + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
@@ -82,6 +83,7 @@ where
             Err(error) if concerns_one_connection(&error) => continue,
             Err(error) if concerns_files(&error) && gate.spares.release() => continue,
             Err(error) => {
+                counts.system.inc();
                 warn!(%error, backoff_ms = backoff.as_millis() as u64, "accepting a connection");
                 tokio::select! {
                     () = gate.leaving.cancelled() => return,
@@ -93,6 +95,7 @@ where
         };
         backoff = BACKOFF_MIN;
         let Ok(permit) = Arc::clone(&gate.free).try_acquire_owned() else {
+            counts.over_cap.inc();
             debug!(%peer, "connection over the cap closed");
             continue;
         };
@@ -100,11 +103,13 @@ where
         if stream.set_nodelay(true).is_err() {
             continue;
         }
+        counts.accepted.inc();
+        let open = counts.active.hold();
         let (served, spares) = (serve(stream, gate.clone()), gate.spares.clone());
         gate.tasks.spawn(async move {
             served.await;
             spares.refill();
-            drop(permit);
+            drop((permit, open));
         });
     }
 }

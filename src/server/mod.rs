@@ -14,9 +14,11 @@ mod files;
 mod health;
 mod linger;
 mod listener;
+mod observe;
 mod partial;
 mod preface;
 mod routes;
+mod sample;
 mod signals;
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ pub use tls::Tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -38,6 +41,7 @@ use tracing::info;
 use crate::config::Config;
 use crate::storage::embedded::{EmbeddedLog, OpenError};
 use crate::storage::{self, Log};
+use crate::telemetry::{METRICS, State};
 use crate::topic::Topics;
 use files::Spares;
 use listener::Gate;
@@ -137,14 +141,15 @@ async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
     let gate = Gate::new(config.connections_max);
     let routes = routes::public(&config, &topics, &board);
     let serve = connection::grpc(routes, &config, topics.ending(), tls.clone());
-    gate.tasks.spawn(listener::accept(listener, gate.clone(), serve));
+    gate.tasks.spawn(listener::accept(listener, gate.clone(), &METRICS.connections, serve));
     if let Some((tls, source)) = tls.clone().zip(source) {
         let (leaving, interval) = (gate.leaving.clone(), config.reload_interval);
         gate.tasks.spawn(async move { leaving.run_until_cancelled(tls.follow(source, interval)).await });
     }
     let admin_gate = Gate::new(config.admin_connections_max).with_spares(Spares::hold(ADMIN_SPARES));
     let serve = admin::serve(&board, &config);
-    admin_gate.tasks.spawn(listener::accept(admin_listener, admin_gate.clone(), serve));
+    let counts = &METRICS.admin_connections;
+    admin_gate.tasks.spawn(listener::accept(admin_listener, admin_gate.clone(), counts, serve));
     info!(listen = %grpc, admin_listen = %admin, tls = tls.is_some(), "listening");
 
     let server =
@@ -166,6 +171,9 @@ struct Server {
 impl Server {
     /// From recovery to the end.
     async fn supervise(self, open: Opener) -> Result<(), Error> {
+        METRICS.life.enter(State::Starting);
+        sample::before_collecting(&self.topics, &self.board);
+        let begun = Instant::now();
         let config = self.config.clone();
         let mut opening = tokio::task::spawn_blocking(move || open(&config));
         let opened = tokio::select! {
@@ -181,13 +189,17 @@ impl Server {
             }
         };
         self.topics.open(Arc::clone(&log));
+        METRICS.storage.recovery_us.set(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
         self.board.serve();
+        METRICS.life.enter(State::Serving);
+        let sampling = sample::spawn(&self.config, Arc::clone(&log));
         info!("serving");
         let mut health = log.health();
         loop {
             // The engine has logged why.
             if matches!(&*health.borrow_and_update(), storage::Health::Failed(_)) {
                 self.board.storage_failed();
+                METRICS.storage.failed.set(1);
             }
             tokio::select! {
                 () = self.shutdown.cancelled() => break,
@@ -197,7 +209,9 @@ impl Server {
                 },
             }
         }
-        self.drain(Some(log)).await
+        let drained = self.drain(Some(log)).await;
+        sampling.abort();
+        drained
     }
 }
 

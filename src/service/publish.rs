@@ -7,6 +7,7 @@ use super::Streams;
 use super::request;
 use super::status::{Context, Error, status};
 use crate::record::Receipt;
+use crate::telemetry::trace;
 use crate::wire::{PublishRequest, PublishResponse};
 
 pub(super) async fn publish(
@@ -14,6 +15,12 @@ pub(super) async fn publish(
     request: Request<PublishRequest>,
 ) -> Result<Response<PublishResponse>, Status> {
     let call_trace = request::call_trace(request.metadata());
+    // Where the caller traces nothing and this server samples the call, the batch leads to it.
+    let call_trace = if call_trace.is_empty() {
+        trace::current_traceparent().unwrap_or_default().into()
+    } else {
+        call_trace
+    };
     let publish = request.into_inner();
     match store(streams, &publish, &call_trace).await {
         Ok(receipt) => Ok(Response::new(PublishResponse { receipt })),

@@ -40,6 +40,12 @@ impl Admission {
         Self { permits: Arc::new(Semaphore::new(bytes_max)), waiting: Arc::default(), bytes_max }
     }
 
+    /// Bytes taken.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.bytes_max.saturating_sub(self.permits.available_permits())
+    }
+
     /// What is larger than the whole budget takes all of it.
     fn permits_for(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.min(self.bytes_max)).expect("the budget is at most 32 bits")

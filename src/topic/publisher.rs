@@ -4,12 +4,16 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use super::admission::Permit;
 use super::{Error, Topics};
 use crate::record::{Batch, Receipt};
 use crate::storage::{self, Appended, Appender, BoxFuture, Hold, TopicLog};
+use crate::telemetry::trace::Publishing;
+use crate::telemetry::{self, Batches, Handed, METRICS};
 
 /// Most batches handed to the log at once: enough to make the hand-over cheap, few enough that the
 /// log syncs the first while the next are read.
@@ -28,11 +32,19 @@ pub struct Publisher {
     /// In the order appended, which is the order they resolve in: only the first is polled.
     inflight: VecDeque<InFlight>,
     unacknowledged: usize,
+    name: Box<str>,
+    counts: Arc<telemetry::Topic>,
+    sizes: Batches,
+    /// Of the gathered batches, those that are sampled.
+    traced: Vec<Publishing>,
 }
 
 struct InFlight {
     append: BoxFuture<'static, Appended>,
     batches: usize,
+    handed: Handed,
+    since: Instant,
+    traced: Vec<Publishing>,
 }
 
 impl Publisher {
@@ -45,6 +57,10 @@ impl Publisher {
             admitting: None,
             inflight: VecDeque::new(),
             unacknowledged: 0,
+            name: topic.name().as_str().into(),
+            counts: METRICS.topics.of(topic.name().as_str()),
+            sizes: Batches::default(),
+            traced: Vec::new(),
         }
     }
 
@@ -79,6 +95,14 @@ impl Publisher {
     /// Takes a batch. Only while not [`Self::is_full`].
     pub fn push(&mut self, batch: Batch) {
         self.gathered_bytes += batch.weight();
+        self.sizes.take(u64::from(batch.count()), batch.records().len() as u64);
+        let index = self.gathered.len();
+        self.traced.extend(Publishing::begin(
+            batch.traceparent(),
+            batch.count(),
+            batch.records().len(),
+            index,
+        ));
         self.gathered.push(batch);
         self.unacknowledged += 1;
     }
@@ -112,13 +136,16 @@ impl Publisher {
         let batches = std::mem::take(&mut self.gathered);
         self.gathered_bytes = 0;
         let count = batches.len();
+        let (handed, since) = (self.sizes.hand_over(), Instant::now());
+        let traced = std::mem::take(&mut self.traced);
         match permit {
             Ok(permit) => {
                 let append = self.appender.append(batches, Hold::of(permit));
-                self.inflight.push_back(InFlight { append, batches: count });
+                self.inflight.push_back(InFlight { append, batches: count, handed, since, traced });
                 Poll::Ready(Ok(()))
             }
             Err(error) => {
+                METRICS.publish.failed.add(count as u64);
                 self.unacknowledged -= count;
                 Poll::Ready(Err(error))
             }
@@ -130,6 +157,17 @@ impl Publisher {
         let Some(first) = self.inflight.front_mut() else { return Poll::Ready(None) };
         let appended = ready!(first.append.as_mut().poll(cx));
         self.unacknowledged -= first.batches;
+        let duplicates = appended.receipts.iter().filter(|receipt| receipt.duplicate).count();
+        let stored = (appended.receipts.len() - duplicates) as u64;
+        METRICS.publish.acknowledged(&self.counts, first.handed, stored, duplicates as u64, first.since);
+        for traced in std::mem::take(&mut first.traced) {
+            let outcome = match (appended.receipts.get(traced.index), &appended.failure) {
+                (Some(receipt), _) => Ok(receipt.first.get()),
+                (None, Some(failure)) => Err(failure.to_string()),
+                (None, None) => Err(no_answer().to_string()),
+            };
+            traced.end(&self.name, outcome, None);
+        }
         self.inflight.pop_front();
         Poll::Ready(Some(appended))
     }

@@ -16,9 +16,11 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::limit::{self, Remaining};
 use super::start::{self, Subscribe};
 use super::{Cause, Ending, Error, OutOfRange, Topics};
+use crate::record::block::Blocks;
 use crate::record::walk::Malformed;
 use crate::record::{Offset, Position, UnixMicros};
 use crate::storage::{self, BoxFuture, Chunk, TopicLog};
+use crate::telemetry::{METRICS, Reader, trace};
 
 /// Bytes of one delivery to a subscriber that keeps up.
 const LIVE_BYTES: usize = 64 << 10;
@@ -83,6 +85,9 @@ pub struct Subscription {
     rest: Option<Rest>,
     gap: bool,
     caught_up: bool,
+    /// Whether it was at the tail since it last read from disk.
+    live: bool,
+    reader: Reader,
     /// Whether any message was sent.
     begun: bool,
     end_told: bool,
@@ -122,6 +127,8 @@ impl Subscription {
         let limit =
             (!request.limit.is_none()).then(|| Box::new(Remaining::new(&request.limit, next, topic.tail())));
         let heartbeat_interval = request.heartbeat_interval.unwrap_or(topics.heartbeat_interval());
+        let asked = Arc::clone(&topic);
+        let reader = METRICS.readers.open(topic.name().as_str(), next.get(), move || asked.tail().get());
         let mut subscription = Self {
             topics,
             topic,
@@ -135,6 +142,8 @@ impl Subscription {
             rest: None,
             gap,
             caught_up: false,
+            live: false,
+            reader,
             begun: false,
             end_told: false,
             ended: false,
@@ -233,7 +242,12 @@ impl Subscription {
         }
         let wanted = self.limit.as_ref().map_or(usize::MAX, |limit| limit.bytes_wanted());
         if let Some(chunk) = self.read_cached(LIVE_BYTES.min(wanted)) {
+            METRICS.readers.memory.inc();
             return self.deliver(chunk);
+        }
+        METRICS.readers.disk.inc();
+        if std::mem::take(&mut self.live) {
+            METRICS.readers.fallbacks.inc();
         }
         let (topic, from, bytes) = (Arc::clone(&self.topic), self.next, LAGGING_BYTES.min(wanted));
         self.work = Work::Reading(Box::pin(async move { topic.read(from, bytes).await }));
@@ -259,6 +273,8 @@ impl Subscription {
     }
 
     fn at_tail(&mut self) -> Step {
+        self.live = true;
+        self.reader.level(self.next.get());
         if !std::mem::replace(&mut self.caught_up, true) {
             return self.bare(Some(Notice::CaughtUp));
         }
@@ -282,9 +298,41 @@ impl Subscription {
             return Step::Again;
         }
         let tail = self.topic.tail();
+        self.count(&chunk, tail);
         let caught_up = self.next >= tail && !self.caught_up;
         self.caught_up |= caught_up;
         self.message(chunk.runs, tail, caught_up.then_some(Notice::CaughtUp))
+    }
+
+    fn count(&mut self, chunk: &Chunk, tail: Offset) {
+        if trace::is_on() {
+            self.trace(chunk);
+        }
+        let counts = self.reader.topic();
+        counts.delivered_records.add(chunk.records);
+        counts.delivered_bytes.add(chunk.bytes() as u64);
+        counts.delivered_messages.inc();
+        if self.next >= tail {
+            self.live = true;
+            self.reader.level(self.next.get());
+        } else {
+            // What comes next was stored at about the time of what is delivered now.
+            let last = chunk.runs.last().and_then(|run| Blocks::new(run).next()?.ok());
+            self.reader.behind(self.next.get(), last.map_or(0, |block| block.time().0));
+        }
+    }
+
+    /// A span for each sampled batch. A traceparent is the last field of its block.
+    fn trace(&self, chunk: &Chunk) {
+        for block in chunk.runs.iter().flat_map(|run| Blocks::new(run)).map_while(Result::ok) {
+            if !block.may_be_traced() {
+                continue;
+            }
+            if let Ok(traceparent) = std::str::from_utf8(block.traceparent()) {
+                let topic = self.topic.name().as_str();
+                trace::delivered(topic, traceparent, block.first.get(), block.time().0);
+            }
+        }
     }
 
     fn cut(&mut self, chunk: &mut Chunk) -> Result<(), Malformed> {
@@ -344,6 +392,7 @@ impl Subscription {
                 return Poll::Ready(Step::Again);
             }
             if Instant::now() >= self.due {
+                METRICS.readers.heartbeats.inc();
                 return Poll::Ready(self.bare(None));
             }
         }

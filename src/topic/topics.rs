@@ -57,6 +57,12 @@ impl Topics {
         self.0.heartbeat_interval
     }
 
+    /// Bytes taken from publishers that are not durable yet.
+    #[must_use]
+    pub fn inflight_bytes(&self) -> usize {
+        self.0.admission.taken()
+    }
+
     pub(super) fn admission(&self) -> &Admission {
         &self.0.admission
     }

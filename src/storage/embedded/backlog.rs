@@ -11,6 +11,7 @@ use super::group::Pending;
 use super::topic::{Settings, TopicState};
 use crate::record::{Offset, UnixMicros};
 use crate::storage::{Error, Stored};
+use crate::telemetry::METRICS;
 
 /// The state at exactly one synced group, and what the journals before it hold.
 #[derive(Debug)]
@@ -91,6 +92,7 @@ impl Backlog {
     /// Counts bytes that are in no segment yet.
     pub fn add(&self, bytes: usize) {
         self.lock().bytes += bytes;
+        METRICS.storage.unflushed.add(bytes as i64);
     }
 
     /// Hands a snapshot over.
@@ -168,6 +170,7 @@ impl Backlog {
     pub fn finish(&self, bytes: usize) {
         let mut state = self.lock();
         state.waiting.pop_front();
+        METRICS.storage.unflushed.add(-(bytes.min(state.bytes) as i64));
         state.bytes = state.bytes.saturating_sub(bytes);
         state.full = false;
         drop(state);

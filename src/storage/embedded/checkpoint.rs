@@ -21,6 +21,7 @@ use super::segment::{self, Fault, Segment};
 use super::tail::Run;
 use super::topic::TopicState;
 use crate::record::{Offset, UnixMicros};
+use crate::telemetry::METRICS;
 
 /// How often retention looks, and a full disk is tried again.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -99,8 +100,12 @@ impl Checkpointer {
     /// Tries until it works; false where it never will, or the log closes.
     fn retry(&mut self, snapshot: &Snapshot) -> bool {
         loop {
+            let begun = Instant::now();
             match self.checkpoint(snapshot) {
-                Ok(()) => return true,
+                Ok(()) => {
+                    METRICS.storage.checkpoint.record_time(begun.elapsed());
+                    return true;
+                }
                 Err(Fault::Io(error)) if is_full(&error) || is_too_many_files(&error) => {
                     tracing::warn!(%error, "checkpoint waits for disk space or files");
                     self.reclaim();

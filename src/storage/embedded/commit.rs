@@ -25,6 +25,7 @@ use super::registry::Registry;
 use super::topic::{Settings, TopicState};
 use crate::record::{Epoch, Offset, UnixMicros};
 use crate::storage::{Appended, Error, Stored};
+use crate::telemetry::METRICS;
 
 /// A group takes appends until they make about this many bytes: a write of some milliseconds, so
 /// that nobody waits long for the one before.
@@ -145,6 +146,8 @@ impl Committer {
         if built.runs.is_empty() {
             return built.publish(&mut self.window, &mut self.pending);
         }
+        METRICS.storage.group_bytes.record(self.buffer.len());
+        METRICS.storage.group_batches.record(built.runs.iter().map(|item| u64::from(item.run.batches)).sum());
         match self.write() {
             Ok(()) => self.publish(built),
             Err(error) => built.refuse(&error),

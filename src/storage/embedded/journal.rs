@@ -5,12 +5,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Buf, BufMut};
 
 use super::disk::{Disk, File, Mode};
 use super::frame::{HEADER_LEN as FRAME_HEADER_LEN, Header};
 use super::open::OpenError;
+use crate::telemetry::METRICS;
 
 /// Groups and the file header begin on multiples of this.
 pub const ALIGN: u64 = 4096;
@@ -180,9 +182,13 @@ impl Writer {
     /// The disk's. The group may or may not be there then.
     pub fn append(&mut self, group: &mut GroupBuf) -> io::Result<()> {
         let bytes = group.seal(self.id, self.next_group);
+        let begun = Instant::now();
         self.file.write_at(bytes, self.at)?;
+        let written = Instant::now();
         // A sync that fails, for whatever reason, leaves it open what is on disk.
         self.file.sync().map_err(io::Error::other)?;
+        METRICS.storage.write.record_time(written - begun);
+        METRICS.storage.sync.record_time(written.elapsed());
         self.at += bytes.len() as u64;
         self.next_group += 1;
         Ok(())

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::topic::TopicState;
 use crate::record::{Batch, Epoch, Offset, TopicName};
 use crate::storage::{Appended, Appender, BoxFuture, Error, Hold, Retention, Stored};
+use crate::telemetry::METRICS;
 
 /// One thing for the committer to do.
 #[derive(Debug)]
@@ -91,6 +92,7 @@ impl Queue {
             return Err(op);
         }
         state.ops.push_back(op);
+        METRICS.storage.queue.add(1);
         if state.ops.len() == 1 {
             self.0.ready.notify_one();
         }
@@ -127,13 +129,16 @@ impl Queue {
                 }
             };
         }
+        METRICS.storage.queue.add(-(state.ops.len() as i64));
         Taken::Ops(std::mem::take(&mut state.ops))
     }
 
     /// Refuses what comes from now on, and what waits.
     pub fn abandon(&self) {
         self.close();
-        self.lock().ops.clear();
+        let mut state = self.lock();
+        METRICS.storage.queue.add(-(state.ops.len() as i64));
+        state.ops.clear();
     }
 
     /// Refuses what comes from now on.

@@ -14,6 +14,7 @@ use super::registry::Registry;
 use super::topic::TopicState;
 use crate::record::{Offset, UnixMicros};
 use crate::storage::Error;
+use crate::telemetry::METRICS;
 
 /// Space is reclaimed by a checkpoint of its own at most this often.
 const RECLAIM_INTERVAL: Duration = Duration::from_secs(10);
@@ -46,6 +47,7 @@ impl Keeper {
         for topic in self.registry.all() {
             match floor(&topic, files, now) {
                 Ok(floor) if floor > topic.floor() => {
+                    METRICS.storage.retention_records.add(floor.since(topic.floor()));
                     let (reply, _) = oneshot::channel();
                     // The next pass tries again where this one is refused.
                     let _ = self.queue.push(Op::Change(Change::Trim(topic, floor), reply));

@@ -1,0 +1,187 @@
+//! The layer around every call of the gRPC port: how long, how it ended, its log lines.
+//! Never: touches a message. Health and reflection pass unseen.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use tower::Service;
+use tracing::{debug, info};
+
+use crate::telemetry::{CODES, METRICS, Method, trace};
+
+/// What all calls of one connection have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Observer {
+    /// Who calls.
+    pub(super) peer: Option<SocketAddr>,
+    /// One call in so many has a line in the access log; 0 for none.
+    pub(super) access_log_every: u32,
+}
+
+/// A service whose calls are observed.
+#[derive(Clone, Debug)]
+pub(super) struct Observed<S> {
+    inner: S,
+    observer: Observer,
+}
+
+impl<S> Observed<S> {
+    pub(super) const fn new(inner: S, observer: Observer) -> Self {
+        Self { inner, observer }
+    }
+}
+
+impl<S, B> Service<Request<B>> for Observed<S>
+where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Unpin,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let call = Method::of(request.uri().path())
+            .map(|method| Box::new(Call::begin(method, request.headers(), self.observer)));
+        let _in_call = call.as_ref().and_then(|call| call.span.enter());
+        Answer { inner: self.inner.call(request), call }
+    }
+}
+
+/// The answer on its way.
+#[derive(Debug)]
+pub(super) struct Answer<F> {
+    inner: F,
+    call: Option<Box<Call>>,
+}
+
+impl<F> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>> + Unpin,
+{
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let response = {
+            let _in_call = this.call.as_ref().and_then(|call| call.span.enter());
+            let Ok(response) = ready!(Pin::new(&mut this.inner).poll(cx));
+            response
+        };
+        let Some(mut call) = this.call.take() else { return Poll::Ready(Ok(response)) };
+        if response.headers().contains_key(Status::GRPC_STATUS) {
+            call.end(response.headers());
+            return Poll::Ready(Ok(response));
+        }
+        Poll::Ready(Ok(response.map(|inner| Body::new(Observing { inner, call }))))
+    }
+}
+
+/// A body on its way; its trailers tell how the call ended.
+struct Observing {
+    inner: Body,
+    call: Box<Call>,
+}
+
+impl http_body::Body for Observing {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let frame = {
+            let _in_call = this.call.span.enter();
+            ready!(Pin::new(&mut this.inner).poll_frame(cx))
+        };
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            this.call.end(trailers);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// One call, from its headers to its trailers. Dropped before them, it was cancelled.
+#[derive(Debug)]
+struct Call {
+    method: Method,
+    begun: Instant,
+    observer: Observer,
+    span: trace::Call,
+    ended: bool,
+}
+
+impl Call {
+    fn begin(method: Method, headers: &HeaderMap, observer: Observer) -> Self {
+        METRICS.calls.begin(method);
+        let span = trace::Call::begin(method, headers, observer.peer);
+        if method.is_streaming() {
+            let _in_call = span.enter();
+            debug!(
+                method = method.name(),
+                peer = observer.peer.map(tracing::field::display),
+                "stream opened"
+            );
+        }
+        Self { method, begun: Instant::now(), observer, span, ended: false }
+    }
+
+    fn end(&mut self, trailers: &HeaderMap) {
+        let code =
+            trailers.get(Status::GRPC_STATUS).map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
+        let reason = (code != Code::Ok)
+            .then(|| Status::from_header_map(trailers)?.get_details_error_info().map(|info| info.reason))
+            .flatten();
+        self.ended_with(code as usize, reason.as_deref());
+    }
+
+    fn ended_with(&mut self, code: usize, reason: Option<&str>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let took = self.begun.elapsed();
+        METRICS.calls.end(self.method, code, took);
+        let status = CODES.get(code).copied().unwrap_or("UNKNOWN");
+        let _in_call = self.span.enter();
+        let (method, duration_ms) = (self.method.name(), took.as_millis() as u64);
+        let peer = self.observer.peer.map(tracing::field::display);
+        let every = self.observer.access_log_every;
+        if every > 0 && (every == 1 || fastrand::u32(..every) == 0) {
+            info!(target: "streamway::access", method, status, reason, duration_ms, peer, "call ended");
+        } else {
+            debug!(target: "streamway::access", method, status, reason, duration_ms, peer, "call ended");
+        }
+        self.span.end(code, reason);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.ended_with(Code::Cancelled as usize, None);
+    }
+}

@@ -1,0 +1,76 @@
+//! What must be looked at to be known: every few seconds the topics, the disk and how far
+//! subscriptions are behind; before every collection what is in flight.
+//! Never: holds up a scrape; an engine that is slow makes old numbers, not none.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tracing::debug;
+
+use super::health::Board;
+use crate::config::Config;
+use crate::storage::{Log, TopicInfo};
+use crate::telemetry::{METRICS, Seen};
+use crate::topic::Topics;
+
+/// How often; the metrics' descriptions name it.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Topics asked of the engine at once.
+const PAGE: usize = 1000;
+
+/// Sets what is only known when somebody asks.
+pub(super) fn before_collecting(topics: &Topics, board: &Board) {
+    let (topics, board) = (topics.clone(), board.clone());
+    METRICS.before_collecting(move || {
+        METRICS.publish.inflight.set(topics.inflight_bytes() as u64);
+        METRICS.life.ready.set(u64::from(board.is_ready()));
+    });
+}
+
+/// Looks at everything, again and again.
+pub(super) fn spawn(config: &Config, log: Arc<dyn Log>) -> JoinHandle<()> {
+    METRICS.topics.limit(config.telemetry.topics_max);
+    let dir = config.data_dir.clone();
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        loop {
+            ticks.tick().await;
+            disk(&dir);
+            METRICS.readers.sample();
+            topics(&*log).await;
+        }
+    })
+}
+
+fn disk(dir: &Path) {
+    let Ok(found) = rustix::fs::statvfs(dir) else { return };
+    METRICS.storage.disk_free.set(found.f_bavail.saturating_mul(found.f_frsize));
+    METRICS.storage.disk_size.set(found.f_blocks.saturating_mul(found.f_frsize));
+}
+
+async fn topics(log: &dyn Log) {
+    let mut all: Vec<TopicInfo> = Vec::new();
+    loop {
+        let after = all.last().map(|last| last.name.as_str().to_owned());
+        match log.list("", after.as_deref(), PAGE).await {
+            Ok(page) if page.is_empty() => break,
+            Ok(page) => {
+                let last = page.len() < PAGE;
+                all.extend(page);
+                if last {
+                    break;
+                }
+            }
+            Err(error) => return debug!(%error, "topics cannot be listed"),
+        }
+    }
+    METRICS.topics_count.set(all.len() as u64);
+    METRICS.topics.see(all.iter().map(|info| Seen {
+        name: info.name.as_str(),
+        stored_bytes: info.stored_bytes,
+        tail: info.tail.get(),
+        earliest: info.earliest.get(),
+    }));
+}

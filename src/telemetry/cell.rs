@@ -1,0 +1,213 @@
+//! What a metric is counted in: plain relaxed atomics, so that counting costs a few nanoseconds and
+//! takes no lock.
+//! Never: knows a name or a label.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Only rises.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Counts one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Counts `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// The count so far.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Rises and falls.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicI64::new(0))
+    }
+
+    /// Replaces the value; what is beyond 63 bits becomes the greatest value.
+    pub fn set(&self, value: u64) {
+        self.0.store(i64::try_from(value).unwrap_or(i64::MAX), Relaxed);
+    }
+
+    /// Adds, or takes away.
+    pub fn add(&self, n: i64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// Adds one until the guard is dropped.
+    #[must_use]
+    pub fn hold(&'static self) -> Held {
+        self.add(1);
+        Held(self)
+    }
+
+    /// The value now.
+    #[must_use]
+    pub fn get(&self) -> i64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// One of a [`Gauge`], until dropped.
+#[derive(Debug)]
+pub struct Held(&'static Gauge);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.add(-1);
+    }
+}
+
+/// Most upper bounds a histogram has.
+pub const BOUNDS_MAX: usize = 20;
+
+/// Upper bounds of a histogram's buckets (inclusive), and what one unit of them is in the metric's.
+#[derive(Debug)]
+pub struct Scale {
+    /// Rising; at most [`BOUNDS_MAX`].
+    pub bounds: &'static [u64],
+    /// What to multiply by: 1e-9 where nanoseconds are counted and seconds are shown.
+    pub unit: f64,
+}
+
+/// How values spread over buckets.
+#[derive(Debug)]
+pub struct Histogram {
+    scale: &'static Scale,
+    counts: [AtomicU64; BOUNDS_MAX + 1],
+    sum: AtomicU64,
+}
+
+/// What a histogram holds at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spread {
+    /// Upper bounds of all buckets but the last, which has none.
+    pub bounds: Vec<f64>,
+    /// How many values lie in each bucket; one more than bounds.
+    pub counts: Vec<u64>,
+    /// The sum of all values.
+    pub sum: f64,
+}
+
+impl Histogram {
+    /// Empty.
+    #[must_use]
+    pub const fn new(scale: &'static Scale) -> Self {
+        assert!(scale.bounds.len() <= BOUNDS_MAX, "more bounds than a histogram has room for");
+        Self { scale, counts: [const { AtomicU64::new(0) }; BOUNDS_MAX + 1], sum: AtomicU64::new(0) }
+    }
+
+    /// Takes a value, in the unit of the bounds.
+    pub fn record(&self, value: u64) {
+        self.counts[bucket(self.scale, value)].fetch_add(1, Relaxed);
+        self.sum.fetch_add(value, Relaxed);
+    }
+
+    /// Takes a duration; only where the bounds are nanoseconds.
+    pub fn record_time(&self, duration: Duration) {
+        self.record(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn spread(&self) -> Spread {
+        let buckets = self.scale.bounds.len() + 1;
+        Spread {
+            bounds: self.scale.bounds.iter().map(|bound| *bound as f64 * self.scale.unit).collect(),
+            counts: self.counts[..buckets].iter().map(|count| count.load(Relaxed)).collect(),
+            sum: self.sum.load(Relaxed) as f64 * self.scale.unit,
+        }
+    }
+}
+
+fn bucket(scale: &Scale, value: u64) -> usize {
+    scale.bounds.partition_point(|bound| *bound < value)
+}
+
+/// Values of one task, given to the shared histogram in one piece.
+#[derive(Debug)]
+pub struct Tally {
+    scale: &'static Scale,
+    counts: [u32; BOUNDS_MAX + 1],
+    sum: u64,
+}
+
+impl Tally {
+    /// Empty.
+    #[must_use]
+    pub const fn new(scale: &'static Scale) -> Self {
+        Self { scale, counts: [0; BOUNDS_MAX + 1], sum: 0 }
+    }
+
+    /// Takes a value.
+    pub fn record(&mut self, value: u64) {
+        self.counts[bucket(self.scale, value)] += 1;
+        self.sum += value;
+    }
+
+    /// Gives all to `histogram`, which has the same scale, and begins anew.
+    pub fn flush(&mut self, histogram: &Histogram) {
+        debug_assert!(std::ptr::eq(self.scale, histogram.scale), "another scale");
+        for (count, shared) in self.counts.iter_mut().zip(&histogram.counts) {
+            if *count > 0 {
+                shared.fetch_add(u64::from(std::mem::take(count)), Relaxed);
+            }
+        }
+        histogram.sum.fetch_add(std::mem::take(&mut self.sum), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Histogram, Scale, Tally};
+    use std::time::Duration;
+
+    static SCALE: Scale = Scale { bounds: &[0, 10, 100], unit: 0.5 };
+
+    #[test]
+    fn bounds_are_inclusive_and_what_is_beyond_has_a_bucket() {
+        let histogram = Histogram::new(&SCALE);
+        for value in [0, 1, 10, 11, 100, 101, 1000] {
+            histogram.record(value);
+        }
+        let spread = histogram.spread();
+        assert_eq!(spread.bounds, [0.0, 5.0, 50.0]);
+        assert_eq!(spread.counts, [1, 2, 2, 2]);
+        assert_eq!(spread.sum, 1223.0 / 2.0);
+        histogram.record_time(Duration::from_nanos(7));
+        assert_eq!(histogram.spread().counts, [1, 3, 2, 2]);
+    }
+
+    #[test]
+    fn a_tally_is_as_good_as_its_values() {
+        let (direct, tallied) = (Histogram::new(&SCALE), Histogram::new(&SCALE));
+        let mut tally = Tally::new(&SCALE);
+        for value in [3, 30, 300, 0] {
+            direct.record(value);
+            tally.record(value);
+        }
+        tally.flush(&tallied);
+        tally.flush(&tallied);
+        assert_eq!(direct.spread(), tallied.spread());
+    }
+}

@@ -1,0 +1,256 @@
+//! Every metric with its values at one moment: what `/metrics` prints and OTLP sends.
+//! Never: a name; those are in `names`.
+
+use super::cell::Spread;
+use super::metrics::{Connections, DENIALS, METRICS, SIGNALS, STATES};
+use super::names::{self as n, Metric};
+use super::process::Process;
+use super::topics::Topic;
+
+/// A metric and its points.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// Which.
+    pub metric: &'static Metric,
+    /// One for each set of labels.
+    pub points: Vec<Point>,
+}
+
+/// A value and its labels.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// As many as the metric names, in its order.
+    pub labels: Vec<String>,
+    /// What was counted.
+    pub value: Value,
+}
+
+/// What was counted.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// Of a counter or a gauge.
+    Number(f64),
+    /// Of a histogram.
+    Spread(Spread),
+}
+
+/// Everything, now.
+#[must_use]
+pub fn collect() -> Vec<Family> {
+    METRICS.refresh();
+    let mut out = Collector(Vec::with_capacity(n::METRICS.len()));
+    calls(&mut out);
+    connections(&mut out);
+    publish(&mut out);
+    storage(&mut out);
+    topics(&mut out);
+    subscriptions(&mut out);
+    life(&mut out);
+    telemetry(&mut out);
+    process(&mut out);
+    out.0
+}
+
+struct Collector(Vec<Family>);
+
+impl Collector {
+    fn add(&mut self, metric: &'static Metric, labels: &[&str], value: Value) {
+        debug_assert_eq!(labels.len(), metric.labels.len(), "{}", metric.name);
+        let point = Point { labels: labels.iter().map(|label| (*label).to_owned()).collect(), value };
+        match self.0.last_mut() {
+            Some(last) if last.metric == metric => last.points.push(point),
+            _ => self.0.push(Family { metric, points: vec![point] }),
+        }
+    }
+
+    fn number(&mut self, metric: &'static Metric, labels: &[&str], value: f64) {
+        self.add(metric, labels, Value::Number(value));
+    }
+
+    fn count(&mut self, metric: &'static Metric, labels: &[&str], value: u64) {
+        self.number(metric, labels, value as f64);
+    }
+
+    fn gauge(&mut self, metric: &'static Metric, labels: &[&str], value: i64) {
+        self.number(metric, labels, value as f64);
+    }
+
+    fn spread(&mut self, metric: &'static Metric, labels: &[&str], value: Spread) {
+        self.add(metric, labels, Value::Spread(value));
+    }
+
+    fn each_topic(
+        &mut self,
+        metric: &'static Metric,
+        all: &[std::sync::Arc<Topic>],
+        of: impl Fn(&Topic) -> f64,
+    ) {
+        for topic in all {
+            self.number(metric, &[&topic.name], of(topic));
+        }
+    }
+}
+
+fn calls(out: &mut Collector) {
+    for (streaming, metric) in [(false, &n::CALL_DURATION), (true, &n::STREAM_DURATION)] {
+        for (method, code, spread) in METRICS.calls.ended() {
+            if method.is_streaming() == streaming {
+                out.spread(metric, &[method.name(), code], spread.spread());
+            }
+        }
+    }
+    for (method, active) in METRICS.calls.active() {
+        out.gauge(&n::CALLS_ACTIVE, &[method.name()], active.get());
+    }
+}
+
+fn connections(out: &mut Collector) {
+    let ports = [("grpc", &METRICS.connections), ("admin", &METRICS.admin_connections)];
+    for (port, connections) in ports {
+        out.gauge(&n::CONNECTIONS_ACTIVE, &[port], connections.active.get());
+    }
+    for (port, connections) in ports {
+        out.count(&n::CONNECTIONS_ACCEPTED, &[port], connections.accepted.get());
+    }
+    for (port, Connections { over_cap, no_preface, system, .. }) in ports {
+        for (reason, counter) in [("over_cap", over_cap), ("no_preface", no_preface), ("system", system)] {
+            out.count(&n::CONNECTIONS_REFUSED, &[port, reason], counter.get());
+        }
+    }
+}
+
+fn publish(out: &mut Collector) {
+    let (all, publish) = (METRICS.topics.all(), &METRICS.publish);
+    out.each_topic(&n::PUBLISH_RECORDS, &all, |topic| topic.published_records.get() as f64);
+    out.each_topic(&n::PUBLISH_BATCHES, &all, |topic| topic.published_batches.get() as f64);
+    out.each_topic(&n::PUBLISH_BYTES, &all, |topic| topic.published_bytes.get() as f64);
+    out.count(&n::PUBLISH_DUPLICATES, &[], publish.duplicates.get());
+    out.count(&n::PUBLISH_FAILED, &[], publish.failed.get());
+    out.spread(&n::PUBLISH_BATCH_RECORDS, &[], publish.batch_records.spread());
+    out.spread(&n::PUBLISH_BATCH_BYTES, &[], publish.batch_bytes.spread());
+    out.spread(&n::PUBLISH_ACK_DURATION, &[], publish.ack.spread());
+    out.gauge(&n::PUBLISH_INFLIGHT, &[], publish.inflight.get());
+}
+
+fn storage(out: &mut Collector) {
+    let storage = &METRICS.storage;
+    out.spread(&n::GROUP_BATCHES, &[], storage.group_batches.spread());
+    out.spread(&n::GROUP_BYTES, &[], storage.group_bytes.spread());
+    out.spread(&n::WRITE_DURATION, &[], storage.write.spread());
+    out.spread(&n::SYNC_DURATION, &[], storage.sync.spread());
+    out.gauge(&n::QUEUE_DEPTH, &[], storage.queue.get());
+    out.gauge(&n::UNFLUSHED, &[], storage.unflushed.get());
+    out.spread(&n::CHECKPOINT_DURATION, &[], storage.checkpoint.spread());
+    out.number(&n::RECOVERY_DURATION, &[], storage.recovery_us.get() as f64 / 1e6);
+    out.count(&n::RETENTION_RECORDS, &[], storage.retention_records.get());
+    out.gauge(&n::STORAGE_FAILED, &[], storage.failed.get());
+    out.gauge(&n::DISK_FREE, &[], storage.disk_free.get());
+    out.gauge(&n::DISK_SIZE, &[], storage.disk_size.get());
+}
+
+fn topics(out: &mut Collector) {
+    let all = METRICS.topics.all();
+    out.gauge(&n::TOPICS, &[], METRICS.topics_count.get());
+    out.each_topic(&n::TOPIC_BYTES, &all, |topic| topic.stored_bytes.get() as f64);
+    out.each_topic(&n::TOPIC_TAIL, &all, |topic| topic.tail.get() as f64);
+    out.each_topic(&n::TOPIC_EARLIEST, &all, |topic| topic.earliest.get() as f64);
+    out.each_topic(&n::DELIVERY_RECORDS, &all, |topic| topic.delivered_records.get() as f64);
+    out.each_topic(&n::DELIVERY_BYTES, &all, |topic| topic.delivered_bytes.get() as f64);
+    out.each_topic(&n::DELIVERY_MESSAGES, &all, |topic| topic.delivered_messages.get() as f64);
+}
+
+fn subscriptions(out: &mut Collector) {
+    let (readers, look) = (&METRICS.readers, METRICS.readers.look());
+    for (source, counter) in [("memory", &readers.memory), ("disk", &readers.disk)] {
+        out.count(&n::READS, &[source], counter.get());
+    }
+    out.count(&n::SUBSCRIPTIONS, &[], look.open);
+    out.count(&n::SLOW_READERS, &[], look.slow);
+    out.count(&n::FALLBACKS, &[], readers.fallbacks.get());
+    out.count(&n::HEARTBEATS, &[], readers.heartbeats.get());
+    out.spread(&n::LAG_RECORDS, &[], readers.lag_records.spread());
+    out.spread(&n::LAG_SECONDS, &[], readers.lag_time.spread());
+    for (topic, lag) in &look.worst {
+        out.count(&n::LAG_RECORDS_WORST, &[topic], lag.records);
+    }
+    for (topic, lag) in &look.worst {
+        out.number(&n::LAG_SECONDS_WORST, &[topic], lag.time.as_secs_f64());
+    }
+}
+
+fn life(out: &mut Collector) {
+    let (life, now) = (&METRICS.life, METRICS.life.state());
+    for (index, state) in STATES.iter().enumerate() {
+        out.count(&n::SERVER_STATE, &[state], u64::from(index == now));
+    }
+    out.gauge(&n::READY, &[], life.ready.get());
+    out.number(&n::DRAIN_ELAPSED, &[], life.draining_for().as_secs_f64());
+    if METRICS.tls_expiry.get() > 0 {
+        out.gauge(&n::TLS_EXPIRY, &[], METRICS.tls_expiry.get());
+    }
+    for (reason, counter) in DENIALS.iter().zip(&METRICS.auth_denials) {
+        out.count(&n::AUTH_DENIALS, &[reason], counter.get());
+    }
+    out.count(&n::PANICS, &[], METRICS.panics.get());
+}
+
+fn telemetry(out: &mut Collector) {
+    for (signal, export) in SIGNALS.iter().zip(&METRICS.signals) {
+        out.count(&n::EXPORTED, &[signal], export.exported.get());
+    }
+    for (signal, export) in SIGNALS.iter().zip(&METRICS.signals) {
+        let reasons = [
+            ("queue_full", &export.queue_full),
+            ("refused", &export.refused),
+            ("rate_limited", &export.rate_limited),
+        ];
+        for (reason, counter) in reasons {
+            out.count(&n::DROPPED, &[signal, reason], counter.get());
+        }
+    }
+    out.count(&n::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1);
+}
+
+fn process(out: &mut Collector) {
+    let process = Process::look();
+    let mut some = |metric, labels: &[&str], value: Option<f64>| {
+        if let Some(value) = value {
+            out.number(metric, labels, value);
+        }
+    };
+    let number = |value: Option<u64>| value.map(|value| value as f64);
+    some(&n::PROCESS_MEMORY, &[], number(process.memory));
+    some(&n::PROCESS_CPU, &["user"], process.cpu_user);
+    some(&n::PROCESS_CPU, &["system"], process.cpu_system);
+    some(&n::PROCESS_FILES, &[], number(process.files));
+    some(&n::PROCESS_FILES_MAX, &[], number(process.files_max));
+    some(&n::PROCESS_THREADS, &[], number(process.threads));
+    some(&n::PROCESS_UPTIME, &[], process.uptime.map(|uptime| uptime.as_secs_f64()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::collect;
+    use crate::telemetry::METRICS;
+    use crate::telemetry::calls::Method;
+    use crate::telemetry::names::METRICS as NAMES;
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    #[test]
+    fn every_metric_that_has_a_name_is_collected_once() {
+        for path in ["/streamway.v1.StreamService/Publish", "/streamway.v1.StreamService/Subscribe"] {
+            let method = Method::of(path).unwrap();
+            METRICS.calls.begin(method);
+            METRICS.calls.end(method, 0, Duration::from_millis(1));
+        }
+        METRICS.tls_expiry.set(1);
+        METRICS.topics.of("collected").published_batches.inc();
+        let _reader = METRICS.readers.open("collected", 0, || 0);
+        let families = collect();
+        let found: Vec<&str> = families.iter().map(|family| family.metric.name).collect();
+        let wanted: BTreeSet<&str> = NAMES.iter().map(|metric| metric.name).collect();
+        assert_eq!(found.iter().copied().collect::<BTreeSet<_>>(), wanted);
+        assert_eq!(found.len(), wanted.len(), "a family is collected in two pieces: {found:?}");
+    }
+}

@@ -1,0 +1,30 @@
+//! What operators see: metrics, traces, log lines with trace ids, and their export over OTLP.
+//! A leaf: every part counts into [`METRICS`] and names nothing itself; `names` is the one file of
+//! names.
+//! Never: blocks or slows what it watches; what there is no room for is dropped, and counted.
+
+mod calls;
+mod cell;
+mod collect;
+#[cfg(test)]
+mod document;
+pub mod logs;
+mod metrics;
+pub mod names;
+mod otlp;
+mod process;
+pub mod prometheus;
+mod push;
+mod readers;
+mod settings;
+mod topics;
+pub mod trace;
+
+pub use calls::{CODES, Method};
+pub use cell::{Counter, Gauge, Held, Histogram};
+pub use collect::{Family, Point, Value, collect};
+pub use metrics::{Batches, Connections, Denial, Handed, METRICS, Metrics, Signal, State};
+pub use otlp::Exporters;
+pub use readers::{Reader, unix_micros};
+pub use settings::Settings;
+pub use topics::{Seen, Topic};

@@ -1,0 +1,342 @@
+//! THE file of names: every metric, label, span and attribute the server emits. docs/telemetry.md is
+//! held equal to it by a test; OpenTelemetry semantic conventions go before names of our own.
+//! Never: a value.
+
+use super::cell::Scale;
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// A spread over buckets.
+    Histogram,
+}
+
+/// One metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// As OTLP has it.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// UCUM, as semantic conventions ask.
+    pub unit: &'static str,
+    /// Attributes of each point; bounded, every one.
+    pub labels: &'static [&'static str],
+    /// What it tells, for people.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($id:ident = $kind:ident $name:literal $unit:literal [$($label:ident),*] $help:literal;)*) => {
+        $(#[doc = $help] pub const $id: Metric = Metric {
+            name: $name, kind: Kind::$kind, unit: $unit, labels: &[$($label),*], help: $help,
+        };)*
+        /// Every metric, in the order they are shown.
+        pub const METRICS: &[Metric] = &[$($id),*];
+    };
+}
+
+/// `package.Service/Method`.
+pub const RPC_METHOD: &str = "rpc.method";
+/// The gRPC status by name.
+pub const RPC_STATUS: &str = "rpc.response.status_code";
+/// The topic, or [`OTHER`] beyond the cap.
+pub const TOPIC: &str = "topic";
+/// What topics beyond the cap, and methods nobody knows, are called.
+pub const OTHER: &str = "_other";
+/// `grpc` or `admin`.
+pub const PORT: &str = "port";
+/// Why something was refused or dropped.
+pub const REASON: &str = "reason";
+/// `memory` or `disk`.
+pub const SOURCE: &str = "source";
+/// Where in its life the server is.
+pub const STATE: &str = "state";
+/// `traces`, `metrics` or `logs`.
+pub const SIGNAL: &str = "signal";
+/// `user` or `system`.
+pub const CPU_MODE: &str = "cpu.mode";
+/// The program's version.
+pub const VERSION: &str = "version";
+
+metrics! {
+    CALL_DURATION = Histogram "rpc.server.call.duration" "s" [RPC_METHOD, RPC_STATUS]
+        "How long unary calls took.";
+    STREAM_DURATION = Histogram "streamway.stream.duration" "s" [RPC_METHOD, RPC_STATUS]
+        "How long streaming calls lasted, once they have ended.";
+    CALLS_ACTIVE = Gauge "streamway.calls.active" "{call}" [RPC_METHOD]
+        "Calls that are open now.";
+    CONNECTIONS_ACTIVE = Gauge "streamway.connections.active" "{connection}" [PORT]
+        "Connections that are open now.";
+    CONNECTIONS_ACCEPTED = Counter "streamway.connections.accepted" "{connection}" [PORT]
+        "Connections accepted.";
+    CONNECTIONS_REFUSED = Counter "streamway.connections.refused" "{connection}" [PORT, REASON]
+        "Connections not served: over the cap, no HTTP/2 preface in time, or refused by the system.";
+    PUBLISH_RECORDS = Counter "streamway.publish.records" "{record}" [TOPIC]
+        "Records stored durably.";
+    PUBLISH_BATCHES = Counter "streamway.publish.batches" "{batch}" [TOPIC]
+        "Batches stored durably.";
+    PUBLISH_BYTES = Counter "streamway.publish.bytes" "By" [TOPIC]
+        "Bytes of records stored durably.";
+    PUBLISH_DUPLICATES = Counter "streamway.publish.duplicates" "{batch}" []
+        "Batches whose request_id was known, so that nothing was stored again.";
+    PUBLISH_FAILED = Counter "streamway.publish.failed" "{batch}" []
+        "Batches that were refused by the storage or by admission, or failed.";
+    PUBLISH_BATCH_RECORDS = Histogram "streamway.publish.batch.records" "{record}" []
+        "Records in a batch taken from a publisher.";
+    PUBLISH_BATCH_BYTES = Histogram "streamway.publish.batch.size" "By" []
+        "Bytes of records in a batch taken from a publisher.";
+    PUBLISH_ACK_DURATION = Histogram "streamway.publish.ack.duration" "s" []
+        "From handing batches to the storage to their acknowledgement.";
+    PUBLISH_INFLIGHT = Gauge "streamway.publish.inflight" "By" []
+        "Bytes taken from publishers that are not durable yet.";
+    GROUP_BATCHES = Histogram "streamway.storage.group.batches" "{batch}" []
+        "Batches stored with one write and one sync.";
+    GROUP_BYTES = Histogram "streamway.storage.group.size" "By" []
+        "Bytes stored with one write and one sync.";
+    WRITE_DURATION = Histogram "streamway.storage.write.duration" "s" []
+        "How long writing a group to the journal took.";
+    SYNC_DURATION = Histogram "streamway.storage.sync.duration" "s" []
+        "How long syncing the journal took.";
+    QUEUE_DEPTH = Gauge "streamway.storage.queue.depth" "{append}" []
+        "Appends and changes that wait for the committer.";
+    UNFLUSHED = Gauge "streamway.storage.unflushed" "By" []
+        "Bytes that are durable in the journal and not in a segment yet.";
+    CHECKPOINT_DURATION = Histogram "streamway.storage.checkpoint.duration" "s" []
+        "How long moving a journal into segments took.";
+    RECOVERY_DURATION = Gauge "streamway.storage.recovery.duration" "s" []
+        "How long opening the log took at this start.";
+    RETENTION_RECORDS = Counter "streamway.storage.retention.records" "{record}" []
+        "Records that retention asked to be forgotten.";
+    STORAGE_FAILED = Gauge "streamway.storage.failed" "1" []
+        "1 once the storage takes no writes any more: a person must look.";
+    DISK_FREE = Gauge "streamway.storage.disk.free" "By" []
+        "Bytes free on the file system of the data directory.";
+    DISK_SIZE = Gauge "streamway.storage.disk.size" "By" []
+        "Bytes of the file system of the data directory.";
+    TOPICS = Gauge "streamway.topics" "{topic}" []
+        "Topics there are.";
+    TOPIC_BYTES = Gauge "streamway.topic.stored" "By" [TOPIC]
+        "Bytes kept of a topic.";
+    TOPIC_TAIL = Gauge "streamway.topic.tail" "{record}" [TOPIC]
+        "The offset a topic's next record will get.";
+    TOPIC_EARLIEST = Gauge "streamway.topic.earliest" "{record}" [TOPIC]
+        "The offset of a topic's oldest record.";
+    READS = Counter "streamway.read.chunks" "{read}" [SOURCE]
+        "Reads for subscribers, from memory (a cache hit) or from disk (catching up).";
+    SUBSCRIPTIONS = Gauge "streamway.subscriptions.active" "{subscription}" []
+        "Subscriptions that are open now.";
+    SLOW_READERS = Gauge "streamway.subscriptions.slow" "{subscription}" []
+        "Subscriptions that are more than 10 s behind.";
+    FALLBACKS = Counter "streamway.subscription.fallbacks" "{fallback}" []
+        "Times a subscriber that was live fell so far behind that it reads from disk again.";
+    HEARTBEATS = Counter "streamway.subscription.heartbeats" "{message}" []
+        "Messages that only say that the server is there.";
+    LAG_RECORDS = Histogram "streamway.subscription.lag" "{record}" []
+        "How many offsets subscriptions were behind the tail, looked at every 5 s.";
+    LAG_SECONDS = Histogram "streamway.subscription.lag.duration" "s" []
+        "How long subscriptions had been behind the tail, looked at every 5 s.";
+    LAG_RECORDS_WORST = Gauge "streamway.subscription.lag.worst" "{record}" [TOPIC]
+        "How many offsets the subscription that is furthest behind is behind.";
+    LAG_SECONDS_WORST = Gauge "streamway.subscription.lag.worst.duration" "s" [TOPIC]
+        "How long the subscription that is longest behind has been behind.";
+    DELIVERY_RECORDS = Counter "streamway.delivery.records" "{record}" [TOPIC]
+        "Records handed to subscribers.";
+    DELIVERY_BYTES = Counter "streamway.delivery.bytes" "By" [TOPIC]
+        "Bytes of batches handed to subscribers.";
+    DELIVERY_MESSAGES = Counter "streamway.delivery.messages" "{message}" [TOPIC]
+        "Messages with records handed to subscribers.";
+    SERVER_STATE = Gauge "streamway.state" "1" [STATE]
+        "1 for where in its life the server is: starting, serving, draining, lame_duck, aborting, closing.";
+    READY = Gauge "streamway.ready" "1" []
+        "1 while health says SERVING.";
+    DRAIN_ELAPSED = Gauge "streamway.drain.elapsed" "s" []
+        "How long the shutdown has been going on; 0 before it.";
+    TLS_EXPIRY = Gauge "streamway.tls.certificate.expiry" "s" []
+        "When the served certificate expires, in Unix seconds; absent without TLS.";
+    AUTH_DENIALS = Counter "streamway.auth.denials" "{call}" [REASON]
+        "Calls refused for want of an identity or of a permission.";
+    PANICS = Counter "streamway.panics" "{panic}" []
+        "Panics caught: each is a fault of the server.";
+    EXPORTED = Counter "streamway.telemetry.exported" "{item}" [SIGNAL]
+        "Spans, log lines and metric points that a collector took.";
+    DROPPED = Counter "streamway.telemetry.dropped" "{item}" [SIGNAL, REASON]
+        "Spans, log lines and metric points that were given up: queue_full, refused, or rate_limited.";
+    BUILD_INFO = Gauge "streamway.build.info" "1" [VERSION]
+        "1; the label says which version runs.";
+    PROCESS_MEMORY = Gauge "process.memory.usage" "By" []
+        "Memory the process holds.";
+    PROCESS_CPU = Counter "process.cpu.time" "s" [CPU_MODE]
+        "Processor time used.";
+    PROCESS_FILES = Gauge "process.open_file_descriptor.count" "{file_descriptor}" []
+        "Files and sockets that are open.";
+    PROCESS_FILES_MAX = Gauge "process.open_file_descriptor.limit" "{file_descriptor}" []
+        "Files and sockets that may be open.";
+    PROCESS_THREADS = Gauge "process.thread.count" "{thread}" []
+        "Threads there are.";
+    PROCESS_UPTIME = Gauge "process.uptime" "s" []
+        "How long the process has been running.";
+}
+
+const US: u64 = 1_000;
+const MS: u64 = 1_000_000;
+const S: u64 = 1_000_000_000;
+
+/// Calls, acknowledgements, writes and syncs: 50 µs to 10 s.
+pub static DURATIONS: Scale = Scale {
+    bounds: &[
+        50 * US,
+        100 * US,
+        250 * US,
+        500 * US,
+        MS,
+        2_500 * US,
+        5 * MS,
+        10 * MS,
+        25 * MS,
+        50 * MS,
+        100 * MS,
+        250 * MS,
+        500 * MS,
+        S,
+        2_500 * MS,
+        5 * S,
+        10 * S,
+    ],
+    unit: 1e-9,
+};
+/// Streams: 100 ms to a week.
+pub static LONG_DURATIONS: Scale = Scale {
+    bounds: &[
+        100 * MS,
+        S,
+        10 * S,
+        60 * S,
+        300 * S,
+        900 * S,
+        3_600 * S,
+        14_400 * S,
+        43_200 * S,
+        86_400 * S,
+        604_800 * S,
+    ],
+    unit: 1e-9,
+};
+/// Records or batches in one piece.
+pub static COUNTS: Scale =
+    Scale { bounds: &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000], unit: 1.0 };
+/// Bytes in one piece: 64 B to 16 MiB.
+pub static SIZES: Scale = Scale {
+    bounds: &[64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20],
+    unit: 1.0,
+};
+/// Offsets behind the tail.
+pub static LAGS: Scale =
+    Scale { bounds: &[0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000], unit: 1.0 };
+/// Time behind the tail; the first bucket is: not behind.
+pub static LAG_DURATIONS: Scale = Scale {
+    bounds: &[0, S, 5 * S, 10 * S, 30 * S, 60 * S, 300 * S, 900 * S, 3_600 * S, 21_600 * S, 86_400 * S],
+    unit: 1e-9,
+};
+
+/// Every method the gRPC port serves, and whether it streams. Health and reflection are not here:
+/// probes would drown what people do.
+pub const METHODS: &[(&str, bool)] = &[
+    ("streamway.v1.StreamService/Publish", false),
+    ("streamway.v1.StreamService/Ingest", true),
+    ("streamway.v1.StreamService/Subscribe", true),
+    ("streamway.v1.StreamService/Exchange", true),
+    ("streamway.v1.TopicService/CreateTopic", false),
+    ("streamway.v1.TopicService/GetTopic", false),
+    ("streamway.v1.TopicService/ListTopics", false),
+    ("streamway.v1.TopicService/UpdateTopic", false),
+    ("streamway.v1.TopicService/DeleteTopic", false),
+    ("streamway.v1.TopicService/TrimTopic", false),
+    ("example.ExampleService/ProcessRequest", false),
+    ("example.MyService/ServerStreamingRPCMethod", true),
+    ("example.MyService/ClientStreamingRPCMethod", true),
+    ("example.MyService/BidirectionalStreamingRPCMethod", true),
+    (OTHER, false),
+];
+
+/// A span of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct SpanName {
+    /// Its name, or how it begins.
+    pub name: &'static str,
+    /// When it is made, for people.
+    pub help: &'static str,
+}
+
+/// A call; its name is `package.Service/Method`.
+pub const SPAN_CALL: SpanName = SpanName {
+    name: "{package.Service/Method}",
+    help: "One call, SERVER. Parent: the caller's traceparent.",
+};
+/// A batch taken from a publisher.
+pub const SPAN_PUBLISH: SpanName = SpanName {
+    name: "publish",
+    help: "`publish {topic}`, PRODUCER: one batch, from its arrival to its acknowledgement. Parent: the call, or \
+           the batch's own traceparent, which then links to the call.",
+};
+/// Waiting for the committer.
+pub const SPAN_QUEUE: SpanName =
+    SpanName { name: "storage queue", help: "Waiting for the committer. Parent: the publish." };
+/// Building and writing the group.
+pub const SPAN_WRITE: SpanName =
+    SpanName { name: "storage write", help: "Building and writing the group. Parent: the publish." };
+/// Syncing the group.
+pub const SPAN_SYNC: SpanName =
+    SpanName { name: "storage sync", help: "Syncing the group to disk. Parent: the publish." };
+/// A batch handed to a subscriber.
+pub const SPAN_DELIVER: SpanName = SpanName {
+    name: "deliver",
+    help: "`deliver {topic}`, CONSUMER: one sampled batch on its way to one subscriber, from when it was stored. \
+           Parent and link: the producer's traceparent, so one trace leads from producer to consumer; a second \
+           link: the subscriber's call.",
+};
+/// Every span that is made now; those of the storage wait for the engines to say when they did what.
+pub const SPANS: &[SpanName] = &[SPAN_CALL, SPAN_PUBLISH, SPAN_DELIVER];
+
+/// Attributes of spans, and what each holds.
+pub const ATTRIBUTES: &[(&str, &str)] = &[
+    (RPC_SYSTEM, "`grpc`"),
+    (RPC_METHOD, "`package.Service/Method`"),
+    (RPC_STATUS, "the gRPC status by name"),
+    (ERROR_TYPE, "the status's name, where the call failed"),
+    (ERROR_REASON, "`ErrorInfo.reason`, where the call failed"),
+    (PEER, "the client's address"),
+    (MESSAGING_SYSTEM, "`streamway`"),
+    (MESSAGING_OPERATION, "`publish` or `deliver`"),
+    (MESSAGING_OPERATION_TYPE, "`send` or `receive`"),
+    (MESSAGING_DESTINATION, "the topic"),
+    (MESSAGING_COUNT, "records in the batch"),
+    (MESSAGING_SIZE, "bytes of the batch's records"),
+    (OFFSET, "the offset of the batch's first record"),
+];
+/// `grpc`.
+pub const RPC_SYSTEM: &str = "rpc.system.name";
+/// The class of an error.
+pub const ERROR_TYPE: &str = "error.type";
+/// `ErrorInfo.reason`.
+pub const ERROR_REASON: &str = "streamway.error.reason";
+/// The client's address.
+pub const PEER: &str = "network.peer.address";
+/// `streamway`.
+pub const MESSAGING_SYSTEM: &str = "messaging.system";
+/// What is done.
+pub const MESSAGING_OPERATION: &str = "messaging.operation.name";
+/// What kind of thing that is.
+pub const MESSAGING_OPERATION_TYPE: &str = "messaging.operation.type";
+/// The topic.
+pub const MESSAGING_DESTINATION: &str = "messaging.destination.name";
+/// Records in a batch.
+pub const MESSAGING_COUNT: &str = "messaging.batch.message_count";
+/// Bytes of a batch's records.
+pub const MESSAGING_SIZE: &str = "messaging.message.body.size";
+/// The offset of the first record.
+pub const OFFSET: &str = "streamway.offset";

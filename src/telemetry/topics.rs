@@ -1,0 +1,143 @@
+//! What is counted by topic: the first so many topics by name, all others together.
+//! Never: a topic's content; a label that clients could make without end.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+
+use super::cell::{Counter, Gauge};
+use super::names::OTHER;
+
+/// Topics with a label of their own, where nothing else was set.
+pub const TOPICS_MAX: usize = 100;
+
+/// What is counted of one topic, or of all beyond the cap.
+#[derive(Debug, Default)]
+pub struct Topic {
+    /// The label.
+    pub name: Box<str>,
+    /// Records stored.
+    pub published_records: Counter,
+    /// Batches stored.
+    pub published_batches: Counter,
+    /// Bytes stored.
+    pub published_bytes: Counter,
+    /// Records handed to subscribers.
+    pub delivered_records: Counter,
+    /// Bytes handed to subscribers.
+    pub delivered_bytes: Counter,
+    /// Messages with records handed to subscribers.
+    pub delivered_messages: Counter,
+    /// Bytes kept.
+    pub stored_bytes: Gauge,
+    /// The tail.
+    pub tail: Gauge,
+    /// The earliest offset.
+    pub earliest: Gauge,
+}
+
+impl Topic {
+    fn named(name: &str) -> Arc<Self> {
+        Arc::new(Self { name: name.into(), ..Self::default() })
+    }
+}
+
+/// What is known of a topic when the server looks at all of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Bytes kept.
+    pub stored_bytes: u64,
+    /// The tail.
+    pub tail: u64,
+    /// The earliest offset.
+    pub earliest: u64,
+}
+
+static OTHERS: LazyLock<Arc<Topic>> = LazyLock::new(|| Topic::named(OTHER));
+
+/// All topics that have a label.
+#[derive(Debug)]
+pub struct Topics {
+    named: LazyLock<RwLock<HashMap<Box<str>, Arc<Topic>>>>,
+    max: AtomicUsize,
+}
+
+impl Topics {
+    pub(super) const fn new() -> Self {
+        Self { named: LazyLock::new(RwLock::default), max: AtomicUsize::new(TOPICS_MAX) }
+    }
+
+    /// Sets the cap. Topics that have a label keep it.
+    pub fn limit(&self, max: usize) {
+        self.max.store(max, Relaxed);
+    }
+
+    /// The counts of a topic. A look-up: once a call, not once a publish.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Arc<Topic> {
+        let found = self.named.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        found.unwrap_or_else(|| self.add(name))
+    }
+
+    fn add(&self, name: &str) -> Arc<Topic> {
+        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
+        if named.len() >= self.max.load(Relaxed) && !named.contains_key(name) {
+            return OTHERS.clone();
+        }
+        named.entry(name.into()).or_insert_with(|| Topic::named(name)).clone()
+    }
+
+    /// Takes in what all topics are like now. Those that are gone give their label up.
+    pub fn see<'a>(&self, all: impl Iterator<Item = Seen<'a>>) {
+        let (mut alive, mut others) = (HashSet::new(), 0);
+        for seen in all {
+            let topic = self.of(seen.name);
+            if *topic.name != *seen.name {
+                others += seen.stored_bytes;
+                continue;
+            }
+            topic.stored_bytes.set(seen.stored_bytes);
+            topic.tail.set(seen.tail);
+            topic.earliest.set(seen.earliest);
+            alive.insert(seen.name.to_owned());
+        }
+        OTHERS.stored_bytes.set(others);
+        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
+        named.retain(|name, _| alive.contains(&**name));
+    }
+
+    /// Every topic that has a label, by name, and the others where there are any.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Topic>> {
+        let mut all: Vec<_> =
+            self.named.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        let others = &*OTHERS;
+        if others.stored_bytes.get() > 0
+            || others.published_batches.get() > 0
+            || others.delivered_messages.get() > 0
+        {
+            all.push(others.clone());
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{OTHER, Seen, Topics};
+
+    #[test]
+    fn labels_are_capped_and_given_up_by_deleted_topics() {
+        let topics = Topics::new();
+        topics.limit(2);
+        assert_eq!([&*topics.of("a").name, &*topics.of("b").name, &*topics.of("c").name], ["a", "b", OTHER]);
+        topics.of("b").published_records.add(7);
+        let seen = |name| Seen { name, stored_bytes: 10, tail: 5, earliest: 1 };
+        topics.see([seen("b"), seen("c")].into_iter());
+        assert_eq!(&*topics.of("c").name, "c", "a's label is free");
+        assert_eq!((topics.of("b").published_records.get(), topics.of("b").stored_bytes.get()), (7, 10));
+    }
+}
