@@ -13,6 +13,8 @@
 //!
 //! Never: knows gRPC, or a client's messages.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod embedded;
 mod error;
 
