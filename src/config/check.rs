@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::human::format_size;
-use super::{Config, StorageConfig};
+use super::{Config, StorageConfig, nats};
 
 /// Room a gRPC message needs beside the records of a batch: names, keys, trace context.
 const MESSAGE_OVERHEAD: usize = 4096;
@@ -33,6 +33,7 @@ pub fn faults(config: &Config) -> Vec<String> {
     }
     most(config, &mut faults);
     drain(config, &mut faults);
+    nats::faults(config, &mut faults);
     if !HEARTBEAT.contains(&config.heartbeat_interval) {
         faults.push(format!("heartbeat_interval {:?} must be 1s to 10m", config.heartbeat_interval));
     }

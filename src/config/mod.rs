@@ -4,11 +4,13 @@
 mod check;
 mod human;
 mod load;
+mod nats;
 mod settings;
 
 pub use check::faults;
 pub use human::{format_size, parse_duration, parse_size};
 pub use load::{CONFIG_VARIABLE, Error, Input, Loaded, defaults, load};
+pub use nats::{Engine, NatsConfig, NatsStorage, Secret};
 pub use settings::{SETTINGS, Setting};
 
 use std::net::SocketAddr;
@@ -28,6 +30,9 @@ pub struct Config {
     /// Where health and probes are served, in plaintext.
     #[serde(with = "human::address")]
     pub admin_listen: SocketAddr,
+    /// Where topics are kept.
+    #[serde(with = "human::plain")]
+    pub engine: Engine,
     /// Where the embedded log keeps its files.
     pub data_dir: PathBuf,
     /// How long readiness is off before connections are told to go, inside the drain timeout.
@@ -69,11 +74,14 @@ pub struct Config {
     /// Most open streams on one connection.
     #[serde(with = "human::plain")]
     pub streams_per_connection_max: u32,
-    /// Settings of the embedded log.
+    /// Settings of the log.
     pub storage: StorageConfig,
+    /// Settings of the JetStream engine.
+    pub nats: NatsConfig,
 }
 
-/// Settings of the embedded log. Flags and variables carry the prefix `storage-`.
+/// Settings of the log. Flags and variables carry the prefix `storage-`. Those of files are the
+/// embedded log's; the cache and the ids are every engine's.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct StorageConfig {
@@ -120,6 +128,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 50051)),
             admin_listen: SocketAddr::from(([0, 0, 0, 0], 8081)),
+            engine: Engine::default(),
             data_dir: PathBuf::from("./data"),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(8),
@@ -135,6 +144,7 @@ impl Default for Config {
             connections_max: 10_000,
             streams_per_connection_max: 10_000,
             storage: StorageConfig::default(),
+            nats: NatsConfig::default(),
         }
     }
 }

@@ -16,8 +16,8 @@ use tonic_types::StatusExt;
 use super::{Error, Opener, Running, start, start_with};
 use crate::config::Config;
 use crate::proto::{example, v1};
-use crate::storage::Log;
 use crate::storage::embedded::OpenError;
+use crate::storage::{self, Log};
 use crate::topic::memory::{MemoryLog, records_of};
 use crate::wire::stubs::example::example_service_client::ExampleServiceClient;
 use crate::wire::stubs::example::my_service_client::MyServiceClient;
@@ -163,9 +163,12 @@ async fn a_drain_delay_longer_than_the_budget_leaves_calls_time_to_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_cannot_be_opened_ends_the_server() {
-    let open: Opener = Box::new(|config| Err(OpenError::NotADirectory(config.data_dir.clone())));
+    let open: Opener = Box::new(|config| Err(OpenError::NotADirectory(config.data_dir.clone()).into()));
     let mut running = start_with(config("unused".as_ref()), open).await.unwrap();
-    assert!(matches!(running.ready().await, Err(Error::Open(OpenError::NotADirectory(_)))));
+    let Err(Error::Open(storage::OpenError::Embedded(error))) = running.ready().await else {
+        panic!("opened")
+    };
+    assert!(matches!(error, OpenError::NotADirectory(_)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

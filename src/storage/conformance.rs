@@ -53,7 +53,6 @@ macro_rules! conformance_tests {
 pub(crate) use conformance_tests;
 
 /// Every case on one engine, one after the other: for engines that are costly to start.
-#[expect(dead_code, reason = "for the engine that comes next")]
 pub async fn all(engine: &Engine) {
     macro_rules! run {
         ($($case:ident)*) => { $(println!(stringify!($case)); $case(engine).await;)* };

@@ -13,7 +13,6 @@ mod backlog;
 mod catalog;
 mod checkpoint;
 mod commit;
-mod dedup;
 mod disk;
 mod frame;
 mod group;
@@ -27,7 +26,6 @@ mod recovery;
 mod registry;
 mod retention;
 mod segment;
-mod tail;
 mod topic;
 
 #[cfg(test)]
@@ -42,7 +40,6 @@ use std::thread::JoinHandle;
 use tokio::sync::watch;
 
 use self::backlog::Backlog;
-use self::dedup::Window;
 use self::disk::{Disk, RealDisk};
 use self::health::Monitor;
 pub use self::open::OpenError;
@@ -52,6 +49,7 @@ use self::registry::Registry;
 use self::topic::{Handle, TopicState};
 use crate::config::StorageConfig;
 use crate::record::{Epoch, Offset, TopicName};
+use crate::storage::window::Window;
 use crate::storage::{BoxFuture, Error, Health, Log, Retention, Stored, TopicInfo, TopicLog};
 
 /// The embedded engine.
