@@ -15,6 +15,7 @@ mod crash;
 mod damage;
 mod data_dir;
 mod drain;
+mod fleet;
 mod idempotency;
 mod isolation;
 mod kinds;

@@ -117,6 +117,7 @@ struct Follower {
 }
 
 /// What a step waited for.
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack; most are the large one")]
 enum Event {
     Message(Option<Result<jetstream::Message, MessagesError>>),
     Attached(Result<Attached, Lost>),
@@ -292,12 +293,13 @@ impl Follower {
         self.topic.cache.push(run);
         self.evict();
         self.topic.advance(end_of(sequence), time);
-        if let Some(flight) = self.flight.take_if(|flight| flight.group.sequence() <= sequence) {
-            if flight.group.sequence() == sequence && flight.group.head.nonce == head.nonce {
-                self.trouble = None;
-                flight.group.settle(&mut self.topic.queue().appends);
-            }
-            // Else somebody else's message took its place, so that it is not and will not be stored.
+        let decided = self.flight.take_if(|flight| flight.group.sequence() <= sequence);
+        let ours =
+            |flight: &Flight| flight.group.sequence() == sequence && flight.group.head.nonce == head.nonce;
+        // Somebody else's message in its place means that it is not, and will not be, stored.
+        if let Some(flight) = decided.filter(ours) {
+            self.trouble = None;
+            flight.group.settle(&mut self.topic.queue().appends);
         }
     }
 

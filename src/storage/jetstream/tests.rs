@@ -354,6 +354,9 @@ async fn nats_going_away_and_coming_back_is_waited_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loss_of_a_leader_loses_and_repeats_nothing() {
     const WRITERS: u64 = 4;
+    // Shown where it fails.
+    let filter = "streamway=debug,async_nats=info";
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
     let mut nats = Nats::cluster();
     let logs = [open(&nats.config()).await, open(&nats.config()).await];
     created(&*logs[0], "t").await;

@@ -4,6 +4,7 @@
 
 pub mod load;
 pub mod make;
+mod nats;
 pub mod raw;
 mod reader;
 mod server;
@@ -12,6 +13,7 @@ mod status;
 use std::future::Future;
 use std::time::Duration;
 
+pub use nats::Nats;
 pub use reader::{Reader, Seen, read_all};
 pub use server::{Server, StreamClient, TopicClient, signal};
 pub use status::{detail, metadata, refused};
