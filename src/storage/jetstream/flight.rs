@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::client::RequestErrorKind;
 use serde::Deserialize;
@@ -41,6 +41,7 @@ pub struct Flight {
     pub group: Group,
     topic: Arc<Topic>,
     attempts: u32,
+    begun: Instant,
     /// Whether an attempt was made whose outcome is not known.
     sent: Arc<AtomicBool>,
     answer: Option<Pin<Box<dyn Future<Output = Outcome> + Send>>>,
@@ -50,8 +51,14 @@ impl Flight {
     /// Sends a group.
     #[must_use]
     pub fn new(topic: &Arc<Topic>, group: Group) -> Self {
-        let mut flight =
-            Self { group, topic: topic.clone(), attempts: 0, sent: Arc::default(), answer: None };
+        let mut flight = Self {
+            group,
+            topic: topic.clone(),
+            attempts: 0,
+            begun: Instant::now(),
+            sent: Arc::default(),
+            answer: None,
+        };
         flight.again();
         flight
     }
@@ -60,6 +67,12 @@ impl Flight {
     #[must_use]
     pub fn was_sent(&self) -> bool {
         self.sent.load(Ordering::Acquire)
+    }
+
+    /// How long it has been on its way.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     /// Sends the same message once more. Its condition lets at most one copy be stored.

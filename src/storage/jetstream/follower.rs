@@ -420,7 +420,10 @@ impl Follower {
         }
         self.trim();
         let closing = self.topic.nats.closing.is_cancelled();
-        if self.trouble.is_some_and(|since| closing || since.elapsed() >= PATIENCE) {
+        let troubled = self.trouble.is_some_and(|since| closing || since.elapsed() >= PATIENCE);
+        // A group that NATS can be sent gets its time, however long the trouble has lasted: it ends it.
+        let late = self.flight.as_ref().is_none_or(|flight| flight.age() >= PATIENCE);
+        if troubled && (closing || late || !self.topic.nats.link.state().up) {
             self.fail_all(&unavailable("it does not answer"), Stored::Unknown);
         }
     }
