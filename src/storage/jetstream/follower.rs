@@ -335,8 +335,8 @@ impl Follower {
             Outcome::Nobody => {
                 self.trouble.get_or_insert_with(Instant::now);
                 flight.again();
-                // The stream may be gone.
-                self.detach(&"nobody takes what is published");
+                // The stream may be gone, or its leader is.
+                self.looking.get_or_insert_with(|| attach::look(&self.topic, Duration::ZERO));
             }
         }
     }
