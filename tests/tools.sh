@@ -48,3 +48,29 @@ need_venv() {
     "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
     cp "$wanted" "$venv/installed.txt"
 }
+
+nats=$PWD/tests/.cache/nats/nats-server
+
+# nats-server of Debian trixie, inside the clone: bookworm's 2.9 knows neither stream metadata nor
+# sync_interval. A private apt configuration, so that the machine's own stays as it is.
+need_nats() {
+    local wanted=2.10.27
+    if [ "$("$nats" --version 2>/dev/null)" = "nats-server: v$wanted" ]; then
+        return
+    fi
+    echo "installing nats-server $wanted"
+    local dir=$PWD/tests/.cache/nats apt
+    rm -rf "$dir"
+    mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/package"
+    cat >"$dir/apt/sources.list" <<END
+deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main
+END
+    apt=(apt-get -q -o "Dir::Etc::sourcelist=$dir/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
+        -o "Dir::State::Lists=$dir/apt/lists" -o "Dir::Cache=$dir/apt/cache" -o APT::Sandbox::User="")
+    "${apt[@]}" update >/dev/null
+    (cd "$dir/package" && "${apt[@]}" download nats-server >/dev/null)
+    dpkg -x "$dir"/package/nats-server_*.deb "$dir/package/root"
+    cp "$(find "$dir/package/root/usr" -name nats-server -type f -path '*bin/*' | head -n 1)" "$nats"
+    rm -rf "$dir/apt" "$dir/package"
+    [ "$("$nats" --version)" = "nats-server: v$wanted" ]
+}

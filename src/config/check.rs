@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::human::format_size;
-use super::{ClientAuth, Config, Http2Config, StorageConfig, TlsConfig};
+use super::{ClientAuth, Config, Http2Config, StorageConfig, TlsConfig, nats};
 
 /// Room a gRPC message needs beside the records of a batch: names, keys, trace context.
 const MESSAGE_OVERHEAD: usize = 4096;
@@ -46,6 +46,7 @@ pub fn faults(config: &Config) -> Vec<String> {
     ages(config, &mut faults);
     memory(config, &mut faults);
     tls(&config.tls, &mut faults);
+    nats::faults(config, &mut faults);
     if !HEARTBEAT.contains(&config.heartbeat_interval) {
         faults.push(format!("heartbeat_interval {:?} must be 1s to 10m", config.heartbeat_interval));
     }

@@ -4,12 +4,14 @@
 mod check;
 mod human;
 mod load;
+mod nats;
 mod settings;
 mod tls;
 
 pub use check::faults;
 pub use human::{format_size, parse_duration, parse_size};
 pub use load::{CONFIG_VARIABLE, Error, Input, Loaded, defaults, load};
+pub use nats::{Engine, NatsConfig, NatsStorage, Secret};
 pub use settings::{SETTINGS, Setting};
 pub use tls::{ClientAuth, TlsConfig, TlsVersion};
 
@@ -30,6 +32,9 @@ pub struct Config {
     /// Where health and probes are served, in plaintext.
     #[serde(with = "human::address")]
     pub admin_listen: SocketAddr,
+    /// Where topics are kept.
+    #[serde(with = "human::plain")]
+    pub engine: Engine,
     /// Where the embedded log keeps its files.
     pub data_dir: PathBuf,
     /// How long readiness is off before connections are told to go, inside the drain timeout.
@@ -99,8 +104,10 @@ pub struct Config {
     pub reload_interval: Duration,
     /// Settings of TLS on the gRPC port.
     pub tls: TlsConfig,
-    /// Settings of the embedded log.
+    /// Settings of the log.
     pub storage: StorageConfig,
+    /// Settings of the JetStream engine.
+    pub nats: NatsConfig,
     /// Settings of metrics and logs; those of OTLP are the standard `OTEL_*` variables.
     pub telemetry: TelemetryConfig,
 }
@@ -148,7 +155,8 @@ pub struct Http2Config {
     pub pending_resets_max: usize,
 }
 
-/// Settings of the embedded log. Flags and variables carry the prefix `storage-`.
+/// Settings of the log. Flags and variables carry the prefix `storage-`. Those of files are the
+/// embedded log's; the cache and the ids are every engine's.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct StorageConfig {
@@ -195,6 +203,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 50051)),
             admin_listen: SocketAddr::from(([0, 0, 0, 0], 8081)),
+            engine: Engine::default(),
             data_dir: PathBuf::from("./data"),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(8),
@@ -220,6 +229,7 @@ impl Default for Config {
             reload_interval: Duration::from_secs(10),
             tls: TlsConfig::default(),
             storage: StorageConfig::default(),
+            nats: NatsConfig::default(),
             telemetry: TelemetryConfig { topics_max: 100, access_log_every: 0 },
         }
     }

@@ -42,6 +42,7 @@ const ADDR: &str = "ADDR";
 const BOOL: &str = "true|false";
 const COUNT: &str = "N";
 const DURATION: &str = "DURATION";
+const ENGINE: &str = "embedded|jetstream";
 const FILE: &str = "FILE";
 const SIZE: &str = "SIZE";
 
@@ -49,11 +50,16 @@ const fn setting(key: &'static str, value_name: &'static str, help: &'static str
     Setting { key, value_name, help, secret: false }
 }
 
+const fn secret(key: &'static str, value_name: &'static str, help: &'static str) -> Setting {
+    Setting { key, value_name, help, secret: true }
+}
+
 /// All settings, in the order the help shows them.
 pub const SETTINGS: &[Setting] = &[
     setting("listen", ADDR, "Where gRPC is served; port 0 takes a free one, and the log names it"),
     setting("admin_listen", ADDR, "Where health and probes are served, in plaintext"),
-    setting("data_dir", "DIR", "Where the log keeps its files"),
+    setting("engine", ENGINE, "Where topics are kept: in files, or in a NATS cluster shared by replicas"),
+    setting("data_dir", "DIR", "Where the embedded log keeps its files"),
     setting("drain_delay", DURATION, "How long readiness is off before connections are told to go"),
     setting("drain_timeout", DURATION, "Longest time from SIGTERM to exit, the delay included"),
     setting("auto_create_topics", BOOL, "Whether a topic is created when it is first used"),
@@ -116,6 +122,17 @@ pub const SETTINGS: &[Setting] = &[
     setting("storage.open_files_max", COUNT, "Most open segment files"),
     setting("storage.request_id_window", DURATION, "How long a request_id is remembered"),
     setting("storage.request_ids_max", COUNT, "How many of the newest request_ids are remembered"),
+    setting("nats.url", "URL", "NATS servers of the engine jetstream, with commas between them"),
+    setting("nats.replicas", COUNT, "Copies NATS keeps of a new topic; 3 survive the loss of a server"),
+    setting("nats.storage", "file|memory", "Where NATS keeps new topics"),
+    setting("nats.creds_file", FILE, "Credentials for NATS: a JWT and its seed"),
+    setting("nats.nkey_file", FILE, "Credentials for NATS: an nkey's seed"),
+    setting("nats.token_file", FILE, "Credentials for NATS: a token"),
+    setting("nats.user", "USER", "Credentials for NATS: a user, with nats.password"),
+    secret("nats.password", "PASSWORD", "Password of nats.user; better as a variable than as a flag"),
+    setting("nats.tls_ca", FILE, "Certificates that those of NATS are checked against"),
+    setting("nats.tls_cert", FILE, "Certificate shown to NATS, with nats.tls_key"),
+    setting("nats.tls_key", FILE, "Key of nats.tls_cert"),
     setting("telemetry.topics_max", COUNT, "Most topics that metrics count by name; all others together"),
     setting("telemetry.access_log_every", COUNT, "One call in so many is in the access log; 0 for none"),
 ];

@@ -13,12 +13,12 @@ use super::batch::RECORDS_TAG;
 use super::walk::{Fields, Malformed, Value};
 use super::{Batch, Offset, UnixMicros};
 
-const BATCHES_TAG: u8 = 0x0a;
-const FIRST_OFFSET_TAG: u8 = 0x08;
-const PUBLISH_TIME_TAG: u8 = 0x12;
+pub(super) const BATCHES_TAG: u8 = 0x0a;
+pub(super) const FIRST_OFFSET_TAG: u8 = 0x08;
+pub(super) const PUBLISH_TIME_TAG: u8 = 0x12;
 const TRACEPARENT_TAG: u8 = 0x22;
 
-fn varint_len(value: u64) -> usize {
+pub(super) fn varint_len(value: u64) -> usize {
     prost::encoding::encoded_len_varint(value)
 }
 
@@ -35,8 +35,13 @@ fn time_len(time: UnixMicros) -> usize {
 }
 
 fn body_len(first: Offset, time: UnixMicros, records: usize, traceparent: usize) -> usize {
+    1 + varint_len(first.get()) + rest_len(time, records, traceparent)
+}
+
+/// Bytes of [`write_rest`].
+pub(super) fn rest_len(time: UnixMicros, records: usize, traceparent: usize) -> usize {
     let trace = if traceparent == 0 { 0 } else { 1 + varint_len(traceparent as u64) + traceparent };
-    1 + varint_len(first.get()) + 2 + time_len(time) + records + trace
+    2 + time_len(time) + records + trace
 }
 
 /// Appends the block of a batch to `out`.
@@ -50,6 +55,12 @@ fn write(first: Offset, time: UnixMicros, records: &[u8], traceparent: &[u8], ou
     varint(body_len(first, time, records.len(), traceparent.len()) as u64, out);
     out.put_u8(FIRST_OFFSET_TAG);
     varint(first.get(), out);
+    write_rest(time, records, traceparent, out);
+}
+
+/// What follows the offset.
+pub(super) fn write_rest(time: UnixMicros, records: &[u8], traceparent: &[u8], out: &mut impl BufMut) {
+    let varint = prost::encoding::encode_varint;
     out.put_u8(PUBLISH_TIME_TAG);
     varint(time_len(time) as u64, out);
     let (seconds, nanos) = time.parts();

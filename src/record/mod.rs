@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod block;
 mod names;
+pub mod unplaced;
 pub mod walk;
 
 pub use batch::{Batch, BatchLimits, Violation};

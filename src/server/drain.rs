@@ -9,8 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use super::{Error, Server};
-use crate::storage::embedded::OpenError;
-use crate::storage::{Health, Log};
+use crate::storage::{Health, Log, OpenError};
 use crate::telemetry::{METRICS, State};
 
 /// How long connections that were aborted, and those of the admin port, get to end.
@@ -75,7 +74,7 @@ impl Server {
 async fn close(log: &dyn Log, deadline: Instant) -> Result<(), Error> {
     let failed = match &*log.health().borrow() {
         Health::Failed(reason) => Some(Arc::clone(reason)),
-        Health::Serving | Health::Closed => None,
+        Health::Serving | Health::Unavailable(_) | Health::Closed => None,
     };
     let closed = timeout_at(deadline, log.close()).await;
     match (failed, closed) {

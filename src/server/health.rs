@@ -63,9 +63,9 @@ impl Board {
         self.0.send_modify(|state| state.serving = true);
     }
 
-    /// The storage takes no writes any more.
-    pub(super) fn storage_failed(&self) {
-        self.0.send_modify(|state| state.storage_failed = true);
+    /// Whether the storage takes writes.
+    pub(super) fn storage_serves(&self, serves: bool) {
+        self.0.send_modify(|state| state.storage_failed = !serves);
     }
 
     /// The shutdown has begun.

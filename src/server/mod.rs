@@ -39,8 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::config::Config;
-use crate::storage::embedded::{EmbeddedLog, OpenError};
-use crate::storage::{self, Log};
+use crate::storage::{self, Log, OpenError};
 use crate::telemetry::{METRICS, State};
 use crate::topic::Topics;
 use files::Spares;
@@ -110,17 +109,12 @@ pub async fn run(mut config: Config, shutdown: CancellationToken) -> Result<(), 
     running.wait().await
 }
 
-/// Binds the ports and begins to serve on the embedded log. Answers while the log recovers.
+/// Binds the ports and begins to serve on the log that is configured. Answers while the log recovers.
 ///
 /// # Errors
 /// A port could not be bound.
 pub async fn start(config: Config) -> Result<Running, Error> {
-    start_with(config, Box::new(open_embedded)).await
-}
-
-fn open_embedded(config: &Config) -> Result<Arc<dyn Log>, OpenError> {
-    let log: Arc<dyn Log> = EmbeddedLog::open(&config.data_dir, &config.storage, config.topics_max)?;
-    Ok(log)
+    start_with(config, Box::new(storage::open)).await
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
@@ -197,9 +191,14 @@ impl Server {
         let mut health = log.health();
         loop {
             // The engine has logged why.
-            if matches!(&*health.borrow_and_update(), storage::Health::Failed(_)) {
-                self.board.storage_failed();
-                METRICS.storage.failed.set(1);
+            let serves = match &*health.borrow_and_update() {
+                storage::Health::Serving => Some(true),
+                storage::Health::Unavailable(_) | storage::Health::Failed(_) => Some(false),
+                storage::Health::Closed => None,
+            };
+            if let Some(serves) = serves {
+                self.board.storage_serves(serves);
+                METRICS.storage.failed.set(u64::from(!serves));
             }
             tokio::select! {
                 () = self.shutdown.cancelled() => break,

@@ -19,7 +19,7 @@ use crate::proto::{example, v1};
 use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::embedded::OpenError;
 use crate::storage::{
-    BoxFuture, Error as LogError, Health as LogHealth, Log, Retention, TopicInfo, TopicLog,
+    self, BoxFuture, Error as LogError, Health as LogHealth, Log, Retention, TopicInfo, TopicLog,
 };
 use crate::topic::memory::{MemoryLog, records_of};
 use crate::wire::stubs::example::example_service_client::ExampleServiceClient;
@@ -166,9 +166,12 @@ async fn a_drain_delay_longer_than_the_budget_leaves_calls_time_to_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_cannot_be_opened_ends_the_server() {
-    let open: Opener = Box::new(|config| Err(OpenError::NotADirectory(config.data_dir.clone())));
+    let open: Opener = Box::new(|config| Err(OpenError::NotADirectory(config.data_dir.clone()).into()));
     let mut running = start_with(config("unused".as_ref()), open).await.unwrap();
-    assert!(matches!(running.ready().await, Err(Error::Open(OpenError::NotADirectory(_)))));
+    let Err(Error::Open(storage::OpenError::Embedded(error))) = running.ready().await else {
+        panic!("opened")
+    };
+    assert!(matches!(error, OpenError::NotADirectory(_)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

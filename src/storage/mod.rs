@@ -13,10 +13,15 @@
 //!
 //! Never: knows gRPC, or a client's messages.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod embedded;
 mod error;
+pub mod jetstream;
+mod tail;
+mod window;
 
-pub use error::{Error, Stored};
+pub use error::{Error, OpenError, Stored};
 
 use std::future::Future;
 use std::pin::Pin;
@@ -26,10 +31,27 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::config::{Config, Engine};
 use crate::record::{Batch, Epoch, Offset, Receipt, TopicName, UnixMicros};
 
 /// A future of the contract.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Opens the log that is configured. Blocking, inside a runtime.
+///
+/// # Errors
+/// It cannot be opened as configured.
+pub fn open(config: &Config) -> Result<Arc<dyn Log>, OpenError> {
+    let log: Arc<dyn Log> = match config.engine {
+        Engine::Embedded => {
+            embedded::EmbeddedLog::open(&config.data_dir, &config.storage, config.topics_max)?
+        }
+        Engine::JetStream => {
+            tokio::runtime::Handle::current().block_on(jetstream::JetStreamLog::open(config))?
+        }
+    };
+    Ok(log)
+}
 
 /// All topics of one engine.
 pub trait Log: Send + Sync + 'static {
@@ -255,6 +277,8 @@ pub struct TopicInfo {
 pub enum Health {
     /// It does.
     Serving,
+    /// It does not now, and goes on by itself once it can. Reads wait.
+    Unavailable(Arc<str>),
     /// It does not, for good: a failed sync or write, or damage. Reads go on. A person must look.
     Failed(Arc<str>),
     /// It was closed.

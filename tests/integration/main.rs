@@ -19,6 +19,7 @@ mod damage;
 mod data_dir;
 mod disk_faults;
 mod drain;
+mod fleet;
 mod idempotency;
 mod isolation;
 mod kinds;

@@ -24,6 +24,7 @@ use super::preface::Ahead;
 use crate::auth::PeerCertificate;
 use crate::config::TlsConfig;
 use crate::reload::Files;
+use crate::telemetry::METRICS;
 use material::Material;
 
 /// From when on the log reminds of a certificate that is going to expire, and
@@ -92,6 +93,8 @@ impl Tls {
 
     fn tell_validity(&self) {
         let material = self.material.load();
+        let unix = material.expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        METRICS.tls_expiry.set(unix.as_secs());
         let expires = humantime::format_rfc3339_seconds(material.expires);
         let (now, left) = (SystemTime::now(), self.seconds_to_expiry());
         if material.begins > now {

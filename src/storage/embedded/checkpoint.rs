@@ -18,9 +18,9 @@ use super::journal;
 use super::reader::Files;
 use super::retention::Keeper;
 use super::segment::{self, Fault, Segment};
-use super::tail::Run;
 use super::topic::TopicState;
 use crate::record::{Offset, UnixMicros};
+use crate::storage::tail::Run;
 use crate::telemetry::METRICS;
 
 /// How often retention looks, and a full disk is tried again.

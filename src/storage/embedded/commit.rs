@@ -14,7 +14,6 @@ use prost::Message;
 use super::backlog::{Backlog, Snapshot, TopicMark};
 use super::catalog::{self, ChangeKind, TopicEntry};
 use super::clock::Clock;
-use super::dedup::Window;
 use super::disk::{Disk, is_full, is_too_many_files};
 use super::frame::{Header, Kind};
 use super::group::{Built, Group, Pending};
@@ -24,6 +23,7 @@ use super::queue::{Append, Change, Op, Queue, Taken};
 use super::registry::Registry;
 use super::topic::{Settings, TopicState};
 use crate::record::{Epoch, Offset, UnixMicros};
+use crate::storage::window::Window;
 use crate::storage::{Appended, Error, Stored};
 use crate::telemetry::METRICS;
 

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::dedup::{self, Window};
 use super::frame::{FRAME_TARGET, Header, IdEntry, Kind};
 use super::journal::GroupBuf;
 use super::queue::Append;
-use super::tail::Run;
 use super::topic::TopicState;
 use crate::record::{Batch, Offset, Position, Receipt, UnixMicros, block};
+use crate::storage::tail::Run;
+use crate::storage::window::{self, Window};
 use crate::storage::{Appended, Error, Hold};
 
 /// No batch takes more than its records and this many bytes in the journal: block head 40, trace
@@ -58,7 +58,7 @@ pub struct Group {
     steady: UnixMicros,
     open: HashMap<u64, Building>,
     done: Vec<Pending>,
-    fresh: dedup::Map,
+    fresh: window::Map,
     replies: Vec<Answer>,
 }
 
@@ -81,7 +81,7 @@ impl Group {
             steady,
             open: HashMap::new(),
             done: Vec::new(),
-            fresh: dedup::Map::default(),
+            fresh: window::Map::default(),
             replies: Vec::new(),
         }
     }
@@ -147,7 +147,7 @@ impl Group {
         if let Some((key, id)) = id {
             let count = batch.count();
             IdEntry { first, count, id: id.as_str().as_bytes() }.encode(&mut building.ids);
-            self.fresh.insert(key, dedup::Stored { first, count, time, at: self.steady });
+            self.fresh.insert(key, window::Stored { first, count, time, at: self.steady });
         }
         Ok(receipt(topic, first, end, time, false))
     }
@@ -225,7 +225,7 @@ fn receipt(topic: &TopicState, first: Offset, end: Offset, time: UnixMicros, dup
 pub struct Built {
     /// Its runs, of each topic in order.
     pub runs: Vec<Pending>,
-    fresh: dedup::Map,
+    fresh: window::Map,
     replies: Vec<Answer>,
 }
 

@@ -7,11 +7,11 @@ use std::path::Path;
 
 use super::backlog::Snapshot;
 use super::catalog::IdsEntry;
-use super::dedup::{Stored, Window};
 use super::disk::{Disk, Mode};
 use super::frame::{self, Header, Kind};
 use super::open::OpenError;
 use crate::record::{Offset, UnixMicros};
+use crate::storage::window::{Stored, Window};
 
 /// The name of ids file `seq`.
 #[must_use]

@@ -15,7 +15,6 @@ pub mod check;
 mod checkpoint;
 mod clock;
 mod commit;
-mod dedup;
 mod disk;
 mod frame;
 mod group;
@@ -31,7 +30,6 @@ mod repair;
 mod retention;
 mod segment;
 mod survey;
-mod tail;
 mod topic;
 
 #[cfg(test)]
@@ -53,7 +51,6 @@ use tokio::sync::watch;
 
 use self::backlog::Backlog;
 use self::clock::Clock;
-use self::dedup::Window;
 use self::disk::{Disk, RealDisk};
 use self::health::Monitor;
 pub use self::open::OpenError;
@@ -63,6 +60,7 @@ use self::registry::Registry;
 use self::topic::{Handle, TopicState};
 use crate::config::StorageConfig;
 use crate::record::{Epoch, Offset, TopicName};
+use crate::storage::window::Window;
 use crate::storage::{BoxFuture, Error, Health, Log, Retention, Stored, TopicInfo, TopicLog};
 
 /// The embedded engine.

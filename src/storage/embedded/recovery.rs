@@ -10,7 +10,6 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::catalog::{self, Catalog};
-use super::dedup::Window;
 use super::disk::{Disk, Mode};
 use super::frame::{Header, Kind};
 use super::group::Pending;
@@ -19,8 +18,9 @@ use super::journal::{self, Group, GroupBuf, Image};
 use super::open::OpenError;
 use super::registry::{Registry, topic_of};
 use super::segment;
-use super::tail::Run;
 use crate::record::{Offset, UnixMicros};
+use crate::storage::tail::Run;
+use crate::storage::window::Window;
 
 /// What recovery found.
 #[derive(Debug)]

@@ -17,9 +17,9 @@ use super::journal;
 use super::open::OpenError;
 use super::segment::{self, Segment};
 use super::survey::{self, Survey, Topic};
-use super::tail::Run;
 use crate::record::block::Blocks;
 use crate::record::{Offset, TopicName, UnixMicros};
+use crate::storage::tail::Run;
 
 /// Size at which a rewritten segment is full; a server with another setting takes it too.
 const SEGMENT_BYTES: u64 = 64 << 20;

@@ -11,8 +11,8 @@ use bytes::{Buf, BufMut, Bytes};
 use super::catalog::SegmentEntry;
 use super::disk::File;
 use super::frame::{FRAME_TARGET, HEADER_LEN, Header, Kind};
-use super::tail::Run;
 use crate::record::{Offset, UnixMicros};
+use crate::storage::tail::Run;
 
 /// Bytes of a segment's header.
 pub const FILE_HEADER_LEN: u64 = 64;
@@ -315,7 +315,7 @@ mod tests {
     use crate::record::{Offset, UnixMicros};
     use crate::storage::embedded::disk::sim::SimDisk;
     use crate::storage::embedded::disk::{Disk, Mode};
-    use crate::storage::embedded::tail::Run;
+    use crate::storage::tail::Run;
     use std::path::Path;
 
     /// Runs of ten records and `len` bytes each, from offset 100 on.

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 
 use super::reader::{self, Files};
 use super::segment::Segment;
-use super::tail::{Run, TailCache};
 use crate::record::{Epoch, Offset, TopicName, UnixMicros, block};
+use crate::storage::tail::{Run, TailCache};
 use crate::storage::{Appender, BoxFuture, Chunk, Error, Retention, Start, TopicInfo, TopicLog};
 
 /// What can be changed about a topic.

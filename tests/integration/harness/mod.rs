@@ -6,6 +6,7 @@ pub mod certs;
 pub mod faults;
 pub mod frames;
 pub mod make;
+mod nats;
 pub mod proxy;
 pub mod raw;
 mod reader;
@@ -15,6 +16,7 @@ mod status;
 use std::future::Future;
 use std::time::Duration;
 
+pub use nats::Nats;
 pub use reader::{Reader, Seen, read_all};
 pub use server::{Server, StreamClient, TopicClient, signal};
 pub use status::{detail, metadata, refused};

@@ -1,6 +1,6 @@
-//! The tail cache of one topic: the newest blocks in memory, shared by reference count. The
-//! committer appends, the checkpointer evicts; readers take neither's lock.
-//! Never: holds less than what is not in a segment yet; eviction is told how far it may go.
+//! The tail cache of one topic: the newest blocks in memory, shared by reference count. The engine
+//! appends and evicts; readers take no lock it needs.
+//! Never: decides how far eviction may go; it is told.
 
 use std::sync::{Arc, Mutex, OnceLock};
 

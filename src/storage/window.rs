@@ -1,5 +1,5 @@
 //! The idempotency window: which request ids were stored, and with which receipt (P5).
-//! Never: on disk; the journal and the ids files are.
+//! Never: durable; what an engine stores is.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};

@@ -1,0 +1,240 @@
+//! Connecting to NATS as configured, and refusing one that can never work.
+//! Never: prints a credential.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::stream::StorageType;
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::link::Link;
+use super::names::Kept;
+use super::nats::Nats;
+use crate::config::{Config, NatsConfig, NatsStorage, format_size};
+
+/// Room a message needs beside the records of its batches: heads, trace contexts, headers.
+pub const MESSAGE_OVERHEAD: usize = 64 << 10;
+/// Of that, what is kept for headers that every message has.
+const HEADERS: usize = 4 << 10;
+/// Between two attempts to connect at start.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long one attempt may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request to JetStream may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// Silence after which the client asks whether the server is there; two unanswered end the connection.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// The longest pause between two attempts to connect again.
+const RECONNECT_MOST: Duration = Duration::from_secs(2);
+/// Requests to the client's own task that may wait.
+const COMMANDS_MAX: usize = 4096;
+
+/// Why NATS cannot be used as configured. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The address is none.
+    #[error("nats.url {url}: {why}: write nats://HOST:4222, several with commas")]
+    Url {
+        /// What was given.
+        url: String,
+        /// Why it is none.
+        why: io::Error,
+    },
+    /// A file of credentials or certificates cannot be used.
+    #[error("{setting} {path}: {why}")]
+    File {
+        /// The setting.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// NATS refuses the credentials.
+    #[error("NATS at {url} refuses the credentials: {why}")]
+    Refused {
+        /// Where.
+        url: String,
+        /// What it says.
+        why: String,
+    },
+    /// The server is too old.
+    #[error("NATS is of version {0}: 2.10 or later is needed")]
+    TooOld(String),
+    /// A batch may be larger than NATS takes, and ends the connection.
+    #[error(
+        "NATS takes messages of {found} bytes, and batches need {needed}: set max_payload of every nats-server to \
+         {needed} or more, or lower batch_bytes_max to {fitting} or less"
+    )]
+    MaxPayload {
+        /// What NATS takes.
+        found: usize,
+        /// What is needed.
+        needed: usize,
+        /// The largest limit of a batch that would do.
+        fitting: usize,
+    },
+}
+
+/// Connects, waiting for a NATS that is not there yet, and checks what is found.
+///
+/// # Errors
+/// It can never work as configured.
+pub async fn connect(config: &Config) -> Result<Nats, OpenError> {
+    let link = Link::default();
+    let nats = &config.nats;
+    let client = connected(nats, &link).await?;
+    let found = client.server_info();
+    if !client.is_server_compatible(2, 10, 0) {
+        return Err(OpenError::TooOld(found.version));
+    }
+    let batch = config.batch_bytes_max as usize;
+    let needed = batch + MESSAGE_OVERHEAD;
+    if client.max_payload() < needed {
+        let found = client.max_payload();
+        return Err(OpenError::MaxPayload { found, needed, fitting: found.saturating_sub(MESSAGE_OVERHEAD) });
+    }
+    let context = ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
+    let storage = match nats.storage {
+        NatsStorage::File => StorageType::File,
+        NatsStorage::Memory => StorageType::Memory,
+    };
+    warn_of(nats);
+    let kept = Kept { replicas: nats.replicas, storage, message_bytes_max: needed - HEADERS };
+    let opened = Nats {
+        context,
+        client,
+        link,
+        kept,
+        storage: config.storage.clone(),
+        cached_bytes: AtomicUsize::new(0),
+        tasks: TaskTracker::new(),
+        closing: CancellationToken::new(),
+        closed: AtomicBool::new(false),
+        started: Instant::now(),
+    };
+    answered(&opened).await;
+    let max_payload = format_size(opened.client.max_payload() as u64);
+    info!(version = found.version, cluster = found.cluster, max_payload, "NATS is ready");
+    Ok(opened)
+}
+
+/// What of P1 these settings give up.
+fn warn_of(nats: &NatsConfig) {
+    if nats.replicas < 3 {
+        warn!(
+            replicas = nats.replicas,
+            "nats.replicas is below 3: a record is lost with the disk of the one server that has it"
+        );
+    }
+    if nats.storage == NatsStorage::Memory {
+        warn!("nats.storage is memory: acknowledged records are lost when the NATS servers stop");
+    }
+}
+
+/// Waits until JetStream answers.
+async fn answered(nats: &Nats) {
+    let mut told: Option<String> = None;
+    loop {
+        match tokio::time::timeout(REQUEST_TIMEOUT, nats.account()).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => tell(&mut told, format!("JetStream does not answer, is it enabled? {error}")),
+            Err(_) => tell(&mut told, "JetStream does not answer, has it a leader?".into()),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Warns once of each new reason to wait.
+fn tell(told: &mut Option<String>, reason: String) {
+    if told.as_ref() != Some(&reason) {
+        warn!(reason, "waiting for NATS");
+        *told = Some(reason);
+    }
+}
+
+async fn connected(nats: &NatsConfig, link: &Link) -> Result<Client, OpenError> {
+    let url = &nats.url;
+    let servers = url.split(',').map(|one| one.trim().parse::<ServerAddr>());
+    let servers: Vec<_> =
+        servers.collect::<Result<_, _>>().map_err(|why| OpenError::Url { url: url.clone(), why })?;
+    let mut told = None;
+    loop {
+        // Made anew each time: what is in files may have been put there meanwhile.
+        let error = match options(nats, link).await?.connect(&servers[..]).await {
+            Ok(client) => {
+                link.notice(&async_nats::Event::Connected);
+                return Ok(client);
+            }
+            Err(error) => error,
+        };
+        match error.kind() {
+            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                return Err(OpenError::Refused { url: url.clone(), why: error.to_string() });
+            }
+            _ => tell(&mut told, error.to_string()),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn options(nats: &NatsConfig, link: &Link) -> Result<ConnectOptions, OpenError> {
+    let link = Arc::new(link.clone());
+    let mut options = ConnectOptions::new()
+        .name("streamway")
+        .connection_timeout(CONNECT_TIMEOUT)
+        .ping_interval(PING_INTERVAL)
+        .client_capacity(COMMANDS_MAX)
+        .max_reconnects(None)
+        .reconnect_delay_callback(|attempts| {
+            let most =
+                RECONNECT_MOST.min(Duration::from_millis(50) * u32::try_from(attempts).unwrap_or(u32::MAX));
+            most.mul_f64(0.5 + fastrand::f64() / 2.0)
+        })
+        .event_callback(move |event| {
+            let link = link.clone();
+            async move { link.notice(&event) }
+        });
+    let given = |path: &Path| !path.as_os_str().is_empty();
+    if given(&nats.creds_file) {
+        options = options
+            .credentials(&read("nats.creds_file", &nats.creds_file)?)
+            .map_err(|error| file("nats.creds_file", &nats.creds_file, &error))?;
+    }
+    if given(&nats.nkey_file) {
+        options = options.nkey(read("nats.nkey_file", &nats.nkey_file)?);
+    }
+    if given(&nats.token_file) {
+        options = options.token(read("nats.token_file", &nats.token_file)?);
+    }
+    if !nats.user.is_empty() {
+        options = options.user_and_password(nats.user.clone(), nats.password.reveal().to_owned());
+    }
+    if given(&nats.tls_ca) {
+        read("nats.tls_ca", &nats.tls_ca)?;
+        options = options.add_root_certificates(nats.tls_ca.clone()).require_tls(true);
+    }
+    if given(&nats.tls_cert) {
+        read("nats.tls_cert", &nats.tls_cert)?;
+        read("nats.tls_key", &nats.tls_key)?;
+        options =
+            options.add_client_certificate(nats.tls_cert.clone(), nats.tls_key.clone()).require_tls(true);
+    }
+    Ok(options)
+}
+
+fn read(setting: &'static str, path: &Path) -> Result<String, OpenError> {
+    let text = std::fs::read_to_string(path).map_err(|error| file(setting, path, &error))?;
+    Ok(text.trim().to_owned())
+}
+
+fn file(setting: &'static str, path: &Path, why: &io::Error) -> OpenError {
+    OpenError::File { setting, path: path.into(), why: why.to_string() }
+}

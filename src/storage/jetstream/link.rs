@@ -1,0 +1,72 @@
+//! Whether NATS can be reached, as its client sees the connection.
+//! Never: connects; the client does, again and again.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use async_nats::Event;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+/// The connection as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Whether there is one.
+    pub up: bool,
+    /// How many there were: requests of an earlier one are never answered.
+    pub connections: u64,
+}
+
+/// The connection to NATS. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Link(Arc<watch::Sender<State>>);
+
+impl Default for Link {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(State { up: false, connections: 0 })))
+    }
+}
+
+impl Link {
+    /// Takes notice of what the client says.
+    pub fn notice(&self, event: &Event) {
+        match event {
+            Event::Connected => {
+                self.0.send_modify(|state| *state = State { up: true, connections: state.connections + 1 });
+                info!("connected to NATS");
+            }
+            Event::Disconnected | Event::Closed => {
+                let was = self.0.send_replace(State { up: false, ..self.state() });
+                if was.up {
+                    warn!("the connection to NATS is lost; trying again");
+                }
+            }
+            Event::LameDuckMode => info!("the NATS server is about to stop"),
+            Event::SlowConsumer(_) => warn!("NATS sends faster than this server reads"),
+            Event::ServerError(error) => warn!(%error, "NATS reports an error"),
+            Event::ClientError(error) => warn!(%error, "the NATS client reports an error"),
+            Event::Draining => {}
+        }
+    }
+
+    /// The connection as it is.
+    #[must_use]
+    pub fn state(&self) -> State {
+        *self.0.borrow()
+    }
+
+    /// Resolves once there is a connection.
+    pub fn up(&self) -> impl Future<Output = State> + Send + use<> {
+        let mut changes = self.0.subscribe();
+        let last = self.state();
+        async move { changes.wait_for(|state| state.up).await.map_or(last, |state| *state) }
+    }
+
+    /// Resolves once this connection is lost.
+    pub fn lost(&self, connection: State) -> impl Future<Output = ()> + Send + use<> {
+        let mut changes = self.0.subscribe();
+        async move {
+            let _ = changes.wait_for(|state| !state.up || state.connections != connection.connections).await;
+        }
+    }
+}

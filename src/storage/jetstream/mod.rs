@@ -1,0 +1,298 @@
+//! The JetStream engine: topics kept by a NATS cluster and shared by every replica of this server.
+//! docs/engines.md says what it promises, and what of NATS that needs.
+//!
+//! One stream a topic, one message a **group** of batches: whatever came while the group before was
+//! being stored, at most 1024 records. A record's offset is `(sequence - 1) << 10 | index`.
+//!
+//! Every group carries the sequence it must follow. So at most one copy of it can ever be stored,
+//! however often it is sent; whatever a replica checked against everything stored before (request
+//! ids, conditions, counts) holds; and nothing that was sent later can be stored before it. Message
+//! ids of NATS are not used: a clustered stream of 2.10 keeps the id of a message that it refused,
+//! and answers the next one of that id as a duplicate of nothing.
+//!
+//! Never: a consensus of its own, or an answer before NATS's.
+
+mod attach;
+mod connect;
+mod cursor;
+mod flight;
+mod follower;
+mod group;
+mod health;
+mod link;
+mod message;
+mod names;
+mod nats;
+mod queue;
+mod read;
+mod search;
+mod topic;
+
+#[cfg(test)]
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use self::connect::OpenError;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{CreateStreamErrorKind, DeleteStreamErrorKind, UpdateStreamErrorKind};
+use async_nats::jetstream::stream::Info;
+use futures_util::StreamExt;
+use tokio::sync::watch;
+
+use self::message::{sequence_of, start_of};
+use self::names::Meta;
+use self::nats::{Nats, unavailable};
+use self::topic::{Handle, Topic, info_of};
+use crate::config::Config;
+use crate::record::{Epoch, Offset, TopicName, UnixMicros};
+use crate::storage::{BoxFuture, Error, Health, Log, Retention, TopicInfo, TopicLog};
+
+/// The JetStream engine.
+#[derive(Debug)]
+pub struct JetStreamLog {
+    nats: Arc<Nats>,
+    topics: Mutex<HashMap<TopicName, Arc<Topic>>>,
+    topics_max: usize,
+    health: Arc<watch::Sender<Health>>,
+}
+
+impl JetStreamLog {
+    /// Connects to NATS; waits for one that is not there yet.
+    ///
+    /// # Errors
+    /// It can never work as configured.
+    pub async fn open(config: &Config) -> Result<Arc<Self>, OpenError> {
+        let nats = Arc::new(connect::connect(config).await?);
+        let health = Arc::new(watch::Sender::new(Health::Serving));
+        nats.tasks.spawn(health::watch(nats.clone(), health.clone()));
+        Ok(Arc::new(Self { nats, topics: Mutex::default(), topics_max: config.topics_max, health }))
+    }
+
+    fn topics(&self) -> MutexGuard<'_, HashMap<TopicName, Arc<Topic>>> {
+        self.topics.lock().expect("no panic while it is held")
+    }
+
+    /// The stream of a topic, as it is.
+    async fn look(&self, name: &TopicName) -> Result<(Meta, Info), Error> {
+        let found = self.nats.info(&names::stream(name)).await?;
+        let found = found.and_then(|info| Some((Meta::of(&info.config)?, info)));
+        if found.is_none()
+            && let Some(gone) = self.topics().remove(name)
+        {
+            gone.delete();
+        }
+        found.ok_or(Error::TopicNotFound)
+    }
+
+    /// The incarnation that this stream keeps.
+    fn topic(&self, meta: Meta, info: &Info) -> Arc<Topic> {
+        let mut topics = self.topics();
+        match topics.get(&meta.topic) {
+            Some(topic) if topic.epoch == meta.epoch => {
+                topic.refresh(meta, info);
+                topic.clone()
+            }
+            other => {
+                if let Some(gone) = other {
+                    gone.delete();
+                }
+                let topic = Arc::new(Topic::new(self.nats.clone(), meta, info));
+                topics.insert(topic.name.clone(), topic.clone());
+                topic
+            }
+        }
+    }
+
+    /// As [`Self::look`], of this incarnation only.
+    async fn look_at(&self, name: &TopicName, epoch: Option<Epoch>) -> Result<(Meta, Info), Error> {
+        let (meta, info) = self.look(name).await?;
+        match epoch {
+            Some(epoch) if epoch != meta.epoch => Err(Error::EpochChanged { current: meta.epoch }),
+            _ => Ok((meta, info)),
+        }
+    }
+
+    async fn create_stream(&self, name: TopicName, retention: Retention) -> Result<Arc<Topic>, Error> {
+        if self.nats.account().await.map_err(unavailable)? >= self.topics_max {
+            return Err(Error::TopicLimit { limit: self.topics_max });
+        }
+        let epoch = Epoch::new(random()?);
+        let meta = Meta { topic: name, epoch, retention, updated: UnixMicros::now() };
+        match self.nats.context.create_stream(meta.config(self.nats.kept)).await {
+            Ok(stream) => Ok(self.topic(meta, stream.cached_info())),
+            Err(error) => Err(match error.kind() {
+                // Of two that create at once one has another epoch, so that NATS refuses it.
+                CreateStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NAME_EXIST => {
+                    Error::TopicExists
+                }
+                _ => unavailable(error),
+            }),
+        }
+    }
+
+    async fn trim_stream(
+        &self,
+        name: &TopicName,
+        epoch: Option<Epoch>,
+        before: Offset,
+    ) -> Result<Offset, Error> {
+        let (meta, info) = self.look_at(name, epoch).await?;
+        let topic = self.topic(meta.clone(), &info);
+        let known = info_of(meta, &info);
+        if before > known.tail {
+            let (epoch, earliest, tail) = (known.epoch, known.earliest, known.tail);
+            return Err(Error::BeyondTail { epoch, earliest, tail });
+        }
+        if before <= known.earliest {
+            return Ok(known.earliest);
+        }
+        let mut first = sequence_of(before);
+        if before < known.tail {
+            // Between its last record and the next message lies the next message.
+            let holding = search::message(&topic, first).await?;
+            first += u64::from(holding.is_some_and(|message| before >= message.next));
+        }
+        self.nats.purge(&topic.stream, first).await?;
+        topic.trim(start_of(first));
+        Ok(topic.floor())
+    }
+}
+
+fn random() -> Result<u64, Error> {
+    getrandom::u64().map_err(unavailable)
+}
+
+impl Log for JetStreamLog {
+    fn get<'a>(&'a self, name: &'a TopicName) -> BoxFuture<'a, Result<Arc<dyn TopicLog>, Error>> {
+        Box::pin(async move {
+            let known = self.topics().get(name).filter(|topic| !topic.is_deleted()).cloned();
+            if let Some(topic) = known.filter(|topic| topic.is_fresh()) {
+                return Ok(Arc::new(Handle(topic)) as Arc<dyn TopicLog>);
+            }
+            let (meta, info) = self.look(name).await?;
+            Ok(Arc::new(Handle(self.topic(meta, &info))) as Arc<dyn TopicLog>)
+        })
+    }
+
+    fn create(
+        &self,
+        name: TopicName,
+        retention: Retention,
+    ) -> BoxFuture<'_, Result<Arc<dyn TopicLog>, Error>> {
+        Box::pin(async move {
+            let topic = self.create_stream(name, retention).await?;
+            Ok(Arc::new(Handle(topic)) as Arc<dyn TopicLog>)
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<TopicInfo>, Error>> {
+        Box::pin(async move {
+            // NATS lists in an order of its own; what is kept of it is bounded.
+            let mut found = BTreeMap::new();
+            let mut streams = self.nats.context.streams();
+            while let Some(info) = streams.next().await {
+                let info = info.map_err(unavailable)?;
+                let Some(meta) = Meta::of(&info.config) else { continue };
+                let name = meta.topic.as_str();
+                if name.starts_with(prefix) && after.is_none_or(|after| name > after) {
+                    found.insert(meta.topic.clone(), info_of(meta, &info));
+                    if found.len() > limit {
+                        found.pop_last();
+                    }
+                }
+            }
+            Ok(found.into_values().collect())
+        })
+    }
+
+    fn update<'a>(
+        &'a self,
+        name: &'a TopicName,
+        retention: Retention,
+    ) -> BoxFuture<'a, Result<TopicInfo, Error>> {
+        Box::pin(async move {
+            let (meta, info) = self.look(name).await?;
+            let meta = Meta { retention, updated: UnixMicros::now(), ..meta };
+            let mut config = info.config;
+            meta.write(&mut config);
+            match self.nats.context.update_stream(&config).await {
+                Ok(info) => {
+                    self.topic(meta.clone(), &info);
+                    Ok(info_of(meta, &info))
+                }
+                Err(error) => Err(match error.kind() {
+                    UpdateStreamErrorKind::NotFound => Error::TopicNotFound,
+                    _ => unavailable(error),
+                }),
+            }
+        })
+    }
+
+    fn delete<'a>(&'a self, name: &'a TopicName, epoch: Option<Epoch>) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            self.look_at(name, epoch).await?;
+            match self.nats.context.delete_stream(names::stream(name)).await {
+                Ok(_) => {}
+                Err(error) => match error.kind() {
+                    DeleteStreamErrorKind::JetStream(why)
+                        if why.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                    {
+                        return Err(Error::TopicNotFound);
+                    }
+                    _ => return Err(unavailable(error)),
+                },
+            }
+            if let Some(gone) = self.topics().remove(name) {
+                gone.delete();
+            }
+            Ok(())
+        })
+    }
+
+    fn trim<'a>(
+        &'a self,
+        name: &'a TopicName,
+        epoch: Option<Epoch>,
+        before: Offset,
+    ) -> BoxFuture<'a, Result<Offset, Error>> {
+        Box::pin(self.trim_stream(name, epoch, before))
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            self.nats.closed.store(true, Ordering::Release);
+            // Whoever looked before that has pushed by now.
+            let topics: Vec<_> = self.topics().values().cloned().collect();
+            for topic in &topics {
+                drop(topic.queue());
+            }
+            self.nats.closing.cancel();
+            self.nats.tasks.close();
+            self.nats.tasks.wait().await;
+            self.health.send_replace(Health::Closed);
+            Ok(())
+        })
+    }
+}
+
+impl Drop for JetStreamLog {
+    fn drop(&mut self) {
+        self.nats.closed.store(true, Ordering::Release);
+        self.nats.closing.cancel();
+    }
+}

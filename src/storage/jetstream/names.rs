@@ -1,0 +1,166 @@
+//! How a topic is called in NATS, and what its stream is told and remembers: a stream's
+//! configuration and metadata on one side, a topic's settings on the other.
+//! Never: talks to NATS.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+
+use crate::record::{Epoch, TopicName, UnixMicros};
+use crate::storage::Retention;
+
+/// Offsets of one message: the sequence is above these bits, a record's index below.
+pub const INDEX_BITS: u32 = 10;
+/// Most records in one message.
+pub const RECORDS_MAX: u32 = 1 << INDEX_BITS;
+
+/// How every stream of ours begins.
+const PREFIX: &str = "streamway-";
+const TOPIC: &str = "streamway.topic";
+const EPOCH: &str = "streamway.epoch";
+const UPDATED: &str = "streamway.updated_us";
+const MAX_AGE: &str = "streamway.max_age_us";
+const MAX_BYTES: &str = "streamway.max_bytes";
+const MAX_RECORDS: &str = "streamway.max_records";
+
+/// The least age and window that NATS takes.
+const LEAST: Duration = Duration::from_millis(100);
+
+/// A dot parts tokens of a subject, and may not stand in a stream's name; `=` is in no topic's.
+fn escaped(topic: &TopicName) -> String {
+    topic.as_str().replace('.', "=")
+}
+
+/// The stream that keeps a topic.
+#[must_use]
+pub fn stream(topic: &TopicName) -> String {
+    format!("{PREFIX}{}", escaped(topic))
+}
+
+/// The subject one incarnation is published to: whoever knows only an earlier one reaches nobody.
+#[must_use]
+pub fn subject(topic: &TopicName, epoch: Epoch) -> String {
+    format!("streamway.{}.{epoch}", escaped(topic))
+}
+
+/// How every stream is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// Copies.
+    pub replicas: usize,
+    /// Where.
+    pub storage: StorageType,
+    /// Bytes of the largest message.
+    pub message_bytes_max: usize,
+}
+
+/// What a stream remembers of its topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// The topic.
+    pub topic: TopicName,
+    /// Its incarnation.
+    pub epoch: Epoch,
+    /// How long records are kept.
+    pub retention: Retention,
+    /// When that last changed.
+    pub updated: UnixMicros,
+}
+
+impl Meta {
+    /// What this stream remembers; none where it is not one of ours.
+    #[must_use]
+    pub fn of(config: &Config) -> Option<Self> {
+        let text = |key: &str| config.metadata.get(key).map(String::as_str);
+        let number = |key: &str| text(key).and_then(|text| text.parse::<u64>().ok());
+        let topic = TopicName::parse(text(TOPIC)?).ok()?;
+        let retention = Retention {
+            max_age: number(MAX_AGE).map(Duration::from_micros),
+            max_bytes: number(MAX_BYTES),
+            max_records: number(MAX_RECORDS),
+        };
+        let meta = Self {
+            epoch: Epoch::parse(text(EPOCH)?)?,
+            retention,
+            updated: UnixMicros(number(UPDATED).unwrap_or_default()),
+            topic,
+        };
+        (config.name == stream(&meta.topic)).then_some(meta)
+    }
+
+    /// The configuration of a new stream.
+    #[must_use]
+    pub fn config(&self, kept: Kept) -> Config {
+        let mut config = Config {
+            name: stream(&self.topic),
+            subjects: vec![subject(&self.topic, self.epoch)],
+            num_replicas: kept.replicas,
+            storage: kept.storage,
+            retention: RetentionPolicy::Limits,
+            discard: DiscardPolicy::Old,
+            max_messages: -1,
+            max_messages_per_subject: -1,
+            max_consumers: -1,
+            // The engine gives no message ids (see mod.rs): NATS need not remember any.
+            duplicate_window: LEAST,
+            ..Config::default()
+        };
+        self.write(&mut config);
+        config
+    }
+
+    /// Writes the settings into a stream's configuration.
+    pub fn write(&self, config: &mut Config) {
+        let Retention { max_age, max_bytes, max_records } = self.retention;
+        config.max_age = max_age.map_or(Duration::ZERO, |age| age.max(LEAST));
+        config.max_bytes = max_bytes.map_or(-1, |bytes| i64::try_from(bytes.max(1)).unwrap_or(i64::MAX));
+        let micros = max_age.map(|age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
+        let pairs = [
+            (TOPIC, Some(self.topic.to_string())),
+            (EPOCH, Some(self.epoch.to_string())),
+            (UPDATED, Some(self.updated.0.to_string())),
+            (MAX_AGE, micros.map(|n| n.to_string())),
+            (MAX_BYTES, max_bytes.map(|n| n.to_string())),
+            (MAX_RECORDS, max_records.map(|n| n.to_string())),
+        ];
+        let metadata: HashMap<_, _> =
+            pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+        config.metadata = metadata;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kept, Meta, stream};
+    use crate::record::{Epoch, TopicName, UnixMicros};
+    use crate::storage::Retention;
+    use async_nats::jetstream::stream::StorageType;
+    use std::time::Duration;
+
+    #[test]
+    fn a_stream_remembers_its_topic() {
+        let kept = Kept { replicas: 3, storage: StorageType::File, message_bytes_max: 1 << 20 };
+        let retention = Retention {
+            max_age: Some(Duration::from_micros(5)),
+            max_bytes: Some(7),
+            max_records: Some(u64::MAX),
+        };
+        for retention in [retention, Retention::default()] {
+            let meta = Meta {
+                topic: TopicName::parse("orders.eu-1_x").unwrap(),
+                epoch: Epoch::new(0xabc),
+                retention,
+                updated: UnixMicros(17),
+            };
+            let config = meta.config(kept);
+            assert_eq!(config.name, "streamway-orders=eu-1_x");
+            assert_eq!(config.subjects, ["streamway.orders=eu-1_x.0000000000000abc"]);
+            assert_eq!(Meta::of(&config), Some(meta.clone()));
+            // Somebody's copy of the stream under another name is not the topic.
+            let copied = async_nats::jetstream::stream::Config { name: "copy".into(), ..config };
+            assert_eq!(Meta::of(&copied), None);
+        }
+        assert_ne!(stream(&TopicName::parse("a.b").unwrap()), stream(&TopicName::parse("a-b").unwrap()));
+    }
+}

@@ -1,0 +1,151 @@
+//! What all topics share: the client, and the few requests to JetStream the engine makes.
+//! Never: retries; those who ask know how long they can wait.
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::{Duration, Instant};
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
+use async_nats::jetstream::context::{Context, GetStreamErrorKind};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, PurgeErrorKind};
+use async_nats::jetstream::{ErrorCode, context};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::link::Link;
+use super::names::Kept;
+use crate::config::StorageConfig;
+use crate::storage::{Error, Stored};
+
+/// How long a consumer nobody asks is kept by NATS.
+pub const CONSUMER_IDLE: Duration = Duration::from_secs(60);
+
+/// What all topics share.
+#[derive(Debug)]
+pub struct Nats {
+    /// JetStream's requests.
+    pub context: Context,
+    /// The client itself, for publishing.
+    pub client: Client,
+    /// Whether it is connected.
+    pub link: Link,
+    /// How new streams are kept.
+    pub kept: Kept,
+    /// Memory and windows.
+    pub storage: StorageConfig,
+    /// Bytes in all tail caches.
+    pub cached_bytes: AtomicUsize,
+    /// Every task of the engine.
+    pub tasks: TaskTracker,
+    /// The log closes: finish what was accepted.
+    pub closing: CancellationToken,
+    /// Nothing new is accepted.
+    pub closed: AtomicBool,
+    /// When the engine started; times of use are counted from here.
+    pub started: Instant,
+}
+
+/// Storage that cannot answer now; nothing was stored.
+pub fn unavailable(reason: impl Display) -> Error {
+    Error::Unavailable { reason: format!("NATS: {reason}"), stored: Stored::Nothing }
+}
+
+impl Nats {
+    /// Milliseconds since the engine started.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn reachable(&self) -> Result<(), Error> {
+        if self.link.state().up { Ok(()) } else { Err(unavailable("not connected")) }
+    }
+
+    /// A stream as it is; none where there is none.
+    ///
+    /// # Errors
+    /// NATS cannot answer.
+    pub async fn info(&self, stream: &str) -> Result<Option<Info>, Error> {
+        self.reachable()?;
+        match self.context.get_stream(stream).await {
+            Ok(stream) => Ok(Some(stream.cached_info().clone())),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    Ok(None)
+                }
+                _ => Err(unavailable(error)),
+            },
+        }
+    }
+
+    /// A stored message; none where it is not there.
+    ///
+    /// # Errors
+    /// NATS cannot answer.
+    pub async fn message(&self, stream: &str, sequence: u64) -> Result<Option<StreamMessage>, Error> {
+        self.reachable()?;
+        let stream = self.context.get_stream_no_info(stream).await.map_err(unavailable)?;
+        match stream.get_raw_message(sequence).await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) => match error.kind() {
+                LastRawMessageErrorKind::NoMessageFound => Ok(None),
+                LastRawMessageErrorKind::JetStream(why)
+                    if [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::STREAM_NOT_FOUND]
+                        .contains(&why.error_code()) =>
+                {
+                    Ok(None)
+                }
+                _ => Err(unavailable(error)),
+            },
+        }
+    }
+
+    /// Forgets every message before `sequence`.
+    ///
+    /// # Errors
+    /// NATS cannot answer.
+    pub async fn purge(&self, stream: &str, sequence: u64) -> Result<(), Error> {
+        self.reachable()?;
+        let stream = self.context.get_stream_no_info(stream).await.map_err(unavailable)?;
+        stream.purge().sequence(sequence).await.map(|_| ()).map_err(|error| match error.kind() {
+            PurgeErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Error::TopicNotFound
+            }
+            _ => unavailable(error),
+        })
+    }
+
+    /// A consumer of its own for one reader, which NATS forgets when it is not asked any more.
+    ///
+    /// # Errors
+    /// NATS cannot answer.
+    pub async fn consumer(
+        &self,
+        stream: &str,
+        deliver_policy: DeliverPolicy,
+        headers_only: bool,
+    ) -> Result<PullConsumer, Error> {
+        self.reachable()?;
+        let config = pull::Config {
+            deliver_policy,
+            ack_policy: AckPolicy::None,
+            headers_only,
+            inactive_threshold: CONSUMER_IDLE,
+            num_replicas: 1,
+            memory_storage: true,
+            ..pull::Config::default()
+        };
+        self.context.create_consumer_on_stream(config, stream).await.map_err(unavailable)
+    }
+
+    /// Whether JetStream answers, and how many streams there are.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn account(&self) -> Result<usize, context::AccountError> {
+        self.context.query_account().await.map(|account| account.streams)
+    }
+}

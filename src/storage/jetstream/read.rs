@@ -1,0 +1,78 @@
+//! Reading a topic: from its tail cache, else from the stream. NATS being away is waited out.
+//! Never: hands out what a checksum does not match, or skips what is missing.
+
+use std::time::Duration;
+
+use super::cursor;
+use super::message::sequence_of;
+use super::names::Meta;
+use super::topic::{Topic, chunk_of};
+use crate::record::Offset;
+use crate::storage::{Chunk, Error};
+
+/// Between two attempts to read from a NATS that cannot answer.
+const PAUSE_LEAST: Duration = Duration::from_millis(50);
+/// The longest of these.
+const PAUSE_MOST: Duration = Duration::from_secs(2);
+
+/// What is stored from `from` on, at least one batch; an empty chunk at the tail. Waits for as long
+/// as NATS is away.
+///
+/// # Errors
+/// As [`crate::storage::TopicLog::read`].
+pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<Chunk, Error> {
+    let mut pause = PAUSE_LEAST;
+    loop {
+        topic.check_readable(from)?;
+        if let Some(chunk) = topic.read_cached(from, bytes_max) {
+            return Ok(chunk);
+        }
+        let tail = topic.tail();
+        if from == tail {
+            return Ok(Chunk::empty(from));
+        }
+        match cursor::read(topic, from, bytes_max).await {
+            Ok(found) if !found.is_empty() => {
+                // What the follower has not seen yet is not shown yet.
+                let shown = found.into_iter().filter(|message| message.run.end <= tail);
+                let runs = shown.map(|message| (message.run.first, message.run.end, message.run.blocks));
+                let chunk = chunk_of(from, runs).map_err(|bad| cursor::damaged(topic, &bad.to_string()))?;
+                if !chunk.runs.is_empty() {
+                    return Ok(chunk);
+                }
+                // There was no record from `from` to the message's end.
+                if chunk.next > from {
+                    from = chunk.next;
+                    continue;
+                }
+            }
+            Ok(_) | Err(Error::Unavailable { .. }) => {}
+            Err(Error::Damaged(what)) => {
+                look(topic).await?;
+                if sequence_of(from) >= sequence_of(topic.floor()) && !topic.is_deleted() {
+                    return Err(cursor::damaged(topic, &what));
+                }
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        let jitter = 0.5 + fastrand::f64() / 2.0;
+        tokio::time::sleep(pause.mul_f64(jitter)).await;
+        pause = (pause * 2).min(PAUSE_MOST);
+        let _ = look(topic).await;
+        topic.nats.link.up().await;
+    }
+}
+
+/// Asks NATS what there is: the stream may have been trimmed, or be gone.
+///
+/// # Errors
+/// NATS cannot answer.
+pub async fn look(topic: &Topic) -> Result<(), Error> {
+    let found = topic.nats.info(&topic.stream).await?;
+    match found.as_ref().and_then(|info| Some((Meta::of(&info.config)?, info))) {
+        Some((meta, info)) if meta.epoch == topic.epoch => topic.refresh(meta, info),
+        _ => topic.delete(),
+    }
+    Ok(())
+}

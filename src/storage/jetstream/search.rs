@@ -1,0 +1,140 @@
+//! Where a start lies. A position from another replica may lie beyond what this one has seen: it is
+//! waited for. Times and counts are found by halving, as both rise from message to message.
+//! Never: reads more than one message a step.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::message::{Message, end_of, start_of};
+use super::read::look;
+use super::topic::Topic;
+use crate::record::{Offset, UnixMicros};
+use crate::storage::{Error, Start};
+
+/// How long a position this replica has not seen yet, and a NATS that cannot answer, are waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at a stream that should have more.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// As [`crate::storage::TopicLog::resolve`].
+pub async fn resolve(topic: &Topic, start: Start) -> Result<Offset, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    match start {
+        Start::At(offset) => at(topic, offset, deadline).await,
+        Start::Latest | Start::Last(0) => head(topic, deadline).await.map(end_of),
+        Start::Earliest => {
+            head(topic, deadline).await?;
+            Ok(topic.floor())
+        }
+        Start::Last(records) => {
+            let last = head(topic, deadline).await?;
+            last_records(topic, last, records).await
+        }
+        Start::Time(time) => {
+            let last = head(topic, deadline).await?;
+            let sequence = first_where(topic, last, |message| message.run.first_time >= time).await?;
+            Ok(if sequence > last { end_of(last) } else { start_of(sequence) })
+        }
+    }
+}
+
+async fn at(topic: &Topic, offset: Offset, deadline: Instant) -> Result<Offset, Error> {
+    loop {
+        match topic.check_readable(offset) {
+            Err(Error::BeyondTail { .. }) if Instant::now() < deadline => {
+                let _ = look(topic).await;
+                let moved = topic.wait_beyond(Offset::new(offset.get() - 1));
+                let _ = timeout_at(deadline.min(Instant::now() + PAUSE), moved).await;
+            }
+            found => return found.map(|()| offset),
+        }
+    }
+}
+
+/// The newest message that NATS has now, once this replica has seen it.
+async fn head(topic: &Topic, deadline: Instant) -> Result<u64, Error> {
+    loop {
+        let error = match topic.nats.info(&topic.stream).await {
+            Ok(Some(info)) => {
+                look(topic).await?;
+                topic.check_readable(topic.tail())?;
+                let last = info.state.last_sequence;
+                if last > 0 {
+                    let seen = topic.wait_beyond(Offset::new(end_of(last).get() - 1));
+                    if timeout_at(deadline, seen).await.is_err() {
+                        return Err(super::nats::unavailable("this replica is behind"));
+                    }
+                }
+                return Ok(last);
+            }
+            Ok(None) => {
+                topic.delete();
+                return Err(Error::TopicNotFound);
+            }
+            Err(error) => error,
+        };
+        if Instant::now() >= deadline {
+            return Err(error);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// The first message up to `last` of which `is` says so, as it does of all later ones; the one after
+/// `last` where there is none.
+///
+/// # Errors
+/// NATS cannot answer, or what is stored is damaged.
+pub async fn first_where(topic: &Topic, last: u64, is: impl Fn(&Message) -> bool) -> Result<u64, Error> {
+    let (mut low, mut high) = (super::message::sequence_of(topic.floor()), last + 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match message(topic, middle).await? {
+            Some(found) if is(&found) => high = middle,
+            // One that was trimmed meanwhile is older than what is kept.
+            _ => low = middle + 1,
+        }
+    }
+    Ok(low)
+}
+
+/// One message; none where it was trimmed.
+///
+/// # Errors
+/// NATS cannot answer, or it is damaged.
+pub async fn message(topic: &Topic, sequence: u64) -> Result<Option<Message>, Error> {
+    let Some(raw) = topic.nats.message(&topic.stream, sequence).await? else { return Ok(None) };
+    let read = Message::read(sequence, Some(&raw.headers), &raw.payload);
+    read.map(Some).map_err(|what| super::cursor::damaged(topic, &what))
+}
+
+/// So many records before the end of the message `last`.
+async fn last_records(topic: &Topic, last: u64, records: u64) -> Result<Offset, Error> {
+    if last == 0 {
+        return Ok(end_of(last));
+    }
+    let Some(newest) = message(topic, last).await? else { return Ok(end_of(last)) };
+    let total = newest.head.before + u64::from(newest.head.records);
+    let Some(before) = total.checked_sub(records) else { return Ok(topic.floor()) };
+    // The first message that ends after as many as are to be left out.
+    let is = |message: &Message| message.head.before + u64::from(message.head.records) > before;
+    let sequence = first_where(topic, last, is).await?;
+    let Some(holding) = message(topic, sequence).await? else { return Ok(topic.floor()) };
+    Ok(start_of(sequence).plus(before.saturating_sub(holding.head.before)).max(topic.floor()))
+}
+
+/// The first message to keep so that at least `records` of `total` are kept.
+///
+/// # Errors
+/// As [`first_where`].
+pub async fn first_keeping(topic: &Topic, last: u64, total: u64, records: u64) -> Result<u64, Error> {
+    let before = total.saturating_sub(records);
+    first_where(topic, last, |message| message.head.before + u64::from(message.head.records) > before).await
+}
+
+/// When request ids stored before this are forgotten.
+#[must_use]
+pub fn oldest_id(window: Duration) -> UnixMicros {
+    UnixMicros(UnixMicros::now().0.saturating_sub(u64::try_from(window.as_micros()).unwrap_or(u64::MAX)))
+}

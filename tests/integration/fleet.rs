@@ -1,0 +1,87 @@
+//! Replicas on the JetStream engine: one topic through all of them, while they and NATS come and go.
+
+use std::time::Duration;
+
+use tonic::Code;
+
+use crate::harness::make::{at, earliest, published, records, subscribe, to_tail};
+use crate::harness::{Nats, Reader, Seen, Server, refused, within};
+
+async fn replica(nats: &Nats) -> Server {
+    let url = nats.url();
+    Server::with(&["--engine", "jetstream", "--nats-url", &url, "--nats-replicas", "1"]).await
+}
+
+/// P1, P2, P3: replicas are drained and killed in turn; a subscriber goes on at another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_moves_among_replicas_that_come_and_go() {
+    const ROUNDS: usize = 6;
+    let nats = Nats::start();
+    let mut replicas = [replica(&nats).await, replica(&nats).await];
+    let (mut all, mut start) = (Vec::new(), earliest());
+    for round in 0..ROUNDS {
+        // What one acknowledges the other serves at once.
+        for (n, replica) in replicas.iter().enumerate() {
+            let mut client = replica.client().await;
+            for i in 0..5 {
+                published(&mut client, "fleet", records(&format!("{round}/{n}/{i}/"), 7)).await;
+            }
+        }
+        let mut client = replicas[round % 2].client().await;
+        let mut reader = Reader::open(&mut client, subscribe("fleet", start)).await.unwrap().sparse();
+        // Leaves some unread, so that each round begins inside history.
+        while all.len() < (round + 1) * 70 - 10 {
+            all.extend(reader.records().await.unwrap().unwrap());
+        }
+        start = at(&reader.next.unwrap());
+        let leaving = &mut replicas[round % 2];
+        if round % 3 == 0 {
+            leaving.kill9().await
+        } else {
+            leaving.sigterm().await
+        }
+        leaving.restart().await;
+    }
+    let mut client = replicas[0].client().await;
+    let mut reader = Reader::open(&mut client, to_tail(subscribe("fleet", start))).await.unwrap().sparse();
+    all.extend(reader.rest().await.unwrap());
+    let expected = (0..ROUNDS).flat_map(|r| {
+        (0..2).flat_map(move |n| (0..5).flat_map(move |i| (0..7).map(move |j| format!("{r}/{n}/{i}/{j}"))))
+    });
+    assert!(all.iter().map(Seen::text).eq(expected), "nothing lost, repeated or out of order");
+}
+
+/// NATS is away: publishers are told, readiness is off, a subscriber's stream stays; it comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_waits_for_nats_and_goes_on_by_itself() {
+    let mut nats = Nats::start();
+    let server = replica(&nats).await;
+    let mut client = server.client().await;
+    published(&mut client, "waits", records("before", 3)).await;
+    let mut reader = Reader::open(&mut client, subscribe("waits", earliest())).await.unwrap().sparse();
+    let mut seen = reader.records().await.unwrap().unwrap();
+    nats.kill9();
+    let ready = async |wanted: &str| {
+        let url = format!("http://{}/readyz", server.admin());
+        let ask = || {
+            std::process::Command::new("curl")
+                .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &url])
+                .output()
+        };
+        while String::from_utf8_lossy(&ask().unwrap().stdout) != wanted {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    within(20, "readiness turns off", ready("503")).await;
+    let request = crate::harness::make::publish("waits", records("lost", 1));
+    let status = within(20, "an answer", client.publish(request)).await.unwrap_err();
+    refused(&status, Code::Unavailable, "STORAGE_UNAVAILABLE");
+    nats.restart();
+    within(20, "readiness turns on", ready("200")).await;
+    published(&mut client, "waits", records("after", 3)).await;
+    while seen.len() < 6 {
+        seen.extend(within(20, "the rest", reader.records()).await.unwrap().unwrap());
+    }
+    let texts: Vec<_> = seen.iter().map(Seen::text).collect();
+    assert_eq!(texts, ["before0", "before1", "before2", "after0", "after1", "after2"]);
+}
