@@ -36,6 +36,7 @@ pub fn faults(config: &Config) -> Vec<String> {
     if !HEARTBEAT.contains(&config.heartbeat_interval) {
         faults.push(format!("heartbeat_interval {:?} must be 1s to 10m", config.heartbeat_interval));
     }
+    identities(config, &mut faults);
     if config.data_dir.as_os_str().is_empty() {
         faults.push("data_dir must not be empty".into());
     }
@@ -58,11 +59,48 @@ fn drain(config: &Config, faults: &mut Vec<String>) {
     }
 }
 
+/// Most that clocks may differ: a token that has expired is worth something for so long.
+const LEEWAY_MAX: Duration = Duration::from_secs(300);
+/// Least time between two looks at the files.
+const RELOAD_MIN: Duration = Duration::from_millis(100);
+
+/// What goes together is there together: a half of it would let in the wrong callers, or nobody.
+fn identities(config: &Config, faults: &mut Vec<String>) {
+    if config.has_identities() && config.auth_policy.is_none() {
+        faults.push(
+            "identities without auth_policy: nobody may do anything that no rule allows; write a policy \
+             (docs/security.md has the smallest)"
+                .into(),
+        );
+    }
+    let of_jwt =
+        [("auth_jwt_issuer", &config.auth_jwt_issuer), ("auth_jwt_audience", &config.auth_jwt_audience)];
+    for (key, value) in of_jwt {
+        match (&config.auth_jwks, value) {
+            (Some(_), None) => faults.push(format!(
+                "auth_jwks needs {key}: a token that was meant for somebody else must not be taken"
+            )),
+            (None, Some(_)) => faults.push(format!("{key} does nothing without auth_jwks")),
+            _ => {}
+        }
+    }
+    if config.auth_jwt_principal_claim.is_empty() {
+        faults.push("auth_jwt_principal_claim must not be empty".into());
+    }
+    if config.auth_jwt_leeway > LEEWAY_MAX {
+        faults.push("auth_jwt_leeway must be at most 5m".into());
+    }
+    if config.reload_interval < RELOAD_MIN {
+        faults.push("reload_interval must be at least 100ms".into());
+    }
+}
+
 fn most(config: &Config, faults: &mut Vec<String>) {
     let durations = [
         ("drain_delay", config.drain_delay),
         ("drain_timeout", config.drain_timeout),
         ("stream_age_max", config.stream_age_max),
+        ("reload_interval", config.reload_interval),
         ("storage.request_id_window", config.storage.request_id_window),
     ];
     let long = durations.iter().filter(|(_, value)| *value > DURATION_MAX);
@@ -171,6 +209,35 @@ mod tests {
             assert!(faults.iter().any(|fault| fault.starts_with(key)), "{key} in {faults:?}");
         }
         assert_eq!(faults.len(), 4, "{faults:?}");
+    }
+
+    #[test]
+    fn identities_come_whole_or_not_at_all() {
+        let some = |text: &str| Some(text.to_owned());
+        let of = |config: Config| faults(&config).join("\n");
+        let jwks = Config { auth_jwks: Some("jwks".into()), ..Config::default() };
+        for missing in ["auth_policy", "auth_jwks needs auth_jwt_issuer", "auth_jwks needs auth_jwt_audience"]
+        {
+            assert!(of(jwks.clone()).contains(missing), "{missing}");
+        }
+        let (issuer, audience) = (some("i"), some("a"));
+        let whole = Config {
+            auth_policy: Some("p".into()),
+            auth_jwt_issuer: issuer,
+            auth_jwt_audience: audience,
+            ..jwks
+        };
+        assert_eq!(of(whole.clone()), "");
+        assert_eq!(
+            of(Config { auth_jwks: None, ..whole.clone() }).lines().count(),
+            2,
+            "they would do nothing"
+        );
+        assert!(of(Config { auth_tokens: Some("t".into()), ..Config::default() }).contains("auth_policy"));
+        assert_eq!(of(Config { auth_policy: Some("p".into()), ..Config::default() }), "");
+        let long =
+            Config { auth_jwt_leeway: Duration::from_secs(301), reload_interval: Duration::ZERO, ..whole };
+        assert_eq!(of(long).lines().count(), 2);
     }
 
     #[test]

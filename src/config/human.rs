@@ -70,6 +70,24 @@ pub(super) mod plain {
     }
 }
 
+/// Fields that may be left out; empty text is the same.
+pub(super) mod optional {
+    use std::ffi::OsStr;
+
+    use super::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer, T: AsRef<OsStr>>(value: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(
+            &value.as_ref().map_or_else(Default::default, |value| value.as_ref().to_string_lossy()),
+        )
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>, T: From<String>>(from: D) -> Result<Option<T>, D::Error> {
+        let text = String::deserialize(from)?;
+        Ok(Some(text).filter(|text| !text.is_empty()).map(T::from))
+    }
+}
+
 /// Fields that are an address to listen on.
 pub(super) mod address {
     use std::net::SocketAddr;

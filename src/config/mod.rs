@@ -72,6 +72,38 @@ pub struct Config {
     /// Age at which a subscription, an Exchange or an Ingest is told to begin anew; 0 for none.
     #[serde(with = "human::duration")]
     pub stream_age_max: Duration,
+    /// File with the names and hashes of static tokens.
+    #[serde(with = "human::optional")]
+    pub auth_tokens: Option<PathBuf>,
+    /// File with the public keys (JWKS) that JWTs are signed with.
+    #[serde(with = "human::optional")]
+    pub auth_jwks: Option<PathBuf>,
+    /// What `iss` of a JWT must be.
+    #[serde(with = "human::optional")]
+    pub auth_jwt_issuer: Option<String>,
+    /// What `aud` of a JWT must be, or hold.
+    #[serde(with = "human::optional")]
+    pub auth_jwt_audience: Option<String>,
+    /// How much the issuer's clock may differ from ours.
+    #[serde(with = "human::duration")]
+    pub auth_jwt_leeway: Duration,
+    /// The claim of a JWT that names the principal.
+    pub auth_jwt_principal_claim: String,
+    /// File that says who may do what.
+    #[serde(with = "human::optional")]
+    pub auth_policy: Option<PathBuf>,
+    /// Most bytes of records published in a second by all callers together; 0 for no limit.
+    #[serde(with = "human::size")]
+    pub quota_publish_bytes_per_s: u64,
+    /// Most records published in a second by all callers together; 0 for no limit.
+    #[serde(with = "human::plain")]
+    pub quota_publish_records_per_s: u64,
+    /// Most open subscriptions of all callers together; 0 for no limit.
+    #[serde(with = "human::plain")]
+    pub quota_subscriptions_max: u64,
+    /// How often files that may change while the server runs are looked at.
+    #[serde(with = "human::duration")]
+    pub reload_interval: Duration,
     /// Settings of the embedded log.
     pub storage: StorageConfig,
 }
@@ -104,6 +136,12 @@ pub struct StorageConfig {
 }
 
 impl Config {
+    /// Whether anything says who a caller is.
+    #[must_use]
+    pub const fn has_identities(&self) -> bool {
+        self.auth_tokens.is_some() || self.auth_jwks.is_some()
+    }
+
     /// The end of the drain timeout, which is kept for closing the log: 2 s, or a quarter of it.
     #[must_use]
     pub fn close_reserve(&self) -> Duration {
@@ -138,6 +176,17 @@ impl Default for Config {
             connections_max: 10_000,
             streams_per_connection_max: 10_000,
             stream_age_max: Duration::ZERO,
+            auth_tokens: None,
+            auth_jwks: None,
+            auth_jwt_issuer: None,
+            auth_jwt_audience: None,
+            auth_jwt_leeway: Duration::from_secs(30),
+            auth_jwt_principal_claim: "sub".to_owned(),
+            auth_policy: None,
+            quota_publish_bytes_per_s: 0,
+            quota_publish_records_per_s: 0,
+            quota_subscriptions_max: 0,
+            reload_interval: Duration::from_secs(10),
             storage: StorageConfig::default(),
         }
     }

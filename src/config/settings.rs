@@ -42,6 +42,7 @@ const ADDR: &str = "ADDR";
 const BOOL: &str = "true|false";
 const COUNT: &str = "N";
 const DURATION: &str = "DURATION";
+const FILE: &str = "FILE";
 const SIZE: &str = "SIZE";
 
 const fn setting(key: &'static str, value_name: &'static str, help: &'static str) -> Setting {
@@ -70,6 +71,29 @@ pub const SETTINGS: &[Setting] = &[
         "stream_age_max",
         DURATION,
         "Age, give or take a tenth, at which a stream is told to resume on a new one; 0 for none",
+    ),
+    setting("auth_tokens", FILE, "Static tokens: names and hashes; `streamway token` makes its lines"),
+    setting("auth_jwks", FILE, "Public keys (JWKS) of the issuer whose JWTs are taken"),
+    setting("auth_jwt_issuer", "ISS", "What `iss` of a JWT must be"),
+    setting("auth_jwt_audience", "AUD", "What `aud` of a JWT must be, or hold"),
+    setting("auth_jwt_leeway", DURATION, "How much the issuer's clock may differ from ours"),
+    setting("auth_jwt_principal_claim", "CLAIM", "The claim of a JWT that names the principal"),
+    setting("auth_policy", FILE, "Who may do what, in TOML; must be there where there are identities"),
+    setting(
+        "quota_publish_bytes_per_s",
+        SIZE,
+        "Most bytes published in a second by all together; 0 for none",
+    ),
+    setting(
+        "quota_publish_records_per_s",
+        COUNT,
+        "Most records published in a second by all together; 0 for none",
+    ),
+    setting("quota_subscriptions_max", COUNT, "Most open subscriptions of all together; 0 for no limit"),
+    setting(
+        "reload_interval",
+        DURATION,
+        "How often files of identities and policy are looked at for changes",
     ),
     setting("storage.journal_bytes", SIZE, "Size of one journal file; also how much a checkpoint covers"),
     setting("storage.segment_bytes", SIZE, "Size at which a segment is full"),
