@@ -147,7 +147,7 @@ mod tests {
         for text in [
             format!("billing = \"{secret}\""),
             format!("billing = {secret}"),
-            format!("{secret}"),
+            secret.to_owned(),
             format!("billing = [\"sha256:{short}\", \"{secret}\"]"),
             format!("billing = \"sha256:{short}é{secret}\""),
             format!("billing = \"sha256:+{short}\" # {secret}"),

@@ -10,6 +10,7 @@ mod publish;
 mod serve;
 mod start;
 mod subscribe;
+mod token;
 mod topics;
 
 use std::process::ExitCode;
@@ -79,6 +80,7 @@ enum Command {
     Subscribe(subscribe::Subscribe),
     #[command(subcommand)]
     Topics(topics::Topics),
+    Token(token::Token),
     Healthcheck(healthcheck::Healthcheck),
     Completions(completions::Completions),
 }
@@ -155,6 +157,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Topics(topics) => client_command(&global, async || topics.run(global.client()?).await),
         Command::Healthcheck(check) => client_command(&global, async || Ok(check.run().await)),
+        Command::Token(token) => token.run(),
         Command::Completions(completions) => Ok(completions.run()),
     }
 }

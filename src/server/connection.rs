@@ -17,6 +17,7 @@ use tonic::service::Routes;
 use tower::ServiceExt;
 use tracing::debug;
 
+use super::identity::Identified;
 use super::linger::Lingering;
 use super::listener::Gate;
 use super::preface::Ahead;
@@ -59,7 +60,7 @@ where
 
 /// Serves connections of the gRPC port, whose calls end with `ending` if not before.
 pub(super) fn grpc(
-    routes: Routes,
+    routes: Identified<Routes>,
     config: &Config,
     ending: &Ending,
 ) -> impl Fn(TcpStream, Gate) -> futures_util::future::BoxFuture<'static, ()> + Send + 'static {
@@ -67,7 +68,7 @@ pub(super) fn grpc(
     move |stream, gate| Box::pin(serve(stream, gate, routes.clone(), ending.child(), streams_max))
 }
 
-async fn serve<S>(mut stream: S, gate: Gate, routes: Routes, ending: Ending, streams_max: u32)
+async fn serve<S>(mut stream: S, gate: Gate, routes: Identified<Routes>, ending: Ending, streams_max: u32)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {

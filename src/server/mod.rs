@@ -10,6 +10,7 @@ mod connection;
 mod drain;
 mod files;
 mod health;
+mod identity;
 mod linger;
 mod listener;
 mod preface;
@@ -30,6 +31,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::auth::{self, Auth};
 use crate::config::Config;
 use crate::storage::embedded::{EmbeddedLog, OpenError};
 use crate::storage::{self, Log};
@@ -42,6 +44,9 @@ const ADMIN_CONNECTIONS_MAX: usize = 256;
 /// Why the server did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The files of identities and policy cannot be used.
+    #[error("identities and policy: {0}")]
+    Auth(auth::LoadError),
     /// A port could not be bound.
     #[error("listening on {address}: {source}")]
     Bind {
@@ -117,12 +122,16 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
 }
 
 async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
+    let auth = Auth::load(&identity::options(&config)).map_err(Error::Auth)?;
     let (listener, grpc) = bind(config.listen).await?;
     let (admin_listener, admin) = bind(config.admin_listen).await?;
     let (topics, board, shutdown) = (Topics::new(&config), Board::default(), CancellationToken::new());
 
     let gate = Gate::new(config.connections_max);
-    let serve = connection::grpc(routes::public(&config, &topics, &board), &config, topics.ending());
+    let serve = connection::grpc(routes::public(&config, &topics, &auth, &board), &config, topics.ending());
+    if !auth.is_open() {
+        gate.tasks.spawn(identity::keep_fresh(auth, config.reload_interval, gate.leaving.clone()));
+    }
     gate.tasks.spawn(listener::accept(listener, gate.clone(), serve));
     let admin_gate = Gate::new(ADMIN_CONNECTIONS_MAX);
     let serve = admin::serve(&board);
