@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod auth;
 mod bad_input;
 mod bad_stream;
 mod big_file;

@@ -2,6 +2,7 @@
 //! ([`make`]), statuses ([`refused`]) and peers that misbehave ([`raw`]).
 //! Never: a mock.
 
+pub mod jwt;
 pub mod load;
 pub mod make;
 pub mod raw;
