@@ -13,6 +13,7 @@ mod publish;
 mod serve;
 mod start;
 mod subscribe;
+mod token;
 mod topics;
 
 use std::process::ExitCode;
@@ -81,6 +82,7 @@ enum Command {
     Publish(publish::Publish),
     Subscribe(subscribe::Subscribe),
     Topics(topics::Topics),
+    Token(token::Token),
     Healthcheck(healthcheck::Healthcheck),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -172,6 +174,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             bench.run(|| global.client(&connection)).await
         }),
         Command::Check(check) => check.run(),
+        Command::Token(token) => token.run(),
         Command::Completions(completions) => Ok(completions.run()),
     }
 }

@@ -50,6 +50,7 @@ pub fn faults(config: &Config) -> Vec<String> {
     if !HEARTBEAT.contains(&config.heartbeat_interval) {
         faults.push(format!("heartbeat_interval {:?} must be 1s to 10m", config.heartbeat_interval));
     }
+    identities(config, &mut faults);
     if config.data_dir.as_os_str().is_empty() {
         faults.push("data_dir must not be empty".into());
     }
@@ -84,6 +85,42 @@ fn tls(tls: &TlsConfig, faults: &mut Vec<String>) {
     let asked = tls.client_auth.filter(|auth| *auth != ClientAuth::None);
     if asked.is_some() && tls.client_ca.is_none() {
         faults.push("tls.client_auth needs tls.client_ca, the CAs that client certificates come from".into());
+    }
+}
+
+/// Most that clocks may differ: a token that has expired is worth something for so long.
+const LEEWAY_MAX: Duration = Duration::from_secs(300);
+/// Least time between two looks at the files.
+const RELOAD_MIN: Duration = Duration::from_millis(100);
+
+/// What goes together is there together: a half of it would let in the wrong callers, or nobody.
+fn identities(config: &Config, faults: &mut Vec<String>) {
+    if config.has_identities() && config.auth_policy.is_none() {
+        faults.push(
+            "identities without auth_policy: nobody may do anything that no rule allows; write a policy \
+             (docs/security.md has the smallest)"
+                .into(),
+        );
+    }
+    let of_jwt =
+        [("auth_jwt_issuer", &config.auth_jwt_issuer), ("auth_jwt_audience", &config.auth_jwt_audience)];
+    for (key, value) in of_jwt {
+        match (&config.auth_jwks, value) {
+            (Some(_), None) => faults.push(format!(
+                "auth_jwks needs {key}: a token that was meant for somebody else must not be taken"
+            )),
+            (None, Some(_)) => faults.push(format!("{key} does nothing without auth_jwks")),
+            _ => {}
+        }
+    }
+    if config.auth_jwt_principal_claim.is_empty() {
+        faults.push("auth_jwt_principal_claim must not be empty".into());
+    }
+    if config.auth_jwt_leeway > LEEWAY_MAX {
+        faults.push("auth_jwt_leeway must be at most 5m".into());
+    }
+    if config.reload_interval < RELOAD_MIN {
+        faults.push("reload_interval must be at least 100ms".into());
     }
 }
 
@@ -135,7 +172,6 @@ fn zeros(config: &Config, faults: &mut Vec<String>) {
         ("http2.send_buffer_bytes", http2.send_buffer_bytes as u64),
         ("http2.local_resets_max", http2.local_resets_max as u64),
         ("http2.pending_resets_max", http2.pending_resets_max as u64),
-        ("reload_interval", config.reload_interval.as_nanos() as u64),
         ("tls.handshake_timeout", config.tls.handshake_timeout.as_nanos() as u64),
         ("storage.journal_bytes", storage.journal_bytes),
         ("storage.segment_bytes", storage.segment_bytes),
@@ -348,7 +384,8 @@ mod tests {
                 match *key {
                     "cert" => config.tls.cert = file,
                     "key" => config.tls.key = file,
-                    "ca" => config.tls.client_ca = file,
+                    // Who has a certificate has an identity, and a policy says what it may do.
+                    "ca" => (config.tls.client_ca, config.auth_policy) = (file.clone(), file),
                     _ => config.tls.client_auth = Some(key.parse().unwrap()),
                 }
             }
@@ -368,6 +405,35 @@ mod tests {
             let faults = of(bad);
             assert!(faults.len() == 1 && faults[0].starts_with(named), "{bad:?}: {faults:?}");
         }
+    }
+
+    #[test]
+    fn identities_come_whole_or_not_at_all() {
+        let some = |text: &str| Some(text.to_owned());
+        let of = |config: Config| faults(&config).join("\n");
+        let jwks = Config { auth_jwks: Some("jwks".into()), ..Config::default() };
+        for missing in ["auth_policy", "auth_jwks needs auth_jwt_issuer", "auth_jwks needs auth_jwt_audience"]
+        {
+            assert!(of(jwks.clone()).contains(missing), "{missing}");
+        }
+        let (issuer, audience) = (some("i"), some("a"));
+        let whole = Config {
+            auth_policy: Some("p".into()),
+            auth_jwt_issuer: issuer,
+            auth_jwt_audience: audience,
+            ..jwks
+        };
+        assert_eq!(of(whole.clone()), "");
+        assert_eq!(
+            of(Config { auth_jwks: None, ..whole.clone() }).lines().count(),
+            2,
+            "they would do nothing"
+        );
+        assert!(of(Config { auth_tokens: Some("t".into()), ..Config::default() }).contains("auth_policy"));
+        assert_eq!(of(Config { auth_policy: Some("p".into()), ..Config::default() }), "");
+        let long =
+            Config { auth_jwt_leeway: Duration::from_secs(301), reload_interval: Duration::ZERO, ..whole };
+        assert_eq!(of(long).lines().count(), 2);
     }
 
     #[test]

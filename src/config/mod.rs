@@ -99,11 +99,41 @@ pub struct Config {
     pub memory_max: u64,
     /// Settings of HTTP/2.
     pub http2: Http2Config,
-    /// How often files that may change under the running server are looked at: certificates.
+    /// How often files that may change under the running server are looked at: certificates,
+    /// identities, policy.
     #[serde(with = "human::duration")]
     pub reload_interval: Duration,
     /// Settings of TLS on the gRPC port.
     pub tls: TlsConfig,
+    /// File with the names and hashes of static tokens.
+    #[serde(deserialize_with = "human::optional")]
+    pub auth_tokens: Option<PathBuf>,
+    /// File with the public keys (JWKS) that JWTs are signed with.
+    #[serde(deserialize_with = "human::optional")]
+    pub auth_jwks: Option<PathBuf>,
+    /// What `iss` of a JWT must be.
+    #[serde(deserialize_with = "human::optional")]
+    pub auth_jwt_issuer: Option<String>,
+    /// What `aud` of a JWT must be, or hold.
+    #[serde(deserialize_with = "human::optional")]
+    pub auth_jwt_audience: Option<String>,
+    /// How much the issuer's clock may differ from ours.
+    #[serde(with = "human::duration")]
+    pub auth_jwt_leeway: Duration,
+    /// The claim of a JWT that names the principal.
+    pub auth_jwt_principal_claim: String,
+    /// File that says who may do what.
+    #[serde(deserialize_with = "human::optional")]
+    pub auth_policy: Option<PathBuf>,
+    /// Most bytes of records published in a second by all callers together; 0 for no limit.
+    #[serde(with = "human::size")]
+    pub quota_publish_bytes_per_s: u64,
+    /// Most records published in a second by all callers together; 0 for no limit.
+    #[serde(with = "human::plain")]
+    pub quota_publish_records_per_s: u64,
+    /// Most open subscriptions of all callers together; 0 for no limit.
+    #[serde(with = "human::plain")]
+    pub quota_subscriptions_max: u64,
     /// Settings of the log.
     pub storage: StorageConfig,
     /// Settings of the JetStream engine.
@@ -184,6 +214,12 @@ pub struct StorageConfig {
 }
 
 impl Config {
+    /// Whether anything says who a caller is.
+    #[must_use]
+    pub const fn has_identities(&self) -> bool {
+        self.auth_tokens.is_some() || self.auth_jwks.is_some() || self.tls.client_ca.is_some()
+    }
+
     /// The end of the drain timeout, which is kept for closing the log: 2 s, or a quarter of it.
     #[must_use]
     pub fn close_reserve(&self) -> Duration {
@@ -228,6 +264,16 @@ impl Default for Config {
             http2: Http2Config::default(),
             reload_interval: Duration::from_secs(10),
             tls: TlsConfig::default(),
+            auth_tokens: None,
+            auth_jwks: None,
+            auth_jwt_issuer: None,
+            auth_jwt_audience: None,
+            auth_jwt_leeway: Duration::from_secs(30),
+            auth_jwt_principal_claim: "sub".to_owned(),
+            auth_policy: None,
+            quota_publish_bytes_per_s: 0,
+            quota_publish_records_per_s: 0,
+            quota_subscriptions_max: 0,
             storage: StorageConfig::default(),
             nats: NatsConfig::default(),
             telemetry: TelemetryConfig { topics_max: 100, access_log_every: 0 },

@@ -19,6 +19,7 @@ use tower::ServiceExt;
 use tracing::debug;
 
 use super::age::{Age, Step};
+use super::identity::Identified;
 use super::linger::Lingering;
 use super::listener::Gate;
 use super::observe::{Observed, Observer};
@@ -50,7 +51,7 @@ where
 
 /// Serves connections of the gRPC port, whose calls end with `ending` if not before.
 pub(super) fn grpc(
-    routes: Routes,
+    routes: Identified<Routes>,
     config: &Config,
     ending: &Ending,
     tls: Option<Tls>,
@@ -76,7 +77,7 @@ pub(super) fn grpc(
 /// What one connection is served with.
 struct Port {
     gate: Gate,
-    routes: Observed<Routes>,
+    routes: Observed<Identified<Routes>>,
     config: Arc<Config>,
     share: Share,
     /// Whoever TLS has verified.

@@ -12,6 +12,7 @@ mod connection;
 mod drain;
 mod files;
 mod health;
+mod identity;
 mod linger;
 mod listener;
 mod observe;
@@ -38,6 +39,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::auth::{self, Auth};
 use crate::config::Config;
 use crate::storage::{self, Log, OpenError};
 use crate::telemetry::{METRICS, State};
@@ -51,6 +53,9 @@ const ADMIN_SPARES: usize = 4;
 /// Why the server did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The files of identities and policy cannot be used.
+    #[error("identities and policy: {0}")]
+    Auth(auth::LoadError),
     /// A port could not be bound.
     #[error("listening on {address}: {source}")]
     Bind {
@@ -128,17 +133,21 @@ async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
     let settings = config.tls.clone();
     let opened = tokio::task::spawn_blocking(move || Tls::open(&settings)).await?.map_err(Error::Tls)?;
     let (tls, source) = opened.unzip();
+    let auth = Auth::load(&identity::options(&config)).map_err(Error::Auth)?;
     let (listener, grpc) = bind(config.listen).await?;
     let (admin_listener, admin) = bind(config.admin_listen).await?;
     let (topics, board, shutdown) = (Topics::new(&config), Board::default(), CancellationToken::new());
 
     let gate = Gate::new(config.connections_max);
-    let routes = routes::public(&config, &topics, &board);
+    let routes = routes::public(&config, &topics, &auth, &board);
     let serve = connection::grpc(routes, &config, topics.ending(), tls.clone());
     gate.tasks.spawn(listener::accept(listener, gate.clone(), &METRICS.connections, serve));
     if let Some((tls, source)) = tls.clone().zip(source) {
         let (leaving, interval) = (gate.leaving.clone(), config.reload_interval);
         gate.tasks.spawn(async move { leaving.run_until_cancelled(tls.follow(source, interval)).await });
+    }
+    if !auth.is_open() {
+        gate.tasks.spawn(identity::keep_fresh(auth, config.reload_interval, gate.leaving.clone()));
     }
     let admin_gate = Gate::new(config.admin_connections_max).with_spares(Spares::hold(ADMIN_SPARES));
     let serve = admin::serve(&board, &config);

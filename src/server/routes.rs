@@ -7,7 +7,9 @@ use tonic_health::pb::health_server::HealthServer;
 use tracing::warn;
 
 use super::health::{Board, Health};
+use super::identity::Identified;
 use super::until::UntilEnding;
+use crate::auth::Auth;
 use crate::config::Config;
 use crate::proto;
 use crate::service::{Administration, Bare, Served, Streams, Tutorial};
@@ -27,10 +29,10 @@ pub(super) const SERVICES: [&str; 5] = [
 ];
 
 /// The gRPC port.
-pub(super) fn public(config: &Config, topics: &Topics, board: &Board) -> Routes {
+pub(super) fn public(config: &Config, topics: &Topics, auth: &Auth, board: &Board) -> Identified<Routes> {
     let max = config.message_bytes_max;
-    let streams = StreamServiceServer::new(Streams::new(topics.clone(), config));
-    let administration = TopicServiceServer::new(Administration::new(topics.clone()));
+    let streams = StreamServiceServer::new(Streams::new(topics.clone(), auth.clone(), config));
+    let administration = TopicServiceServer::new(Administration::new(topics.clone(), auth.clone()));
     let tutorial = Tutorial::new(topics.ending().clone());
     let example = ExampleServiceServer::new(tutorial.clone());
     let tutorial = MyServiceServer::new(tutorial);
@@ -41,7 +43,8 @@ pub(super) fn public(config: &Config, topics: &Topics, board: &Board) -> Routes 
         .add_service(Served(Bare(tutorial.clone())))
         .add_service(Served(tutorial))
         .add_service(HealthServer::new(Health::new(board.clone())));
-    if config.reflection { with_reflection(routes, topics.ending()) } else { routes }.prepare()
+    let routes = if config.reflection { with_reflection(routes, topics.ending()) } else { routes };
+    Identified::new(routes.prepare(), auth.clone())
 }
 
 fn with_reflection(mut routes: Routes, ending: &Ending) -> Routes {

@@ -1,8 +1,10 @@
-//! What rules over one open call: its end, by the server's wish, its connection's, or its own age.
+//! What rules over one open call: its end, by the server's wish, its connection's, its own age, the
+//! end of its caller's identity, or a policy that no longer allows what it does.
 //! Never: says how a call ends; its stream does.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
 
 use futures_util::Stream;
 use http::Extensions;
@@ -12,10 +14,15 @@ use tonic::Status;
 
 use super::Streams;
 use super::status::Error;
+use crate::auth::{self, Action, Caller, Subscribed};
+use crate::record::TopicName;
 use crate::topic::{self, Cause, Ending};
 
 /// How much calls' ages differ, so that those that began together do not end together.
 const AGE_JITTER: f64 = 0.1;
+
+/// The end of an identity is looked for at least this often: it is a time of day, and a clock may be set.
+const EXPIRY_LOOK: Duration = Duration::from_secs(3600);
 
 /// One open call.
 #[derive(Debug)]
@@ -23,19 +30,70 @@ pub(super) struct Call {
     ending: Ending,
     /// Until the call is as old as it may get; none where it may get as old as it likes.
     age: Option<Pin<Box<Sleep>>>,
+    caller: Caller,
+    /// Until the caller's identity has ended, or should be looked at; none where it never ends.
+    expiry: Option<Pin<Box<Sleep>>>,
+    /// What the call does to which topics; at most a publish and a subscription.
+    permitted: Vec<(Action, TopicName)>,
+    /// Until the rules that permitted that are replaced; none where there are none.
+    rules_replaced: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Held for as long as the call lasts, however it ends.
+    subscribed: Option<Subscribed>,
     /// While the first message is waited for: wakes where the end begins.
     begun: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Call {
     /// A call that begins now; its connection's [`Ending`] is in the request's extensions.
-    pub(super) fn begin(streams: &Streams, extensions: &Extensions) -> Self {
+    ///
+    /// # Errors
+    /// Nobody knows who calls.
+    pub(super) fn begin(streams: &Streams, extensions: &Extensions) -> Result<Self, Error> {
+        let caller = streams.caller(extensions)?;
         let connection = extensions.get::<Ending>().unwrap_or_else(|| streams.topics.ending());
         let age = streams.stream_age_max.map(|most| {
             let jitter = 1.0 - AGE_JITTER + 2.0 * AGE_JITTER * fastrand::f64();
             Box::pin(tokio::time::sleep(most.mul_f64(jitter)))
         });
-        Self { ending: connection.child(), age, begun: None }
+        let expiry = caller.expires().map(|at| Box::pin(tokio::time::sleep(left(at))));
+        Ok(Self {
+            ending: connection.child(),
+            age,
+            caller,
+            expiry,
+            permitted: Vec::new(),
+            rules_replaced: None,
+            subscribed: None,
+            begun: None,
+        })
+    }
+
+    /// Who publishes by it, and when it should end.
+    pub(super) fn of_intake(&self) -> (Caller, Ending) {
+        (self.caller.clone(), self.ending.clone())
+    }
+
+    /// Asks whether the caller may do this, now and for as long as the call lasts.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(super) fn permit(&mut self, action: Action, topic: &TopicName) -> Result<(), Error> {
+        // Before the check: what comes in between is looked at again.
+        if self.rules_replaced.is_none() {
+            self.rules_replaced = self.caller.rules_replaced().map(Box::pin);
+        }
+        self.caller.permit(action, topic.as_str())?;
+        self.permitted.push((action, topic.clone()));
+        Ok(())
+    }
+
+    /// Counts the call's subscription.
+    ///
+    /// # Errors
+    /// It would be one too many.
+    pub(super) fn subscribe(&mut self) -> Result<(), Error> {
+        self.subscribed = Some(self.caller.subscribe().map_err(auth::Error::from)?);
+        Ok(())
     }
 
     /// Whether the call should end, and why.
@@ -64,10 +122,45 @@ impl Call {
     /// Begins the end where the call's time has come. To be polled before anything that looks at
     /// [`Self::ending`].
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
-        let Some(age) = &mut self.age else { return };
-        if let Poll::Ready(()) = age.as_mut().poll(cx) {
+        if let Some(age) = &mut self.age
+            && age.as_mut().poll(cx).is_ready()
+        {
             self.age = None;
             self.ending.begin(Cause::MaxAge);
         }
+        self.poll_identity(cx);
+        self.poll_rules(cx);
     }
+
+    fn poll_identity(&mut self, cx: &mut Context<'_>) {
+        while let (Some(at), Some(expiry)) = (self.caller.expires(), &mut self.expiry) {
+            if expiry.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            let left = left(at);
+            if left.is_zero() {
+                self.expiry = None;
+                return self.ending.begin(Cause::IdentityExpired);
+            }
+            expiry.as_mut().reset(tokio::time::Instant::now() + left);
+        }
+    }
+
+    fn poll_rules(&mut self, cx: &mut Context<'_>) {
+        while let Some(replaced) = &mut self.rules_replaced {
+            if replaced.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.rules_replaced = self.caller.rules_replaced().map(Box::pin);
+            if !self.permitted.iter().all(|(action, topic)| self.caller.allows(*action, topic.as_str())) {
+                self.rules_replaced = None;
+                self.ending.begin(Cause::PermissionWithdrawn);
+            }
+        }
+    }
+}
+
+/// How long an identity may still be taken for good without another look.
+fn left(expires: SystemTime) -> Duration {
+    expires.duration_since(SystemTime::now()).unwrap_or_default().min(EXPIRY_LOOK)
 }

@@ -11,19 +11,21 @@ use super::call::Call;
 use super::intake::{Fault, Intake};
 use super::status::{Context, Error, status};
 use super::{Streams, request, subscribe};
+use crate::auth::{Action, Caller};
 use crate::proto::v1;
 use crate::record::{Batch, BatchLimits, Receipt, TopicName};
 use crate::storage::BoxFuture;
-use crate::topic::{self, Ending, Notice, Subscription};
+use crate::topic::{self, Ending, Notice, Subscribe, Subscription};
 use crate::wire::{ExchangeRequest, ExchangeResponse, NumberedReceipt};
 
 pub(super) fn exchange(
     streams: &Streams,
     request: Request<Streaming<ExchangeRequest>>,
-) -> Exchange<Streaming<ExchangeRequest>> {
+) -> Result<Exchange<Streaming<ExchangeRequest>>, Status> {
     let call_trace = request::call_trace(request.metadata());
     let call = Call::begin(streams, request.extensions());
-    Exchange::new(streams.clone(), call, request.into_inner(), call_trace)
+    let call = call.map_err(|error| status(&error, &Context::default()))?;
+    Ok(Exchange::new(streams.clone(), call, request.into_inner(), call_trace))
 }
 
 /// The server's side of one Exchange.
@@ -75,13 +77,19 @@ where
                 State::Ended => return Poll::Ready(None),
                 State::Opening => {
                     let first = std::task::ready!(this.call.poll_first(cx, &mut this.requests));
-                    match first.unwrap_or(Ok(ExchangeRequest::Empty)).and_then(opened) {
-                        Ok(open) => {
-                            let resolving = resolve(this.streams.clone(), open, this.call.ending().clone());
+                    let opened = first.unwrap_or(Ok(ExchangeRequest::Empty)).and_then(opened);
+                    let checked = opened
+                        .map_err(|error| status(&error, &Context::default()))
+                        .and_then(|open| Checked::new(&open, &mut this.call));
+                    match checked {
+                        Ok(checked) => {
+                            let window = this.streams.window(checked.window);
+                            let resolving =
+                                resolve(this.streams.clone(), checked, window, this.call.of_intake());
                             this.state = State::Resolving(Box::pin(resolving));
                             continue;
                         }
-                        Err(error) => Some(Err(status(&error, &Context::default()))),
+                        Err(status) => Some(Err(status)),
                     }
                 }
                 State::Resolving(resolving) => match std::task::ready!(resolving.as_mut().poll(cx)) {
@@ -114,32 +122,63 @@ fn opened(first: ExchangeRequest) -> Result<v1::Open, Error> {
     }
 }
 
-async fn resolve(streams: Streams, open: v1::Open, ending: Ending) -> Result<Box<Running>, (Error, Context)> {
-    let failed = |topic: &str| {
-        let context = Context::topic(topic);
-        move |error| (error, context)
-    };
-    let name = request::topic("open.topic", &open.topic).map_err(failed(&open.topic))?;
-    // Whatever is wrong with the request is found before a topic is created.
-    let asked = match &open.subscribe {
-        None => None,
-        Some(asked) => {
-            let topic = if asked.topic.is_empty() { &open.topic } else { &asked.topic };
-            let from = request::topic("open.subscribe.topic", topic)
-                .and_then(|name| Ok((name, request::subscribe(asked, "open.subscribe.")?)));
-            Some(from.map_err(failed(topic))?)
+/// An open whose fields are right and whose caller may do what it asks. All that is found before a
+/// topic is created.
+struct Checked {
+    name: TopicName,
+    asked: Option<(TopicName, Subscribe)>,
+    window: u32,
+}
+
+impl Checked {
+    fn new(open: &v1::Open, call: &mut Call) -> Result<Self, Status> {
+        let name = request::topic("open.topic", &open.topic).map_err(refused(&open.topic))?;
+        let asked = match &open.subscribe {
+            None => None,
+            Some(asked) => {
+                let topic = if asked.topic.is_empty() { &open.topic } else { &asked.topic };
+                let from = request::topic("open.subscribe.topic", topic)
+                    .and_then(|name| Ok((name, request::subscribe(asked, "open.subscribe.")?)));
+                Some(from.map_err(refused(topic))?)
+            }
+        };
+        call.permit(Action::Publish, &name).map_err(refused(&open.topic))?;
+        if let Some((topic, _)) = &asked {
+            let counted = call.permit(Action::Subscribe, topic).and_then(|()| call.subscribe());
+            counted.map_err(refused(topic.as_str()))?;
         }
-    };
+        Ok(Self { name, asked, window: open.window })
+    }
+}
+
+/// The status of an open that is refused.
+fn refused(topic: &str) -> impl FnOnce(Error) -> Status {
+    move |error| status(&error, &Context::topic(topic))
+}
+
+/// Says what topic an error is about.
+fn about(topic: &str) -> impl FnOnce(Error) -> (Error, Context) + use<> {
+    let context = Context::topic(topic);
+    move |error| (error, context)
+}
+
+async fn resolve(
+    streams: Streams,
+    checked: Checked,
+    window: usize,
+    (caller, ending): (Caller, Ending),
+) -> Result<Box<Running>, (Error, Context)> {
+    let Checked { name, asked, .. } = checked;
     let publisher = streams.topics.publisher(&name).await;
-    let publisher = publisher.map_err(Error::from).map_err(failed(&open.topic))?;
+    let publisher = publisher.map_err(Error::from).map_err(about(name.as_str()))?;
     let subscription = match asked {
         None => None,
         Some((topic, asked)) => {
             let subscription = streams.topics.subscribe(&topic, asked, ending.clone()).await;
-            Some(subscription.map_err(Error::from).map_err(failed(topic.as_str()))?)
+            Some(subscription.map_err(Error::from).map_err(about(topic.as_str()))?)
         }
     };
-    let intake = Intake::new(publisher, streams.window(open.window), &ending);
+    let intake = Intake::new(publisher, window, (caller, ending));
     Ok(Box::new(Running { name, intake, subscription, failed: None, end_told: false, receipts: Vec::new() }))
 }
 

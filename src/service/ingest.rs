@@ -11,9 +11,9 @@ use super::call::Call;
 use super::intake::{Fault, Intake};
 use super::status::{Context, Error, status};
 use super::{Streams, request};
+use crate::auth::Action;
 use crate::proto::v1::{self, IngestResponse};
 use crate::record::{Batch, TopicName};
-use crate::topic::Ending;
 use crate::wire::{IngestRequest, PublishRequest};
 
 pub(super) async fn ingest(
@@ -21,13 +21,14 @@ pub(super) async fn ingest(
     request: Request<Streaming<IngestRequest>>,
 ) -> Result<Response<IngestResponse>, Status> {
     let call_trace = request::call_trace(request.metadata());
-    let mut call = Call::begin(streams, request.extensions());
+    let call = Call::begin(streams, request.extensions());
+    let mut call = call.map_err(|error| status(&error, &Context::default()))?;
     let mut requests = request.into_inner();
     let first = poll_fn(|cx| call.poll_first(cx, &mut requests)).await;
     // Nothing to store is stored.
     let Some(first) = first else { return Ok(Response::new(IngestResponse::default())) };
     let first = first.map_err(|error| status(&error, &Context::default()))?;
-    let (name, mut ingest) = match begin(streams, first, call_trace, call.ending()).await {
+    let (name, mut ingest) = match begin(streams, first, call_trace, &mut call).await {
         Ok(begun) => begun,
         Err((error, topic)) => return Err(status(&error, &Context::topic(topic))),
     };
@@ -57,14 +58,15 @@ async fn begin(
     streams: &Streams,
     first: IngestRequest,
     call_trace: Box<str>,
-    ending: &Ending,
+    call: &mut Call,
 ) -> Result<(TopicName, Ingest), (Error, String)> {
     let topic = first.publish.as_ref().map(|publish| publish.topic.as_str().to_owned()).unwrap_or_default();
     let begun = async {
         let name = request::topic("publish.topic", &topic)?;
+        call.permit(Action::Publish, &name)?;
         let batch = check(streams, first, 1, &name, &call_trace)?;
         let publisher = streams.topics.publisher(&name).await?;
-        let mut intake = Intake::new(publisher, streams.window(0), ending);
+        let mut intake = Intake::new(publisher, streams.window(0), call.of_intake());
         let counts = VecDeque::from([batch.count()]);
         intake.take(batch);
         Ok((

@@ -6,10 +6,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
+use tokio::time::Sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
 use super::status::Error;
+use crate::auth::Caller;
 use crate::record::{Batch, Position, Receipt};
 use crate::topic::{self, Cause, Ending, Publisher};
 
@@ -40,12 +42,15 @@ pub(super) struct Intake {
     fault: Option<Fault>,
     /// Whether the client may still be read from.
     reading: bool,
+    caller: Caller,
+    /// Set while nothing is read because a quota is in debt: the client is slowed down, not refused.
+    in_debt: Option<Pin<Box<Sleep>>>,
     ending: Ending,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Intake {
-    pub(super) fn new(publisher: Publisher, window: usize, ending: &Ending) -> Self {
+    pub(super) fn new(publisher: Publisher, window: usize, (caller, ending): (Caller, Ending)) -> Self {
         Self {
             publisher,
             window,
@@ -54,8 +59,10 @@ impl Intake {
             durable: None,
             fault: None,
             reading: true,
-            ending: ending.clone(),
+            caller,
+            in_debt: None,
             ended: Box::pin(ending.begun()),
+            ending,
         }
     }
 
@@ -87,6 +94,7 @@ impl Intake {
     /// Takes one publish that is at hand already. Only before the first poll.
     pub(super) fn take(&mut self, batch: Batch) {
         self.taken += 1;
+        self.caller.pay(batch.records().len() as u64, batch.count().into());
         self.publisher.push(batch);
     }
 
@@ -144,6 +152,20 @@ impl Intake {
         }
     }
 
+    /// Ready while no quota is in debt.
+    fn poll_quota(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(in_debt) = &mut self.in_debt {
+                std::task::ready!(in_debt.as_mut().poll(cx));
+                self.in_debt = None;
+            }
+            let Some(debt) = self.caller.debt().and_then(|exceeded| exceeded.retry) else {
+                return Poll::Ready(());
+            };
+            self.in_debt = Some(Box::pin(tokio::time::sleep(debt)));
+        }
+    }
+
     /// Why the call should end; where it should not, wakes once it should.
     fn poll_ending(&mut self, cx: &mut Context<'_>) -> Option<Cause> {
         self.ending.cause().or_else(|| {
@@ -166,6 +188,9 @@ impl Intake {
             self.fail(Fault { number: None, error: topic::Error::from(cause).into() });
         }
         while self.reading && !self.publisher.is_full() && self.publisher.unacknowledged() < self.window {
+            if self.poll_quota(cx).is_pending() {
+                return;
+            }
             let request = match Pin::new(&mut *requests).poll_next(cx) {
                 Poll::Pending => return,
                 Poll::Ready(None) => {

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::auth::{Auth, Caller};
 use crate::config::Config;
 use crate::proto::v1::{IngestResponse, SubscribeRequest};
 use crate::record::BatchLimits;
@@ -40,6 +41,7 @@ use crate::wire::{IngestRequest, PublishRequest, PublishResponse};
 #[derive(Clone)]
 pub struct Streams {
     topics: Topics,
+    auth: Auth,
     batch_limits: BatchLimits,
     window_max: usize,
     stream_age_max: Option<Duration>,
@@ -48,12 +50,17 @@ pub struct Streams {
 impl Streams {
     /// On these topics, within these limits.
     #[must_use]
-    pub fn new(topics: Topics, config: &Config) -> Self {
+    pub fn new(topics: Topics, auth: Auth, config: &Config) -> Self {
         let batch_limits =
             BatchLimits { records_max: config.batch_records_max, bytes_max: config.batch_bytes_max };
         let window_max = config.window_max.max(1) as usize;
         let stream_age_max = Some(config.stream_age_max).filter(|age| !age.is_zero());
-        Self { topics, batch_limits, window_max, stream_age_max }
+        Self { topics, auth, batch_limits, window_max, stream_age_max }
+    }
+
+    /// Who calls.
+    fn caller(&self, extensions: &http::Extensions) -> Result<Caller, status::Error> {
+        Ok(self.auth.caller(extensions.get())?)
     }
 
     /// The window a client gets that asks for `asked`.
@@ -90,6 +97,6 @@ impl StreamService for Streams {
         &self,
         request: Request<Streaming<ExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        Ok(body::beside(exchange::exchange(self, request)))
+        Ok(body::beside(exchange::exchange(self, request)?))
     }
 }

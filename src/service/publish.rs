@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status};
 use super::Streams;
 use super::request;
 use super::status::{Context, Error, status};
+use crate::auth::{self, Action, Caller};
 use crate::record::Receipt;
 use crate::telemetry::trace;
 use crate::wire::{PublishRequest, PublishResponse};
@@ -15,6 +16,7 @@ pub(super) async fn publish(
     request: Request<PublishRequest>,
 ) -> Result<Response<PublishResponse>, Status> {
     let call_trace = request::call_trace(request.metadata());
+    let caller = streams.caller(request.extensions()).map_err(|error| status(&error, &Context::default()))?;
     // Where the caller traces nothing and this server samples the call, the batch leads to it.
     let call_trace = if call_trace.is_empty() {
         trace::current_traceparent().unwrap_or_default().into()
@@ -22,15 +24,25 @@ pub(super) async fn publish(
         call_trace
     };
     let publish = request.into_inner();
-    match store(streams, &publish, &call_trace).await {
+    match store(streams, &caller, &publish, &call_trace).await {
         Ok(receipt) => Ok(Response::new(PublishResponse { receipt })),
         Err(error) => Err(status(&error, &Context::topic(publish.topic.as_str()))),
     }
 }
 
-async fn store(streams: &Streams, publish: &PublishRequest, call_trace: &str) -> Result<Receipt, Error> {
+async fn store(
+    streams: &Streams,
+    caller: &Caller,
+    publish: &PublishRequest,
+    call_trace: &str,
+) -> Result<Receipt, Error> {
     let name = request::topic("topic", publish.topic.as_str())?;
+    caller.permit(Action::Publish, name.as_str())?;
     let batch = request::batch(publish, streams.batch_limits, call_trace, "")?;
+    if let Some(exceeded) = caller.debt() {
+        return Err(auth::Error::from(exceeded).into());
+    }
+    caller.pay(batch.records().len() as u64, batch.count().into());
     let publisher = streams.topics.publisher(&name).await?;
     Ok(publisher.publish(batch).await?)
 }

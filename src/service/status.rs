@@ -8,6 +8,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::auth;
 use crate::proto::v1::ErrorReason;
 use crate::record::{Epoch, Offset, Position, Violation};
 use crate::storage::{self, Stored};
@@ -45,6 +46,9 @@ pub enum Error {
     /// A step of the call panicked: a fault of the server.
     #[error("internal error, see the server's log")]
     Panicked,
+    /// The caller is not known, not allowed, or over its quota.
+    #[error(transparent)]
+    Auth(#[from] auth::Error),
     /// The topic's answer.
     #[error(transparent)]
     Topic(#[from] topic::Error),
@@ -115,6 +119,18 @@ fn verdict(error: &Error) -> Verdict {
         Error::Protocol(_) => (Code::InvalidArgument, Reason::ProtocolViolation, None),
         Error::Transport(status) => return transport(status),
         Error::Panicked => (Code::Internal, Reason::Internal, None),
+        Error::Auth(auth::Error::Denied { .. }) => (Code::PermissionDenied, Reason::PermissionDenied, None),
+        Error::Auth(auth::Error::Exceeded(exceeded)) => {
+            (Code::ResourceExhausted, Reason::QuotaExceeded, exceeded.retry.or(between(1000, 3000)))
+        }
+        Error::Auth(
+            auth::Error::Missing
+            | auth::Error::Malformed
+            | auth::Error::UnknownToken
+            | auth::Error::Jwt(_)
+            | auth::Error::CertificateExpired
+            | auth::Error::Name(_),
+        ) => (Code::Unauthenticated, Reason::Unauthenticated, None),
         Error::Topic(topic::Error::Starting) => {
             (Code::Unavailable, Reason::ServerStarting, between(200, 400))
         }
@@ -245,6 +261,9 @@ fn add_particulars(error: &Error, context: &Context, details: &mut ErrorDetails)
             }
             _ => {}
         },
+        Error::Auth(auth::Error::Exceeded(exceeded)) => {
+            details.add_quota_failure_violation(exceeded.subject(), error.to_string());
+        }
         Error::Topic(topic::Error::Overloaded) => {
             details.add_quota_failure_violation("bytes in flight", error.to_string());
         }

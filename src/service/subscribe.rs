@@ -11,8 +11,9 @@ use super::Streams;
 use super::call::Call;
 use super::request;
 use super::status::{Context, Error, status};
+use crate::auth::Action;
 use crate::proto::v1;
-use crate::topic::{self, Delivery, Ending, Subscription};
+use crate::topic::{self, Delivery, Subscription};
 use crate::wire::SubscribeResponse;
 
 pub(super) async fn subscribe(
@@ -20,8 +21,9 @@ pub(super) async fn subscribe(
     request: Request<v1::SubscribeRequest>,
 ) -> Result<Deliveries, Status> {
     let call = Call::begin(streams, request.extensions());
+    let mut call = call.map_err(|error| status(&error, &Context::default()))?;
     let request = request.into_inner();
-    match begin(streams, &request, call.ending()).await {
+    match begin(streams, &request, &mut call).await {
         Ok(subscription) => Ok(Deliveries { call, subscription }),
         Err(error) => Err(status(&error, &Context::topic(request.topic))),
     }
@@ -30,11 +32,13 @@ pub(super) async fn subscribe(
 async fn begin(
     streams: &Streams,
     request: &v1::SubscribeRequest,
-    ending: &Ending,
+    call: &mut Call,
 ) -> Result<Subscription, Error> {
     let name = request::topic("topic", &request.topic)?;
     let asked = request::subscribe(request, "")?;
-    Ok(streams.topics.subscribe(&name, asked, ending.clone()).await?)
+    call.permit(Action::Subscribe, &name)?;
+    call.subscribe()?;
+    Ok(streams.topics.subscribe(&name, asked, call.ending().clone()).await?)
 }
 
 /// The messages of one subscription.

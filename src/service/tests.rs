@@ -154,8 +154,8 @@ impl Call {
         let (topics, log) = (Topics::new(&config), MemoryLog::new());
         topics.open(Arc::clone(&log) as Arc<dyn Log>);
         let (requests, taken) = mpsc::unbounded_channel();
-        let streams = Streams::new(topics.clone(), &config);
-        let call = super::call::Call::begin(&streams, &http::Extensions::new());
+        let streams = Streams::new(topics.clone(), crate::auth::Auth::open(Default::default()), &config);
+        let call = super::call::Call::begin(&streams, &http::Extensions::new()).expect("everybody may");
         let responses = Exchange::new(streams, call, UnboundedReceiverStream::new(taken), "".into());
         Self { topics, log, requests: Some(requests), responses }
     }

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::request::{self, timestamp};
 use super::status::{Context, Error, status};
+use crate::auth::{Action, Auth, Caller};
 use crate::proto::v1;
 use crate::record::{Offset, TopicName};
 use crate::storage::{Retention, TopicInfo};
@@ -25,6 +26,7 @@ const SHOWN_MAX: usize = 64;
 #[derive(Clone)]
 pub struct Administration {
     topics: Topics,
+    auth: Auth,
     /// Held by what reads a topic's settings to change them, and by what could replace the topic
     /// in between.
     settings: Arc<Mutex<()>>,
@@ -33,17 +35,28 @@ pub struct Administration {
 impl Administration {
     /// Of these topics.
     #[must_use]
-    pub fn new(topics: Topics) -> Self {
-        Self { topics, settings: Arc::default() }
+    pub fn new(topics: Topics, auth: Auth) -> Self {
+        Self { topics, auth, settings: Arc::default() }
     }
 
-    async fn create(&self, topic: v1::Topic) -> Result<TopicInfo, Error> {
+    /// Who calls.
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let found = self.auth.caller(request.extensions().get());
+        found.map_err(|error| status(&error.into(), &Context::default()))
+    }
+
+    async fn create(&self, caller: &Caller, topic: v1::Topic) -> Result<TopicInfo, Error> {
         let name = request::topic("topic.name", &topic.name)?;
+        caller.permit(Action::Admin, name.as_str())?;
         let retention = topic.retention.map_or(Ok(Retention::default()), |r| retention(&r))?;
         Ok(self.topics.create(name, retention).await?)
     }
 
-    async fn list(&self, asked: v1::ListTopicsRequest) -> Result<v1::ListTopicsResponse, Error> {
+    async fn list(
+        &self,
+        caller: &Caller,
+        asked: v1::ListTopicsRequest,
+    ) -> Result<v1::ListTopicsResponse, Error> {
         let limit = match asked.page_size as usize {
             0 => PAGE,
             size => size.min(PAGE_MAX),
@@ -52,9 +65,8 @@ impl Administration {
             "" => None,
             token => Some(request::topic("page_token", token)?),
         };
-        let after = after.as_ref().map(TopicName::as_str);
         // One more than the page tells whether there is another.
-        let mut found = self.topics.list(&asked.prefix, after, limit + 1).await?;
+        let mut found = self.visible(caller, &asked.prefix, after, limit + 1).await?;
         let more = found.len() > limit;
         found.truncate(limit);
         let last = found.last().filter(|_| more);
@@ -62,12 +74,35 @@ impl Administration {
         Ok(v1::ListTopicsResponse { topics: found.iter().map(described).collect(), next_page_token })
     }
 
+    /// Up to `limit` topics that the caller may do anything with.
+    async fn visible(
+        &self,
+        caller: &Caller,
+        prefix: &str,
+        mut after: Option<TopicName>,
+        limit: usize,
+    ) -> Result<Vec<TopicInfo>, Error> {
+        let mut found = Vec::new();
+        loop {
+            let more = self.topics.list(prefix, after.as_ref().map(TopicName::as_str), limit).await?;
+            let is_last = more.len() < limit;
+            after = more.last().map(|topic| topic.name.clone());
+            found.extend(more.into_iter().filter(|topic| caller.allows(Action::Any, topic.name.as_str())));
+            if is_last || found.len() >= limit {
+                found.truncate(limit);
+                return Ok(found);
+            }
+        }
+    }
+
     async fn update(
         &self,
+        caller: &Caller,
         topic: v1::Topic,
         mask: Option<prost_types::FieldMask>,
     ) -> Result<TopicInfo, Error> {
         let name = request::topic("topic.name", &topic.name)?;
+        caller.permit(Action::Admin, name.as_str())?;
         let wanted = topic.retention.map_or(Ok(Retention::default()), |r| retention(&r))?;
         let mask = mask.unwrap_or_default();
         let _alone = self.settings.lock().await;
@@ -89,16 +124,18 @@ impl Administration {
         Ok(self.topics.update(&name, kept).await?)
     }
 
-    async fn delete(&self, asked: &v1::DeleteTopicRequest) -> Result<(), Error> {
+    async fn delete(&self, caller: &Caller, asked: &v1::DeleteTopicRequest) -> Result<(), Error> {
         let name = request::topic("name", &asked.name)?;
         let epoch = request::epoch("epoch", &asked.epoch)?;
+        caller.permit(Action::Admin, name.as_str())?;
         let _alone = self.settings.lock().await;
         Ok(self.topics.delete(&name, epoch).await?)
     }
 
-    async fn trim(&self, asked: &v1::TrimTopicRequest) -> Result<Offset, Error> {
+    async fn trim(&self, caller: &Caller, asked: &v1::TrimTopicRequest) -> Result<Offset, Error> {
         let name = request::topic("name", &asked.name)?;
         let epoch = request::epoch("epoch", &asked.epoch)?;
+        caller.permit(Action::Admin, name.as_str())?;
         Ok(self.topics.trim(&name, epoch, Offset::new(asked.before_offset)).await?)
     }
 }
@@ -114,8 +151,9 @@ impl TopicService for Administration {
         &self,
         request: Request<v1::CreateTopicRequest>,
     ) -> Result<Response<v1::CreateTopicResponse>, Status> {
+        let caller = self.caller(&request)?;
         let topic = request.into_inner().topic.unwrap_or_default();
-        let (name, created) = (topic.name.clone(), self.create(topic).await);
+        let (name, created) = (topic.name.clone(), self.create(&caller, topic).await);
         answer(name, created.map(|info| v1::CreateTopicResponse { topic: Some(described(&info)) }))
     }
 
@@ -123,9 +161,12 @@ impl TopicService for Administration {
         &self,
         request: Request<v1::GetTopicRequest>,
     ) -> Result<Response<v1::GetTopicResponse>, Status> {
+        let caller = self.caller(&request)?;
         let name = request.into_inner().name;
         let found = async {
-            let topic = self.topics.get(&request::topic("name", &name)?).await?;
+            let asked = request::topic("name", &name)?;
+            caller.permit(Action::Any, asked.as_str())?;
+            let topic = self.topics.get(&asked).await?;
             Ok(v1::GetTopicResponse { topic: Some(described(&topic.info())) })
         };
         let found = found.await;
@@ -136,16 +177,18 @@ impl TopicService for Administration {
         &self,
         request: Request<v1::ListTopicsRequest>,
     ) -> Result<Response<v1::ListTopicsResponse>, Status> {
-        answer(String::new(), self.list(request.into_inner()).await)
+        let caller = self.caller(&request)?;
+        answer(String::new(), self.list(&caller, request.into_inner()).await)
     }
 
     async fn update_topic(
         &self,
         request: Request<v1::UpdateTopicRequest>,
     ) -> Result<Response<v1::UpdateTopicResponse>, Status> {
+        let caller = self.caller(&request)?;
         let v1::UpdateTopicRequest { topic, update_mask } = request.into_inner();
         let topic = topic.unwrap_or_default();
-        let (name, updated) = (topic.name.clone(), self.update(topic, update_mask).await);
+        let (name, updated) = (topic.name.clone(), self.update(&caller, topic, update_mask).await);
         answer(name, updated.map(|info| v1::UpdateTopicResponse { topic: Some(described(&info)) }))
     }
 
@@ -153,8 +196,9 @@ impl TopicService for Administration {
         &self,
         request: Request<v1::DeleteTopicRequest>,
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
+        let caller = self.caller(&request)?;
         let asked = request.into_inner();
-        let deleted = self.delete(&asked).await;
+        let deleted = self.delete(&caller, &asked).await;
         answer(asked.name, deleted.map(|()| v1::DeleteTopicResponse {}))
     }
 
@@ -162,8 +206,9 @@ impl TopicService for Administration {
         &self,
         request: Request<v1::TrimTopicRequest>,
     ) -> Result<Response<v1::TrimTopicResponse>, Status> {
+        let caller = self.caller(&request)?;
         let asked = request.into_inner();
-        let trimmed = self.trim(&asked).await;
+        let trimmed = self.trim(&caller, &asked).await;
         let response = |earliest: Offset| v1::TrimTopicResponse { earliest_offset: earliest.get() };
         answer(asked.name, trimmed.map(response))
     }

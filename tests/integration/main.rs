@@ -8,6 +8,7 @@ mod harness;
 mod history;
 
 mod abuse;
+mod auth;
 mod bad_input;
 mod bad_stream;
 mod bench;

@@ -5,6 +5,7 @@
 pub mod certs;
 pub mod faults;
 pub mod frames;
+pub mod jwt;
 pub mod make;
 mod nats;
 pub mod proxy;

@@ -1,0 +1,138 @@
+//! One caller, as the server came to know it: who it is, until when, and what it may do.
+//! Never: holds a credential; a token is remembered by its hash.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::meter::{Limits, Subscribed, now_ns};
+use super::policy::Action;
+use super::principals::Principal;
+use super::{Auth, Error, Exceeded};
+
+/// What the identity rests on. It must still be there after a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// Nothing: anybody.
+    None,
+    /// A static token with this SHA-256.
+    Token([u8; 32]),
+    /// A JWT signed with the key of this fingerprint.
+    Key([u8; 32]),
+    /// A client certificate, which TLS has verified.
+    Certificate,
+}
+
+/// A caller. Cheap to clone.
+#[derive(Clone)]
+pub struct Caller {
+    auth: Auth,
+    principal: Arc<Principal>,
+    proof: Proof,
+    expires: Option<SystemTime>,
+}
+
+impl Caller {
+    pub(super) const fn new(
+        auth: Auth,
+        principal: Arc<Principal>,
+        proof: Proof,
+        expires: Option<SystemTime>,
+    ) -> Self {
+        Self { auth, principal, proof, expires }
+    }
+
+    /// Who calls.
+    #[must_use]
+    pub fn principal(&self) -> &str {
+        &self.principal.name
+    }
+
+    /// When the identity ends; none where it does not by itself.
+    #[must_use]
+    pub const fn expires(&self) -> Option<SystemTime> {
+        self.expires
+    }
+
+    /// Whether the rules as they are now let it do this. `topic` is a topic's name, or what somebody
+    /// takes for one: then no pattern of a topic matches it but `*`.
+    #[must_use]
+    pub fn allows(&self, action: Action, topic: &str) -> bool {
+        let rules = self.auth.0.rules.load();
+        let Some(policy) = &rules.policy else { return true };
+        rules.knows(&self.principal.name, self.proof) && self.principal.is_allowed(policy, action, topic)
+    }
+
+    /// As [`Self::allows`].
+    ///
+    /// # Errors
+    /// [`Error::Denied`], the same whether there is such a topic or not.
+    pub fn permit(&self, action: Action, topic: &str) -> Result<(), Error> {
+        let allowed = self.allows(action, topic);
+        if allowed { Ok(()) } else { Err(Error::denied(&self.principal.name, action, topic)) }
+    }
+
+    /// Resolves once the rules as they are now were replaced; none where there are none. To be taken
+    /// before the check whose outcome it guards.
+    #[must_use]
+    pub fn rules_replaced(&self) -> Option<WaitForCancellationFutureOwned> {
+        let rules = self.auth.0.rules.load();
+        rules.policy.as_ref().map(|_| rules.replaced.clone().cancelled_owned())
+    }
+
+    fn limits(&self) -> Limits {
+        let rules = self.auth.0.rules.load();
+        rules.policy.as_ref().map_or_else(Limits::default, |policy| self.principal.limits(policy))
+    }
+
+    /// The quota that keeps it from publishing now, and for how long.
+    #[must_use]
+    pub fn debt(&self) -> Option<Exceeded> {
+        let (own, all) = (self.limits(), &self.auth.0.limits);
+        if own.publishing_is_free() && all.publishing_is_free() {
+            return None;
+        }
+        let now = now_ns();
+        let own = self.principal.meter.debt(&own, now).map(|debt| (Some(&self.principal.name), debt));
+        let all = self.auth.0.meter.debt(all, now).map(|debt| (None, debt));
+        let (principal, (quota, limit, retry)) = own.into_iter().chain(all).max_by_key(|(_, debt)| debt.2)?;
+        Some(Exceeded { quota, principal: principal.cloned(), limit, retry: Some(retry) })
+    }
+
+    /// Pays for a publish that was admitted.
+    pub fn pay(&self, bytes: u64, records: u64) {
+        let (own, all) = (self.limits(), &self.auth.0.limits);
+        if own.publishing_is_free() && all.publishing_is_free() {
+            return;
+        }
+        let now = now_ns();
+        self.principal.meter.pay(&own, bytes, records, now);
+        self.auth.0.meter.pay(all, bytes, records, now);
+    }
+
+    /// Counts a subscription for as long as the answer is held.
+    ///
+    /// # Errors
+    /// It would be one too many.
+    pub fn subscribe(&self) -> Result<Subscribed, Exceeded> {
+        let (own, all) = (self.limits(), &self.auth.0.limits);
+        let exceeded = |principal, limits: &Limits| Exceeded {
+            quota: "subscriptions_max",
+            principal,
+            limit: limits.subscriptions_max,
+            retry: None,
+        };
+        let mine = self.principal.meter.subscribe(&own);
+        let mine = mine.ok_or_else(|| exceeded(Some(Arc::clone(&self.principal.name)), &own))?;
+        let everybodys = self.auth.0.meter.subscribe(all).ok_or_else(|| exceeded(None, all))?;
+        Ok(Subscribed([mine, everybodys]))
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").field("principal", &self.principal.name).finish_non_exhaustive()
+    }
+}

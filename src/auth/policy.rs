@@ -1,0 +1,337 @@
+//! The policy file: which principals may do what to which topics, and how much.
+//! Never: allows what no rule allows.
+
+use std::collections::BTreeMap;
+
+use figment::providers::{Format, Toml};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::meter::Limits;
+use super::name::ANONYMOUS;
+use super::pattern::Pattern;
+
+/// What a caller wants with a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Action {
+    /// Store records; create the topic by that, where topics are created on first use.
+    Publish = 1,
+    /// Read records.
+    Subscribe = 2,
+    /// Create, change, trim and delete it.
+    Admin = 4,
+    /// Any of these: what it takes to see that a topic is there.
+    Any = 7,
+}
+
+impl Action {
+    const fn parse(text: &str) -> Option<Self> {
+        Some(match text.as_bytes() {
+            b"publish" => Self::Publish,
+            b"subscribe" => Self::Subscribe,
+            b"admin" => Self::Admin,
+            _ => return None,
+        })
+    }
+}
+
+/// A checked policy.
+#[derive(Debug, Default)]
+pub(super) struct Policy {
+    rules: Vec<Rule>,
+    quotas: Vec<Quota>,
+}
+
+#[derive(Debug)]
+struct Rule {
+    principals: Vec<Pattern>,
+    topics: Vec<Pattern>,
+    /// Bits of [`Action`].
+    actions: u8,
+}
+
+#[derive(Debug)]
+struct Quota {
+    principals: Vec<Pattern>,
+    limits: Limits,
+}
+
+/// What one principal may do: the numbers of its rules, and its limits.
+#[derive(Debug, Default)]
+pub(super) struct Granted {
+    rules: Vec<usize>,
+    pub(super) limits: Limits,
+}
+
+#[derive(Deserialize)]
+struct RawPolicy {
+    #[serde(default)]
+    rule: Vec<RawRule>,
+    #[serde(default)]
+    quota: Vec<RawQuota>,
+    #[serde(flatten)]
+    unknown: BTreeMap<String, IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct RawRule {
+    #[serde(default)]
+    principals: Vec<String>,
+    #[serde(default)]
+    topics: Vec<String>,
+    #[serde(default)]
+    actions: Vec<String>,
+    #[serde(flatten)]
+    unknown: BTreeMap<String, IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct RawQuota {
+    #[serde(default)]
+    principals: Vec<String>,
+    #[serde(default)]
+    publish_bytes_per_s: u64,
+    #[serde(default)]
+    publish_records_per_s: u64,
+    #[serde(default)]
+    subscriptions_max: u64,
+    #[serde(flatten)]
+    unknown: BTreeMap<String, IgnoredAny>,
+}
+
+impl Policy {
+    /// Reads a policy.
+    ///
+    /// # Errors
+    /// Every mistake with its place; of those that make it no TOML, or give a key the wrong type, the first.
+    pub(super) fn parse(text: &str) -> Result<Self, Vec<String>> {
+        let raw: RawPolicy = Toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            vec![format!("line {line}: {}", error.message().replace('\n', " "))]
+        })?;
+        let mut faults = Vec::new();
+        unknown_keys("", &raw.unknown, "[[rule]] or [[quota]]", &mut faults);
+        let rules = raw.rule.iter().zip(1..).map(|(rule, number)| rule.check(number, &mut faults)).collect();
+        let quotas =
+            raw.quota.iter().zip(1..).map(|(quota, number)| quota.check(number, &mut faults)).collect();
+        if faults.is_empty() { Ok(Self { rules, quotas }) } else { Err(faults) }
+    }
+
+    /// Whether callers without a credential are named by any rule.
+    pub(super) fn knows_anonymous(&self) -> bool {
+        self.rules.iter().any(|rule| names(&rule.principals, ANONYMOUS))
+    }
+
+    /// What this principal may do.
+    pub(super) fn granted(&self, principal: &str) -> Granted {
+        let rules = self.rules.iter().enumerate();
+        let rules = rules.filter(|(_, rule)| names(&rule.principals, principal)).map(|(at, _)| at).collect();
+        // The first that matches, so that an exception stands before the rule.
+        let quota = self.quotas.iter().find(|quota| names(&quota.principals, principal));
+        Granted { rules, limits: quota.map_or_else(Limits::default, |quota| quota.limits) }
+    }
+
+    /// Whether what was granted holds this action on this topic.
+    pub(super) fn allows(&self, granted: &Granted, action: Action, topic: &str) -> bool {
+        granted.rules.iter().filter_map(|at| self.rules.get(*at)).any(|rule| {
+            rule.actions & action as u8 != 0 && rule.topics.iter().any(|pattern| pattern.matches(topic))
+        })
+    }
+}
+
+/// Whether a list of patterns names this principal. Callers without a credential are named only by
+/// their own name, never by a pattern.
+fn names(patterns: &[Pattern], principal: &str) -> bool {
+    if principal == ANONYMOUS {
+        return patterns.iter().any(|pattern| pattern.as_str() == ANONYMOUS);
+    }
+    patterns.iter().any(|pattern| pattern.matches(principal))
+}
+
+impl RawRule {
+    fn check(&self, number: usize, faults: &mut Vec<String>) -> Rule {
+        let place = format!("rule {number}");
+        unknown_keys(&place, &self.unknown, "principals, topics, actions", faults);
+        let principals = principals(&self.principals, &place, faults);
+        let topics = patterns(&self.topics, "topics", &place, faults);
+        for topic in self.topics.iter().filter(|topic| !is_topic_pattern(topic)) {
+            faults.push(format!(
+                "{place}: no topic is called {topic:?}: names are of a-z, 0-9, `.`, `_` and `-`"
+            ));
+        }
+        if self.actions.is_empty() {
+            faults.push(format!("{place}: actions is missing or empty"));
+        }
+        let mut actions = 0;
+        for text in &self.actions {
+            match Action::parse(text) {
+                Some(action) => actions |= action as u8,
+                None => faults
+                    .push(format!("{place}: unknown action {text:?}, write publish, subscribe or admin")),
+            }
+        }
+        Rule { principals, topics, actions }
+    }
+}
+
+impl RawQuota {
+    fn check(&self, number: usize, faults: &mut Vec<String>) -> Quota {
+        let place = format!("quota {number}");
+        let keys = "principals, publish_bytes_per_s, publish_records_per_s, subscriptions_max";
+        unknown_keys(&place, &self.unknown, keys, faults);
+        let limits = Limits {
+            publish_bytes_per_s: self.publish_bytes_per_s,
+            publish_records_per_s: self.publish_records_per_s,
+            subscriptions_max: self.subscriptions_max,
+        };
+        Quota { principals: principals(&self.principals, &place, faults), limits }
+    }
+}
+
+fn principals(texts: &[String], place: &str, faults: &mut Vec<String>) -> Vec<Pattern> {
+    for text in texts.iter().filter(|text| text.chars().any(|c| c.is_control() || c.is_whitespace())) {
+        faults.push(format!("{place}: principals: {text:?} has spaces or control characters"));
+    }
+    patterns(texts, "principals", place, faults)
+}
+
+fn patterns(texts: &[String], key: &str, place: &str, faults: &mut Vec<String>) -> Vec<Pattern> {
+    if texts.is_empty() {
+        faults.push(format!("{place}: {key} is missing or empty"));
+    }
+    if texts.iter().any(String::is_empty) {
+        faults.push(format!("{place}: {key} holds an empty pattern, which no name matches"));
+    }
+    texts.iter().map(|text| Pattern::new(text)).collect()
+}
+
+fn is_topic_pattern(text: &str) -> bool {
+    text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'*'))
+}
+
+fn unknown_keys(place: &str, unknown: &BTreeMap<String, IgnoredAny>, known: &str, faults: &mut Vec<String>) {
+    let place = if place.is_empty() { String::new() } else { format!("{place}: ") };
+    faults.extend(unknown.keys().map(|key| format!("{place}unknown key {key}, write {known}")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Action, Policy};
+
+    const POLICY: &str = r#"
+        [[rule]]
+        principals = ["spiffe://prod/*", "billing-*"]
+        topics = ["orders", "orders.*"]
+        actions = ["publish", "subscribe"]
+
+        [[rule]]
+        principals = ["ops"]
+        topics = ["*"]
+        actions = ["admin"]
+
+        [[rule]]
+        principals = ["*"]
+        topics = ["news"]
+        actions = ["subscribe"]
+
+        [[quota]]
+        principals = ["billing-eu"]
+
+        [[quota]]
+        principals = ["billing-*"]
+        publish_bytes_per_s = 1_000_000
+        subscriptions_max = 3
+    "#;
+
+    fn allows(policy: &Policy, principal: &str, action: Action, topic: &str) -> bool {
+        policy.allows(&policy.granted(principal), action, topic)
+    }
+
+    #[test]
+    fn what_no_rule_allows_is_not_allowed() {
+        let policy = Policy::parse(POLICY).unwrap();
+        for (principal, action, topic, expected) in [
+            ("billing-eu", Action::Publish, "orders", true),
+            ("billing-eu", Action::Subscribe, "orders.eu", true),
+            ("billing-eu", Action::Admin, "orders", false),
+            ("billing-eu", Action::Any, "orders", true),
+            ("billing-eu", Action::Any, "secrets", false),
+            ("billing", Action::Publish, "orders", false),
+            ("spiffe://prod/a", Action::Publish, "orders", true),
+            ("spiffe://production/a", Action::Publish, "orders", false),
+            ("ops", Action::Admin, "anything", true),
+            ("ops", Action::Publish, "anything", false),
+            ("nobody", Action::Subscribe, "news", true),
+            ("nobody", Action::Publish, "news", false),
+            ("anonymous", Action::Subscribe, "news", false),
+            ("billing-eu", Action::Publish, "ORDERS", false),
+            ("billing-eu", Action::Publish, "orders/../secrets", false),
+            ("billing-eu", Action::Publish, "../orders", false),
+            ("billing-eu", Action::Publish, "orders%2e", false),
+        ] {
+            assert_eq!(allows(&policy, principal, action, topic), expected, "{principal} {action:?} {topic}");
+        }
+        assert!(!allows(&Policy::parse("").unwrap(), "ops", Action::Any, "x"), "no rule, no permission");
+    }
+
+    #[test]
+    fn anonymous_is_let_in_by_its_name_alone() {
+        let of = |principals: &str| {
+            let rule =
+                format!("[[rule]]\nprincipals = {principals}\ntopics = [\"*\"]\nactions = [\"subscribe\"]");
+            let policy = Policy::parse(&rule).unwrap();
+            (policy.knows_anonymous(), allows(&policy, "anonymous", Action::Subscribe, "x"))
+        };
+        assert_eq!(of(r#"["*", "anon*", "anonymous*"]"#), (false, false));
+        assert_eq!(of(r#"["*", "anonymous"]"#), (true, true));
+    }
+
+    #[test]
+    fn the_first_quota_that_names_a_principal_is_its_own() {
+        let policy = Policy::parse(POLICY).unwrap();
+        assert_eq!(policy.granted("billing-us").limits.publish_bytes_per_s, 1_000_000);
+        assert_eq!(policy.granted("billing-us").limits.subscriptions_max, 3);
+        assert!(policy.granted("billing-eu").limits.is_none());
+        assert!(policy.granted("ops").limits.is_none());
+    }
+
+    #[test]
+    fn every_mistake_is_named_with_its_place() {
+        let faults = Policy::parse(
+            r#"
+            rules = 1
+            [[rule]]
+            principals = ["a b"]
+            topic = ["x"]
+            topics = ["ORDERS", "../orders", ""]
+            actions = ["write"]
+            [[rule]]
+            [[quota]]
+            principals = ["x"]
+            publish_byte_per_s = 5
+            "#,
+        )
+        .unwrap_err();
+        for text in [
+            "unknown key rules",
+            "rule 1: unknown key topic,",
+            "rule 1: principals: \"a b\"",
+            "rule 1: no topic is called \"ORDERS\"",
+            "rule 1: no topic is called \"../orders\"",
+            "rule 1: topics holds an empty pattern",
+            "rule 1: unknown action \"write\"",
+            "rule 2: principals is missing",
+            "rule 2: topics is missing",
+            "rule 2: actions is missing",
+            "quota 1: unknown key publish_byte_per_s",
+        ] {
+            assert!(faults.iter().any(|fault| fault.contains(text)), "{text} in {faults:#?}");
+        }
+        assert_eq!(faults.len(), 11, "{faults:#?}");
+        for (text, line) in [("[[rule]]\nprincipals = 5", "line 2"), ("\n\n[[rule", "line 3")] {
+            let faults = Policy::parse(text).unwrap_err();
+            assert!(faults[0].starts_with(line), "{faults:?}");
+        }
+    }
+}

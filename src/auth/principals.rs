@@ -1,0 +1,97 @@
+//! The principals seen: what each has used, and what the policy grants it.
+//! Never: grows with principals that are gone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+use super::meter::{Limits, Meter, now_ns};
+use super::policy::{Action, Granted, Policy};
+
+/// Principals kept before those that are idle are looked for.
+const SWEEP_AT: usize = 1024;
+
+/// One principal, shared by all its calls.
+#[derive(Debug)]
+pub(super) struct Principal {
+    pub(super) name: Arc<str>,
+    pub(super) meter: Arc<Meter>,
+    /// As the policy of the time said; made anew where there is another.
+    granted: ArcSwapOption<(Arc<Policy>, Granted)>,
+}
+
+impl Principal {
+    pub(super) fn new(name: Arc<str>) -> Self {
+        Self { name, meter: Arc::default(), granted: ArcSwapOption::empty() }
+    }
+
+    fn granted(&self, policy: &Arc<Policy>) -> Arc<(Arc<Policy>, Granted)> {
+        match self.granted.load_full() {
+            Some(granted) if Arc::ptr_eq(&granted.0, policy) => granted,
+            _ => {
+                let granted = Arc::new((Arc::clone(policy), policy.granted(&self.name)));
+                self.granted.store(Some(Arc::clone(&granted)));
+                granted
+            }
+        }
+    }
+
+    /// Whether this policy lets it do this.
+    pub(super) fn is_allowed(&self, policy: &Arc<Policy>, action: Action, topic: &str) -> bool {
+        policy.allows(&self.granted(policy).1, action, topic)
+    }
+
+    /// Its own limits by this policy.
+    pub(super) fn limits(&self, policy: &Arc<Policy>) -> Limits {
+        self.granted(policy).1.limits
+    }
+}
+
+/// The principals seen, by name.
+#[derive(Debug)]
+pub(super) struct Principals {
+    by_name: HashMap<Arc<str>, Arc<Principal>>,
+    sweep_at: usize,
+}
+
+impl Default for Principals {
+    fn default() -> Self {
+        Self { by_name: HashMap::new(), sweep_at: SWEEP_AT }
+    }
+}
+
+impl Principals {
+    /// The principal of this name.
+    pub(super) fn get(&mut self, name: &Arc<str>) -> Arc<Principal> {
+        if let Some(known) = self.by_name.get(name) {
+            return Arc::clone(known);
+        }
+        if self.by_name.len() >= self.sweep_at {
+            // One that nobody holds and that owes nothing is the same when it is made anew.
+            let now = now_ns();
+            self.by_name.retain(|_, known| Arc::strong_count(known) > 1 || !known.meter.is_unused(now));
+            self.sweep_at = SWEEP_AT.max(2 * self.by_name.len());
+        }
+        let principal = Arc::new(Principal::new(Arc::clone(name)));
+        self.by_name.insert(Arc::clone(name), Arc::clone(&principal));
+        principal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Principals, SWEEP_AT};
+    use std::sync::Arc;
+
+    #[test]
+    fn those_that_are_gone_are_forgotten_and_the_others_kept() {
+        let mut principals = Principals::default();
+        let held = principals.get(&"held".into());
+        for i in 0..10 * SWEEP_AT {
+            principals.get(&i.to_string().into());
+        }
+        assert!(principals.by_name.len() <= SWEEP_AT);
+        assert!(Arc::ptr_eq(&held, &principals.get(&"held".into())));
+    }
+}

@@ -1,0 +1,83 @@
+//! One snapshot of identities and policy. It is replaced whole; what rests on one that was replaced is
+//! told so.
+//! Never: changes.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio_util::sync::CancellationToken;
+
+use super::cache::Cache;
+use super::caller::Proof;
+use super::jwks::Key;
+use super::jwt::{self, Verified};
+use super::policy::Policy;
+use super::tokens::{self, Tokens};
+use super::{Error, JwtOptions};
+
+/// Identities and policy.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    /// None where everybody may do everything.
+    pub(super) policy: Option<Arc<Policy>>,
+    pub(super) tokens: Option<Arc<Tokens>>,
+    pub(super) jwt: Option<Arc<Issuer>>,
+    /// Cancelled once others hold.
+    pub(super) replaced: CancellationToken,
+}
+
+/// Who signs JWTs.
+#[derive(Debug)]
+pub(super) struct Issuer {
+    pub(super) options: JwtOptions,
+    pub(super) keys: Vec<Key>,
+    pub(super) verified: Cache<Verified>,
+}
+
+/// Whose a credential is.
+pub(super) struct Identified {
+    pub(super) name: Arc<str>,
+    pub(super) proof: Proof,
+    pub(super) expires: Option<SystemTime>,
+}
+
+impl Rules {
+    /// Whose token this is.
+    ///
+    /// # Errors
+    /// It is nobody's.
+    pub(super) fn identify(&self, token: &str, now: SystemTime) -> Result<Identified, Error> {
+        let hash = tokens::hash(token.as_bytes());
+        if let Some(name) = self.tokens.as_ref().and_then(|tokens| tokens.find(&hash)) {
+            return Ok(Identified { name, proof: Proof::Token(hash), expires: None });
+        }
+        // Three parts, or it was never meant to be a JWT.
+        let issuer = self.jwt.as_ref().filter(|_| token.matches('.').count() == 2);
+        let issuer = issuer.ok_or(Error::UnknownToken)?;
+        let verified = match issuer.verified.get(&hash).filter(|known| now < known.expires) {
+            Some(known) => known,
+            None => {
+                let verified = jwt::verify(token, &issuer.keys, &issuer.options, now)?;
+                issuer.verified.put(hash, verified.clone());
+                verified
+            }
+        };
+        let Verified { name, expires, key } = verified;
+        Ok(Identified { name, proof: Proof::Key(key), expires: Some(expires) })
+    }
+
+    /// Whether what an identity rested on is still there.
+    pub(super) fn knows(&self, name: &str, proof: Proof) -> bool {
+        match proof {
+            Proof::None | Proof::Certificate => true,
+            Proof::Token(hash) => {
+                let tokens = self.tokens.as_ref();
+                tokens.and_then(|tokens| tokens.find(&hash)).is_some_and(|owner| *owner == *name)
+            }
+            Proof::Key(key) => self
+                .jwt
+                .as_ref()
+                .is_some_and(|issuer| issuer.keys.iter().any(|known| known.fingerprint == key)),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Static tokens: a file of names and hashes. Also how a token is made.
+//! Never: holds a token itself.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use figment::providers::{Format, Toml};
+use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+use subtle::ConstantTimeEq;
+
+use std::sync::Arc;
+
+use super::name::check_name;
+
+/// Most tokens: each call compares all of them, so that none takes longer. Who needs more has JWTs.
+const TOKENS_MAX: usize = 1024;
+/// What a hash begins with in the file.
+const PREFIX: &str = "sha256:";
+/// What tokens of ours begin with, so that scanners for leaked secrets find them.
+const TOKEN_PREFIX: &str = "streamway_";
+/// Random bytes of a token: beyond guessing, so that a plain hash keeps it.
+const TOKEN_BYTES: usize = 32;
+
+/// The SHA-256 of a credential.
+pub(super) fn hash(credential: &[u8]) -> [u8; 32] {
+    digest(&SHA256, credential).as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
+/// A new random token.
+///
+/// # Errors
+/// The system gives no random bytes.
+pub fn new_token() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; TOKEN_BYTES];
+    getrandom::fill(&mut bytes)?;
+    Ok(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
+}
+
+/// The line of the token file for a principal's token.
+#[must_use]
+pub fn entry(name: &str, token: &str) -> String {
+    let hex: String = hash(token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    // A name has no control characters, so that these two are all there is to escape.
+    let name = name.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{name}\" = \"{PREFIX}{hex}\"")
+}
+
+/// Names and hashes of static tokens.
+#[derive(Debug, Default)]
+pub(super) struct Tokens(Vec<(Arc<str>, [u8; 32])>);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Hashes {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Tokens {
+    /// Reads a token file.
+    ///
+    /// # Errors
+    /// Every mistake with its place, but nothing of what stands there: it may be a token.
+    pub(super) fn parse(text: &str) -> Result<Self, Vec<String>> {
+        let raw: BTreeMap<String, Hashes> = Toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            vec![format!(
+                "line {line}: not of the form \"NAME\" = \"sha256:…\", or a name that is there twice"
+            )]
+        })?;
+        let (mut tokens, mut faults) = (Vec::new(), Vec::new());
+        for (name, hashes) in raw {
+            if let Err(rule) = check_name(&name) {
+                faults.push(format!("{name:?}: the name {rule}"));
+            }
+            let name: Arc<str> = name.into();
+            let hashes = match hashes {
+                Hashes::One(hash) => vec![hash],
+                Hashes::Several(hashes) => hashes,
+            };
+            for hash in hashes {
+                match parse_hash(&hash) {
+                    Some(hash) => tokens.push((Arc::clone(&name), hash)),
+                    None => faults.push(format!(
+                        "{name:?}: not sha256: and 64 hexadecimal digits; `streamway token` makes such lines"
+                    )),
+                }
+            }
+        }
+        if tokens.len() > TOKENS_MAX {
+            faults.push(format!("more than {TOKENS_MAX} tokens"));
+        }
+        if faults.is_empty() { Ok(Self(tokens)) } else { Err(faults) }
+    }
+
+    /// Whose token has this hash. Takes the same time whoever it is.
+    pub(super) fn find(&self, hash: &[u8; 32]) -> Option<Arc<str>> {
+        let mut found = None;
+        for (name, known) in &self.0 {
+            if bool::from(known.ct_eq(hash)) {
+                found = Some(name);
+            }
+        }
+        found.map(Arc::clone)
+    }
+}
+
+fn parse_hash(text: &str) -> Option<[u8; 32]> {
+    let hex = text.strip_prefix(PREFIX).filter(|hex| hex.len() == 64 && hex.is_ascii())?;
+    let mut hash = [0; 32];
+    for (i, byte) in hash.iter_mut().enumerate() {
+        let digits = &hex[2 * i..2 * i + 2];
+        // `from_str_radix` alone would take a sign.
+        *byte = u8::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))?;
+    }
+    Some(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Tokens, entry, hash, new_token};
+
+    #[test]
+    fn a_token_that_was_made_is_found_by_its_line() {
+        let (a, b, c) = (new_token().unwrap(), new_token().unwrap(), new_token().unwrap());
+        assert!(a != b && a.len() == 53 && a.starts_with("streamway_"));
+        let (line_a, line_b) = (entry("billing", &a), entry(r#"odd"\name"#, &b));
+        let second = line_b.split(" = ").nth(1).unwrap();
+        let text = format!("# ours\n{line_a}\n{line_b}\nrotating = [{second}, {second}]\n");
+        let tokens = Tokens::parse(&text).unwrap();
+        assert_eq!(tokens.find(&hash(a.as_bytes())).as_deref(), Some("billing"));
+        assert!(tokens.find(&hash(b.as_bytes())).is_some());
+        assert_eq!(tokens.find(&hash(c.as_bytes())), None);
+        // echo -n abc | sha256sum
+        assert!(
+            entry("x", "abc")
+                .ends_with("\"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\"")
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named_and_what_may_be_a_token_is_not_repeated() {
+        let secret = "correct-horse-battery";
+        let short = "0".repeat(63);
+        for text in [
+            format!("billing = \"{secret}\""),
+            format!("billing = {secret}"),
+            secret.to_owned(),
+            format!("billing = [\"sha256:{short}\", \"{secret}\"]"),
+            format!("billing = \"sha256:{short}é{secret}\""),
+            format!("billing = \"sha256:+{short}\" # {secret}"),
+            format!("billing = {{ a = \"{secret}\" }}"),
+            format!("anonymous = \"sha256:{short}0\" # {secret}"),
+            format!("\"a b\" = \"sha256:{short}0\" # {secret}"),
+        ] {
+            let faults = Tokens::parse(&text).unwrap_err();
+            assert!(!faults.is_empty() && !format!("{faults:?}").contains(secret), "{text}: {faults:?}");
+        }
+        assert!(Tokens::parse("").is_ok(), "none at all is a way to withdraw all");
+    }
+}

@@ -1,0 +1,30 @@
+//! `streamway token`: a new token, and its line for the file of `--auth-tokens`.
+//! Never: talks to a server, or writes a file.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::Failure;
+use crate::auth;
+
+/// Make a token for a principal
+///
+/// Prints two lines: the token, for the client, and the line with its hash, for the file of --auth-tokens.
+/// The token cannot be had again.
+#[derive(Debug, Args)]
+pub(super) struct Token {
+    /// What the policy calls the principal.
+    name: String,
+}
+
+impl Token {
+    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
+        auth::check_name(&self.name).map_err(|rule| Failure::usage(format!("the name {rule}")))?;
+        let token =
+            auth::new_token().map_err(|error| Failure::failed(format!("no random bytes: {error}")))?;
+        writeln!(std::io::stdout(), "{token}\n{}", auth::entry(&self.name, &token))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,124 @@
+//! Who calls: found once a call, before any service sees it. Also looks at the files of identities
+//! and policy while the server runs.
+//! Never: lets a credential past, or asks health for an identity.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::Either;
+use http::{HeaderMap, Request, Response, header};
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tower::Service;
+use tracing::{debug, info, warn};
+
+use crate::auth::{self, Auth, JwtOptions, Limits, Options, Reloaded};
+use crate::config::Config;
+use crate::service::status;
+
+/// Paths that are answered whoever asks.
+const HEALTH: &str = "/grpc.health.v1.Health/";
+
+/// What the configuration says of identities.
+pub(super) fn options(config: &Config) -> Options {
+    let jwt = config.auth_jwks.clone().map(|jwks| JwtOptions {
+        jwks,
+        issuer: config.auth_jwt_issuer.clone().unwrap_or_default(),
+        audience: config.auth_jwt_audience.clone().unwrap_or_default(),
+        leeway: config.auth_jwt_leeway,
+        principal_claim: config.auth_jwt_principal_claim.clone(),
+    });
+    Options {
+        tokens: config.auth_tokens.clone(),
+        jwt,
+        certificates: config.has_identities(),
+        policy: config.auth_policy.clone(),
+        limits: Limits {
+            publish_bytes_per_s: config.quota_publish_bytes_per_s,
+            publish_records_per_s: config.quota_publish_records_per_s,
+            subscriptions_max: config.quota_subscriptions_max,
+        },
+    }
+}
+
+/// Looks at the files every so often, until the server leaves.
+pub(super) async fn keep_fresh(auth: Auth, interval: Duration, leaving: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = leaving.cancelled() => return,
+            () = tokio::time::sleep(interval) => {}
+        }
+        let looking = auth.clone();
+        match tokio::task::spawn_blocking(move || looking.reload()).await {
+            Ok(Ok(Reloaded::Unchanged)) => {}
+            Ok(Ok(Reloaded::Changed)) => info!("identities and policy reloaded"),
+            Ok(Err(faults)) => warn!(%faults, "a file is not taken over; what was read before holds"),
+            Err(error) => warn!(%error, "looking at the files of identities"),
+        }
+    }
+}
+
+/// Serves only callers that are somebody, where it matters who they are.
+#[derive(Clone, Debug)]
+pub(super) struct Identified<S> {
+    service: S,
+    auth: Auth,
+}
+
+impl<S> Identified<S> {
+    pub(super) const fn new(service: S, auth: Auth) -> Self {
+        Self { service, auth }
+    }
+
+    /// Puts the caller where services look, and the credential out of their sight.
+    fn identify(&self, request: &mut Request<Body>) -> Result<(), auth::Error> {
+        let found = match only(request.headers()) {
+            // Where nobody is asked, nothing that is shown can be wrong.
+            _ if self.auth.is_open() => self.auth.caller(None),
+            Ok(value) => self.auth.authenticate(value, request.extensions().get(), SystemTime::now()),
+            Err(error) => Err(error),
+        };
+        request.headers_mut().remove(header::AUTHORIZATION);
+        request.extensions_mut().insert(found?);
+        Ok(())
+    }
+}
+
+/// The value of the `authorization` header; two are one too many.
+fn only(headers: &HeaderMap) -> Result<Option<&[u8]>, auth::Error> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value.map(header::HeaderValue::as_bytes)),
+        (_, Some(_)) => Err(auth::Error::Malformed),
+    }
+}
+
+impl<S> Service<Request<Body>> for Identified<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<S::Future, Ready<Result<Response<Body>, Infallible>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if request.uri().path().starts_with(HEALTH) {
+            request.headers_mut().remove(header::AUTHORIZATION);
+            return Either::Left(self.service.call(request));
+        }
+        match self.identify(&mut request) {
+            Ok(()) => Either::Left(self.service.call(request)),
+            Err(error) => {
+                debug!(%error, "a caller without a valid identity");
+                let status = status::status(&error.into(), &status::Context::default());
+                Either::Right(ready(Ok(status.into_http())))
+            }
+        }
+    }
+}

@@ -1,0 +1,569 @@
+//! Who may call, and what they may do: refusals, reloads, ends of long calls, quotas.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ring::digest::{SHA256, digest};
+use serde_json::{Value, json};
+use streamway::proto::v1::{
+    CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, ListTopicsRequest, Notice, Topic,
+};
+use tempfile::TempDir;
+use tokio_stream::StreamExt;
+use tonic::{Code, Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::harness::jwt::{Signer, hs256, jwks, unsigned};
+use crate::harness::make::{earliest, ingest, numbered, open, publish, record, records, subscribe};
+use crate::harness::{Reader, Server, detail, metadata, refused, within};
+
+/// Files of identities and policy, and the flags that name them.
+struct Setup {
+    dir: TempDir,
+    args: Vec<String>,
+}
+
+fn hash_line(name: &str, token: &str) -> String {
+    let hash = digest(&SHA256, token.as_bytes());
+    let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("\"{name}\" = \"sha256:{hex}\"\n")
+}
+
+fn rule(principals: &str, topics: &str, actions: &str) -> String {
+    format!("[[rule]]\nprincipals = {principals}\ntopics = {topics}\nactions = {actions}\n")
+}
+
+impl Setup {
+    /// Tokens `NAME-secret` of these names, and a policy.
+    fn new(names: &[&str], policy: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let mut setup = Self { args: Vec::new(), dir };
+        setup.tokens(names);
+        setup.policy(policy);
+        setup.args = ["--reload-interval", "100ms"].map(str::to_owned).to_vec();
+        setup.flag("--auth-tokens", "tokens");
+        setup.flag("--auth-policy", "policy");
+        setup
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn flag(&mut self, flag: &str, file: &str) {
+        self.args.extend([flag.to_owned(), self.path(file).to_string_lossy().into_owned()]);
+    }
+
+    /// Puts a file in place at once, as a careful person does.
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path("new"), text).unwrap();
+        std::fs::rename(self.path("new"), self.path(name)).unwrap();
+    }
+
+    fn tokens(&self, names: &[&str]) {
+        let lines: String = names.iter().map(|name| hash_line(name, &format!("{name}-secret"))).collect();
+        self.write("tokens", &lines);
+    }
+
+    fn policy(&self, text: &str) {
+        self.write("policy", text);
+    }
+
+    fn jwks(&mut self, signers: &[&Signer]) {
+        self.write("jwks", &jwks(signers));
+        self.flag("--auth-jwks", "jwks");
+        for (flag, value) in [
+            ("--auth-jwt-issuer", "https://issuer"),
+            ("--auth-jwt-audience", "streamway"),
+            ("--auth-jwt-leeway", "0"),
+        ] {
+            self.args.extend([flag.to_owned(), value.to_owned()]);
+        }
+    }
+
+    async fn start(&self, more: &[&str]) -> Server {
+        let args: Vec<&str> = self.args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        Server::with(&args).await
+    }
+}
+
+fn bearer<T>(token: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    request
+}
+
+/// A call with the token of this name.
+fn of<T>(name: &str, message: T) -> Request<T> {
+    bearer(&format!("{name}-secret"), message)
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn claims(exp: u64) -> Value {
+    json!({ "iss": "https://issuer", "aud": "streamway", "sub": "billing", "exp": exp })
+}
+
+async fn publish_as(server: &Server, name: &str, topic: &str) -> Result<(), Status> {
+    server.client().await.publish(of(name, publish(topic, records("x", 1)))).await.map(|_| ())
+}
+
+/// Asks until the answer is as it should be: the files are looked at every 100 ms.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    within(20, what, async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_gets_in_without_an_identity_but_health() {
+    let setup = Setup::new(&["ops"], &rule(r#"["*"]"#, r#"["*"]"#, r#"["publish","subscribe","admin"]"#));
+    let server = setup.start(&[]).await;
+    let mut client = server.client().await;
+    let mut topics = server.topics().await;
+    let unauthenticated = |status: Status| refused(&status, Code::Unauthenticated, "UNAUTHENTICATED");
+    unauthenticated(client.publish(publish("t", records("x", 1))).await.unwrap_err());
+    unauthenticated(client.subscribe(subscribe("t", earliest())).await.unwrap_err());
+    unauthenticated(client.ingest(tokio_stream::empty()).await.unwrap_err());
+    unauthenticated(client.exchange(tokio_stream::empty()).await.unwrap_err());
+    unauthenticated(topics.list_topics(ListTopicsRequest::default()).await.unwrap_err());
+    for header in ["Bearer wrong", "Bearer ops-secretx", "Basic ops-secret", "ops-secret", "Bearer"] {
+        let mut request = Request::new(publish("t", records("x", 1)));
+        request.metadata_mut().insert("authorization", header.parse().unwrap());
+        unauthenticated(client.publish(request).await.unwrap_err());
+    }
+    let mut twice = of("ops", publish("t", records("x", 1)));
+    twice.metadata_mut().append("authorization", "Bearer ops-secret".parse().unwrap());
+    unauthenticated(client.publish(twice).await.unwrap_err());
+    // Harness readiness has asked health already; once more by itself.
+    let request = HealthCheckRequest { service: String::new() };
+    HealthClient::new(server.channel().await).check(request).await.unwrap();
+    publish_as(&server, "ops", "t").await.unwrap();
+}
+
+#[tokio::test]
+async fn forged_and_stale_jwts_are_refused_and_good_ones_taken() {
+    let (rsa, ec, ed) = (Signer::rs256("r"), Signer::es256("e"), Signer::eddsa("d"));
+    let mut setup = Setup::new(&[], &rule(r#"["billing"]"#, r#"["orders"]"#, r#"["publish"]"#));
+    setup.jwks(&[&rsa, &ec, &ed]);
+    let server = setup.start(&[]).await;
+    let mut client = server.client().await;
+    let good = claims(unix_now() + 600);
+    for signer in [&rsa, &ec, &ed] {
+        client.publish(bearer(&signer.sign(&good), publish("orders", records("x", 1)))).await.unwrap();
+    }
+    let with = |key: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[key] = value;
+        claims
+    };
+    for (what, token) in [
+        ("alg none", unsigned("none", "r", &good)),
+        ("HS256 with the public key", hs256(rsa.jwk()["n"].as_str().unwrap().as_bytes(), "r", &good)),
+        ("another audience", ed.sign(&with("aud", json!("other")))),
+        ("another issuer", ed.sign(&with("iss", json!("https://evil")))),
+        ("expired", ed.sign(&with("exp", json!(unix_now() - 1)))),
+        ("not valid yet", ed.sign(&with("nbf", json!(unix_now() + 60)))),
+        ("an unknown kid", Signer::eddsa("unknown").sign(&good)),
+        ("another's key", Signer::eddsa("d").sign(&good)),
+        ("garbage", "a.b.c".to_owned()),
+        ("oversized", ed.sign(&with("pad", json!("x".repeat(9000))))),
+    ] {
+        let status = client.publish(bearer(&token, publish("orders", records("x", 1)))).await;
+        let status = status.expect_err(what);
+        refused(&status, Code::Unauthenticated, "UNAUTHENTICATED");
+        assert!(!status.message().contains(&token) && status.message().len() < 200, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn what_no_rule_allows_is_denied_whether_it_is_there_or_not() {
+    let policy = rule(r#"["writer"]"#, r#"["orders", "orders.*"]"#, r#"["publish"]"#)
+        + &rule(r#"["reader"]"#, r#"["orders"]"#, r#"["subscribe"]"#)
+        + &rule(r#"["ops"]"#, r#"["*"]"#, r#"["admin", "publish"]"#);
+    let setup = Setup::new(&["writer", "reader", "ops", "nobody"], &policy);
+    let server = setup.start(&[]).await;
+    let (mut client, mut topics) = (server.client().await, server.topics().await);
+    let denied = |status: &Status| refused(status, Code::PermissionDenied, "PERMISSION_DENIED");
+    for topic in ["orders", "orders.eu", "secrets"] {
+        publish_as(&server, if topic == "secrets" { "ops" } else { "writer" }, topic).await.unwrap();
+    }
+    // There or not: the same answer.
+    for (there, absent) in [("secrets", "nothing"), ("orderss", "ordersx")] {
+        let [there, absent] =
+            [publish_as(&server, "writer", there).await, publish_as(&server, "writer", absent).await]
+                .map(|answer| answer.unwrap_err());
+        denied(&there);
+        denied(&absent);
+        let (a, b) = (detail(&there), detail(&absent));
+        assert_eq!(format!("{:?}", a.error_info()), format!("{:?}", b.error_info()));
+        assert!(a.resource_info().is_none() && b.resource_info().is_none());
+    }
+    denied(&client.subscribe(of("writer", subscribe("orders", earliest()))).await.unwrap_err());
+    denied(&publish_as(&server, "reader", "orders").await.unwrap_err());
+    let first = |topic: &str| tokio_stream::iter([ingest(publish(topic, records("x", 1)))]);
+    denied(&client.ingest(of("reader", first("orders"))).await.unwrap_err());
+    client.ingest(of("writer", first("orders"))).await.unwrap();
+    let mut exchange = client.exchange(of("reader", tokio_stream::iter([open("orders")]))).await.unwrap();
+    denied(&exchange.get_mut().message().await.unwrap_err());
+    // An Exchange may not read by its right to write.
+    let mut both = open("orders");
+    if let Some(streamway::proto::v1::exchange_request::Kind::Open(open)) = &mut both.kind {
+        open.subscribe = Some(subscribe("secrets", earliest()));
+    }
+    let mut exchange = client.exchange(of("writer", tokio_stream::iter([both]))).await.unwrap();
+    denied(&exchange.get_mut().message().await.unwrap_err());
+    // Administration.
+    let named = |name: &str| Some(Topic { name: name.into(), ..Topic::default() });
+    denied(
+        &topics
+            .create_topic(of("writer", CreateTopicRequest { topic: named("orders.new") }))
+            .await
+            .unwrap_err(),
+    );
+    let delete = |name: &str| DeleteTopicRequest { name: name.into(), epoch: String::new() };
+    denied(&topics.delete_topic(of("writer", delete("orders"))).await.unwrap_err());
+    for (who, name, may) in
+        [("reader", "orders", true), ("reader", "secrets", false), ("nobody", "orders", false)]
+    {
+        let found = topics.get_topic(of(who, GetTopicRequest { name: name.into() })).await;
+        assert_eq!(found.as_ref().map_err(Status::code).is_ok(), may, "{who} {name}: {found:?}");
+    }
+    topics.delete_topic(of("ops", delete("secrets"))).await.unwrap();
+    // Names that look like paths or encodings are no names, and open nothing.
+    for name in
+        ["../orders", "orders/../secrets", "ORDERS", "orders%2e", "orders%2Eeu", "/orders", "orders\0"]
+    {
+        refused(
+            &publish_as(&server, "writer", name).await.unwrap_err(),
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        );
+    }
+}
+
+#[tokio::test]
+async fn lists_show_only_what_the_caller_may_use_and_pages_lose_nothing() {
+    let policy = rule(r#"["ops"]"#, r#"["*"]"#, r#"["admin", "publish"]"#)
+        + &rule(r#"["some"]"#, r#"["*3", "*7"]"#, r#"["subscribe"]"#);
+    let setup = Setup::new(&["ops", "some", "none"], &policy);
+    let server = setup.start(&[]).await;
+    for i in 0..40 {
+        publish_as(&server, "ops", &format!("t{i:02}")).await.unwrap();
+    }
+    let mut topics = server.topics().await;
+    let mut all = async |who: &str, page_size: u32| {
+        let (mut names, mut pages, mut page_token) = (Vec::new(), 0, String::new());
+        loop {
+            let request = ListTopicsRequest { page_size, page_token, prefix: String::new() };
+            let page = topics.list_topics(of(who, request)).await.unwrap().into_inner();
+            assert!(page.topics.len() <= page_size as usize);
+            names.extend(page.topics.into_iter().map(|topic| topic.name));
+            (pages, page_token) = (pages + 1, page.next_page_token);
+            if page_token.is_empty() {
+                return (names, pages);
+            }
+        }
+    };
+    let expected = ["t03", "t07", "t13", "t17", "t23", "t27", "t33", "t37"];
+    for (size, pages) in [(1, 8), (3, 3), (8, 1), (100, 1)] {
+        let (names, found) = all("some", size).await;
+        assert_eq!((names.as_slice(), found), (expected.map(str::to_owned).as_slice(), pages), "{size}");
+    }
+    assert_eq!(all("ops", 15).await.0.len(), 40);
+    assert_eq!(all("none", 15).await.0.len(), 0);
+}
+
+#[tokio::test]
+async fn rules_are_widened_and_narrowed_while_the_server_runs() {
+    let narrow = rule(r#"["a"]"#, r#"["one"]"#, r#"["publish"]"#);
+    let setup = Setup::new(&["a", "b"], &narrow);
+    let server = setup.start(&[]).await;
+    publish_as(&server, "a", "one").await.unwrap();
+    assert!(publish_as(&server, "b", "one").await.is_err());
+    setup.policy(&rule(r#"["*"]"#, r#"["*"]"#, r#"["publish"]"#));
+    until("widened", async || publish_as(&server, "b", "two").await.is_ok()).await;
+    setup.policy("[[rule]]\nprincipls = []");
+    until("a warning", async || server.log().contains("principls")).await;
+    publish_as(&server, "b", "two").await.unwrap();
+    setup.policy(&narrow);
+    until("narrowed", async || publish_as(&server, "b", "one").await.is_err()).await;
+    setup.tokens(&["b"]);
+    until("withdrawn", async || {
+        publish_as(&server, "a", "one").await.is_err_and(|status| status.code() == Code::Unauthenticated)
+    })
+    .await;
+}
+
+/// The end of a subscription and of an Exchange that were begun with `token`.
+async fn ends(server: &Server, token: &str, trigger: impl FnOnce()) {
+    let mut client = server.client().await;
+    let mut deliveries =
+        client.subscribe(bearer(token, subscribe("orders", earliest()))).await.unwrap().into_inner();
+    let requests = (1..=100).map(|n| numbered(n, publish("", records("e", 1))));
+    let requests = std::iter::once(open("orders")).chain(requests).collect::<Vec<_>>();
+    let stream = tokio_stream::iter(requests).chain(tokio_stream::pending());
+    let mut answers = client.exchange(bearer(token, stream)).await.unwrap().into_inner();
+    let mut receipts = Vec::new();
+    while receipts.len() < 100 {
+        receipts.extend(within(10, "receipts", answers.message()).await.unwrap().unwrap().receipts);
+    }
+    let mut next = None;
+    let mut delivered = 0;
+    while delivered < 100 {
+        let message = within(10, "deliveries", deliveries.message()).await.unwrap().unwrap();
+        delivered += message.batches.iter().map(|batch| batch.records.len()).sum::<usize>();
+        next = message.next;
+    }
+    trigger();
+    let status = within(20, "the Exchange's end", async {
+        loop {
+            match answers.message().await {
+                Ok(Some(answer)) => assert_ne!(answer.notice(), Notice::Draining),
+                Ok(None) => panic!("it ends with a status"),
+                Err(status) => return status,
+            }
+        }
+    })
+    .await;
+    refused(&status, Code::Unauthenticated, "UNAUTHENTICATED");
+    let durable = receipts.last().unwrap().receipt.clone().unwrap().next.unwrap();
+    let told = metadata(&status);
+    assert_eq!(
+        (&told["resume_epoch"], &told["resume_offset"]),
+        (&durable.epoch, &durable.offset.to_string())
+    );
+    let status = within(20, "the subscription's end", async {
+        loop {
+            match deliveries.message().await {
+                Ok(Some(message)) => next = message.next,
+                Ok(None) => panic!("it ends with a status"),
+                Err(status) => return status,
+            }
+        }
+    })
+    .await;
+    refused(&status, Code::Unauthenticated, "UNAUTHENTICATED");
+    let (next, told) = (next.unwrap(), metadata(&status));
+    assert_eq!((&told["resume_epoch"], &told["resume_offset"]), (&next.epoch, &next.offset.to_string()));
+    assert_eq!(next.offset, durable.offset, "nothing acknowledged is lost");
+}
+
+#[tokio::test]
+async fn long_calls_end_with_their_token_and_say_where_to_resume() {
+    let signer = Signer::eddsa("d");
+    let mut setup = Setup::new(&[], &rule(r#"["billing"]"#, r#"["orders"]"#, r#"["publish", "subscribe"]"#));
+    setup.jwks(&[&signer]);
+    let server = setup.start(&[]).await;
+    let begun = Instant::now();
+    ends(&server, &signer.sign(&claims(unix_now() + 4)), || {}).await;
+    assert!(begun.elapsed() > Duration::from_secs(2), "not before its time");
+    // Resuming with a new one reads all that was acknowledged.
+    let request = bearer(&signer.sign(&claims(unix_now() + 600)), crate::harness::make::history("orders"));
+    let mut history = server.client().await.subscribe(request).await.unwrap().into_inner();
+    let mut seen = 0;
+    while let Some(message) = history.message().await.unwrap() {
+        seen += message.batches.iter().map(|batch| batch.records.len()).sum::<usize>();
+    }
+    assert_eq!(seen, 100);
+}
+
+#[tokio::test]
+async fn long_calls_end_when_their_permission_or_their_token_is_withdrawn() {
+    let policy = rule(r#"["a", "b"]"#, r#"["orders"]"#, r#"["publish", "subscribe"]"#);
+    for withdraw in [
+        (|setup: &Setup| setup.policy(&rule(r#"["b"]"#, r#"["orders"]"#, r#"["publish", "subscribe"]"#)))
+            as fn(&Setup),
+        |setup: &Setup| setup.tokens(&["b"]),
+    ] {
+        let setup = Setup::new(&["a", "b"], &policy);
+        let server = setup.start(&[]).await;
+        let mut other = server.client().await;
+        let mut kept = other.subscribe(of("b", subscribe("other", earliest()))).await;
+        assert!(kept.is_err());
+        kept = other.subscribe(of("b", subscribe("orders", earliest()))).await;
+        let mut kept = kept.unwrap().into_inner();
+        ends(&server, "a-secret", || withdraw(&setup)).await;
+        // Whose permission is as it was reads on.
+        published_by(&server, "b", "orders").await;
+        let mut records = 0;
+        while records < 101 {
+            let message = within(10, "deliveries", kept.message()).await.unwrap().unwrap();
+            records += message.batches.iter().map(|batch| batch.records.len()).sum::<usize>();
+        }
+    }
+}
+
+async fn published_by(server: &Server, name: &str, topic: &str) {
+    publish_as(server, name, topic).await.unwrap();
+}
+
+#[tokio::test]
+async fn anonymous_callers_get_what_the_policy_grants_them_by_name() {
+    let policy = rule(r#"["anonymous"]"#, r#"["news"]"#, r#"["subscribe"]"#)
+        + &rule(r#"["*"]"#, r#"["*"]"#, r#"["publish"]"#);
+    let setup = Setup::new(&["ops"], &policy);
+    let server = setup.start(&[]).await;
+    publish_as(&server, "ops", "news").await.unwrap();
+    let mut client = server.client().await;
+    let mut reader = Reader::open(&mut client, subscribe("news", earliest())).await.unwrap();
+    assert_eq!(reader.take(1).await.len(), 1);
+    let status = client.publish(publish("news", records("x", 1))).await.unwrap_err();
+    refused(&status, Code::PermissionDenied, "PERMISSION_DENIED");
+    // A wrong token is not made good by what anybody may.
+    let status = client.subscribe(bearer("wrong", subscribe("news", earliest()))).await.unwrap_err();
+    refused(&status, Code::Unauthenticated, "UNAUTHENTICATED");
+}
+
+#[tokio::test]
+async fn a_quota_refuses_with_figures_and_recovers() {
+    let policy = rule(r#"["*"]"#, r#"["*"]"#, r#"["publish", "subscribe"]"#)
+        + "[[quota]]\nprincipals = [\"small\"]\npublish_records_per_s = 10\nsubscriptions_max = 1\n";
+    let setup = Setup::new(&["small", "large"], &policy);
+    let server = setup.start(&[]).await;
+    let mut client = server.client().await;
+    // Full, then 10 in debt: one second.
+    client.publish(of("small", publish("q", records("x", 20)))).await.unwrap();
+    let status = client.publish(of("small", publish("q", records("x", 1)))).await.unwrap_err();
+    refused(&status, Code::ResourceExhausted, "QUOTA_EXCEEDED");
+    let details = detail(&status);
+    let violation = &details.quota_failure().unwrap().violations[0];
+    assert_eq!(violation.subject, "principal:small");
+    assert!(violation.description.contains("publish_records_per_s"), "{violation:?}");
+    let delay = details.retry_info().unwrap().retry_delay.unwrap();
+    assert!(delay > Duration::from_millis(100) && delay <= Duration::from_secs(1), "{delay:?}");
+    client.publish(of("large", publish("q", records("x", 500)))).await.unwrap();
+    tokio::time::sleep(delay).await;
+    client.publish(of("small", publish("q", records("x", 1)))).await.unwrap();
+
+    let first = client.subscribe(of("small", subscribe("q", earliest()))).await.unwrap();
+    let status = client.subscribe(of("small", subscribe("q", earliest()))).await.unwrap_err();
+    refused(&status, Code::ResourceExhausted, "QUOTA_EXCEEDED");
+    assert!(detail(&status).retry_info().is_some() && detail(&status).quota_failure().is_some());
+    drop(first);
+    until("given back", async || {
+        server.client().await.subscribe(of("small", subscribe("q", earliest()))).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_is_slowed_down_to_its_quota_and_loses_nothing() {
+    let server = Server::with(&["--quota-publish-records-per-s", "100"]).await;
+    let mut client = server.client().await;
+    for streaming in ["exchange", "ingest"] {
+        // Lets the bucket fill, so that both begin alike.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let begun = Instant::now();
+        if streaming == "exchange" {
+            let requests = (1..=40).map(|n| numbered(n, publish("", records("x", 10))));
+            let requests: Vec<_> = std::iter::once(open("slow")).chain(requests).collect();
+            let mut answers = client.exchange(tokio_stream::iter(requests)).await.unwrap().into_inner();
+            let mut receipts = 0;
+            while let Some(answer) = within(20, "receipts", answers.message()).await.unwrap() {
+                receipts += answer.receipts.len();
+            }
+            assert_eq!(receipts, 40);
+        } else {
+            let requests: Vec<_> = (1..=40).map(|_| ingest(publish("slow", records("x", 10)))).collect();
+            let summary = client.ingest(tokio_stream::iter(requests)).await.unwrap().into_inner();
+            assert_eq!(summary.records, 400);
+        }
+        // 400 records: the first 100 at once, the others at 100 a second, the last into debt.
+        let took = begun.elapsed();
+        assert!(
+            (Duration::from_millis(2500)..Duration::from_secs(10)).contains(&took),
+            "{streaming}: {took:?}"
+        );
+        println!("{streaming}: 400 records at 100 a second took {took:?}");
+    }
+}
+
+/// A server that logs all there is to log into a file, until it is dropped.
+struct Talkative(std::process::Child);
+
+impl Drop for Talkative {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn no_token_is_ever_logged() {
+    let signer = Signer::eddsa("d");
+    let mut setup = Setup::new(&["ops"], &rule(r#"["*"]"#, r#"["*"]"#, r#"["publish"]"#));
+    setup.jwks(&[&signer]);
+    let log = setup.path("log");
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_streamway"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"])
+        .arg(setup.path("data"))
+        .args(&setup.args)
+        .env("RUST_LOG", "trace")
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn();
+    let _server = Talkative(child.unwrap());
+    let said = || std::fs::read_to_string(&log).unwrap();
+    until("a start", async || said().contains("\"serving\"")).await;
+    let line = said().lines().find(|line| line.contains("\"listening\"")).unwrap().to_owned();
+    let listen = serde_json::from_str::<Value>(&line).unwrap()["listen"].as_str().unwrap().to_owned();
+    let mut client = crate::harness::StreamClient::connect(format!("http://{listen}")).await.unwrap();
+    let jwt = signer.sign(&claims(unix_now() + 600));
+    client.publish(bearer("ops-secret", publish("t", records("x", 1)))).await.unwrap();
+    client.publish(bearer(&jwt, publish("t", records("x", 1)))).await.unwrap();
+    for token in ["wrong-secret", &format!("{jwt}x")] {
+        client.publish(bearer(token, publish("t", records("x", 1)))).await.unwrap_err();
+    }
+    until("all of it", async || said().matches("without a valid identity").count() == 2).await;
+    let said = said();
+    assert!(said.contains("h2::"), "the transport's own words too");
+    for token in ["ops-secret", "wrong-secret", &jwt, jwt.rsplit('.').next().unwrap()] {
+        assert!(!said.contains(token), "{token} in the log");
+    }
+}
+
+fn serve_fails(args: &[&str]) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_streamway"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+        .args(args)
+        .current_dir(std::env::temp_dir())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_server_with_half_a_configuration_does_not_start() {
+    let setup = Setup::new(&["ops"], "[[rule]]\nactions = [\"write\"]");
+    let path = |name: &str| setup.path(name).to_string_lossy().into_owned();
+    let (tokens, policy) = (path("tokens"), path("policy"));
+    assert!(serve_fails(&["--auth-tokens", &tokens]).contains("auth_policy"));
+    let said = serve_fails(&["--auth-tokens", &tokens, "--auth-policy", &policy]);
+    assert!(
+        said.contains("rule 1: unknown action") && said.contains("rule 1: principals is missing"),
+        "{said}"
+    );
+    assert!(serve_fails(&["--auth-policy", "/nonexistent"]).contains("/nonexistent"));
+    setup.write("tokens", "ops = \"ops-secret\"");
+    let said = serve_fails(&["--auth-tokens", &tokens, "--auth-policy", &policy]);
+    assert!(!said.contains("ops-secret"), "{said}");
+}
+
+#[tokio::test]
+async fn a_token_that_the_command_made_is_taken() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_streamway")).args(["token", "made"]).output();
+    let output = String::from_utf8(output.unwrap().stdout).unwrap();
+    let (token, line) = output.trim_end().split_once('\n').unwrap();
+    let setup = Setup::new(&[], &rule(r#"["made"]"#, r#"["t"]"#, r#"["publish"]"#));
+    setup.write("tokens", line);
+    let server = setup.start(&[]).await;
+    let mut client = server.client().await;
+    client.publish(bearer(token, publish("t", vec![record("x")]))).await.unwrap();
+}
