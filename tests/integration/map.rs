@@ -1,9 +1,11 @@
-//! The documents that must stay equal to the code: the map of the crate and the table of errors.
+//! The documents that must stay equal to the code: the map of the crate, the tables of errors and of
+//! settings, and what alerts link to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use streamway::config;
 use streamway::proto::v1::ErrorReason;
 
 fn root() -> &'static Path {
@@ -175,4 +177,33 @@ fn the_table_of_errors_is_the_enum() {
         .map(|reason| reason.as_str_name().trim_start_matches("ERROR_REASON_").to_owned())
         .collect();
     assert_eq!(declared.into_keys().collect::<BTreeSet<_>>(), generated);
+}
+
+/// `docs/operations.md` holds the table of settings, between two marks, as it must be.
+#[test]
+fn the_table_of_settings_is_the_one_list_with_its_defaults() {
+    let rows = config::defaults().sources.into_iter().map(|(setting, value, _)| {
+        let value = if value.is_empty() || setting.secret { "–".to_owned() } else { format!("`{value}`") };
+        format!("| `--{}` | `{}` | {value} | {} |", setting.flag(), setting.variable(), setting.help)
+    });
+    let text = read("docs/operations.md");
+    let section = text.split("<!-- settings -->").nth(1).expect("the marked table");
+    let documented: Vec<&str> = section.lines().filter(|line| line.starts_with("| `--")).collect();
+    assert_eq!(documented, rows.collect::<Vec<_>>());
+}
+
+#[test]
+fn every_alert_links_to_a_section_that_is_there() {
+    let rules = read("deploy/observability/prometheus/streamway.rules.yml");
+    let links: Vec<&str> =
+        rules.split("runbook: ").skip(1).map(|rest| rest.split([' ', '}']).next().unwrap()).collect();
+    assert_eq!(links.len(), rules.matches("alert: ").count(), "every alert has a runbook");
+    for link in links {
+        let (file, anchor) = link.split_once('#').expect("a section");
+        let text = read(file);
+        let mut headings = text.lines().filter(|line| line.starts_with('#'));
+        let is_anchor =
+            |line: &str| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-") == anchor;
+        assert!(headings.any(is_anchor), "{file} has no section for {link}");
+    }
 }
