@@ -91,7 +91,7 @@ fn tls(tls: &TlsConfig, faults: &mut Vec<String>) {
 /// Most that clocks may differ: a token that has expired is worth something for so long.
 const LEEWAY_MAX: Duration = Duration::from_secs(300);
 /// Least time between two looks at the files.
-const RELOAD_MIN: Duration = Duration::from_millis(100);
+const RELOAD_MIN: Duration = Duration::from_millis(10);
 
 /// What goes together is there together: a half of it would let in the wrong callers, or nobody.
 fn identities(config: &Config, faults: &mut Vec<String>) {
@@ -120,7 +120,7 @@ fn identities(config: &Config, faults: &mut Vec<String>) {
         faults.push("auth_jwt_leeway must be at most 5m".into());
     }
     if config.reload_interval < RELOAD_MIN {
-        faults.push("reload_interval must be at least 100ms".into());
+        faults.push("reload_interval must be at least 10ms".into());
     }
 }
 

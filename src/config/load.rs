@@ -308,9 +308,12 @@ mod tests {
     #[test]
     fn what_is_optional_may_be_empty() {
         let (_file, mut input) = file("[tls]\ncert = \"c.pem\"\nkey = \"k.pem\"\nmin_version = \"1.3\"");
-        input.environment =
-            environment(&[("STREAMWAY_TLS_CLIENT_CA", "ca.pem"), ("STREAMWAY_TLS_CLIENT_AUTH", "optional")])
-                .environment;
+        input.environment = environment(&[
+            ("STREAMWAY_TLS_CLIENT_CA", "ca.pem"),
+            ("STREAMWAY_TLS_CLIENT_AUTH", "optional"),
+            ("STREAMWAY_AUTH_POLICY", "policy.toml"),
+        ])
+        .environment;
         let loaded = load(input).unwrap();
         let tls = &loaded.config.tls;
         assert_eq!((tls.cert.as_deref(), tls.client_auth()), (Some("c.pem".as_ref()), ClientAuth::Optional));

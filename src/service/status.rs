@@ -12,6 +12,7 @@ use crate::auth;
 use crate::proto::v1::ErrorReason;
 use crate::record::{Epoch, Offset, Position, Violation};
 use crate::storage::{self, Stored};
+use crate::telemetry::{Denial, METRICS};
 use crate::topic;
 use crate::wire::MALFORMED;
 
@@ -223,6 +224,11 @@ pub fn status(error: &Error, context: &Context) -> Status {
     let Verdict { code, reason, retry } = verdict(error);
     if let (Error::Transport(status), ErrorReason::Unspecified) = (error, reason) {
         return status.clone();
+    }
+    match reason {
+        ErrorReason::Unauthenticated => METRICS.denied(Denial::Unauthenticated),
+        ErrorReason::PermissionDenied => METRICS.denied(Denial::PermissionDenied),
+        _ => {}
     }
     let mut details = ErrorDetails::new();
     details.set_error_info(reason_name(reason), DOMAIN, metadata(error, context));

@@ -166,7 +166,7 @@ async fn killed_at_any_system_call_it_loses_nothing_acknowledged() {
         let mut publishers = tokio::task::JoinSet::new();
         for i in 0..2 {
             let publisher = Publisher {
-                client: server.client().await,
+                client: server.client_of_maybe_gone(),
                 topic: TOPIC.into(),
                 name: format!("r{round}p{i}"),
                 rng: rng.fork(),

@@ -30,6 +30,16 @@ async fn serve(pair: &Pair, more: &[&str]) -> Server {
     Server::with(&[&tls[..], more].concat()).await
 }
 
+/// A policy by which whoever has this name may do anything, as flags.
+fn policy(dir: &Path, principals: &str) -> [String; 2] {
+    let rule = format!(
+        "[[rule]]\nprincipals = [{principals}]\ntopics = [\"*\"]\n\
+         actions = [\"publish\", \"subscribe\", \"admin\"]\n"
+    );
+    fs::write(dir.join("policy.toml"), rule).unwrap();
+    ["--auth-policy".to_owned(), text(&dir.join("policy.toml")).to_owned()]
+}
+
 fn https(server: &Server) -> String {
     format!("https://{}", server.listen())
 }
@@ -105,7 +115,8 @@ async fn client_certificates_are_asked_for_as_configured() {
     let good = known_as(&ca, &ca.issue(dir.path(), "good", 2040));
     let strange = known_as(&ca, &other.issue(dir.path(), "strange", 2040));
     let expired = known_as(&ca, &ca.issue(dir.path(), "expired", 2021));
-    let client_ca = ["--tls-client-ca", text(&ca.file)];
+    let policy = policy(dir.path(), r#""*", "anonymous""#);
+    let client_ca = ["--tls-client-ca", text(&ca.file), &policy[0], &policy[1]];
     // Required is what a client CA means where nothing else is said.
     for (more, without, bad) in [
         (&[][..], false, false),
@@ -303,13 +314,28 @@ async fn certificates_change_under_open_connections() {
     assert_eq!(read_on(published - so_far).await, published);
 }
 
+/// What the holder of a certificate may do is the policy's to say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_an_identity() {
+    let dir = TempDir::new().unwrap();
+    let ca = Ca::new(dir.path(), "ca");
+    let pair = ca.issue(dir.path(), "localhost", 2040);
+    let policy = policy(dir.path(), r#""writer""#);
+    let server = serve(&pair, &["--tls-client-ca", text(&ca.file), &policy[0], &policy[1]]).await;
+    let as_holder = |name: &str| client(&server, known_as(&ca, &ca.issue(dir.path(), name, 2040)));
+    round_trip(&as_holder("writer")).await.unwrap();
+    let error = round_trip(&as_holder("stranger")).await.unwrap_err();
+    assert_eq!(error.reason(), Some("PERMISSION_DENIED"), "{error}");
+}
+
 /// A client whose own certificate is renewed on disk gets in with the new one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_takes_its_renewed_certificate_over() {
     let dir = TempDir::new().unwrap();
     let (ca, other) = (Ca::new(dir.path(), "ca"), Ca::new(dir.path(), "other"));
     let pair = ca.issue(dir.path(), "localhost", 2040);
-    let server = serve(&pair, &["--tls-client-ca", text(&ca.file)]).await;
+    let policy = policy(dir.path(), r#""me""#);
+    let server = serve(&pair, &["--tls-client-ca", text(&ca.file), &policy[0], &policy[1]]).await;
     let tls = known_as(&ca, &other.issue(dir.path(), "me", 2040));
     let reload_interval = Duration::from_millis(20);
     let client = Client::new(Options { tls, reload_interval, ..Options::new(https(&server)) }).unwrap();

@@ -46,6 +46,10 @@ def test_tls_and_client_certificates(tmp_path):
     TlsServer.credentials = credentials("client")
     files = [f"--tls-{flag}={tmp_path / file}" for flag, file in
              (("cert", "server.pem"), ("key", "server.key"), ("client-ca", "ca.pem"))]  # fmt: skip
+    (tmp_path / "policy.toml").write_text(
+        '[[rule]]\nprincipals = ["client"]\ntopics = ["*"]\nactions = ["publish", "subscribe", "admin"]\n'
+    )
+    files.append(f"--auth-policy={tmp_path / 'policy.toml'}")
     server = TlsServer(tmp_path / "data", *files)
     try:
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Engine};
@@ -23,13 +24,28 @@ pub struct NatsServer {
 /// Servers that know each other.
 pub struct Nats {
     pub servers: Vec<NatsServer>,
+    is_cluster: bool,
     _dir: tempfile::TempDir,
 }
 
-fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+impl Drop for Nats {
+    fn drop(&mut self) {
+        self.servers.clear();
+        if self.is_cluster {
+            CLUSTER.store(false, Ordering::Release);
+        }
+    }
 }
+
+/// Ports that nobody is given by chance: below those the system hands out, and none twice.
+fn free_ports(count: usize) -> Vec<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(21_000);
+    let ports = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    ports.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).take(count).collect()
+}
+
+/// Held by the one cluster there is: several at once, each syncing every message, starve each other.
+static CLUSTER: AtomicBool = AtomicBool::new(false);
 
 impl NatsServer {
     fn new(dir: &Path, name: &str, port: u16, more: &str) -> Self {
@@ -84,13 +100,16 @@ impl Nats {
     pub fn single(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = NatsServer::new(dir.path(), "n1", free_ports(1)[0], more);
-        let nats = Self { servers: vec![server], _dir: dir };
+        let nats = Self { servers: vec![server], is_cluster: false, _dir: dir };
         nats.wait();
         nats
     }
 
-    /// Three servers.
+    /// Three servers, once no other cluster runs.
     pub fn cluster() -> Self {
+        while CLUSTER.swap(true, Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
         let (dir, ports) = (tempfile::tempdir().unwrap(), free_ports(6));
         let mut routes = String::new();
         for port in &ports[3..] {
@@ -101,7 +120,7 @@ impl Nats {
             let more = format!("cluster {{ name: c, listen: 127.0.0.1:{cluster}, routes: [{routes}] }}");
             NatsServer::new(dir.path(), &format!("n{}", n + 1), ports[n], &more)
         };
-        let nats = Self { servers: (0..3).map(server).collect(), _dir: dir };
+        let nats = Self { servers: (0..3).map(server).collect(), is_cluster: true, _dir: dir };
         nats.wait();
         nats
     }

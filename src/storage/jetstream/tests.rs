@@ -35,13 +35,30 @@ mod single_server {
 /// The contract on three servers, of which two must have a record before it is acknowledged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_contract_holds_on_a_cluster() {
-    let nats = Nats::cluster();
-    created(&*open(&nats.config()).await, "first").await;
+    let nats = formed().await;
     conformance::all(&engine(&nats)).await;
 }
 
 async fn open(config: &Config) -> Arc<JetStreamLog> {
     JetStreamLog::open(config).await.unwrap()
+}
+
+/// A cluster whose servers have found each other. Now and then three that start at once never do
+/// ("no suitable peers for placement"); then others are started.
+async fn formed() -> Nats {
+    for _ in 0..4 {
+        let nats = Nats::cluster();
+        let (log, begun) = (open(&nats.config()).await, Instant::now());
+        while begun.elapsed() < Duration::from_secs(20) {
+            if log.create(name("first"), Retention::default()).await.is_ok() {
+                return nats;
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+        let _ = log.close().await;
+        println!("three servers did not form a cluster");
+    }
+    panic!("no cluster formed in four attempts");
 }
 
 /// A new topic; a cluster that just started may need a moment.
@@ -357,7 +374,7 @@ async fn the_loss_of_a_leader_loses_and_repeats_nothing() {
     // Shown where it fails.
     let filter = "streamway=debug,async_nats=info";
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-    let mut nats = Nats::cluster();
+    let mut nats = formed().await;
     let logs = [open(&nats.config()).await, open(&nats.config()).await];
     created(&*logs[0], "t").await;
     let topics = join_all(logs.iter().map(async |log| log.get(&name("t")).await.unwrap())).await;

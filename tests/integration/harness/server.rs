@@ -184,6 +184,11 @@ impl Server {
         StreamClient::new(self.channel().await)
     }
 
+    /// A client that connects when it is first used: the server may be gone by then.
+    pub fn client_of_maybe_gone(&self) -> StreamClient {
+        StreamClient::new(endpoint(self.bound.listen).connect_lazy())
+    }
+
     pub async fn topics(&self) -> TopicClient {
         TopicClient::new(self.channel().await)
     }
