@@ -134,20 +134,24 @@ async fn messages_sent_in_part_take_a_bounded_amount_of_memory() {
     };
     let refused = async {
         let mut reader = reader;
-        let (mut bytes, mut all) = ([0; 16384], Vec::new());
+        let (mut bytes, mut all, mut ended) = ([0; 16384], Vec::new(), false);
         // More than settings and window updates: statuses.
         while all.len() <= 1000 {
             let read = tokio::time::timeout(Duration::from_secs(30), reader.read(&mut bytes)).await;
-            let Ok(Ok(read @ 1..)) = read else { break };
+            let read = read.expect("the server says something within 30 s").unwrap_or(0);
+            if read == 0 {
+                ended = true;
+                break;
+            }
             all.extend_from_slice(&bytes[..read]);
         }
-        all
+        (all, ended)
     };
-    let ((), said) = tokio::join!(send, refused);
+    let ((), (said, ended)) = tokio::join!(send, refused);
     let grown = Usage::of(&server).grown_mib(before);
     assert!(grown < GROWTH_MAX, "grew by {grown} MiB");
-    let text = String::from_utf8_lossy(&said);
-    assert!(said.len() > 1000, "calls were refused: {} bytes, {}", said.len(), text.len());
+    // That the refusal says why is the next test's; here the connection may also have been ended.
+    assert!(said.len() > 1000 || ended, "no call was refused: {} bytes", said.len());
     honest.end("messages in part", 60, 1, &server, before).await;
 }
 
