@@ -451,7 +451,8 @@ async fn a_panic_fails_its_own_call_and_is_counted() {
     client.publish(publish("fine", &["a"])).await.unwrap();
     let mut beside = client.subscribe(earliest("fine")).await.unwrap().into_inner();
     assert_eq!(beside.next().await.unwrap().unwrap().tail.get(), 1);
-    let before = crate::service::panics();
+    crate::telemetry::logs::count_panics();
+    let before = crate::telemetry::METRICS.panics.get();
     for _ in 0..3 {
         let status = client.publish(publish("boom", &["a"])).await.unwrap_err();
         assert_eq!((status.code(), reason(&status).as_str()), (Code::Internal, "INTERNAL"));
@@ -461,7 +462,7 @@ async fn a_panic_fails_its_own_call_and_is_counted() {
     }
     let status = client.subscribe(earliest("boom")).await.unwrap_err();
     assert_eq!(status.code(), Code::Internal);
-    assert!(crate::service::panics() >= before + 4);
+    assert!(crate::telemetry::METRICS.panics.get() >= before + 4);
     client.publish(publish("fine", &["b"])).await.unwrap();
     loop {
         // What was beside them goes on.

@@ -20,7 +20,6 @@ mod topics;
 pub use body::Beside;
 pub use example::{Bare, Tutorial};
 pub use fault::Served;
-pub use panics::panics;
 pub use topics::Administration;
 
 use std::time::Duration;
