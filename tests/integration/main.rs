@@ -8,6 +8,7 @@ mod harness;
 mod history;
 
 mod abuse;
+mod ages;
 mod auth;
 mod bad_input;
 mod bad_stream;
@@ -21,6 +22,7 @@ mod damage;
 mod data_dir;
 mod disk_faults;
 mod drain;
+mod drain_peers;
 mod fleet;
 mod idempotency;
 mod isolation;

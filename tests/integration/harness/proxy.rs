@@ -18,6 +18,8 @@ pub struct Weather {
     pub delay: Duration,
     /// Bytes a second from the server to the client; 0 for no limit.
     pub rate: u64,
+    /// Nothing is forwarded and nothing ends, as where the network is cut.
+    pub frozen: bool,
     /// Connections accepted up to this moment end: raised by [`Proxy::cut`].
     cuts: u64,
     /// The same for the half from client to server: raised by [`Proxy::half_close`].
@@ -58,6 +60,11 @@ impl Proxy {
 
     pub fn throttle(&self, rate: u64) {
         self.weather.send_modify(|weather| weather.rate = rate);
+    }
+
+    /// From now on nothing comes through, and no end is told.
+    pub fn freeze(&self) {
+        self.weather.send_modify(|weather| weather.frozen = true);
     }
 
     /// Ends every connection there is.
@@ -111,7 +118,7 @@ async fn forward(
 async fn pump(
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
-    weather: watch::Receiver<Weather>,
+    mut weather: watch::Receiver<Weather>,
     limited: bool,
     forwarded: &AtomicU64,
 ) {
@@ -125,6 +132,8 @@ async fn pump(
             Ok(len) if len > 0 => len,
             _ => break,
         };
+        // One that ends meanwhile stays frozen: its proxy is gone with it.
+        let _ = weather.wait_for(|now| !now.frozen).await.map(|_| ());
         let pause = if rate == 0 { delay } else { delay + Duration::from_secs_f64(len as f64 / rate as f64) };
         if !pause.is_zero() {
             // This is the weather itself, not a wait for something.
