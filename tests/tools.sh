@@ -50,10 +50,12 @@ need_venv() {
     cp "$wanted" "$venv/installed.txt"
 }
 
-# trixie DIR PACKAGE...: unpacks packages of Debian trixie into DIR/root, for what bookworm has too old. A private apt
-# configuration, so that the machine's own stays as it is.
+nats=$PWD/tests/.cache/nats/nats-server
+
+# trixie DIR PACKAGE...: unpacks packages of Debian trixie into DIR/root, where bookworm's are too old.
+# A private apt configuration, so that the machine's own stays as it is.
 trixie() {
-    local dir=$1 apt
+    local dir=$1 apt package
     shift
     rm -rf "$dir"
     mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/package"
@@ -63,26 +65,25 @@ END
     apt=(apt-get -q -o "Dir::Etc::sourcelist=$dir/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
         -o "Dir::State::Lists=$dir/apt/lists" -o "Dir::Cache=$dir/apt/cache" -o APT::Sandbox::User="")
     "${apt[@]}" update >/dev/null
-    # By release, as a newer one of the same name may be installed from elsewhere.
-    (cd "$dir/package" && "${apt[@]}" download "${@/%//trixie}" >/dev/null)
+    (cd "$dir/package" && "${apt[@]}" download "$@" >/dev/null)
     for package in "$dir"/package/*.deb; do
         dpkg -x "$package" "$dir/root"
     done
     rm -rf "$dir/apt" "$dir/package"
 }
 
-nats=$PWD/tests/.cache/nats/nats-server
-
-# nats-server of Debian trixie, inside the clone: bookworm's 2.9 knows neither stream metadata nor sync_interval.
+# nats-server of Debian trixie, inside the clone: bookworm's 2.9 knows neither stream metadata nor
+# sync_interval.
 need_nats() {
-    local wanted=2.10.27 dir=$PWD/tests/.cache/nats
+    local wanted=2.10.27
     if [ "$("$nats" --version 2>/dev/null)" = "nats-server: v$wanted" ]; then
         return
     fi
     echo "installing nats-server $wanted"
+    local dir
+    dir=$(dirname "$nats")
     trixie "$dir" nats-server
     cp "$(find "$dir/root/usr" -name nats-server -type f -path '*bin/*' | head -n 1)" "$nats"
-    rm -rf "$dir/root"
     [ "$("$nats" --version)" = "nats-server: v$wanted" ]
 }
 
@@ -94,7 +95,8 @@ need_kubectl() {
         return
     fi
     echo "installing kubectl"
-    trixie "$dir" kubectl
+    # By release, as another repository of the machine may have one of that name.
+    trixie "$dir" kubectl/trixie
     cp "$dir/root/usr/bin/kubectl" "$dir/kubectl"
     rm -rf "$dir/root"
     hash -r

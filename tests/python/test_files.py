@@ -85,7 +85,8 @@ def project(tmp_path):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("cache"))
     (tmp_path / "Cargo.toml").write_text('[package]\nname = "streamway"\nversion = "0.1.0"\n')
     (tmp_path / "CHANGELOG.md").write_text(
-        "# Changelog\n\n## [Unreleased]\n\n- Later.\n\n## [0.1.0] - 2026-01-01\n\n### Added\n\n- All.\n\n## [0.0.1]\n\n- Old.\n"
+        "# Changelog\n\n## [Unreleased]\n\n- Later.\n\n"
+        "## [0.1.0] - 2026-01-01\n\n### Added\n\n- All.\n\n## [0.0.1]\n\n- Old.\n"
     )
     git(tmp_path, "init", "-q")
     commit(tmp_path)

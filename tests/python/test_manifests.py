@@ -404,7 +404,8 @@ def test_the_dashboards_are_those_of_the_repository_and_every_metric_exists(rend
     files = {path.name: path.read_text() for path in (OBSERVABILITY / "grafana").glob("*.json")}
     assert boards["data"] == files and boards["metadata"]["labels"]["grafana_dashboard"] == "1"
     (rule,) = [item for item in objects if item["kind"] == "PrometheusRule"]
-    table = re.findall(r"^\| `[a-z.]+` \| `(\w+)` \| (\w+)", (ROOT / "docs" / "telemetry.md").read_text(), re.MULTILINE)
+    document = (ROOT / "docs" / "telemetry.md").read_text()
+    table = re.findall(r"^\| `[a-z.]+` \| `(\w+)` \| (\w+)", document, re.MULTILINE)
     exist = {name for name, _ in table}
     exist |= {f"{name}{end}" for name, kind in table if kind == "histogram" for end in ("_bucket", "_sum", "_count")}
     queries = [one["expr"] for group in rule["spec"]["groups"] for one in group["rules"]]
@@ -427,3 +428,22 @@ def test_nothing_is_allowed_but_what_is_needed(rendered):
         for rule in own["ingress"]:
             assert all(port["port"] in ports for port in rule["ports"])
         assert all("to" in rule for rule in own["egress"])
+
+
+def test_the_document_names_what_is_there(rendered, tmp_path):
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    assert tuple(sorted(re.findall(r"^\| `([a-z]+)` \|", text, re.MULTILINE))) == COMPONENTS
+    for path in re.findall(r"apply -k (\S+)", text):
+        assert (ROOT / path / "kustomization.yaml").exists(), path
+    for kind, name in re.findall(r"(statefulset|deployment)/([a-z-]+)", text):
+        kinds = [(item["kind"].lower(), item["metadata"]["name"]) for _, item in each(rendered)]
+        assert (kind, name) in kinds
+    (example,) = re.findall(r"^```yaml\n(# kustomization.yaml\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+    root = os.path.relpath(ROOT, tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(example.replace("../streamway/", f"{root}/"))
+    objects = [item for item in kustomize(tmp_path) if item["metadata"].pop("namespace") == "streamway"]
+    for item in objects:
+        assert not faults(json.dumps(item), VERSIONS[0]), item["metadata"]["name"]
+    ((_, item, container, variables),) = streamway({"example": objects})
+    assert item["kind"] == "Deployment" and container["image"] == "registry.example/streamway:0.1.0"
+    assert variables["STREAMWAY_AUTO_CREATE_TOPICS"] == "false" and "STREAMWAY_TLS_CERT" in variables
