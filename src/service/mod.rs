@@ -3,6 +3,7 @@
 
 mod body;
 mod call;
+mod compression;
 mod example;
 mod exchange;
 mod fault;
@@ -18,6 +19,7 @@ mod tests;
 mod topics;
 
 pub use body::Beside;
+pub use compression::ENCODINGS;
 pub use example::{Bare, Tutorial};
 pub use fault::Served;
 pub use topics::Administration;

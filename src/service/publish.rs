@@ -25,9 +25,16 @@ pub(super) async fn publish(
     };
     let publish = request.into_inner();
     match store(streams, &caller, &publish, &call_trace).await {
-        Ok(receipt) => Ok(Response::new(PublishResponse { receipt })),
+        Ok(receipt) => Ok(uncompressed(PublishResponse { receipt })),
         Err(error) => Err(status(&error, &Context::topic(publish.topic.as_str()))),
     }
+}
+
+/// A receipt, which compression would make longer.
+fn uncompressed(receipt: PublishResponse) -> Response<PublishResponse> {
+    let mut response = Response::new(receipt);
+    response.disable_compression();
+    response
 }
 
 async fn store(

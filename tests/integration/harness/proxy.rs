@@ -2,6 +2,8 @@
 //! Never: looks into what it forwards.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,6 +28,8 @@ pub struct Weather {
 pub struct Proxy {
     pub at: SocketAddr,
     weather: watch::Sender<Weather>,
+    /// Bytes forwarded so far, both ways.
+    forwarded: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
 }
 
@@ -34,12 +38,18 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = listener.local_addr().expect("bound");
         let (weather, seen) = watch::channel(Weather::default());
+        let forwarded = Arc::<AtomicU64>::default();
+        let counted = Arc::clone(&forwarded);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(forward(client, server, seen.clone()));
+                tokio::spawn(forward(client, server, seen.clone(), Arc::clone(&counted)));
             }
         });
-        Self { at, weather, accepting }
+        Self { at, weather, forwarded, accepting }
+    }
+
+    pub fn forwarded_bytes(&self) -> u64 {
+        self.forwarded.load(Ordering::Relaxed)
     }
 
     pub fn delay(&self, delay: Duration) {
@@ -68,7 +78,12 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(client: TcpStream, server: SocketAddr, weather: watch::Receiver<Weather>) {
+async fn forward(
+    client: TcpStream,
+    server: SocketAddr,
+    weather: watch::Receiver<Weather>,
+    forwarded: Arc<AtomicU64>,
+) {
     let begun = *weather.borrow();
     let Ok(server) = TcpStream::connect(server).await else { return };
     let (mut from_client, mut to_client) = client.into_split();
@@ -79,14 +94,14 @@ async fn forward(client: TcpStream, server: SocketAddr, weather: watch::Receiver
     let cut = async { cuts.wait_for(|now| now.cuts > begun.cuts).await.is_ok() };
     let up = async {
         let ended = tokio::select! {
-            () = pump(&mut from_client, &mut to_server, weather.clone(), false) => true,
+            () = pump(&mut from_client, &mut to_server, weather.clone(), false, &forwarded) => true,
             _ = half => false,
         };
         if !ended {
             let _ = to_server.shutdown().await;
         }
     };
-    let down = pump(&mut from_server, &mut to_client, weather.clone(), true);
+    let down = pump(&mut from_server, &mut to_client, weather.clone(), true, &forwarded);
     tokio::select! {
         _ = cut => {}
         _ = async { tokio::join!(up, down) } => {}
@@ -98,6 +113,7 @@ async fn pump(
     to: &mut (impl AsyncWriteExt + Unpin),
     weather: watch::Receiver<Weather>,
     limited: bool,
+    forwarded: &AtomicU64,
 ) {
     let mut buffer = vec![0; 16 << 10];
     loop {
@@ -117,6 +133,7 @@ async fn pump(
         if to.write_all(&buffer[..len]).await.is_err() {
             break;
         }
+        forwarded.fetch_add(len as u64, Ordering::Relaxed);
     }
     let _ = to.shutdown().await;
 }
