@@ -29,6 +29,7 @@ mod topics;
 
 pub use connect::{Client, Options};
 pub use error::{Error, Origin};
+pub(crate) use publisher::Encoded;
 pub use publisher::{Acknowledgement, OnStored, Publisher, PublisherOptions, Stored};
 pub use record::{Headers, Record, RecordRef};
 pub use retry::RetryPolicy;

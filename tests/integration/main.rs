@@ -15,6 +15,7 @@ mod bench;
 mod big_file;
 mod cli;
 mod client;
+mod copy;
 mod crash;
 mod damage;
 mod data_dir;
