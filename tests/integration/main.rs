@@ -21,6 +21,7 @@ mod damage;
 mod data_dir;
 mod disk_faults;
 mod drain;
+mod failover;
 mod fleet;
 mod idempotency;
 mod isolation;
