@@ -22,6 +22,8 @@ pub struct Weather {
     pub frozen: bool,
     /// Connections accepted up to this moment end: raised by [`Proxy::cut`].
     cuts: u64,
+    /// Whether new connections end at once.
+    pub down: bool,
     /// The same for the half from client to server: raised by [`Proxy::half_close`].
     half_closes: u64,
 }
@@ -72,6 +74,14 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.cuts += 1);
     }
 
+    /// Ends every connection there is, and every new one, or lets new ones be again.
+    pub fn set_down(&self, down: bool) {
+        self.weather.send_modify(|weather| {
+            weather.down = down;
+            weather.cuts += u64::from(down);
+        });
+    }
+
     /// Ends the half from client to server of every connection there is.
     pub fn half_close(&self) {
         self.weather.send_modify(|weather| weather.half_closes += 1);
@@ -92,6 +102,9 @@ async fn forward(
     forwarded: Arc<AtomicU64>,
 ) {
     let begun = *weather.borrow();
+    if begun.down {
+        return;
+    }
     let Ok(server) = TcpStream::connect(server).await else { return };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
