@@ -172,7 +172,7 @@ impl Publisher {
                 (None, Some(failure)) => Err(failure.to_string()),
                 (None, None) => Err(no_answer().to_string()),
             };
-            traced.end(&self.name, outcome, None);
+            traced.end(&self.name, outcome, appended.steps);
         }
         self.inflight.pop_front();
         Poll::Ready(Some(appended))
