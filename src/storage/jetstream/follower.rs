@@ -249,7 +249,7 @@ impl Follower {
                         self.flight = Some(Flight::new(&topic, group));
                         return;
                     }
-                    group.settle(&mut queue.appends);
+                    group.settle(&mut queue.appends, None);
                 }
             }
         }
@@ -305,7 +305,8 @@ impl Follower {
         // Somebody else's message in its place means that it is not, and will not be, stored.
         if let Some(flight) = decided.filter(ours) {
             self.trouble = None;
-            flight.group.settle(&mut self.topic.queue().appends);
+            let steps = flight.steps();
+            flight.group.settle(&mut self.topic.queue().appends, Some(steps));
         }
     }
 
