@@ -31,6 +31,7 @@ mod topics;
 pub use compression::Compression;
 pub use connect::{Client, Options};
 pub use error::{Error, Origin};
+pub(crate) use publisher::Encoded;
 pub use publisher::{Acknowledgement, OnStored, Publisher, PublisherOptions, Stored};
 pub use record::{Headers, Record, RecordRef};
 pub use retry::RetryPolicy;

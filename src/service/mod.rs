@@ -32,7 +32,7 @@ use crate::auth::{Auth, Caller};
 use crate::config::Config;
 use crate::proto::v1::{IngestResponse, SubscribeRequest};
 use crate::record::BatchLimits;
-use crate::topic::Topics;
+use crate::topic::{Admission, Topics};
 use crate::wire::stubs::v1::stream_service_server::StreamService;
 use crate::wire::{ExchangeRequest, ExchangeResponse, SubscribeResponse};
 use crate::wire::{IngestRequest, PublishRequest, PublishResponse};
@@ -62,6 +62,11 @@ impl Streams {
     /// Who calls.
     fn caller(&self, extensions: &http::Extensions) -> Result<Caller, status::Error> {
         Ok(self.auth.caller(extensions.get())?)
+    }
+
+    /// What a call's connection may have in flight.
+    fn admission(&self, extensions: &http::Extensions) -> Admission {
+        extensions.get().unwrap_or_else(|| self.topics.admission()).clone()
     }
 
     /// The window a client gets that asks for `asked`.

@@ -18,8 +18,12 @@ pub struct Weather {
     pub delay: Duration,
     /// Bytes a second from the server to the client; 0 for no limit.
     pub rate: u64,
+    /// Nothing is forwarded and nothing ends, as where the network is cut.
+    pub frozen: bool,
     /// Connections accepted up to this moment end: raised by [`Proxy::cut`].
     cuts: u64,
+    /// Whether new connections end at once.
+    pub down: bool,
     /// The same for the half from client to server: raised by [`Proxy::half_close`].
     half_closes: u64,
 }
@@ -60,9 +64,22 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.rate = rate);
     }
 
+    /// From now on nothing comes through, and no end is told.
+    pub fn freeze(&self) {
+        self.weather.send_modify(|weather| weather.frozen = true);
+    }
+
     /// Ends every connection there is.
     pub fn cut(&self) {
         self.weather.send_modify(|weather| weather.cuts += 1);
+    }
+
+    /// Ends every connection there is, and every new one, or lets new ones be again.
+    pub fn set_down(&self, down: bool) {
+        self.weather.send_modify(|weather| {
+            weather.down = down;
+            weather.cuts += u64::from(down);
+        });
     }
 
     /// Ends the half from client to server of every connection there is.
@@ -85,6 +102,9 @@ async fn forward(
     forwarded: Arc<AtomicU64>,
 ) {
     let begun = *weather.borrow();
+    if begun.down {
+        return;
+    }
     let Ok(server) = TcpStream::connect(server).await else { return };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
@@ -111,7 +131,7 @@ async fn forward(
 async fn pump(
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
-    weather: watch::Receiver<Weather>,
+    mut weather: watch::Receiver<Weather>,
     limited: bool,
     forwarded: &AtomicU64,
 ) {
@@ -125,6 +145,8 @@ async fn pump(
             Ok(len) if len > 0 => len,
             _ => break,
         };
+        // One that ends meanwhile stays frozen: its proxy is gone with it.
+        let _ = weather.wait_for(|now| !now.frozen).await.map(|_| ());
         let pause = if rate == 0 { delay } else { delay + Duration::from_secs_f64(len as f64 / rate as f64) };
         if !pause.is_zero() {
             // This is the weather itself, not a wait for something.
