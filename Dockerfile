@@ -11,6 +11,7 @@ ARG TARGETARCH=$BUILDARCH
 WORKDIR /src
 
 # A compiler for the other architecture, only where there is one to build for.
+# hadolint ignore=DL3008
 RUN if [ "$TARGETARCH" != "$BUILDARCH" ]; then \
         case $TARGETARCH in \
             arm64) gcc=gcc-aarch64-linux-gnu libc=libc6-dev-arm64-cross rust=aarch64 ;; \

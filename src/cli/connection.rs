@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::client::{Options, TlsOptions};
+use crate::client::{Compression, Options, TlsOptions};
 
 /// TLS from a client's side. The variables are not those of the server's own certificate, so that a
 /// container may have both.
@@ -63,6 +63,9 @@ pub(super) struct Connection {
         value_parser = clap::builder::FalseyValueParser::new()
     )]
     token_over_plaintext: bool,
+    /// Compress records on the way, both ways: gzip or zstd. For slow or metered networks.
+    #[arg(long, global = true, value_name = "ENCODING", env = "STREAMWAY_COMPRESSION")]
+    compression: Option<Compression>,
 }
 
 impl Connection {
@@ -77,6 +80,7 @@ impl Connection {
             token: token.filter(|_| token_file.is_none()).map(Into::into),
             token_file,
             token_over_plaintext: self.token_over_plaintext,
+            compression: self.compression,
             ..Options::new("")
         }
     }

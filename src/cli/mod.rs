@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod completions;
 mod connection;
+mod copy;
 mod healthcheck;
 mod interrupt;
 mod logging;
@@ -38,6 +39,7 @@ Examples:
   streamway subscribe orders --from earliest        print everything there is
   streamway subscribe orders --follow               print what comes, across restarts
   streamway topics list --server https://streams.example.org:443 --token-file token
+  streamway copy http://old:50051 all.backup        keep every topic in a file
 
 Exit codes: 0 done, 1 failed, 2 wrong arguments or configuration, 130 interrupted.
 `healthcheck` and `check` have their own; see their help.";
@@ -82,6 +84,7 @@ enum Command {
     Publish(publish::Publish),
     Subscribe(subscribe::Subscribe),
     Topics(topics::Topics),
+    Copy(copy::Copy),
     Token(token::Token),
     Healthcheck(healthcheck::Healthcheck),
     #[command(subcommand)]
@@ -168,6 +171,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             let client = global.client(&topics.connection)?;
             topics.run(client).await
         }),
+        Command::Copy(copy) => client_command(&global, async || copy.run().await),
         Command::Healthcheck(check) => client_command(&global, async || Ok(check.run().await)),
         Command::Bench(bench) => client_command(&global, async || {
             let connection = bench.connection().clone();

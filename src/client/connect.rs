@@ -13,6 +13,7 @@ use tonic::Code;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
+use super::compression::Compression;
 use super::error::{Error, deepest};
 use super::publisher::{Publisher, PublisherOptions};
 use super::retry::{Backoff, RetryPolicy};
@@ -56,6 +57,8 @@ pub struct Options {
     /// Whether the token may be sent in plaintext to another machine, where everybody on the way can
     /// read it.
     pub token_over_plaintext: bool,
+    /// How messages are compressed, both ways.
+    pub compression: Option<Compression>,
     /// How often the files named here are looked at for changes.
     pub reload_interval: Duration,
 }
@@ -72,6 +75,7 @@ impl Options {
             token: None,
             token_file: None,
             token_over_plaintext: false,
+            compression: None,
             reload_interval: RELOAD_INTERVAL,
         }
     }
@@ -94,6 +98,7 @@ pub struct Client {
     /// Which server is used now; the next one's turn comes when it fails.
     current: Arc<AtomicUsize>,
     message_bytes_max: usize,
+    compression: Option<Compression>,
     bearer: Bearer,
     /// Counts the changes of certificates and token.
     renewals: Arc<AtomicU64>,
@@ -140,6 +145,7 @@ impl Client {
             servers,
             current: Arc::new(AtomicUsize::new(0)),
             message_bytes_max: options.message_bytes_max,
+            compression: options.compression,
             bearer,
             renewals,
             _following: following.into_iter().flatten().map(AbortOnDropHandle::new).collect(),
@@ -195,8 +201,12 @@ impl Client {
 
     /// The unparsed calls of a server.
     pub(crate) fn streams(&self, endpoint: &Endpointed) -> StreamServiceClient<Transport> {
-        StreamServiceClient::with_interceptor(endpoint.channel.clone(), self.bearer.clone())
-            .max_decoding_message_size(self.message_bytes_max)
+        let client = StreamServiceClient::with_interceptor(endpoint.channel.clone(), self.bearer.clone())
+            .max_decoding_message_size(self.message_bytes_max);
+        match self.compression.map(Into::into) {
+            Some(encoding) => client.send_compressed(encoding).accept_compressed(encoding),
+            None => client,
+        }
     }
 
     /// Administration at a server.

@@ -17,6 +17,7 @@
 //! ```
 //! Never: knows the server's insides; it speaks `proto/`, through the unparsed messages of `wire`.
 
+mod compression;
 mod connect;
 mod error;
 mod publisher;
@@ -27,8 +28,10 @@ mod tls;
 mod token;
 mod topics;
 
+pub use compression::Compression;
 pub use connect::{Client, Options};
 pub use error::{Error, Origin};
+pub(crate) use publisher::Encoded;
 pub use publisher::{Acknowledgement, OnStored, Publisher, PublisherOptions, Stored};
 pub use record::{Headers, Record, RecordRef};
 pub use retry::RetryPolicy;

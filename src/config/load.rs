@@ -166,7 +166,7 @@ fn plain_text(value: &Value) -> Option<String> {
 }
 
 /// Variables of ours that are not the server's settings but a client's, and none of which may be both.
-const OTHER_VARIABLES: [&str; 9] = [
+const OTHER_VARIABLES: [&str; 10] = [
     CONFIG_VARIABLE,
     "STREAMWAY_SERVER",
     "STREAMWAY_CLIENT_TLS_CA",
@@ -176,6 +176,7 @@ const OTHER_VARIABLES: [&str; 9] = [
     "STREAMWAY_TOKEN",
     "STREAMWAY_TOKEN_FILE",
     "STREAMWAY_TOKEN_OVER_PLAINTEXT",
+    "STREAMWAY_COMPRESSION",
 ];
 
 fn from_environment(

@@ -92,7 +92,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "connection_inflight_bytes_max",
         SIZE,
-        "Most bytes of messages partly received on one connection; on all, as inflight-bytes-max",
+        "One connection's part of inflight-bytes-max, and as much again of messages partly received",
     ),
     setting("admin_connections_max", COUNT, "Most open connections of the admin port"),
     setting("memory_max", SIZE, "Refuse to start with limits that add up to more; 0 to not add up"),

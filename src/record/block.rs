@@ -104,6 +104,12 @@ impl<'a> Block<'a> {
         })
     }
 
+    /// All of its `records` fields, tags included, as they were published.
+    #[must_use]
+    pub fn encoded_records(&self) -> &'a [u8] {
+        &self.rest[..self.records_len()]
+    }
+
     /// When the batch was stored; 0 where that cannot be read.
     #[must_use]
     pub fn time(&self) -> UnixMicros {
@@ -155,8 +161,7 @@ impl<'a> Block<'a> {
 
     /// The same batch, stored from `first` on instead.
     pub fn moved_to(&self, first: Offset, out: &mut impl BufMut) {
-        let records = &self.rest[..self.records_len()];
-        write(first, self.time(), records, self.traceparent(), out);
+        write(first, self.time(), self.encoded_records(), self.traceparent(), out);
     }
 
     /// The same batch with only its records `from..to`, counted from 0; none where that leaves none.

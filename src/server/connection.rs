@@ -29,7 +29,7 @@ use super::tls::Tls;
 use crate::auth::PeerCertificate;
 use crate::config::{Config, Http2Config};
 use crate::telemetry::METRICS;
-use crate::topic::{Cause, Ending};
+use crate::topic::{Admission, Cause, Ending, Topics};
 
 /// What a client that speaks HTTP/1 is told; gRPC is HTTP/2 alone.
 const SPEAKS_GRPC: &str =
@@ -49,21 +49,22 @@ where
     }
 }
 
-/// Serves connections of the gRPC port, whose calls end with `ending` if not before.
+/// Serves connections of the gRPC port, whose calls end with those of `topics` if not before.
 pub(super) fn grpc(
     routes: Identified<Routes>,
     config: &Config,
-    ending: &Ending,
+    topics: &Topics,
     tls: Option<Tls>,
 ) -> impl Fn(TcpStream, Gate) -> BoxFuture<'static, ()> + Send + 'static {
     let budget = Budget::new(config.connection_inflight_bytes_max, config.inflight_bytes_max);
-    let (config, ending) = (Arc::new(config.clone()), ending.clone());
+    let (config, topics) = (Arc::new(config.clone()), topics.clone());
     let access_log_every = config.telemetry.access_log_every;
     move |stream, gate| {
-        let (config, share, ending) = (Arc::clone(&config), budget.share(), ending.child());
+        let (config, share, ending) = (Arc::clone(&config), budget.share(), topics.ending().child());
+        let admission = topics.admission().of_connection(config.connection_inflight_bytes_max);
         let observer = Observer { peer: stream.peer_addr().ok(), access_log_every };
         let routes = Observed::new(routes.clone(), observer);
-        let port = Port { gate, routes, config, share, peer: None };
+        let port = Port { gate, routes, config, share, admission, peer: None };
         let Some(tls) = tls.clone() else { return Box::pin(port.serve(stream, ending)) };
         Box::pin(async move {
             let accepted = port.gate.leaving.run_until_cancelled(tls.accept(stream)).await.flatten();
@@ -80,6 +81,7 @@ struct Port {
     routes: Observed<Identified<Routes>>,
     config: Arc<Config>,
     share: Share,
+    admission: Admission,
     /// Whoever TLS has verified.
     peer: Option<PeerCertificate>,
 }
@@ -116,10 +118,11 @@ impl Port {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let Self { gate, routes, config, share, peer } = self;
+        let Self { gate, routes, config, share, admission, peer } = self;
         let calls = ending.clone();
         let service = TowerToHyperService::new(routes.map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(calls.clone());
+            request.extensions_mut().insert(admission.clone());
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
             }

@@ -140,7 +140,7 @@ async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
 
     let gate = Gate::new(config.connections_max);
     let routes = routes::public(&config, &topics, &auth, &board);
-    let serve = connection::grpc(routes, &config, topics.ending(), tls.clone());
+    let serve = connection::grpc(routes, &config, &topics, tls.clone());
     gate.tasks.spawn(listener::accept(listener, gate.clone(), &METRICS.connections, serve));
     if let Some((tls, source)) = tls.clone().zip(source) {
         let (leaving, interval) = (gate.leaving.clone(), config.reload_interval);

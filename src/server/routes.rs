@@ -12,7 +12,7 @@ use super::until::UntilEnding;
 use crate::auth::Auth;
 use crate::config::Config;
 use crate::proto;
-use crate::service::{Administration, Bare, Served, Streams, Tutorial};
+use crate::service::{Administration, Bare, ENCODINGS, Served, Streams, Tutorial};
 use crate::topic::{Ending, Topics};
 use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
 use crate::wire::stubs::example::my_service_server::MyServiceServer;
@@ -28,16 +28,26 @@ pub(super) const SERVICES: [&str; 5] = [
     <HealthServer<Health> as NamedService>::NAME,
 ];
 
+/// A service with the limit and the encodings of all. tonic's servers share no trait for them.
+macro_rules! service {
+    ($server:ident($service:expr), $message_bytes_max:expr) => {{
+        let server = $server::new($service).max_decoding_message_size($message_bytes_max);
+        let both =
+            |server: $server<_>, encoding| server.accept_compressed(encoding).send_compressed(encoding);
+        ENCODINGS.into_iter().fold(server, both)
+    }};
+}
+
 /// The gRPC port.
 pub(super) fn public(config: &Config, topics: &Topics, auth: &Auth, board: &Board) -> Identified<Routes> {
     let max = config.message_bytes_max;
-    let streams = StreamServiceServer::new(Streams::new(topics.clone(), auth.clone(), config));
-    let administration = TopicServiceServer::new(Administration::new(topics.clone(), auth.clone()));
+    let streams = service!(StreamServiceServer(Streams::new(topics.clone(), auth.clone(), config)), max);
+    let administration = Administration::new(topics.clone(), auth.clone());
     let tutorial = Tutorial::new(topics.ending().clone());
-    let example = ExampleServiceServer::new(tutorial.clone());
-    let tutorial = MyServiceServer::new(tutorial);
-    let routes = Routes::new(Served(streams.max_decoding_message_size(max)))
-        .add_service(Served(administration.max_decoding_message_size(max)))
+    let example = service!(ExampleServiceServer(tutorial.clone()), max);
+    let tutorial = service!(MyServiceServer(tutorial), max);
+    let routes = Routes::new(Served(streams))
+        .add_service(Served(service!(TopicServiceServer(administration), max)))
         .add_service(Served(Bare(example.clone())))
         .add_service(Served(example))
         .add_service(Served(Bare(tutorial.clone())))

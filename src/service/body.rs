@@ -12,23 +12,27 @@ use futures_util::{Stream, stream};
 use http::HeaderMap;
 use http_body::Frame;
 use tonic::body::Body;
+use tonic::codec::CompressionEncoding;
 use tonic::{Response, Status};
 
-use super::panics;
+use super::{compression, panics};
 use crate::wire::Wire;
 
 /// Messages that are ready go out together until they make this many bytes: two frames of HTTP/2's
 /// default size.
 const TOGETHER: usize = 32 << 10;
-/// Flag (not compressed) and length before every message of gRPC.
+/// Flag (whether compressed) and length before every message of gRPC.
 const PREFIX: usize = 5;
 
 /// What tonic is told the answer is; the real one travels beside it.
 pub type Beside<T> = stream::Empty<Result<T, Status>>;
 
+/// Makes the body, in that encoding.
+type Make = Box<dyn FnOnce(Option<CompressionEncoding>) -> Body + Send>;
+
 /// Carries the real body past tonic. Extensions must be `Clone`, which a body is not.
 #[derive(Clone)]
-struct Carried(Arc<Mutex<Option<Body>>>);
+struct Carried(Arc<Mutex<Option<Make>>>);
 
 /// An answer of these messages, for [`taken`] to take.
 pub(super) fn beside<S, T>(messages: S) -> Response<Beside<T>>
@@ -36,24 +40,26 @@ where
     S: Stream<Item = Result<T, Status>> + Unpin + Send + 'static,
     T: Wire,
 {
-    let body = Body::new(Messages { messages, end: End::NotYet });
+    let make: Make = Box::new(|encoding| Body::new(Messages { messages, encoding, end: End::NotYet }));
     let mut response = Response::new(stream::empty());
-    response.extensions_mut().insert(Carried(Arc::new(Mutex::new(Some(body)))));
+    response.extensions_mut().insert(Carried(Arc::new(Mutex::new(Some(make)))));
     response
 }
 
 /// The response with the body that travelled beside it, if one did.
 pub(super) fn taken(mut response: http::Response<Body>) -> http::Response<Body> {
     let carried = response.extensions_mut().remove::<Carried>();
-    let body = carried.and_then(|carried| carried.0.lock().ok()?.take());
-    match body {
-        Some(body) => response.map(|_| body),
+    let make = carried.and_then(|carried| carried.0.lock().ok()?.take());
+    let encoding = compression::of_answer(response.headers());
+    match make {
+        Some(make) => response.map(|_| make(encoding)),
         None => response,
     }
 }
 
 struct Messages<S> {
     messages: S,
+    encoding: Option<CompressionEncoding>,
     end: End,
 }
 
@@ -82,7 +88,7 @@ where
             match next.unwrap_or_else(|status| Poll::Ready(Some(Err(status)))) {
                 Poll::Pending if out.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
-                Poll::Ready(Some(Ok(message))) => put(&message, &mut out),
+                Poll::Ready(Some(Ok(message))) => put(&message, self.encoding, &mut out),
                 Poll::Ready(Some(Err(status))) => self.end = End::With(status),
                 Poll::Ready(None) => self.end = End::With(Status::ok("")),
             }
@@ -101,12 +107,20 @@ where
     }
 }
 
-fn put(message: &impl Wire, out: &mut BytesMut) {
-    let len = message.wire_len();
-    out.reserve(PREFIX + len);
-    out.put_u8(0);
-    out.put_u32(u32::try_from(len).expect("bounded by the size of a delivery, far below 4 GiB"));
-    message.put(out);
+fn put(message: &impl Wire, encoding: Option<CompressionEncoding>, out: &mut BytesMut) {
+    let begin = out.len();
+    if encoding.is_none() {
+        out.reserve(PREFIX + message.wire_len());
+    }
+    out.put_bytes(0, PREFIX);
+    let compressed = encoding.is_some_and(|encoding| compression::put(message, encoding, out));
+    if !compressed {
+        message.put(out);
+    }
+    let (prefix, message) = out[begin..].split_at_mut(PREFIX);
+    let len = u32::try_from(message.len()).expect("bounded by the size of a delivery, far below 4 GiB");
+    prefix[0] = u8::from(compressed);
+    prefix[1..].copy_from_slice(&len.to_be_bytes());
 }
 
 fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {

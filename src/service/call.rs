@@ -16,7 +16,7 @@ use super::Streams;
 use super::status::Error;
 use crate::auth::{self, Action, Caller, Subscribed};
 use crate::record::TopicName;
-use crate::topic::{self, Cause, Ending};
+use crate::topic::{self, Admission, Cause, Ending};
 
 /// How much calls' ages differ, so that those that began together do not end together.
 const AGE_JITTER: f64 = 0.1;
@@ -30,6 +30,7 @@ pub(super) struct Call {
     ending: Ending,
     /// Until the call is as old as it may get; none where it may get as old as it likes.
     age: Option<Pin<Box<Sleep>>>,
+    admission: Admission,
     caller: Caller,
     /// Until the caller's identity has ended, or should be looked at; none where it never ends.
     expiry: Option<Pin<Box<Sleep>>>,
@@ -44,7 +45,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// A call that begins now; its connection's [`Ending`] is in the request's extensions.
+    /// A call that begins now; its connection's [`Ending`] and [`Admission`] are in the request's extensions.
     ///
     /// # Errors
     /// Nobody knows who calls.
@@ -59,6 +60,7 @@ impl Call {
         Ok(Self {
             ending: connection.child(),
             age,
+            admission: streams.admission(extensions),
             caller,
             expiry,
             permitted: Vec::new(),
@@ -71,6 +73,11 @@ impl Call {
     /// Who publishes by it, and when it should end.
     pub(super) fn of_intake(&self) -> (Caller, Ending) {
         (self.caller.clone(), self.ending.clone())
+    }
+
+    /// What its connection may have in flight.
+    pub(super) fn admission(&self) -> Admission {
+        self.admission.clone()
     }
 
     /// Asks whether the caller may do this, now and for as long as the call lasts.

@@ -15,7 +15,7 @@ use crate::auth::{Action, Caller};
 use crate::proto::v1;
 use crate::record::{Batch, BatchLimits, Receipt, TopicName};
 use crate::storage::BoxFuture;
-use crate::topic::{self, Ending, Notice, Subscribe, Subscription};
+use crate::topic::{self, Admission, Ending, Notice, Subscribe, Subscription};
 use crate::wire::{ExchangeRequest, ExchangeResponse, NumberedReceipt};
 
 pub(super) fn exchange(
@@ -84,8 +84,9 @@ where
                     match checked {
                         Ok(checked) => {
                             let window = this.streams.window(checked.window);
+                            let (streams, call) = (this.streams.clone(), &this.call);
                             let resolving =
-                                resolve(this.streams.clone(), checked, window, this.call.of_intake());
+                                resolve(streams, checked, window, call.admission(), call.of_intake());
                             this.state = State::Resolving(Box::pin(resolving));
                             continue;
                         }
@@ -166,11 +167,12 @@ async fn resolve(
     streams: Streams,
     checked: Checked,
     window: usize,
+    admission: Admission,
     (caller, ending): (Caller, Ending),
 ) -> Result<Box<Running>, (Error, Context)> {
     let Checked { name, asked, .. } = checked;
     let publisher = streams.topics.publisher(&name).await;
-    let publisher = publisher.map_err(Error::from).map_err(about(name.as_str()))?;
+    let publisher = publisher.map_err(Error::from).map_err(about(name.as_str()))?.within(admission);
     let subscription = match asked {
         None => None,
         Some((topic, asked)) => {

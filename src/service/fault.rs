@@ -1,6 +1,6 @@
 //! The layer around our services. It gives tonic's own errors their code and details (a message over
 //! the limit, one that cannot be decoded; they are always answered in headers alone), and long
-//! answers their own body.
+//! answers their own body; and has answers compressed only where the client asked.
 //! Never: touches an error that has details.
 
 use std::convert::Infallible;
@@ -13,7 +13,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use super::{body, panics, status};
+use super::{body, compression, panics, status};
 
 /// Wraps a service of tonic.
 #[derive(Clone, Debug)]
@@ -36,7 +36,8 @@ where
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        compression::ask(request.headers_mut());
         Answer(self.0.call(request))
     }
 }

@@ -65,7 +65,7 @@ async fn begin(
         let name = request::topic("publish.topic", &topic)?;
         call.permit(Action::Publish, &name)?;
         let batch = check(streams, first, 1, &name, &call_trace)?;
-        let publisher = streams.topics.publisher(&name).await?;
+        let publisher = streams.topics.publisher(&name).await?.within(call.admission());
         let mut intake = Intake::new(publisher, streams.window(0), call.of_intake());
         let counts = VecDeque::from([batch.count()]);
         intake.take(batch);

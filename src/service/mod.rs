@@ -3,6 +3,7 @@
 
 mod body;
 mod call;
+mod compression;
 mod example;
 mod exchange;
 mod fault;
@@ -18,6 +19,7 @@ mod tests;
 mod topics;
 
 pub use body::Beside;
+pub use compression::ENCODINGS;
 pub use example::{Bare, Tutorial};
 pub use fault::Served;
 pub use topics::Administration;
@@ -30,7 +32,7 @@ use crate::auth::{Auth, Caller};
 use crate::config::Config;
 use crate::proto::v1::{IngestResponse, SubscribeRequest};
 use crate::record::BatchLimits;
-use crate::topic::Topics;
+use crate::topic::{Admission, Topics};
 use crate::wire::stubs::v1::stream_service_server::StreamService;
 use crate::wire::{ExchangeRequest, ExchangeResponse, SubscribeResponse};
 use crate::wire::{IngestRequest, PublishRequest, PublishResponse};
@@ -60,6 +62,11 @@ impl Streams {
     /// Who calls.
     fn caller(&self, extensions: &http::Extensions) -> Result<Caller, status::Error> {
         Ok(self.auth.caller(extensions.get())?)
+    }
+
+    /// What a call's connection may have in flight.
+    fn admission(&self, extensions: &http::Extensions) -> Admission {
+        extensions.get().unwrap_or_else(|| self.topics.admission()).clone()
     }
 
     /// The window a client gets that asks for `asked`.

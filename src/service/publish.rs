@@ -9,6 +9,7 @@ use super::status::{Context, Error, status};
 use crate::auth::{self, Action, Caller};
 use crate::record::Receipt;
 use crate::telemetry::trace;
+use crate::topic::Admission;
 use crate::wire::{PublishRequest, PublishResponse};
 
 pub(super) async fn publish(
@@ -17,6 +18,7 @@ pub(super) async fn publish(
 ) -> Result<Response<PublishResponse>, Status> {
     let call_trace = request::call_trace(request.metadata());
     let caller = streams.caller(request.extensions()).map_err(|error| status(&error, &Context::default()))?;
+    let admission = streams.admission(request.extensions());
     // Where the caller traces nothing and this server samples the call, the batch leads to it.
     let call_trace = if call_trace.is_empty() {
         trace::current_traceparent().unwrap_or_default().into()
@@ -24,15 +26,23 @@ pub(super) async fn publish(
         call_trace
     };
     let publish = request.into_inner();
-    match store(streams, &caller, &publish, &call_trace).await {
-        Ok(receipt) => Ok(Response::new(PublishResponse { receipt })),
+    match store(streams, &caller, admission, &publish, &call_trace).await {
+        Ok(receipt) => Ok(uncompressed(PublishResponse { receipt })),
         Err(error) => Err(status(&error, &Context::topic(publish.topic.as_str()))),
     }
+}
+
+/// A receipt, which compression would make longer.
+fn uncompressed(receipt: PublishResponse) -> Response<PublishResponse> {
+    let mut response = Response::new(receipt);
+    response.disable_compression();
+    response
 }
 
 async fn store(
     streams: &Streams,
     caller: &Caller,
+    admission: Admission,
     publish: &PublishRequest,
     call_trace: &str,
 ) -> Result<Receipt, Error> {
@@ -44,5 +54,5 @@ async fn store(
     }
     caller.pay(batch.records().len() as u64, batch.count().into());
     let publisher = streams.topics.publisher(&name).await?;
-    Ok(publisher.publish(batch).await?)
+    Ok(publisher.within(admission).publish(batch).await?)
 }

@@ -33,6 +33,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Engine};
 use crate::record::{Batch, Epoch, Offset, Receipt, TopicName, UnixMicros};
+use crate::telemetry::trace::Steps;
 
 /// A future of the contract.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -194,6 +195,16 @@ pub struct Appended {
     pub receipts: Vec<Receipt>,
     /// Why the batch after those, and with it all later ones, was refused.
     pub failure: Option<Error>,
+    /// When what was done with them, where the engine stored them; it is measured once a group.
+    pub steps: Option<Steps>,
+}
+
+impl Appended {
+    /// Nothing is stored, for this reason.
+    #[must_use]
+    pub const fn failed(error: Error) -> Self {
+        Self { receipts: Vec::new(), failure: Some(error), steps: None }
+    }
 }
 
 /// Where a subscription starts.

@@ -284,14 +284,23 @@ pub const SPAN_PUBLISH: SpanName = SpanName {
            the batch's own traceparent, which then links to the call.",
 };
 /// Waiting for the committer.
-pub const SPAN_QUEUE: SpanName =
-    SpanName { name: "storage queue", help: "Waiting for the committer. Parent: the publish." };
+pub const SPAN_QUEUE: SpanName = SpanName {
+    name: "storage queue",
+    help: "Waiting for admission and for the storage. Parent: the publish.",
+};
 /// Building and writing the group.
-pub const SPAN_WRITE: SpanName =
-    SpanName { name: "storage write", help: "Building and writing the group. Parent: the publish." };
+pub const SPAN_WRITE: SpanName = SpanName {
+    name: "storage write",
+    help: "Building and writing the group (embedded). Parent: the publish.",
+};
 /// Syncing the group.
 pub const SPAN_SYNC: SpanName =
-    SpanName { name: "storage sync", help: "Syncing the group to disk. Parent: the publish." };
+    SpanName { name: "storage sync", help: "Syncing the group to disk (embedded). Parent: the publish." };
+/// Storing the group elsewhere.
+pub const SPAN_APPEND: SpanName = SpanName {
+    name: "storage append",
+    help: "Sending the group to NATS until its quorum has stored it (JetStream). Parent: the publish.",
+};
 /// A batch handed to a subscriber.
 pub const SPAN_DELIVER: SpanName = SpanName {
     name: "deliver",
@@ -299,8 +308,9 @@ pub const SPAN_DELIVER: SpanName = SpanName {
            Parent and link: the producer's traceparent, so one trace leads from producer to consumer; a second \
            link: the subscriber's call.",
 };
-/// Every span that is made now; those of the storage wait for the engines to say when they did what.
-pub const SPANS: &[SpanName] = &[SPAN_CALL, SPAN_PUBLISH, SPAN_DELIVER];
+/// Every span.
+pub const SPANS: &[SpanName] =
+    &[SPAN_CALL, SPAN_PUBLISH, SPAN_QUEUE, SPAN_WRITE, SPAN_SYNC, SPAN_APPEND, SPAN_DELIVER];
 
 /// Attributes of spans, and what each holds.
 pub const ATTRIBUTES: &[(&str, &str)] = &[

@@ -164,12 +164,25 @@ pub(super) fn current_ids() -> Option<(String, String)> {
 /// When the storage did what with a group.
 #[derive(Clone, Copy, Debug)]
 pub struct Steps {
-    /// The committer took it from the queue.
+    /// It took it from the queue.
     pub taken: Instant,
-    /// It was built, and written.
-    pub written: Instant,
-    /// It was synced.
-    pub synced: Instant,
+    /// It was built, and written; none where writing and syncing are done elsewhere.
+    pub written: Option<Instant>,
+    /// It was durable.
+    pub durable: Instant,
+}
+
+impl Steps {
+    /// The spans they are, for a batch that arrived at `since`.
+    fn spans(self, since: Instant) -> impl Iterator<Item = (n::SpanName, Instant, Instant)> {
+        let Self { taken, written, durable } = self;
+        let queue = (n::SPAN_QUEUE, since.min(taken), taken);
+        let rest = match written {
+            Some(written) => [Some((n::SPAN_WRITE, taken, written)), Some((n::SPAN_SYNC, written, durable))],
+            None => [Some((n::SPAN_APPEND, taken, durable)), None],
+        };
+        [Some(queue)].into_iter().chain(rest).flatten()
+    }
 }
 
 /// A sampled batch between its arrival and its acknowledgement.
@@ -224,14 +237,9 @@ impl Publishing {
             Ok(offset) => span.set_attribute(KeyValue::new(n::OFFSET, offset as i64)),
             Err(error) => span.set_status(Status::error(error)),
         }
-        if let Some(Steps { taken, written, synced }) = steps {
+        if let Some(steps) = steps {
             let inside = Context::new().with_remote_span_context(span.span_context().clone());
-            let parts = [
-                (n::SPAN_QUEUE, self.since.min(taken), taken),
-                (n::SPAN_WRITE, taken, written),
-                (n::SPAN_SYNC, written, synced),
-            ];
-            for (name, from, to) in parts {
+            for (name, from, to) in steps.spans(self.since) {
                 let builder = tracer.span_builder(name.name).with_start_time(clock.at(from));
                 tracer.build_with_context(builder, &inside).end_with_timestamp(clock.at(to));
             }

@@ -9,11 +9,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::Error;
 
 /// Bytes taken from the budget; given back when dropped.
-pub type Permit = OwnedSemaphorePermit;
+#[derive(Debug)]
+pub struct Permit {
+    _total: OwnedSemaphorePermit,
+    _connection: Option<OwnedSemaphorePermit>,
+}
 
-/// A handle to the budget.
+/// A handle to the budget, or to a connection's part of it.
 #[derive(Clone, Debug)]
 pub struct Admission {
+    total: Budget,
+    /// What one connection may take of the total.
+    connection: Option<Budget>,
+}
+
+#[derive(Clone, Debug)]
+struct Budget {
     permits: Arc<Semaphore>,
     /// Bytes of those that wait for a permit: they are in memory too.
     waiting: Arc<AtomicUsize>,
@@ -36,25 +47,30 @@ impl Admission {
     /// A budget of so many bytes. As many again may wait for it.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
-        let bytes_max = bytes_max.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
-        Self { permits: Arc::new(Semaphore::new(bytes_max)), waiting: Arc::default(), bytes_max }
+        Self { total: Budget::new(bytes_max), connection: None }
+    }
+
+    /// A connection's part: so many bytes of the same budget, so that a connection that fills its own
+    /// leaves room for others.
+    #[must_use]
+    pub fn of_connection(&self, bytes_max: usize) -> Self {
+        Self { total: self.total.clone(), connection: Some(Budget::new(bytes_max)) }
     }
 
     /// Bytes taken.
     #[must_use]
     pub fn taken(&self) -> usize {
-        self.bytes_max.saturating_sub(self.permits.available_permits())
-    }
-
-    /// What is larger than the whole budget takes all of it.
-    fn permits_for(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes.min(self.bytes_max)).expect("the budget is at most 32 bits")
+        self.total.bytes_max.saturating_sub(self.total.permits.available_permits())
     }
 
     /// Takes `bytes` if they are free, and nobody waits.
     #[must_use]
     pub fn try_acquire(&self, bytes: usize) -> Option<Permit> {
-        Arc::clone(&self.permits).try_acquire_many_owned(self.permits_for(bytes)).ok()
+        let own = match &self.connection {
+            Some(connection) => Some(connection.try_acquire(bytes)?),
+            None => None,
+        };
+        Some(Permit { _total: self.total.try_acquire(bytes)?, _connection: own })
     }
 
     /// Waits for `bytes`, first come first served.
@@ -62,6 +78,30 @@ impl Admission {
     /// # Errors
     /// [`Error::Overloaded`] where as much as the whole budget waits already.
     pub async fn acquire(self, bytes: usize) -> Result<Permit, Error> {
+        let own = match self.connection {
+            Some(connection) => Some(connection.acquire(bytes).await?),
+            None => None,
+        };
+        Ok(Permit { _total: self.total.acquire(bytes).await?, _connection: own })
+    }
+}
+
+impl Budget {
+    fn new(bytes_max: usize) -> Self {
+        let bytes_max = bytes_max.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        Self { permits: Arc::new(Semaphore::new(bytes_max)), waiting: Arc::default(), bytes_max }
+    }
+
+    /// What is larger than the whole budget takes all of it.
+    fn permits_for(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.min(self.bytes_max)).expect("the budget is at most 32 bits")
+    }
+
+    fn try_acquire(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_many_owned(self.permits_for(bytes)).ok()
+    }
+
+    async fn acquire(self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
         let _waiting = Waiting { total: Arc::clone(&self.waiting), bytes };
         if before >= self.bytes_max {
@@ -88,5 +128,21 @@ mod tests {
         drop(held);
         drop(first.await.expect("room again"));
         assert!(admission.try_acquire(1000).is_some(), "a giant takes the whole budget");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_fills_its_part_leaves_the_rest_to_others() {
+        let admission = Admission::new(100);
+        let (greedy, modest) = (admission.of_connection(60), admission.of_connection(60));
+        let held = greedy.try_acquire(50).expect("free");
+        assert!(greedy.try_acquire(20).is_none(), "70 of its 60");
+        let mut waits = Box::pin(greedy.clone().acquire(20));
+        assert!(matches!(futures_util::poll!(&mut waits), Poll::Pending));
+        let other = modest.try_acquire(50).expect("half is left");
+        assert!(modest.try_acquire(10).is_none(), "110 of 100");
+        assert_eq!(admission.taken(), 100);
+        drop(held);
+        drop((waits.await.expect("room again"), other));
+        assert_eq!(admission.taken(), 0);
     }
 }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use super::admission::Permit;
-use super::{Error, Topics};
+use super::{Admission, Error, Topics};
 use crate::record::{Batch, Receipt};
 use crate::storage::{self, Appended, Appender, BoxFuture, Hold, TopicLog};
 use crate::telemetry::trace::Publishing;
@@ -23,7 +23,7 @@ const GATHER_BYTES: usize = 1 << 20;
 
 /// Publishes batches to one topic, several appends in flight at once.
 pub struct Publisher {
-    topics: Topics,
+    admission: Admission,
     appender: Box<dyn Appender>,
     gathered: Vec<Batch>,
     gathered_bytes: usize,
@@ -50,7 +50,7 @@ struct InFlight {
 impl Publisher {
     pub(super) fn new(topics: &Topics, topic: &dyn TopicLog) -> Self {
         Self {
-            topics: topics.clone(),
+            admission: topics.admission().clone(),
             appender: topic.appender(),
             gathered: Vec::new(),
             gathered_bytes: 0,
@@ -62,6 +62,13 @@ impl Publisher {
             sizes: Batches::default(),
             traced: Vec::new(),
         }
+    }
+
+    /// Takes from a connection's part of the budget.
+    #[must_use]
+    pub fn within(mut self, admission: Admission) -> Self {
+        self.admission = admission;
+        self
     }
 
     /// Batches taken and not acknowledged yet.
@@ -117,11 +124,10 @@ impl Publisher {
         }
         let permit = match &mut self.admitting {
             Some(admitting) => ready!(admitting.as_mut().poll(cx)),
-            None => match self.topics.admission().try_acquire(self.gathered_bytes) {
+            None => match self.admission.try_acquire(self.gathered_bytes) {
                 Some(permit) => Ok(permit),
                 None => {
-                    let admission = self.topics.admission().clone();
-                    let mut admitting = Box::pin(admission.acquire(self.gathered_bytes));
+                    let mut admitting = Box::pin(self.admission.clone().acquire(self.gathered_bytes));
                     match admitting.as_mut().poll(cx) {
                         Poll::Ready(permit) => permit,
                         Poll::Pending => {
@@ -166,7 +172,7 @@ impl Publisher {
                 (None, Some(failure)) => Err(failure.to_string()),
                 (None, None) => Err(no_answer().to_string()),
             };
-            traced.end(&self.name, outcome, None);
+            traced.end(&self.name, outcome, appended.steps);
         }
         self.inflight.pop_front();
         Poll::Ready(Some(appended))

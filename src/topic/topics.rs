@@ -63,7 +63,9 @@ impl Topics {
         self.0.admission.taken()
     }
 
-    pub(super) fn admission(&self) -> &Admission {
+    /// The budget of bytes in flight.
+    #[must_use]
+    pub fn admission(&self) -> &Admission {
         &self.0.admission
     }
 

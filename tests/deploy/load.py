@@ -66,7 +66,7 @@ class Client(threading.Thread):
 class Publisher(Client):
     """Publishes numbered records, one at a time, and keeps which were acknowledged, and where."""
 
-    def __init__(self, address, topic, name="p", pause=0.002):
+    def __init__(self, address, topic, name="first", pause=0.002):
         self.name_, self.pause = name, pause
         self.acknowledged = {}
         super().__init__(address, topic)

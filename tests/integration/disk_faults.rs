@@ -1,11 +1,16 @@
 //! A disk that fails, fills and crawls under the real binary (P1, P7, P8): nothing is acknowledged that
 //! may not be on disk, and the server says so.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use tokio::sync::watch;
 use tonic::Code;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::harness::faults::{Fault, SmallDisk};
 use crate::harness::make::{publish, published, record, records};
@@ -15,6 +20,13 @@ use crate::history::check::check;
 use crate::history::clients::Publisher;
 
 const TOPIC: &str = "faults";
+
+/// What a gRPC probe of that port learns.
+async fn health(port: SocketAddr, service: &str) -> ServingStatus {
+    let channel = Endpoint::from_shared(format!("http://{port}")).unwrap().connect().await.unwrap();
+    let request = HealthCheckRequest { service: service.to_owned() };
+    HealthClient::new(channel).check(request).await.unwrap().into_inner().status()
+}
 
 /// After `fault` nothing is acknowledged, also once it has passed; reads go on; readiness is off,
 /// liveness on; the exit code is not zero; and what was acknowledged is there afterwards.
@@ -35,6 +47,12 @@ async fn ends_writing_for_good(fault: &str) {
         refused(&status, Code::Unavailable, "STORAGE_UNAVAILABLE");
     }
     assert_eq!(server.ready_and_alive().await, (false, true));
+    for port in [server.listen(), server.admin()] {
+        for service in ["", "readiness", "streamway.v1.StreamService"] {
+            assert_eq!(health(port, service).await, ServingStatus::NotServing, "{service} on {port}");
+        }
+        assert_eq!(health(port, "liveness").await, ServingStatus::Serving, "on {port}");
+    }
     let seen = read_all(&mut client, TOPIC).await;
     assert_eq!(seen.len(), 20, "what was acknowledged is still served, and nothing else");
     let (exit, _) = server.stop("TERM", 10).await;

@@ -16,7 +16,7 @@ async fn replica(nats: &Nats) -> Server {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscriber_moves_among_replicas_that_come_and_go() {
     const ROUNDS: usize = 6;
-    let nats = Nats::start();
+    let nats = Nats::single("");
     let mut replicas = [replica(&nats).await, replica(&nats).await];
     let (mut all, mut start) = (Vec::new(), earliest());
     for round in 0..ROUNDS {
@@ -54,13 +54,13 @@ async fn a_subscriber_moves_among_replicas_that_come_and_go() {
 /// NATS is away: publishers are told, readiness is off, a subscriber's stream stays; it comes back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_waits_for_nats_and_goes_on_by_itself() {
-    let mut nats = Nats::start();
+    let mut nats = Nats::single("");
     let server = replica(&nats).await;
     let mut client = server.client().await;
     published(&mut client, "waits", records("before", 3)).await;
     let mut reader = Reader::open(&mut client, subscribe("waits", earliest())).await.unwrap().sparse();
     let mut seen = reader.records().await.unwrap().unwrap();
-    nats.kill9();
+    nats.servers[0].kill();
     let ready = async |wanted: &str| {
         let url = format!("http://{}/readyz", server.admin());
         let ask = || {
@@ -76,7 +76,8 @@ async fn a_replica_waits_for_nats_and_goes_on_by_itself() {
     let request = crate::harness::make::publish("waits", records("lost", 1));
     let status = within(20, "an answer", client.publish(request)).await.unwrap_err();
     refused(&status, Code::Unavailable, "STORAGE_UNAVAILABLE");
-    nats.restart();
+    nats.servers[0].start();
+    nats.wait();
     within(20, "readiness turns on", ready("200")).await;
     published(&mut client, "waits", records("after", 3)).await;
     while seen.len() < 6 {

@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from conftest import ROOT, STUBS, Server
+from conftest import BINARY, ROOT, STUBS, Server
 
 EXAMPLES = ROOT / "examples" / "python"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(STUBS)}
@@ -66,6 +66,48 @@ def test_the_resume_loop_sees_every_record_once(tmp_path, how):
     finally:
         follower.kill()
         follower.wait()
+        server.kill9()
+
+
+def test_the_resume_loop_under_load_through_drains(tmp_path):
+    """P3, P8: the command line publishes without a pause while the server drains and starts again."""
+    server = Server(tmp_path)
+    follow = [sys.executable, str(EXAMPLES / "resume.py"), server.listen, "load"]
+    publish = [str(BINARY), "publish", "load", "--server", f"http://{server.listen}"]
+    follower = subprocess.Popen(follow, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    publisher = subprocess.Popen(publish, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # Answers are read, so that their pipe never holds the publisher up.
+    threading.Thread(target=publisher.stdout.read, daemon=True).start()
+    done, sent = threading.Event(), []
+
+    def feed():
+        while not done.is_set():
+            publisher.stdin.write(f"{len(sent)}\n")
+            publisher.stdin.flush()
+            sent.append(len(sent))
+        publisher.stdin.close()
+
+    feeder = threading.Thread(target=feed, daemon=True)
+    feeder.start()
+    try:
+        seen = []
+        for round in range(4):
+            while len(seen) < 1000 * (round + 1):
+                seen.append(follower.stdout.readline().strip())
+            if round < 3:
+                server.stop()
+                server.start()
+        done.set()
+        feeder.join(timeout=30)
+        assert publisher.wait(timeout=60) == 0, "every record was acknowledged"
+        while len(seen) < len(sent):
+            seen.append(follower.stdout.readline().strip())
+        assert seen == [f"{i} {i}" for i in range(len(sent))], "each once, in order"
+    finally:
+        done.set()
+        for process in (follower, publisher):
+            process.kill()
+            process.wait()
         server.kill9()
 
 

@@ -1,7 +1,8 @@
 """Every command of the README, executed in order, as a user would, in a directory of its own.
 
 Each ```sh block is run, and a ```text block right after it is what it must print. Two are special:
-the server runs on until the end, and tests/run is what runs this.
+the server runs on until the end, and tests/run is what runs this. Where there is no cluster, `kubectl apply -k`
+renders what it would send; test_manifests.py looks at that.
 """
 
 import os
@@ -21,6 +22,9 @@ RUNNER = "tests/run"
 BLOCK = re.compile(r"^```sh\n(.*?)^```\n(?:\n?```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 # Cargo builds where the clone is, and the server keeps its data where it is started: here.
 CARGO = 'cargo() { command cargo "$1" --manifest-path "$CLONE/Cargo.toml" "${@:2}"; }; export -f cargo\n'
+
+# No cluster is at hand: what would be applied is rendered, and anything else of kubectl's is refused.
+KUBECTL = 'kubectl() { [ "$#" = 3 ] && [ "$1 $2" = "apply -k" ] && command kubectl kustomize "$CLONE/$3"; }\n'
 
 
 def blocks():
@@ -108,7 +112,7 @@ class Session:
             time.sleep(0.2)
 
     def run(self, command):
-        script = f"{CARGO}set -euo pipefail\nsource {self.saved}\n{command}\nexport -p > {self.saved}\n"
+        script = f"{CARGO}{KUBECTL}set -euo pipefail\nsource {self.saved}\n{command}\nexport -p > {self.saved}\n"
         done = subprocess.run(
             ["bash", "-c", script],
             cwd=self.place,

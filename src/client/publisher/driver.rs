@@ -182,7 +182,8 @@ impl Outgoing {
                 None => self.shared.request_id(batch),
             };
             let records = pending.records.clone();
-            let publish = PublishRequest { request_id, records, ..PublishRequest::default() };
+            let traceparent = Text::from(&*pending.traceparent);
+            let publish = PublishRequest { request_id, records, traceparent, ..PublishRequest::default() };
             self.ready.push_back(ExchangeRequest::Publish { number, publish });
         }
         if self.ready.is_empty() {

@@ -8,6 +8,7 @@ mod driver;
 mod queue;
 
 pub use ack::Acknowledgement;
+pub(crate) use queue::Encoded;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -166,14 +167,18 @@ impl Publisher {
         }
         let mut encoded = BytesMut::with_capacity(records.iter().map(Record::field_len).sum());
         records.iter().for_each(|record| record.put_field(&mut encoded));
-        let mut batch = Some((encoded.freeze(), request_id.map(Box::from)));
-        let slot = self
-            .shared
-            .taking(|queue| {
-                let (encoded, id) = batch.take().expect("taken once");
-                queue.push_batch(encoded, count, id)
-            })
-            .await?;
+        let request_id = request_id.map(Box::from);
+        let batch = Encoded { records: encoded.freeze(), count, request_id, traceparent: Box::default() };
+        self.publish_encoded(batch).await
+    }
+
+    /// Takes one batch as a server gave it out, stored whole or not at all.
+    ///
+    /// # Errors
+    /// The publisher has failed or was closed.
+    pub(crate) async fn publish_encoded(&self, batch: Encoded) -> Result<Acknowledgement, Error> {
+        let mut batch = Some(batch);
+        let slot = self.shared.taking(|queue| queue.push_batch(batch.take().expect("taken once"))).await?;
         Ok(Acknowledgement::new(slot, 0))
     }
 

@@ -36,6 +36,18 @@ pub(super) struct Limits {
     pub(super) bytes_max: usize,
 }
 
+/// A batch as it is stored and sent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Encoded {
+    /// All of its `records` fields, tags included.
+    pub(crate) records: Bytes,
+    pub(crate) count: u32,
+    /// The caller's own idempotency key.
+    pub(crate) request_id: Option<Box<str>>,
+    /// Kept with the batch; empty for none.
+    pub(crate) traceparent: Box<str>,
+}
+
 /// A batch that is closed and not acknowledged.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -43,6 +55,8 @@ pub(super) struct Pending {
     pub(super) count: u32,
     /// The caller's own idempotency key.
     pub(super) request_id: Option<Box<str>>,
+    /// Kept with the batch; empty for none.
+    pub(super) traceparent: Box<str>,
     slot: Option<Arc<Slot>>,
 }
 
@@ -144,15 +158,11 @@ impl Queue {
     }
 
     /// Takes a batch as it is.
-    pub(super) fn push_batch(
-        &mut self,
-        records: Bytes,
-        count: u32,
-        request_id: Option<Box<str>>,
-    ) -> Arc<Slot> {
+    pub(super) fn push_batch(&mut self, batch: Encoded) -> Arc<Slot> {
         self.close();
         let slot = Arc::new(Slot::default());
-        let pending = Pending { records, count, request_id, slot: Some(Arc::clone(&slot)) };
+        let Encoded { records, count, request_id, traceparent } = batch;
+        let pending = Pending { records, count, request_id, traceparent, slot: Some(Arc::clone(&slot)) };
         self.bytes += pending.weight();
         self.batches.push_back(pending);
         slot
@@ -164,7 +174,8 @@ impl Queue {
         }
         let (records, count) = (self.filling.split().freeze(), std::mem::take(&mut self.filling_count));
         self.bytes += BATCH_OVERHEAD;
-        self.batches.push_back(Pending { records, count, request_id: None, slot: self.filling_slot.take() });
+        let (slot, traceparent) = (self.filling_slot.take(), Box::default());
+        self.batches.push_back(Pending { records, count, request_id: None, traceparent, slot });
     }
 
     /// Begins a call: everything not acknowledged is to be sent, again or for the first time.
@@ -327,7 +338,7 @@ mod tests {
         let (same, second) = queue.push(&record(1), Want::Receipt).unwrap();
         assert!(std::sync::Arc::ptr_eq(&slot, &same));
         assert_eq!((index, second), (0, 1));
-        queue.push_batch(bytes::Bytes::from_static(b"x"), 1, None);
+        queue.push_batch(super::Encoded { records: "x".into(), count: 1, ..Default::default() });
         assert_eq!(queue.end(&Error::transport("gone")).len(), 2);
         assert!(queue.is_empty());
     }

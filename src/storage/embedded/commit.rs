@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 
@@ -18,7 +18,7 @@ use super::disk::{Disk, is_full, is_too_many_files};
 use super::frame::{Header, Kind};
 use super::group::{Built, Group, Pending};
 use super::health::Monitor;
-use super::journal::{self, GroupBuf};
+use super::journal::{self, GroupBuf, Synced};
 use super::queue::{Append, Change, Op, Queue, Taken};
 use super::registry::Registry;
 use super::topic::{Settings, TopicState};
@@ -26,6 +26,7 @@ use crate::record::{Epoch, Offset, UnixMicros};
 use crate::storage::window::Window;
 use crate::storage::{Appended, Error, Stored};
 use crate::telemetry::METRICS;
+use crate::telemetry::trace::Steps;
 
 /// A group takes appends until they make about this many bytes: a write of some milliseconds, so
 /// that nobody waits long for the one before.
@@ -138,25 +139,28 @@ impl Committer {
         if let Err(error) = self.make_room(bound) {
             return refuse(appends, &error);
         }
+        let taken = Instant::now();
         let mut group = Group::new(self.now(), self.time.steady());
         for append in appends {
             group.add(append, &self.window);
         }
         let built = group.finish(&mut self.buffer);
         if built.runs.is_empty() {
-            return built.publish(&mut self.window, &mut self.pending);
+            return built.publish(&mut self.window, &mut self.pending, None);
         }
         METRICS.storage.group_bytes.record(self.buffer.len());
         METRICS.storage.group_batches.record(built.runs.iter().map(|item| u64::from(item.run.batches)).sum());
         match self.write() {
-            Ok(()) => self.publish(built),
+            Ok(Synced { written, synced }) => {
+                self.publish(built, Steps { taken, written: Some(written), durable: synced });
+            }
             Err(error) => built.refuse(&error),
         }
     }
 
-    fn publish(&mut self, built: Built) {
+    fn publish(&mut self, built: Built, steps: Steps) {
         self.backlog.add(built.runs.iter().map(Pending::bytes).sum());
-        built.publish(&mut self.window, &mut self.pending);
+        built.publish(&mut self.window, &mut self.pending, Some(steps));
     }
 
     fn now(&mut self) -> UnixMicros {
@@ -206,10 +210,10 @@ impl Committer {
     }
 
     /// Writes and syncs what stands in the buffer.
-    fn write(&mut self) -> Result<(), Error> {
-        self.journal.append(&mut self.buffer).map_err(|error| self.failure(&error))?;
+    fn write(&mut self) -> Result<Synced, Error> {
+        let synced = self.journal.append(&mut self.buffer).map_err(|error| self.failure(&error))?;
         self.sealed = false;
-        Ok(())
+        Ok(synced)
     }
 
     fn seal(&mut self) {
@@ -366,6 +370,6 @@ fn random_epoch() -> Result<u64, Error> {
 fn refuse(appends: Vec<Append>, error: &Error) {
     for append in appends {
         append.refused.store(true, std::sync::atomic::Ordering::Relaxed);
-        let _ = append.reply.send(Appended { receipts: Vec::new(), failure: Some(error.clone()) });
+        let _ = append.reply.send(Appended::failed(error.clone()));
     }
 }

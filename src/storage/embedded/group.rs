@@ -16,6 +16,7 @@ use crate::record::{Batch, Offset, Position, Receipt, UnixMicros, block};
 use crate::storage::tail::Run;
 use crate::storage::window::{self, Window};
 use crate::storage::{Appended, Error, Hold};
+use crate::telemetry::trace::Steps;
 
 /// No batch takes more than its records and this many bytes in the journal: block head 40, trace
 /// context 60, request id 141, its share of a frame header 64.
@@ -95,7 +96,7 @@ impl Group {
     /// Adds the batches of one append, up to the first that must be refused.
     pub fn add(&mut self, append: Append, window: &Window) {
         let Append { topic, refused, batches, reply, hold } = append;
-        let mut appended = Appended { receipts: Vec::with_capacity(batches.len()), failure: None };
+        let mut appended = Appended { receipts: Vec::with_capacity(batches.len()), ..Appended::default() };
         if refused.load(Ordering::Relaxed) {
             appended.failure = Some(Error::EarlierFailed);
         } else if topic.is_deleted() {
@@ -230,15 +231,17 @@ pub struct Built {
 }
 
 impl Built {
-    /// Shows the group to readers and answers publishers: it is durable.
-    pub fn publish(self, window: &mut Window, pending: &mut Vec<Pending>) {
+    /// Shows the group to readers and answers publishers: it is durable, since `steps` where it had
+    /// to be written.
+    pub fn publish(self, window: &mut Window, pending: &mut Vec<Pending>, steps: Option<Steps>) {
         for (key, stored) in self.fresh {
             window.insert(key, stored);
         }
         for item in &self.runs {
             item.topic.publish(item.run.clone());
         }
-        for Answer { reply, appended, .. } in self.replies {
+        for Answer { reply, mut appended, .. } in self.replies {
+            appended.steps = steps;
             // A caller that went away has no use for the answer.
             let _ = reply.send(appended);
         }
@@ -256,7 +259,7 @@ impl Built {
     pub fn refuse(self, error: &Error) {
         for Answer { reply, refused, .. } in self.replies {
             refused.store(true, Ordering::Relaxed);
-            let _ = reply.send(Appended { receipts: Vec::new(), failure: Some(error.clone()) });
+            let _ = reply.send(Appended::failed(error.clone()));
         }
     }
 }

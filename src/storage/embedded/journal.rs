@@ -113,6 +113,15 @@ pub struct Writer {
     pub next_group: u64,
 }
 
+/// When a group was written, and when it was synced.
+#[derive(Clone, Copy, Debug)]
+pub struct Synced {
+    /// Written.
+    pub written: Instant,
+    /// Durable.
+    pub synced: Instant,
+}
+
 impl Writer {
     /// Creates a journal under a temporary name, with `first` (if any) as its first group, syncs it
     /// and puts it in place. `spare` is an old file to write over, whose space is there already.
@@ -164,7 +173,7 @@ impl Writer {
         };
         writer.file.write_at(&file_header(id, spec.first_group, first.is_some()), 0)?;
         match first {
-            Some(group) => writer.append(group)?,
+            Some(group) => drop(writer.append(group)?),
             None => writer.file.sync()?,
         }
         Ok(writer)
@@ -176,11 +185,11 @@ impl Writer {
         self.at + len <= self.capacity
     }
 
-    /// Writes a group and syncs it.
+    /// Writes a group and syncs it; answers when.
     ///
     /// # Errors
     /// The disk's. The group may or may not be there then.
-    pub fn append(&mut self, group: &mut GroupBuf) -> io::Result<()> {
+    pub fn append(&mut self, group: &mut GroupBuf) -> io::Result<Synced> {
         let bytes = group.seal(self.id, self.next_group);
         let begun = Instant::now();
         self.file.write_at(bytes, self.at)?;
@@ -188,10 +197,11 @@ impl Writer {
         // A sync that fails, for whatever reason, leaves it open what is on disk.
         self.file.sync().map_err(io::Error::other)?;
         METRICS.storage.write.record_time(written - begun);
-        METRICS.storage.sync.record_time(written.elapsed());
+        let synced = Instant::now();
+        METRICS.storage.sync.record_time(synced - written);
         self.at += bytes.len() as u64;
         self.next_group += 1;
-        Ok(())
+        Ok(Synced { written, synced })
     }
 }
 

@@ -169,14 +169,13 @@ impl Appender for OrderedAppender {
         let (reply, answer) = oneshot::channel();
         let (topic, refused) = (self.topic.clone(), self.refused.clone());
         let pushed = self.queue.push(Op::Append(Append { topic, refused, batches, reply, hold }));
-        let failed = |error| Appended { receipts: Vec::new(), failure: Some(error) };
         if pushed.is_err() {
-            return Box::pin(std::future::ready(failed(Error::Closing)));
+            return Box::pin(std::future::ready(Appended::failed(Error::Closing)));
         }
         Box::pin(async move {
             answer.await.unwrap_or_else(|_| {
                 let reason = "the committer ended".to_owned();
-                failed(Error::Unavailable { reason, stored: Stored::Unknown })
+                Appended::failed(Error::Unavailable { reason, stored: Stored::Unknown })
             })
         })
     }

@@ -10,6 +10,7 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::Stream;
 use async_nats::jetstream::stream::Info;
 use futures_util::StreamExt;
+use tokio::time::timeout;
 
 use super::group::Seen;
 use super::message::{Digest, Head, end_of, start_of};
@@ -116,6 +117,9 @@ pub type Loaded = (Digest, window::Stored);
 pub async fn load_ids(topic: Arc<Topic>, last: u64, pause: Duration) -> Result<Vec<Loaded>, Error> {
     /// Headers asked for at once: no more than a few MiB.
     const AT_ONCE: usize = 200;
+    /// How long the next one may take: what was asked of a connection that was lost, or of a server
+    /// that is gone, is never answered.
+    const SILENCE_MAX: Duration = Duration::from_secs(4);
     /// A little more than the window: clocks differ.
     const SLACK: Duration = Duration::from_secs(60);
     tokio::time::sleep(pause).await;
@@ -129,7 +133,7 @@ pub async fn load_ids(topic: Arc<Topic>, last: u64, pause: Duration) -> Result<V
     while pending > 0 {
         let mut messages = consumer.fetch().max_messages(AT_ONCE).messages().await.map_err(unavailable)?;
         let before = pending;
-        while let Some(message) = messages.next().await {
+        while let Some(message) = timeout(SILENCE_MAX, messages.next()).await.map_err(unavailable)? {
             let message = message.map_err(unavailable)?;
             let info = message.info().map_err(unavailable)?;
             pending = info.pending;

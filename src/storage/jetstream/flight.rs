@@ -14,6 +14,7 @@ use super::group::Group;
 use super::nats::unavailable;
 use super::topic::Topic;
 use crate::storage::Error;
+use crate::telemetry::trace::Steps;
 
 /// How long one attempt waits for its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
@@ -73,6 +74,12 @@ impl Flight {
     #[must_use]
     pub fn age(&self) -> Duration {
         self.begun.elapsed()
+    }
+
+    /// When what was done with it, if it is stored now.
+    #[must_use]
+    pub fn steps(&self) -> Steps {
+        Steps { taken: self.begun, written: None, durable: Instant::now() }
     }
 
     /// Sends the same message once more. Its condition lets at most one copy be stored.

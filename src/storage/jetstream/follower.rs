@@ -243,7 +243,7 @@ impl Follower {
                         self.flight = Some(Flight::new(&topic, group));
                         return;
                     }
-                    group.settle(&mut queue.appends);
+                    group.settle(&mut queue.appends, None);
                 }
             }
         }
@@ -299,7 +299,8 @@ impl Follower {
         // Somebody else's message in its place means that it is not, and will not be, stored.
         if let Some(flight) = decided.filter(ours) {
             self.trouble = None;
-            flight.group.settle(&mut self.topic.queue().appends);
+            let steps = flight.steps();
+            flight.group.settle(&mut self.topic.queue().appends, Some(steps));
         }
     }
 
@@ -424,7 +425,10 @@ impl Follower {
         let troubled = self.trouble.is_some_and(|since| closing || since.elapsed() >= PATIENCE);
         // A group that NATS can be sent gets its time, however long the trouble has lasted: it ends it.
         let late = self.flight.as_ref().is_none_or(|flight| flight.age() >= PATIENCE);
-        if troubled && (closing || late || !self.topic.nats.link.state().up) {
+        // Whoever still waits when the log closes was cut off already, and is not waited for.
+        if closing && self.flight.is_none()
+            || troubled && (closing || late || !self.topic.nats.link.state().up)
+        {
             self.fail_all(&unavailable("it does not answer"), Stored::Unknown);
         }
     }

@@ -14,6 +14,7 @@ use super::queue::Append;
 use crate::record::{Batch, Epoch, Offset, Position, Receipt, UnixMicros, unplaced};
 use crate::storage::Error;
 use crate::storage::window::{self, Key, Window};
+use crate::telemetry::trace::Steps;
 
 /// What is known of the topic's end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -220,7 +221,7 @@ impl Group {
     }
 
     /// It is stored: answers those it settles, and takes them off the queue.
-    pub fn settle(self, queue: &mut VecDeque<Append>) {
+    pub fn settle(self, queue: &mut VecDeque<Append>, steps: Option<Steps>) {
         let base = start_of(self.sequence());
         let receipt = |first: Offset, count: u32, time, duplicate| {
             let next = Position { epoch: self.epoch, offset: first.plus(u64::from(count)) };
@@ -228,6 +229,7 @@ impl Group {
         };
         for part in self.parts {
             let Some(mut append) = queue.pop_front() else { return };
+            append.appended.steps = steps;
             append.batches.drain(..part.verdicts.len());
             append.appended.receipts.extend(part.verdicts.into_iter().map(|verdict| match verdict {
                 Verdict::Placed { index, count } => {

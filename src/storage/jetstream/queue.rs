@@ -78,7 +78,7 @@ impl Appender for OrderedAppender {
             answer.await.unwrap_or_else(|_| {
                 let reason = "the topic's task ended".to_owned();
                 let failure = Error::Unavailable { reason, stored: Stored::Unknown };
-                Appended { receipts: Vec::new(), failure: Some(failure) }
+                Appended::failed(failure)
             })
         })
     }

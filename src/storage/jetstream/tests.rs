@@ -15,8 +15,16 @@ use crate::record::{Offset, Position, Receipt};
 use crate::storage::conformance::{self, Engine, batch, conformance_tests, flatten, name, read_all};
 use crate::storage::{Error, Health, Hold, Log, Retention, Start, Stored, TopicLog};
 
+/// A configuration for these servers.
+fn config(nats: &Nats) -> Config {
+    let mut config = Config { engine: crate::config::Engine::JetStream, ..Config::default() };
+    config.nats.url = nats.url();
+    config.nats.replicas = nats.servers.len();
+    config
+}
+
 fn engine(nats: &Nats) -> Engine {
-    let config = nats.config();
+    let config = config(nats);
     Engine::new(move || {
         let config = config.clone();
         Box::pin(async move { JetStreamLog::open(&config).await.unwrap() as Arc<dyn Log> })
@@ -33,35 +41,15 @@ mod single_server {
 }
 
 /// The contract on three servers, of which two must have a record before it is acknowledged.
-#[ignore = "three servers do not always form a cluster here: tests/run --soak runs it"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_contract_holds_on_a_cluster() {
-    let nats = formed().await;
+    let nats = Nats::cluster();
+    created(&*open(&config(&nats)).await, "first").await;
     conformance::all(&engine(&nats)).await;
 }
 
 async fn open(config: &Config) -> Arc<JetStreamLog> {
     JetStreamLog::open(config).await.unwrap()
-}
-
-/// A cluster whose servers have found each other. Now and then three that start at once never do
-/// ("no suitable peers for placement"); then others are started.
-async fn formed() -> Nats {
-    for _ in 0..4 {
-        let nats = Nats::cluster();
-        let config = nats.config();
-        let first = async {
-            let log = open(&config).await;
-            while log.create(name("first"), Retention::default()).await.is_err() {
-                sleep(Duration::from_millis(200)).await;
-            }
-        };
-        if tokio::time::timeout(Duration::from_secs(20), first).await.is_ok() {
-            return nats;
-        }
-        println!("three servers did not form a cluster");
-    }
-    panic!("no cluster formed in four attempts");
 }
 
 /// A new topic; a cluster that just started may need a moment.
@@ -103,7 +91,7 @@ async fn put(topic: &dyn TopicLog, payload: u64) -> Result<Receipt, Error> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_position_of_one_replica_works_at_once_on_another() {
     let nats = Nats::single("");
-    let (a, b) = (open(&nats.config()).await, open(&nats.config()).await);
+    let (a, b) = (open(&config(&nats)).await, open(&config(&nats)).await);
     created(&*a, "t").await;
     let (on_a, on_b) = (a.get(&name("t")).await.unwrap(), b.get(&name("t")).await.unwrap());
     assert_eq!(on_a.epoch(), on_b.epoch());
@@ -152,7 +140,7 @@ async fn read_moving(replicas: &[Arc<dyn TopicLog>], count: usize) -> Vec<(u64, 
 async fn a_subscriber_moved_among_replicas_sees_every_record_once() {
     const EACH: u64 = 300;
     let nats = Nats::single("");
-    let logs = join_all((0..3).map(|_| async { open(&nats.config()).await })).await;
+    let logs = join_all((0..3).map(|_| async { open(&config(&nats)).await })).await;
     created(&*logs[0], "t").await;
     let replicas = join_all(logs.iter().map(async |log| log.get(&name("t")).await.unwrap())).await;
     let reading = tokio::spawn({
@@ -191,7 +179,7 @@ async fn a_subscriber_moved_among_replicas_sees_every_record_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_id_is_stored_once_whatever_the_replica() {
     let nats = Nats::single("");
-    let logs = join_all((0..3).map(|_| async { open(&nats.config()).await })).await;
+    let logs = join_all((0..3).map(|_| async { open(&config(&nats)).await })).await;
     created(&*logs[0], "t").await;
     let topics = join_all(logs.iter().map(async |log| log.get(&name("t")).await.unwrap())).await;
     for round in 0..30_u64 {
@@ -212,7 +200,7 @@ async fn a_request_id_is_stored_once_whatever_the_replica() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_that_create_at_once_agree() {
     let nats = Nats::single("");
-    let logs = join_all((0..4).map(|_| async { open(&nats.config()).await })).await;
+    let logs = join_all((0..4).map(|_| async { open(&config(&nats)).await })).await;
     for round in 0..10 {
         let text = format!("t{round}");
         let created = join_all(logs.iter().map(|log| log.create(name(&text), Retention::default()))).await;
@@ -233,7 +221,7 @@ async fn replicas_that_create_at_once_agree() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_replica_does_to_a_topic_others_notice() {
     let nats = Nats::single("");
-    let (a, b) = (open(&nats.config()).await, open(&nats.config()).await);
+    let (a, b) = (open(&config(&nats)).await, open(&config(&nats)).await);
     let on_a = created(&*a, "t").await;
     let on_b = b.get(&name("t")).await.unwrap();
     let mut receipts = Vec::new();
@@ -266,7 +254,7 @@ async fn what_one_replica_does_to_a_topic_others_notice() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lagging_reader_reads_on_at_its_own_pace() {
     let nats = Nats::single("");
-    let mut config = nats.config();
+    let mut config = config(&nats);
     config.storage.cache_bytes = 100_000;
     let log = open(&config).await;
     let topic = created(&*log, "t").await;
@@ -321,7 +309,7 @@ impl Told {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nats_going_away_and_coming_back_is_waited_out() {
     let mut nats = Nats::single("");
-    let log = open(&nats.config()).await;
+    let log = open(&config(&nats)).await;
     let topic = created(&*log, "t").await;
     let (mut told, mut health) = (Told::default(), log.health());
     for n in 0..50 {
@@ -371,15 +359,14 @@ async fn nats_going_away_and_coming_back_is_waited_out() {
 }
 
 /// P1, P2: the leader of the topic's stream is killed while several publish.
-#[ignore = "three servers do not always form a cluster here: tests/run --soak runs it"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loss_of_a_leader_loses_and_repeats_nothing() {
     const WRITERS: u64 = 4;
     // Shown where it fails.
     let filter = "streamway=debug,async_nats=info";
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-    let mut nats = formed().await;
-    let logs = [open(&nats.config()).await, open(&nats.config()).await];
+    let mut nats = Nats::cluster();
+    let logs = [open(&config(&nats)).await, open(&config(&nats)).await];
     created(&*logs[0], "t").await;
     let topics = join_all(logs.iter().map(async |log| log.get(&name("t")).await.unwrap())).await;
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -399,9 +386,8 @@ async fn the_loss_of_a_leader_loses_and_repeats_nothing() {
         .collect();
     for _ in 0..2 {
         sleep(Duration::from_secs(1)).await;
-        let (_, info) = logs[0].look(&name("t")).await.unwrap();
-        let leader = info.cluster.and_then(|cluster| cluster.leader).unwrap();
-        let server = nats.servers.iter_mut().find(|server| server.name == leader).unwrap();
+        let server = nats.leader("streamway-t");
+        let leader = server.name.clone();
         server.kill();
         // It goes on without that server.
         let topic = topics[0].clone();
@@ -434,7 +420,7 @@ async fn the_loss_of_a_leader_loses_and_repeats_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_is_waited_out() {
     let nats = Nats::single("");
-    let log = open(&nats.config()).await;
+    let log = open(&config(&nats)).await;
     let topic = created(&*log, "t").await;
     put(&*topic, 1).await.unwrap();
     nats.servers[0].signal(rustix::process::Signal::STOP);
@@ -454,7 +440,7 @@ async fn a_server_that_hangs_is_waited_out() {
 #[tokio::test]
 async fn a_nats_that_takes_too_little_is_refused() {
     let nats = Nats::single("");
-    let mut config = nats.config();
+    let mut config = config(&nats);
     config.batch_bytes_max = (2 << 20) - (64 << 10) + 1;
     let error = JetStreamLog::open(&config).await.unwrap_err();
     assert!(matches!(error, OpenError::MaxPayload { found: 0x20_0000, .. }), "{error}");
@@ -480,7 +466,7 @@ async fn credentials_are_shown_and_wrong_ones_refused() {
         let nats = Nats::single(&more);
         let mut accepted = 0;
         for way in 0..4 {
-            let mut config = nats.config();
+            let mut config = config(&nats);
             match way {
                 0 => {
                     config.nats.user = "me".into();
@@ -500,7 +486,7 @@ async fn credentials_are_shown_and_wrong_ones_refused() {
         }
         assert_eq!(accepted, 1, "{more}");
     }
-    let mut config = Nats::single("").config();
+    let mut config = config(&Nats::single(""));
     config.nats.creds_file = "/nonexistent/nats.creds".into();
     let error = JetStreamLog::open(&config).await.unwrap_err().to_string();
     assert!(error.starts_with("nats.creds_file /nonexistent/nats.creds:"), "{error}");

@@ -5,8 +5,11 @@
 pub mod certs;
 pub mod faults;
 pub mod frames;
+pub mod haproxy;
 pub mod jwt;
 pub mod make;
+#[allow(dead_code, reason = "the unit tests of the engine use all of it")]
+#[path = "../../../src/storage/jetstream/server.rs"]
 mod nats;
 pub mod proxy;
 pub mod raw;
@@ -17,9 +20,9 @@ mod status;
 use std::future::Future;
 use std::time::Duration;
 
-pub use nats::Nats;
+pub use nats::{Nats, free_ports};
 pub use reader::{Reader, Seen, read_all};
-pub use server::{Server, StreamClient, TopicClient, signal};
+pub use server::{Server, StreamClient, TopicClient, connect, signal};
 pub use status::{detail, metadata, refused};
 
 /// Fails the test where something takes longer than it ever should.

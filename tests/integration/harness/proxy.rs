@@ -2,6 +2,8 @@
 //! Never: looks into what it forwards.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,8 +18,12 @@ pub struct Weather {
     pub delay: Duration,
     /// Bytes a second from the server to the client; 0 for no limit.
     pub rate: u64,
+    /// Nothing is forwarded and nothing ends, as where the network is cut.
+    pub frozen: bool,
     /// Connections accepted up to this moment end: raised by [`Proxy::cut`].
     cuts: u64,
+    /// Whether new connections end at once.
+    pub down: bool,
     /// The same for the half from client to server: raised by [`Proxy::half_close`].
     half_closes: u64,
 }
@@ -26,6 +32,8 @@ pub struct Weather {
 pub struct Proxy {
     pub at: SocketAddr,
     weather: watch::Sender<Weather>,
+    /// Bytes forwarded so far, both ways.
+    forwarded: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
 }
 
@@ -34,12 +42,18 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = listener.local_addr().expect("bound");
         let (weather, seen) = watch::channel(Weather::default());
+        let forwarded = Arc::<AtomicU64>::default();
+        let counted = Arc::clone(&forwarded);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(forward(client, server, seen.clone()));
+                tokio::spawn(forward(client, server, seen.clone(), Arc::clone(&counted)));
             }
         });
-        Self { at, weather, accepting }
+        Self { at, weather, forwarded, accepting }
+    }
+
+    pub fn forwarded_bytes(&self) -> u64 {
+        self.forwarded.load(Ordering::Relaxed)
     }
 
     pub fn delay(&self, delay: Duration) {
@@ -50,9 +64,22 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.rate = rate);
     }
 
+    /// From now on nothing comes through, and no end is told.
+    pub fn freeze(&self) {
+        self.weather.send_modify(|weather| weather.frozen = true);
+    }
+
     /// Ends every connection there is.
     pub fn cut(&self) {
         self.weather.send_modify(|weather| weather.cuts += 1);
+    }
+
+    /// Ends every connection there is, and every new one, or lets new ones be again.
+    pub fn set_down(&self, down: bool) {
+        self.weather.send_modify(|weather| {
+            weather.down = down;
+            weather.cuts += u64::from(down);
+        });
     }
 
     /// Ends the half from client to server of every connection there is.
@@ -68,8 +95,16 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(client: TcpStream, server: SocketAddr, weather: watch::Receiver<Weather>) {
+async fn forward(
+    client: TcpStream,
+    server: SocketAddr,
+    weather: watch::Receiver<Weather>,
+    forwarded: Arc<AtomicU64>,
+) {
     let begun = *weather.borrow();
+    if begun.down {
+        return;
+    }
     let Ok(server) = TcpStream::connect(server).await else { return };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
@@ -79,14 +114,14 @@ async fn forward(client: TcpStream, server: SocketAddr, weather: watch::Receiver
     let cut = async { cuts.wait_for(|now| now.cuts > begun.cuts).await.is_ok() };
     let up = async {
         let ended = tokio::select! {
-            () = pump(&mut from_client, &mut to_server, weather.clone(), false) => true,
+            () = pump(&mut from_client, &mut to_server, weather.clone(), false, &forwarded) => true,
             _ = half => false,
         };
         if !ended {
             let _ = to_server.shutdown().await;
         }
     };
-    let down = pump(&mut from_server, &mut to_client, weather.clone(), true);
+    let down = pump(&mut from_server, &mut to_client, weather.clone(), true, &forwarded);
     tokio::select! {
         _ = cut => {}
         _ = async { tokio::join!(up, down) } => {}
@@ -96,8 +131,9 @@ async fn forward(client: TcpStream, server: SocketAddr, weather: watch::Receiver
 async fn pump(
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
-    weather: watch::Receiver<Weather>,
+    mut weather: watch::Receiver<Weather>,
     limited: bool,
+    forwarded: &AtomicU64,
 ) {
     let mut buffer = vec![0; 16 << 10];
     loop {
@@ -109,6 +145,8 @@ async fn pump(
             Ok(len) if len > 0 => len,
             _ => break,
         };
+        // One that ends meanwhile stays frozen: its proxy is gone with it.
+        let _ = weather.wait_for(|now| !now.frozen).await.map(|_| ());
         let pause = if rate == 0 { delay } else { delay + Duration::from_secs_f64(len as f64 / rate as f64) };
         if !pause.is_zero() {
             // This is the weather itself, not a wait for something.
@@ -117,6 +155,7 @@ async fn pump(
         if to.write_all(&buffer[..len]).await.is_err() {
             break;
         }
+        forwarded.fetch_add(len as u64, Ordering::Relaxed);
     }
     let _ = to.shutdown().await;
 }

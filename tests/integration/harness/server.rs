@@ -317,7 +317,8 @@ async fn serving(at: SocketAddr) {
     panic!("the health watch ended");
 }
 
-async fn connect(at: SocketAddr) -> Channel {
+/// A connection to whatever serves there.
+pub async fn connect(at: SocketAddr) -> Channel {
     endpoint(at).connect().await.expect("the server is there")
 }
 

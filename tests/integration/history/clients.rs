@@ -213,6 +213,8 @@ pub async fn follow(
                 continue;
             }
         };
+        // Offsets may have gaps here: the judge decides about them.
+        reader = reader.sparse();
         loop {
             if reached(*end.borrow_and_update(), &seen) {
                 break 'resume;

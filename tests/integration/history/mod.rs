@@ -56,6 +56,33 @@ pub struct History {
     pub topic: Vec<(u64, u64, String)>,
 }
 
+impl History {
+    /// The same history with each offset replaced by how many records are before it: what the judge
+    /// asks for, of an engine whose offsets have gaps. An offset that must be a record's and is none's
+    /// becomes one that no topic has.
+    pub fn dense(mut self) -> Self {
+        let offsets: Vec<u64> = self.topic.iter().map(|(offset, ..)| *offset).collect();
+        assert!(offsets.is_sorted_by(|a, b| a < b), "offsets rise");
+        let rank = |offset: u64| offsets.partition_point(|at| *at < offset) as u64;
+        let exact = |offset: u64| offsets.binary_search(&offset).map_or(u64::MAX, |at| at as u64);
+        for (offset, batch, _) in &mut self.topic {
+            (*offset, *batch) = (rank(*offset), exact(*batch));
+        }
+        for (offset, _) in self.deliveries.iter_mut().flatten() {
+            *offset = exact(*offset);
+        }
+        for attempt in &mut self.attempts {
+            attempt.expected = attempt.expected.map(rank);
+            match &mut attempt.outcome {
+                Outcome::Acknowledged { first, next, .. } => (*first, *next) = (exact(*first), rank(*next)),
+                Outcome::Mismatch { tail } => *tail = rank(*tail),
+                Outcome::Stored | Outcome::Refused | Outcome::Unknown => {}
+            }
+        }
+        self
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     clock: AtomicU64,

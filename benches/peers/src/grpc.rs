@@ -1,0 +1,116 @@
+//! What Streamway's adapter and the limit's share: channels, and a reader that walks over a delivery
+//! as the readers of the other protocols do. Never: starts a server.
+
+use bytes::{Buf, Bytes};
+use prost::Message as _;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
+
+use crate::Outcome;
+use crate::pace::Seen;
+use crate::peer::Decode;
+use crate::proto::v1::SubscribeResponse;
+
+/// The largest message that is taken; Streamway's own limit is 4 MiB.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+pub async fn channel(port: u16) -> Outcome<Channel> {
+    Ok(Endpoint::try_from(format!("http://127.0.0.1:{port}"))?
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(64 << 20)
+        .tcp_nodelay(true)
+        .connect()
+        .await?)
+}
+
+/// Starts a server-streaming call whose answers stay bytes.
+pub async fn deliveries<T: prost::Message + 'static>(
+    channel: Channel,
+    path: &'static str,
+    request: T,
+) -> Outcome<Streaming<Bytes>> {
+    let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    grpc.ready().await?;
+    let path = tonic::codegen::http::uri::PathAndQuery::from_static(path);
+    Ok(grpc
+        .server_streaming(Request::new(request), path, PassThrough(std::marker::PhantomData))
+        .await?
+        .into_inner())
+}
+
+/// Counts an encoded `SubscribeResponse`.
+pub fn count(delivery: Bytes, decode: Decode) -> Outcome<Seen> {
+    let mut seen = Seen::default();
+    match decode {
+        Decode::Walk => walk(&delivery, 0, &mut seen)?,
+        Decode::Typed => {
+            let delivery = SubscribeResponse::decode(delivery)?;
+            for record in delivery.batches.iter().flat_map(|batch| &batch.records) {
+                seen.value(&record.value);
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// Fields on the way to a value: SubscribeResponse.batches, RecordBatch.records, Record.value.
+const WAY: [u64; 3] = [1, 3, 2];
+
+fn walk(mut bytes: &[u8], depth: usize, seen: &mut Seen) -> Outcome<()> {
+    while bytes.has_remaining() {
+        let key = prost::encoding::decode_varint(&mut bytes)?;
+        match key & 7 {
+            0 => drop(prost::encoding::decode_varint(&mut bytes)?),
+            2 => {
+                let len = prost::encoding::decode_varint(&mut bytes)? as usize;
+                let (inner, rest) = bytes.split_at_checked(len).ok_or("a delivery is cut")?;
+                if key >> 3 == WAY[depth] && depth + 1 == WAY.len() {
+                    seen.value(inner);
+                } else if key >> 3 == WAY[depth] {
+                    walk(inner, depth + 1, seen)?;
+                }
+                bytes = rest;
+            }
+            _ => return Err("a delivery has a field of another kind".into()),
+        }
+    }
+    Ok(())
+}
+
+struct PassThrough<T>(std::marker::PhantomData<T>);
+
+impl<T: prost::Message + 'static> Codec for PassThrough<T> {
+    type Encode = T;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self(std::marker::PhantomData)
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self(std::marker::PhantomData)
+    }
+}
+
+impl<T: prost::Message> Encoder for PassThrough<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, item: T, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.reserve(item.encoded_len());
+        item.encode_raw(out);
+        Ok(())
+    }
+}
+
+impl<T> Decoder for PassThrough<T> {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(bytes.copy_to_bytes(bytes.remaining())))
+    }
+}

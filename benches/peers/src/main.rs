@@ -1,0 +1,174 @@
+//! Streamway beside its peers: one workload specification, an adapter each, interleaved rounds.
+//! Installs and starts the peers, checks what was acknowledged by reading it back, prints medians and
+//! ratios, writes JSON, and draws the plots of docs/performance.md.
+
+mod contestant;
+mod grpc;
+mod install;
+mod limit;
+mod nats;
+mod pace;
+mod peer;
+mod plot;
+mod python;
+mod redis;
+mod report;
+mod restart;
+mod s2;
+mod streamway;
+mod targets;
+mod workload;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum as _};
+
+use contestant::Contestant;
+use report::Results;
+use workload::{Row, Runner, Scale};
+
+/// What tonic generates for a user of the protos.
+#[allow(clippy::all, missing_docs)]
+pub mod proto {
+    pub mod v1 {
+        tonic::include_proto!("streamway.v1");
+    }
+    pub mod example {
+        tonic::include_proto!("example");
+    }
+    pub mod limit {
+        tonic::include_proto!("limit");
+    }
+}
+
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub type Outcome<T> = Result<T, Failure>;
+
+/// Threads of the clients: as many as the machine of the published figures has cores.
+const THREADS: usize = 2;
+
+/// Measures Streamway beside its peers.
+#[derive(Parser)]
+struct Args {
+    /// Interleaved rounds; medians are taken over them.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of each timed measurement.
+    #[arg(long, default_value_t = 1.5)]
+    seconds: f64,
+    /// Only these rows.
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<Row>,
+    /// Only these servers.
+    #[arg(long, value_delimiter = ',')]
+    peers: Vec<Contestant>,
+    /// Records that the replay reads.
+    #[arg(long, default_value_t = 1_000_000)]
+    replay_records: u64,
+    /// Idle subscriptions, over shared connections and again with one each.
+    #[arg(long, default_value_t = 500)]
+    idle_subscriptions: usize,
+    /// Topics of the row of many topics.
+    #[arg(long, default_value_t = 1_000)]
+    topics: usize,
+    /// MiB kept when the server is started again.
+    #[arg(long, default_value_t = 2_048)]
+    start_mib: u64,
+    /// A Streamway binary to measure; without it, this clone's is built for release.
+    #[arg(long)]
+    streamway: Option<PathBuf>,
+    /// Where the results go.
+    #[arg(long, default_value_os_t = peer::cache().join("results.json"))]
+    json: PathBuf,
+    /// Fill docs/performance.md: its figures, its plots and their data.
+    #[arg(long)]
+    write_docs: bool,
+}
+
+fn main() -> Outcome<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some(limit::SERVE) {
+        return runtime.block_on(limit::serve(words.next().ok_or("a port")?.parse()?));
+    }
+    runtime.block_on(measure(Args::parse()))
+}
+
+async fn measure(mut args: Args) -> Outcome<()> {
+    if args.rows.is_empty() {
+        args.rows = Row::value_variants().to_vec();
+    }
+    if args.peers.is_empty() {
+        args.peers = Contestant::value_variants().to_vec();
+    }
+    let installed = install::install(&args.peers, args.streamway.take())?;
+    let mut results = Results::new(&installed, args.rounds, args.seconds);
+    let mut failures = 0;
+    for round in 0..args.rounds {
+        // Another order each round, so that nobody always runs in the other's wake.
+        for turn in 0..args.peers.len() {
+            let contestant = args.peers[(turn + round) % args.peers.len()];
+            failures += rows(contestant, &installed, &args, round, &mut results).await;
+        }
+        // Kept as it grows: an interruption loses one round at most.
+        results.write(&args.json)?;
+    }
+    print!("{}", results.text());
+    if args.write_docs {
+        results.write_docs()?;
+    }
+    match failures {
+        0 => Ok(()),
+        failures => Err(format!("{failures} measurements failed").into()),
+    }
+}
+
+/// Runs one contestant's rows of a round; answers how many failed.
+async fn rows(
+    contestant: Contestant,
+    installed: &install::Installed,
+    args: &Args,
+    round: usize,
+    results: &mut Results,
+) -> usize {
+    let scale = Scale {
+        time: Duration::from_secs_f64(args.seconds),
+        replay_records: args.replay_records,
+        idle_subscriptions: args.idle_subscriptions,
+        topics: args.topics,
+        start_bytes: args.start_mib << 20,
+    };
+    let mut failures = 0;
+    for row in args.rows.iter().copied().filter(|row| contestant.runs(*row, round)) {
+        let figures = match row {
+            Row::Start => restart::measure(&installed.streamway, scale.start_bytes).await,
+            // A server of its own for every row: none inherits another's caches, files or memory.
+            _ => match contestant.start(installed).await {
+                Ok(started) => {
+                    let runner = Runner { scale: scale.clone(), round, ..started };
+                    runner.run(row).await
+                }
+                Err(error) => Err(error),
+            },
+        };
+        match figures {
+            Ok(figures) => {
+                for (what, value) in figures {
+                    println!(
+                        "round {} {:>18} {what}: {}",
+                        round + 1,
+                        contestant.name(),
+                        report::number(value)
+                    );
+                    results.add(what, contestant.name(), value);
+                }
+            }
+            Err(error) => {
+                println!("round {} {:>18} {row:?} FAILED: {error}", round + 1, contestant.name());
+                failures += 1;
+            }
+        }
+    }
+    failures
+}

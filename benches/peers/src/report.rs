@@ -1,0 +1,233 @@
+//! Medians, ratios, and where they are written. Never: measures.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::Outcome;
+use crate::contestant::Contestant;
+use crate::install::Installed;
+use crate::peer::clone_dir;
+use crate::plot;
+use crate::targets::{OWN, TARGETS, Want, less_is_better};
+
+const BEGIN: &str = "<!-- figures -->\n";
+const END: &str = "<!-- end of figures -->";
+
+/// One figure of one contestant, a value a round.
+struct Series {
+    what: &'static str,
+    who: &'static str,
+    values: Vec<f64>,
+}
+
+pub struct Results {
+    conditions: Vec<(String, String)>,
+    series: Vec<Series>,
+}
+
+/// Median, least and greatest.
+#[derive(Clone, Copy)]
+pub struct Spread {
+    pub median: f64,
+    pub least: f64,
+    pub greatest: f64,
+}
+
+impl Results {
+    pub fn new(installed: &Installed, rounds: usize, seconds: f64) -> Self {
+        let mut conditions = vec![
+            ("machine".to_owned(), machine()),
+            ("rounds".to_owned(), format!("{rounds}, interleaved; {seconds} s each timed measurement")),
+        ];
+        for (who, version) in &installed.versions {
+            conditions.push(((*who).to_owned(), version.clone()));
+        }
+        Self { conditions, series: Vec::new() }
+    }
+
+    pub fn add(&mut self, what: &'static str, who: &'static str, value: f64) {
+        match self.series.iter_mut().find(|series| series.what == what && series.who == who) {
+            Some(series) => series.values.push(value),
+            None => self.series.push(Series { what, who, values: vec![value] }),
+        }
+    }
+
+    fn whats(&self) -> Vec<&'static str> {
+        let mut whats = Vec::new();
+        for series in &self.series {
+            if !whats.contains(&series.what) {
+                whats.push(series.what);
+            }
+        }
+        whats
+    }
+
+    /// Each contestant's spread of a figure, the best first.
+    fn of(&self, what: &str) -> Vec<(&'static str, Spread)> {
+        let mut all: Vec<_> =
+            self.series.iter().filter(|s| s.what == what).map(|s| (s.who, spread(&s.values))).collect();
+        all.sort_by(|(_, a), (_, b)| b.median.total_cmp(&a.median));
+        if less_is_better(what) {
+            all.reverse();
+        }
+        all
+    }
+
+    fn median(&self, what: &str, who: &str) -> Option<f64> {
+        let series = self.series.iter().find(|s| s.what == what && s.who == who)?;
+        Some(spread(&series.values).median)
+    }
+
+    /// Every figure as a table, then what was asked for.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        for what in self.whats() {
+            let ours = self.median(what, "Streamway");
+            let _ = writeln!(
+                out,
+                "\n**{what}**\n\n| | median | least to greatest | Streamway is |\n|---|---:|---:|---:|"
+            );
+            for (who, spread) in self.of(what) {
+                let ratio =
+                    ours.filter(|_| who != "Streamway").map(|ours| format!("{:.2} ×", ours / spread.median));
+                let note = if Contestant::is_durable(who) { "" } else { " (not durable)" };
+                let _ = writeln!(
+                    out,
+                    "| {who}{note} | {} | {} to {} | {} |",
+                    number(spread.median),
+                    number(spread.least),
+                    number(spread.greatest),
+                    ratio.unwrap_or_default()
+                );
+            }
+        }
+        out + &self.asked()
+    }
+
+    fn asked(&self) -> String {
+        let mut out =
+            "\n**What was aimed for**\n\n| figure | beside | aim | measured | |\n|---|---|---:|---:|---|\n"
+                .to_owned();
+        let mut line = |what: &str, who: &str, aim: String, measured: String, met: bool| {
+            let met = if met { "reached" } else { "**missed**" };
+            let _ = writeln!(out, "| {what} | {who} | {aim} | {measured} | {met} |");
+        };
+        for (what, who, want, aim) in TARGETS {
+            let (Some(ours), Some(theirs)) = (self.median(what, "Streamway"), self.median(what, who)) else {
+                continue;
+            };
+            let ratio = ours / theirs;
+            let (sign, met) = match want {
+                Want::AtLeast => ("≥", ratio >= *aim),
+                Want::AtMost => ("≤", ratio <= *aim),
+            };
+            line(what, who, format!("{sign} {aim} ×"), format!("{ratio:.2} ×"), met);
+        }
+        for (what, aim) in OWN {
+            let Some(ours) = self.median(what, "Streamway") else { continue };
+            line(what, "", format!("≤ {}", number(*aim)), number(ours), ours <= *aim);
+        }
+        let topics = |n| self.median(&format!("256 publishers, {n}, requests/s"), "Streamway");
+        if let (Some(one), Some(many)) = (topics("one topic"), topics("1,000 topics")) {
+            let ratio = many / one;
+            line(
+                "256 publishers, 1,000 topics",
+                "one topic",
+                "≥ 0.4 ×".into(),
+                format!("{ratio:.2} ×"),
+                ratio >= 0.4,
+            );
+        }
+        out
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let conditions: serde_json::Map<_, _> =
+            self.conditions.iter().map(|(name, text)| (name.clone(), json!(text))).collect();
+        let series = self.series.iter().map(|s| {
+            json!({"figure": s.what, "server": s.who, "durable": Contestant::is_durable(s.who),
+                "median": spread(&s.values).median, "rounds": s.values})
+        });
+        json!({"conditions": conditions, "figures": series.collect::<Vec<_>>()})
+    }
+
+    pub fn write(&self, path: &Path) -> Outcome<()> {
+        std::fs::write(path, serde_json::to_string_pretty(&self.json())? + "\n")?;
+        Ok(())
+    }
+
+    /// Fills the marked section of docs/performance.md, and writes its plots and data beside it.
+    pub fn write_docs(&self) -> Outcome<()> {
+        let docs = clone_dir().join("docs");
+        let dir = docs.join("performance");
+        std::fs::create_dir_all(&dir)?;
+        self.write(&dir.join("results.json"))?;
+        let mut section = String::new();
+        for (name, text) in &self.conditions {
+            let _ = writeln!(section, "- {name}: {text}");
+        }
+        section.push('\n');
+        for what in self.whats() {
+            let name = file_name(what);
+            std::fs::write(dir.join(&name), plot::bars(what, &self.of(what)))?;
+            let _ = writeln!(section, "![{what}](performance/{name})");
+        }
+        section.push_str(&self.text());
+        let page = std::fs::read_to_string(docs.join("performance.md"))?;
+        let (head, rest) = page.split_once(BEGIN).ok_or("docs/performance.md has no mark for figures")?;
+        let (_, tail) = rest.split_once(END).ok_or("docs/performance.md has no end of figures")?;
+        std::fs::write(docs.join("performance.md"), format!("{head}{BEGIN}\n{section}\n{END}{tail}"))?;
+        Ok(())
+    }
+}
+
+fn file_name(what: &str) -> String {
+    let words = what.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("-").to_lowercase() + ".svg"
+}
+
+fn spread(values: &[f64]) -> Spread {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    let median =
+        if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
+    Spread { median, least: sorted[0], greatest: sorted[sorted.len() - 1] }
+}
+
+/// With thousands apart, and as many digits as say something.
+pub fn number(value: f64) -> String {
+    if value < 100.0 {
+        return format!("{value:.1}");
+    }
+    let digits = format!("{value:.0}");
+    let mut out = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Processor, cores, memory and kernel.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("unknown processor", |(_, m)| m);
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = read("/proc/meminfo");
+    let kib = memory.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    format!(
+        "{cores} shared cores of {model}, {} GiB, Linux {}; clients and server share the cores",
+        kib >> 20,
+        kernel.trim()
+    )
+}

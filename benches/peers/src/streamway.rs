@@ -1,0 +1,111 @@
+//! Streamway: a release server process, and the client that tonic generates from its protos.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt as _, stream};
+use tonic::transport::Channel;
+
+use crate::Outcome;
+use crate::grpc::{channel, count, deliveries};
+use crate::pace::Pace;
+use crate::peer::{Connection, Peer, Process, Reader, SHARED};
+use crate::proto::v1::stream_service_client::StreamServiceClient;
+use crate::proto::v1::{
+    Boundary, ExchangeRequest, NumberedPublish, Open, PublishRequest, Record, SubscribeRequest,
+    exchange_request::Kind, subscribe_request::Start,
+};
+
+pub struct Streamway {
+    process: Process,
+    shared: Vec<Channel>,
+}
+
+/// The server's command line.
+pub fn serve(binary: &Path) -> impl Fn(u16, &Path) -> Outcome<Command> {
+    let binary = PathBuf::from(binary);
+    move |port, dir| {
+        let mut command = Command::new(&binary);
+        command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--admin-listen", "127.0.0.1:0"]);
+        command.arg("--data-dir").arg(dir.join("data"));
+        Ok(command)
+    }
+}
+
+impl Streamway {
+    pub async fn start(binary: &Path) -> Outcome<Self> {
+        Self::on(Process::start(serve(binary)).await?).await
+    }
+
+    pub async fn on(process: Process) -> Outcome<Self> {
+        let mut shared = Vec::new();
+        for _ in 0..SHARED {
+            shared.push(channel(process.port).await?);
+        }
+        Ok(Self { process, shared })
+    }
+
+    pub fn kill(self) -> Outcome<tempfile::TempDir> {
+        self.process.kill()
+    }
+}
+
+fn batch(topic: &str, pace: &Pace, number: u64) -> PublishRequest {
+    let records = pace.values(number).map(|value| Record { value, ..Record::default() });
+    PublishRequest { topic: topic.into(), records: records.collect(), ..PublishRequest::default() }
+}
+
+/// An Exchange's side of the client.
+fn requests(topic: String, pace: Arc<Pace>) -> impl Stream<Item = ExchangeRequest> + Send + 'static {
+    let open = Open { topic, window: pace.load.window as u32, ..Open::default() };
+    let publishes = stream::unfold(pace, |pace| async {
+        let number = pace.next().await?;
+        let publish = Some(batch("", &pace, number));
+        Some((Kind::Publish(NumberedPublish { number: number + 1, publish }), pace))
+    });
+    let kinds = stream::iter([Kind::Open(open)]).chain(publishes);
+    kinds.map(|kind| ExchangeRequest { kind: Some(kind) })
+}
+
+#[tonic::async_trait]
+impl Peer for Streamway {
+    fn process(&self) -> &Process {
+        &self.process
+    }
+
+    async fn publish(&self, topic: &str, pace: Arc<Pace>) -> Outcome<()> {
+        let mut client = StreamServiceClient::new(channel(self.process.port).await?);
+        let requests = requests(topic.into(), pace.clone());
+        let mut answers = client.exchange(requests).await?.into_inner();
+        while let Some(answer) = answers.message().await? {
+            pace.acknowledged(answer.receipts.len() as u64);
+        }
+        Ok(())
+    }
+
+    async fn one_by_one(&self, topics: &[String], pace: Arc<Pace>) -> Outcome<()> {
+        let mut client = StreamServiceClient::new(self.shared[pace.load.publisher as usize % SHARED].clone());
+        while let Some(number) = pace.next().await {
+            let topic = &topics[(number + pace.load.publisher) as usize % topics.len()];
+            client.publish(batch(topic, &pace, number)).await?;
+            pace.acknowledged(1);
+        }
+        Ok(())
+    }
+
+    async fn read(&self, topic: &str, reader: Reader) -> Outcome<()> {
+        let channel = match reader.connection {
+            Connection::Shared => self.shared[reader.index % SHARED].clone(),
+            Connection::Own => channel(self.process.port).await?,
+        };
+        let start = Some(Start::Boundary(Boundary::Earliest.into()));
+        let request = SubscribeRequest { topic: topic.into(), start, ..SubscribeRequest::default() };
+        let mut messages = deliveries(channel, "/streamway.v1.StreamService/Subscribe", request).await?;
+        reader.progress.subscribed();
+        while let Some(message) = messages.message().await? {
+            reader.progress.add(count(message, reader.decode)?);
+        }
+        Err("the subscription ended".into())
+    }
+}

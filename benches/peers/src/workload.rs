@@ -1,0 +1,347 @@
+//! The workload specification: every row once, for whichever peer. Never: knows a protocol.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::Outcome;
+use crate::pace::{Load, Pace, Progress, Seen, Until};
+use crate::peer::{Connection, Decode, Peer, Reader};
+
+/// How long subscribers may take to get what was published for them.
+const READ_MAX: Duration = Duration::from_secs(120);
+/// Bytes of a record's value, but for the bulk row.
+const VALUE_LEN: usize = 100;
+/// Publishes a second of the latency row.
+const RATE: f64 = 5_000.0;
+
+/// A row of the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Row {
+    /// One publisher, 1000 in flight, one record each.
+    Pipelined,
+    /// 64 publishers, 16 in flight each.
+    Publishers,
+    /// 64 requests at a time, each answered before the next.
+    Unary,
+    /// 1 KiB x 100 a batch, 16 batches in flight.
+    Bulk,
+    /// One publisher to 100 subscribers.
+    Fanout100,
+    /// One publisher to 10 subscribers.
+    Fanout10,
+    /// Reading what is stored from its beginning.
+    Replay,
+    /// 5,000 publishes a second, open loop.
+    Latency,
+    /// Memory of an idle subscription.
+    Idle,
+    /// 256 publishers over 1,000 topics.
+    Topics,
+    /// From exec to the first answer, with data kept.
+    Start,
+}
+
+/// How much of each row.
+#[derive(Clone, Default)]
+pub struct Scale {
+    /// Of each timed measurement.
+    pub time: Duration,
+    pub replay_records: u64,
+    pub idle_subscriptions: usize,
+    pub topics: usize,
+    pub start_bytes: u64,
+}
+
+/// One measured value: what, and how much of it.
+pub type Figure = (&'static str, f64);
+
+/// A peer with the scale of this run and the number of the round.
+pub struct Runner {
+    pub peer: Arc<dyn Peer>,
+    pub scale: Scale,
+    pub round: usize,
+    /// The peer is the limit: it stores nothing, and sends by itself.
+    pub is_limit: bool,
+    /// What a sync takes, where the peer itself does none.
+    pub sync_micros: Option<f64>,
+    /// The peer keeps what it acknowledges.
+    pub stores: bool,
+}
+
+impl Runner {
+    pub async fn run(&self, row: Row) -> Outcome<Vec<Figure>> {
+        match row {
+            Row::Pipelined => {
+                let load = self.load(1000, 1, VALUE_LEN);
+                Ok(vec![("pipelined publish, records/s", self.publishers(row, 1, load).await?.0)])
+            }
+            Row::Publishers => {
+                let load = self.load(16, 1, VALUE_LEN);
+                Ok(vec![("64 publishers, records/s", self.publishers(row, 64, load).await?.0)])
+            }
+            Row::Unary => self.unary(64).await,
+            Row::Bulk => {
+                let load = self.load(16, 100, 1024);
+                let rate = self.publishers(row, 1, load).await?.0;
+                Ok(vec![("bulk publish, MiB/s", rate * 1024.0 / f64::from(1 << 20))])
+            }
+            Row::Fanout100 => Ok(vec![("fan-out 1 to 100, deliveries/s", self.fan_out(row, 100).await?)]),
+            Row::Fanout10 => Ok(vec![("fan-out 1 to 10, deliveries/s", self.fan_out(row, 10).await?)]),
+            Row::Replay => self.replay().await,
+            Row::Latency => self.latency().await,
+            Row::Idle => self.idle().await,
+            Row::Topics => self.topics().await,
+            Row::Start => Err("started by itself".into()),
+        }
+    }
+
+    fn load(&self, window: usize, batch: u64, value_len: usize) -> Load {
+        let until = Until::Time(self.scale.time);
+        Load { publisher: 0, window, batch, value_len, until, rate: None, followed_by: Vec::new() }
+    }
+
+    async fn topic(&self, name: &str) -> Outcome<String> {
+        let topic = format!("{name}-{}", self.round).to_lowercase();
+        self.peer.create(std::slice::from_ref(&topic)).await?;
+        Ok(topic)
+    }
+
+    /// Records a second of `count` publishers into one topic, and their paces.
+    async fn publishers(&self, row: Row, count: u64, load: Load) -> Outcome<(f64, Vec<Arc<Pace>>)> {
+        let topic = self.topic(&format!("{row:?}")).await?;
+        let begin = Instant::now();
+        let paces = self.publish(&topic, count, &load).await?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let acknowledged = self.acknowledged(&paces)?;
+        self.check(&[topic], acknowledged).await?;
+        Ok((acknowledged.records as f64 / seconds, paces))
+    }
+
+    async fn publish(&self, topic: &str, count: u64, load: &Load) -> Outcome<Vec<Arc<Pace>>> {
+        let mut publishers = JoinSet::new();
+        let mut paces = Vec::new();
+        for publisher in 0..count {
+            let pace = Pace::new(Load { publisher, ..load.clone() });
+            paces.push(pace.clone());
+            let (peer, topic) = (self.peer.clone(), topic.to_owned());
+            publishers.spawn(async move { peer.publish(&topic, pace).await });
+        }
+        while let Some(done) = publishers.join_next().await {
+            done??;
+        }
+        Ok(paces)
+    }
+
+    fn acknowledged(&self, paces: &[Arc<Pace>]) -> Outcome<Seen> {
+        paces.iter().try_fold(Seen::default(), |sum, pace| Ok(sum.and(pace.outcome()?)))
+    }
+
+    /// Everything acknowledged can be read back, and nothing else.
+    async fn check(&self, topics: &[String], acknowledged: Seen) -> Outcome<()> {
+        if !self.stores {
+            return Ok(());
+        }
+        let readers = Readers::start(&self.peer, topics, 1, Decode::Walk);
+        readers.until(|seen| seen.records >= acknowledged.records).await?;
+        match readers.sum() {
+            seen if seen == acknowledged => Ok(()),
+            seen => Err(format!("acknowledged {acknowledged:?}, read back {seen:?}").into()),
+        }
+    }
+
+    /// Requests a second of `workers` over `topics`.
+    async fn requests(&self, workers: u64, topics: Vec<String>) -> Outcome<f64> {
+        let mut tasks = JoinSet::new();
+        let mut paces = Vec::new();
+        let begin = Instant::now();
+        for publisher in 0..workers {
+            let pace = Pace::new(Load { publisher, ..self.load(1, 1, VALUE_LEN) });
+            paces.push(pace.clone());
+            let (peer, topics) = (self.peer.clone(), topics.clone());
+            tasks.spawn(async move { peer.one_by_one(&topics, pace).await });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done??;
+        }
+        let seconds = begin.elapsed().as_secs_f64();
+        let acknowledged = self.acknowledged(&paces)?;
+        if topics.len() == 1 {
+            self.check(&topics, acknowledged).await?;
+        }
+        Ok(acknowledged.records as f64 / seconds)
+    }
+
+    async fn unary(&self, workers: u64) -> Outcome<Vec<Figure>> {
+        let topic = self.topic("unary").await?;
+        Ok(vec![("64 concurrent requests, requests/s", self.requests(workers, vec![topic]).await?)])
+    }
+
+    async fn topics(&self) -> Outcome<Vec<Figure>> {
+        const PUBLISHERS: u64 = 256;
+        let one = self.topic("one").await?;
+        let one = self.requests(PUBLISHERS, vec![one]).await?;
+        let topics: Vec<String> =
+            (0..self.scale.topics).map(|n| format!("many-{}-{n}", self.round)).collect();
+        self.peer.create(&topics).await?;
+        let many = self.requests(PUBLISHERS, topics).await?;
+        Ok(vec![
+            ("256 publishers, one topic, requests/s", one),
+            ("256 publishers, 1,000 topics, requests/s", many),
+        ])
+    }
+
+    async fn fan_out(&self, row: Row, subscribers: usize) -> Outcome<f64> {
+        let topic = self.topic(&format!("{row:?}")).await?;
+        let readers = Readers::start(&self.peer, &[topic.clone()], subscribers, Decode::Walk);
+        readers.subscribed().await?;
+        let begin = Instant::now();
+        if self.is_limit {
+            tokio::time::sleep(self.scale.time).await;
+        } else {
+            let load = Load { followed_by: readers.progress.clone(), ..self.load(1000, 1, VALUE_LEN) };
+            let acknowledged = self.acknowledged(&self.publish(&topic, 1, &load).await?)?;
+            readers.each(acknowledged).await?;
+        }
+        Ok(readers.sum().records as f64 / begin.elapsed().as_secs_f64())
+    }
+
+    async fn replay(&self) -> Outcome<Vec<Figure>> {
+        let topic = self.topic("replay").await?;
+        let total = self.scale.replay_records;
+        if !self.is_limit {
+            let until = Until::Batches(total / 100);
+            let load = Load { until, ..self.load(16, 100, VALUE_LEN) };
+            self.acknowledged(&self.publish(&topic, 1, &load).await?)?;
+        }
+        let mut figures = Vec::new();
+        let ways =
+            [("replay, records/s", Decode::Walk), ("replay into typed messages, records/s", Decode::Typed)];
+        for (what, decode) in ways {
+            let begin = Instant::now();
+            let readers = Readers::start(&self.peer, &[topic.clone()], 1, decode);
+            readers.until(|seen| seen.records >= total).await?;
+            figures.push((what, total as f64 / begin.elapsed().as_secs_f64()));
+        }
+        Ok(figures)
+    }
+
+    async fn latency(&self) -> Outcome<Vec<Figure>> {
+        let load = Load { rate: Some(RATE), ..self.load(100_000, 1, VALUE_LEN) };
+        let (_, paces) = self.publishers(Row::Latency, 1, load).await?;
+        let micros = paces[0].micros();
+        let at = |quantile| micros.value_at_quantile(quantile) as f64;
+        // The limit of a durable answer: a round trip and a sync.
+        let sync = self.sync_micros.unwrap_or(0.0);
+        let p99 = at(0.99) + sync;
+        Ok(vec![("latency at 5,000/s, p50, µs", at(0.5) + sync), ("latency at 5,000/s, p99, µs", p99)])
+    }
+
+    async fn idle(&self) -> Outcome<Vec<Figure>> {
+        let count = self.scale.idle_subscriptions;
+        let topic = self.topic("idle").await?;
+        let load = Load { until: Until::Batches(1), ..self.load(1, 1, VALUE_LEN) };
+        self.publish(&topic, 1, &load).await?;
+        let mut figures = Vec::new();
+        let ways = [
+            ("idle subscription, shared connection, bytes", Connection::Shared),
+            ("idle subscription, own connection, bytes", Connection::Own),
+        ];
+        for (what, connection) in ways {
+            let before = self.peer.process().memory()?;
+            let mut readers = Readers::none();
+            for index in 0..count {
+                readers.add(&self.peer, &topic, index, connection, Decode::Walk);
+                if index % 50 == 49 {
+                    readers.until(|seen| seen.records >= 1).await?;
+                }
+            }
+            readers.until(|seen| seen.records >= 1).await?;
+            let after = self.peer.process().memory()?;
+            figures.push((what, after.saturating_sub(before) as f64 / count as f64));
+        }
+        Ok(figures)
+    }
+}
+
+/// Subscribers at work; they end with this.
+struct Readers {
+    tasks: JoinSet<Outcome<()>>,
+    progress: Vec<Arc<Progress>>,
+    failed: Arc<std::sync::Mutex<Option<String>>>,
+}
+
+impl Readers {
+    fn none() -> Self {
+        Self { tasks: JoinSet::new(), progress: Vec::new(), failed: Arc::default() }
+    }
+
+    /// `count` subscribers of each topic, over shared connections.
+    fn start(peer: &Arc<dyn Peer>, topics: &[String], count: usize, decode: Decode) -> Self {
+        let mut readers = Self::none();
+        for topic in topics {
+            for index in 0..count {
+                readers.add(peer, topic, index, Connection::Shared, decode);
+            }
+        }
+        readers
+    }
+
+    fn add(
+        &mut self,
+        peer: &Arc<dyn Peer>,
+        topic: &str,
+        index: usize,
+        connection: Connection,
+        decode: Decode,
+    ) {
+        let progress = Arc::new(Progress::default());
+        self.progress.push(progress.clone());
+        let (peer, topic, failed) = (peer.clone(), topic.to_owned(), self.failed.clone());
+        let reader = Reader { index, connection, decode, progress };
+        self.tasks.spawn(async move {
+            let ended = peer.read(&topic, reader).await;
+            if let Err(error) = &ended {
+                *failed.lock().expect("no panic under it") = Some(error.to_string());
+            }
+            ended
+        });
+    }
+
+    async fn wait(&self, done: impl Fn(&Progress) -> bool) -> Outcome<()> {
+        let begin = Instant::now();
+        while !self.progress.iter().all(|progress| done(progress)) {
+            if let Some(failed) = self.failed.lock().expect("no panic under it").clone() {
+                return Err(format!("a subscriber: {failed}").into());
+            }
+            if begin.elapsed() > READ_MAX {
+                return Err(format!("subscribers are not done in {READ_MAX:?}: {:?}", self.sum()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    async fn subscribed(&self) -> Outcome<()> {
+        self.wait(|progress| progress.ready.load(Ordering::Acquire) == 1).await
+    }
+
+    async fn until(&self, done: impl Fn(Seen) -> bool) -> Outcome<()> {
+        self.wait(|progress| done(progress.seen())).await
+    }
+
+    /// Each subscriber has exactly this.
+    async fn each(&self, expected: Seen) -> Outcome<()> {
+        self.until(|seen| seen.records >= expected.records).await?;
+        match self.progress.iter().map(|progress| progress.seen()).find(|seen| *seen != expected) {
+            Some(seen) => Err(format!("acknowledged {expected:?}, a subscriber got {seen:?}").into()),
+            None => Ok(()),
+        }
+    }
+
+    fn sum(&self) -> Seen {
+        self.progress.iter().fold(Seen::default(), |sum, progress| sum.and(progress.seen()))
+    }
+}

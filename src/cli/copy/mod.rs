@@ -1,0 +1,197 @@
+//! `streamway copy`: topics from one server to another, into a backup, or out of one.
+//! Never: stores a record twice, half a batch, or anything of a backup that does not check out.
+
+mod backup;
+mod offsets;
+mod progress;
+mod source;
+mod target;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clap::Args;
+
+use self::backup::Writer;
+use self::offsets::Offsets;
+use self::progress::Progress;
+use self::source::Source;
+use self::target::Target;
+use super::connection::Connection;
+use super::{Failure, INTERRUPTED, Patience, interrupt, output};
+use crate::client::Client;
+use crate::proto::v1;
+use crate::record::block::{Block, Blocks};
+
+/// Copy topics from one server to another, or to and from a file.
+///
+/// A place is a server's URL, or else the path of a backup. What the source holds when its topic's
+/// turn comes is copied, oldest first, with keys, values, headers, event times and trace contexts, and
+/// the topic's retention. Offsets, epochs and publish times are the destination's own.
+///
+/// Run it again when it was interrupted: what is there is compared, and it goes on behind that.
+/// A topic of the destination that holds anything else is refused.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  streamway copy http://old:50051 http://new:50051            every topic
+  streamway copy http://old:50051 http://new:50051 -t orders  one topic
+  streamway copy http://old:50051 all.backup                  back up
+  streamway copy all.backup http://new:50051                  restore")]
+pub(super) struct Copy {
+    /// Copy from there.
+    #[arg(value_name = "URL|FILE")]
+    source: OsString,
+    /// Copy to there.
+    #[arg(value_name = "URL|FILE")]
+    destination: OsString,
+    /// Only this topic; may be repeated.
+    #[arg(short, long = "topic", value_name = "TOPIC")]
+    topics: Vec<String>,
+    /// Write which offset became which, a JSON object a batch, to this file.
+    #[arg(long, value_name = "FILE")]
+    offsets: Option<PathBuf>,
+    /// File of the token for the destination, where it is not the source's.
+    #[arg(long, value_name = "FILE")]
+    destination_token_file: Option<PathBuf>,
+    /// Say nothing but errors.
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    patience: Patience,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// The servers of a URL, several of one fleet separated by commas; none for a path.
+fn servers(place: &OsString) -> Option<Vec<String>> {
+    let text = place.to_str().filter(|text| text.contains("://"))?;
+    Some(text.split(',').map(str::to_owned).collect())
+}
+
+/// The batch that these bytes are.
+fn whole(block: &Bytes) -> Result<Block<'_>, Failure> {
+    let first = Blocks::new(block).next().and_then(Result::ok);
+    first.ok_or_else(|| Failure::failed("a batch of the source is damaged"))
+}
+
+impl Copy {
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        let interrupted = interrupt::on_signals()
+            .map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))?;
+        let progress = Arc::new(Progress::new(self.quiet));
+        let copied = tokio::select! {
+            biased;
+            () = interrupted.cancelled() => None,
+            copied = self.copy(&progress) => Some(copied),
+        };
+        progress.clear();
+        let Some(copied) = copied else {
+            output::complain("interrupted; the same command goes on from here");
+            return Ok(ExitCode::from(INTERRUPTED));
+        };
+        progress.summary(copied?, &self.destination.to_string_lossy());
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Answers how many topics were copied.
+    async fn copy(&self, progress: &Arc<Progress>) -> Result<usize, Failure> {
+        let (from, to) = (servers(&self.source), servers(&self.destination));
+        if from.is_none() && to.is_none() {
+            return Err(Failure::usage(
+                "one of the two must be a server, http://host:port or https://host:port",
+            ));
+        }
+        let source = match from {
+            Some(servers) => Source::Server(self.client(&servers, None)?, self.patience.policy()),
+            None => Source::backup(Path::new(&self.source), progress)?,
+        };
+        let topics = source.topics(&self.topics).await?;
+        progress.stage("", topics.iter().map(|topic| topic.stored_bytes).sum());
+        match to {
+            Some(servers) => {
+                let client = self.client(&servers, self.destination_token_file.as_ref())?;
+                self.to_server(&source, &topics, client, progress).await?;
+            }
+            None => self.to_backup(&source, &topics, progress).await?,
+        }
+        Ok(topics.len())
+    }
+
+    fn client(&self, servers: &[String], token_file: Option<&PathBuf>) -> Result<Client, Failure> {
+        let mut options = self.connection.options(servers);
+        if let Some(file) = token_file {
+            (options.token, options.token_file) = (None, Some(file.clone()));
+        }
+        Client::new(options).map_err(|error| Failure::usage(error.to_string()))
+    }
+
+    async fn to_server(
+        &self,
+        source: &Source,
+        topics: &[v1::Topic],
+        client: Client,
+        progress: &Arc<Progress>,
+    ) -> Result<(), Failure> {
+        let offsets = self.offsets.as_deref().map(Offsets::create).transpose()?.map(Arc::new);
+        let target = Target { client, retry: self.patience.policy(), offsets: offsets.clone() };
+        for topic in topics {
+            progress.topic(&topic.name);
+            target.copy(topic, &mut source.batches(topic, None)?, progress).await?;
+        }
+        offsets.map_or(Ok(()), |offsets| offsets.finish())
+    }
+
+    async fn to_backup(
+        &self,
+        source: &Source,
+        topics: &[v1::Topic],
+        progress: &Progress,
+    ) -> Result<(), Failure> {
+        if self.offsets.is_some() {
+            return Err(Failure::usage("a backup keeps the source's offsets: --offsets is for servers"));
+        }
+        let mut writer = Writer::open(Path::new(&self.destination))?;
+        let stale = |writer: &Writer, why: &str| {
+            let partial = writer.partial().display();
+            Failure::failed(format!("{why}; remove {partial} to begin anew"))
+        };
+        if let Some((open, position)) = writer.open.take() {
+            let Some(topic) = topics.iter().find(|topic| topic.name == open.name) else {
+                return Err(stale(&writer, &format!("an earlier run was interrupted in {}", open.name)));
+            };
+            let rest = self.save(source, topic, Some(position), &mut writer, progress).await;
+            rest.map_err(|Failure { message, .. }| stale(&writer, &message))?;
+            writer.done.insert(open.name);
+        }
+        for topic in topics {
+            if !writer.is_complete && !writer.done.contains(&topic.name) {
+                writer.begin(topic)?;
+                self.save(source, topic, None, &mut writer, progress).await?;
+            }
+        }
+        writer.finish()
+    }
+
+    async fn save(
+        &self,
+        source: &Source,
+        topic: &v1::Topic,
+        from: Option<crate::record::Position>,
+        writer: &mut Writer,
+        progress: &Progress,
+    ) -> Result<(), Failure> {
+        progress.topic(&topic.name);
+        let mut batches = source.batches(topic, from)?;
+        while let Some(block) = batches.next().await? {
+            let batch = whole(&block)?;
+            writer.batch(&batch)?;
+            progress.pass(block.len() as u64);
+            progress.copied(batch.count(), block.len() as u64);
+        }
+        writer.end()
+    }
+}

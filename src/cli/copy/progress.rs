@@ -1,0 +1,87 @@
+//! How far a copy got: the bar while it runs on a terminal, the summary after it.
+//! Never: standard output.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::cli::output;
+
+/// Redraws a second.
+const REDRAWS: u8 = 5;
+
+/// Counts, and draws.
+#[derive(Debug)]
+pub(super) struct Progress {
+    bar: ProgressBar,
+    started: Instant,
+    quiet: bool,
+    records: AtomicU64,
+    bytes: AtomicU64,
+    /// Records that an earlier run had copied.
+    there: AtomicU64,
+}
+
+impl Progress {
+    pub(super) fn new(quiet: bool) -> Self {
+        let target =
+            if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(REDRAWS) };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        let template = "{bar:30} {percent:>3}%  {msg}  {binary_bytes_per_sec}  eta {eta}";
+        bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
+        let [records, bytes, there] = Default::default();
+        Self { bar, started: Instant::now(), quiet, records, bytes, there }
+    }
+
+    /// Begins something of so many bytes.
+    pub(super) fn stage(&self, what: &str, bytes: u64) {
+        self.bar.reset();
+        self.bar.set_length(bytes);
+        self.bar.set_message(what.to_owned());
+    }
+
+    pub(super) fn topic(&self, name: &str) {
+        self.bar.set_message(name.to_owned());
+    }
+
+    /// So many bytes were looked at.
+    pub(super) fn pass(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    /// A batch is at the destination since an earlier run.
+    pub(super) fn there(&self, records: u64) {
+        self.there.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// Records and bytes of batches that were copied.
+    pub(super) fn copied(&self, records: u64, bytes: u64) {
+        self.records.fetch_add(records, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes the bar away.
+    pub(super) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    /// One line on standard error.
+    pub(super) fn summary(&self, topics: usize, destination: &str) {
+        self.clear();
+        if self.quiet {
+            return;
+        }
+        let mut line = format!(
+            "copied {} records ({}) of {topics} topics to {destination} in {}",
+            HumanCount(self.records.load(Ordering::Relaxed)),
+            BinaryBytes(self.bytes.load(Ordering::Relaxed)),
+            output::elapsed(self.started.elapsed()),
+        );
+        let there = self.there.load(Ordering::Relaxed);
+        if there > 0 {
+            line.push_str(&format!("; {} were there already", HumanCount(there)));
+        }
+        output::complain(&line);
+    }
+}

@@ -1,0 +1,115 @@
+//! Where batches come from: a server, or a backup.
+//! Never: hands out part of a batch, or anything that was published after the copy began.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::backup::{Backup, SavedBatches};
+use super::progress::Progress;
+use crate::cli::Failure;
+use crate::client::{Client, RetryPolicy, Start, Subscriber, SubscriberOptions};
+use crate::proto::v1;
+use crate::record::Position;
+
+/// Topics asked for at once.
+const PAGE: u32 = 1000;
+
+/// A server or a backup.
+#[derive(Debug)]
+pub(super) enum Source {
+    Server(Client, RetryPolicy),
+    Backup(Backup),
+}
+
+impl Source {
+    pub(super) fn backup(path: &Path, progress: &Progress) -> Result<Self, Failure> {
+        let len = std::fs::metadata(path).map_or(0, |file| file.len());
+        progress.stage("checking the backup", len);
+        Ok(Self::Backup(Backup::open(path, |bytes| progress.pass(bytes))?))
+    }
+
+    /// These topics, or all there are, by name.
+    pub(super) async fn topics(&self, named: &[String]) -> Result<Vec<v1::Topic>, Failure> {
+        let all = match self {
+            Self::Backup(backup) => backup.topics.iter().map(|saved| saved.topic.clone()).collect(),
+            Self::Server(client, _) if named.is_empty() => list(client).await?,
+            Self::Server(client, _) => {
+                let mut topics = Vec::new();
+                for name in named {
+                    topics.push(client.topics().get(name).await?);
+                }
+                return Ok(topics);
+            }
+        };
+        let missing = named.iter().find(|name| all.iter().all(|topic| topic.name != **name));
+        match missing {
+            Some(name) => Err(Failure::failed(format!("the backup holds no topic {name}"))),
+            None => Ok(all.into_iter().filter(|t| named.is_empty() || named.contains(&t.name)).collect()),
+        }
+    }
+
+    /// The batches of a topic: all of them, or those after a position.
+    pub(super) fn batches(&self, topic: &v1::Topic, from: Option<Position>) -> Result<Batches, Failure> {
+        match self {
+            Self::Server(client, retry) => Ok(Batches::served(client, *retry, &topic.name, from)),
+            Self::Backup(backup) => {
+                let saved = backup.topics.iter().find(|saved| saved.topic.name == topic.name);
+                let saved = saved.ok_or_else(|| Failure::failed("the backup has lost a topic"))?;
+                Ok(Batches::Saved(Box::new(backup.batches(saved)?)))
+            }
+        }
+    }
+}
+
+async fn list(client: &Client) -> Result<Vec<v1::Topic>, Failure> {
+    let mut request = v1::ListTopicsRequest { page_size: PAGE, ..Default::default() };
+    let mut topics = Vec::new();
+    loop {
+        let page = client.topics().list(request.clone()).await?;
+        topics.extend(page.topics);
+        if page.next_page_token.is_empty() {
+            return Ok(topics);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+/// Batches of one topic in order, each whole, as a `batches` field.
+#[derive(Debug)]
+pub(super) enum Batches {
+    Served(Box<Subscriber>, VecDeque<Bytes>),
+    Saved(Box<SavedBatches>),
+}
+
+impl Batches {
+    /// What a server's topic holds now.
+    pub(super) fn served(client: &Client, retry: RetryPolicy, topic: &str, from: Option<Position>) -> Self {
+        let options = SubscriberOptions {
+            limit: Some(v1::ReadLimit { stop_at_tail: true, ..Default::default() }),
+            retry,
+            ..SubscriberOptions::new(topic, from.map_or(Start::Earliest, Start::Position))
+        };
+        Self::Served(Box::new(client.subscribe(options)), VecDeque::new())
+    }
+
+    /// The next one; none after the last.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        let (subscriber, ready) = match self {
+            Self::Saved(batches) => return batches.next(),
+            Self::Served(subscriber, ready) => (subscriber, ready),
+        };
+        while ready.is_empty() {
+            let Some(delivery) = subscriber.next().await else { return Ok(None) };
+            let delivery = delivery?;
+            for block in delivery.batches() {
+                // Slices of the delivery, not copies.
+                let bytes = block?.bytes;
+                let run = delivery.runs.iter().find(|run| run.as_ptr_range().contains(&bytes.as_ptr()));
+                ready.extend(run.map(|run| run.slice_ref(bytes)));
+            }
+        }
+        Ok(ready.pop_front())
+    }
+}

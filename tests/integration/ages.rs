@@ -1,0 +1,59 @@
+//! Connections and streams that have an age (P3): GOAWAY first, a grace, then MAX_AGE with the place to
+//! resume; the client library goes on by itself.
+
+use std::time::{Duration, Instant};
+
+use streamway::client::{Client, Options, PublisherOptions, Record, SubscriberOptions};
+use streamway::proto::v1::Notice;
+use tonic::Code;
+
+use crate::harness::frames::{Frames, Peer};
+use crate::harness::make::{latest, published, records, subscribe};
+use crate::harness::{Reader, Server, refused, within};
+
+/// GOAWAY's code where nothing is wrong.
+const NO_ERROR: u32 = 0;
+
+async fn aging() -> Server {
+    Server::with(&["--connection-age-max", "2s", "--connection-age-grace", "2s"]).await
+}
+
+#[tokio::test]
+async fn an_old_connection_is_told_to_go_and_its_calls_where_to_resume() {
+    let server = aging().await;
+    let mut peer = Peer::connect(server.listen()).await;
+    peer.send(Frames::default()).await;
+    let mut client = server.client().await;
+    let begun = Instant::now();
+    published(&mut client, "old", records("x", 3)).await;
+    let mut reader = Reader::open(&mut client, subscribe("old", latest())).await.unwrap();
+    reader.until(Notice::CaughtUp).await;
+    assert_eq!(within(10, "GOAWAY", peer.goaway()).await, Some(NO_ERROR));
+    let status = reader.rest().await.expect_err("its connection is too old");
+    println!("told after {:?}", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_secs(3), "only after the grace: {:?}", begun.elapsed());
+    refused(&status, Code::Unavailable, "STREAM_MAX_AGE");
+    assert_eq!(reader.notices.last(), Some(&Notice::MaxAge), "told in-band first");
+    assert_eq!(reader.next.expect("where to resume").offset, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_client_library_goes_on_from_connection_to_connection() {
+    let server = aging().await;
+    let client = Client::new(Options::new(server.url())).unwrap();
+    let publisher = client.publisher("old", PublisherOptions::default()).unwrap();
+    let mut subscriber = client.subscribe(SubscriberOptions::from_earliest("old"));
+    let (begun, mut number) = (Instant::now(), 0_u64);
+    // Some three ages, grace included, of publishing and reading one record after the other.
+    while begun.elapsed() < Duration::from_secs(10) {
+        publisher.publish(&Record::new(number.to_string())).await.unwrap().await.unwrap();
+        let mut seen = Vec::new();
+        while seen.is_empty() {
+            let delivery = within(10, "a delivery", subscriber.next()).await.unwrap().unwrap();
+            seen.extend(delivery.records().map(|read| read.unwrap().offset.get()));
+        }
+        assert_eq!(seen, [number], "lost, repeated or out of order");
+        number += 1;
+    }
+    println!("{number} records over several connections");
+}

@@ -1,0 +1,55 @@
+"""Real components that tests start by themselves, on free loopback ports."""
+
+import contextlib
+import socket
+import subprocess
+import time
+import urllib.request
+
+from conftest import ROOT
+
+START_SECONDS = 60
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def await_port(port):
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"nobody listens on {port}")
+
+
+def metrics(server):
+    with urllib.request.urlopen(f"http://{server.admin}/metrics", timeout=10) as answer:
+        return answer.read().decode()
+
+
+@contextlib.contextmanager
+def running(command, log, **more):
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **more)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(timeout=10)
+
+
+@contextlib.contextmanager
+def nats_server(tmp_path):
+    port = free_port()
+    (tmp_path / "nats.conf").write_text(
+        f'listen: "127.0.0.1:{port}"\nmax_payload: 2MB\njetstream {{ store_dir: "{tmp_path}/nats", sync_interval: always }}\n'
+    )
+    binary = ROOT / "tests" / ".cache" / "nats" / "nats-server"
+    with running([binary, "-c", tmp_path / "nats.conf"], tmp_path / "nats.log"):
+        await_port(port)
+        yield f"nats://127.0.0.1:{port}"

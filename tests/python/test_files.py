@@ -1,0 +1,150 @@
+"""Files that no program of ours reads are looked at by the linters of their kind, and what a release does is tried."""
+
+import re
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+TOOLS = Path(sysconfig.get_path("scripts"))
+ACTIONLINT = ROOT / "tests" / ".cache" / "actionlint" / "node_modules" / "@tktco" / "node-actionlint"
+WORKFLOWS = ".github/workflows"
+
+
+def run(*command, cwd=ROOT):
+    return subprocess.run(
+        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def files():
+    """All that is, or will be, in the repository."""
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.split()
+    return [name for name in listed if (ROOT / name).is_file()]
+
+
+def clean(done):
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_yaml():
+    found = [name for name in files() if name.endswith((".yml", ".yaml"))]
+    assert len(found) > 20
+    clean(run(TOOLS / "yamllint", "--strict", *found))
+
+
+def test_shell_scripts():
+    def is_shell(name):
+        with (ROOT / name).open("rb") as file:
+            return re.match(rb"#!.*\b(ba)?sh\b|# shellcheck shell=", file.readline()) is not None
+
+    found = [name for name in files() if is_shell(name)]
+    assert {"tests/run", "tests/tools.sh", ".ci/run", "deploy/kubernetes/generate"} <= set(found)
+    clean(run(TOOLS / "shellcheck", "--external-sources", *found))
+
+
+def test_dockerfiles():
+    found = [name for name in files() if re.fullmatch(r"(.*[./])?Dockerfile(\..*)?", name)]
+    for name in found:
+        clean(run(TOOLS / "hadolint", name))
+
+
+def actionlint(pattern):
+    return run(TOOLS / "node", ACTIONLINT / "bin" / "node-actionlint.js", pattern)
+
+
+def test_workflows(tmp_path):
+    clean(actionlint(f"{ROOT}/{WORKFLOWS}/*.yml"))
+    wrong = (ROOT / WORKFLOWS / "release.yml").read_text().replace("steps.build.outputs", "steps.built.outputs")
+    place = tmp_path / ".github" / "workflows"
+    place.mkdir(parents=True)
+    (place / "wrong.yml").write_text(wrong)
+    assert actionlint(f"{place}/*.yml").returncode != 0, "actionlint finds what is wrong"
+
+
+def test_actions_are_pinned_and_permissions_are_few():
+    for path in (ROOT / WORKFLOWS).glob("*.yml"):
+        text = path.read_text()
+        for use in re.findall(r"uses: (.*)", text):
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", use), f"{path.name}: {use}"
+        workflow = yaml.safe_load(text)
+        assert workflow["permissions"] in ({}, {"contents": "read"}), path.name
+        for job in workflow["jobs"].values():
+            assert "timeout-minutes" in job, path.name
+        assert "pull_request_target" not in text, path.name
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A repository with a release v0.1.0 of our proto, and a commit after it."""
+    for name in ("proto", ".ci"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("cache"))
+    (tmp_path / "Cargo.toml").write_text('[package]\nname = "streamway"\nversion = "0.1.0"\n')
+    (tmp_path / "CHANGELOG.md").write_text(
+        "# Changelog\n\n## [Unreleased]\n\n- Later.\n\n"
+        "## [0.1.0] - 2026-01-01\n\n### Added\n\n- All.\n\n## [0.0.1]\n\n- Old.\n"
+    )
+    git(tmp_path, "init", "-q")
+    commit(tmp_path)
+    git(tmp_path, "tag", "v0.1.0")
+    return tmp_path
+
+
+def git(place, *arguments):
+    clean(run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments, cwd=place))
+
+
+def commit(place):
+    git(place, "add", "-A")
+    git(place, "commit", "-q", "--allow-empty", "-m", "a commit")
+
+
+def breaking(place):
+    return run(".ci/breaking", TOOLS / "buf", cwd=place)
+
+
+def test_a_first_release_breaks_nobody(project):
+    done = breaking(project)
+    clean(done)
+    assert "no release yet" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "old, new, allowed",
+    [
+        ("uint64 tail = 3;", "uint64 tail = 30;", False),
+        ("uint64 tail = 3;", "uint64 tail = 3; uint64 extra = 99;", True),
+    ],
+)
+def test_a_change_that_breaks_clients_of_the_last_release_is_refused(project, old, new, allowed):
+    path = project / "proto" / "streamway" / "v1" / "stream.proto"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    commit(project)
+    done = breaking(project)
+    assert "against v0.1.0" in done.stdout
+    assert (done.returncode == 0) == allowed, done.stdout + done.stderr
+
+
+def test_the_notes_of_a_release_are_its_section_of_the_changelog(project):
+    done = run(".ci/release-notes", "0.1.0", cwd=project)
+    clean(done)
+    assert done.stdout.strip() == "### Added\n\n- All."
+    assert run(".ci/release-notes", "0.2.0", cwd=project).returncode != 0, "Cargo.toml has another version"
+    (project / "Cargo.toml").write_text('version = "0.2.0"\n')
+    assert run(".ci/release-notes", "0.2.0", cwd=project).returncode != 0, "the changelog does not know it"
+
+
+def test_the_manifests_of_a_release_name_the_image_that_was_signed():
+    (expression,) = re.findall(r'sed "(s\|image: [^"]*)"', (ROOT / WORKFLOWS / "release.yml").read_text())
+    expression = expression.replace("$IMAGE@$DIGEST", "example/streamway@sha256:0")
+    for name in ("single", "fleet"):
+        manifest = ROOT / "deploy" / "kubernetes" / f"{name}.yaml"
+        changed = run("sed", expression, manifest).stdout
+        assert changed.count("image: example/streamway@sha256:0\n") == 1
+        assert len(changed.splitlines()) == len(manifest.read_text().splitlines())
