@@ -21,7 +21,17 @@ class Quiet:
     async def follow(self, stub, topic):
         # The first heartbeat soon, so that the stream is known to be open; later ones every 15 s.
         request = pb.SubscribeRequest(topic=topic, boundary=pb.BOUNDARY_LATEST)
-        async for answer in stub.Subscribe(request):
+        while True:
+            try:
+                return await self.read(stub.Subscribe(request))
+            except grpc.aio.AioRpcError as error:
+                # As every client: once more. A stream that was open must stay open.
+                if self.opened.is_set() or error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(0.5)
+
+    async def read(self, call):
+        async for answer in call:
             self.messages += 1
             self.opened.set()
             if answer.batches:
