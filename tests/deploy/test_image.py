@@ -126,7 +126,9 @@ def test_a_killed_container_comes_back_with_everything(engine, volume, how):
         else:
             engine.docker("update", "--memory", "6m", "--memory-swap", "6m", container.id, check=False)
             wait("the kernel's kill", lambda: not os.path.exists(f"/proc/{pid}"))
-            engine.docker("update", "--memory", "256m", "--memory-swap", "512m", container.id)
+            # Refused while it is between two starts.
+            more = ["update", "--memory", "256m", "--memory-swap", "512m", container.id]
+            wait("its memory", lambda: engine.docker(*more, check=False).returncode == 0)
         wait("a restart", lambda: container.inspect(".RestartCount") > 0)
         carry_on(container, address, publishers, subscribers)
 
