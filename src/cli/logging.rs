@@ -40,23 +40,25 @@ pub(super) fn for_server(verbose: u8, exporters: &Exporters) {
     logs::count_panics();
 }
 
-/// For the other commands: short lines, warnings only unless asked for more.
-pub(super) fn for_client(verbose: u8) {
+/// For the other commands: short lines, warnings only unless asked for more; a library's only from
+/// the second -v on, as with the server.
+pub(super) fn for_client(verbose: u8, exporters: Option<&Exporters>) {
     let level = match verbose {
         0 => "warn",
-        1 => "info",
-        2 => "info,streamway=debug",
+        1 => "info,streamway=debug",
         _ => "debug,streamway=trace",
     };
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter(level))
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         // Said with eprintln!, which panics where standard error is closed.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(verbose > 1)
         .with_timer(WallClock)
-        .try_init();
+        .with_filter(filter(level));
+    let exported =
+        exporters.and_then(Exporters::logs).map(|provider| logs::exported(provider, filter(level)));
+    let _ = tracing_subscriber::registry().with(lines).with(exported).try_init();
 }
 
 /// UTC to the second: what a person compares with the server's log.

@@ -14,6 +14,7 @@ mod publish;
 mod serve;
 mod start;
 mod subscribe;
+mod telemetry;
 mod token;
 mod topics;
 
@@ -159,21 +160,25 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let Cli { global, command } = cli;
     match command {
         Command::Serve(serve) => serve.run(global.verbose),
-        Command::Publish(publish) => client_command(&global, async || {
+        Command::Publish(publish) => client_command("publish", &global, async || {
             let client = global.client(&publish.connection)?;
             publish.run(client).await
         }),
-        Command::Subscribe(subscribe) => client_command(&global, async || {
+        Command::Subscribe(subscribe) => client_command("subscribe", &global, async || {
             let client = global.client(&subscribe.connection)?;
             subscribe.run(client).await
         }),
-        Command::Topics(topics) => client_command(&global, async || {
+        Command::Topics(topics) => client_command("topics", &global, async || {
             let client = global.client(&topics.connection)?;
             topics.run(client).await
         }),
-        Command::Copy(copy) => client_command(&global, async || copy.run().await),
-        Command::Healthcheck(check) => client_command(&global, async || Ok(check.run().await)),
-        Command::Bench(bench) => client_command(&global, async || {
+        Command::Copy(copy) => client_command("copy", &global, async || copy.run().await),
+        // It runs every few seconds, beside a server that exports: nobody wants its spans.
+        Command::Healthcheck(check) => {
+            logging::for_client(global.verbose, None);
+            on_a_runtime(async || Ok(check.run().await))
+        }
+        Command::Bench(bench) => client_command("bench", &global, async || {
             let connection = bench.connection().clone();
             bench.run(|| global.client(&connection)).await
         }),
@@ -187,10 +192,14 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
 const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(100);
 
 fn client_command(
+    name: &'static str,
     global: &Global,
     command: impl AsyncFnOnce() -> Result<ExitCode, Failure>,
 ) -> Result<ExitCode, Failure> {
-    logging::for_client(global.verbose);
+    telemetry::traced(name, global.verbose, || on_a_runtime(command))
+}
+
+fn on_a_runtime(command: impl AsyncFnOnce() -> Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
     // One worker for the transport beside the main thread, which reads or writes records.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

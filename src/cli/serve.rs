@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use tracing::info;
 
-use super::{Failure, logging, output};
+use super::{Failure, logging, output, telemetry};
 use crate::config::{self, CONFIG_VARIABLE, Input, Loaded, SETTINGS, Setting};
 use crate::server;
-use crate::telemetry::{Exporters, Settings};
+use crate::telemetry::Exporters;
 
 const HELP: &str = "\
 Every flag is also a variable, STREAMWAY_ and its name in upper case (--drain-timeout is
@@ -94,10 +94,7 @@ impl Serve {
             let _ = std::io::Write::write_all(&mut std::io::stdout(), describe(&loaded).as_bytes());
             return Ok(ExitCode::SUCCESS);
         }
-        let settings = Settings::read(
-            std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-        );
+        let settings = telemetry::settings("streamway");
         let exporters = settings.and_then(|settings| Exporters::start(&settings)).map_err(Failure::usage)?;
         logging::for_server(verbose, &exporters);
         info!(config = one_line(&loaded), "configuration");

@@ -13,6 +13,7 @@ use tonic::Code;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
+use super::carried::Carried;
 use super::compression::Compression;
 use super::error::{Error, deepest};
 use super::publisher::{Publisher, PublisherOptions};
@@ -23,6 +24,7 @@ use super::token::{Bearer, Token};
 use super::topics::Topics;
 use crate::proto::v1::topic_service_client::TopicServiceClient;
 use crate::reload::{Contents, Files};
+use crate::telemetry::{Origin, Outgoing};
 use crate::wire::stubs::v1::stream_service_client::StreamServiceClient;
 
 /// Bytes a server may send ahead on one call: what a subscriber that reads at full speed takes in
@@ -89,7 +91,7 @@ struct Server {
 }
 
 /// What calls go through.
-pub(crate) type Transport = InterceptedService<Channel, Bearer>;
+pub(crate) type Transport = InterceptedService<Channel, Carried>;
 
 /// A client. Cheap to clone; connects when it is first used, and again whenever it must.
 #[derive(Clone, Debug)]
@@ -100,6 +102,8 @@ pub struct Client {
     message_bytes_max: usize,
     compression: Option<Compression>,
     bearer: Bearer,
+    /// What its calls are part of.
+    origin: Origin,
     /// Counts the changes of certificates and token.
     renewals: Arc<AtomicU64>,
     /// What looks at their files; it ends with the last clone.
@@ -147,6 +151,7 @@ impl Client {
             message_bytes_max: options.message_bytes_max,
             compression: options.compression,
             bearer,
+            origin: Origin::current(),
             renewals,
             _following: following.into_iter().flatten().map(AbortOnDropHandle::new).collect(),
         })
@@ -172,12 +177,13 @@ impl Client {
         Topics::new(self.clone())
     }
 
-    /// The server used now.
-    pub(crate) fn endpoint(&self) -> Endpointed {
+    /// The server used now, for one call of `method`.
+    pub(crate) fn endpoint(&self, method: &'static str, topic: Option<&str>) -> Endpointed {
         let index = self.current.load(Ordering::Relaxed) % self.servers.len();
         Endpointed {
             index,
             url: self.servers[index].url.clone(),
+            trace: Arc::new(Outgoing::begin(&self.origin, method, &self.servers[index].url, topic)),
             channel: Channel::clone(&self.servers[index].channel.load()),
             renewals: self.renewals.load(Ordering::Relaxed),
         }
@@ -199,9 +205,13 @@ impl Client {
         let _ = self.current.compare_exchange(from, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    fn carried(&self, endpoint: &Endpointed) -> Carried {
+        Carried::new(self.bearer.clone(), &endpoint.trace)
+    }
+
     /// The unparsed calls of a server.
     pub(crate) fn streams(&self, endpoint: &Endpointed) -> StreamServiceClient<Transport> {
-        let client = StreamServiceClient::with_interceptor(endpoint.channel.clone(), self.bearer.clone())
+        let client = StreamServiceClient::with_interceptor(endpoint.channel.clone(), self.carried(endpoint))
             .max_decoding_message_size(self.message_bytes_max);
         match self.compression.map(Into::into) {
             Some(encoding) => client.send_compressed(encoding).accept_compressed(encoding),
@@ -211,12 +221,13 @@ impl Client {
 
     /// Administration at a server.
     pub(crate) fn administration(&self, endpoint: &Endpointed) -> TopicServiceClient<Transport> {
-        TopicServiceClient::with_interceptor(endpoint.channel.clone(), self.bearer.clone())
+        TopicServiceClient::with_interceptor(endpoint.channel.clone(), self.carried(endpoint))
     }
 
     /// What a call to that endpoint failed with. An identity that has expired under a long call is
     /// worth another try where it has been renewed since.
     pub(crate) fn reconsider(&self, error: Error, endpoint: &Endpointed) -> Error {
+        endpoint.failed(&error);
         let renewed = self.renewals.load(Ordering::Relaxed) != endpoint.renewals;
         if renewed && error.code() == Code::Unauthenticated { error.retryable() } else { error }
     }
@@ -228,8 +239,17 @@ pub(crate) struct Endpointed {
     pub(crate) index: usize,
     pub(crate) url: String,
     channel: Channel,
+    /// The call's span; it ends with the last clone.
+    trace: Arc<Outgoing>,
     /// How often the identity had been renewed by then.
     renewals: u64,
+}
+
+impl Endpointed {
+    /// Notes on the call's span why it failed.
+    pub(crate) fn failed(&self, error: &Error) {
+        self.trace.fail(error.code() as usize, error.reason());
+    }
 }
 
 /// Reads files that will be followed; none where none is named.
@@ -377,7 +397,7 @@ mod tests {
         let with = |server: &str, tls: &TlsOptions| {
             Client::new(Options { tls: tls.clone(), ..Options::new(server) })
         };
-        assert_eq!(with("x:1", &tls).unwrap().endpoint().url, "https://x:1");
+        assert_eq!(with("x:1", &tls).unwrap().endpoint("a.B/C", None).url, "https://x:1");
         assert!(with("http://x:1", &tls).unwrap_err().message().contains("is plaintext"));
         let half = TlsOptions { cert: Some("x.pem".into()), ..TlsOptions::default() };
         assert!(with("x:1", &half).unwrap_err().message().contains("go together"));
@@ -394,9 +414,9 @@ mod tests {
     async fn a_server_that_fails_hands_over_to_the_next_once() {
         let servers = vec!["http://a:1".to_owned(), "http://b:1".to_owned()];
         let client = Client::new(Options { servers, ..Options::new("") }).unwrap();
-        let first = client.endpoint();
+        let first = client.endpoint("a.B/C", None);
         client.move_on(first.index);
         client.move_on(first.index);
-        assert_eq!(client.endpoint().url, "http://b:1");
+        assert_eq!(client.endpoint("a.B/C", None).url, "http://b:1");
     }
 }

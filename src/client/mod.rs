@@ -17,6 +17,7 @@
 //! ```
 //! Never: knows the server's insides; it speaks `proto/`, through the unparsed messages of `wire`.
 
+mod carried;
 mod compression;
 mod connect;
 mod error;

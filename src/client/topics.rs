@@ -2,6 +2,7 @@
 //! Never: repeats a call that may have arrived; a person or a script waits for the answer.
 
 use tonic::{Response, Status};
+use tracing::debug;
 
 use super::connect::{Client, Transport};
 use super::error::{Error, Origin};
@@ -27,15 +28,21 @@ impl Topics {
     }
 
     /// One call to the first server that can be reached: where none could, nothing happened.
-    async fn call<T>(&self, call: impl AsyncFn(Service) -> Result<Response<T>, Status>) -> Result<T, Error> {
+    async fn call<T>(
+        &self,
+        method: &'static str,
+        call: impl AsyncFn(Service) -> Result<Response<T>, Status>,
+    ) -> Result<T, Error> {
         let mut untried = self.client.servers();
         loop {
-            let endpoint = self.client.endpoint();
+            let endpoint = self.client.endpoint(method, None);
+            debug!(method, server = endpoint.url, "calling");
             let status = match call(self.client.administration(&endpoint)).await {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) => status,
             };
             let error = Error::from_status(&status, &endpoint.url);
+            endpoint.failed(&error);
             untried -= 1;
             if error.origin() != Origin::Connect || untried == 0 {
                 return Err(error);
@@ -51,7 +58,13 @@ impl Topics {
     pub async fn create(&self, name: &str, retention: Option<v1::Retention>) -> Result<v1::Topic, Error> {
         let topic = v1::Topic { name: name.to_owned(), retention, ..Default::default() };
         let request = v1::CreateTopicRequest { topic: Some(topic) };
-        present(self.call(async |mut service| service.create_topic(request.clone()).await).await?.topic)
+        present(
+            self.call("streamway.v1.TopicService/CreateTopic", async |mut service| {
+                service.create_topic(request.clone()).await
+            })
+            .await?
+            .topic,
+        )
     }
 
     /// Describes a topic.
@@ -60,7 +73,13 @@ impl Topics {
     /// `TOPIC_NOT_FOUND`, or the transport's.
     pub async fn get(&self, name: &str) -> Result<v1::Topic, Error> {
         let request = v1::GetTopicRequest { name: name.to_owned() };
-        present(self.call(async |mut service| service.get_topic(request.clone()).await).await?.topic)
+        present(
+            self.call("streamway.v1.TopicService/GetTopic", async |mut service| {
+                service.get_topic(request.clone()).await
+            })
+            .await?
+            .topic,
+        )
     }
 
     /// One page of topics by name. Ask on with `next_page_token`; it is empty on the last page.
@@ -68,7 +87,10 @@ impl Topics {
     /// # Errors
     /// The server's or the transport's.
     pub async fn list(&self, request: v1::ListTopicsRequest) -> Result<v1::ListTopicsResponse, Error> {
-        self.call(async |mut service| service.list_topics(request.clone()).await).await
+        self.call("streamway.v1.TopicService/ListTopics", async |mut service| {
+            service.list_topics(request.clone()).await
+        })
+        .await
     }
 
     /// Changes the settings named in `paths`, `retention.max_age` for one; all of them where none is.
@@ -78,7 +100,13 @@ impl Topics {
     pub async fn update(&self, topic: v1::Topic, paths: Vec<String>) -> Result<v1::Topic, Error> {
         let update_mask = Some(prost_types::FieldMask { paths });
         let request = v1::UpdateTopicRequest { topic: Some(topic), update_mask };
-        present(self.call(async |mut service| service.update_topic(request.clone()).await).await?.topic)
+        present(
+            self.call("streamway.v1.TopicService/UpdateTopic", async |mut service| {
+                service.update_topic(request.clone()).await
+            })
+            .await?
+            .topic,
+        )
     }
 
     /// Deletes a topic with all its records; where `epoch` is not empty, only that incarnation.
@@ -87,7 +115,11 @@ impl Topics {
     /// `TOPIC_NOT_FOUND`, `EPOCH_CHANGED`, or the transport's.
     pub async fn delete(&self, name: &str, epoch: &str) -> Result<(), Error> {
         let request = v1::DeleteTopicRequest { name: name.to_owned(), epoch: epoch.to_owned() };
-        self.call(async |mut service| service.delete_topic(request.clone()).await).await.map(drop)
+        self.call("streamway.v1.TopicService/DeleteTopic", async |mut service| {
+            service.delete_topic(request.clone()).await
+        })
+        .await
+        .map(drop)
     }
 
     /// Forgets whole batches before an offset; answers the real earliest offset.
@@ -96,7 +128,11 @@ impl Topics {
     /// `TOPIC_NOT_FOUND`, `OFFSET_BEYOND_TAIL`, `EPOCH_CHANGED`, or the transport's.
     pub async fn trim(&self, name: &str, before_offset: u64, epoch: &str) -> Result<u64, Error> {
         let request = v1::TrimTopicRequest { name: name.to_owned(), before_offset, epoch: epoch.to_owned() };
-        let answer = self.call(async |mut service| service.trim_topic(request.clone()).await).await?;
+        let answer = self
+            .call("streamway.v1.TopicService/TrimTopic", async |mut service| {
+                service.trim_topic(request.clone()).await
+            })
+            .await?;
         Ok(answer.earliest_offset)
     }
 }

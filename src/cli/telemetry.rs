@@ -1,0 +1,48 @@
+//! What a client command tells of itself: log lines, and with an endpoint set, spans.
+//! Never: keeps a command from doing what it was asked; for one, it goes on without.
+
+use std::process::ExitCode;
+
+use tracing::{info, warn};
+
+use super::{Failure, logging};
+use crate::telemetry::{Command, Exporters, Settings, Unless};
+
+/// The `OTEL_*` variables of this process.
+pub(super) fn settings(service: &str) -> Result<Settings, String> {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    Settings::read(service, std::env::vars_os().filter_map(text))
+}
+
+/// Runs a command as one span, whose calls carry its trace. What was not exported by its end is sent
+/// then, for a second at most.
+pub(super) fn traced(
+    name: &'static str,
+    verbose: u8,
+    command: impl FnOnce() -> Result<ExitCode, Failure>,
+) -> Result<ExitCode, Failure> {
+    let exporters =
+        settings("streamway-cli").and_then(|settings| Exporters::start(&settings.without_metrics()));
+    logging::for_client(verbose, exporters.as_ref().ok());
+    if let Err(error) = &exporters {
+        warn!(error, "no telemetry");
+    }
+    // W3C's header as a variable, which is how one process hands its trace to the next.
+    let parent = std::env::var("TRACEPARENT").ok();
+    let unless = if verbose > 0 { Unless::Traced } else { Unless::Untraced };
+    let span = Command::begin(name, parent.as_deref(), unless);
+    let outcome = {
+        let _inside = span.enter();
+        if let Some(trace_id) = span.trace_id() {
+            info!(trace_id, "calls carry this trace");
+        }
+        command()
+    };
+    drop(span);
+    if let Ok(exporters) = exporters {
+        exporters.flush();
+    }
+    outcome
+}

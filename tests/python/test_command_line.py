@@ -1,0 +1,89 @@
+"""The command line seen from outside: its log lines, the trace it hands on, what it says of a broken connection."""
+
+import os
+import re
+import subprocess
+import threading
+import time
+
+from conftest import BINARY
+from real import free_port
+from telemetry import named, observed, receiver, spans  # noqa: F401 (fixtures)
+
+PARENT = "00f067aa0ba902b7"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def run(server, *args, **env):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "RUST_"))}
+    command = [BINARY, "--server", f"http://{server.listen}", *args]
+    done = subprocess.run(command, input="a\nb\n", env=clean | env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_minus_v_logs_and_hands_a_trace_on_that_the_server_keeps(receiver, observed):
+    server = observed()
+    assert "exchange opened" not in run(server, "publish", "orders")
+    said = run(server, "publish", "-v", "orders")
+    assert "exchange opened" in said, said
+    trace = re.search(r"trace_id=\W*(\w{32})", said)[1]
+    assert server.stop() == 0
+    assert any(span["Trace ID"] == trace for span in spans(receiver) if span["Name"] == "publish orders")
+
+
+def test_with_an_endpoint_the_command_and_its_calls_are_spans(receiver, observed):
+    server = observed()
+    otel = {"OTEL_EXPORTER_OTLP_ENDPOINT": os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"]}
+    run(server, "publish", "orders", TRACEPARENT=f"00-{TRACE}-{PARENT}-01", **otel)
+    run(server, "subscribe", "orders", "--from", "earliest", TRACEPARENT=f"00-{TRACE}-{PARENT}-01", **otel)
+    assert server.stop() == 0
+    command = named(receiver, "streamway publish")
+    assert (command["Trace ID"], command["Parent ID"]) == (TRACE, PARENT)
+    for command, method in [("streamway publish", "Exchange"), ("streamway subscribe", "Subscribe")]:
+        calls = [span for span in spans(receiver) if span["Name"] == f"streamway.v1.StreamService/{method}"]
+        client = next(call for call in calls if call["Kind"] == "SPAN_KIND_CLIENT")
+        served = next(call for call in calls if call["Kind"] == "SPAN_KIND_SERVER")
+        assert client["Parent ID"] == named(receiver, command)["ID"]
+        assert served["Parent ID"] == client["ID"]
+    assert named(receiver, "deliver orders")["Trace ID"] == TRACE
+
+
+def test_a_collector_that_is_away_keeps_no_command_from_its_work(observed):
+    server = observed()
+    run(server, "publish", "orders", OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}")
+    assert "no telemetry" in run(server, "publish", "orders", OTEL_TRACES_EXPORTER="zipkin")
+    assert server.stop() == 0
+
+
+def test_an_interruption_and_the_resumption_are_told(observed):
+    server = observed()
+    run(server, "publish", "orders")
+    command = [BINARY, "--server", f"http://{server.listen}", "subscribe", "orders", "-v", "--from", "earliest", "--follow"]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "RUST_"))}
+    process = subprocess.Popen(command, env=clean, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    lines = []
+    try:
+        watch = threading.Thread(target=lambda: [lines.append(line) for line in process.stderr], daemon=True)
+        watch.start()
+        await_line(lines, "subscription opened")
+        server.kill9()
+        await_line(lines, "the subscription is interrupted, will resume")
+        server.start()
+        await_line(lines, "the subscription goes on")
+        assert any("subscription opened" in line and "offset=2" in plain(line) for line in lines), lines
+    finally:
+        process.kill()
+        process.wait(timeout=10)
+    assert server.stop() == 0
+
+
+def plain(line):
+    return re.sub(r"\x1b\[[\d;]*m", "", line)
+
+
+def await_line(lines, text):
+    deadline = time.monotonic() + 60
+    while not any(text in line for line in lines):
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.05)
