@@ -5,6 +5,8 @@ from concurrent import futures
 
 import grpc
 
+# `peers` starts this in the directory of the proto.
+sys.path.append(".")
 messages, services = grpc.protos_and_services("example.proto")
 
 

@@ -16,7 +16,7 @@ const NUMBER_BITS: u32 = 40;
 const LAG_MAX: u64 = 20_000;
 
 /// What one publisher is to do.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Load {
     /// Tells this publisher's records from the others'.
     pub publisher: u64,
@@ -37,6 +37,12 @@ pub struct Load {
 pub enum Until {
     Time(Duration),
     Batches(u64),
+}
+
+impl Default for Until {
+    fn default() -> Self {
+        Self::Batches(0)
+    }
 }
 
 /// How far one subscriber came.

@@ -3,19 +3,23 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use tonic::transport::Channel;
 
 use crate::Outcome;
 use crate::grpc::{channel, count, deliveries};
-use crate::pace::Pace;
+use crate::pace::{Load, Pace, Until};
 use crate::peer::{Connection, Peer, Process, Reader, SHARED};
 use crate::proto::v1::stream_service_client::StreamServiceClient;
 use crate::proto::v1::{
     Boundary, ExchangeRequest, NumberedPublish, Open, PublishRequest, Record, SubscribeRequest,
     exchange_request::Kind, subscribe_request::Start,
 };
+
+/// How long recovery may take.
+const READY_MAX: Duration = Duration::from_secs(60);
 
 pub struct Streamway {
     process: Process,
@@ -43,7 +47,22 @@ impl Streamway {
         for _ in 0..SHARED {
             shared.push(channel(process.port).await?);
         }
-        Ok(Self { process, shared })
+        let server = Self { process, shared };
+        server.ready().await?;
+        Ok(server)
+    }
+
+    /// The port answers before recovery is done: waits until a first publish is stored.
+    async fn ready(&self) -> Outcome<()> {
+        let begin = Instant::now();
+        let load = Load { window: 1, batch: 1, value_len: 8, until: Until::Batches(1), ..Load::default() };
+        loop {
+            match self.one_by_one(&["ready".to_owned()], Pace::new(load.clone())).await {
+                Err(error) if begin.elapsed() > READY_MAX => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
+                Ok(()) => return Ok(()),
+            }
+        }
     }
 
     pub fn kill(self) -> Outcome<tempfile::TempDir> {
