@@ -117,7 +117,7 @@ need_compose() {
 base_image() {
     tar -C "$2" --owner=0 --group=0 -cf "$2.tar" .
     rm -rf "$2"
-    mmdebstrap --quiet --variant=minbase --include="$3" --customize-hook="tar-in '$2.tar' /" bookworm "$1.part"
+    mmdebstrap --quiet --format=tar --variant=minbase --include="$3" --customize-hook="tar-in '$2.tar' /" bookworm "$1.part"
     rm -f "$2.tar"
     mv "$1.part" "$1"
 }
