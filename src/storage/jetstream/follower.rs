@@ -287,6 +287,7 @@ impl Follower {
     fn take(&mut self, message: Message) {
         let Message { head, run, next } = message;
         let sequence = super::message::sequence_of(run.first);
+        debug_assert!(self.seen.is_none_or(|seen| sequence == seen.sequence + 1), "each once, in order");
         for IdEntry { index, count, digest } in &head.ids {
             let first = run.first.plus(u64::from(*index));
             let stored = window::Stored { first, count: *count, time: run.first_time, at: run.first_time };
@@ -363,6 +364,15 @@ impl Follower {
 
     fn attached(&mut self, attached: Attached) {
         let Attached { seen, feed, jumped } = attached;
+        self.feed = Some(feed);
+        self.pause = Duration::ZERO;
+        if self.flight.is_none() {
+            self.trouble = None;
+        }
+        // What this replica stored while it attached it has shown already; the feed's copy is ignored.
+        if self.seen.is_some_and(|known| known.sequence >= seen.sequence) {
+            return;
+        }
         if jumped && self.seen.is_some() {
             // What lies between was trimmed before it was read, its ids too.
             self.forget();
@@ -380,11 +390,6 @@ impl Follower {
             self.flight = None;
         }
         self.seen = Some(seen);
-        self.feed = Some(feed);
-        self.pause = Duration::ZERO;
-        if self.flight.is_none() {
-            self.trouble = None;
-        }
         self.topic.advance(end_of(seen.sequence), seen.time);
     }
 

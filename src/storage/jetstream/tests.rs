@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt;
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
@@ -248,6 +249,39 @@ async fn what_one_replica_does_to_a_topic_others_notice() {
     assert_eq!(on_b.epoch(), again.epoch());
     put(&*on_b, 1).await.unwrap();
     assert_eq!(everything(&*again).await.len(), 1);
+}
+
+/// P2: a replica whose consumer is gone reads on where it stopped, though it stored more meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_stored_while_the_consumer_was_gone_is_shown_once() {
+    const ROUNDS: u64 = 10;
+    let nats = Nats::single("");
+    let log = open(&config(&nats)).await;
+    let topic = created(&*log, "t").await;
+    let stream = log.nats.context.get_stream("streamway-t").await.unwrap();
+    let consumers = async || stream.consumer_names().try_collect::<Vec<_>>().await.unwrap();
+    let mut stored = 0;
+    for _ in 0..ROUNDS {
+        put(&*topic, stored).await.unwrap();
+        stored += 1;
+        for gone in consumers().await {
+            stream.delete_consumer(&gone).await.unwrap();
+        }
+        let begun = Instant::now();
+        // Publishing does not wait for the consumer.
+        while consumers().await.is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it is not read again");
+            put(&*topic, stored).await.unwrap();
+            stored += 1;
+        }
+    }
+    let mut found: Vec<u64> = Vec::new();
+    let mut at = Offset::ZERO;
+    while let Some(chunk) = topic.read_cached(at, usize::MAX) {
+        found.extend(flatten(&chunk.runs).into_iter().map(|(_, payload)| payload));
+        at = chunk.next;
+    }
+    assert_eq!(found, (0..stored).collect::<Vec<_>>());
 }
 
 /// P6: whoever lags reads the stream, and small caches stay small.
