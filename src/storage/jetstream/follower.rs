@@ -66,7 +66,7 @@ pub async fn follow(topic: Arc<Topic>) {
         loading: None,
         flight: None,
         looking: None,
-        asked: false,
+        asked: None,
         certain: None,
         trimming: None,
         grown: false,
@@ -106,10 +106,10 @@ struct Follower {
     loading: Doing<Result<Vec<attach::Loaded>, Error>>,
     flight: Option<Flight>,
     looking: Doing<Result<Option<Info>, Error>>,
-    /// Whether it is asked for the sake of a condition,
-    asked: bool,
-    /// and the end it had then.
-    certain: Option<u64>,
+    /// Where it is asked for the sake of conditions: how many appends waited then,
+    asked: Option<usize>,
+    /// and with them the end it had, once it has answered.
+    certain: Option<(usize, u64)>,
     trimming: Doing<Result<(), Error>>,
     /// Whether there is more than when it was trimmed last.
     grown: bool,
@@ -229,16 +229,17 @@ impl Follower {
                     return;
                 }
             }
-            let certain = self.certain.is_some_and(|sequence| seen.sequence >= sequence);
-            if self.certain.is_some() && !certain {
+            if self.certain.is_some_and(|(_, end)| seen.sequence < end) {
                 return;
             }
+            let certain = self.certain.map_or(0, |(appends, _)| appends);
             let bytes_max = topic.nats.kept.message_bytes_max;
             let basis = Basis { epoch: topic.epoch, seen, certain, window: &self.window, bytes_max };
             match build(&queue.appends, &basis) {
                 Built::Behind => {
                     // One that was asked before this came says nothing about it.
-                    if !std::mem::replace(&mut self.asked, true) || self.looking.is_none() {
+                    if self.asked.is_none() || self.looking.is_none() {
+                        self.asked = Some(queue.appends.len());
                         self.looking = Some(attach::look(&topic, self.pause));
                     }
                     return;
@@ -418,8 +419,8 @@ impl Follower {
         match found.as_ref().and_then(|info| Some((Meta::of(&info.config)?, info))) {
             Some((meta, info)) if meta.epoch == self.topic.epoch => {
                 self.topic.refresh(meta, info);
-                if std::mem::take(&mut self.asked) {
-                    self.certain = Some(info.state.last_sequence);
+                if let Some(appends) = self.asked.take() {
+                    self.certain = Some((appends, info.state.last_sequence));
                 }
             }
             _ => self.topic.delete(),
@@ -461,6 +462,7 @@ impl Follower {
         for append in queue.appends.drain(..) {
             append.answer(Some(error.clone()));
         }
+        (self.asked, self.certain) = (None, None);
     }
 
     /// Retention by count, which NATS knows only of messages.

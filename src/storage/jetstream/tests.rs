@@ -113,6 +113,27 @@ async fn a_position_of_one_replica_works_at_once_on_another() {
     assert!(begun.elapsed() >= Duration::from_secs(5), "it may have come yet");
 }
 
+/// A condition that does not hold is told of an end that includes everything acknowledged before, also
+/// by a replica that has not seen it yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_condition_is_told_of_an_end_that_is_not_old() {
+    let nats = Nats::single("");
+    let (a, b) = (open(&config(&nats)).await, open(&config(&nats)).await);
+    created(&*a, "t").await;
+    let (on_a, on_b) = (a.get(&name("t")).await.unwrap(), b.get(&name("t")).await.unwrap());
+    put(&*on_b, 0).await.unwrap();
+    let mut stale = Offset::ZERO;
+    for n in 1..200 {
+        let Position { offset: next, .. } = put(&*on_a, n).await.unwrap().next;
+        let conditional = batch(&[1_000 + n], 0).expecting(Some(stale));
+        let done = on_b.appender().append(vec![conditional], Hold::default()).await;
+        let Some(Error::ExpectedOffset { tail, .. }) = done.failure else { panic!("{done:?}") };
+        assert!(tail >= next, "round {n}: told of {tail}, and {next} was acknowledged before");
+        stale = tail;
+        put(&*on_a, n).await.unwrap();
+    }
+}
+
 /// Reads `count` records, on one replica after the other, waiting as a subscriber does.
 async fn read_moving(replicas: &[Arc<dyn TopicLog>], count: usize) -> Vec<(u64, u64)> {
     let (mut at, mut found, mut turn) = (Offset::ZERO, Vec::new(), 0);
