@@ -129,14 +129,15 @@ pub async fn load_ids(topic: Arc<Topic>, last: u64, pause: Duration) -> Result<V
     let start_time = async_nats::datetime::from_nanos(nanos).map_err(unavailable)?;
     let consumer =
         topic.nats.consumer(&topic.stream, DeliverPolicy::ByStartTime { start_time }, true).await?;
-    let (mut loaded, mut pending) = (Vec::new(), consumer.cached_info().num_pending);
-    while pending > 0 {
+    // Where there is nothing so new, it begins behind what its server has.
+    let (mut loaded, mut at) = (Vec::new(), consumer.cached_info().delivered.stream_sequence);
+    while at < last {
         let mut messages = consumer.fetch().max_messages(AT_ONCE).messages().await.map_err(unavailable)?;
-        let before = pending;
+        let before = at;
         while let Some(message) = timeout(SILENCE_MAX, messages.next()).await.map_err(unavailable)? {
             let message = message.map_err(unavailable)?;
             let info = message.info().map_err(unavailable)?;
-            pending = info.pending;
+            at = at.max(info.stream_sequence);
             if info.stream_sequence > last {
                 return Ok(loaded);
             }
@@ -147,8 +148,9 @@ pub async fn load_ids(topic: Arc<Topic>, last: u64, pause: Duration) -> Result<V
                 (id.digest, window::Stored { first, count: id.count, time: head.time, at: head.time })
             }));
         }
-        if pending == before {
-            return Err(unavailable("the consumer of request ids gives nothing"));
+        // A server that was restarted has less than the others for a while.
+        if at == before {
+            return Err(unavailable("the server asked for request ids has not all of them"));
         }
     }
     Ok(loaded)

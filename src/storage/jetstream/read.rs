@@ -48,11 +48,13 @@ pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<C
             }
             Ok(_) | Err(Error::Unavailable { .. }) => {}
             Err(Error::Damaged(what)) => {
-                look(topic).await?;
-                if sequence_of(from) >= sequence_of(topic.floor()) && !topic.is_deleted() {
-                    return Err(cursor::damaged(topic, &what));
+                // It may have been trimmed.
+                if look(topic).await.is_ok() {
+                    if sequence_of(from) >= sequence_of(topic.floor()) && !topic.is_deleted() {
+                        return Err(cursor::damaged(topic, &what));
+                    }
+                    continue;
                 }
-                continue;
             }
             Err(error) => return Err(error),
         }

@@ -327,6 +327,33 @@ async fn a_lagging_reader_reads_on_at_its_own_pace() {
     assert_eq!(other.unwrap().len(), 800);
 }
 
+/// P3: NATS servers that restart put a reader's consumer back to where it began; the reader goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lagging_reader_goes_on_when_the_servers_restart() {
+    let mut nats = Nats::cluster();
+    let mut config = config(&nats);
+    config.storage.cache_bytes = 10_000;
+    let log = open(&config).await;
+    let topic = created(&*log, "t").await;
+    // More than one answer of a consumer holds.
+    for n in 0..300 {
+        put(&*topic, n).await.unwrap();
+    }
+    let first = topic.read(Offset::ZERO, 1).await.unwrap();
+    assert!(first.next < topic.tail());
+    for n in 0..nats.servers.len() {
+        nats.servers[n].kill();
+        nats.servers[n].start();
+        nats.wait();
+    }
+    let mut found = flatten(&first.runs);
+    found.extend(read_all(&*topic, first.next).await.unwrap());
+    assert_eq!(
+        found.into_iter().map(|(_, payload)| payload).collect::<Vec<_>>(),
+        (0..300).collect::<Vec<_>>()
+    );
+}
+
 /// What was acknowledged, and what perhaps is stored: every one of the former is there once, in
 /// order, and nothing that was said not to be.
 #[derive(Default)]
