@@ -245,7 +245,8 @@ impl Follower {
                     return;
                 }
                 Built::Group(group) => {
-                    self.certain = None;
+                    // Whoever comes now is not among those it was asked for.
+                    (self.asked, self.certain) = (None, None);
                     if !group.is_empty() {
                         self.flight = Some(Flight::new(&topic, group));
                         return;

@@ -112,15 +112,18 @@ async fn a_refused_condition_is_told_of_an_end_that_is_not_old() {
     created(&*a, "t").await;
     let (on_a, on_b) = (a.get(&name("t")).await.unwrap(), b.get(&name("t")).await.unwrap());
     put(&*on_b, 0).await.unwrap();
-    let mut stale = Offset::ZERO;
     for n in 1..200 {
-        let Position { offset: next, .. } = put(&*on_a, n).await.unwrap().next;
-        let conditional = batch(&[1_000 + n], 0).expecting(Some(stale));
-        let done = on_b.appender().append(vec![conditional], Hold::default()).await;
-        let Some(Error::ExpectedOffset { tail, .. }) = done.failure else { panic!("{done:?}") };
+        let conditional = async |expected| {
+            let batch = batch(&[1_000 + n], 0).expecting(Some(expected));
+            on_b.appender().append(vec![batch], Hold::default()).await.failure
+        };
+        // One that holds once b has seen what a stored, then one that does not.
+        let next = put(&*on_a, n).await.unwrap().next.offset;
+        assert_eq!(conditional(next).await, None);
+        let next = put(&*on_a, n).await.unwrap().next.offset;
+        let refused = conditional(Offset::ZERO).await;
+        let Some(Error::ExpectedOffset { tail, .. }) = refused else { panic!("{refused:?}") };
         assert!(tail >= next, "round {n}: told of {tail}, and {next} was acknowledged before");
-        stale = tail;
-        put(&*on_a, n).await.unwrap();
     }
 }
 
