@@ -532,6 +532,19 @@ async fn the_loss_of_a_leader_loses_and_repeats_nothing() {
     }
 }
 
+/// A replica that cannot ask NATS does not say that a position does not exist.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_is_not_beyond_the_tail_while_nats_does_not_answer() {
+    let nats = Nats::single("");
+    let log = open(&config(&nats)).await;
+    let topic = created(&*log, "t").await;
+    let next = put(&*topic, 1).await.unwrap().next.offset;
+    nats.servers[0].signal(rustix::process::Signal::STOP);
+    let found = topic.resolve(Start::At(next.plus(2 << 10))).await;
+    nats.servers[0].signal(rustix::process::Signal::CONT);
+    assert!(matches!(found, Err(Error::Unavailable { .. })), "{found:?}");
+}
+
 /// A server that stops answering without closing anything, as a machine that hangs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_is_waited_out() {
