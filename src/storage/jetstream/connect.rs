@@ -214,8 +214,9 @@ async fn options(nats: &NatsConfig, link: &Link) -> Result<ConnectOptions, OpenE
         });
     let given = |path: &Path| !path.as_os_str().is_empty();
     if given(&nats.creds_file) {
+        // The client wants the last line ended.
         options = options
-            .credentials(&read("nats.creds_file", &nats.creds_file)?)
+            .credentials(&format!("{}\n", read("nats.creds_file", &nats.creds_file)?))
             .map_err(|error| file("nats.creds_file", &nats.creds_file, &error))?;
     }
     if given(&nats.nkey_file) {
