@@ -45,6 +45,7 @@ impl Fleet {
         for url in [linked.join(","), nats.url()] {
             replicas.push(Server::with(&["--engine", "jetstream", "--nats-url", &url]).await);
         }
+        assert!(replicas.iter().all(|replica| !replica.log().contains("nats.replicas is below 3")));
         let front = HaProxy::before(&replicas);
         Self { nats, links, replicas, front, recorder: Recorder::new(), rng: Rng::with_seed(seed()) }
     }
