@@ -10,11 +10,9 @@
 //!
 //! Never: holds a lock over an await, or waits for anything but in [`Follower::step`].
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -25,15 +23,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, error, warn};
 
 use super::attach::{self, Attached, Lost};
+use super::cached::Cached;
 use super::flight::{Flight, Outcome};
-use super::group::{Basis, Built, Seen, build, key};
-use super::message::{IdEntry, Message, end_of, start_of};
+use super::group::{Basis, Built, Seen, build};
+use super::ids::Ids;
+use super::message::{Message, end_of, start_of};
 use super::names::{Meta, RECORDS_MAX};
 use super::nats::unavailable;
 use super::search;
 use super::topic::Topic;
-use crate::record::{Offset, UnixMicros};
-use crate::storage::window::{self, Window};
+use crate::record::UnixMicros;
 use crate::storage::{Error, Stored};
 
 /// How long publishers wait for a NATS that does not answer: longer than a new leader takes.
@@ -54,23 +53,19 @@ type Doing<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 /// Follows a topic until nobody uses it, it is deleted, or the log closes.
 pub async fn follow(topic: Arc<Topic>) {
-    let window = &topic.nats.storage;
-    let window = Window::new(window.request_id_window, window.request_ids_max, UnixMicros::now());
     let mut follower = Follower {
         seen: None,
         feed: None,
         attaching: None,
         pause: Duration::ZERO,
-        window,
-        ids: Ids::Unknown,
-        loading: None,
+        ids: Ids::new(topic.clone()),
         flight: None,
         looking: None,
         asked: None,
         certain: None,
         trimming: None,
         grown: false,
-        cached: VecDeque::new(),
+        cached: Cached::new(topic.clone()),
         trouble: None,
         closing: None,
         ticks: fastrand::u32(..LOOK_TICKS),
@@ -82,15 +77,6 @@ pub async fn follow(topic: Arc<Topic>) {
         follower.begin();
         follower.step(&mut ticks).await;
     }
-    follower.forget();
-}
-
-/// Whether the window holds every id that is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ids {
-    Unknown,
-    Loading,
-    Known,
 }
 
 struct Follower {
@@ -101,9 +87,7 @@ struct Follower {
     attaching: Doing<Result<Attached, Lost>>,
     /// Before the next attempt to attach.
     pause: Duration,
-    window: Window,
     ids: Ids,
-    loading: Doing<Result<Vec<attach::Loaded>, Error>>,
     flight: Option<Flight>,
     looking: Doing<Result<Option<Info>, Error>>,
     /// Where it is asked for the sake of conditions: how many appends waited then,
@@ -113,8 +97,7 @@ struct Follower {
     trimming: Doing<Result<(), Error>>,
     /// Whether there is more than when it was trimmed last.
     grown: bool,
-    /// What the cache holds, oldest first: where it ends, its bytes.
-    cached: VecDeque<(Offset, usize)>,
+    cached: Cached,
     /// Since when NATS has not done what it was asked.
     trouble: Option<Instant>,
     /// Since when the log closes.
@@ -128,7 +111,7 @@ enum Event {
     Message(Option<Result<jetstream::Message, MessagesError>>),
     Attached(Result<Attached, Lost>),
     Answer(Outcome),
-    Loaded(Result<Vec<attach::Loaded>, Error>),
+    Loaded(Result<(), Error>),
     Looked(Result<Option<Info>, Error>),
     Trimmed(Result<(), Error>),
     Tick,
@@ -169,7 +152,7 @@ impl Follower {
                 outcome = answer => Event::Answer(outcome),
                 message = feed => Event::Message(message),
                 attached = done(&mut self.attaching) => Event::Attached(attached),
-                loaded = done(&mut self.loading) => Event::Loaded(loaded),
+                loaded = self.ids.loaded() => Event::Loaded(loaded),
                 looked = done(&mut self.looking) => Event::Looked(looked),
                 trimmed = done(&mut self.trimming) => Event::Trimmed(trimmed),
                 () = self.topic.work.notified() => Event::Work,
@@ -219,22 +202,13 @@ impl Follower {
             if queue.appends.is_empty() {
                 return;
             }
-            match self.ids {
-                Ids::Known => {}
-                Ids::Loading => return,
-                Ids::Unknown => {
-                    self.ids = Ids::Loading;
-                    let loading = attach::load_ids(topic.clone(), seen.sequence, self.pause);
-                    self.loading = Some(Box::pin(loading));
-                    return;
-                }
-            }
+            let Some(window) = self.ids.known(seen.sequence, self.pause) else { return };
             if self.certain.is_some_and(|(_, end)| seen.sequence < end) {
                 return;
             }
             let certain = self.certain.map_or(0, |(appends, _)| appends);
             let bytes_max = topic.nats.kept.message_bytes_max;
-            let basis = Basis { epoch: topic.epoch, seen, certain, window: &self.window, bytes_max };
+            let basis = Basis { epoch: topic.epoch, seen, certain, window, bytes_max };
             match build(&queue.appends, &basis) {
                 Built::Behind => {
                     // One that was asked before this came says nothing about it.
@@ -276,8 +250,8 @@ impl Follower {
             Err(what) => {
                 // Whoever reads it is told; what comes after it is served.
                 error!(topic = %self.topic.name, reason = what, "stored data is damaged");
-                self.forget();
-                self.ids = Ids::Unknown;
+                self.cached.clear();
+                self.ids.reload();
                 let next = end_of(sequence);
                 self.seen = Some(Seen { sequence, next, ..seen });
                 self.topic.advance(next, UnixMicros(0));
@@ -290,17 +264,11 @@ impl Follower {
         let Message { head, run, next } = message;
         let sequence = super::message::sequence_of(run.first);
         debug_assert!(self.seen.is_none_or(|seen| sequence == seen.sequence + 1), "each once, in order");
-        for IdEntry { index, count, digest } in &head.ids {
-            let first = run.first.plus(u64::from(*index));
-            let stored = window::Stored { first, count: *count, time: run.first_time, at: run.first_time };
-            self.window.insert(key(&self.window, digest), stored);
-        }
+        self.ids.note(run.first, run.first_time, &head.ids);
         let (records, time) = (head.before + u64::from(head.records), run.first_time);
         self.seen = Some(Seen { sequence, next, records, time });
         self.grown = true;
-        self.cache(run.end, run.blocks.len());
-        self.topic.cache.push(run);
-        self.evict();
+        self.cached.push(run);
         self.topic.advance(end_of(sequence), time);
         let decided = self.flight.take_if(|flight| flight.group.sequence() <= sequence);
         let ours =
@@ -377,13 +345,8 @@ impl Follower {
         }
         if jumped && self.seen.is_some() {
             // What lies between was trimmed before it was read, its ids too.
-            self.forget();
-            self.window = Window::new(
-                self.topic.nats.storage.request_id_window,
-                self.topic.nats.storage.request_ids_max,
-                UnixMicros::now(),
-            );
-            self.ids = Ids::Unknown;
+            self.cached.clear();
+            self.ids.forget();
             if let Some(flight) = self.flight.take_if(|flight| flight.was_sent()) {
                 let reason = "what was stored meanwhile is trimmed already".to_owned();
                 let error = Error::Unavailable { reason, stored: Stored::Unknown };
@@ -395,22 +358,12 @@ impl Follower {
         self.topic.advance(end_of(seen.sequence), seen.time);
     }
 
-    fn loaded(&mut self, loaded: Result<Vec<attach::Loaded>, Error>) {
-        if self.ids != Ids::Loading {
-            return;
-        }
+    fn loaded(&mut self, loaded: Result<(), Error>) {
         match loaded {
-            Ok(loaded) => {
-                for (digest, stored) in loaded {
-                    self.window.insert(key(&self.window, &digest), stored);
-                }
-                self.ids = Ids::Known;
-                self.trouble = None;
-            }
+            Ok(()) => self.trouble = None,
             Err(error) => {
                 warn!(topic = %self.topic.name, %error, "reading the request ids again");
                 self.put_off();
-                self.ids = Ids::Unknown;
             }
         }
     }
@@ -483,32 +436,6 @@ impl Follower {
             }
             Ok(())
         }));
-    }
-
-    fn cache(&mut self, end: Offset, bytes: usize) {
-        self.cached.push_back((end, bytes));
-        self.topic.nats.cached_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Keeps all caches together to their bound, and each topic its newest message.
-    fn evict(&mut self) {
-        let nats = &self.topic.nats;
-        let mut upto = None;
-        while self.cached.len() > 1 && nats.cached_bytes.load(Ordering::Relaxed) > nats.storage.cache_bytes {
-            let Some((end, bytes)) = self.cached.pop_front() else { break };
-            nats.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            upto = Some(end);
-        }
-        if let Some(upto) = upto {
-            self.topic.cache.evict(upto);
-        }
-    }
-
-    /// Empties the cache.
-    fn forget(&mut self) {
-        let bytes: usize = self.cached.drain(..).map(|(_, bytes)| bytes).sum();
-        self.topic.nats.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.topic.cache.clear();
     }
 
     /// Whether there is nothing left to do; from then on nobody follows.

@@ -13,6 +13,7 @@
 //! Never: a consensus of its own, or an answer before NATS's.
 
 mod attach;
+mod cached;
 mod claims;
 mod connect;
 mod cursor;
@@ -20,6 +21,7 @@ mod flight;
 mod follower;
 mod group;
 mod health;
+mod ids;
 mod link;
 mod message;
 mod names;
