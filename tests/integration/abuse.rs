@@ -3,17 +3,19 @@
 
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use streamway::proto::v1::ExchangeRequest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::harness::frames::{
-    CONTINUATION, END_HEADERS, END_STREAM, Frames, HEADERS, Honest, Peer, RST_STREAM, Usage, call_headers,
-    prefix,
+    CONTINUATION, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, Honest, Peer, RST_STREAM, Usage,
+    call_headers, prefix,
 };
-use crate::harness::make::{published, record};
+use crate::harness::make::{numbered, open, publish, published, record};
 use crate::harness::{Server, detail, refused, within};
 
 const PUBLISH: &str = "/streamway.v1.StreamService/Publish";
@@ -87,29 +89,46 @@ async fn a_header_bomb_is_refused() {
 }
 
 #[tokio::test]
-async fn a_flood_of_tiny_frames_costs_no_other_connection() {
+async fn a_flood_of_tiny_frames_costs_no_other_call_of_the_connection() {
     let server = Server::start().await;
     let (honest, before) = (Honest::start(&server).await, Usage::of(&server));
-    let mut peer = Peer::connect(server.listen()).await;
-    let mut frames = Frames::default().call(1, EXCHANGE).data(1, &prefix(200_000));
-    for batch in 0..1000 {
-        frames = (0..100).fold(frames, |frames, _| frames.data(1, b"x"));
-        if batch == 500 {
-            // Half-way, another call of the same connection: an empty publish, refused by its headers.
-            frames = frames.call(3, PUBLISH).add(0, END_STREAM, 3, &prefix(0));
-        }
-        if !peer.send(std::mem::take(&mut frames)).await {
-            break;
-        }
-    }
-    // Frames that come faster than the call takes them end the connection, or the other call is answered.
-    while let Some((kind, flags, stream, _)) = peer.next().await {
-        if stream == 3 && kind == HEADERS && flags & END_STREAM != 0 {
-            break;
-        }
-    }
+    tiny_frames(&server, EXCHANGE, &prefix(200_000)).await;
     assert!(Usage::of(&server).grown_mib(before) < GROWTH_MAX);
     honest.end("tiny frames", 100_000, 1, &server, before).await;
+}
+
+#[tokio::test]
+async fn tiny_frames_that_a_slowed_call_leaves_unread_cost_no_other_where_the_window_allows_so_many() {
+    // Half the window is what h2 lets frames below 256 bytes fall short of that.
+    let flags = ["--quota-publish-records-per-s", "10", "--http2-connection-window-bytes", "64MiB"];
+    let server = Server::with(&flags).await;
+    let before = Usage::of(&server);
+    // A hundred seconds' worth of records, so that the call is not read from for as long.
+    let batch = numbered(1, publish("slowed", vec![record("x"); 1000]));
+    tiny_frames(&server, EXCHANGE, &[framed(&open("slowed")), framed(&batch), prefix(200_000)].concat())
+        .await;
+    assert!(Usage::of(&server).grown_mib(before) < GROWTH_MAX);
+}
+
+fn framed(request: &ExchangeRequest) -> Vec<u8> {
+    let message = request.encode_to_vec();
+    [prefix(u32::try_from(message.len()).expect("short")), message].concat()
+}
+
+/// 100,000 frames of a byte, all at once, in one call, and another call of the connection that is answered.
+async fn tiny_frames(server: &Server, method: &str, first: &[u8]) {
+    let mut peer = Peer::connect(server.listen()).await;
+    let frames = Frames::default().call(1, method).data(1, first);
+    let frames = (0..100_000).fold(frames, |frames, _| frames.data(1, b"x"));
+    // An empty publish, refused by its headers.
+    assert!(peer.send(frames.call(3, PUBLISH).add(0, END_STREAM, 3, &prefix(0))).await);
+    loop {
+        let (kind, flags, stream, payload) = peer.next().await.expect("the connection goes on");
+        assert_ne!(kind, GOAWAY, "{payload:?}");
+        if stream == 3 && kind == HEADERS && flags & END_STREAM != 0 {
+            return;
+        }
+    }
 }
 
 #[tokio::test]
