@@ -34,6 +34,7 @@ mod map;
 mod nats_access;
 mod network;
 mod notices;
+mod quotas;
 mod recovery;
 mod resume;
 mod retention;
