@@ -45,6 +45,7 @@ impl Fleet {
         for url in [linked.join(","), nats.url()] {
             replicas.push(Server::with(&["--engine", "jetstream", "--nats-url", &url]).await);
         }
+        assert!(replicas.iter().all(|replica| !replica.log().contains("nats.replicas is below 3")));
         let front = HaProxy::before(&replicas);
         Self { nats, links, replicas, front, recorder: Recorder::new(), rng: Rng::with_seed(seed()) }
     }
@@ -141,7 +142,6 @@ const FAULTS: [Fault; 5] = [
 
 /// P1, P2, P3, P4, P5.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a replica that lags may refuse an expected_offset with an older tail, which the judge does not forgive; run by tests/run --soak"]
 async fn a_fleet_loses_repeats_and_reorders_nothing_whatever_fails() {
     let rounds = if soak() { 30 } else { 3 };
     let mut fleet = Fleet::start().await;

@@ -51,6 +51,20 @@ async fn a_subscriber_moves_among_replicas_that_come_and_go() {
     assert!(all.iter().map(Seen::text).eq(expected), "nothing lost, repeated or out of order");
 }
 
+/// What of P1 the settings give up is said at start, and only that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_start_warns_of_settings_that_keep_records_less_safely() {
+    let nats = Nats::single("");
+    let warnings = async |more: &[&str]| {
+        let url = nats.url();
+        let args = [&["--engine", "jetstream", "--nats-url", &url, "--nats-replicas", "1"], more].concat();
+        let log = Server::with(&args).await.log();
+        ["nats.replicas is below 3", "nats.storage is memory"].map(|warning| log.contains(warning))
+    };
+    assert_eq!(warnings(&[]).await, [true, false]);
+    assert_eq!(warnings(&["--nats-storage", "memory"]).await, [true, true]);
+}
+
 /// NATS is away: publishers are told, readiness is off, a subscriber's stream stays; it comes back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_waits_for_nats_and_goes_on_by_itself() {

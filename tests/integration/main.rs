@@ -31,6 +31,7 @@ mod isolation;
 mod kinds;
 mod limits;
 mod map;
+mod nats_access;
 mod network;
 mod notices;
 mod quotas;

@@ -95,12 +95,19 @@ impl Cursor {
         if message.next.epoch != expected.epoch {
             return wrong("changed the topic's epoch within a subscription", message.next.offset);
         }
-        let first = message.batches.first().map(first_offset).transpose()?;
-        match first {
-            Some(first) if first < expected.offset => wrong("repeated records", first),
-            _ if message.next.offset < expected.offset => wrong("went back", message.next.offset),
-            _ => Ok(()),
+        // Runs follow one another; what is inside one was stored so.
+        let mut last = None;
+        for run in &message.batches {
+            let Some(first) = first_offset(run)? else { continue };
+            if first < expected.offset || last.is_some_and(|last| first <= last) {
+                return wrong("repeated records", first);
+            }
+            last = Some(first);
         }
+        if message.next.offset < expected.offset {
+            return wrong("went back", message.next.offset);
+        }
+        Ok(())
     }
 }
 
@@ -113,11 +120,9 @@ fn spend(limit: &mut u64, used: u64) {
     }
 }
 
-fn first_offset(run: &Bytes) -> Result<Offset, Error> {
-    match Blocks::new(run).next() {
-        Some(block) => Ok(block.map_err(|why| damaged(Offset::ZERO, why))?.first),
-        None => Ok(Offset::MAX),
-    }
+fn first_offset(run: &Bytes) -> Result<Option<Offset>, Error> {
+    let block = Blocks::new(run).next().transpose();
+    Ok(block.map_err(|why| damaged(Offset::ZERO, why))?.map(|block| block.first))
 }
 
 fn proto_duration(duration: Duration) -> prost_types::Duration {
@@ -183,6 +188,10 @@ mod tests {
         let mut cursor = Cursor::new(&SubscriberOptions::new("t", Start::Earliest));
         cursor.accept(&delivery(3, 5, 9)).unwrap();
         assert!(cursor.accept(&delivery(4, 6, 9)).is_err());
+        let mut again = delivery(5, 6, 9);
+        again.batches.extend(delivery(6, 7, 9).batches);
+        again.batches.extend(delivery(5, 6, 9).batches);
+        assert!(cursor.accept(&again).is_err(), "within one message");
         let back = SubscribeResponse::bare(at(4), Offset::new(9), Notice::Unspecified);
         assert!(cursor.accept(&back).is_err());
         let mut other_epoch = delivery(5, 6, 9);

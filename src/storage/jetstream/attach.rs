@@ -1,4 +1,4 @@
-//! Taking up a stream where it was left: its state, a consumer, and the request ids stored lately.
+//! Taking up a stream where it was left: its state, and a consumer.
 //! Never: changes a follower; it is handed what was found.
 
 use std::future::Future;
@@ -9,16 +9,14 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::Stream;
 use async_nats::jetstream::stream::Info;
-use futures_util::StreamExt;
-use tokio::time::timeout;
 
 use super::group::Seen;
-use super::message::{Digest, Head, end_of, start_of};
+use super::message::end_of;
 use super::names::Meta;
 use super::nats::unavailable;
 use super::search;
 use super::topic::Topic;
-use crate::storage::{Error, window};
+use crate::storage::Error;
 
 /// Most messages asked for ahead.
 const AHEAD_MESSAGES: usize = 256;
@@ -108,48 +106,4 @@ async fn at(topic: &Topic, sequence: u64) -> Result<Seen, Error> {
         records: message.head.before + u64::from(message.head.records),
         time: message.run.first_time,
     }))
-}
-
-/// A request id, and what was stored under it.
-pub type Loaded = (Digest, window::Stored);
-
-/// The request ids of the window, up to the message `last`.
-pub async fn load_ids(topic: Arc<Topic>, last: u64, pause: Duration) -> Result<Vec<Loaded>, Error> {
-    /// Headers asked for at once: no more than a few MiB.
-    const AT_ONCE: usize = 200;
-    /// How long the next one may take: what was asked of a connection that was lost, or of a server
-    /// that is gone, is never answered.
-    const SILENCE_MAX: Duration = Duration::from_secs(4);
-    /// A little more than the window: clocks differ.
-    const SLACK: Duration = Duration::from_secs(60);
-    tokio::time::sleep(pause).await;
-    topic.nats.link.up().await;
-    let since = search::oldest_id(topic.nats.storage.request_id_window + SLACK);
-    let nanos = i128::from(since.0) * 1000;
-    let start_time = async_nats::datetime::from_nanos(nanos).map_err(unavailable)?;
-    let consumer =
-        topic.nats.consumer(&topic.stream, DeliverPolicy::ByStartTime { start_time }, true).await?;
-    let (mut loaded, mut pending) = (Vec::new(), consumer.cached_info().num_pending);
-    while pending > 0 {
-        let mut messages = consumer.fetch().max_messages(AT_ONCE).messages().await.map_err(unavailable)?;
-        let before = pending;
-        while let Some(message) = timeout(SILENCE_MAX, messages.next()).await.map_err(unavailable)? {
-            let message = message.map_err(unavailable)?;
-            let info = message.info().map_err(unavailable)?;
-            pending = info.pending;
-            if info.stream_sequence > last {
-                return Ok(loaded);
-            }
-            let Some(head) = message.headers.as_ref().and_then(Head::parse) else { continue };
-            let base = start_of(info.stream_sequence);
-            loaded.extend(head.ids.iter().map(|id| {
-                let first = base.plus(u64::from(id.index));
-                (id.digest, window::Stored { first, count: id.count, time: head.time, at: head.time })
-            }));
-        }
-        if pending == before {
-            return Err(unavailable("the consumer of request ids gives nothing"));
-        }
-    }
-    Ok(loaded)
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::claims;
 use super::link::Link;
 use super::names::Kept;
 use super::nats::Nats;
@@ -23,7 +24,7 @@ use crate::config::{Config, NatsConfig, NatsStorage, format_size};
 pub const MESSAGE_OVERHEAD: usize = 64 << 10;
 /// Of that, what is kept for headers that every message has.
 const HEADERS: usize = 4 << 10;
-/// Between two attempts to connect at start.
+/// The longest pause between two attempts at start.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long one attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -120,7 +121,7 @@ pub async fn connect(config: &Config) -> Result<Nats, OpenError> {
         closed: AtomicBool::new(false),
         started: Instant::now(),
     };
-    answered(&opened).await;
+    usable(&opened).await;
     let max_payload = format_size(opened.client.max_payload() as u64);
     info!(version = found.version, cluster = found.cluster, max_payload, "NATS is ready");
     Ok(opened)
@@ -139,16 +140,25 @@ fn warn_of(nats: &NatsConfig) {
     }
 }
 
-/// Waits until JetStream answers.
-async fn answered(nats: &Nats) {
-    let mut told: Option<String> = None;
+/// Waits until JetStream can be used: a leader of the cluster answers, and it keeps a stream as topics
+/// are to be kept. A cluster that has just started answers before it can.
+async fn usable(nats: &Nats) {
+    let (mut told, mut pause) = (None, RETRY / 16);
     loop {
-        match tokio::time::timeout(REQUEST_TIMEOUT, nats.account()).await {
-            Ok(Ok(_)) => return,
-            Ok(Err(error)) => tell(&mut told, format!("JetStream does not answer, is it enabled? {error}")),
-            Err(_) => tell(&mut told, "JetStream does not answer, has it a leader?".into()),
-        }
-        tokio::time::sleep(RETRY).await;
+        let answered = tokio::time::timeout(REQUEST_TIMEOUT, nats.topics()).await;
+        let why = match answered {
+            Ok(Ok(_)) => match claims::open(nats).await {
+                Ok(()) => return,
+                Err(error) => {
+                    format!("it cannot keep a stream of nats.replicas {}: {error}", nats.kept.replicas)
+                }
+            },
+            Ok(Err(error)) => format!("JetStream does not answer, is it enabled? {error}"),
+            Err(_) => "JetStream does not answer, has it a leader?".into(),
+        };
+        tell(&mut told, why);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY);
     }
 }
 
@@ -204,8 +214,9 @@ async fn options(nats: &NatsConfig, link: &Link) -> Result<ConnectOptions, OpenE
         });
     let given = |path: &Path| !path.as_os_str().is_empty();
     if given(&nats.creds_file) {
+        // The client wants the last line ended.
         options = options
-            .credentials(&read("nats.creds_file", &nats.creds_file)?)
+            .credentials(&format!("{}\n", read("nats.creds_file", &nats.creds_file)?))
             .map_err(|error| file("nats.creds_file", &nats.creds_file, &error))?;
     }
     if given(&nats.nkey_file) {

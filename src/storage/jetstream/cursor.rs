@@ -78,8 +78,9 @@ pub async fn read(topic: &Topic, from: Offset, bytes_max: usize) -> Result<Vec<M
             }
             Ok(found)
         }
-        // It may have been forgotten while nobody asked.
-        Err(Error::Unavailable { .. }) if again => Ok(Vec::new()),
+        // It may have been forgotten while nobody asked, or have lost what was on its way: a new one
+        // tells what is there.
+        Err(Error::Unavailable { .. } | Error::Damaged(_)) if again => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }
@@ -104,6 +105,10 @@ async fn fetch(
                 Err(error) => return Err(unavailable(error)),
             };
             let sequence = message.info().map_err(unavailable)?.stream_sequence;
+            if sequence < next {
+                // Its server has less than others for a while, or was restarted: it begins earlier.
+                continue;
+            }
             if sequence != next {
                 // Trimmed or damaged: whoever reads asks NATS which.
                 let what = format!("message {wanted} is missing, {sequence} is there");

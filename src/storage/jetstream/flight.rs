@@ -11,7 +11,7 @@ use async_nats::client::RequestErrorKind;
 use serde::Deserialize;
 
 use super::group::Group;
-use super::nats::unavailable;
+use super::nats::{Nats, unavailable};
 use super::topic::Topic;
 use crate::storage::Error;
 use crate::telemetry::trace::Steps;
@@ -101,7 +101,7 @@ impl Flight {
             let connection = topic.nats.link.up().await;
             let first = !sent.swap(true, Ordering::AcqRel);
             let outcome = tokio::select! {
-                outcome = send(&topic, request) => outcome,
+                outcome = send(&topic.nats, &topic.subject, request) => outcome,
                 () = topic.nats.link.lost(connection) => Outcome::Unknown("the connection was lost".into()),
             };
             if first && matches!(outcome, Outcome::Nobody) {
@@ -124,8 +124,9 @@ impl Flight {
     }
 }
 
-async fn send(topic: &Topic, request: async_nats::Request) -> Outcome {
-    let answer = match topic.nats.client.send_request(topic.subject.clone(), request).await {
+/// Sends one message, and judges the answer.
+pub async fn send(nats: &Nats, subject: &str, request: async_nats::Request) -> Outcome {
+    let answer = match nats.client.send_request(subject.to_owned(), request).await {
         Ok(answer) => answer,
         Err(error) => {
             return match error.kind() {

@@ -10,11 +10,9 @@
 //!
 //! Never: holds a lock over an await, or waits for anything but in [`Follower::step`].
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -25,15 +23,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, error, warn};
 
 use super::attach::{self, Attached, Lost};
+use super::cached::Cached;
 use super::flight::{Flight, Outcome};
-use super::group::{Basis, Built, Seen, build, key};
-use super::message::{IdEntry, Message, end_of, start_of};
+use super::group::{Basis, Built, Seen, build};
+use super::ids::Ids;
+use super::message::{Message, end_of, start_of};
 use super::names::{Meta, RECORDS_MAX};
 use super::nats::unavailable;
 use super::search;
 use super::topic::Topic;
-use crate::record::{Offset, UnixMicros};
-use crate::storage::window::{self, Window};
+use crate::record::UnixMicros;
 use crate::storage::{Error, Stored};
 
 /// How long publishers wait for a NATS that does not answer: longer than a new leader takes.
@@ -54,23 +53,19 @@ type Doing<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 /// Follows a topic until nobody uses it, it is deleted, or the log closes.
 pub async fn follow(topic: Arc<Topic>) {
-    let window = &topic.nats.storage;
-    let window = Window::new(window.request_id_window, window.request_ids_max, UnixMicros::now());
     let mut follower = Follower {
         seen: None,
         feed: None,
         attaching: None,
         pause: Duration::ZERO,
-        window,
-        ids: Ids::Unknown,
-        loading: None,
+        ids: Ids::new(topic.clone()),
         flight: None,
         looking: None,
-        asked: false,
+        asked: None,
         certain: None,
         trimming: None,
         grown: false,
-        cached: VecDeque::new(),
+        cached: Cached::new(topic.clone()),
         trouble: None,
         closing: None,
         ticks: fastrand::u32(..LOOK_TICKS),
@@ -82,15 +77,6 @@ pub async fn follow(topic: Arc<Topic>) {
         follower.begin();
         follower.step(&mut ticks).await;
     }
-    follower.forget();
-}
-
-/// Whether the window holds every id that is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ids {
-    Unknown,
-    Loading,
-    Known,
 }
 
 struct Follower {
@@ -101,20 +87,17 @@ struct Follower {
     attaching: Doing<Result<Attached, Lost>>,
     /// Before the next attempt to attach.
     pause: Duration,
-    window: Window,
     ids: Ids,
-    loading: Doing<Result<Vec<attach::Loaded>, Error>>,
     flight: Option<Flight>,
     looking: Doing<Result<Option<Info>, Error>>,
-    /// Whether it is asked for the sake of a condition,
-    asked: bool,
-    /// and the end it had then.
-    certain: Option<u64>,
+    /// Where it is asked for the sake of conditions: how many appends waited then,
+    asked: Option<usize>,
+    /// and with them the end it had, once it has answered.
+    certain: Option<(usize, u64)>,
     trimming: Doing<Result<(), Error>>,
     /// Whether there is more than when it was trimmed last.
     grown: bool,
-    /// What the cache holds, oldest first: where it ends, its bytes.
-    cached: VecDeque<(Offset, usize)>,
+    cached: Cached,
     /// Since when NATS has not done what it was asked.
     trouble: Option<Instant>,
     /// Since when the log closes.
@@ -128,7 +111,7 @@ enum Event {
     Message(Option<Result<jetstream::Message, MessagesError>>),
     Attached(Result<Attached, Lost>),
     Answer(Outcome),
-    Loaded(Result<Vec<attach::Loaded>, Error>),
+    Loaded(Result<(), Error>),
     Looked(Result<Option<Info>, Error>),
     Trimmed(Result<(), Error>),
     Tick,
@@ -169,7 +152,7 @@ impl Follower {
                 outcome = answer => Event::Answer(outcome),
                 message = feed => Event::Message(message),
                 attached = done(&mut self.attaching) => Event::Attached(attached),
-                loaded = done(&mut self.loading) => Event::Loaded(loaded),
+                loaded = self.ids.loaded() => Event::Loaded(loaded),
                 looked = done(&mut self.looking) => Event::Looked(looked),
                 trimmed = done(&mut self.trimming) => Event::Trimmed(trimmed),
                 () = self.topic.work.notified() => Event::Work,
@@ -219,32 +202,25 @@ impl Follower {
             if queue.appends.is_empty() {
                 return;
             }
-            match self.ids {
-                Ids::Known => {}
-                Ids::Loading => return,
-                Ids::Unknown => {
-                    self.ids = Ids::Loading;
-                    let loading = attach::load_ids(topic.clone(), seen.sequence, self.pause);
-                    self.loading = Some(Box::pin(loading));
-                    return;
-                }
-            }
-            let certain = self.certain.is_some_and(|sequence| seen.sequence >= sequence);
-            if self.certain.is_some() && !certain {
+            let Some(window) = self.ids.known(seen.sequence, self.pause) else { return };
+            if self.certain.is_some_and(|(_, end)| seen.sequence < end) {
                 return;
             }
+            let certain = self.certain.map_or(0, |(appends, _)| appends);
             let bytes_max = topic.nats.kept.message_bytes_max;
-            let basis = Basis { epoch: topic.epoch, seen, certain, window: &self.window, bytes_max };
+            let basis = Basis { epoch: topic.epoch, seen, certain, window, bytes_max };
             match build(&queue.appends, &basis) {
                 Built::Behind => {
                     // One that was asked before this came says nothing about it.
-                    if !std::mem::replace(&mut self.asked, true) || self.looking.is_none() {
+                    if self.asked.is_none() || self.looking.is_none() {
+                        self.asked = Some(queue.appends.len());
                         self.looking = Some(attach::look(&topic, self.pause));
                     }
                     return;
                 }
                 Built::Group(group) => {
-                    self.certain = None;
+                    // Whoever comes now is not among those it was asked for.
+                    (self.asked, self.certain) = (None, None);
                     if !group.is_empty() {
                         self.flight = Some(Flight::new(&topic, group));
                         return;
@@ -274,8 +250,8 @@ impl Follower {
             Err(what) => {
                 // Whoever reads it is told; what comes after it is served.
                 error!(topic = %self.topic.name, reason = what, "stored data is damaged");
-                self.forget();
-                self.ids = Ids::Unknown;
+                self.cached.clear();
+                self.ids.reload();
                 let next = end_of(sequence);
                 self.seen = Some(Seen { sequence, next, ..seen });
                 self.topic.advance(next, UnixMicros(0));
@@ -287,17 +263,12 @@ impl Follower {
     fn take(&mut self, message: Message) {
         let Message { head, run, next } = message;
         let sequence = super::message::sequence_of(run.first);
-        for IdEntry { index, count, digest } in &head.ids {
-            let first = run.first.plus(u64::from(*index));
-            let stored = window::Stored { first, count: *count, time: run.first_time, at: run.first_time };
-            self.window.insert(key(&self.window, digest), stored);
-        }
+        debug_assert!(self.seen.is_none_or(|seen| sequence == seen.sequence + 1), "each once, in order");
+        self.ids.note(run.first, run.first_time, &head.ids);
         let (records, time) = (head.before + u64::from(head.records), run.first_time);
         self.seen = Some(Seen { sequence, next, records, time });
         self.grown = true;
-        self.cache(run.end, run.blocks.len());
-        self.topic.cache.push(run);
-        self.evict();
+        self.cached.push(run);
         self.topic.advance(end_of(sequence), time);
         let decided = self.flight.take_if(|flight| flight.group.sequence() <= sequence);
         let ours =
@@ -363,15 +334,19 @@ impl Follower {
 
     fn attached(&mut self, attached: Attached) {
         let Attached { seen, feed, jumped } = attached;
+        self.feed = Some(feed);
+        self.pause = Duration::ZERO;
+        if self.flight.is_none() {
+            self.trouble = None;
+        }
+        // What this replica stored while it attached it has shown already; the feed's copy is ignored.
+        if self.seen.is_some_and(|known| known.sequence >= seen.sequence) {
+            return;
+        }
         if jumped && self.seen.is_some() {
             // What lies between was trimmed before it was read, its ids too.
-            self.forget();
-            self.window = Window::new(
-                self.topic.nats.storage.request_id_window,
-                self.topic.nats.storage.request_ids_max,
-                UnixMicros::now(),
-            );
-            self.ids = Ids::Unknown;
+            self.cached.clear();
+            self.ids.forget();
             if let Some(flight) = self.flight.take_if(|flight| flight.was_sent()) {
                 let reason = "what was stored meanwhile is trimmed already".to_owned();
                 let error = Error::Unavailable { reason, stored: Stored::Unknown };
@@ -380,30 +355,15 @@ impl Follower {
             self.flight = None;
         }
         self.seen = Some(seen);
-        self.feed = Some(feed);
-        self.pause = Duration::ZERO;
-        if self.flight.is_none() {
-            self.trouble = None;
-        }
         self.topic.advance(end_of(seen.sequence), seen.time);
     }
 
-    fn loaded(&mut self, loaded: Result<Vec<attach::Loaded>, Error>) {
-        if self.ids != Ids::Loading {
-            return;
-        }
+    fn loaded(&mut self, loaded: Result<(), Error>) {
         match loaded {
-            Ok(loaded) => {
-                for (digest, stored) in loaded {
-                    self.window.insert(key(&self.window, &digest), stored);
-                }
-                self.ids = Ids::Known;
-                self.trouble = None;
-            }
+            Ok(()) => self.trouble = None,
             Err(error) => {
                 warn!(topic = %self.topic.name, %error, "reading the request ids again");
                 self.put_off();
-                self.ids = Ids::Unknown;
             }
         }
     }
@@ -413,8 +373,8 @@ impl Follower {
         match found.as_ref().and_then(|info| Some((Meta::of(&info.config)?, info))) {
             Some((meta, info)) if meta.epoch == self.topic.epoch => {
                 self.topic.refresh(meta, info);
-                if std::mem::take(&mut self.asked) {
-                    self.certain = Some(info.state.last_sequence);
+                if let Some(appends) = self.asked.take() {
+                    self.certain = Some((appends, info.state.last_sequence));
                 }
             }
             _ => self.topic.delete(),
@@ -456,6 +416,7 @@ impl Follower {
         for append in queue.appends.drain(..) {
             append.answer(Some(error.clone()));
         }
+        (self.asked, self.certain) = (None, None);
     }
 
     /// Retention by count, which NATS knows only of messages.
@@ -475,32 +436,6 @@ impl Follower {
             }
             Ok(())
         }));
-    }
-
-    fn cache(&mut self, end: Offset, bytes: usize) {
-        self.cached.push_back((end, bytes));
-        self.topic.nats.cached_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Keeps all caches together to their bound, and each topic its newest message.
-    fn evict(&mut self) {
-        let nats = &self.topic.nats;
-        let mut upto = None;
-        while self.cached.len() > 1 && nats.cached_bytes.load(Ordering::Relaxed) > nats.storage.cache_bytes {
-            let Some((end, bytes)) = self.cached.pop_front() else { break };
-            nats.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            upto = Some(end);
-        }
-        if let Some(upto) = upto {
-            self.topic.cache.evict(upto);
-        }
-    }
-
-    /// Empties the cache.
-    fn forget(&mut self) {
-        let bytes: usize = self.cached.drain(..).map(|(_, bytes)| bytes).sum();
-        self.topic.nats.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.topic.cache.clear();
     }
 
     /// Whether there is nothing left to do; from then on nobody follows.

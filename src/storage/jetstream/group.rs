@@ -44,8 +44,10 @@ pub struct Basis<'a> {
     pub epoch: Epoch,
     /// The end of the topic.
     pub seen: Seen,
-    /// Whether that was the end a moment ago, so that a condition beyond it fails for good.
-    pub certain: bool,
+    /// Of how many appends, from the first on, a condition that does not hold fails for good: that this
+    /// is the end was learnt from NATS after they came. What was acknowledged to anybody before they
+    /// were sent is part of it.
+    pub certain: usize,
     /// Every `request_id` stored up to there.
     pub window: &'a Window,
     /// Most bytes of payload and ids.
@@ -83,7 +85,7 @@ pub struct Group {
 pub enum Built {
     /// This.
     Group(Group),
-    /// Nothing yet: a condition names an offset that another replica may have given already.
+    /// Nothing yet: a condition does not hold, but another replica may have moved the end.
     Behind,
 }
 
@@ -103,6 +105,10 @@ enum Added {
     Behind,
 }
 
+const fn is_condition(error: &Error) -> bool {
+    matches!(error, Error::ExpectedOffset { .. })
+}
+
 /// The key of a request id in a topic's window.
 #[must_use]
 pub fn key(window: &Window, digest: &Digest) -> Key {
@@ -116,7 +122,7 @@ pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
     let (payload, ids, fresh) = (Vec::new(), Vec::new(), window::Map::default());
     let mut builder = Builder { basis, time, payload, ids, fresh, records: 0 };
     let mut parts = Vec::new();
-    'appends: for append in queue {
+    'appends: for (append, index) in queue.iter().zip(0..) {
         let mut part = Part::default();
         if append.refused.load(Ordering::Relaxed) {
             part.refused = Some(Error::EarlierFailed);
@@ -124,7 +130,7 @@ pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
             continue;
         }
         for batch in &append.batches {
-            match builder.add(batch) {
+            match builder.add(batch, index < basis.certain) {
                 Added::Verdict(verdict) => part.verdicts.push(verdict),
                 Added::Refused(error) => {
                     part.refused = Some(error);
@@ -144,7 +150,7 @@ pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
 }
 
 impl Builder<'_> {
-    fn add(&mut self, batch: &Batch) -> Added {
+    fn add(&mut self, batch: &Batch, certain: bool) -> Added {
         let id = batch.request_id().map(|id| digest(id.as_str()));
         let id = id.map(|digest| (key(self.basis.window, &digest), digest));
         if let Some((key, _)) = id {
@@ -170,7 +176,9 @@ impl Builder<'_> {
             // Where nothing precedes it in the group, everything between two records is one place.
             let least = if self.records == 0 { seen.next } else { tail };
             if !(least..=tail).contains(&expected) {
-                if expected > tail && !self.basis.certain {
+                // Behind others of its group it is told once these are stored, which makes it true.
+                let is_known = if self.records == 0 { certain } else { expected < tail };
+                if !is_known {
                     return Added::Behind;
                 }
                 return Added::Refused(Error::ExpectedOffset { epoch: self.basis.epoch, tail });
@@ -249,11 +257,10 @@ impl Group {
     pub fn fail(self, queue: &mut VecDeque<Append>, error: &Error) {
         for part in self.parts {
             let Some(append) = queue.pop_front() else { return };
-            // What was to be refused anyway is told why.
-            append.answer(Some(if part.verdicts.is_empty() {
-                part.refused.unwrap_or_else(|| error.clone())
-            } else {
-                error.clone()
+            // What was to be refused anyway is told why; a condition was judged by the group's own end.
+            append.answer(Some(match part.refused {
+                Some(refused) if part.verdicts.is_empty() && !is_condition(&refused) => refused,
+                _ => error.clone(),
             }));
         }
     }

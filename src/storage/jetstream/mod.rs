@@ -13,12 +13,15 @@
 //! Never: a consensus of its own, or an answer before NATS's.
 
 mod attach;
+mod cached;
+mod claims;
 mod connect;
 mod cursor;
 mod flight;
 mod follower;
 mod group;
 mod health;
+mod ids;
 mod link;
 mod message;
 mod names;
@@ -40,14 +43,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{CreateStreamErrorKind, DeleteStreamErrorKind, UpdateStreamErrorKind};
+use async_nats::jetstream::context::{DeleteStreamErrorKind, UpdateStreamErrorKind};
 use async_nats::jetstream::stream::Info;
 use futures_util::StreamExt;
 use tokio::sync::watch;
 
 use self::message::{sequence_of, start_of};
 use self::names::Meta;
-use self::nats::{Nats, unavailable};
+use self::nats::{Nats, Refusal, unavailable};
 use self::topic::{Handle, Topic, info_of};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
@@ -119,20 +122,22 @@ impl JetStreamLog {
     }
 
     async fn create_stream(&self, name: TopicName, retention: Retention) -> Result<Arc<Topic>, Error> {
-        if self.nats.account().await.map_err(unavailable)? >= self.topics_max {
+        if self.nats.topics().await.map_err(unavailable)? >= self.topics_max {
             return Err(Error::TopicLimit { limit: self.topics_max });
         }
         let epoch = Epoch::new(random()?);
-        let meta = Meta { topic: name, epoch, retention, updated: UnixMicros::now() };
-        match self.nats.context.create_stream(meta.config(self.nats.kept)).await {
-            Ok(stream) => Ok(self.topic(meta, stream.cached_info())),
-            Err(error) => Err(match error.kind() {
-                // Of two that create at once one has another epoch, so that NATS refuses it.
-                CreateStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NAME_EXIST => {
-                    Error::TopicExists
-                }
-                _ => unavailable(error),
-            }),
+        let wanted = Meta { topic: name, epoch, retention, updated: UnixMicros::now() };
+        let claim = claims::claim(&self.nats, wanted).await?;
+        match self.nats.create(&claim.meta.config(self.nats.kept)).await {
+            Ok(info) => {
+                let topic = self.topic(claim.meta, &info);
+                claim.mine.map(|_| topic).ok_or(Error::TopicExists)
+            }
+            Err(Refusal::Unknown(error)) => Err(error),
+            Err(Refusal::Nothing(error)) => {
+                claims::release(&self.nats, &claim).await;
+                Err(error)
+            }
         }
     }
 
@@ -242,6 +247,7 @@ impl Log for JetStreamLog {
     fn delete<'a>(&'a self, name: &'a TopicName, epoch: Option<Epoch>) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.look_at(name, epoch).await?;
+            claims::forget(&self.nats, name).await?;
             match self.nats.context.delete_stream(names::stream(name)).await {
                 Ok(_) => {}
                 Err(error) => match error.kind() {

@@ -25,10 +25,11 @@ const MAX_BYTES: &str = "streamway.max_bytes";
 const MAX_RECORDS: &str = "streamway.max_records";
 
 /// The least age and window that NATS takes.
-const LEAST: Duration = Duration::from_millis(100);
+pub const LEAST: Duration = Duration::from_millis(100);
 
 /// A dot parts tokens of a subject, and may not stand in a stream's name; `=` is in no topic's.
-fn escaped(topic: &TopicName) -> String {
+#[must_use]
+pub fn escaped(topic: &TopicName) -> String {
     topic.as_str().replace('.', "=")
 }
 
@@ -87,6 +88,21 @@ impl Meta {
             topic,
         };
         (config.name == stream(&meta.topic)).then_some(meta)
+    }
+
+    /// As bytes, for whoever is to create the same stream.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut config = Config::default();
+        self.write(&mut config);
+        serde_json::to_vec(&config.metadata).expect("a map of strings")
+    }
+
+    /// What [`Self::encode`] made of a topic; none where it is something else.
+    #[must_use]
+    pub fn decode(topic: &TopicName, bytes: &[u8]) -> Option<Self> {
+        let metadata = serde_json::from_slice(bytes).ok()?;
+        Self::of(&Config { name: stream(topic), metadata, ..Config::default() })
     }
 
     /// The configuration of a new stream.
@@ -157,6 +173,7 @@ mod tests {
             assert_eq!(config.name, "streamway-orders=eu-1_x");
             assert_eq!(config.subjects, ["streamway.orders=eu-1_x.0000000000000abc"]);
             assert_eq!(Meta::of(&config), Some(meta.clone()));
+            assert_eq!(Meta::decode(&meta.topic, &meta.encode()), Some(meta.clone()));
             // Somebody's copy of the stream under another name is not the topic.
             let copied = async_nats::jetstream::stream::Config { name: "copy".into(), ..config };
             assert_eq!(Meta::of(&copied), None);

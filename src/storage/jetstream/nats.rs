@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use async_nats::Client;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
-use async_nats::jetstream::context::{Context, GetStreamErrorKind};
+use async_nats::jetstream::context::{Context, CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, PurgeErrorKind};
+use async_nats::jetstream::stream::{self, Info, LastRawMessageErrorKind, PurgeErrorKind};
 use async_nats::jetstream::{ErrorCode, context};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +22,21 @@ use crate::storage::{Error, Stored};
 
 /// How long a consumer nobody asks is kept by NATS.
 pub const CONSUMER_IDLE: Duration = Duration::from_secs(60);
+
+/// How long the creation of a stream is tried: with the last request less than the 10 s that clients
+/// tend to wait.
+const CREATE_PATIENCE: Duration = Duration::from_secs(5);
+/// Between the first two attempts.
+const CREATE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a stream was not made.
+#[derive(Debug)]
+pub enum Refusal {
+    /// NATS says that it did not.
+    Nothing(Error),
+    /// It may come yet.
+    Unknown(Error),
+}
 
 /// What all topics share.
 #[derive(Debug)]
@@ -141,11 +156,40 @@ impl Nats {
         self.context.create_consumer_on_stream(config, stream).await.map_err(unavailable)
     }
 
-    /// Whether JetStream answers, and how many streams there are.
+    /// Makes a stream, or finds that there is one of this very configuration. A cluster that cannot place
+    /// it yet, as after a start, is given a while.
+    ///
+    /// # Errors
+    /// It was not made, or perhaps not.
+    pub async fn create(&self, config: &stream::Config) -> Result<Info, Refusal> {
+        let deadline = Instant::now() + CREATE_PATIENCE;
+        let mut pause = CREATE_PAUSE;
+        loop {
+            let refusal = match self.context.create_stream(config).await {
+                Ok(stream) => return Ok(stream.cached_info().clone()),
+                Err(error) => match error.kind() {
+                    CreateStreamErrorKind::JetStream(why)
+                        if why.error_code() == ErrorCode::STREAM_NAME_EXIST =>
+                    {
+                        return Err(Refusal::Nothing(Error::TopicExists));
+                    }
+                    CreateStreamErrorKind::JetStream(_) => Refusal::Nothing(unavailable(error)),
+                    _ => Refusal::Unknown(unavailable(error)),
+                },
+            };
+            if Instant::now() + pause >= deadline {
+                return Err(refusal);
+            }
+            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            pause *= 2;
+        }
+    }
+
+    /// Whether JetStream answers, and how many streams there are beside that of the claims.
     ///
     /// # Errors
     /// It does not.
-    pub async fn account(&self) -> Result<usize, context::AccountError> {
-        self.context.query_account().await.map(|account| account.streams)
+    pub async fn topics(&self) -> Result<usize, context::AccountError> {
+        self.context.query_account().await.map(|account| account.streams.saturating_sub(1))
     }
 }

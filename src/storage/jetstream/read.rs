@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::cursor;
-use super::message::sequence_of;
+use super::message::{end_of, sequence_of};
 use super::names::Meta;
 use super::topic::{Topic, chunk_of};
 use crate::record::Offset;
@@ -48,11 +48,10 @@ pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<C
             }
             Ok(_) | Err(Error::Unavailable { .. }) => {}
             Err(Error::Damaged(what)) => {
-                look(topic).await?;
-                if sequence_of(from) >= sequence_of(topic.floor()) && !topic.is_deleted() {
+                // It may have been trimmed, or the topic is gone.
+                if look(topic).await.is_ok() && sequence_of(from) >= sequence_of(topic.floor()) {
                     return Err(cursor::damaged(topic, &what));
                 }
-                continue;
             }
             Err(error) => return Err(error),
         }
@@ -64,15 +63,21 @@ pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<C
     }
 }
 
-/// Asks NATS what there is: the stream may have been trimmed, or be gone.
+/// Asks NATS what there is: the stream may have been trimmed, or be gone. Answers where it ends, which
+/// this replica may not have seen yet.
 ///
 /// # Errors
-/// NATS cannot answer.
-pub async fn look(topic: &Topic) -> Result<(), Error> {
+/// NATS cannot answer, or the topic is gone.
+pub async fn look(topic: &Topic) -> Result<Offset, Error> {
     let found = topic.nats.info(&topic.stream).await?;
     match found.as_ref().and_then(|info| Some((Meta::of(&info.config)?, info))) {
-        Some((meta, info)) if meta.epoch == topic.epoch => topic.refresh(meta, info),
-        _ => topic.delete(),
+        Some((meta, info)) if meta.epoch == topic.epoch => {
+            topic.refresh(meta, info);
+            Ok(end_of(info.state.last_sequence))
+        }
+        _ => {
+            topic.delete();
+            Err(Error::TopicNotFound)
+        }
     }
-    Ok(())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::message::{Message, end_of, start_of};
+use super::nats::unavailable;
 use super::read::look;
 use super::topic::Topic;
 use crate::record::{Offset, UnixMicros};
@@ -40,16 +41,23 @@ pub async fn resolve(topic: &Topic, start: Start) -> Result<Offset, Error> {
 }
 
 async fn at(topic: &Topic, offset: Offset, deadline: Instant) -> Result<Offset, Error> {
+    let mut is_behind = true;
     loop {
         match topic.check_readable(offset) {
             Err(Error::BeyondTail { .. }) if Instant::now() < deadline => {
-                let _ = look(topic).await;
+                // Beyond the tail is only what NATS does not have: this replica may be cut off from it.
+                is_behind = look(topic).await.map_or(true, |end| end >= offset);
                 let moved = topic.wait_beyond(Offset::new(offset.get() - 1));
                 let _ = timeout_at(deadline.min(Instant::now() + PAUSE), moved).await;
             }
+            Err(Error::BeyondTail { .. }) if is_behind => return Err(behind()),
             found => return found.map(|()| offset),
         }
     }
+}
+
+fn behind() -> Error {
+    unavailable("this replica is behind")
 }
 
 /// The newest message that NATS has now, once this replica has seen it.
@@ -63,7 +71,7 @@ async fn head(topic: &Topic, deadline: Instant) -> Result<u64, Error> {
                 if last > 0 {
                     let seen = topic.wait_beyond(Offset::new(end_of(last).get() - 1));
                     if timeout_at(deadline, seen).await.is_err() {
-                        return Err(super::nats::unavailable("this replica is behind"));
+                        return Err(behind());
                     }
                 }
                 return Ok(last);

@@ -59,9 +59,7 @@ impl NatsServer {
         );
         let config = dir.join(format!("{name}.conf"));
         std::fs::write(&config, text).unwrap();
-        let mut server = Self { config, port, monitor, name: name.to_owned(), child: None };
-        server.start();
-        server
+        Self { config, port, monitor, name: name.to_owned(), child: None }
     }
 
     pub fn start(&mut self) {
@@ -130,7 +128,8 @@ impl Nats {
     /// One server; `more` is added to its configuration.
     pub fn single(more: &str) -> Self {
         let (dir, ports) = (tempfile::tempdir().unwrap(), free_ports(2));
-        let server = NatsServer::new(dir.path(), "n1", ports[0], ports[1], more);
+        let mut server = NatsServer::new(dir.path(), "n1", ports[0], ports[1], more);
+        server.start();
         let nats = Self { servers: vec![server], is_cluster: false, _dir: dir };
         nats.wait();
         nats
@@ -138,15 +137,21 @@ impl Nats {
 
     /// Three servers that have found each other and a leader, once no other cluster runs.
     pub fn cluster() -> Self {
+        Self::cluster_of(3)
+    }
+
+    /// The same, of which only so many are started.
+    pub fn cluster_of(started: usize) -> Self {
         while CLUSTER.swap(true, Ordering::Acquire) {
             std::thread::sleep(Duration::from_millis(100));
         }
         let (dir, ports) = (tempfile::tempdir().unwrap(), free_ports(9));
         let mut nats = Self { servers: Vec::new(), is_cluster: true, _dir: dir };
         for n in 0..3 {
-            // A client uses the addresses it was given and no others, as these may be a proxy's. Nobody has a route to itself, and each is there before the next one calls: servers that
-            // call each other at once close each other's routes as duplicates. One route a pair, as
-            // several of a pool are more to lose that way.
+            // A client uses the addresses it was given and no others, as these may be a proxy's. Nobody
+            // has a route to itself, and each is there before the next one calls: servers that call each
+            // other at once close each other's routes as duplicates. One route a pair, as several of a
+            // pool are more to lose that way.
             let others = (0..3).filter(|other| *other != n);
             let routes: Vec<_> =
                 others.map(|other| format!("nats://127.0.0.1:{}", ports[3 + other])).collect();
@@ -156,8 +161,11 @@ impl Nats {
                 routes.join(", ")
             );
             let name = format!("n{}", n + 1);
-            let server = NatsServer::new(nats._dir.path(), &name, ports[n], ports[6 + n], &more);
-            until("nats-server listens", || TcpStream::connect(("127.0.0.1", server.port)).is_ok());
+            let mut server = NatsServer::new(nats._dir.path(), &name, ports[n], ports[6 + n], &more);
+            if n < started {
+                server.start();
+                until("nats-server listens", || TcpStream::connect(("127.0.0.1", server.port)).is_ok());
+            }
             nats.servers.push(server);
         }
         nats.wait();

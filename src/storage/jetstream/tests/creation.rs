@@ -1,0 +1,75 @@
+//! Topics come to be: by several replicas at once, and on a cluster that is not complete.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
+use super::{config, created, everything, open, put};
+use crate::storage::conformance::name;
+use crate::storage::jetstream::JetStreamLog;
+use crate::storage::jetstream::server::Nats;
+use crate::storage::{Error, Log, Retention};
+
+/// Of replicas that create a topic at once one does, and all use that one, as do the publishers that
+/// made them do it.
+async fn creation_at_once(nats: &Nats) {
+    let logs = join_all((0..4).map(|_| async { open(&config(nats)).await })).await;
+    for round in 0..5 {
+        let text = format!("t{round}");
+        let creating = join_all(logs.iter().map(|log| log.create(name(&text), Retention::default())));
+        let created = timeout(Duration::from_secs(8), creating).await.expect("all are answered");
+        assert_eq!(created.iter().filter(|created| created.is_ok()).count(), 1);
+        let lost = created.iter().filter_map(|created| created.as_ref().err());
+        assert!(lost.into_iter().all(|error| *error == Error::TopicExists));
+        let topics = join_all(logs.iter().map(async |log| log.get(&name(&text)).await.unwrap())).await;
+        let epochs: HashSet<_> = topics.iter().map(|topic| topic.epoch().get()).collect();
+        assert_eq!(epochs.len(), 1);
+        let done = join_all(topics.iter().zip(0..).map(|(topic, n)| put(&**topic, n))).await;
+        assert!(done.iter().all(Result::is_ok), "{done:?}");
+        assert_eq!(everything(&*topics[0]).await.len(), topics.len());
+        // Another incarnation is another one.
+        logs[0].delete(&name(&text), None).await.unwrap();
+        let again = logs[1].create(name(&text), Retention::default()).await.unwrap();
+        assert!(!epochs.contains(&again.epoch().get()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_create_at_once_agree() {
+    creation_at_once(&Nats::single("")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_create_at_once_agree_on_a_cluster() {
+    creation_at_once(&Nats::cluster()).await;
+}
+
+/// The stream of claims is made again where it is lost, as by servers that keep streams in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_are_created_and_deleted_though_the_claims_were_lost() {
+    let nats = Nats::single("");
+    let log = open(&config(&nats)).await;
+    for text in ["t1", "t2"] {
+        log.nats.context.delete_stream("streamway_claims").await.unwrap();
+        created(&*log, text).await;
+    }
+    log.nats.context.delete_stream("streamway_claims").await.unwrap();
+    log.delete(&name("t1"), None).await.unwrap();
+    created(&*log, "t1").await;
+}
+
+/// A cluster that has a leader, and too few servers for a topic's replicas, is not ready.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_start_waits_until_topics_can_be_created() {
+    let mut nats = Nats::cluster_of(2);
+    let config = config(&nats);
+    let mut opening = tokio::spawn(async move { JetStreamLog::open(&config).await.unwrap() });
+    assert!(timeout(Duration::from_secs(5), &mut opening).await.is_err(), "nothing can be stored yet");
+    nats.servers[2].start();
+    nats.wait();
+    let log = timeout(Duration::from_secs(60), opening).await.expect("it goes on by itself").unwrap();
+    let topic = log.create(name("t"), Retention::default()).await.unwrap();
+    put(&*topic, 1).await.unwrap();
+}

@@ -1,0 +1,192 @@
+//! NATS servers that are killed, hang and come back.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use super::{config, created, eventually, everything, open, put};
+use crate::record::{Offset, Receipt};
+use crate::storage::conformance::{flatten, name, read_all};
+use crate::storage::jetstream::server::Nats;
+use crate::storage::{Error, Health, Log, Start, Stored};
+
+/// What was acknowledged, and what perhaps is stored: every one of the former is there once, in
+/// order, and nothing that was said not to be.
+#[derive(Default)]
+struct Told {
+    stored: Vec<(u64, u64)>,
+    unknown: HashSet<u64>,
+    refused: HashSet<u64>,
+}
+
+impl Told {
+    fn note(&mut self, payload: u64, outcome: &Result<Receipt, Error>) {
+        match outcome {
+            Ok(receipt) => self.stored.push((receipt.first.get(), payload)),
+            Err(Error::Unavailable { stored: Stored::Unknown, .. }) => {
+                self.unknown.insert(payload);
+            }
+            Err(Error::Unavailable { stored: Stored::Nothing, .. }) => {
+                self.refused.insert(payload);
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    fn check(&self, found: &[(u64, u64)]) {
+        let payloads: HashSet<_> = found.iter().map(|(_, payload)| *payload).collect();
+        assert_eq!(payloads.len(), found.len(), "a record is there twice");
+        let places: HashSet<_> = found.iter().copied().collect();
+        assert!(self.stored.iter().all(|place| places.contains(place)), "an acknowledged record is missing");
+        assert!(payloads.is_disjoint(&self.refused), "what was refused is stored");
+    }
+}
+
+/// NATS is killed and comes back: publishers are told the truth, readiness turns off and on,
+/// subscribers wait, and all go on by themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nats_going_away_and_coming_back_is_waited_out() {
+    let mut nats = Nats::single("");
+    let log = open(&config(&nats)).await;
+    let topic = created(&*log, "t").await;
+    let (mut told, mut health) = (Told::default(), log.health());
+    for n in 0..50 {
+        told.note(n, &put(&*topic, n).await);
+    }
+    let tail = topic.tail();
+    let subscriber = tokio::spawn({
+        let topic = topic.clone();
+        async move {
+            topic.wait_beyond(tail).await;
+            topic.read(tail, 1000).await.map(|chunk| flatten(&chunk.runs))
+        }
+    });
+    nats.servers[0].kill();
+    let begun = Instant::now();
+    let first = put(&*topic, 100).await;
+    assert!(matches!(first, Err(Error::Unavailable { .. })), "{first:?}");
+    assert!(begun.elapsed() < Duration::from_secs(15));
+    told.note(100, &first);
+    // Later ones are told at once, and that nothing was stored.
+    let begun = Instant::now();
+    let second = put(&*topic, 101).await;
+    assert!(matches!(second, Err(Error::Unavailable { stored: Stored::Nothing, .. })), "{second:?}");
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    told.note(101, &second);
+    let unavailable = health.wait_for(|health| matches!(health, Health::Unavailable(_)));
+    timeout(Duration::from_secs(15), unavailable).await.unwrap().unwrap();
+    assert!(!subscriber.is_finished());
+    // What it has seen it still knows; what it has not, it waits for.
+    let reading = tokio::spawn({
+        let topic = topic.clone();
+        async move { topic.read(Offset::ZERO, 100).await }
+    });
+    nats.servers[0].start();
+    nats.wait();
+    let serving = health.wait_for(|health| *health == Health::Serving);
+    timeout(Duration::from_secs(15), serving).await.unwrap().unwrap();
+    for n in 200..250 {
+        let outcome = put(&*topic, n).await;
+        assert!(outcome.is_ok(), "{outcome:?}");
+        told.note(n, &outcome);
+    }
+    assert!(!timeout(Duration::from_secs(10), reading).await.unwrap().unwrap().unwrap().runs.is_empty());
+    let seen = timeout(Duration::from_secs(10), subscriber).await.unwrap().unwrap().unwrap();
+    assert!(seen[0].1 == 200 || seen[0].1 == 100, "{seen:?}");
+    told.check(&everything(&*topic).await);
+}
+
+/// P1, P2: the leader of the topic's stream is killed while several publish.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_loss_of_a_leader_loses_and_repeats_nothing() {
+    const WRITERS: u64 = 4;
+    // Shown where it fails.
+    let filter = "streamway=debug,async_nats=info";
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+    let mut nats = Nats::cluster();
+    let logs = [open(&config(&nats)).await, open(&config(&nats)).await];
+    created(&*logs[0], "t").await;
+    let topics = join_all(logs.iter().map(async |log| log.get(&name("t")).await.unwrap())).await;
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let (topic, stop) = (topics[writer as usize % 2].clone(), stop.clone());
+            tokio::spawn(async move {
+                let (mut told, mut n) = (Told::default(), 0);
+                while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                    let payload = writer << 32 | n;
+                    told.note(payload, &put(&*topic, payload).await);
+                    n += 1;
+                }
+                told
+            })
+        })
+        .collect();
+    for _ in 0..2 {
+        sleep(Duration::from_secs(1)).await;
+        let server = nats.leader("streamway-t");
+        let leader = server.name.clone();
+        server.kill();
+        // It goes on without that server.
+        let topic = topics[0].clone();
+        eventually("publishing goes on", Duration::from_secs(60), async || {
+            put(&*topic, u64::MAX).await.is_ok()
+        })
+        .await;
+        nats.servers.iter_mut().find(|server| server.name == leader).unwrap().start();
+        nats.wait();
+        sleep(Duration::from_secs(2)).await;
+    }
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    let mut told = Told::default();
+    for writer in writers {
+        let of = writer.await.unwrap();
+        assert!(!of.stored.is_empty());
+        assert!(of.stored.is_sorted_by(|a, b| a.0 < b.0), "one call after the other");
+        told.stored.extend(of.stored);
+        told.unknown.extend(of.unknown);
+        told.refused.extend(of.refused);
+    }
+    for topic in &topics {
+        let found = everything(&**topic).await;
+        let found: Vec<_> = found.into_iter().filter(|(_, payload)| *payload != u64::MAX).collect();
+        told.check(&found);
+    }
+}
+
+/// A replica that cannot ask NATS does not say that a position does not exist.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_is_not_beyond_the_tail_while_nats_does_not_answer() {
+    let nats = Nats::single("");
+    let log = open(&config(&nats)).await;
+    let topic = created(&*log, "t").await;
+    let next = put(&*topic, 1).await.unwrap().next.offset;
+    nats.servers[0].signal(rustix::process::Signal::STOP);
+    let found = topic.resolve(Start::At(next.plus(2 << 10))).await;
+    nats.servers[0].signal(rustix::process::Signal::CONT);
+    assert!(matches!(found, Err(Error::Unavailable { .. })), "{found:?}");
+}
+
+/// A server that stops answering without closing anything, as a machine that hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_is_waited_out() {
+    let nats = Nats::single("");
+    let log = open(&config(&nats)).await;
+    let topic = created(&*log, "t").await;
+    put(&*topic, 1).await.unwrap();
+    nats.servers[0].signal(rustix::process::Signal::STOP);
+    let publishing = tokio::spawn({
+        let topic = topic.clone();
+        async move { put(&*topic, 2).await }
+    });
+    sleep(Duration::from_secs(5)).await;
+    nats.servers[0].signal(rustix::process::Signal::CONT);
+    // Sent twice or more by now; stored once.
+    timeout(Duration::from_secs(10), publishing).await.unwrap().unwrap().unwrap();
+    put(&*topic, 3).await.unwrap();
+    let found = read_all(&*topic, Offset::ZERO).await.unwrap();
+    assert_eq!(found.into_iter().map(|(_, payload)| payload).collect::<Vec<_>>(), [1, 2, 3]);
+}

@@ -1,0 +1,93 @@
+//! Readers and the follower when consumers vanish, and readers that lag.
+
+use std::time::{Duration, Instant};
+
+use futures_util::TryStreamExt;
+
+use super::{config, created, open, put};
+use crate::record::Offset;
+use crate::storage::Hold;
+use crate::storage::conformance::{batch, flatten, read_all};
+use crate::storage::jetstream::server::Nats;
+
+/// P2: a replica whose consumer is gone reads on where it stopped, though it stored more meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_stored_while_the_consumer_was_gone_is_shown_once() {
+    const ROUNDS: u64 = 10;
+    let nats = Nats::single("");
+    let log = open(&config(&nats)).await;
+    let topic = created(&*log, "t").await;
+    let stream = log.nats.context.get_stream("streamway-t").await.unwrap();
+    let consumers = async || stream.consumer_names().try_collect::<Vec<_>>().await.unwrap();
+    let mut stored = 0;
+    for _ in 0..ROUNDS {
+        put(&*topic, stored).await.unwrap();
+        stored += 1;
+        for gone in consumers().await {
+            stream.delete_consumer(&gone).await.unwrap();
+        }
+        let begun = Instant::now();
+        // Publishing does not wait for the consumer.
+        while consumers().await.is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it is not read again");
+            put(&*topic, stored).await.unwrap();
+            stored += 1;
+        }
+    }
+    let mut found: Vec<u64> = Vec::new();
+    let mut at = Offset::ZERO;
+    while let Some(chunk) = topic.read_cached(at, usize::MAX) {
+        found.extend(flatten(&chunk.runs).into_iter().map(|(_, payload)| payload));
+        at = chunk.next;
+    }
+    assert_eq!(found, (0..stored).collect::<Vec<_>>());
+}
+
+/// P6: whoever lags reads the stream, and small caches stay small.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lagging_reader_reads_on_at_its_own_pace() {
+    let nats = Nats::single("");
+    let mut config = config(&nats);
+    config.storage.cache_bytes = 100_000;
+    let log = open(&config).await;
+    let topic = created(&*log, "t").await;
+    let mut appender = topic.appender();
+    for n in 0..400 {
+        let done = appender.append(vec![batch(&[2 * n, 2 * n + 1], 2_000)], Hold::default()).await;
+        assert_eq!(done.failure, None);
+    }
+    assert!(topic.read_cached(Offset::ZERO, 1000).is_none(), "it left the cache");
+    let cached = log.nats.cached_bytes.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(cached < 200_000, "{cached}");
+    let (one, other) = tokio::join!(read_all(&*topic, Offset::ZERO), read_all(&*topic, Offset::ZERO));
+    let payloads: Vec<_> = one.unwrap().into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(payloads, (0..800).collect::<Vec<_>>());
+    assert_eq!(other.unwrap().len(), 800);
+}
+
+/// P3: NATS servers that restart put a reader's consumer back to where it began; the reader goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lagging_reader_goes_on_when_the_servers_restart() {
+    let mut nats = Nats::cluster();
+    let mut config = config(&nats);
+    config.storage.cache_bytes = 10_000;
+    let log = open(&config).await;
+    let topic = created(&*log, "t").await;
+    // More than one answer of a consumer holds.
+    for n in 0..300 {
+        put(&*topic, n).await.unwrap();
+    }
+    let first = topic.read(Offset::ZERO, 1).await.unwrap();
+    assert!(first.next < topic.tail());
+    for n in 0..nats.servers.len() {
+        nats.servers[n].kill();
+        nats.servers[n].start();
+        nats.wait();
+    }
+    let mut found = flatten(&first.runs);
+    found.extend(read_all(&*topic, first.next).await.unwrap());
+    assert_eq!(
+        found.into_iter().map(|(_, payload)| payload).collect::<Vec<_>>(),
+        (0..300).collect::<Vec<_>>()
+    );
+}

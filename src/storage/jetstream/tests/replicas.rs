@@ -1,0 +1,180 @@
+//! Replicas that share a topic: positions, conditions and request ids of one hold on the others.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use super::{config, created, eventually, everything, open, put};
+use crate::record::{Offset, Position};
+use crate::storage::conformance::{batch, flatten, name};
+use crate::storage::jetstream::server::Nats;
+use crate::storage::{Error, Hold, Log, Start, TopicLog};
+
+/// P3: what one replica acknowledged, another serves at once, from the very position.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_of_one_replica_works_at_once_on_another() {
+    let nats = Nats::single("");
+    let (a, b) = (open(&config(&nats)).await, open(&config(&nats)).await);
+    created(&*a, "t").await;
+    let (on_a, on_b) = (a.get(&name("t")).await.unwrap(), b.get(&name("t")).await.unwrap());
+    assert_eq!(on_a.epoch(), on_b.epoch());
+    for n in 0..100 {
+        let (one, other) = if n % 2 == 0 { (&on_a, &on_b) } else { (&on_b, &on_a) };
+        let Position { offset, .. } = put(&**one, n).await.unwrap().next;
+        assert_eq!(other.resolve(Start::At(offset)).await.unwrap(), offset);
+        assert!(other.resolve(Start::Latest).await.unwrap() >= offset);
+        // A condition on what the other has just acknowledged holds.
+        let next = batch(&[1_000 + n], 0).expecting(Some(offset));
+        let done = other.appender().append(vec![next], Hold::default()).await;
+        assert_eq!(done.failure, None);
+    }
+    assert_eq!(everything(&*on_a).await.len(), 200);
+    let beyond = on_b.tail().plus(1 << 20);
+    let begun = Instant::now();
+    assert!(matches!(on_b.resolve(Start::At(beyond)).await, Err(Error::BeyondTail { .. })));
+    assert!(begun.elapsed() >= Duration::from_secs(5), "it may have come yet");
+}
+
+/// A condition that does not hold is told of an end that includes everything acknowledged before, also
+/// by a replica that has not seen it yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_condition_is_told_of_an_end_that_is_not_old() {
+    let nats = Nats::single("");
+    let (a, b) = (open(&config(&nats)).await, open(&config(&nats)).await);
+    created(&*a, "t").await;
+    let (on_a, on_b) = (a.get(&name("t")).await.unwrap(), b.get(&name("t")).await.unwrap());
+    put(&*on_b, 0).await.unwrap();
+    for n in 1..200 {
+        let conditional = async |expected| {
+            let batch = batch(&[1_000 + n], 0).expecting(Some(expected));
+            on_b.appender().append(vec![batch], Hold::default()).await.failure
+        };
+        // One that holds once b has seen what a stored, then one that does not.
+        let next = put(&*on_a, n).await.unwrap().next.offset;
+        assert_eq!(conditional(next).await, None);
+        let next = put(&*on_a, n).await.unwrap().next.offset;
+        let refused = conditional(Offset::ZERO).await;
+        let Some(Error::ExpectedOffset { tail, .. }) = refused else { panic!("{refused:?}") };
+        assert!(tail >= next, "round {n}: told of {tail}, and {next} was acknowledged before");
+    }
+}
+
+/// Reads `count` records, on one replica after the other, waiting as a subscriber does.
+async fn read_moving(replicas: &[Arc<dyn TopicLog>], count: usize) -> Vec<(u64, u64)> {
+    let (mut at, mut found, mut turn) = (Offset::ZERO, Vec::new(), 0);
+    while found.len() < count {
+        let topic = &replicas[turn % replicas.len()];
+        turn += 1;
+        at = topic.resolve(Start::At(at)).await.unwrap();
+        for _ in 0..3 {
+            topic.wait_beyond(at).await;
+            let chunk = match topic.read_cached(at, 4_000) {
+                Some(chunk) => chunk,
+                None => topic.read(at, 4_000).await.unwrap(),
+            };
+            found.extend(flatten(&chunk.runs));
+            at = chunk.next;
+            if found.len() >= count {
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// P2, P3: a subscriber that is moved among replicas which all publish sees each record once, in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_moved_among_replicas_sees_every_record_once() {
+    const EACH: u64 = 300;
+    let nats = Nats::single("");
+    let logs = join_all((0..3).map(|_| async { open(&config(&nats)).await })).await;
+    created(&*logs[0], "t").await;
+    let replicas = join_all(logs.iter().map(async |log| log.get(&name("t")).await.unwrap())).await;
+    let reading = tokio::spawn({
+        let replicas = replicas.clone();
+        async move { read_moving(&replicas, 3 * EACH as usize).await }
+    });
+    let write = async |replica: u64| {
+        let (mut appender, mut done) = (replicas[replica as usize].appender(), Vec::new());
+        for n in 0..EACH {
+            done.push(appender.append(vec![batch(&[replica << 32 | n], 50)], Hold::default()));
+            if n % 10 == 0 {
+                sleep(Duration::from_millis(2)).await;
+            }
+        }
+        join_all(done).await
+    };
+    let written = join_all((0..3).map(write)).await;
+    assert!(written.iter().flatten().all(|done| done.failure.is_none()));
+    let read = timeout(Duration::from_secs(60), reading).await.unwrap().unwrap();
+    assert!(read.is_sorted_by(|a, b| a.0 < b.0));
+    for replica in 0..3 {
+        let of: Vec<_> =
+            read.iter().filter(|(_, p)| p >> 32 == replica).map(|(_, p)| p & 0xffff_ffff).collect();
+        assert_eq!(of, (0..EACH).collect::<Vec<_>>());
+    }
+    // The receipts name what was read.
+    let places: HashSet<_> = read.iter().copied().collect();
+    for (replica, done) in written.iter().enumerate() {
+        for (n, done) in done.iter().enumerate() {
+            assert!(places.contains(&(done.receipts[0].first.get(), (replica as u64) << 32 | n as u64)));
+        }
+    }
+}
+
+/// P5: a request id sent through several replicas at once is stored once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_id_is_stored_once_whatever_the_replica() {
+    let nats = Nats::single("");
+    let logs = join_all((0..3).map(|_| async { open(&config(&nats)).await })).await;
+    created(&*logs[0], "t").await;
+    let topics = join_all(logs.iter().map(async |log| log.get(&name("t")).await.unwrap())).await;
+    for round in 0..30_u64 {
+        let answers = join_all(topics.iter().map(async |topic| {
+            let batch = batch(&[round], 0).with_request_id(&format!("id-{round}")).unwrap();
+            topic.appender().append(vec![batch], Hold::default()).await
+        }));
+        let receipts: Vec<_> = answers.await.into_iter().map(|done| done.receipts[0]).collect();
+        assert_eq!(receipts.iter().filter(|receipt| !receipt.duplicate).count(), 1, "{receipts:?}");
+        assert!(receipts.iter().all(|r| (r.first, r.next, r.time) == {
+            (receipts[0].first, receipts[0].next, receipts[0].time)
+        }));
+    }
+    assert_eq!(everything(&*topics[0]).await.len(), 30);
+}
+
+/// Trimmed, deleted and created again by one replica: the others notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_replica_does_to_a_topic_others_notice() {
+    let nats = Nats::single("");
+    let (a, b) = (open(&config(&nats)).await, open(&config(&nats)).await);
+    let on_a = created(&*a, "t").await;
+    let on_b = b.get(&name("t")).await.unwrap();
+    let mut receipts = Vec::new();
+    for n in 0..20 {
+        receipts.push(put(&*on_a, n).await.unwrap());
+    }
+    let tail = on_b.resolve(Start::Latest).await.unwrap();
+    assert_eq!(tail, on_a.tail());
+    a.trim(&name("t"), None, receipts[10].first).await.unwrap();
+    eventually("b knows of the trim", Duration::from_secs(10), async || {
+        on_b.earliest() == receipts[10].first
+    })
+    .await;
+    let waiting = tokio::spawn({
+        let on_b = on_b.clone();
+        async move { on_b.wait_beyond(tail).await }
+    });
+    a.delete(&name("t"), None).await.unwrap();
+    timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
+    assert!(on_b.is_deleted());
+    let again = created(&*a, "t").await;
+    assert_eq!(put(&*on_b, 1).await, Err(Error::TopicNotFound));
+    let on_b = b.get(&name("t")).await.unwrap();
+    assert_eq!(on_b.epoch(), again.epoch());
+    put(&*on_b, 1).await.unwrap();
+    assert_eq!(everything(&*again).await.len(), 1);
+}

@@ -1,0 +1,31 @@
+"""A rolling restart of everything in the fleet's manifests, with their very settings, loses and repeats nothing."""
+
+import os
+import pathlib
+import subprocess
+
+import yaml
+from engine import ROOT
+
+BINARY = pathlib.Path(os.environ.get("TESTS_BINARY", ROOT / "target" / "release" / "streamway"))
+NATS = ROOT / "tests" / ".cache" / "nats" / "nats-server"
+
+
+def test_a_rolling_restart_of_the_fleet_loses_nothing(tmp_path):
+    objects = yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "fleet.yaml").read_text())
+    maps = [item["data"] for item in objects if item["kind"] == "ConfigMap"]
+    (conf,) = [data["nats.conf"] for data in maps if "nats.conf" in data]
+    (settings,) = [data for data in maps if "STREAMWAY_ENGINE" in data]
+    (tmp_path / "nats.conf").write_text(conf)
+    (tmp_path / "environment").write_text("\n".join(f"{name}={value}" for name, value in settings.items()))
+    script = ROOT / "tests" / "deploy" / "rolling.sh"
+    places = (BINARY, NATS, tmp_path / "nats.conf", tmp_path / "environment", tmp_path)
+    # A user namespace as well, so that nobody has to be root.
+    command = ["unshare", "--user", "--map-root-user", "--net", "--mount-proc", "--pid", "--fork", "--kill-child"]
+    done = subprocess.run(
+        [*command, str(script), *map(str, places)], capture_output=True, text=True, timeout=300, check=False
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("restarted") == 6
+    assert "verified          everything acknowledged came, in order, once" in done.stdout
