@@ -45,8 +45,7 @@ class Line:
         engine.docker("network", "create", self.network)
         stack.callback(engine.docker, "network", "rm", self.network, check=False)
         names = [flag for alias in NAMES for flag in ("--network-alias", alias)]
-        server = stack.enter_context(running(engine, "--network", self.network, *names, *flags))
-        server.healthy()
+        self.server = stack.enter_context(running(engine, "--network", self.network, *names, *flags)).healthy()
 
     def balancer(self, entry, *flags):
         name, *command = entry
@@ -69,12 +68,12 @@ def place(engine, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ended(engine, place):
-    """TLS ends at the balancers: each one's address, and what its clients trust."""
+    """TLS ends at the balancers: what their clients trust, the server, and each balancer."""
     trusted = certificate(place / "edge", "edge")
     with contextlib.ExitStack() as stack:
         line = Line(engine, stack, "ended", place / "edge")
         listen = f"{DEPLOY}/nginx/listen-tls.conf:/etc/streamway/listen.conf:ro"
-        yield trusted, {
+        yield trusted, line.server, {
             "envoy": line.balancer(["envoy", "-c", "/etc/envoy/tls.yaml"]),
             "haproxy": line.balancer(["haproxy", "-db", "-f", "/etc/haproxy/haproxy.cfg"], "-e", "TLS_PEM=/etc/tls/tls.pem"),
             "nginx": line.balancer(["nginx", "-c", "/etc/streamway/nginx.conf", "-g", "daemon off;"], "-v", listen),
@@ -88,7 +87,7 @@ def passed(engine, place):
     files = ["-eSTREAMWAY_TLS_CERT=/etc/tls/tls.crt", "-eSTREAMWAY_TLS_KEY=/etc/tls/tls.key"]
     with contextlib.ExitStack() as stack:
         line = Line(engine, stack, "passed", place / "edge", "-v", f"{place}/server:/etc/tls:ro", *files)
-        yield trusted, {
+        yield trusted, line.server, {
             "envoy": line.balancer(["envoy", "-c", "/etc/envoy/passthrough.yaml"]),
             "haproxy": line.balancer(["haproxy", "-db", "-f", "/etc/haproxy/passthrough.cfg"]),
             "nginx": line.balancer(["nginx", "-c", "/etc/streamway/passthrough.conf", "-g", STREAM]),
@@ -114,7 +113,7 @@ def reaches(container, trusted, seconds=2):
 @pytest.mark.parametrize("name", ["envoy", "haproxy", "nginx"])
 @pytest.mark.parametrize("where", ["ended", "passed"])
 def test_a_record_goes_through_tls(request, tmp_path, where, name):
-    trusted, balancers = request.getfixturevalue(where)
+    trusted, _, balancers = request.getfixturevalue(where)
     container = balancers[name]
     wait(f"{name}, TLS {where}", lambda: reaches(container, trusted) or not container.inspect(".State.Running"))
     assert container.inspect(".State.Running"), container.logs()
@@ -139,8 +138,31 @@ def test_a_record_goes_through_tls(request, tmp_path, where, name):
     assert not reaches(container, other), "another certificate is not trusted"
 
 
+def test_without_a_replica_the_balancer_itself_answers_as_grpc_does(ended):
+    """Of an answer in HTML gRPC's core makes UNKNOWN at times, which nobody retries."""
+    trusted, server, balancers = ended
+    for name, container in balancers.items():
+        wait(name, lambda container=container: reaches(container, trusted))
+    server.engine.docker("kill", server.id)
+    try:
+        for name, container in balancers.items():
+            with channel(container, trusted) as open_channel:
+                stub = rpc.StreamServiceStub(open_channel)
+                for call in (
+                    lambda stub=stub: stub.Publish(pb.PublishRequest(topic="none"), timeout=30),
+                    lambda stub=stub: next(stub.Subscribe(pb.SubscribeRequest(topic="none"), timeout=30)),
+                ):
+                    with pytest.raises(grpc.RpcError) as refused:
+                        call()
+                    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE, name
+                    assert "http2 header" not in refused.value.details(), f"{name}: {refused.value.details()}"
+    finally:
+        server.engine.docker("start", server.id)
+        server.healthy()
+
+
 def test_envoy_takes_over_a_renewed_certificate(ended, place):
-    trusted, balancers = ended
+    trusted, _, balancers = ended
     wait("envoy", lambda: reaches(balancers["envoy"], trusted))
     renewed = certificate(place / "edge", "edge")
     wait("the new certificate", lambda: reaches(balancers["envoy"], renewed), seconds=30)

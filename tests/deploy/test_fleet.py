@@ -98,7 +98,7 @@ def test_1100_quiet_streams_through_each_balancer_outlive_its_idle_timeout(addre
 def test_rolling_restart_through_each_balancer_loses_and_repeats_nothing(fleet, addresses, first):
     publishers = {name: [Publisher(at, f"roll-{name}", f"p{n}", pause=0.02) for n in range(2)] for name, at in addresses.items()}
     subscribers = {name: [Subscriber(at, f"roll-{name}") for _ in range(3)] for name, at in addresses.items()}
-    everyone = [client for group in (publishers, subscribers) for clients in group.values() for client in clients]
+    everyone = [(name, client) for group in (publishers, subscribers) for name in group for client in group[name]]
     wait("load", lambda: all(s.records or s.failure for group in subscribers.values() for s in group))
     for _ in range(ROUNDS):
         for replica in REPLICAS:
@@ -112,8 +112,8 @@ def test_rolling_restart_through_each_balancer_loses_and_repeats_nothing(fleet, 
             assert state["StartedAt"] != before
             # Every balancer gives it work before the next one goes: what a rollout waits for.
             serve_again(addresses)
-    for client in everyone:
-        assert client.failure is None, client.failure
+    for name, client in everyone:
+        assert client.failure is None, f"{type(client).__name__} through {name}: {client.failure}"
     for name in BALANCERS:
         publishers[name].append(first[f"roll-{name}"])
         settle(name, addresses[name], publishers[name], subscribers[name])

@@ -100,3 +100,17 @@ def test_envoy_ends_tls_and_is_otherwise_the_same():
     (secret,) = context["tls_certificate_sds_secret_configs"]
     assert secret["name"] == read(ROOT / "deploy" / "envoy" / "certificate.yaml")["resources"][0]["name"]
     assert plain == tls
+
+
+def test_what_the_documents_say_of_compose_is_there(services):
+    profiles = {profile for service in services.values() for profile in service.get("profiles", ())}
+    named = set()
+    for name in ("README.md", "docs/deploy.md"):
+        text = (ROOT / name).read_text()
+        named |= set(re.findall(r"--profile ([a-z]+)", text))
+        for service in re.findall(r"restart --no-deps (\S+)", text):
+            assert service in services
+    assert named == profiles
+    table = (ROOT / "docs" / "deploy.md").read_text().split("## Load balancers")[1].split("\n## ")[0]
+    files = set(re.findall(r"`([\w-]+\.(?:yaml|cfg|conf))`", table))
+    assert files == {path.name for name in ("envoy", "haproxy", "nginx") for path in (ROOT / "deploy" / name).iterdir()}
