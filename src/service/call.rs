@@ -71,7 +71,7 @@ impl Call {
     }
 
     /// Who publishes by it, and when it should end.
-    pub(super) fn of_intake(&self) -> (Caller, Ending) {
+    pub(super) fn caller_and_ending(&self) -> (Caller, Ending) {
         (self.caller.clone(), self.ending.clone())
     }
 
@@ -101,11 +101,6 @@ impl Call {
     pub(super) fn subscribe(&mut self) -> Result<(), Error> {
         self.subscribed = Some(self.caller.subscribe().map_err(auth::Error::from)?);
         Ok(())
-    }
-
-    /// Whether the call should end, and why.
-    pub(super) const fn ending(&self) -> &Ending {
-        &self.ending
     }
 
     /// The first message of a call that sends many, unless the call ends before it; none where the

@@ -33,6 +33,7 @@ mod limits;
 mod map;
 mod network;
 mod notices;
+mod quotas;
 mod recovery;
 mod resume;
 mod retention;
