@@ -7,6 +7,7 @@ mod compression;
 mod creation;
 mod example;
 mod exchange;
+mod expiry;
 mod fault;
 mod ingest;
 mod intake;
@@ -23,6 +24,7 @@ mod topics;
 pub use body::Beside;
 pub use compression::ENCODINGS;
 pub use example::{Bare, Tutorial};
+pub use expiry::Expiry;
 pub use fault::Served;
 pub use topics::Administration;
 

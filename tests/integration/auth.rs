@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use streamway::proto::example::MyRequest;
+use streamway::proto::example::my_service_client::MyServiceClient;
 use streamway::proto::v1::{
     CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, ListTopicsRequest, Notice, Topic,
 };
@@ -10,6 +12,7 @@ use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 use crate::harness::identities::{Setup, bearer, of, publish_as, rule, until};
 use crate::harness::jwt::{Signer, hs256, unsigned};
@@ -275,6 +278,27 @@ async fn long_calls_end_with_their_token_and_say_where_to_resume() {
         seen += message.batches.iter().map(|batch| batch.records.len()).sum::<usize>();
     }
     assert_eq!(seen, 100);
+}
+
+#[tokio::test]
+async fn calls_without_a_topic_end_with_their_token_too() {
+    let signer = Signer::eddsa("d");
+    let mut setup = Setup::new(&[], &rule(r#"["billing"]"#, r#"["orders"]"#, r#"["publish"]"#));
+    setup.jwks(&[&signer]);
+    let server = setup.start(&[]).await;
+    let jwt = signer.sign(&claims(unix_now() + 2));
+    let asked = tokio_stream::once(MyRequest { name: "a".into() }).chain(tokio_stream::pending());
+    let mut tutorial = MyServiceClient::new(server.channel().await);
+    let mut answers =
+        tutorial.bidirectional_streaming_rpc_method(bearer(&jwt, asked)).await.unwrap().into_inner();
+    let mut reflection = ServerReflectionClient::new(server.channel().await);
+    let asked = bearer(&jwt, tokio_stream::pending());
+    let mut files = reflection.server_reflection_info(asked).await.unwrap().into_inner();
+    assert_eq!(answers.message().await.unwrap().unwrap().message, "Response for a");
+    let status = within(10, "the end", answers.message()).await.unwrap_err();
+    refused(&status, Code::Unauthenticated, "UNAUTHENTICATED");
+    let end = within(10, "the end", files.message()).await;
+    assert!(!matches!(end, Ok(Some(_))), "{end:?}");
 }
 
 #[tokio::test]
