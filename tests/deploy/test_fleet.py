@@ -163,6 +163,7 @@ def settle(name, address, publishers, subscribers):
     retries = sum(publisher.retries for publisher in publishers)
     gap = max(subscriber.gap for subscriber in subscribers)
     moved = sum(subscriber.streams - 1 for subscriber in subscribers)
-    assert retries == 0, f"{retries} publishes through {name} failed at first"
+    # nginx does not see that a replica drains: what it refuses then, its clients repeat.
+    assert retries == 0 or name == "nginx", f"{retries} publishes through {name} failed at first"
     assert moved > 0, "no subscriber was moved, so nothing was restarted under it"
-    print(f"{name}: {total} records, no publish failed, {moved} resumes, longest gap {gap:.1f} s")
+    print(f"{name}: {total} records, {retries} publishes repeated, {moved} resumes, longest gap {gap:.1f} s")
