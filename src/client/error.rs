@@ -217,15 +217,17 @@ impl fmt::Display for Error {
 
 impl StdError for Error {}
 
-/// What the stubs say where the channel itself is gone; it comes without a source.
-const NOT_READY: &str = "Service was not ready";
+/// What the stubs say where the channel itself is gone, and where an answer ends without a status, as HAProxy
+/// ends it when its server dies. Both come without a source.
+const BROKEN: [&str; 2] = ["Service was not ready", "protocol error: missing grpc-status trailer"];
 
 /// Statuses the server sent carry no source; those made here from a broken transport do.
 fn transport_origin(status: &Status) -> Option<Origin> {
     let mut source = status.source();
     if source.is_none() {
-        let gone = status.code() == Code::Unknown && status.message().starts_with(NOT_READY);
-        return gone.then_some(Origin::Transport);
+        let says = |text: &&str| status.message().starts_with(text);
+        let broken = status.code() == Code::Unknown && BROKEN.iter().any(says);
+        return broken.then_some(Origin::Transport);
     }
     while let Some(error) = source {
         if error.is::<tonic::ConnectError>() {
@@ -299,5 +301,28 @@ mod tests {
         assert_eq!(error.origin(), Origin::Connect);
         assert!(error.to_string().starts_with(&format!("cannot reach {address}: ")), "{error}");
         assert!(error.is_retryable());
+    }
+
+    /// HAProxy ends a stream so when its server dies.
+    #[tokio::test]
+    async fn an_answer_that_ends_without_a_status_is_a_broken_connection() {
+        use crate::proto::v1::SubscribeRequest;
+        use crate::proto::v1::stream_service_client::StreamServiceClient;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(socket).await.unwrap();
+            let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+            let head = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+            respond.send_response(head, false).unwrap().send_data(bytes::Bytes::new(), true).unwrap();
+            connection.accept().await
+        });
+        let channel = tonic::transport::Endpoint::from_shared(address.clone()).unwrap().connect_lazy();
+        let mut client = StreamServiceClient::new(channel);
+        let mut stream = client.subscribe(SubscribeRequest::default()).await.unwrap().into_inner();
+        let error = Error::from_status(&stream.message().await.unwrap_err(), &address);
+        assert!(error.origin() == Origin::Transport && error.is_retryable(), "{error}");
+        server.abort();
     }
 }

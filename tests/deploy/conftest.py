@@ -1,10 +1,13 @@
 """One engine and one image for all tests of the deploy bundle."""
 
+import os
 import sys
 
 import pytest
 from engine import ROOT, Engine
 
+# What a client is refused is asked for: not worth a line each.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 sys.path.insert(0, str(ROOT / "tests" / "python"))
 
 

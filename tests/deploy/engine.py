@@ -17,9 +17,12 @@ CACHE = ROOT / "tests" / ".cache" / "deploy"
 IMAGE = "streamway:test"
 BUILD_BASE = "streamway-test/build:latest"
 PEERS = "streamway-test/peers:latest"
+BYTES_MAX = 20_000_000
+# Ten times what it takes on two idle cores.
+BUILD_SECONDS = 2400
 COMMIT = "0123456789abcdef"
-CARGO = ["ENV PATH=/usr/local/rust/bin:/usr/sbin:/usr/bin:/sbin:/bin", "ENV CARGO_HOME=/usr/local/cargo"]
-CARGO += ["ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"]
+RUST = ["ENV PATH=/usr/local/cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin", "ENV CARGO_HOME=/usr/local/cargo"]
+RUST += ["ENV RUSTUP_HOME=/usr/local/rustup", "ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"]
 
 
 def wait(what, condition, seconds=60, every=0.1):
@@ -78,13 +81,13 @@ class Engine:
         flags = [f"--change={change}" for change in [*changes, f"LABEL {wanted}"]]
         self.docker("import", *flags, tar, name, timeout=300)
 
-    def build(self):
+    def build(self, *flags, image=IMAGE):
         """The very Dockerfile, its base the one at hand."""
-        self.take_in(CACHE / "build.tar", BUILD_BASE, CARGO)
+        self.take_in(CACHE / "build.tar", BUILD_BASE, RUST)
         arguments = ["--build-arg", f"BUILD_IMAGE={BUILD_BASE}", "--build-arg", f"COMMIT={COMMIT}"]
         begun = time.monotonic()
-        self.docker("build", "--progress=plain", *arguments, "-t", IMAGE, ROOT, timeout=1500)
-        print(f"the image was built in {time.monotonic() - begun:.0f} s")
+        self.docker("build", "--progress=plain", *arguments, *flags, "-t", image, ROOT, timeout=BUILD_SECONDS)
+        print(f"{image} was built in {time.monotonic() - begun:.0f} s")
 
     def close(self):
         """Ends the containers, then the engine."""

@@ -7,10 +7,9 @@ import re
 import urllib.request
 
 import pytest
-from engine import COMMIT, IMAGE, ROOT, running, wait
+from engine import BYTES_MAX, COMMIT, IMAGE, ROOT, running, wait
 from load import Publisher, Subscriber, check, records
 
-BYTES_MAX = 20_000_000
 DRAIN_SECONDS = 10  # what `docker stop` gives
 # As the image's own, but asked more often.
 OFTEN = ["--health-interval", "1s"]

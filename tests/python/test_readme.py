@@ -2,7 +2,7 @@
 
 Each ```sh block is run, and a ```text block right after it is what it must print. Two are special:
 the server runs on until the end, and tests/run is what runs this. Where there is no cluster, `kubectl apply -k`
-renders what it would send; test_manifests.py looks at that.
+renders what it would send; test_manifests.py looks at that. Blocks of docker are run by tests/deploy, which has an engine.
 """
 
 import os
@@ -16,19 +16,15 @@ import time
 
 import pytest
 from conftest import ROOT
+from readme import blocks, is_docker, same
 
 SERVE = "cargo run --release -- serve"
 RUNNER = "tests/run"
-BLOCK = re.compile(r"^```sh\n(.*?)^```\n(?:\n?```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 # Cargo builds where the clone is, and the server keeps its data where it is started: here.
 CARGO = 'cargo() { command cargo "$1" --manifest-path "$CLONE/Cargo.toml" "${@:2}"; }; export -f cargo\n'
 
 # No cluster is at hand: what would be applied is rendered, and anything else of kubectl's is refused.
 KUBECTL = 'kubectl() { [ "$#" = 3 ] && [ "$1 $2" = "apply -k" ] && command kubectl kustomize "$CLONE/$3"; }\n'
-
-
-def blocks():
-    return BLOCK.findall((ROOT / "README.md").read_text())
 
 
 def test_the_two_commands_come_first():
@@ -64,7 +60,7 @@ def test_every_command(place, environment):
     session = Session(place, environment)
     try:
         for command, expected in blocks():
-            if command.strip() == RUNNER:
+            if command.strip() == RUNNER or is_docker(command):
                 continue
             if command.strip() == SERVE:
                 session.serve(command)
@@ -74,12 +70,6 @@ def test_every_command(place, environment):
                 assert same(printed, expected), f"{command}printed:\n{printed}and the README says:\n{expected}"
     finally:
         session.close()
-
-
-def same(printed, expected):
-    """`…` in the README stands for anything on its line."""
-    pattern = re.escape(expected.rstrip()).replace("…", ".*")
-    return re.fullmatch(pattern, printed.rstrip()) is not None
 
 
 class Session:

@@ -1,0 +1,39 @@
+"""The README's blocks of docker, in order, with a real engine. Two things differ from what a user types: the base image of the
+build, and in compose the images of NATS and Envoy, are made here, as no hub can be asked."""
+
+import subprocess
+
+import pytest
+from engine import BUILD_BASE, CACHE, COMMIT, PEERS, ROOT
+from readme import blocks, is_docker, same
+
+# The same arguments as for the image that the other tests use: all its layers are there.
+BUILD = (
+    f'docker() {{ if [ "$1" = build ]; then shift; set -- build --build-arg BUILD_IMAGE={BUILD_BASE} '
+    f'--build-arg COMMIT={COMMIT} "$@"; fi; command docker "$@"; }}\n'
+)
+
+
+@pytest.fixture
+def environment(engine):
+    engine.take_in(CACHE / "peers.tar", PEERS)
+    yield engine.environment | {"NATS_IMAGE": PEERS, "ENVOY_IMAGE": PEERS}
+    down = ["compose", "-f", ROOT / "deploy" / "compose" / "compose.yaml", "--profile", "*", "down", "-v", "-t", "3"]
+    engine.docker(*down, check=False)
+    engine.docker("rm", "-fv", "streamway", check=False)
+    engine.docker("volume", "rm", "-f", "streamway", check=False)
+
+
+def test_every_command_of_docker(environment):
+    found = [(command, expected) for command, expected in blocks() if is_docker(command)]
+    assert {"docker build", "docker run", "docker compose"} <= {
+        f"docker {word}" for command, _ in found for word in ("build", "run", "compose") if f"docker {word}" in command
+    }
+    for command, expected in found:
+        done = subprocess.run(
+            ["bash", "-c", f"{BUILD}set -euo pipefail\n{command}"],
+            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        if expected:
+            assert same(done.stdout, expected), f"{command}printed:\n{done.stdout}and the README says:\n{expected}"

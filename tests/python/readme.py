@@ -1,0 +1,22 @@
+"""The commands of the README: its ```sh blocks, and what a ```text block right after says that they print."""
+
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BLOCK = re.compile(r"^```sh\n(.*?)^```\n(?:\n?```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+
+
+def blocks():
+    return BLOCK.findall((ROOT / "README.md").read_text())
+
+
+def is_docker(command):
+    """Whether tests/deploy/test_readme_docker.py runs it, with an engine; tests/python/test_readme.py runs all others."""
+    return re.search(r"\bdocker ", command) is not None
+
+
+def same(printed, expected):
+    """`…` in the README stands for anything on its line."""
+    pattern = re.escape(expected.rstrip()).replace("…", ".*")
+    return re.fullmatch(pattern, printed.rstrip()) is not None
