@@ -35,6 +35,7 @@ mod map;
 mod network;
 mod notices;
 mod odd_disks;
+mod old_data;
 mod overload;
 mod recovery;
 mod resume;
