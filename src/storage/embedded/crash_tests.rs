@@ -88,6 +88,11 @@ impl World {
                 self.check().await;
                 None
             }
+            9 | 10 => {
+                let full = self.rng.u8(..3) == 0;
+                self.disk.set_full(full);
+                None
+            }
             _ => self.append(topic).await,
         };
         if let Some(unknown) = unknown {
@@ -102,16 +107,18 @@ impl World {
                 self.topics.insert(n, Topic { epoch: Some(topic.epoch()), ..Topic::default() });
                 None
             }
+            Err(Error::DiskFull) => None,
             Err(_) => Some(Unknown::Create(n)),
         }
     }
 
     async fn delete(&mut self, n: u8) -> Option<Unknown> {
         self.topics.contains_key(&n).then_some(())?;
-        if self.log.delete(&name(n), None).await.is_err() {
-            return Some(Unknown::Delete(n));
+        match self.log.delete(&name(n), None).await {
+            Ok(()) => drop(self.topics.remove(&n)),
+            Err(Error::DiskFull) => {}
+            Err(_) => return Some(Unknown::Delete(n)),
         }
-        self.topics.remove(&n);
         None
     }
 
@@ -126,6 +133,7 @@ impl World {
                 model.floor = want;
                 None
             }
+            Err(Error::DiskFull) => None,
             Err(error) => {
                 assert!(matches!(error, Error::Unavailable { .. } | Error::Closing), "{error:?}");
                 Some(Unknown::Trim(n, want))
@@ -168,6 +176,11 @@ impl World {
         }
         match done.failure {
             None => None,
+            // Refused whole, and the log goes on.
+            Some(Error::DiskFull) => {
+                assert!(done.receipts.is_empty());
+                None
+            }
             Some(error) => {
                 assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
                 assert!(done.receipts.is_empty());
