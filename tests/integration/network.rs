@@ -178,10 +178,12 @@ async fn a_crowd_that_comes_back_at_once_goes_on_where_it_was() {
 async fn open(client: &mut StreamClient, next: Option<streamway::proto::v1::Position>) -> Reader {
     loop {
         let start = next.as_ref().map_or_else(earliest, at);
-        match Reader::open(client, subscribe(TOPIC, start)).await {
-            Ok(reader) => return reader,
+        // Where thousands come at once, an attempt may be lost in the crowd.
+        let attempt = Reader::open(client, subscribe(TOPIC, start));
+        match tokio::time::timeout(Duration::from_secs(20), attempt).await {
+            Ok(Ok(reader)) => return reader,
             // The client's back-off.
-            Err(_) => tokio::time::sleep(Duration::from_millis(fastrand::u64(10..100))).await,
+            _ => tokio::time::sleep(Duration::from_millis(fastrand::u64(10..100))).await,
         }
     }
 }

@@ -484,3 +484,36 @@ async fn a_full_disk_takes_trims_and_deletions() {
     assert_eq!(log.get(&name(0)).await.unwrap().earliest(), tail);
     assert!(log.get(&name(1)).await.is_err());
 }
+
+/// P10: a trim while a checkpoint waits for space leaves a catalog that names all it should: what the
+/// checkpoint knew to be kept was let go meanwhile. Found by the model, once disks filled up in it.
+#[tokio::test]
+async fn a_trim_while_a_checkpoint_waits_for_space_does_not_look_like_damage() {
+    let disk = SimDisk::default();
+    let log = open(&disk).unwrap();
+    let topic = log.create(name(0), Retention::default()).await.unwrap();
+    let append = async |i| topic.appender().append(vec![batch(&[i, i], 1500)], Hold::default()).await.failure;
+    let journals = |disk: &SimDisk| {
+        disk.files().keys().filter(|path| path.to_string_lossy().contains("journal-")).count()
+    };
+    let settled = async || {
+        while journals(&disk) > 1 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    // Several segments, and a spare journal that the next rotation takes although the disk is full.
+    for i in 0..40 {
+        assert_eq!(append(i).await, None);
+        settled().await;
+    }
+    disk.set_full(true);
+    while append(7).await.is_none() {}
+    assert!(journals(&disk) > 1, "a checkpoint waits");
+    log.trim(&name(0), None, topic.tail()).await.unwrap();
+    // A checkpoint that waits looks each second at what it can let go of; nothing shows it from outside.
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    disk.set_full(false);
+    settled().await;
+    let found = super::survey::survey(&disk.survivor(), Path::new(DIR)).unwrap();
+    assert!(found.damages.is_empty(), "{:?}", found.damages);
+}
