@@ -11,11 +11,12 @@ const ROUNDS_SOAK: u64 = 2_000_000;
 /// Inputs do not grow beyond this.
 const BYTES_MAX: usize = 16 << 10;
 
-/// Tries every input that is kept, then random changes of them. `TESTS_SEED` repeats a run.
+/// Tries every input that is kept, then random changes of them, fewer where each has a `cost`.
+/// `TESTS_SEED` repeats a run.
 ///
 /// # Panics
 /// Where `target` does; the input is kept.
-pub fn fuzz(name: &str, mut target: impl FnMut(&[u8])) {
+pub fn fuzz(name: &str, cost: u64, mut target: impl FnMut(&[u8])) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
     let corpus = read(&dir);
     assert!(!corpus.is_empty(), "{} is empty", dir.display());
@@ -24,7 +25,7 @@ pub fn fuzz(name: &str, mut target: impl FnMut(&[u8])) {
     let soak = std::env::var_os("TESTS_SOAK").is_some();
     let rounds = number("TESTS_ROUNDS").unwrap_or(if soak { ROUNDS_SOAK } else { ROUNDS });
     let mut rng = fastrand::Rng::with_seed(seed);
-    let changed = (0..rounds).map(|_| {
+    let changed = (0..rounds / cost).map(|_| {
         let mut bytes = corpus[rng.usize(..corpus.len())].clone();
         for _ in 0..rng.usize(1..6) {
             change(&mut bytes, &corpus, &mut rng);
@@ -76,7 +77,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("seed"), b"abc").unwrap();
         let name = dir.path().to_str().unwrap().to_owned();
-        let fails = || super::fuzz(&name, |bytes| assert!(!bytes.contains(&b'#')));
+        let fails = || super::fuzz(&name, 1, |bytes| assert!(!bytes.contains(&b'#')));
         let found = std::panic::catch_unwind(fails).unwrap_err();
         let said = found.downcast_ref::<String>().unwrap();
         assert!(said.contains("found-") && said.contains("TESTS_SEED="), "{said}");

@@ -437,7 +437,7 @@ fn nothing_shows_a_credential() {
 /// credential are never let in by a pattern.
 #[test]
 fn no_change_of_a_policy_makes_it_panic_or_lets_strangers_in() {
-    crate::corpus::fuzz("policy", |bytes| {
+    crate::corpus::fuzz("policy", 1, |bytes| {
         let text = String::from_utf8_lossy(bytes);
         match super::policy::Policy::parse(&text) {
             Err(faults) => assert!(!faults.is_empty()),
@@ -457,13 +457,13 @@ fn no_change_of_a_policy_makes_it_panic_or_lets_strangers_in() {
 /// P9: the same of tokens and of keys, of which nothing is repeated in a fault.
 #[test]
 fn no_change_of_tokens_or_keys_makes_them_panic() {
-    crate::corpus::fuzz("tokens", |bytes| {
+    crate::corpus::fuzz("tokens", 1, |bytes| {
         let text = String::from_utf8_lossy(bytes);
         if let Err(faults) = super::tokens::Tokens::parse(&text) {
             assert!(!faults.is_empty());
         }
     });
-    crate::corpus::fuzz("jwks", |bytes| {
+    crate::corpus::fuzz("jwks", 1, |bytes| {
         let text = String::from_utf8_lossy(bytes);
         match super::jwks::parse(&text) {
             Err(faults) => assert!(!faults.is_empty()),

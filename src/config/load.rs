@@ -417,7 +417,7 @@ mod fuzz {
     #[test]
     fn no_change_of_a_file_makes_loading_panic() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        crate::corpus::fuzz("config", |bytes| {
+        crate::corpus::fuzz("config", 20, |bytes| {
             std::fs::write(file.path(), bytes).unwrap();
             match load(Input { file: Some(file.path().into()), ..Input::default() }) {
                 Ok(loaded) => assert!(crate::config::faults(&loaded.config).is_empty()),

@@ -151,7 +151,7 @@ proptest! {
 /// P9: from messages that clients send: each kind of request, and what a client is answered.
 #[test]
 fn no_change_of_a_message_makes_it_panic() {
-    crate::corpus::fuzz("messages", |bytes| {
+    crate::corpus::fuzz("messages", 1, |bytes| {
         let shared = Bytes::copy_from_slice(bytes);
         let _ = (IngestRequest::parse(shared.clone()), ExchangeRequest::parse(shared.clone()));
         let _ = (ExchangeResponse::parse(shared.clone()), PublishResponse::parse(shared.clone()));
