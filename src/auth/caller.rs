@@ -5,9 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::meter::{Limits, Subscribed, now_ns};
+use super::meter::{Allowance, Limits, Subscribed, now_ns};
 use super::policy::Action;
 use super::principals::Principal;
 use super::{Auth, Error, Exceeded};
@@ -87,21 +88,27 @@ impl Caller {
         rules.policy.as_ref().map_or_else(Limits::default, |policy| self.principal.limits(policy))
     }
 
-    /// The quota that keeps it from publishing now, and for how long.
-    #[must_use]
-    pub fn debt(&self) -> Option<Exceeded> {
-        let (own, all) = (self.limits(), &self.auth.0.limits);
-        if own.publishing_is_free() && all.publishing_is_free() {
-            return None;
+    /// What it may publish now; one publish is admitted however little that is.
+    ///
+    /// # Errors
+    /// Nothing: a quota is in debt, for as long as the error says.
+    pub fn allowance(&self) -> Result<Allowance, Exceeded> {
+        let (own_limits, all_limits) = (&self.limits(), &self.auth.0.limits);
+        if own_limits.publishing_is_free() && all_limits.publishing_is_free() {
+            return Ok(Allowance::ANY);
         }
-        let now = now_ns();
-        let own = self.principal.meter.debt(&own, now).map(|debt| (Some(&self.principal.name), debt));
-        let all = self.auth.0.meter.debt(all, now).map(|debt| (None, debt));
-        let (principal, (quota, limit, retry)) = own.into_iter().chain(all).max_by_key(|(_, debt)| debt.2)?;
-        Some(Exceeded { quota, principal: principal.cloned(), limit, retry: Some(retry) })
+        let (now, own, all) = (now_ns(), &self.principal.meter, &self.auth.0.meter);
+        let mine = own.debt(own_limits, now).map(|debt| (Some(&self.principal.name), debt));
+        let everybodys = all.debt(all_limits, now).map(|debt| (None, debt));
+        match mine.into_iter().chain(everybodys).max_by_key(|(_, debt)| debt.2) {
+            None => Ok(own.allowance(own_limits, now).and(all.allowance(all_limits, now))),
+            Some((principal, (quota, limit, retry))) => {
+                Err(Exceeded { quota, principal: principal.cloned(), limit, retry: Some(retry) })
+            }
+        }
     }
 
-    /// Pays for a publish that was admitted.
+    /// Pays for what was published.
     pub fn pay(&self, bytes: u64, records: u64) {
         let (own, all) = (self.limits(), &self.auth.0.limits);
         if own.publishing_is_free() && all.publishing_is_free() {
@@ -110,6 +117,28 @@ impl Caller {
         let now = now_ns();
         self.principal.meter.pay(&own, bytes, records, now);
         self.auth.0.meter.pay(all, bytes, records, now);
+    }
+
+    /// Most topics among those it may do the same to for it to create one more; none for no limit.
+    #[must_use]
+    pub fn topics_max(&self) -> Option<u64> {
+        Some(self.limits().topics_max).filter(|most| *most > 0)
+    }
+
+    /// Its turn to count topics and create one, so that it does not create two in the place of one.
+    pub async fn creating(&self) -> Creating {
+        Creating(self.principal.meter.creating().await)
+    }
+
+    /// The quota on topics, used up.
+    #[must_use]
+    pub fn topics_exceeded(&self, limit: u64) -> Exceeded {
+        Exceeded {
+            quota: "topics_max",
+            principal: Some(Arc::clone(&self.principal.name)),
+            limit,
+            retry: None,
+        }
     }
 
     /// Counts a subscription for as long as the answer is held.
@@ -130,6 +159,10 @@ impl Caller {
         Ok(Subscribed([mine, everybodys]))
     }
 }
+
+/// Held while a topic is created within a quota.
+#[derive(Debug)]
+pub struct Creating(#[expect(dead_code, reason = "held")] OwnedMutexGuard<()>);
 
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,11 +1,13 @@
 //! Quotas: what was used, as one number a bucket. A publish is admitted while its buckets are not in
-//! debt, and then pays, whatever it costs; a bucket holds what one second brings.
-//! Never: a lock, or an allocation for a publish.
+//! debt, and then pays, whatever it costs; a bucket holds what one second brings. A stream takes what
+//! is left without asking for each publish, and pays for them together.
+//! Never: a lock or an allocation for a publish.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 /// What a bucket holds, in time: one second's worth.
@@ -20,6 +22,8 @@ pub struct Limits {
     pub publish_records_per_s: u64,
     /// Subscriptions open at once.
     pub subscriptions_max: u64,
+    /// Topics among which one more may be created.
+    pub topics_max: u64,
 }
 
 impl Limits {
@@ -35,12 +39,33 @@ impl Limits {
     }
 }
 
+/// What may be published until a quota is in debt, and one publish more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// Bytes of records.
+    pub bytes: u64,
+    /// Records.
+    pub records: u64,
+}
+
+impl Allowance {
+    /// As much as they like.
+    pub(super) const ANY: Self = Self { bytes: u64::MAX, records: u64::MAX };
+
+    /// What both allow.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self { bytes: self.bytes.min(other.bytes), records: self.records.min(other.records) }
+    }
+}
+
 /// What one principal, or all together, have used.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     bytes: Bucket,
     records: Bucket,
     subscriptions: AtomicU64,
+    /// Held by the one call that may create a topic.
+    creating: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Nanoseconds on our own clock, which begins when it is first looked at.
@@ -62,7 +87,15 @@ impl Meter {
         owing.filter(|(.., debt)| !debt.is_zero()).max_by_key(|(.., debt)| *debt)
     }
 
-    /// Pays for a publish.
+    /// What may be published before there is a debt.
+    pub(super) fn allowance(&self, limits: &Limits, now: u64) -> Allowance {
+        Allowance {
+            bytes: self.bytes.left(limits.publish_bytes_per_s, now),
+            records: self.records.left(limits.publish_records_per_s, now),
+        }
+    }
+
+    /// Pays for what was published.
     pub(super) fn pay(&self, limits: &Limits, bytes: u64, records: u64, now: u64) {
         self.bytes.pay(bytes, limits.publish_bytes_per_s, now);
         self.records.pay(records, limits.publish_records_per_s, now);
@@ -74,6 +107,11 @@ impl Meter {
         let more = |open: u64| (open < most).then_some(open + 1);
         let counted = self.subscriptions.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
         counted.is_ok().then(|| Counted(Arc::clone(self)))
+    }
+
+    /// Waits until no other call may create a topic, and keeps others from it.
+    pub(super) async fn creating(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.creating).lock_owned().await
     }
 
     /// Whether a new meter would say the same.
@@ -110,6 +148,16 @@ impl Bucket {
         Duration::from_nanos(full_at.saturating_sub(now.saturating_add(BURST_NS)))
     }
 
+    /// How much there is, of a bucket that is filled at `rate` a second.
+    fn left(&self, rate: u64, now: u64) -> u64 {
+        if rate == 0 {
+            return u64::MAX;
+        }
+        let missing = self.full_at.load(Ordering::Acquire).saturating_sub(now);
+        let left = u128::from(BURST_NS.saturating_sub(missing)) * u128::from(rate);
+        u64::try_from(left / u128::from(BURST_NS)).unwrap_or(u64::MAX)
+    }
+
     fn pay(&self, amount: u64, rate: u64, now: u64) {
         if rate == 0 {
             return;
@@ -137,7 +185,10 @@ mod tests {
             bucket.pay(100, 1000, now);
         }
         assert!(bucket.debt(now).is_zero(), "empty is not in debt");
+        assert_eq!(bucket.left(1000, now), 0);
         bucket.pay(2500, 1000, now);
+        assert_eq!((bucket.left(1000, now), bucket.left(1000, now + 3 * SECOND)), (0, 500));
+        assert_eq!((bucket.left(1000, now + 9 * SECOND), bucket.left(0, now)), (1000, u64::MAX));
         assert_eq!(bucket.debt(now), Duration::from_millis(2500));
         assert_eq!(bucket.debt(now + SECOND), Duration::from_millis(1500));
         assert!(bucket.debt(now + 5 * SECOND / 2).is_zero());
@@ -159,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_quota_that_owes_longest_is_named() {
-        let limits = Limits { publish_bytes_per_s: 1000, publish_records_per_s: 10, subscriptions_max: 0 };
+        let limits = Limits { publish_bytes_per_s: 1000, publish_records_per_s: 10, ..Limits::default() };
         let meter = Meter::default();
         meter.pay(&limits, 1100, 30, 0);
         let (name, limit, debt) = meter.debt(&limits, 0).unwrap();
@@ -185,5 +236,6 @@ mod tests {
         bucket.pay(u64::MAX, 1, u64::MAX / 2);
         bucket.pay(u64::MAX, 1, 0);
         assert!(!bucket.debt(0).is_zero());
+        assert_eq!((bucket.left(1, 0), Bucket::default().left(u64::MAX, 0)), (0, u64::MAX));
     }
 }

@@ -27,11 +27,11 @@ mod testing;
 mod tests;
 mod tokens;
 
-pub use caller::Caller;
+pub use caller::{Caller, Creating};
 pub use error::{Error, Exceeded};
 pub use files::LoadError;
 pub use jwt::Refusal;
-pub use meter::{Limits, Subscribed};
+pub use meter::{Allowance, Limits, Subscribed};
 pub use name::{ANONYMOUS, check_name};
 pub use peer::PeerCertificate;
 pub use policy::Action;

@@ -96,6 +96,8 @@ struct RawQuota {
     publish_records_per_s: u64,
     #[serde(default)]
     subscriptions_max: u64,
+    #[serde(default)]
+    topics_max: u64,
     #[serde(flatten)]
     unknown: BTreeMap<String, IgnoredAny>,
 }
@@ -178,12 +180,13 @@ impl RawRule {
 impl RawQuota {
     fn check(&self, number: usize, faults: &mut Vec<String>) -> Quota {
         let place = format!("quota {number}");
-        let keys = "principals, publish_bytes_per_s, publish_records_per_s, subscriptions_max";
+        let keys = "principals, publish_bytes_per_s, publish_records_per_s, subscriptions_max, topics_max";
         unknown_keys(&place, &self.unknown, keys, faults);
         let limits = Limits {
             publish_bytes_per_s: self.publish_bytes_per_s,
             publish_records_per_s: self.publish_records_per_s,
             subscriptions_max: self.subscriptions_max,
+            topics_max: self.topics_max,
         };
         Quota { principals: principals(&self.principals, &place, faults), limits }
     }

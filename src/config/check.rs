@@ -242,11 +242,13 @@ fn http2(http2: &Http2Config, faults: &mut Vec<String>) {
 
 fn ages(config: &Config, faults: &mut Vec<String>) {
     let (connection, grace) = (config.connection_age_max, config.connection_age_grace);
+    for (name, age) in [("connection_age_max", connection), ("stream_age_max", config.stream_age_max)] {
+        if !age.is_zero() && age < AGE_MIN {
+            faults.push(format!("{name} {age:?} must be 0 for none, or at least {AGE_MIN:?}"));
+        }
+    }
     if connection.is_zero() {
         return;
-    }
-    if connection < AGE_MIN {
-        faults.push(format!("connection_age_max {connection:?} must be 0 for none, or at least {AGE_MIN:?}"));
     }
     let longest = connection.saturating_add(grace);
     if config.stream_age_max > longest {
@@ -360,6 +362,8 @@ mod tests {
             assert!(faults.iter().any(|fault| fault.contains(reason)), "{reason} in {faults:?}");
         }
         assert_eq!(faults.len(), 6, "{faults:?}");
+        let hasty = Config { stream_age_max: Duration::from_millis(20), ..Config::default() };
+        assert_eq!(super::faults(&hasty), ["stream_age_max 20ms must be 0 for none, or at least 1s"]);
     }
 
     #[test]

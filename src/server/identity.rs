@@ -39,6 +39,8 @@ pub(super) fn options(config: &Config) -> Options {
             publish_bytes_per_s: config.quota_publish_bytes_per_s,
             publish_records_per_s: config.quota_publish_records_per_s,
             subscriptions_max: config.quota_subscriptions_max,
+            // Overall, the log's own limit holds.
+            topics_max: 0,
         },
     }
 }

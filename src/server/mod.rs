@@ -16,6 +16,7 @@ mod identity;
 mod linger;
 mod listener;
 mod observe;
+mod paced;
 mod partial;
 mod preface;
 mod routes;

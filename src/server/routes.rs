@@ -50,8 +50,8 @@ pub(super) fn public(config: &Config, topics: &Topics, auth: &Auth, board: &Boar
         .add_service(Served(service!(TopicServiceServer(administration), max)))
         .add_service(Served(Bare(example.clone())))
         .add_service(Served(example))
-        .add_service(Served(Bare(tutorial.clone())))
-        .add_service(Served(tutorial))
+        .add_service(UntilEnding::new(Served(Bare(tutorial.clone())), topics.ending().clone()))
+        .add_service(UntilEnding::new(Served(tutorial), topics.ending().clone()))
         .add_service(HealthServer::new(Health::new(board.clone())));
     let routes = if config.reflection { with_reflection(routes, topics.ending()) } else { routes };
     Identified::new(routes.prepare(), auth.clone())

@@ -1,5 +1,6 @@
-//! Services whose open request streams end with their connection. Reflection answers for as long as its
-//! client asks, and one that never stops asking would hold every drain until its deadline.
+//! Services whose open request streams end with their connection and with their caller's identity.
+//! Reflection answers for as long as its client asks, and one that never stops asking would hold every
+//! drain until its deadline.
 //! Never: cuts off an answer; what was asked is answered.
 
 use std::convert::Infallible;
@@ -15,7 +16,8 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use crate::topic::Ending;
+use crate::service::{Expiry, status};
+use crate::topic::{self, Cause, Ending};
 
 /// Wraps a service of tonic.
 #[derive(Clone, Debug)]
@@ -49,14 +51,16 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let ending = request.extensions().get().unwrap_or(&self.ending);
         let begun = Box::pin(ending.begun());
-        self.service.call(request.map(|body| Body::new(Until { body, begun })))
+        let expiry = request.extensions().get().and_then(Expiry::of);
+        self.service.call(request.map(|body| Body::new(Until { body, begun, expiry })))
     }
 }
 
-/// A request's body that ends with its connection, if not before.
+/// A request's body that ends with its connection, and fails with its caller's identity, if not before.
 struct Until {
     body: Body,
     begun: Pin<Box<WaitForCancellationFutureOwned>>,
+    expiry: Option<Expiry>,
 }
 
 impl http_body::Body for Until {
@@ -67,6 +71,12 @@ impl http_body::Body for Until {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.expiry.as_mut().is_some_and(|expiry| expiry.poll(cx).is_ready()) {
+            self.expiry = None;
+            let expired = topic::Error::from(Cause::IdentityExpired);
+            let status = status::status(&expired.into(), &status::Context::default());
+            return Poll::Ready(Some(Err(status)));
+        }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending => self.begun.as_mut().poll(cx).map(|()| None),
             frame => frame,

@@ -4,7 +4,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
 
 use futures_util::Stream;
 use http::Extensions;
@@ -13,6 +12,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
 use super::Streams;
+use super::expiry::Expiry;
 use super::status::Error;
 use crate::auth::{self, Action, Caller, Subscribed};
 use crate::record::TopicName;
@@ -20,9 +20,6 @@ use crate::topic::{self, Admission, Cause, Ending};
 
 /// How much calls' ages differ, so that those that began together do not end together.
 const AGE_JITTER: f64 = 0.1;
-
-/// The end of an identity is looked for at least this often: it is a time of day, and a clock may be set.
-const EXPIRY_LOOK: Duration = Duration::from_secs(3600);
 
 /// One open call.
 #[derive(Debug)]
@@ -32,8 +29,8 @@ pub(super) struct Call {
     age: Option<Pin<Box<Sleep>>>,
     admission: Admission,
     caller: Caller,
-    /// Until the caller's identity has ended, or should be looked at; none where it never ends.
-    expiry: Option<Pin<Box<Sleep>>>,
+    /// None where the caller's identity never ends, or has.
+    expiry: Option<Expiry>,
     /// What the call does to which topics; at most a publish and a subscription.
     permitted: Vec<(Action, TopicName)>,
     /// Until the rules that permitted that are replaced; none where there are none.
@@ -56,7 +53,7 @@ impl Call {
             let jitter = 1.0 - AGE_JITTER + 2.0 * AGE_JITTER * fastrand::f64();
             Box::pin(tokio::time::sleep(most.mul_f64(jitter)))
         });
-        let expiry = caller.expires().map(|at| Box::pin(tokio::time::sleep(left(at))));
+        let expiry = Expiry::of(&caller);
         Ok(Self {
             ending: connection.child(),
             age,
@@ -71,7 +68,7 @@ impl Call {
     }
 
     /// Who publishes by it, and when it should end.
-    pub(super) fn of_intake(&self) -> (Caller, Ending) {
+    pub(super) fn caller_and_ending(&self) -> (Caller, Ending) {
         (self.caller.clone(), self.ending.clone())
     }
 
@@ -103,11 +100,6 @@ impl Call {
         Ok(())
     }
 
-    /// Whether the call should end, and why.
-    pub(super) const fn ending(&self) -> &Ending {
-        &self.ending
-    }
-
     /// The first message of a call that sends many, unless the call ends before it; none where the
     /// client sends nothing.
     pub(super) fn poll_first<R>(
@@ -135,22 +127,13 @@ impl Call {
             self.age = None;
             self.ending.begin(Cause::MaxAge);
         }
-        self.poll_identity(cx);
-        self.poll_rules(cx);
-    }
-
-    fn poll_identity(&mut self, cx: &mut Context<'_>) {
-        while let (Some(at), Some(expiry)) = (self.caller.expires(), &mut self.expiry) {
-            if expiry.as_mut().poll(cx).is_pending() {
-                return;
-            }
-            let left = left(at);
-            if left.is_zero() {
-                self.expiry = None;
-                return self.ending.begin(Cause::IdentityExpired);
-            }
-            expiry.as_mut().reset(tokio::time::Instant::now() + left);
+        if let Some(expiry) = &mut self.expiry
+            && expiry.poll(cx).is_ready()
+        {
+            self.expiry = None;
+            self.ending.begin(Cause::IdentityExpired);
         }
+        self.poll_rules(cx);
     }
 
     fn poll_rules(&mut self, cx: &mut Context<'_>) {
@@ -165,9 +148,4 @@ impl Call {
             }
         }
     }
-}
-
-/// How long an identity may still be taken for good without another look.
-fn left(expires: SystemTime) -> Duration {
-    expires.duration_since(SystemTime::now()).unwrap_or_default().min(EXPIRY_LOOK)
 }

@@ -86,7 +86,7 @@ where
                             let window = this.streams.window(checked.window);
                             let (streams, call) = (this.streams.clone(), &this.call);
                             let resolving =
-                                resolve(streams, checked, window, call.admission(), call.of_intake());
+                                resolve(streams, checked, window, call.admission(), call.caller_and_ending());
                             this.state = State::Resolving(Box::pin(resolving));
                             continue;
                         }
@@ -171,13 +171,13 @@ async fn resolve(
     (caller, ending): (Caller, Ending),
 ) -> Result<Box<Running>, (Error, Context)> {
     let Checked { name, asked, .. } = checked;
-    let publisher = streams.topics.publisher(&name).await;
-    let publisher = publisher.map_err(Error::from).map_err(about(name.as_str()))?.within(admission);
+    let publisher = streams.publisher(&caller, &name).await;
+    let publisher = publisher.map_err(about(name.as_str()))?.within(admission);
     let subscription = match asked {
         None => None,
         Some((topic, asked)) => {
-            let subscription = streams.topics.subscribe(&topic, asked, ending.clone()).await;
-            Some(subscription.map_err(Error::from).map_err(about(topic.as_str()))?)
+            let subscription = streams.subscription(&caller, &topic, asked, ending.clone()).await;
+            Some(subscription.map_err(about(topic.as_str()))?)
         }
     };
     let intake = Intake::new(publisher, window, (caller, ending));

@@ -65,8 +65,9 @@ async fn begin(
         let name = request::topic("publish.topic", &topic)?;
         call.permit(Action::Publish, &name)?;
         let batch = check(streams, first, 1, &name, &call_trace)?;
-        let publisher = streams.topics.publisher(&name).await?.within(call.admission());
-        let mut intake = Intake::new(publisher, streams.window(0), call.of_intake());
+        let (caller, ending) = call.caller_and_ending();
+        let publisher = streams.publisher(&caller, &name).await?.within(call.admission());
+        let mut intake = Intake::new(publisher, streams.window(0), (caller, ending));
         let counts = VecDeque::from([batch.count()]);
         intake.take(batch);
         Ok((

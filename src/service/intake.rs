@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
-use tokio::time::Sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
+use super::quota::Quota;
 use super::status::Error;
 use crate::auth::Caller;
 use crate::record::{Batch, Position, Receipt};
@@ -42,9 +42,7 @@ pub(super) struct Intake {
     fault: Option<Fault>,
     /// Whether the client may still be read from.
     reading: bool,
-    caller: Caller,
-    /// Set while nothing is read because a quota is in debt: the client is slowed down, not refused.
-    in_debt: Option<Pin<Box<Sleep>>>,
+    quota: Quota,
     ending: Ending,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
@@ -59,8 +57,7 @@ impl Intake {
             durable: None,
             fault: None,
             reading: true,
-            caller,
-            in_debt: None,
+            quota: Quota::new(caller),
             ended: Box::pin(ending.begun()),
             ending,
         }
@@ -94,7 +91,7 @@ impl Intake {
     /// Takes one publish that is at hand already. Only before the first poll.
     pub(super) fn take(&mut self, batch: Batch) {
         self.taken += 1;
-        self.caller.pay(batch.records().len() as u64, batch.count().into());
+        self.quota.take(&batch);
         self.publisher.push(batch);
     }
 
@@ -121,6 +118,7 @@ impl Intake {
                 return;
             }
             self.read(cx, requests, &mut check);
+            self.quota.pay();
             let before = self.publisher.unflushed();
             if let Poll::Ready(Err(error)) = self.publisher.poll_flush(cx) {
                 let number = self.taken - before as u64 + 1;
@@ -152,20 +150,6 @@ impl Intake {
         }
     }
 
-    /// Ready while no quota is in debt.
-    fn poll_quota(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            if let Some(in_debt) = &mut self.in_debt {
-                std::task::ready!(in_debt.as_mut().poll(cx));
-                self.in_debt = None;
-            }
-            let Some(debt) = self.caller.debt().and_then(|exceeded| exceeded.retry) else {
-                return Poll::Ready(());
-            };
-            self.in_debt = Some(Box::pin(tokio::time::sleep(debt)));
-        }
-    }
-
     /// Why the call should end; where it should not, wakes once it should.
     fn poll_ending(&mut self, cx: &mut Context<'_>) -> Option<Cause> {
         self.ending.cause().or_else(|| {
@@ -188,7 +172,7 @@ impl Intake {
             self.fail(Fault { number: None, error: topic::Error::from(cause).into() });
         }
         while self.reading && !self.publisher.is_full() && self.publisher.unacknowledged() < self.window {
-            if self.poll_quota(cx).is_pending() {
+            if self.quota.poll_admit(cx).is_pending() {
                 return;
             }
             let request = match Pin::new(&mut *requests).poll_next(cx) {

@@ -4,13 +4,16 @@
 mod body;
 mod call;
 mod compression;
+mod creation;
 mod example;
 mod exchange;
+mod expiry;
 mod fault;
 mod ingest;
 mod intake;
 mod panics;
 mod publish;
+mod quota;
 mod request;
 pub mod status;
 mod subscribe;
@@ -21,6 +24,7 @@ mod topics;
 pub use body::Beside;
 pub use compression::ENCODINGS;
 pub use example::{Bare, Tutorial};
+pub use expiry::Expiry;
 pub use fault::Served;
 pub use topics::Administration;
 
@@ -28,11 +32,11 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::auth::{Auth, Caller};
+use crate::auth::{Action, Auth, Caller, Creating};
 use crate::config::Config;
 use crate::proto::v1::{IngestResponse, SubscribeRequest};
-use crate::record::BatchLimits;
-use crate::topic::{Admission, Topics};
+use crate::record::{BatchLimits, TopicName};
+use crate::topic::{Admission, Ending, Publisher, Subscribe, Subscription, Topics};
 use crate::wire::stubs::v1::stream_service_server::StreamService;
 use crate::wire::{ExchangeRequest, ExchangeResponse, SubscribeResponse};
 use crate::wire::{IngestRequest, PublishRequest, PublishResponse};
@@ -67,6 +71,37 @@ impl Streams {
     /// What a call's connection may have in flight.
     fn admission(&self, extensions: &http::Extensions) -> Admission {
         extensions.get().unwrap_or_else(|| self.topics.admission()).clone()
+    }
+
+    /// Publishes to a topic, which is created where that is the way and the caller's quota has room.
+    async fn publisher(&self, caller: &Caller, name: &TopicName) -> Result<Publisher, status::Error> {
+        let _room = self.room(caller, Action::Publish, name).await?;
+        Ok(self.topics.publisher(name).await?)
+    }
+
+    /// Subscribes to a topic; likewise.
+    async fn subscription(
+        &self,
+        caller: &Caller,
+        name: &TopicName,
+        asked: Subscribe,
+        ending: Ending,
+    ) -> Result<Subscription, status::Error> {
+        let _room =
+            if asked.creates_topic() { self.room(caller, Action::Subscribe, name).await? } else { None };
+        Ok(self.topics.subscribe(name, asked, ending).await?)
+    }
+
+    async fn room(
+        &self,
+        caller: &Caller,
+        action: Action,
+        name: &TopicName,
+    ) -> Result<Option<Creating>, status::Error> {
+        if !self.topics.creates_on_first_use() {
+            return Ok(None);
+        }
+        creation::room(&self.topics, caller, action, name).await
     }
 
     /// The window a client gets that asks for `asked`.

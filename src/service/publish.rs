@@ -49,10 +49,8 @@ async fn store(
     let name = request::topic("topic", publish.topic.as_str())?;
     caller.permit(Action::Publish, name.as_str())?;
     let batch = request::batch(publish, streams.batch_limits, call_trace, "")?;
-    if let Some(exceeded) = caller.debt() {
-        return Err(auth::Error::from(exceeded).into());
-    }
+    caller.allowance().map_err(auth::Error::from)?;
     caller.pay(batch.records().len() as u64, batch.count().into());
-    let publisher = streams.topics.publisher(&name).await?;
+    let publisher = streams.publisher(caller, &name).await?;
     Ok(publisher.within(admission).publish(batch).await?)
 }

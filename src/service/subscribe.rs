@@ -38,7 +38,8 @@ async fn begin(
     let asked = request::subscribe(request, "")?;
     call.permit(Action::Subscribe, &name)?;
     call.subscribe()?;
-    Ok(streams.topics.subscribe(&name, asked, call.ending().clone()).await?)
+    let (caller, ending) = call.caller_and_ending();
+    streams.subscription(&caller, &name, asked, ending).await
 }
 
 /// The messages of one subscription.

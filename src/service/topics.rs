@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 
+use super::creation;
 use super::request::{self, timestamp};
 use super::status::{Context, Error, status};
 use crate::auth::{Action, Auth, Caller};
@@ -49,6 +50,7 @@ impl Administration {
         let name = request::topic("topic.name", &topic.name)?;
         caller.permit(Action::Admin, name.as_str())?;
         let retention = topic.retention.map_or(Ok(Retention::default()), |r| retention(&r))?;
+        let _room = creation::room(&self.topics, caller, Action::Admin, &name).await?;
         Ok(self.topics.create(name, retention).await?)
     }
 

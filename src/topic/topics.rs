@@ -69,6 +69,12 @@ impl Topics {
         &self.0.admission
     }
 
+    /// Whether a topic is created by its first use.
+    #[must_use]
+    pub fn creates_on_first_use(&self) -> bool {
+        self.0.auto_create
+    }
+
     fn log(&self) -> Result<&Arc<dyn Log>, Error> {
         if let Some(cause) = self.0.ending.cause() {
             return Err(cause.into());

@@ -1,103 +1,23 @@
-//! Who may call, and what they may do: refusals, reloads, ends of long calls, quotas.
+//! Who may call, and what they may do: refusals, reloads, ends of long calls.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
+use streamway::proto::example::MyRequest;
+use streamway::proto::example::my_service_client::MyServiceClient;
 use streamway::proto::v1::{
     CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, ListTopicsRequest, Notice, Topic,
 };
-use tempfile::TempDir;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
-use crate::harness::jwt::{Signer, hs256, jwks, unsigned};
+use crate::harness::identities::{Setup, bearer, of, publish_as, rule, until};
+use crate::harness::jwt::{Signer, hs256, unsigned};
 use crate::harness::make::{earliest, ingest, numbered, open, publish, record, records, subscribe};
 use crate::harness::{Reader, Server, detail, metadata, refused, within};
-
-/// Files of identities and policy, and the flags that name them.
-struct Setup {
-    dir: TempDir,
-    args: Vec<String>,
-}
-
-fn hash_line(name: &str, token: &str) -> String {
-    let hash = digest(&SHA256, token.as_bytes());
-    let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{name}\" = \"sha256:{hex}\"\n")
-}
-
-fn rule(principals: &str, topics: &str, actions: &str) -> String {
-    format!("[[rule]]\nprincipals = {principals}\ntopics = {topics}\nactions = {actions}\n")
-}
-
-impl Setup {
-    /// Tokens `NAME-secret` of these names, and a policy.
-    fn new(names: &[&str], policy: &str) -> Self {
-        let dir = TempDir::new().unwrap();
-        let mut setup = Self { args: Vec::new(), dir };
-        setup.tokens(names);
-        setup.policy(policy);
-        setup.args = ["--reload-interval", "100ms"].map(str::to_owned).to_vec();
-        setup.flag("--auth-tokens", "tokens");
-        setup.flag("--auth-policy", "policy");
-        setup
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn flag(&mut self, flag: &str, file: &str) {
-        self.args.extend([flag.to_owned(), self.path(file).to_string_lossy().into_owned()]);
-    }
-
-    /// Puts a file in place at once, as a careful person does.
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path("new"), text).unwrap();
-        std::fs::rename(self.path("new"), self.path(name)).unwrap();
-    }
-
-    fn tokens(&self, names: &[&str]) {
-        let lines: String = names.iter().map(|name| hash_line(name, &format!("{name}-secret"))).collect();
-        self.write("tokens", &lines);
-    }
-
-    fn policy(&self, text: &str) {
-        self.write("policy", text);
-    }
-
-    fn jwks(&mut self, signers: &[&Signer]) {
-        self.write("jwks", &jwks(signers));
-        self.flag("--auth-jwks", "jwks");
-        for (flag, value) in [
-            ("--auth-jwt-issuer", "https://issuer"),
-            ("--auth-jwt-audience", "streamway"),
-            ("--auth-jwt-leeway", "0"),
-        ] {
-            self.args.extend([flag.to_owned(), value.to_owned()]);
-        }
-    }
-
-    async fn start(&self, more: &[&str]) -> Server {
-        let args: Vec<&str> = self.args.iter().map(String::as_str).chain(more.iter().copied()).collect();
-        Server::with(&args).await
-    }
-}
-
-fn bearer<T>(token: &str, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-    request
-}
-
-/// A call with the token of this name.
-fn of<T>(name: &str, message: T) -> Request<T> {
-    bearer(&format!("{name}-secret"), message)
-}
 
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
@@ -105,20 +25,6 @@ fn unix_now() -> u64 {
 
 fn claims(exp: u64) -> Value {
     json!({ "iss": "https://issuer", "aud": "streamway", "sub": "billing", "exp": exp })
-}
-
-async fn publish_as(server: &Server, name: &str, topic: &str) -> Result<(), Status> {
-    server.client().await.publish(of(name, publish(topic, records("x", 1)))).await.map(|_| ())
-}
-
-/// Asks until the answer is as it should be: the files are looked at every 100 ms.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    within(20, what, async {
-        while !is_so().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
 }
 
 #[tokio::test]
@@ -375,6 +281,27 @@ async fn long_calls_end_with_their_token_and_say_where_to_resume() {
 }
 
 #[tokio::test]
+async fn calls_without_a_topic_end_with_their_token_too() {
+    let signer = Signer::eddsa("d");
+    let mut setup = Setup::new(&[], &rule(r#"["billing"]"#, r#"["orders"]"#, r#"["publish"]"#));
+    setup.jwks(&[&signer]);
+    let server = setup.start(&[]).await;
+    let jwt = signer.sign(&claims(unix_now() + 2));
+    let asked = tokio_stream::once(MyRequest { name: "a".into() }).chain(tokio_stream::pending());
+    let mut tutorial = MyServiceClient::new(server.channel().await);
+    let mut answers =
+        tutorial.bidirectional_streaming_rpc_method(bearer(&jwt, asked)).await.unwrap().into_inner();
+    let mut reflection = ServerReflectionClient::new(server.channel().await);
+    let asked = bearer(&jwt, tokio_stream::pending());
+    let mut files = reflection.server_reflection_info(asked).await.unwrap().into_inner();
+    assert_eq!(answers.message().await.unwrap().unwrap().message, "Response for a");
+    let status = within(10, "the end", answers.message()).await.unwrap_err();
+    refused(&status, Code::Unauthenticated, "UNAUTHENTICATED");
+    let end = within(10, "the end", files.message()).await;
+    assert!(!matches!(end, Ok(Some(_))), "{end:?}");
+}
+
+#[tokio::test]
 async fn long_calls_end_when_their_permission_or_their_token_is_withdrawn() {
     let policy = rule(r#"["a", "b"]"#, r#"["orders"]"#, r#"["publish", "subscribe"]"#);
     for withdraw in [
@@ -419,70 +346,6 @@ async fn anonymous_callers_get_what_the_policy_grants_them_by_name() {
     // A wrong token is not made good by what anybody may.
     let status = client.subscribe(bearer("wrong", subscribe("news", earliest()))).await.unwrap_err();
     refused(&status, Code::Unauthenticated, "UNAUTHENTICATED");
-}
-
-#[tokio::test]
-async fn a_quota_refuses_with_figures_and_recovers() {
-    let policy = rule(r#"["*"]"#, r#"["*"]"#, r#"["publish", "subscribe"]"#)
-        + "[[quota]]\nprincipals = [\"small\"]\npublish_records_per_s = 10\nsubscriptions_max = 1\n";
-    let setup = Setup::new(&["small", "large"], &policy);
-    let server = setup.start(&[]).await;
-    let mut client = server.client().await;
-    // Full, then 10 in debt: one second.
-    client.publish(of("small", publish("q", records("x", 20)))).await.unwrap();
-    let status = client.publish(of("small", publish("q", records("x", 1)))).await.unwrap_err();
-    refused(&status, Code::ResourceExhausted, "QUOTA_EXCEEDED");
-    let details = detail(&status);
-    let violation = &details.quota_failure().unwrap().violations[0];
-    assert_eq!(violation.subject, "principal:small");
-    assert!(violation.description.contains("publish_records_per_s"), "{violation:?}");
-    let delay = details.retry_info().unwrap().retry_delay.unwrap();
-    assert!(delay > Duration::from_millis(100) && delay <= Duration::from_secs(1), "{delay:?}");
-    client.publish(of("large", publish("q", records("x", 500)))).await.unwrap();
-    tokio::time::sleep(delay).await;
-    client.publish(of("small", publish("q", records("x", 1)))).await.unwrap();
-
-    let first = client.subscribe(of("small", subscribe("q", earliest()))).await.unwrap();
-    let status = client.subscribe(of("small", subscribe("q", earliest()))).await.unwrap_err();
-    refused(&status, Code::ResourceExhausted, "QUOTA_EXCEEDED");
-    assert!(detail(&status).retry_info().is_some() && detail(&status).quota_failure().is_some());
-    drop(first);
-    until("given back", async || {
-        server.client().await.subscribe(of("small", subscribe("q", earliest()))).await.is_ok()
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_stream_is_slowed_down_to_its_quota_and_loses_nothing() {
-    let server = Server::with(&["--quota-publish-records-per-s", "100"]).await;
-    let mut client = server.client().await;
-    for streaming in ["exchange", "ingest"] {
-        // Lets the bucket fill, so that both begin alike.
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        let begun = Instant::now();
-        if streaming == "exchange" {
-            let requests = (1..=40).map(|n| numbered(n, publish("", records("x", 10))));
-            let requests: Vec<_> = std::iter::once(open("slow")).chain(requests).collect();
-            let mut answers = client.exchange(tokio_stream::iter(requests)).await.unwrap().into_inner();
-            let mut receipts = 0;
-            while let Some(answer) = within(20, "receipts", answers.message()).await.unwrap() {
-                receipts += answer.receipts.len();
-            }
-            assert_eq!(receipts, 40);
-        } else {
-            let requests: Vec<_> = (1..=40).map(|_| ingest(publish("slow", records("x", 10)))).collect();
-            let summary = client.ingest(tokio_stream::iter(requests)).await.unwrap().into_inner();
-            assert_eq!(summary.records, 400);
-        }
-        // 400 records: the first 100 at once, the others at 100 a second, the last into debt.
-        let took = begun.elapsed();
-        assert!(
-            (Duration::from_millis(2500)..Duration::from_secs(10)).contains(&took),
-            "{streaming}: {took:?}"
-        );
-        println!("{streaming}: 400 records at 100 a second took {took:?}");
-    }
 }
 
 /// A server that logs all there is to log into a file, until it is dropped.

@@ -37,6 +37,7 @@ mod notices;
 mod odd_disks;
 mod old_data;
 mod overload;
+mod quotas;
 mod recovery;
 mod resume;
 mod retention;

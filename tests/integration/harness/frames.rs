@@ -18,7 +18,7 @@ const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
+pub const GOAWAY: u8 = 7;
 pub const CONTINUATION: u8 = 9;
 /// Flags.
 pub const END_STREAM: u8 = 1;

@@ -6,6 +6,7 @@ pub mod certs;
 pub mod faults;
 pub mod frames;
 pub mod haproxy;
+pub mod identities;
 pub mod jwt;
 pub mod make;
 #[allow(dead_code, reason = "the unit tests of the engine use all of it")]
