@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
-use tracing::info;
+use tracing::debug;
 
 use super::{Failure, logging, output, telemetry};
 use crate::config::{self, CONFIG_VARIABLE, Input, Loaded, SETTINGS, Setting};
@@ -97,7 +97,7 @@ impl Serve {
         let settings = telemetry::settings("streamway");
         let exporters = settings.and_then(|settings| Exporters::start(&settings)).map_err(Failure::usage)?;
         logging::for_server(verbose, &exporters);
-        info!(config = one_line(&loaded), "configuration");
+        debug!(config = one_line(&loaded), "configuration");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()

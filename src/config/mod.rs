@@ -220,6 +220,15 @@ impl Config {
         self.auth_tokens.is_some() || self.auth_jwks.is_some() || self.tls.client_ca.is_some()
     }
 
+    /// Where records are kept: a directory, or NATS.
+    #[must_use]
+    pub fn kept_in(&self) -> String {
+        match self.engine {
+            Engine::Embedded => self.data_dir.display().to_string(),
+            Engine::JetStream => self.nats.url.clone(),
+        }
+    }
+
     /// The end of the drain timeout, which is kept for closing the log: 2 s, or a quarter of it.
     #[must_use]
     pub fn close_reserve(&self) -> Duration {

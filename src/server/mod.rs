@@ -43,7 +43,7 @@ use tracing::info;
 use crate::auth::{self, Auth};
 use crate::config::Config;
 use crate::storage::{self, Log, OpenError};
-use crate::telemetry::{METRICS, State};
+use crate::telemetry::{METRICS, State, trace};
 use crate::topic::Topics;
 use files::Spares;
 use listener::Gate;
@@ -154,7 +154,17 @@ async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
     let serve = admin::serve(&board, &config);
     let counts = &METRICS.admin_connections;
     admin_gate.tasks.spawn(listener::accept(admin_listener, admin_gate.clone(), counts, serve));
-    info!(listen = %grpc, admin_listen = %admin, tls = tls.is_some(), "listening");
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %grpc,
+        admin_listen = %admin,
+        engine = %config.engine,
+        kept_in = config.kept_in(),
+        tls = tls.is_some(),
+        identities = config.has_identities(),
+        telemetry = trace::is_on(),
+        "listening"
+    );
 
     let server =
         Server { config, topics, board: board.clone(), gate, admin_gate, shutdown: shutdown.clone() };

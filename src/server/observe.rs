@@ -133,6 +133,8 @@ struct Call {
     begun: Instant,
     observer: Observer,
     span: trace::Call,
+    /// Whether it is one of those in the access log.
+    logged: bool,
     ended: bool,
 }
 
@@ -140,15 +142,20 @@ impl Call {
     fn begin(method: Method, headers: &HeaderMap, observer: Observer) -> Self {
         METRICS.calls.begin(method);
         let span = trace::Call::begin(method, headers, observer.peer);
+        let every = observer.access_log_every;
+        let logged = every > 0 && (every == 1 || fastrand::u32(..every) == 0);
+        let call = Self { method, begun: Instant::now(), observer, span, logged, ended: false };
         if method.is_streaming() {
-            let _in_call = span.enter();
-            debug!(
-                method = method.name(),
-                peer = observer.peer.map(tracing::field::display),
-                "stream opened"
-            );
+            call.span.opened();
+            let _in_call = call.span.enter();
+            let peer = call.observer.peer.map(tracing::field::display);
+            if logged {
+                info!(target: "streamway::access", method = method.name(), peer, "stream opened");
+            } else {
+                debug!(target: "streamway::access", method = method.name(), peer, "stream opened");
+            }
         }
-        Self { method, begun: Instant::now(), observer, span, ended: false }
+        call
     }
 
     fn end(&mut self, trailers: &HeaderMap) {
@@ -170,8 +177,7 @@ impl Call {
         let _in_call = self.span.enter();
         let (method, duration_ms) = (self.method.name(), took.as_millis() as u64);
         let peer = self.observer.peer.map(tracing::field::display);
-        let every = self.observer.access_log_every;
-        if every > 0 && (every == 1 || fastrand::u32(..every) == 0) {
+        if self.logged {
             info!(target: "streamway::access", method, status, reason, duration_ms, peer, "call ended");
         } else {
             debug!(target: "streamway::access", method, status, reason, duration_ms, peer, "call ended");

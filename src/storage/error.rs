@@ -94,3 +94,24 @@ pub enum Error {
     #[error("stored data is damaged: {0}")]
     Damaged(String),
 }
+
+impl Error {
+    /// Which of these it is, as telemetry names it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::TopicNotFound => "topic_not_found",
+            Self::TopicExists => "topic_exists",
+            Self::TopicLimit { .. } => "topic_limit",
+            Self::EpochChanged { .. } => "epoch_changed",
+            Self::ExpectedOffset { .. } => "expected_offset",
+            Self::Trimmed { .. } => "trimmed",
+            Self::BeyondTail { .. } => "beyond_tail",
+            Self::DiskFull => "disk_full",
+            Self::EarlierFailed => "earlier_failed",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Closing => "closing",
+            Self::Damaged(_) => "damaged",
+        }
+    }
+}

@@ -279,6 +279,12 @@ pub const SPAN_CALL: SpanName = SpanName {
     name: "{package.Service/Method}",
     help: "One call, SERVER. Parent: the caller's traceparent.",
 };
+/// The beginning of a streaming call.
+pub const SPAN_OPENED: SpanName = SpanName {
+    name: "stream opened",
+    help: "Of no length, as soon as a streaming call is open, so that one of hours is found while it is: its own span \
+           comes at its end. Parent: the call.",
+};
 /// A call that the client library makes; its name is `package.Service/Method`.
 pub const SPAN_OUTGOING: SpanName = SpanName {
     name: "{package.Service/Method}",
@@ -325,6 +331,7 @@ pub const SPANS: &[SpanName] = &[
     SPAN_COMMAND,
     SPAN_OUTGOING,
     SPAN_CALL,
+    SPAN_OPENED,
     SPAN_PUBLISH,
     SPAN_QUEUE,
     SPAN_WRITE,
@@ -338,7 +345,7 @@ pub const ATTRIBUTES: &[(&str, &str)] = &[
     (RPC_SYSTEM, "`grpc`"),
     (RPC_METHOD, "`package.Service/Method`"),
     (RPC_STATUS, "the gRPC status by name"),
-    (ERROR_TYPE, "the status's name, where the call failed"),
+    (ERROR_TYPE, "the status's name, where the call failed; what the storage said, where a publish did"),
     (ERROR_REASON, "`ErrorInfo.reason`, where the call failed"),
     (PEER, "the client's address"),
     (SERVER_ADDRESS, "the server's host, on a client's span"),

@@ -145,6 +145,14 @@ impl Call {
         self.0.clone().map(Context::attach)
     }
 
+    /// Makes a span of no length inside: the call's own is exported only once it has ended, which
+    /// may take days.
+    pub fn opened(&self) {
+        if let (Some(tracer), Some(context)) = (TRACER.get(), &self.0) {
+            tracer.build_with_context(tracer.span_builder(n::SPAN_OPENED.name), context).end();
+        }
+    }
+
     /// Ends the span.
     pub fn end(&self, code: usize, reason: Option<&str>) {
         let Some(context) = &self.0 else { return };
@@ -235,7 +243,7 @@ impl Publishing {
     }
 
     /// The batch was acknowledged, or failed, now.
-    pub fn end(self, topic: &str, outcome: Result<u64, String>, steps: Option<Steps>) {
+    pub fn end(self, topic: &str, outcome: Result<u64, (&'static str, String)>, steps: Option<Steps>) {
         let Some(tracer) = TRACER.get() else { return };
         let clock = Clock::new();
         let mut attributes = messaging("publish", "send", topic);
@@ -251,7 +259,10 @@ impl Publishing {
         let mut span = tracer.build_with_context(builder, &self.parent);
         match outcome {
             Ok(offset) => span.set_attribute(KeyValue::new(n::OFFSET, offset as i64)),
-            Err(error) => span.set_status(Status::error(error)),
+            Err((kind, error)) => {
+                span.set_attribute(KeyValue::new(n::ERROR_TYPE, kind));
+                span.set_status(Status::error(error));
+            }
         }
         if let Some(steps) = steps {
             let inside = Context::new().with_remote_span_context(span.span_context().clone());

@@ -169,8 +169,8 @@ impl Publisher {
         for traced in std::mem::take(&mut first.traced) {
             let outcome = match (appended.receipts.get(traced.index), &appended.failure) {
                 (Some(receipt), _) => Ok(receipt.first.get()),
-                (None, Some(failure)) => Err(failure.to_string()),
-                (None, None) => Err(no_answer().to_string()),
+                (None, Some(failure)) => Err((failure.kind(), failure.to_string())),
+                (None, None) => Err((no_answer().kind(), no_answer().to_string())),
             };
             traced.end(&self.name, outcome, appended.steps);
         }

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import time
 
 import grpc
@@ -12,7 +13,7 @@ from opentelemetry.instrumentation.grpc.grpcext import intercept_channel
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from real import metrics, nats_server
+from real import await_port, free_port, metrics, nats_server
 from streamway.v1 import stream_pb2, stream_pb2_grpc
 from telemetry import named, observed, receiver, spans  # noqa: F401 (fixtures)
 
@@ -34,6 +35,19 @@ def load(server):
         limit = stream_pb2.ReadLimit(max_records=1)
         boundary = stream_pb2.BOUNDARY_EARLIEST
         return list(stub.Subscribe(stream_pb2.SubscribeRequest(topic="orders", boundary=boundary, limit=limit)))
+
+
+def eventually(receiver, wanted):
+    deadline = time.monotonic() + 20
+    while not (found := [span for span in spans(receiver) if wanted(span)]):
+        assert time.monotonic() < deadline, receiver.read_text()
+        time.sleep(0.1)
+    return found[0]
+
+
+def is_open(receiver, opened):
+    """Whether the call that this span says was opened has not been exported."""
+    return opened["Parent ID"] not in [span["ID"] for span in spans(receiver)]
 
 
 def produce(server, topic):
@@ -112,3 +126,63 @@ def test_exporting_at_trace_level_makes_nothing_to_export(receiver, observed):
         time.sleep(0.1)
     assert [exported(server, signal) for signal in ("traces", "logs")] == before
     assert server.stop() == 0
+
+
+def test_an_open_stream_and_a_refused_publish_are_found(receiver, observed):
+    server = observed()
+    sampled = (("traceparent", f"00-{TRACE}-{PARENT}-01"),)
+    load(server)
+    with server.channel() as channel:
+        stub = stream_pb2_grpc.StreamServiceStub(channel)
+        following = stub.Subscribe(stream_pb2.SubscribeRequest(topic="orders"), metadata=sampled)
+        late = stream_pb2.PublishRequest(
+            topic="orders", records=[stream_pb2.Record(value=b"x")], expected_offset=77
+        )
+        with pytest.raises(grpc.RpcError):
+            stub.Publish(late, metadata=sampled)
+        opened = eventually(receiver, lambda span: span["Name"] == "stream opened" and is_open(receiver, span))
+        assert opened["Trace ID"] == TRACE
+        eventually(receiver, lambda span: span.get("error.type") == "Str(expected_offset)")
+        following.cancel()
+    assert server.stop() == 0
+
+
+HAPROXY = """
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+frontend collector
+    bind 127.0.0.1:{port} ssl crt {pem} alpn h2
+    http-request deny unless {{ req.hdr(x-api-key) -m str secret }}
+    http-request deny unless {{ req.hdr(grpc-encoding) -m str gzip }}
+    default_backend receiver
+backend receiver
+    server receiver {receiver} proto h2
+"""
+
+
+def test_a_collector_behind_tls_that_asks_for_a_header_and_gzip(receiver, observed, tmp_path, monkeypatch):
+    key, cert, pem, port = tmp_path / "key", tmp_path / "cert", tmp_path / "pem", free_port()
+    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost"
+    request += f" -addext subjectAltName=DNS:localhost -addext basicConstraints=CA:FALSE -keyout {key} -out {cert}"
+    subprocess.run(request.split(), check=True, capture_output=True)
+    pem.write_text(key.read_text() + cert.read_text())
+    address = os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"].removeprefix("http://")
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(HAPROXY.format(port=port, pem=pem, receiver=address))
+    balancer = subprocess.Popen(["haproxy", "-db", "-f", config])
+    try:
+        await_port(port)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"https://localhost:{port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(cert))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key=secret")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+        server = observed()
+        load(server)
+        eventually(receiver, lambda span: span["Name"] == "publish orders")
+        assert server.stop() == 0
+    finally:
+        balancer.kill()
+        balancer.wait(timeout=10)
