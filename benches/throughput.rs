@@ -58,9 +58,6 @@ fn main() -> Result<(), Failure> {
 }
 
 async fn serve(data_dir: PathBuf) -> Result<(), Failure> {
-    // As `streamway serve` does: on where the OTEL_ variables name a collector (benches/telemetry.sh).
-    let settings = streamway::telemetry::Settings::read("streamway", std::env::vars())?;
-    let _exporters = streamway::telemetry::Exporters::start(&settings)?;
     let mut config = Config { data_dir, ..Config::default() };
     config.listen.set_port(0);
     config.admin_listen.set_port(0);

@@ -27,6 +27,7 @@ pub use collect::{Family, Point, Value, collect};
 pub use metrics::{Batches, Connections, Denial, Handed, METRICS, Metrics, Signal, State};
 pub use otlp::Exporters;
 pub use outgoing::{Command, Origin, Outgoing, Unless};
+pub use process::Times;
 pub use readers::{Reader, unix_micros};
 pub use settings::Settings;
 pub use topics::{Seen, Topic};

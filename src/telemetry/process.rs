@@ -1,10 +1,10 @@
-//! What the system says of this process.
+//! What the system says of this process, and of others' times.
 //! Never: fails; what cannot be read is not shown.
 
 use std::time::Duration;
 
 /// Clock ticks a second in /proc: Linux's USER_HZ, fixed for user space.
-const TICKS: f64 = 100.0;
+const TICKS: u64 = 100;
 
 /// The process now.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,36 +30,58 @@ impl Process {
     #[must_use]
     pub fn look() -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // The name before the last parenthesis may hold spaces.
-        let fields: Vec<&str> =
-            stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
-        let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok().map(|ticks| ticks / TICKS);
+        let times = Times::of("self");
         let number = |key: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(key))?;
             line.split_whitespace().next()?.parse::<u64>().ok()
         };
         Self {
             memory: number("VmRSS:").map(|kib| kib * 1024),
-            cpu_user: ticks(11),
-            cpu_system: ticks(12),
+            cpu_user: times.map(|times| times.user.as_secs_f64()),
+            cpu_system: times.map(|times| times.system.as_secs_f64()),
             files: std::fs::read_dir("/proc/self/fd").ok().map(|files| files.count() as u64),
             files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
             threads: number("Threads:"),
-            uptime: uptime(ticks(19)),
+            uptime: times.and_then(|times| uptime(times.started)),
         }
     }
 }
 
-fn uptime(started: Option<f64>) -> Option<Duration> {
+/// Times of a process that `/proc/PID/stat` tells (proc(5)).
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Processor time in the program.
+    pub user: Duration,
+    /// Processor time in the system.
+    pub system: Duration,
+    /// When it began, counted from the start of the machine.
+    pub started: Duration,
+}
+
+impl Times {
+    /// Of the process with this id, or `self`.
+    #[must_use]
+    pub fn of(pid: &str) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Counted behind the command's name, which may hold anything.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let time = |index: usize| {
+            let ticks: u64 = fields.get(index)?.parse().ok()?;
+            Some(Duration::from_millis(ticks * 1000 / TICKS))
+        };
+        Some(Self { user: time(11)?, system: time(12)?, started: time(19)? })
+    }
+}
+
+fn uptime(started: Duration) -> Option<Duration> {
     let system = std::fs::read_to_string("/proc/uptime").ok()?;
     let now: f64 = system.split_whitespace().next()?.parse().ok()?;
-    Duration::try_from_secs_f64((now - started?).max(0.0)).ok()
+    Some(Duration::try_from_secs_f64(now).ok()?.saturating_sub(started))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Process;
+    use super::{Process, Times};
 
     #[test]
     fn this_process_is_seen() {
@@ -68,5 +90,10 @@ mod tests {
         assert!(process.files.is_some_and(|files| files > 2) && process.files_max.is_some());
         assert!(process.threads.is_some() && process.uptime.is_some());
         assert!(process.cpu_user.is_some() && process.cpu_system.is_some());
+    }
+
+    #[test]
+    fn a_stranger_has_no_times() {
+        assert!(Times::of("0").is_none());
     }
 }

@@ -4,8 +4,7 @@
 use std::ops::Sub;
 use std::time::Duration;
 
-/// Ticks a second of `/proc/PID/stat`: fixed at 100 on every Linux that is built today.
-const TICKS: u64 = 100;
+use crate::telemetry::Times;
 
 /// Whose processor time is told.
 #[derive(Clone, Copy, Debug)]
@@ -35,22 +34,6 @@ impl Sub for Used {
     }
 }
 
-/// User and system time of a process (proc(5)): fields 14 and 15, counted behind the command's name,
-/// which may hold anything.
 fn of(pid: &str) -> Option<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    Some(Duration::from_millis(ticks * 1000 / TICKS))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::of;
-
-    #[test]
-    fn ones_own_time_is_found_and_a_strangers_is_not() {
-        assert!(of("self").is_some());
-        assert!(of("0").is_none());
-    }
+    Times::of(pid).map(|times| times.user + times.system)
 }
