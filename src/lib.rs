@@ -11,6 +11,8 @@ pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod config;
+#[cfg(test)]
+mod corpus;
 pub mod proto;
 pub mod record;
 pub mod reload;

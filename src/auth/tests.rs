@@ -433,3 +433,42 @@ fn nothing_shows_a_credential() {
         assert!(!format!("{error} {error:?}").contains(token));
     }
 }
+
+/// P9: whatever stands in the policy file, it is read or its faults are named; and callers without a
+/// credential are never let in by a pattern.
+#[test]
+fn no_change_of_a_policy_makes_it_panic_or_lets_strangers_in() {
+    crate::corpus::fuzz("policy", 1, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        match super::policy::Policy::parse(&text) {
+            Err(faults) => assert!(!faults.is_empty()),
+            Ok(policy) => {
+                for name in [ANONYMOUS, "billing-eu", "spiffe://prod/x", "é\u{301}", ""] {
+                    let granted = policy.granted(name);
+                    for topic in ["orders", "orders.eu", "", "*"] {
+                        let allowed = policy.allows(&granted, Action::Any, topic);
+                        assert!(!allowed || name != ANONYMOUS || text.contains(ANONYMOUS), "{text}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// P9: the same of tokens and of keys, of which nothing is repeated in a fault.
+#[test]
+fn no_change_of_tokens_or_keys_makes_them_panic() {
+    crate::corpus::fuzz("tokens", 1, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        if let Err(faults) = super::tokens::Tokens::parse(&text) {
+            assert!(!faults.is_empty());
+        }
+    });
+    crate::corpus::fuzz("jwks", 1, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        match super::jwks::parse(&text) {
+            Err(faults) => assert!(!faults.is_empty()),
+            Ok(keys) => keys.iter().for_each(|key| assert!(!key.verifies(b"message", b"signature"))),
+        }
+    });
+}

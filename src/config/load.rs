@@ -412,6 +412,20 @@ mod tests {
 #[cfg(test)]
 mod fuzz {
     use super::{Input, load};
+
+    /// P9: from configurations that people write: one that passes its own checks, or errors.
+    #[test]
+    fn no_change_of_a_file_makes_loading_panic() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        crate::corpus::fuzz("config", 20, |bytes| {
+            std::fs::write(file.path(), bytes).unwrap();
+            match load(Input { file: Some(file.path().into()), ..Input::default() }) {
+                Ok(loaded) => assert!(crate::config::faults(&loaded.config).is_empty()),
+                Err(error) => assert!(!error.0.is_empty()),
+            }
+        });
+    }
+
     use crate::config::SETTINGS;
     use proptest::prelude::*;
 

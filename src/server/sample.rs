@@ -23,7 +23,9 @@ const PAGE: usize = 1000;
 /// Sets what is only known when somebody asks.
 pub(super) fn before_collecting(topics: &Topics, board: &Board) {
     let (topics, board) = (topics.clone(), board.clone());
+    let runtime = tokio::runtime::Handle::current();
     METRICS.before_collecting(move || {
+        METRICS.tasks.set(runtime.metrics().num_alive_tasks() as u64);
         METRICS.publish.inflight.set(topics.inflight_bytes() as u64);
         METRICS.life.ready.set(u64::from(board.is_ready()));
     });

@@ -192,6 +192,7 @@ fn life(out: &mut Collector) {
         out.count(&n::AUTH_DENIALS, &[reason], counter.get());
     }
     out.count(&n::PANICS, &[], METRICS.panics.get());
+    out.gauge(&n::TASKS, &[], METRICS.tasks.get());
 }
 
 fn telemetry(out: &mut Collector) {

@@ -43,6 +43,8 @@ pub struct Metrics {
     pub auth_denials: [Counter; DENIALS.len()],
     /// Panics.
     pub panics: Counter,
+    /// Tasks that have not ended.
+    pub tasks: Gauge,
     /// What became of telemetry itself.
     pub signals: [Export; SIGNALS.len()],
     refresh: Refresh,
@@ -245,6 +247,7 @@ impl Metrics {
             tls_expiry: Gauge::new(),
             auth_denials: [const { Counter::new() }; DENIALS.len()],
             panics: Counter::new(),
+            tasks: Gauge::new(),
             signals: [const { Export::new() }; SIGNALS.len()],
             refresh: Refresh(Mutex::new(None)),
         }

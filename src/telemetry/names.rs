@@ -162,6 +162,8 @@ metrics! {
         "Calls refused for want of an identity or of a permission.";
     PANICS = Counter "streamway.panics" "{panic}" []
         "Panics caught: each is a fault of the server.";
+    TASKS = Gauge "streamway.tasks" "{task}" []
+        "Tasks of the asynchronous runtime that have not ended.";
     EXPORTED = Counter "streamway.telemetry.exported" "{item}" [SIGNAL]
         "Spans, log lines and metric points that a collector took.";
     DROPPED = Counter "streamway.telemetry.dropped" "{item}" [SIGNAL, REASON]

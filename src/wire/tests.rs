@@ -3,7 +3,7 @@
 use super::{ExchangeRequest, ExchangeResponse, IngestRequest, PublishRequest, PublishResponse, Wire};
 use super::{NumberedReceipt, SubscribeResponse};
 use crate::proto::v1;
-use crate::record::{Epoch, Offset, Position, Receipt, UnixMicros};
+use crate::record::{Batch, BatchLimits, Epoch, Offset, Position, Receipt, UnixMicros};
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use prost::Message;
@@ -146,4 +146,25 @@ proptest! {
             let _ = PublishRequest::parse(bytes);
         }
     }
+}
+
+/// P9: from messages that clients send: each kind of request, and what a client is answered.
+#[test]
+fn no_change_of_a_message_makes_it_panic() {
+    crate::corpus::fuzz("messages", 1, |bytes| {
+        let shared = Bytes::copy_from_slice(bytes);
+        let _ = (IngestRequest::parse(shared.clone()), ExchangeRequest::parse(shared.clone()));
+        let _ = (ExchangeResponse::parse(shared.clone()), PublishResponse::parse(shared.clone()));
+        let _ = (v1::SubscribeRequest::decode(bytes), v1::CreateTopicRequest::decode(bytes));
+        if let Ok(delivery) = SubscribeResponse::parse(shared.clone()) {
+            let _ = bytes_of(&delivery);
+        }
+        let Ok(publish) = PublishRequest::parse(shared) else { return };
+        if Batch::check(publish.records.clone(), BatchLimits::default()).is_ok() {
+            // What is stored is what any other reader of the contract would have understood.
+            let ours = bytes_of(&publish);
+            let typed = v1::PublishRequest::decode(bytes).expect("ours is no laxer than the contract");
+            assert_eq!(v1::PublishRequest::decode(ours).unwrap(), typed);
+        }
+    });
 }

@@ -161,7 +161,7 @@ async fn killed_and_resumed(from: &str, to: &str, done: impl Fn() -> bool) {
     for round in 0..100 {
         let mut child = command(&[from, to]).spawn().unwrap();
         // The moment itself is what is random here: nothing is awaited.
-        tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(5..60) + round * 4)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(5..60) + round * 10)).await;
         let _ = child.kill();
         let output = child.wait_with_output().unwrap();
         if output.status.success() {

@@ -207,3 +207,23 @@ fn every_alert_links_to_a_section_that_is_there() {
         assert!(headings.any(is_anchor), "{file} has no section for {link}");
     }
 }
+
+/// Each promise of `docs/guarantees.md` is cited by tests, and the tests it names are there.
+#[test]
+fn every_promise_is_cited_and_the_tests_it_names_are_there() {
+    let files = [rust_files(&root().join("src")), rust_files(&root().join("tests/integration"))].concat();
+    let is_test = |path: &&PathBuf| {
+        let name = path.file_stem().unwrap().to_string_lossy();
+        path.starts_with(root().join("tests")) || name == "tests" || name.ends_with("_tests")
+    };
+    let tests: Vec<String> = files.iter().filter(is_test).map(read).collect();
+    for promise in (1..=10).map(|n| format!("P{n}")) {
+        let cites = |text: &&String| text.split(|c: char| !c.is_alphanumeric()).any(|word| word == promise);
+        assert!(tests.iter().filter(cites).count() > 1, "{promise} is cited by no test of its own");
+    }
+    let text = read("docs/guarantees.md");
+    let named = text.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs"));
+    for name in named {
+        assert!(files.iter().any(|path| path.ends_with(name)), "docs/guarantees.md names {name}");
+    }
+}

@@ -178,10 +178,77 @@ async fn a_crowd_that_comes_back_at_once_goes_on_where_it_was() {
 async fn open(client: &mut StreamClient, next: Option<streamway::proto::v1::Position>) -> Reader {
     loop {
         let start = next.as_ref().map_or_else(earliest, at);
-        match Reader::open(client, subscribe(TOPIC, start)).await {
-            Ok(reader) => return reader,
+        // Where thousands come at once, an attempt may be lost in the crowd.
+        let attempt = Reader::open(client, subscribe(TOPIC, start));
+        match tokio::time::timeout(Duration::from_secs(20), attempt).await {
+            Ok(Ok(reader)) => return reader,
             // The client's back-off.
-            Err(_) => tokio::time::sleep(Duration::from_millis(fastrand::u64(10..100))).await,
+            _ => tokio::time::sleep(Duration::from_millis(fastrand::u64(10..100))).await,
         }
     }
+}
+
+/// P2, P5: every connection comes twice, and they overtake each other, while all are cut again and again.
+/// What the server is told twice it stores once, for those who number what they publish.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_come_twice_and_out_of_order_store_everything_once() {
+    let rounds = if soak() { 200 } else { 25 };
+    let mut rng = Rng::with_seed(seed());
+    let server = Server::start().await;
+    let proxy = Proxy::to(server.listen()).await;
+    proxy.shuffle_and_double(Duration::from_millis(30), true);
+    let (recorder, (done, stop), (end, last)) =
+        (Recorder::of_doubled(), watch::channel(false), watch::channel(None));
+    let mut publishers = JoinSet::new();
+    for i in 0..4 {
+        let publisher = Publisher {
+            client: by_way_of(&proxy).await,
+            topic: TOPIC.into(),
+            name: format!("faithful{i}"),
+            rng: rng.fork(),
+            recorder: recorder.clone(),
+            stop: stop.clone(),
+        };
+        publishers.spawn(publisher.faithful());
+    }
+    recorder.reach(1).await;
+    let mut followers = JoinSet::new();
+    for _ in 0..2 {
+        followers.spawn(follow(by_way_of(&proxy).await, TOPIC.into(), recorder.clone(), last.clone()));
+    }
+    for _ in 0..rounds {
+        recorder.reach(rng.u64(1..60)).await;
+        proxy.cut();
+    }
+    done.send_replace(true);
+    within(60, "the publishers", publishers.join_all()).await;
+    let topic = read_all(&mut server.client().await, TOPIC).await;
+    end.send_replace(topic.last().map(|seen| seen.offset + 1));
+    within(60, "the followers", followers.join_all()).await;
+    let summary = check(&recorder.history(&topic)).unwrap_or_else(|reason| panic!("{reason}"));
+    println!("{rounds} rounds of doubled connections: {summary:?}");
+    assert_eq!(summary.delivered, 2 * topic.len());
+}
+
+/// P4, P6: a publisher at 1 KB/s slows nobody, and its batch is stored whole in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_at_a_kilobyte_a_second_slows_nobody() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let proxy = Proxy::to(server.listen()).await;
+    proxy.throttle_up(1000);
+    let mut slow = by_way_of(&proxy).await;
+    published(&mut slow, TOPIC, records("first", 1)).await;
+    let slow =
+        tokio::spawn(async move { published(&mut slow, TOPIC, vec![record(vec![b'1'; 3000]); 2]).await });
+    let mut beside = 0;
+    while !slow.is_finished() {
+        within(5, "a publish beside", published(&mut client, TOPIC, records("beside", 1))).await;
+        beside += 1;
+    }
+    slow.await.unwrap();
+    assert!(beside > 100, "{beside} beside it");
+    let seen = read_all(&mut client, TOPIC).await;
+    let slow: Vec<_> = seen.iter().filter(|seen| seen.record.value.len() == 3000).collect();
+    assert!(slow.len() == 2 && slow[0].batch == slow[1].batch, "whole");
 }

@@ -2,7 +2,7 @@
 //! old journals go; and evicts from the tail caches what is in segments.
 //! Never: removes a file before the catalog that does without it is durable.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -130,7 +130,7 @@ impl Checkpointer {
         while let Some(spare) = self.backlog.take_spare() {
             self.remove(spare);
         }
-        let mut catalog = self.catalog.clone();
+        let (mut catalog, mut kept) = (self.catalog.clone(), Vec::new());
         for entry in &mut catalog.topics {
             let Some(topic) = self.keeper.topic(entry.id) else {
                 // Its batches in the journal still need the entry.
@@ -142,9 +142,12 @@ impl Checkpointer {
             entry.segments.retain(|segment| segment.end > floor);
             let left =
                 topic.segments.load().iter().filter(|segment| segment.end.get() > floor).copied().collect();
-            topic.segments.store(Arc::new(left));
+            kept.push((topic, left));
         }
         if catalog != self.catalog && catalog.write(&*self.disk, &self.dir).is_ok() {
+            for (topic, left) in kept {
+                topic.segments.store(Arc::new(left));
+            }
             let old = std::mem::replace(&mut self.catalog, catalog);
             self.remove_unnamed(&old);
         }
@@ -166,12 +169,17 @@ impl Checkpointer {
             // Its entry, before that of the catalog that names it: a file system may keep either alone.
             self.disk.sync_dir(&self.dir)?;
         }
+        // What was reclaimed while this checkpoint waited for space was trimmed after its snapshot.
+        let floors: HashMap<u64, u64> =
+            self.catalog.topics.iter().map(|topic| (topic.id, topic.floor)).collect();
+        let floor = |mark: &TopicMark| mark.floor.get().max(floors.get(&mark.topic.id).copied().unwrap_or(0));
+        let entries = topics.iter().map(|(mark, segments)| entry(mark, floor(mark), segments));
         let catalog = Catalog {
             group: snapshot.group,
             journal: snapshot.journal,
             next_topic: snapshot.next_topic,
             clock: snapshot.clock.0,
-            topics: topics.iter().map(|(mark, segments)| entry(mark, segments)).collect(),
+            topics: entries.collect(),
             ids: ids.into_iter().chain(fresh_ids).collect(),
             proven: self.catalog.proven,
         };
@@ -374,7 +382,7 @@ fn segments_of(catalog: &Catalog) -> impl Iterator<Item = (u64, Offset)> {
     catalog.topics.iter().flat_map(of)
 }
 
-fn entry(mark: &TopicMark, segments: &[Segment]) -> TopicEntry {
+fn entry(mark: &TopicMark, floor: u64, segments: &[Segment]) -> TopicEntry {
     TopicEntry {
         id: mark.topic.id,
         name: mark.topic.name.to_string(),
@@ -382,7 +390,7 @@ fn entry(mark: &TopicMark, segments: &[Segment]) -> TopicEntry {
         created: mark.topic.created.0,
         updated: mark.settings.updated.0,
         retention: Some(mark.settings.retention.into()),
-        floor: mark.floor.get(),
+        floor,
         tail: mark.tail.get(),
         last_publish: mark.last_publish.0,
         segments: segments.iter().map(SegmentEntry::from).collect(),

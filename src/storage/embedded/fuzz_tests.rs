@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use prost::Message;
 
-use super::catalog::{Catalog, Change, FILE_NAME};
+use super::catalog::{Catalog, Change, ChangeKind, FILE_NAME, TopicEntry};
 use super::crash_tests::{DIR, open};
 use super::disk::sim::SimDisk;
 use super::frame::{Header, ids};
@@ -127,4 +127,135 @@ proptest! {
         let body = frame(kind, split, [topic, first, first.saturating_add(len)], &body);
         look_at(&[(FILE_NAME, catalog(&known.encode_to_vec())), (&journal::file_name(1), journal_of(&body))]);
     }
+}
+
+/// P9: the record walker, from records that clients send.
+#[test]
+fn no_change_of_records_makes_the_walker_panic() {
+    crate::corpus::fuzz("records", 1, |bytes| {
+        let ours = check_record(bytes);
+        let typed = crate::proto::v1::Record::decode(bytes);
+        assert!(ours.is_err() || typed.is_ok(), "ours is no laxer than the contract");
+        if let Ok(batch) = Batch::check(bytes.to_vec().into(), BatchLimits::default()) {
+            assert!(batch.count() > 0);
+        }
+    });
+}
+
+/// P10: what stands in journals, segments, ids files and catalogs, from what this program writes. A
+/// checksum that is right hides nothing.
+#[test]
+fn no_change_of_a_stored_format_makes_reading_panic() {
+    crate::corpus::fuzz("frames", 1, |bytes| {
+        let _ = (Header::decode(bytes), Header::decode_frame(bytes), Change::decode(bytes));
+        survey::frames(bytes, 0, |_| true, |_, _| {});
+        ids(bytes).for_each(drop);
+        let run = Bytes::copy_from_slice(bytes);
+        for block in Blocks::new(&run).map_while(Result::ok) {
+            block.records().for_each(drop);
+        }
+    });
+}
+
+/// P10: catalogs and journals whose checksums are right, opened, surveyed and repaired.
+#[test]
+fn no_change_of_a_catalog_or_a_journal_makes_opening_panic() {
+    crate::corpus::fuzz("catalogs", 20, |bytes| {
+        if Catalog::decode(bytes).is_ok() {
+            look_at(&[(FILE_NAME, catalog(bytes)), (&journal::file_name(1), journal_of(&[]))]);
+        }
+    });
+    crate::corpus::fuzz("bodies", 20, |bytes| {
+        let Some(([kind, split], body)) = bytes.split_first_chunk() else { return };
+        let known = Catalog { journal: 1, next_topic: 2, topics: vec![orders()], ..Catalog::default() };
+        let framed = frame(u16::from(*kind), usize::from(*split), [1, 0, 2], body);
+        look_at(&[
+            (FILE_NAME, catalog(&known.encode_to_vec())),
+            (&journal::file_name(1), journal_of(&framed)),
+        ]);
+    });
+}
+
+fn orders() -> TopicEntry {
+    TopicEntry { id: 1, name: "orders".into(), ..TopicEntry::default() }
+}
+
+/// Writes the corpora anew from what this program writes: `cargo test make_the_corpora -- --ignored`.
+#[test]
+#[ignore = "writes into the source tree"]
+fn make_the_corpora() {
+    use crate::proto::v1;
+    let keep = |corpus: &str, name: &str, bytes: &[u8]| {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(corpus);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(name), bytes).unwrap();
+    };
+    let record = |value: &'static [u8]| v1::Record { value: value.into(), ..v1::Record::default() };
+    let full = v1::Record {
+        key: b"key"[..].into(),
+        headers: [("content-type".to_owned(), "text/plain".to_owned()), ("é".to_owned(), String::new())]
+            .into(),
+        event_time: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 999_999_999 }),
+        ..record(b"value")
+    };
+    keep("records", "empty", b"");
+    keep("records", "full", &full.encode_to_vec());
+    keep("records", "value", &record(b"hello").encode_to_vec());
+    let publish = v1::PublishRequest {
+        topic: "orders".into(),
+        request_id: "id-1".into(),
+        records: vec![full, record(b""), record(&[0xff; 60])],
+        expected_offset: Some(u64::MAX),
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+    };
+    keep("records", "batch", &publish.encode_to_vec());
+    keep("messages", "publish", &publish.encode_to_vec());
+    keep("messages", "ingest", &v1::IngestRequest { publish: Some(publish.clone()) }.encode_to_vec());
+    let position = v1::Position { epoch: "0123456789abcdef".into(), offset: 7 };
+    let subscribe = v1::SubscribeRequest {
+        topic: "orders".into(),
+        start: Some(v1::subscribe_request::Start::Position(position.clone())),
+        limit: Some(v1::ReadLimit { max_records: 3, stop_at_tail: true, ..v1::ReadLimit::default() }),
+        heartbeat_interval: Some(prost_types::Duration { seconds: 5, nanos: 1 }),
+        ..v1::SubscribeRequest::default()
+    };
+    keep("messages", "subscribe", &subscribe.encode_to_vec());
+    let open = v1::Open { topic: "orders".into(), subscribe: Some(subscribe), window: 5 };
+    for (name, kind) in [
+        ("open", v1::exchange_request::Kind::Open(open)),
+        (
+            "numbered",
+            v1::exchange_request::Kind::Publish(v1::NumberedPublish {
+                number: 1,
+                publish: Some(publish.clone()),
+            }),
+        ),
+    ] {
+        keep("messages", name, &v1::ExchangeRequest { kind: Some(kind) }.encode_to_vec());
+    }
+    let batch = v1::RecordBatch { first_offset: 7, records: publish.records, ..v1::RecordBatch::default() };
+    let delivery =
+        v1::SubscribeResponse { batches: vec![batch; 2], next: Some(position), tail: 13, notice: 1 };
+    keep("messages", "delivery", &delivery.encode_to_vec());
+    keep("frames", "delivery", &delivery.encode_to_vec());
+    let blocks = v1::SubscribeResponse { next: None, tail: 0, notice: 0, ..delivery }.encode_to_vec();
+    let ids = [&7_u64.to_le_bytes()[..], &3_u32.to_le_bytes(), &[4], b"id-1"].concat();
+    let change = Change { kind: Some(ChangeKind::Create(orders())) }.encode_to_vec();
+    let split = blocks.len().min(255);
+    for (kind, name, split, body) in
+        [(1, "batches", split, [&blocks[..], &ids].concat()), (2, "create", 255, change), (3, "ids", 0, ids)]
+    {
+        keep("frames", name, &frame(kind, split, [1, 0, 2], &body));
+        keep("bodies", name, &[&[kind as u8, split as u8][..], &body].concat());
+    }
+    let full = Catalog {
+        group: 3,
+        journal: 1,
+        next_topic: 2,
+        clock: 5,
+        topics: vec![orders()],
+        ..Catalog::default()
+    };
+    keep("catalogs", "empty", &Catalog { journal: 1, ..Catalog::default() }.encode_to_vec());
+    keep("catalogs", "topic", &full.encode_to_vec());
 }

@@ -3,7 +3,7 @@
 //! Never: outlives the test; what was begun is ended when dropped.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::{signal, within};
@@ -61,6 +61,65 @@ impl SmallDisk {
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         root(&["umount", "-l"], self.0.path());
+    }
+}
+
+/// An ext4 of its own in a file, mounted until it is dropped, that a fault turns read-only under whoever
+/// writes. Takes root, or sudo without a password.
+pub struct FragileDisk {
+    dir: tempfile::TempDir,
+    mount: PathBuf,
+}
+
+impl FragileDisk {
+    pub fn mount(bytes: u64) -> Self {
+        let dir = tempfile::TempDir::new().expect("a temporary directory");
+        let (image, mount) = (dir.path().join("image"), dir.path().join("mount"));
+        std::fs::create_dir(&mount).expect("a mount point");
+        std::fs::File::create(&image).and_then(|file| file.set_len(bytes)).expect("an image");
+        let made = Command::new("mkfs.ext4").arg("-qF").arg(&image).status();
+        assert!(made.expect("mkfs.ext4 is installed: tests/run installs it").success(), "an ext4");
+        let disk = Self { dir, mount };
+        assert!(disk.attach(), "an image can be mounted");
+        assert!(root(&["chmod", "0777"], &disk.mount), "anybody may write");
+        disk
+    }
+
+    fn attach(&self) -> bool {
+        let image = self.dir.path().join("image").display().to_string();
+        root(&["mount", "-o", "loop,errors=remount-ro", &image], &self.mount)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.mount
+    }
+
+    /// What a fault of the disk does to a mounted ext4: from now on it is read-only, files open for
+    /// writing or not.
+    pub fn turn_read_only(&self) {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let mine = self.mount.display().to_string();
+        let line = mounts.lines().find(|line| line.split(' ').nth(1) == Some(&mine)).expect("mounted");
+        let device = line.split(' ').next().and_then(|path| path.rsplit('/').next()).expect("a device");
+        let trigger = format!("/sys/fs/ext4/{device}/trigger_fs_error");
+        assert!(root(&["sh", "-c", "echo test > \"$0\""], Path::new(&trigger)), "{trigger} can be written");
+    }
+
+    /// Mounts it anew, as its owner would after looking at it; nobody may use it.
+    pub fn mount_again(&self) {
+        assert!(root(&["umount"], &self.mount), "nobody holds it");
+        assert!(self.attach(), "mounted again");
+    }
+
+    /// Changes it to `ro` or `rw`, as long as nobody writes.
+    pub fn remount(&self, mode: &str) {
+        assert!(root(&["mount", "-o", &format!("remount,{mode}")], &self.mount), "remounted");
+    }
+}
+
+impl Drop for FragileDisk {
+    fn drop(&mut self) {
+        root(&["umount", "-l"], &self.mount);
     }
 }
 

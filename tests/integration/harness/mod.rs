@@ -12,11 +12,13 @@ pub mod make;
 #[allow(dead_code, reason = "the unit tests of the engine use all of it")]
 #[path = "../../../src/storage/jetstream/server.rs"]
 mod nats;
+pub mod preload;
 pub mod proxy;
 pub mod raw;
 mod reader;
 mod server;
 mod status;
+pub mod vitals;
 
 use std::future::Future;
 use std::time::Duration;
@@ -36,10 +38,14 @@ pub async fn within<T>(seconds: u64, what: &str, future: impl Future<Output = T>
 
 /// The seed of a random test: printed, and taken from `TESTS_SEED` to repeat a run.
 pub fn seed() -> u64 {
-    let given = std::env::var("TESTS_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = given.unwrap_or_else(|| fastrand::u64(..));
+    let seed = number("TESTS_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("seed: TESTS_SEED={seed}");
     seed
+}
+
+/// A number that a variable sets.
+pub fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 
 /// Whether `tests/run --soak` asked for the long versions.

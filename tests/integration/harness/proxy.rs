@@ -1,4 +1,5 @@
-//! A TCP proxy between clients and the server that delays, throttles, cuts and half-closes.
+//! A TCP proxy between clients and the server that delays, throttles, cuts, half-closes, doubles
+//! connections and lets them overtake each other.
 //! Never: looks into what it forwards.
 
 use std::net::SocketAddr;
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -18,6 +20,14 @@ pub struct Weather {
     pub delay: Duration,
     /// Bytes a second from the server to the client; 0 for no limit.
     pub rate: u64,
+    /// The same from the client to the server.
+    pub rate_up: u64,
+    /// A new connection reaches the server after a random time up to this, so that a later one may
+    /// overtake it.
+    pub shuffle: Duration,
+    /// Every new connection reaches the server twice, and what the client sends on it is sent on both;
+    /// what the server answers on the second is thrown away.
+    pub doubled: bool,
     /// Nothing is forwarded and nothing ends, as where the network is cut.
     pub frozen: bool,
     /// Connections accepted up to this moment end: raised by [`Proxy::cut`].
@@ -64,6 +74,16 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.rate = rate);
     }
 
+    /// Limits what clients send.
+    pub fn throttle_up(&self, rate: u64) {
+        self.weather.send_modify(|weather| weather.rate_up = rate);
+    }
+
+    /// Makes new connections overtake each other, and come twice.
+    pub fn shuffle_and_double(&self, shuffle: Duration, doubled: bool) {
+        self.weather.send_modify(|weather| (weather.shuffle, weather.doubled) = (shuffle, doubled));
+    }
+
     /// From now on nothing comes through, and no end is told.
     pub fn freeze(&self) {
         self.weather.send_modify(|weather| weather.frozen = true);
@@ -105,40 +125,94 @@ async fn forward(
     if begun.down {
         return;
     }
-    let Ok(server) = TcpStream::connect(server).await else { return };
+    if !begun.shuffle.is_zero() {
+        // This is the weather itself, not a wait for something.
+        tokio::time::sleep(begun.shuffle.mul_f64(fastrand::f64())).await;
+    }
+    let Ok(first) = TcpStream::connect(server).await else { return };
+    let second = if begun.doubled { TcpStream::connect(server).await.ok() } else { None };
     let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
+    let (mut from_server, mut to_server) = first.into_split();
     let (mut cuts, mut halves) = (weather.clone(), weather.clone());
     // What a watch answers holds its lock, and must not be held across an await.
     let half = async { halves.wait_for(|now| now.half_closes > begun.half_closes).await.is_ok() };
     let cut = async { cuts.wait_for(|now| now.cuts > begun.cuts).await.is_ok() };
+    let (mut thrown_away, copy) = match second {
+        Some(second) => {
+            let (from, to) = second.into_split();
+            (Some(from), Some(to))
+        }
+        None => (None, None),
+    };
+    let mut to_servers = Doubled { first: &mut to_server, copy };
     let up = async {
         let ended = tokio::select! {
-            () = pump(&mut from_client, &mut to_server, weather.clone(), false, &forwarded) => true,
+            () = pump(&mut from_client, &mut to_servers, weather.clone(), Way::Up, &forwarded) => true,
             _ = half => false,
         };
         if !ended {
-            let _ = to_server.shutdown().await;
+            to_servers.shutdown().await;
         }
     };
-    let down = pump(&mut from_server, &mut to_client, weather.clone(), true, &forwarded);
+    let down = async {
+        let mut to_client = Doubled { first: &mut to_client, copy: None };
+        pump(&mut from_server, &mut to_client, weather.clone(), Way::Down, &forwarded).await;
+    };
+    let away = async {
+        if let Some(from) = &mut thrown_away {
+            let _ = tokio::io::copy(from, &mut tokio::io::sink()).await;
+        }
+    };
     tokio::select! {
         _ = cut => {}
-        _ = async { tokio::join!(up, down) } => {}
+        _ = async { tokio::join!(up, down, away) } => {}
     }
+}
+
+/// Where a half goes to, once or twice. The first decides; the copy may break.
+struct Doubled<'a> {
+    first: &'a mut OwnedWriteHalf,
+    copy: Option<OwnedWriteHalf>,
+}
+
+impl Doubled<'_> {
+    async fn write(&mut self, bytes: &[u8]) -> bool {
+        if let Some(copy) = &mut self.copy
+            && copy.write_all(bytes).await.is_err()
+        {
+            self.copy = None;
+        }
+        self.first.write_all(bytes).await.is_ok()
+    }
+
+    async fn shutdown(&mut self) {
+        let _ = self.first.shutdown().await;
+        if let Some(copy) = &mut self.copy {
+            let _ = copy.shutdown().await;
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Up,
+    Down,
 }
 
 async fn pump(
     from: &mut (impl AsyncReadExt + Unpin),
-    to: &mut (impl AsyncWriteExt + Unpin),
+    to: &mut Doubled<'_>,
     mut weather: watch::Receiver<Weather>,
-    limited: bool,
+    way: Way,
     forwarded: &AtomicU64,
 ) {
     let mut buffer = vec![0; 16 << 10];
     loop {
-        let Weather { delay, rate, .. } = *weather.borrow();
-        let rate = if limited { rate } else { 0 };
+        let Weather { delay, rate, rate_up, .. } = *weather.borrow();
+        let rate = match way {
+            Way::Up => rate_up,
+            Way::Down => rate,
+        };
         // A tenth of a second's worth at a time.
         let most = if rate == 0 { buffer.len() } else { (rate as usize / 10).clamp(1, buffer.len()) };
         let len = match from.read(&mut buffer[..most]).await {
@@ -152,10 +226,10 @@ async fn pump(
             // This is the weather itself, not a wait for something.
             tokio::time::sleep(pause).await;
         }
-        if to.write_all(&buffer[..len]).await.is_err() {
+        if !to.write(&buffer[..len]).await {
             break;
         }
         forwarded.fetch_add(len as u64, Ordering::Relaxed);
     }
-    let _ = to.shutdown().await;
+    to.shutdown().await;
 }

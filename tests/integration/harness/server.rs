@@ -48,6 +48,8 @@ struct Process {
 pub struct Server {
     data_dir: PathBuf,
     args: Vec<String>,
+    /// The command it is started by way of; mostly none.
+    under: Vec<String>,
     process: Process,
     bound: Bound,
     _own_dir: Option<TempDir>,
@@ -69,11 +71,16 @@ impl Server {
 
     /// With more flags, on a data directory of the test's.
     pub async fn on(data_dir: &Path, args: &[&str]) -> Self {
+        Self::under(Vec::new(), data_dir, args).await
+    }
+
+    /// [`Self::on`], started each time by way of a command that ends up being the server, as `env` does.
+    pub async fn under(under: Vec<String>, data_dir: &Path, args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        let process = spawn(&[], data_dir, &args, Bound { listen: any, admin: any });
+        let process = spawn(&under, data_dir, &args, Bound { listen: any, admin: any });
         let bound = ready(&process).await;
-        Self { data_dir: data_dir.to_owned(), args, process, bound, _own_dir: None }
+        Self { data_dir: data_dir.to_owned(), args, under, process, bound, _own_dir: None }
     }
 
     /// Starts again on the same data and ports, once the earlier process has ended.
@@ -84,13 +91,19 @@ impl Server {
 
     /// [`Self::restart`], without waiting for anything.
     pub fn start_again(&mut self) {
-        self.start_again_under(&[]);
+        let under = self.under.clone();
+        self.start_again_by(&under);
     }
 
-    /// [`Self::start_again`], by way of a command that ends up being the server, as `strace -D` does.
+    /// [`Self::start_again`], this once by way of a command, as `strace -D`.
     pub fn start_again_under(&mut self, command: &[&str]) {
+        let under: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+        self.start_again_by(&under);
+    }
+
+    fn start_again_by(&mut self, under: &[String]) {
         assert!(self.process.exited.borrow().is_some(), "still running");
-        self.process = spawn(command, &self.data_dir, &self.args, self.bound);
+        self.process = spawn(under, &self.data_dir, &self.args, self.bound);
     }
 
     /// Waits until the server is ready, or has ended; answers whether it is ready.
@@ -228,8 +241,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn spawn(under: &[&str], data_dir: &Path, args: &[String], at: Bound) -> Process {
-    let command: Vec<&str> = under.iter().copied().chain([env!("CARGO_BIN_EXE_streamway")]).collect();
+fn spawn(under: &[String], data_dir: &Path, args: &[String], at: Bound) -> Process {
+    let command: Vec<&str> =
+        under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_streamway")]).collect();
     let mut child = Command::new(command[0])
         .args(&command[1..])
         .arg("serve")

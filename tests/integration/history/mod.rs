@@ -85,6 +85,7 @@ impl History {
 
 #[derive(Debug)]
 struct Inner {
+    doubled: bool,
     clock: AtomicU64,
     calls: AtomicU64,
     attempts: Mutex<Vec<Attempt>>,
@@ -106,7 +107,18 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Recorder {
     pub fn new() -> Self {
+        Self::with(false)
+    }
+
+    /// Of clients whose network sends everything twice: beside each attempt there is another, whose
+    /// answer nobody sees.
+    pub fn of_doubled() -> Self {
+        Self::with(true)
+    }
+
+    fn with(doubled: bool) -> Self {
         Self(Arc::new(Inner {
+            doubled,
             clock: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             attempts: Mutex::default(),
@@ -133,7 +145,7 @@ impl Recorder {
         expected: Option<u64>,
     ) -> Begun {
         let mut attempts = lock(&self.0.attempts);
-        attempts.push(Attempt {
+        let attempt = Attempt {
             called: self.tick(),
             returned: None,
             place,
@@ -141,7 +153,11 @@ impl Recorder {
             expected,
             values: values.to_vec(),
             outcome: Outcome::Unknown,
-        });
+        };
+        if self.0.doubled {
+            attempts.push(attempt.clone());
+        }
+        attempts.push(attempt);
         Begun(attempts.len() - 1)
     }
 

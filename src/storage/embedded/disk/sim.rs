@@ -24,6 +24,15 @@ impl Node {
         self.dirty.extend(at / SECTOR..(at + len).div_ceil(SECTOR));
     }
 
+    fn put(&mut self, bytes: &[u8], at: usize) {
+        let end = at + bytes.len();
+        if end > self.data.len() {
+            self.data.resize(end, 0);
+        }
+        self.data[at..end].copy_from_slice(bytes);
+        self.touch(at, bytes.len());
+    }
+
     /// What a power cut leaves: each sector written since the last sync is there or is not.
     fn torn(&self, rng: &mut fastrand::Rng) -> Vec<u8> {
         let mut image = self.durable.clone();
@@ -280,14 +289,14 @@ impl File for SimFile {
         let full = state.full;
         let node = &mut state.nodes[self.node];
         let end = at as usize + bytes.len();
-        if end > node.data.len() {
-            if full {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            node.data.resize(end, 0);
+        if full && end > node.data.len() {
+            // A short write: what still fits, and half of the rest, is there.
+            let fits = node.data.len().saturating_sub(at as usize);
+            let some = fits + (bytes.len() - fits) / 2;
+            node.put(&bytes[..some], at as usize);
+            return Err(io::ErrorKind::StorageFull.into());
         }
-        node.data[at as usize..end].copy_from_slice(bytes);
-        node.touch(at as usize, bytes.len());
+        node.put(bytes, at as usize);
         Ok(())
     }
 
