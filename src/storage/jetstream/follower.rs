@@ -37,8 +37,7 @@ use crate::storage::{Error, Stored};
 
 /// How long publishers wait for a NATS that does not answer: longer than a new leader takes.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a log that closes waits for what could not even be sent: less than the part of the drain
-/// that is kept for closing.
+/// How long a log that closes waits for NATS: less than the part of the drain that is kept for closing.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a topic nobody uses is followed on.
 const IDLE: Duration = Duration::from_secs(60);
@@ -393,9 +392,7 @@ impl Follower {
         let late = self.flight.as_ref().is_none_or(|flight| flight.age() >= PATIENCE);
         let closing_since = closing.then(|| *self.closing.get_or_insert_with(Instant::now));
         let is_stuck = closing_since.is_some_and(|since| since.elapsed() >= CLOSE_PATIENCE);
-        if is_stuck && self.flight.is_none()
-            || troubled && (closing || late || !self.topic.nats.link.state().up)
-        {
+        if is_stuck || troubled && (closing || late || !self.topic.nats.link.state().up) {
             self.fail_all(&unavailable("it does not answer"), Stored::Unknown);
         }
     }

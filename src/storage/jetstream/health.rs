@@ -24,7 +24,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 pub async fn watch(nats: Arc<Nats>, health: Arc<channel::Sender<Health>>) {
     let mut silent: Option<Instant> = None;
     loop {
-        let fault = match timeout(ANSWER_TIMEOUT, nats.topics()).await {
+        let answer = tokio::select! {
+            () = nats.closing.cancelled() => return,
+            answer = timeout(ANSWER_TIMEOUT, nats.topics()) => answer,
+        };
+        let fault = match answer {
             _ if !nats.link.state().up => Some("not connected to NATS".to_owned()),
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error.to_string()),

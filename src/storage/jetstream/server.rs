@@ -130,7 +130,7 @@ impl Nats {
         let (dir, ports) = (tempfile::tempdir().unwrap(), free_ports(2));
         let mut server = NatsServer::new(dir.path(), "n1", ports[0], ports[1], more);
         server.start();
-        let nats = Self { servers: vec![server], is_cluster: false, _dir: dir };
+        let mut nats = Self { servers: vec![server], is_cluster: false, _dir: dir };
         nats.wait();
         nats
     }
@@ -173,13 +173,24 @@ impl Nats {
     }
 
     /// Until every server that was started serves; a cluster of which none is down has a leader that
-    /// both others follow.
-    pub fn wait(&self) {
+    /// both others follow. A server of 2.10 that joins may close its routes as duplicates of each other
+    /// again and again, and never hear of the leader: it is restarted, as an orchestrator's probe does.
+    pub fn wait(&mut self) {
+        const PATIENCE: Duration = Duration::from_secs(15);
         let all = self.servers.iter().all(|server| server.child.is_some());
+        let mut since = Instant::now();
         until("NATS is healthy", || {
-            let mut running = self.servers.iter().filter(|server| server.child.is_some());
-            running.all(NatsServer::is_healthy)
-                && (!self.is_cluster || !all || self.servers.iter().any(NatsServer::leads))
+            let running = self.servers.iter_mut().filter(|server| server.child.is_some());
+            let stuck: Vec<_> = running.filter(|server| !server.is_healthy()).collect();
+            let none = stuck.is_empty();
+            if since.elapsed() >= PATIENCE {
+                since = Instant::now();
+                for server in stuck {
+                    server.kill();
+                    server.start();
+                }
+            }
+            none && (!self.is_cluster || !all || self.servers.iter().any(NatsServer::leads))
         });
     }
 

@@ -190,3 +190,22 @@ async fn a_server_that_hangs_is_waited_out() {
     let found = read_all(&*topic, Offset::ZERO).await.unwrap();
     assert_eq!(found.into_iter().map(|(_, payload)| payload).collect::<Vec<_>>(), [1, 2, 3]);
 }
+
+/// P8: a server that hangs does not keep the log from closing in the time that a drain has for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_closes_in_time_though_nats_hangs() {
+    let nats = Nats::single("");
+    let config = config(&nats);
+    let log = open(&config).await;
+    let topic = created(&*log, "t").await;
+    put(&*topic, 1).await.unwrap();
+    nats.servers[0].signal(rustix::process::Signal::STOP);
+    let publishing = tokio::spawn(async move { put(&*topic, 2).await });
+    // Until the publish is on its way, and so is the question whether JetStream answers.
+    sleep(Duration::from_millis(1200)).await;
+    let closed = timeout(config.close_reserve(), log.close()).await;
+    nats.servers[0].signal(rustix::process::Signal::CONT);
+    closed.expect("in time").unwrap();
+    let outcome = publishing.await.unwrap();
+    assert!(matches!(outcome, Err(Error::Unavailable { stored: Stored::Unknown, .. })), "{outcome:?}");
+}
