@@ -2,14 +2,18 @@
 //! file system that is small.
 //! Never: outlives the test; what was begun is ended when dropped.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 use super::{signal, within};
 
 /// A fault that lasts until it is dropped.
-pub struct Fault(Child);
+pub struct Fault {
+    strace: Child,
+    /// Where it says what it attaches to. Closed, strace would end with the next thread it tells of.
+    _says: BufReader<ChildStderr>,
+}
 
 impl Fault {
     /// Injects into the process `pid`: `what` is strace's, `fdatasync:error=EIO` for one.
@@ -23,21 +27,23 @@ impl Fault {
             .expect("strace is installed: tests/run installs it");
         let stderr = child.stderr.take().expect("piped");
         let attached = tokio::task::spawn_blocking(move || {
-            let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
-            lines.find(|line| line.contains("attached") || line.contains("not permitted"))
+            let mut says = BufReader::new(stderr);
+            let mut lines = says.by_ref().lines().map_while(Result::ok);
+            let said = lines.find(|line| line.contains("attached") || line.contains("not permitted"));
+            (said, says)
         });
-        let said = within(10, "strace", attached).await.expect("no panic");
+        let (said, says) = within(10, "strace", attached).await.expect("no panic");
         let said = said.expect("strace says whether it is attached");
         assert!(said.contains("attached"), "strace may trace: {said}");
-        Self(child)
+        Self { strace: child, _says: says }
     }
 }
 
 impl Drop for Fault {
     fn drop(&mut self) {
         // A tracer that is told to end lets go of its process first.
-        signal(self.0.id(), "TERM");
-        let _ = self.0.wait();
+        signal(self.strace.id(), "TERM");
+        let _ = self.strace.wait();
     }
 }
 
