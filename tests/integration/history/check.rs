@@ -262,7 +262,10 @@ fn deliveries(history: &History, topic: &Topic) -> Result<(), String> {
         let mut want = seen.first().map(|(offset, _)| *offset);
         for (offset, value) in seen {
             if Some(*offset) != want {
-                return Err(format!("subscriber {who} saw {offset}, not {want:?}: a gap or a repeat"));
+                let tail = topic.tail();
+                return Err(format!(
+                    "subscriber {who} saw {offset}, not {want:?} of {tail}: a gap or a repeat"
+                ));
             }
             want = Some(offset + 1);
             if topic.places.get(value).map(|(at, _)| at) != Some(offset) {

@@ -229,5 +229,8 @@ pub async fn follow(
             }
         }
     }
+    // A batch whose publisher was told that it may be stored may be so after the topic was read.
+    let end = end.borrow().unwrap_or(u64::MAX);
+    seen.retain(|seen| seen.offset < end);
     recorder.delivered(&seen);
 }
