@@ -23,7 +23,6 @@ use super::identity::Identified;
 use super::linger::Lingering;
 use super::listener::Gate;
 use super::observe::{Observed, Observer};
-use super::paced::Paced;
 use super::partial::{Budget, Counted, Share};
 use super::preface::Ahead;
 use super::tls::Tls;
@@ -99,7 +98,7 @@ impl Port {
         };
         match ahead {
             Ok(Ok(ahead)) if ahead.is_whole_preface() => {
-                self.speak(Lingering::new(Paced::new(stream), ahead), ending).await;
+                self.speak(Lingering::new(stream, ahead), ending).await;
             }
             Ok(Ok(ahead)) if ahead.is_http1() => {
                 METRICS.connections.no_preface.inc();

@@ -16,7 +16,6 @@ mod identity;
 mod linger;
 mod listener;
 mod observe;
-mod paced;
 mod partial;
 mod preface;
 mod routes;
