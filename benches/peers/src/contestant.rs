@@ -47,6 +47,9 @@ impl Contestant {
     /// Whether the row is measured for this one in this round.
     pub fn runs(self, row: Row, round: usize) -> bool {
         let reads = matches!(row, Row::Replay | Row::Fanout10 | Row::Fanout100);
+        if row == Row::SlowSync {
+            return Self::is_durable(self.name());
+        }
         match self {
             Self::Streamway => row != Row::Start || round == 0,
             Self::Limit => !matches!(row, Row::Idle | Row::Topics | Row::Start | Row::Publishers),

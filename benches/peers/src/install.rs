@@ -37,6 +37,7 @@ pub fn install(contestants: &[Contestant], streamway: Option<PathBuf>) -> Outcom
     if wants(Contestant::RedisAlways) || wants(Contestant::RedisEverysec) {
         tools(&top, "need 'redis-server --version' redis-server")?;
     }
+    tools(&top, "need 'strace --version' strace")?;
     if wants(Contestant::Python) {
         tools(&top, "need_venv")?;
     }

@@ -3,6 +3,7 @@
 //! ratios, writes JSON, and draws the plots of docs/performance.md.
 
 mod contestant;
+mod curve;
 mod grpc;
 mod install;
 mod limit;
@@ -15,6 +16,7 @@ mod redis;
 mod report;
 mod restart;
 mod s2;
+mod scale;
 mod streamway;
 mod targets;
 mod workload;
@@ -72,15 +74,22 @@ struct Args {
     /// Topics of the row of many topics.
     #[arg(long, default_value_t = 1_000)]
     topics: usize,
-    /// MiB kept when the server is started again.
-    #[arg(long, default_value_t = 2_048)]
-    start_mib: u64,
+    /// Most GB kept when the server is started again: of 2 and 10.
+    #[arg(long, default_value_t = 10)]
+    start_gb: u64,
     /// A Streamway binary to measure; without it, this clone's is built for release.
     #[arg(long)]
     streamway: Option<PathBuf>,
     /// Where the results go.
     #[arg(long, default_value_os_t = peer::cache().join("results.json"))]
     json: PathBuf,
+    /// Instead of the rows: how Streamway's cost grows with subscribers, topics, the size of a record and the
+    /// data kept.
+    #[arg(long)]
+    scale: bool,
+    /// The most data kept of `--scale`, in GB; it takes as much of the disk, and a fifth besides.
+    #[arg(long, default_value_t = 10)]
+    kept_gb: u64,
     /// Fill docs/performance.md: its figures, its plots and their data.
     #[arg(long)]
     write_docs: bool,
@@ -96,6 +105,12 @@ fn main() -> Outcome<()> {
 }
 
 async fn measure(mut args: Args) -> Outcome<()> {
+    if args.scale {
+        let installed = install::install(&[], args.streamway)?;
+        let json = peer::cache().join("scaling.json");
+        return scale::measure(&installed.streamway, args.seconds, args.kept_gb, &json, args.write_docs)
+            .await;
+    }
     if args.rows.is_empty() {
         args.rows = Row::value_variants().to_vec();
     }
@@ -137,12 +152,13 @@ async fn rows(
         replay_records: args.replay_records,
         idle_subscriptions: args.idle_subscriptions,
         topics: args.topics,
-        start_bytes: args.start_mib << 20,
+        start_bytes_max: args.start_gb * 1_000_000_000,
     };
     let mut failures = 0;
     for row in args.rows.iter().copied().filter(|row| contestant.runs(*row, round)) {
+        peer::slow_syncs(row == Row::SlowSync);
         let figures = match row {
-            Row::Start => restart::measure(&installed.streamway, scale.start_bytes).await,
+            Row::Start => restart::measure(&installed.streamway, scale.start_bytes_max).await,
             // A server of its own for every row: none inherits another's caches, files or memory.
             _ => match contestant.start(installed).await {
                 Ok(started) => {

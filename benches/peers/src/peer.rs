@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::pace::{Pace, Progress};
@@ -61,6 +62,33 @@ pub enum Decode {
 /// Connections that shared subscribers are spread over.
 pub const SHARED: usize = 10;
 
+/// Whether servers started from now on sync slowly.
+static SLOW_SYNCS: AtomicBool = AtomicBool::new(false);
+
+/// Whether each sync of servers that are started from now on takes 1 ms longer.
+pub fn slow_syncs(slow: bool) {
+    SLOW_SYNCS.store(slow, Ordering::Relaxed);
+}
+
+/// The same command with 1 ms before every sync: only those calls are stopped at, and strace is the grandchild, so
+/// that killing the child ends both.
+fn slowed(command: &Command) -> Command {
+    let mut slow = Command::new("strace");
+    slow.args(["-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync,msync"]);
+    slow.args(["-e", "inject=fsync,fdatasync,msync:delay_enter=1000"]);
+    slow.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => slow.env(name, value),
+            None => slow.env_remove(name),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        slow.current_dir(dir);
+    }
+    slow
+}
+
 /// A server process with a data directory of its own; both end with it.
 pub struct Process {
     child: Child,
@@ -81,6 +109,9 @@ impl Process {
         let port = free_port()?;
         let log = std::fs::File::create(dir.path().join("server.log"))?;
         let mut command = command(port, dir.path())?;
+        if SLOW_SYNCS.load(Ordering::Relaxed) {
+            command = slowed(&command);
+        }
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let mut process = Self { child, port, dir };
         let begin = Instant::now();

@@ -214,7 +214,7 @@ pub fn number(value: f64) -> String {
 }
 
 /// Processor, cores, memory and kernel.
-fn machine() -> String {
+pub fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let model = cpu

@@ -9,26 +9,33 @@ use crate::peer::{Peer as _, Process};
 use crate::streamway::{Streamway, serve};
 use crate::workload::Figure;
 
+pub const START_2: &str = "start after kill -9 with 2 GB kept, ms";
+pub const START_10: &str = "start after kill -9 with 10 GB kept, ms";
+/// What is kept, one after the other on the same data.
+const LEVELS: [(u64, &str); 2] = [(2_000_000_000, START_2), (10_000_000_000, START_10)];
 /// Bytes of one batch that fills the topic: 100 records of 1 KiB.
 const BATCH_BYTES: u64 = 100 << 10;
 
-pub async fn measure(binary: &Path, bytes: u64) -> Outcome<Vec<Figure>> {
-    let server = Streamway::start(binary).await?;
+/// Up to `bytes_max` kept.
+pub async fn measure(binary: &Path, bytes_max: u64) -> Outcome<Vec<Figure>> {
+    let mut server = Streamway::start(binary).await?;
+    let (mut figures, mut kept) = (Vec::new(), 0);
+    for (bytes, what) in LEVELS.into_iter().filter(|(bytes, _)| *bytes <= bytes_max) {
+        fill(&server, bytes - kept).await?;
+        kept = bytes;
+        let dir = server.kill()?;
+        let begin = Instant::now();
+        server = Streamway::on(Process::start_in(dir, serve(binary)).await?).await?;
+        figures.push((what, begin.elapsed().as_secs_f64() * 1e3));
+    }
+    Ok(figures)
+}
+
+/// Stores so many bytes more.
+pub async fn fill(server: &Streamway, bytes: u64) -> Outcome<()> {
     let until = Until::Batches(bytes / BATCH_BYTES);
-    let load = Load {
-        publisher: 0,
-        window: 16,
-        batch: 100,
-        value_len: 1024,
-        until,
-        rate: None,
-        followed_by: Vec::new(),
-    };
-    let pace = Pace::new(load);
+    let pace = Pace::new(Load { window: 16, batch: 100, value_len: 1024, until, ..Load::default() });
     server.publish("kept", pace.clone()).await?;
     pace.outcome()?;
-    let dir = server.kill()?;
-    let begin = Instant::now();
-    let _server = Streamway::on(Process::start_in(dir, serve(binary)).await?).await?;
-    Ok(vec![("start after kill -9 with the data kept, ms", begin.elapsed().as_secs_f64() * 1e3)])
+    Ok(())
 }

@@ -1,5 +1,8 @@
 //! The ratios to reach: Streamway's figure over another's. Never: what was measured.
 
+use crate::restart::{START_2, START_10};
+use crate::workload::SLOW_SYNC;
+
 /// Which way is better.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Want {
@@ -54,6 +57,9 @@ pub const TARGETS: &[(&str, &str, Want, f64)] = &[
     (P99, "Redis always", AtMost, 1.0),
     (P99, "s2-lite", AtMost, 0.125),
     (P99, "NATS always", AtMost, 0.1),
+    (SLOW_SYNC, "Redis always", AtLeast, 1.0),
+    (SLOW_SYNC, "NATS always", AtLeast, 1.0),
+    (SLOW_SYNC, "s2-lite", AtLeast, 1.0),
     (IDLE, "NATS default", AtMost, 0.25),
     (MANY, "NATS always", AtLeast, 1.0),
 ];
@@ -62,7 +68,8 @@ pub const TARGETS: &[(&str, &str, Want, f64)] = &[
 pub const OWN: &[(&str, f64)] = &[
     (IDLE, 2_500.0),
     ("idle subscription, own connection, bytes", 24_000.0),
-    ("start after kill -9 with the data kept, ms", 500.0),
+    (START_2, 500.0),
+    (START_10, 1_000.0),
 ];
 
 /// Whether less is better.

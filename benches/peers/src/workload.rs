@@ -17,6 +17,8 @@ const VALUE_LEN: usize = 100;
 /// Publishes a second of the latency row.
 const RATE: f64 = 5_000.0;
 
+pub const SLOW_SYNC: &str = "pipelined publish, 256 in flight, 1 ms added to every sync, records/s";
+
 /// A row of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Row {
@@ -36,11 +38,13 @@ pub enum Row {
     Replay,
     /// 5,000 publishes a second, open loop.
     Latency,
+    /// One publisher, 256 in flight, where every sync takes 1 ms longer.
+    SlowSync,
     /// Memory of an idle subscription.
     Idle,
     /// 256 publishers over 1,000 topics.
     Topics,
-    /// From exec to the first answer, with data kept.
+    /// From exec to the first stored publish, killed with 2 GB and with 10 GB kept.
     Start,
 }
 
@@ -52,7 +56,8 @@ pub struct Scale {
     pub replay_records: u64,
     pub idle_subscriptions: usize,
     pub topics: usize,
-    pub start_bytes: u64,
+    /// The most data kept when the server is started again.
+    pub start_bytes_max: u64,
 }
 
 /// One measured value: what, and how much of it.
@@ -92,13 +97,17 @@ impl Runner {
             Row::Fanout10 => Ok(vec![("fan-out 1 to 10, deliveries/s", self.fan_out(row, 10).await?)]),
             Row::Replay => self.replay().await,
             Row::Latency => self.latency().await,
+            Row::SlowSync => {
+                let load = self.load(256, 1, VALUE_LEN);
+                Ok(vec![(SLOW_SYNC, self.publishers(row, 1, load).await?.0)])
+            }
             Row::Idle => self.idle().await,
             Row::Topics => self.topics().await,
             Row::Start => Err("started by itself".into()),
         }
     }
 
-    fn load(&self, window: usize, batch: u64, value_len: usize) -> Load {
+    pub fn load(&self, window: usize, batch: u64, value_len: usize) -> Load {
         let until = Until::Time(self.scale.time);
         Load { publisher: 0, window, batch, value_len, until, rate: None, followed_by: Vec::new() }
     }
@@ -110,7 +119,7 @@ impl Runner {
     }
 
     /// Records a second of `count` publishers into one topic, and their paces.
-    async fn publishers(&self, row: Row, count: u64, load: Load) -> Outcome<(f64, Vec<Arc<Pace>>)> {
+    pub async fn publishers(&self, row: Row, count: u64, load: Load) -> Outcome<(f64, Vec<Arc<Pace>>)> {
         let topic = self.topic(&format!("{row:?}")).await?;
         let begin = Instant::now();
         let paces = self.publish(&topic, count, &load).await?;
@@ -153,7 +162,7 @@ impl Runner {
     }
 
     /// Requests a second of `workers` over `topics`.
-    async fn requests(&self, workers: u64, topics: Vec<String>) -> Outcome<f64> {
+    pub async fn requests(&self, workers: u64, topics: Vec<String>) -> Outcome<f64> {
         let mut tasks = JoinSet::new();
         let mut paces = Vec::new();
         let begin = Instant::now();
@@ -193,7 +202,7 @@ impl Runner {
         ])
     }
 
-    async fn fan_out(&self, row: Row, subscribers: usize) -> Outcome<f64> {
+    pub async fn fan_out(&self, row: Row, subscribers: usize) -> Outcome<f64> {
         let topic = self.topic(&format!("{row:?}")).await?;
         let readers = Readers::start(&self.peer, &[topic.clone()], subscribers, Decode::Walk);
         readers.subscribed().await?;
