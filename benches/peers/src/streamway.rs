@@ -77,7 +77,8 @@ fn batch(topic: &str, pace: &Pace, number: u64) -> PublishRequest {
 
 /// An Exchange's side of the client.
 fn requests(topic: String, pace: Arc<Pace>) -> impl Stream<Item = ExchangeRequest> + Send + 'static {
-    let open = Open { topic, window: pace.load.window as u32, ..Open::default() };
+    let window = pace.load.window as u32;
+    let open = Open { topic, window, merge_receipts: true, ..Open::default() };
     let publishes = stream::unfold(pace, |pace| async {
         let number = pace.next().await?;
         let publish = Some(batch("", &pace, number));
@@ -97,8 +98,12 @@ impl Peer for Streamway {
         let mut client = StreamServiceClient::new(channel(self.process.port).await?);
         let requests = requests(topic.into(), pace.clone());
         let mut answers = client.exchange(requests).await?.into_inner();
+        let mut known = 0;
         while let Some(answer) = answers.message().await? {
-            pace.acknowledged(answer.receipts.len() as u64);
+            // Merged: the last one's number is that of the last publish acknowledged.
+            let acknowledged = answer.receipts.last().map_or(known, |receipt| receipt.number);
+            pace.acknowledged(acknowledged - known);
+            known = acknowledged;
         }
         Ok(())
     }
