@@ -191,6 +191,29 @@ async fn a_server_that_hangs_is_waited_out() {
     assert_eq!(found.into_iter().map(|(_, payload)| payload).collect::<Vec<_>>(), [1, 2, 3]);
 }
 
+/// A publish outlasts that the one server it goes through hangs, while the two others are a majority.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_is_left_for_another() {
+    let mut nats = Nats::cluster();
+    let log = open(&config(&nats)).await;
+    created(&*log, "t").await;
+    let leader = nats.leader("streamway-t").name.clone();
+    // Which server a client takes is chance.
+    let mut log = log;
+    while log.nats.client.server_info().server_name == leader {
+        log = open(&config(&nats)).await;
+    }
+    let topic = log.get(&name("t")).await.unwrap();
+    put(&*topic, 1).await.unwrap();
+    let used = log.nats.client.server_info().server_name;
+    let hung = nats.servers.iter().find(|server| server.name == used).unwrap();
+    hung.signal(rustix::process::Signal::STOP);
+    let outcome = put(&*topic, 2).await;
+    hung.signal(rustix::process::Signal::CONT);
+    outcome.unwrap();
+    assert_eq!(everything(&*topic).await.len(), 2);
+}
+
 /// P8: a server that hangs does not keep the log from closing in the time that a drain has for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_closes_in_time_though_nats_hangs() {
