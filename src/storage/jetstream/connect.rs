@@ -201,6 +201,8 @@ async fn options(nats: &NatsConfig, link: &Link) -> Result<ConnectOptions, OpenE
     let mut options = ConnectOptions::new()
         .name("streamway")
         .connection_timeout(CONNECT_TIMEOUT)
+        // What JetStream's own context waits for its answers is this, not the context's timeout.
+        .request_timeout(Some(REQUEST_TIMEOUT))
         .ping_interval(PING_INTERVAL)
         .client_capacity(COMMANDS_MAX)
         .max_reconnects(None)
