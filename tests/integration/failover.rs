@@ -2,6 +2,7 @@
 //! publishers and subscribers that see nothing but HAProxy while each part fails in turn.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use fastrand::Rng;
 use rustix::process::Signal;
@@ -62,6 +63,7 @@ impl Fleet {
             rng: self.rng.fork(),
             recorder: self.recorder.clone(),
             stop: stop.clone(),
+            pause: Duration::ZERO,
         }
     }
 
@@ -70,7 +72,7 @@ impl Fleet {
         for replica in &self.replicas {
             let ready = async {
                 while !replica.ready_and_alive().await.0 {
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             };
             within(60, "readiness", ready).await;
