@@ -1,4 +1,5 @@
-//! Streamway: a release server process, and the client that tonic generates from its protos.
+//! Streamway: a release server process, by itself or as a replica of a fleet, and the client that tonic
+//! generates from its protos.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,13 +10,15 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tonic::transport::Channel;
 
 use crate::Outcome;
+use crate::cluster::{self, urls};
 use crate::grpc::{channel, count, deliveries};
 use crate::pace::{Load, Pace, Until};
 use crate::peer::{Connection, Peer, Process, Reader, SHARED};
 use crate::proto::v1::stream_service_client::StreamServiceClient;
+use crate::proto::v1::topic_service_client::TopicServiceClient;
 use crate::proto::v1::{
-    Boundary, ExchangeRequest, NumberedPublish, Open, PublishRequest, Record, SubscribeRequest,
-    exchange_request::Kind, subscribe_request::Start,
+    Boundary, CreateTopicRequest, ExchangeRequest, NumberedPublish, Open, PublishRequest, Record,
+    SubscribeRequest, Topic, exchange_request::Kind, subscribe_request::Start,
 };
 
 /// How long recovery may take.
@@ -24,6 +27,8 @@ const READY_MAX: Duration = Duration::from_secs(60);
 pub struct Streamway {
     process: Process,
     shared: Vec<Channel>,
+    /// Where the topics are, for a replica of a fleet. Ended after it.
+    nats: Vec<Process>,
 }
 
 /// The server's command line.
@@ -42,12 +47,26 @@ impl Streamway {
         Self::on(Process::start(serve(binary)).await?).await
     }
 
+    /// One replica that keeps its topics in a cluster of three.
+    pub async fn fleet(binary: &Path, nats: &Path) -> Outcome<Self> {
+        let nats = cluster::start(nats).await?;
+        let urls = urls(&nats).join(",");
+        let replica = Process::start(|port, dir: &Path| {
+            let mut command = serve(binary)(port, dir)?;
+            command.args(["--engine", "jetstream", "--nats-url", &urls]);
+            Ok(command)
+        });
+        let mut server = Self::on(replica.await?).await?;
+        server.nats = nats;
+        Ok(server)
+    }
+
     pub async fn on(process: Process) -> Outcome<Self> {
         let mut shared = Vec::new();
         for _ in 0..SHARED {
             shared.push(channel(process.port).await?);
         }
-        let server = Self { process, shared };
+        let server = Self { process, shared, nats: Vec::new() };
         server.ready().await?;
         Ok(server)
     }
@@ -92,6 +111,19 @@ fn requests(topic: String, pace: Arc<Pace>) -> impl Stream<Item = ExchangeReques
 impl Peer for Streamway {
     fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// In a fleet a topic is a stream of the cluster, which takes a while to make.
+    async fn create(&self, topics: &[String]) -> Outcome<()> {
+        if self.nats.is_empty() {
+            return Ok(());
+        }
+        let mut client = TopicServiceClient::new(self.shared[0].clone());
+        for name in topics {
+            let topic = Some(Topic { name: name.clone(), ..Topic::default() });
+            client.create_topic(CreateTopicRequest { topic }).await?;
+        }
+        Ok(())
     }
 
     async fn publish(&self, topic: &str, pace: Arc<Pace>) -> Outcome<()> {
