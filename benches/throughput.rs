@@ -150,7 +150,7 @@ async fn exchange(
             Some((ExchangeRequest::Publish { number, publish }, number + 1))
         }
     });
-    let requests = futures_util::stream::iter([ExchangeRequest::Open(open)]).chain(publishes);
+    let requests = futures_util::stream::iter([ExchangeRequest::Open(open.into())]).chain(publishes);
     let begin = Instant::now();
     let mut answers = client.exchange(requests).await?.into_inner();
     let mut acknowledged = 0;

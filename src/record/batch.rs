@@ -1,7 +1,7 @@
 //! A batch on its way in: checked once, then moved about as bytes.
 //! Never: parses a record into fields, or knows where the batch will be stored.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::walk::{self, Fields, Malformed, Value};
 use super::{Offset, RequestId};
@@ -204,10 +204,14 @@ impl RecordsCollector {
 
     /// All records pushed.
     #[must_use]
-    pub fn finish(self, message: &Bytes) -> Bytes {
+    pub fn finish(self, mut message: Bytes) -> Bytes {
         match (self.copied, self.run) {
             (Some(copied), _) => copied.freeze(),
-            (None, Some(run)) => message.slice(run),
+            (None, Some(run)) => {
+                message.truncate(run.end);
+                message.advance(run.start);
+                message
+            }
             (None, None) => Bytes::new(),
         }
     }
@@ -275,13 +279,13 @@ mod tests {
         let mut together = RecordsCollector::default();
         together.push(&message, 0..2);
         together.push(&message, 2..4);
-        let run = together.finish(&message);
+        let run = together.finish(message.clone());
         assert_eq!((&run[..], run.as_ptr()), (&b"aabb"[..], message.as_ptr()));
         let mut apart = RecordsCollector::default();
         for at in [0..2, 2..4, 6..8] {
             apart.push(&message, at);
         }
-        assert_eq!(&apart.finish(&message)[..], b"aabbcc");
+        assert_eq!(&apart.finish(message)[..], b"aabbcc");
     }
 
     #[test]

@@ -105,6 +105,15 @@ pub struct Receipt {
     pub duplicate: bool,
 }
 
+impl Receipt {
+    /// Whether `next` is of the batch stored right behind this one, by the same group of the log.
+    #[must_use]
+    pub fn is_followed_by(&self, next: &Self) -> bool {
+        let one_batch_more = self.next.epoch == next.next.epoch && self.next.offset == next.first;
+        one_batch_more && self.time == next.time && !self.duplicate && !next.duplicate
+    }
+}
+
 impl Default for Receipt {
     fn default() -> Self {
         let next = Position { epoch: Epoch::new(0), offset: Offset::ZERO };

@@ -3,7 +3,9 @@
 //! and status unread in its own buffer. So: end our side, then drop what comes until the peer ends.
 //! What was read ahead of the connection is given back here first, and a bounded amount is read at a
 //! turn, then the runtime's other tasks have theirs: what was read ahead of the calls of a connection is
-//! kept, frame by frame, and h2 ends a connection on which too many small ones are.
+//! kept, frame by frame, and h2 ends a connection on which too many small ones are. Writing waits for
+//! the tasks that are ready, once: what they answer then goes out with one system call, not each by
+//! itself, as the runtime would else run the connection right after every answer.
 //! Never: waits longer than a second for the peer's end.
 
 use std::io::{IoSlice, Result};
@@ -33,13 +35,45 @@ pub(super) struct Lingering<S> {
     given: usize,
     /// Bytes read at this turn.
     read: usize,
+    writing: Writing,
     /// Set once our side has ended.
     until: Option<Pin<Box<Sleep>>>,
 }
 
+/// How far this turn's writing is. h2 reads until nothing is left, then writes; so a read that finds
+/// nothing begins a poll of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    /// What there is to write waits for company.
+    Gathering,
+    /// It has waited: the connection was put behind the tasks that were ready.
+    Waited,
+    /// The poll that writes.
+    Open,
+}
+
+impl Writing {
+    const fn next_poll(self) -> Self {
+        match self {
+            Self::Waited => Self::Open,
+            Self::Gathering | Self::Open => Self::Gathering,
+        }
+    }
+}
+
 impl<S> Lingering<S> {
     pub(super) const fn new(stream: S, ahead: Ahead) -> Self {
-        Self { stream, ahead, given: 0, read: 0, until: None }
+        Self { stream, ahead, given: 0, read: 0, writing: Writing::Gathering, until: None }
+    }
+
+    /// Lets the tasks that are ready go first, once a turn.
+    fn poll_gathered(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.writing != Writing::Gathering {
+            return Poll::Ready(());
+        }
+        self.writing = Writing::Waited;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -61,12 +95,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         let read = buf.filled().len() - before;
         self.read = if polled.is_pending() { 0 } else { self.read + read };
+        if polled.is_pending() {
+            self.writing = self.writing.next_poll();
+        }
         polled
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        ready!(self.poll_gathered(cx));
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -75,6 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
+        ready!(self.poll_gathered(cx));
         Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
     }
 
@@ -101,6 +140,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
             let read = ready!(Pin::new(&mut this.stream).poll_read(cx, &mut dropped));
             if read.is_err() || dropped.filled().is_empty() {
                 return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ahead, Lingering};
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    #[tokio::test]
+    async fn each_poll_that_writes_lets_the_others_go_first() {
+        let (ours, _theirs) = tokio::io::duplex(1 << 10);
+        let mut stream = pin!(Lingering::new(ours, Ahead::default()));
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut buffer = [0; 8];
+        for turn in 0..3 {
+            let read = stream.as_mut().poll_read(cx, &mut ReadBuf::new(&mut buffer));
+            assert!(read.is_pending(), "turn {turn}");
+            assert!(stream.as_mut().poll_write(cx, b"x").is_pending(), "turn {turn}");
+            assert!(stream.as_mut().poll_read(cx, &mut ReadBuf::new(&mut buffer)).is_pending());
+            for _ in 0..2 {
+                let written = stream.as_mut().poll_write(cx, b"x");
+                assert!(matches!(written, Poll::Ready(Ok(1))), "turn {turn}");
             }
         }
     }

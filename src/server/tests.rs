@@ -301,7 +301,7 @@ async fn a_drain_tells_open_calls_where_to_resume() {
     client.publish(publish("orders", &["a"])).await.unwrap();
     let mut deliveries = client.subscribe(earliest("orders")).await.unwrap().into_inner();
     deliveries.next().await.unwrap().unwrap();
-    let open = ExchangeRequest::Open(v1::Open { topic: "orders".to_owned(), ..v1::Open::default() });
+    let open = ExchangeRequest::Open(v1::Open { topic: "orders".to_owned(), ..v1::Open::default() }.into());
     let one = ExchangeRequest::Publish { number: 1, publish: publish("", &["b"]) };
     let requests = stream::iter([open, one]).chain(stream::pending());
     let mut responses = client.exchange(requests).await.unwrap().into_inner();

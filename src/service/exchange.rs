@@ -10,13 +10,13 @@ use tonic::{Request, Status, Streaming};
 use super::call::Call;
 use super::intake::{Fault, Intake};
 use super::status::{Context, Error, status};
-use super::{Streams, request, subscribe};
+use super::{Streams, receipts, request, subscribe};
 use crate::auth::{Action, Caller};
 use crate::proto::v1;
 use crate::record::{Batch, BatchLimits, Receipt, TopicName};
 use crate::storage::BoxFuture;
 use crate::topic::{self, Admission, Ending, Notice, Subscribe, Subscription};
-use crate::wire::{ExchangeRequest, ExchangeResponse, NumberedReceipt};
+use crate::wire::{ExchangeRequest, ExchangeResponse};
 
 pub(super) fn exchange(
     streams: &Streams,
@@ -52,6 +52,8 @@ struct Running {
     failed: Option<Context>,
     end_told: bool,
     receipts: Vec<Receipt>,
+    /// Whether the client takes merged receipts.
+    merging: bool,
 }
 
 /// What one message of the stream came to.
@@ -114,7 +116,7 @@ where
 }
 
 /// The open that the first message must be.
-fn opened(first: ExchangeRequest) -> Result<v1::Open, Error> {
+fn opened(first: ExchangeRequest) -> Result<Box<v1::Open>, Error> {
     match first {
         ExchangeRequest::Open(open) => Ok(open),
         ExchangeRequest::Publish { .. } | ExchangeRequest::Empty => {
@@ -129,6 +131,7 @@ struct Checked {
     name: TopicName,
     asked: Option<(TopicName, Subscribe)>,
     window: u32,
+    merging: bool,
 }
 
 impl Checked {
@@ -148,7 +151,7 @@ impl Checked {
             let counted = call.permit(Action::Subscribe, topic).and_then(|()| call.subscribe());
             counted.map_err(refused(topic.as_str()))?;
         }
-        Ok(Self { name, asked, window: open.window })
+        Ok(Self { name, asked, window: open.window, merging: open.merge_receipts })
     }
 }
 
@@ -170,7 +173,7 @@ async fn resolve(
     admission: Admission,
     (caller, ending): (Caller, Ending),
 ) -> Result<Box<Running>, (Error, Context)> {
-    let Checked { name, asked, .. } = checked;
+    let Checked { name, asked, merging, .. } = checked;
     let publisher = streams.publisher(&caller, &name).await;
     let publisher = publisher.map_err(about(name.as_str()))?.within(admission);
     let subscription = match asked {
@@ -181,7 +184,8 @@ async fn resolve(
         }
     };
     let intake = Intake::new(publisher, window, (caller, ending));
-    Ok(Box::new(Running { name, intake, subscription, failed: None, end_told: false, receipts: Vec::new() }))
+    let (failed, end_told, receipts) = (None, false, Vec::new());
+    Ok(Box::new(Running { name, intake, subscription, failed, end_told, receipts, merging }))
 }
 
 impl Running {
@@ -199,7 +203,10 @@ impl Running {
         let name = &self.name;
         let check = |request, number| check(request, number, name, limits, call_trace);
         self.intake.poll(cx, requests, check, &mut self.receipts);
-        let mut response = ExchangeResponse { receipts: self.numbered(first), ..ExchangeResponse::default() };
+        let mut response = ExchangeResponse {
+            receipts: receipts::numbered(first, &mut self.receipts, self.merging),
+            ..ExchangeResponse::default()
+        };
         if !self.intake.has_fault() {
             self.poll_subscription(cx, &mut response);
         }
@@ -214,15 +221,6 @@ impl Running {
             None if self.subscription.is_some() => Poll::Pending,
             None => Poll::Ready(None),
         }
-    }
-
-    fn numbered(&mut self, first: u64) -> Vec<NumberedReceipt> {
-        let numbers = first..;
-        self.receipts
-            .drain(..)
-            .zip(numbers)
-            .map(|(receipt, number)| NumberedReceipt { number, receipt })
-            .collect()
     }
 
     fn poll_subscription(&mut self, cx: &mut TaskContext<'_>, response: &mut ExchangeResponse) {
@@ -282,8 +280,8 @@ fn check(
     if number != due {
         return Err(Error::Protocol(format!("publish {number} where publish {due} was due")));
     }
-    if !publish.topic.is_empty() && publish.topic.as_str() != name.as_str() {
+    if !publish.topic.is_empty() && *publish.topic != *name.as_str() {
         return Err(Error::Protocol("a publish to another topic than the open's".to_owned()));
     }
-    request::batch(&publish, limits, call_trace, "publish.publish.")
+    request::batch(publish, limits, call_trace, "publish.publish.")
 }

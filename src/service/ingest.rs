@@ -60,7 +60,7 @@ async fn begin(
     call_trace: Box<str>,
     call: &mut Call,
 ) -> Result<(TopicName, Ingest), (Error, String)> {
-    let topic = first.publish.as_ref().map(|publish| publish.topic.as_str().to_owned()).unwrap_or_default();
+    let topic = first.publish.as_ref().map(|publish| publish.topic.to_string()).unwrap_or_default();
     let begun = async {
         let name = request::topic("publish.topic", &topic)?;
         call.permit(Action::Publish, &name)?;
@@ -136,8 +136,8 @@ fn check(
     call_trace: &str,
 ) -> Result<Batch, Error> {
     let publish: PublishRequest = request.publish.ok_or_else(|| Error::field("publish", "missing"))?;
-    if number > 1 && !publish.topic.is_empty() && publish.topic.as_str() != name.as_str() {
+    if number > 1 && !publish.topic.is_empty() && *publish.topic != *name.as_str() {
         return Err(Error::Protocol("a publish to another topic than the first one's".to_owned()));
     }
-    request::batch(&publish, streams.batch_limits, call_trace, "publish.")
+    request::batch(publish, streams.batch_limits, call_trace, "publish.")
 }

@@ -14,6 +14,7 @@ mod intake;
 mod panics;
 mod publish;
 mod quota;
+mod receipts;
 mod request;
 pub mod status;
 mod subscribe;

@@ -25,10 +25,11 @@ pub(super) async fn publish(
     } else {
         call_trace
     };
-    let publish = request.into_inner();
-    match store(streams, &caller, admission, &publish, &call_trace).await {
+    let mut publish = request.into_inner();
+    let topic = std::mem::take(&mut publish.topic);
+    match store(streams, &caller, admission, (&topic, publish), &call_trace).await {
         Ok(receipt) => Ok(uncompressed(PublishResponse { receipt })),
-        Err(error) => Err(status(&error, &Context::topic(publish.topic.as_str()))),
+        Err(error) => Err(status(&error, &Context::topic(&*topic))),
     }
 }
 
@@ -43,10 +44,10 @@ async fn store(
     streams: &Streams,
     caller: &Caller,
     admission: Admission,
-    publish: &PublishRequest,
+    (topic, publish): (&str, PublishRequest),
     call_trace: &str,
 ) -> Result<Receipt, Error> {
-    let name = request::topic("topic", publish.topic.as_str())?;
+    let name = request::topic("topic", topic)?;
     caller.permit(Action::Publish, name.as_str())?;
     let batch = request::batch(publish, streams.batch_limits, call_trace, "")?;
     caller.allowance().map_err(auth::Error::from)?;

@@ -33,14 +33,14 @@ pub(super) fn epoch(field: &str, text: &str) -> Result<Option<Epoch>, Error> {
 
 /// A publish's batch. `call_trace` is the traceparent of the call, used where the publish has none.
 pub(super) fn batch(
-    publish: &PublishRequest,
+    publish: PublishRequest,
     limits: BatchLimits,
     call_trace: &str,
     prefix: &str,
 ) -> Result<Batch, Error> {
-    let trace = if publish.traceparent.is_empty() { call_trace } else { publish.traceparent.as_str() };
-    let batch = Batch::check(publish.records.clone(), limits)
-        .and_then(|batch| batch.with_request_id(publish.request_id.as_str()))
+    let trace = if publish.traceparent.is_empty() { call_trace } else { &publish.traceparent };
+    let batch = Batch::check(publish.records, limits)
+        .and_then(|batch| batch.with_request_id(&publish.request_id))
         .map_err(|violation| Error::batch(prefix, &violation))?
         .expecting(publish.expected_offset.map(Offset::new));
     Ok(if trace.is_empty() { batch } else { batch.with_traceparent(trace) })

@@ -200,7 +200,7 @@ impl Call {
 }
 
 fn open(topic: &str) -> ExchangeRequest {
-    ExchangeRequest::Open(v1::Open { topic: topic.to_owned(), ..v1::Open::default() })
+    ExchangeRequest::Open(v1::Open { topic: topic.to_owned(), ..v1::Open::default() }.into())
 }
 
 fn publish(number: u64) -> ExchangeRequest {
@@ -286,12 +286,12 @@ async fn a_bad_open_names_its_field_and_creates_nothing() {
     for (open, field) in [
         (v1::Open { topic: "No".to_owned(), ..v1::Open::default() }, "open.topic"),
         (
-            v1::Open { topic: "orders".to_owned(), subscribe: Some(bad_start), window: 0 },
+            v1::Open { topic: "orders".to_owned(), subscribe: Some(bad_start), ..v1::Open::default() },
             "open.subscribe.position.epoch",
         ),
     ] {
         let mut call = Call::new(Config::default()).await;
-        call.send(ExchangeRequest::Open(open));
+        call.send(ExchangeRequest::Open(open.into()));
         let status = call.finish().await.1.unwrap();
         let details = status.get_error_details();
         assert_eq!(details.bad_request().unwrap().field_violations[0].field, field);
@@ -342,7 +342,9 @@ async fn a_message_that_cannot_be_read_is_told_after_the_receipts() {
 #[tokio::test]
 async fn the_window_bounds_what_is_not_acknowledged() {
     let mut call = Call::new(Config::default()).await;
-    call.send(ExchangeRequest::Open(v1::Open { topic: "orders".to_owned(), subscribe: None, window: 2 }));
+    call.send(ExchangeRequest::Open(
+        v1::Open { topic: "orders".to_owned(), window: 2, ..v1::Open::default() }.into(),
+    ));
     assert!(futures_util::poll!(call.responses.next()).is_pending());
     let topic = call.log.topic("orders");
     topic.set_durable(false);
@@ -386,7 +388,7 @@ async fn a_call_that_is_old_enough_acknowledges_and_says_so() {
         ..Default::default()
     };
     let begun = tokio::time::Instant::now();
-    call.send(ExchangeRequest::Open(open));
+    call.send(ExchangeRequest::Open(open.into()));
     call.publish([1]);
     let (mut receipts, mut next) = (0, 0);
     let notice = loop {
@@ -414,7 +416,9 @@ async fn deliveries_go_on_after_half_close_and_limits_end_the_call() {
         ..v1::SubscribeRequest::default()
     };
     let topic = "orders".to_owned();
-    call.send(ExchangeRequest::Open(v1::Open { topic, subscribe: Some(subscribe), window: 0 }));
+    call.send(ExchangeRequest::Open(
+        v1::Open { topic, subscribe: Some(subscribe), ..v1::Open::default() }.into(),
+    ));
     let caught_up = call.next().await.unwrap().unwrap().delivery.unwrap();
     assert_eq!(caught_up.notice, v1::Notice::CaughtUp);
     call.publish([1, 2]);

@@ -1,5 +1,5 @@
 //! The codec of every call: the hand-written messages beside the generated ones.
-//! Never: copies what it decodes; a message is handed over as a slice of what was received.
+//! Never: copies records it decodes; they are handed over as a slice of what was received.
 
 use std::marker::PhantomData;
 

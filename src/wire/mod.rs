@@ -8,7 +8,7 @@ mod receipt;
 mod subscribe;
 
 pub use codec::{Codec, MALFORMED, Wire};
-pub use publish::{ExchangeRequest, IngestRequest, PublishRequest, Text};
+pub use publish::{ExchangeRequest, IngestRequest, PublishRequest};
 pub use receipt::{ExchangeResponse, NumberedReceipt, PublishResponse};
 pub use subscribe::SubscribeResponse;
 

@@ -1,6 +1,8 @@
 //! The messages that carry a batch to the server.
 //! Never: looks into a record.
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes};
 use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
@@ -12,44 +14,20 @@ use crate::record::walk::{Fields, Malformed, Value};
 
 const WIRE_TYPE: Malformed = Malformed("a field has the wrong wire type");
 
-/// UTF-8 that is a slice of the message it came in.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Text(Bytes);
-
-impl Text {
-    fn slice(message: &Bytes, range: std::ops::Range<usize>) -> Result<Self, Malformed> {
-        std::str::from_utf8(&message[range.clone()]).map_err(|_| Malformed("a string is not UTF-8"))?;
-        Ok(Self(message.slice(range)))
-    }
-
-    /// The text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("checked when it was made")
-    }
-
-    /// Whether it is empty.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn field_len(&self) -> usize {
-        if self.is_empty() { 0 } else { 1 + encoded_len_varint(self.0.len() as u64) + self.0.len() }
-    }
-
-    fn put_field(&self, tag: u8, out: &mut impl BufMut) {
-        if !self.is_empty() {
-            out.put_u8(tag);
-            encode_varint(self.0.len() as u64, out);
-            out.put_slice(&self.0);
-        }
-    }
+fn text(bytes: &[u8]) -> Result<Box<str>, Malformed> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Malformed("a string is not UTF-8"))?;
+    Ok(text.into())
 }
 
-impl From<&str> for Text {
-    fn from(text: &str) -> Self {
-        Self(Bytes::copy_from_slice(text.as_bytes()))
+fn text_len(text: &str) -> usize {
+    if text.is_empty() { 0 } else { 1 + encoded_len_varint(text.len() as u64) + text.len() }
+}
+
+fn put_text(tag: u8, text: &str, out: &mut impl BufMut) {
+    if !text.is_empty() {
+        out.put_u8(tag);
+        encode_varint(text.len() as u64, out);
+        out.put_slice(text.as_bytes());
     }
 }
 
@@ -57,56 +35,62 @@ impl From<&str> for Text {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublishRequest {
     /// Field 1.
-    pub topic: Text,
+    pub topic: Box<str>,
     /// Field 2.
-    pub request_id: Text,
+    pub request_id: Box<str>,
     /// All of field 3, tags included, in order.
     pub records: Bytes,
     /// Field 4.
     pub expected_offset: Option<u64>,
     /// Field 5.
-    pub traceparent: Text,
+    pub traceparent: Box<str>,
 }
 
 impl Wire for PublishRequest {
     fn wire_len(&self) -> usize {
         let expected = self.expected_offset.map_or(0, |offset| 1 + encoded_len_varint(offset));
-        self.topic.field_len()
-            + self.request_id.field_len()
+        text_len(&self.topic)
+            + text_len(&self.request_id)
             + self.records.len()
             + expected
-            + self.traceparent.field_len()
+            + text_len(&self.traceparent)
     }
 
     fn put(&self, out: &mut impl BufMut) {
-        self.topic.put_field(0x0a, out);
-        self.request_id.put_field(0x12, out);
+        put_text(0x0a, &self.topic, out);
+        put_text(0x12, &self.request_id, out);
         out.put_slice(&self.records);
         if let Some(offset) = self.expected_offset {
             out.put_u8(0x20);
             encode_varint(offset, out);
         }
-        self.traceparent.put_field(0x2a, out);
+        put_text(0x2a, &self.traceparent, out);
     }
 
     fn parse(bytes: Bytes) -> Result<Self, Malformed> {
-        let mut request = Self::default();
-        let mut records = RecordsCollector::default();
-        for field in Fields::new(&bytes) {
-            let field = field?;
-            match (field.number, field.value) {
-                (1, Value::Len(text)) => request.topic = Text::slice(&bytes, text)?,
-                (2, Value::Len(text)) => request.request_id = Text::slice(&bytes, text)?,
-                (3, Value::Len(_)) => records.push(&bytes, field.at),
-                (4, Value::Varint(offset)) => request.expected_offset = Some(offset),
-                (5, Value::Len(text)) => request.traceparent = Text::slice(&bytes, text)?,
-                (1..=5, _) => return Err(WIRE_TYPE),
-                _ => {}
-            }
-        }
-        request.records = records.finish(&bytes);
-        Ok(request)
+        let all = 0..bytes.len();
+        parse_publish(bytes, all)
     }
+}
+
+/// The request that stands in `range` of `message`, which its records go on to hold.
+fn parse_publish(message: Bytes, range: Range<usize>) -> Result<PublishRequest, Malformed> {
+    let mut request = PublishRequest::default();
+    let mut records = RecordsCollector::default();
+    for field in Fields::within(&message, range) {
+        let field = field?;
+        match (field.number, field.value) {
+            (1, Value::Len(at)) => request.topic = text(&message[at])?,
+            (2, Value::Len(at)) => request.request_id = text(&message[at])?,
+            (3, Value::Len(_)) => records.push(&message, field.at),
+            (4, Value::Varint(offset)) => request.expected_offset = Some(offset),
+            (5, Value::Len(at)) => request.traceparent = text(&message[at])?,
+            (1..=5, _) => return Err(WIRE_TYPE),
+            _ => {}
+        }
+    }
+    request.records = records.finish(message);
+    Ok(request)
 }
 
 /// `IngestRequest`.
@@ -128,15 +112,16 @@ impl Wire for IngestRequest {
     }
 
     fn parse(bytes: Bytes) -> Result<Self, Malformed> {
-        let mut request = Self::default();
+        let mut publish = None;
         for field in Fields::new(&bytes) {
             match field.map(|f| (f.number, f.value))? {
-                (1, Value::Len(range)) => request.publish = Some(PublishRequest::parse(bytes.slice(range))?),
+                (1, Value::Len(range)) => publish = Some(range),
                 (1, _) => return Err(WIRE_TYPE),
                 _ => {}
             }
         }
-        Ok(request)
+        let publish = publish.map(|range| parse_publish(bytes, range)).transpose()?;
+        Ok(Self { publish })
     }
 }
 
@@ -144,7 +129,7 @@ impl Wire for IngestRequest {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum ExchangeRequest {
     /// Field 1.
-    Open(v1::Open),
+    Open(Box<v1::Open>),
     /// Field 2.
     Publish {
         /// The client's number.
@@ -175,7 +160,7 @@ fn numbered_len(number: u64, publish: &PublishRequest) -> usize {
 impl Wire for ExchangeRequest {
     fn wire_len(&self) -> usize {
         match self {
-            Self::Open(open) => 1 + nested_len(open),
+            Self::Open(open) => 1 + nested_len(&**open),
             Self::Publish { number, publish } => {
                 let len = numbered_len(*number, publish);
                 1 + encoded_len_varint(len as u64) + len
@@ -186,7 +171,7 @@ impl Wire for ExchangeRequest {
 
     fn put(&self, out: &mut impl BufMut) {
         match self {
-            Self::Open(open) => put_nested(0x0a, open, out),
+            Self::Open(open) => put_nested(0x0a, &**open, out),
             Self::Publish { number, publish } => {
                 out.put_u8(0x12);
                 encode_varint(numbered_len(*number, publish) as u64, out);
@@ -199,31 +184,37 @@ impl Wire for ExchangeRequest {
     }
 
     fn parse(bytes: Bytes) -> Result<Self, Malformed> {
-        let mut request = Self::Empty;
+        // The last one counts, as with every parser.
+        let (mut open, mut publish) = (None, None);
         for field in Fields::new(&bytes) {
             match field.map(|f| (f.number, f.value))? {
-                (1, Value::Len(range)) => {
-                    let open = v1::Open::decode(bytes.slice(range)).map_err(|_| Malformed("open"))?;
-                    request = Self::Open(open);
-                }
-                (2, Value::Len(range)) => request = parse_numbered(&bytes.slice(range))?,
+                (1, Value::Len(range)) => (open, publish) = (Some(range), None),
+                (2, Value::Len(range)) => (open, publish) = (None, Some(range)),
                 (1 | 2, _) => return Err(WIRE_TYPE),
                 _ => {}
             }
         }
-        Ok(request)
+        match (open, publish) {
+            (_, Some(range)) => parse_numbered(bytes, range),
+            (Some(range), None) => match v1::Open::decode(&bytes[range]) {
+                Ok(open) => Ok(Self::Open(Box::new(open))),
+                Err(_) => Err(Malformed("open")),
+            },
+            (None, None) => Ok(Self::Empty),
+        }
     }
 }
 
-fn parse_numbered(bytes: &Bytes) -> Result<ExchangeRequest, Malformed> {
-    let (mut number, mut publish) = (0, PublishRequest::default());
-    for field in Fields::new(bytes) {
+fn parse_numbered(message: Bytes, range: Range<usize>) -> Result<ExchangeRequest, Malformed> {
+    let (mut number, mut publish) = (0, None);
+    for field in Fields::within(&message, range) {
         match field.map(|f| (f.number, f.value))? {
             (1, Value::Varint(value)) => number = value,
-            (2, Value::Len(range)) => publish = PublishRequest::parse(bytes.slice(range))?,
+            (2, Value::Len(range)) => publish = Some(range),
             (1 | 2, _) => return Err(WIRE_TYPE),
             _ => {}
         }
     }
+    let publish = publish.map(|range| parse_publish(message, range)).transpose()?.unwrap_or_default();
     Ok(ExchangeRequest::Publish { number, publish })
 }

@@ -63,22 +63,8 @@ def fleet(engine):
 
 
 @pytest.fixture(scope="module")
-def first():
-    """The publisher that made each topic."""
-    return {}
-
-
-@pytest.fixture(scope="module")
-def addresses(fleet, first):
-    found = {name: fleet.address(name) for name in BALANCERS}
-    # Each topic is first used by one client alone: NATS leaves requests of several replicas that create
-    # the same stream at once unanswered, and those clients then wait for 10 s.
-    for name, address in found.items():
-        for topic in ("quiet", "roll", "again"):
-            publisher = Publisher(address, f"{topic}-{name}")
-            wait(f"{topic} through {name}", lambda p=publisher: p.acknowledged or p.failure)
-            first[f"{topic}-{name}"] = publisher.finish()
-    return found
+def addresses(fleet):
+    return {name: fleet.address(name) for name in BALANCERS}
 
 
 def test_every_service_is_hardened(fleet):
@@ -119,7 +105,7 @@ def test_1100_quiet_streams_through_each_balancer_outlive_its_idle_timeout(addre
     print(f"{STREAMS} streams through each of {BALANCERS}: {time.monotonic() - begun:.0f} s, {messages} messages or more")
 
 
-def test_rolling_restart_through_each_balancer_loses_and_repeats_nothing(fleet, addresses, first):
+def test_rolling_restart_through_each_balancer_loses_and_repeats_nothing(fleet, addresses):
     publishers = {name: [Publisher(at, f"roll-{name}", f"p{n}", pause=0.02) for n in range(2)] for name, at in addresses.items()}
     subscribers = {name: [Subscriber(at, f"roll-{name}") for _ in range(3)] for name, at in addresses.items()}
     everyone = [(name, client) for group in (publishers, subscribers) for name in group for client in group[name]]
@@ -139,7 +125,6 @@ def test_rolling_restart_through_each_balancer_loses_and_repeats_nothing(fleet, 
     for name, client in everyone:
         assert client.failure is None, f"{type(client).__name__} through {name}: {client.failure}"
     for name in BALANCERS:
-        publishers[name].append(first[f"roll-{name}"])
         settle(name, addresses[name], publishers[name], subscribers[name])
 
 

@@ -29,6 +29,7 @@ fn publisher(server: &Publishing<'_>, name: String) -> Publisher {
         rng: Rng::with_seed(fastrand::u64(..)),
         recorder: server.recorder.clone(),
         stop: server.stop.clone(),
+        pause: Duration::ZERO,
     }
 }
 

@@ -188,6 +188,7 @@ async fn killed_at_any_system_call_it_loses_nothing_acknowledged() {
                 rng: rng.fork(),
                 recorder: recorder.clone(),
                 stop: stop.clone(),
+                pause: Duration::ZERO,
             };
             publishers.spawn(publisher.exchanging());
         }

@@ -103,6 +103,7 @@ async fn publishers_at_full_speed_lose_nothing_acknowledged() {
                 rng: rng.fork(),
                 recorder: recorder.clone(),
                 stop: stop.clone(),
+                pause: Duration::ZERO,
             };
             publishers.spawn(publisher.exchanging());
         }

@@ -2,6 +2,7 @@
 //! publishers and subscribers that see nothing but HAProxy while each part fails in turn.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use fastrand::Rng;
 use rustix::process::Signal;
@@ -21,6 +22,9 @@ const TOPIC: &str = "fleet";
 const STREAM: &str = "streamway-fleet";
 /// Batches acknowledged before, while and after something has failed.
 const BATCHES: u64 = 30;
+/// Between two batches of a streaming call: most of a run is waiting for new leaders, and what is published
+/// as fast as it is taken meanwhile takes longer to judge than all of them.
+const PAUSE: Duration = Duration::from_millis(3);
 
 /// Everything a test needs, and what every client writes down.
 struct Fleet {
@@ -62,6 +66,7 @@ impl Fleet {
             rng: self.rng.fork(),
             recorder: self.recorder.clone(),
             stop: stop.clone(),
+            pause: PAUSE,
         }
     }
 
@@ -70,7 +75,7 @@ impl Fleet {
         for replica in &self.replicas {
             let ready = async {
                 while !replica.ready_and_alive().await.0 {
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             };
             within(60, "readiness", ready).await;
@@ -142,7 +147,6 @@ const FAULTS: [Fault; 5] = [
 
 /// P1, P2, P3, P4, P5.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "one run in seven did not end in time, and why is not known; run by tests/run --soak"]
 async fn a_fleet_loses_repeats_and_reorders_nothing_whatever_fails() {
     let rounds = if soak() { 30 } else { 3 };
     let mut fleet = Fleet::start().await;
@@ -179,7 +183,7 @@ async fn a_fleet_loses_repeats_and_reorders_nothing_whatever_fails() {
     }
     done.send_replace(true);
     within(60, "the publishers", publishers.join_all()).await;
-    let topic = fleet.topic().await;
+    let topic = within(60, "the topic", fleet.topic()).await;
     end.send_replace(topic.last().map(|seen| seen.offset + 1));
     within(120, "the followers", followers.join_all()).await;
     let summary = judged(&fleet.recorder.history(&topic).dense());

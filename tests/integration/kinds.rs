@@ -92,7 +92,7 @@ async fn exchange_delivers_besides_where_the_open_asks_for_it() {
     published(&mut client, "both", records("old", 2)).await;
     let (requests, stream) = mpsc::channel(8);
     let subscribe = subscribe("", earliest());
-    let open = Open { topic: "both".into(), subscribe: Some(subscribe), window: 0 };
+    let open = Open { topic: "both".into(), subscribe: Some(subscribe), ..Open::default() };
     requests.send(ExchangeRequest { kind: Some(Kind::Open(open)) }).await.unwrap();
     let mut answers = client.exchange(ReceiverStream::new(stream)).await.unwrap().into_inner();
     requests.send(numbered(1, publish("both", records("new", 2)))).await.unwrap();

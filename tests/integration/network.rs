@@ -38,6 +38,7 @@ async fn cuts_and_delays_lose_repeat_and_reorder_nothing() {
         rng,
         recorder: recorder.clone(),
         stop: stop.clone(),
+        pause: Duration::ZERO,
     };
     publishers.spawn(publisher("faithful".into(), rng.fork()).await.faithful());
     publishers.spawn(publisher("conditional".into(), rng.fork()).await.conditional());
@@ -219,6 +220,7 @@ async fn connections_that_come_twice_and_out_of_order_store_everything_once() {
             rng: rng.fork(),
             recorder: recorder.clone(),
             stop: stop.clone(),
+            pause: Duration::ZERO,
         };
         publishers.spawn(publisher.faithful());
     }

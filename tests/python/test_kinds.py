@@ -84,6 +84,23 @@ def test_exchange_with_deliveries(stub):
     assert values == [b"%d" % number for number in range(1, 201)]
 
 
+def test_exchange_with_merged_receipts(stub):
+    def requests():
+        yield pb.ExchangeRequest(open=pb.Open(topic="py-merged", merge_receipts=True))
+        for number in range(1, 1001):
+            publish = pb.PublishRequest(records=[pb.Record(value=b"a"), pb.Record(value=b"b")])
+            yield pb.ExchangeRequest(publish=pb.NumberedPublish(number=number, publish=publish))
+
+    number, offset, receipts = 0, 0, 0
+    for message in stub.Exchange(requests(), timeout=60):
+        for merged in message.receipts:
+            assert merged.number > number and merged.receipt.first_offset == offset
+            assert merged.receipt.next.offset == 2 * merged.number
+            number, offset, receipts = merged.number, merged.receipt.next.offset, receipts + 1
+    assert (number, offset) == (1000, 2000)
+    assert receipts < 1000, "none was merged"
+
+
 def test_live_deliveries_and_cancel(stub):
     call = stub.Subscribe(pb.SubscribeRequest(topic="py-live"), timeout=60)
     assert next(call).notice == pb.NOTICE_CAUGHT_UP

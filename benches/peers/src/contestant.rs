@@ -13,6 +13,9 @@ use crate::s2::S2Lite;
 use crate::streamway::Streamway;
 use crate::workload::{Row, Runner, Scale};
 
+/// Streamway on a cluster of NATS servers.
+pub const FLEET: &str = "Streamway fleet";
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Contestant {
     Streamway,
@@ -23,6 +26,8 @@ pub enum Contestant {
     NatsAlways,
     S2Lite,
     Python,
+    Fleet,
+    NatsR3,
 }
 
 impl Contestant {
@@ -36,16 +41,22 @@ impl Contestant {
             Self::NatsAlways => "NATS always",
             Self::S2Lite => "s2-lite",
             Self::Python => "Python",
+            Self::Fleet => FLEET,
+            Self::NatsR3 => "NATS R3 always",
         }
     }
 
     /// Whether an acknowledgement means that the record is on disk.
     pub fn is_durable(name: &str) -> bool {
-        matches!(name, "Streamway" | "Redis always" | "NATS always" | "s2-lite")
+        matches!(name, "Streamway" | "Redis always" | "NATS always" | "s2-lite" | FLEET | "NATS R3 always")
     }
 
     /// Whether the row is measured for this one in this round.
     pub fn runs(self, row: Row, round: usize) -> bool {
+        let fleet = matches!(self, Self::Fleet | Self::NatsR3);
+        if row.is_fleet() || fleet {
+            return row.is_fleet() && fleet;
+        }
         let reads = matches!(row, Row::Replay | Row::Fanout10 | Row::Fanout100);
         if row == Row::SlowSync {
             return Self::is_durable(self.name());
@@ -59,6 +70,7 @@ impl Contestant {
             Self::RedisAlways | Self::NatsDefault => row != Row::Start,
             Self::S2Lite => !matches!(row, Row::Start | Row::Idle | Row::Topics),
             Self::Python => row == Row::Unary,
+            Self::Fleet | Self::NatsR3 => false,
         }
     }
 
@@ -76,6 +88,8 @@ impl Contestant {
             Self::NatsDefault => Arc::new(Nats::start(&installed.nats, "").await?),
             Self::NatsAlways => Arc::new(Nats::start(&installed.nats, "sync_interval: always").await?),
             Self::S2Lite => Arc::new(S2Lite::start(&installed.s2).await?),
+            Self::Fleet => Arc::new(Streamway::fleet(&installed.streamway, &installed.nats).await?),
+            Self::NatsR3 => Arc::new(Nats::cluster(&installed.nats).await?),
             Self::Python => Arc::new(Python::start(&installed.python).await?),
         };
         let is_limit = self == Self::Limit;

@@ -31,7 +31,7 @@ pub fn install(contestants: &[Contestant], streamway: Option<PathBuf>) -> Outcom
             top.join("target/release/streamway")
         }
     };
-    if wants(Contestant::NatsDefault) || wants(Contestant::NatsAlways) {
+    if wants_nats(&wants) {
         tools(&top, "need_nats")?;
     }
     if wants(Contestant::RedisAlways) || wants(Contestant::RedisEverysec) {
@@ -53,6 +53,11 @@ pub fn install(contestants: &[Contestant], streamway: Option<PathBuf>) -> Outcom
     Ok(Installed { streamway, nats, s2, python, versions })
 }
 
+fn wants_nats(wants: &impl Fn(Contestant) -> bool) -> bool {
+    use Contestant::{Fleet, NatsAlways, NatsDefault, NatsR3};
+    [NatsDefault, NatsAlways, Fleet, NatsR3].into_iter().any(wants)
+}
+
 fn versions(
     wants: &impl Fn(Contestant) -> bool,
     streamway: &Path,
@@ -68,7 +73,7 @@ fn versions(
         let version = words.split_whitespace().find(|word| word.starts_with("v=")).unwrap_or("unknown");
         versions.push(("Redis", version.trim_start_matches("v=").to_owned()));
     }
-    if wants(Contestant::NatsDefault) || wants(Contestant::NatsAlways) {
+    if wants_nats(wants) {
         versions.push(("NATS", says(Command::new(nats).arg("--version"))?));
         versions.push(("client of NATS", format!("async-nats {}", locked("async-nats"))));
     }

@@ -2,6 +2,7 @@
 //! Installs and starts the peers, checks what was acknowledged by reading it back, prints medians and
 //! ratios, writes JSON, and draws the plots of docs/performance.md.
 
+mod cluster;
 mod contestant;
 mod curve;
 mod grpc;

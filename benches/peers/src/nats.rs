@@ -12,6 +12,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
 use crate::Outcome;
+use crate::cluster::{self, urls};
 use crate::pace::{Pace, Seen};
 use crate::peer::{Connection, Peer, Process, Reader, SHARED};
 
@@ -19,7 +20,8 @@ use crate::peer::{Connection, Peer, Process, Reader, SHARED};
 const ACK_WAIT_MAX: Duration = Duration::from_secs(60);
 
 pub struct Nats {
-    process: Process,
+    /// One, or a cluster.
+    servers: Vec<Process>,
     shared: Vec<Context>,
 }
 
@@ -36,17 +38,25 @@ impl Nats {
             command.arg("--config").arg(dir.join("nats.conf"));
             Ok(command)
         };
-        let process = Process::start(command).await?;
+        Self::on(vec![Process::start(command).await?]).await
+    }
+
+    /// Three servers that sync every message, and three copies of each.
+    pub async fn cluster(binary: &Path) -> Outcome<Self> {
+        Self::on(cluster::start(binary).await?).await
+    }
+
+    async fn on(servers: Vec<Process>) -> Outcome<Self> {
         let mut shared = Vec::new();
         for _ in 0..SHARED {
-            shared.push(connect(process.port).await?);
+            shared.push(connect(&servers).await?);
         }
-        Ok(Self { process, shared })
+        Ok(Self { servers, shared })
     }
 }
 
-async fn connect(port: u16) -> Outcome<Context> {
-    let client = async_nats::connect(format!("127.0.0.1:{port}")).await?;
+async fn connect(servers: &[Process]) -> Outcome<Context> {
+    let client = async_nats::connect(urls(servers)).await?;
     Ok(ContextBuilder::new()
         .timeout(ACK_WAIT_MAX)
         .ack_timeout(ACK_WAIT_MAX)
@@ -57,7 +67,7 @@ async fn connect(port: u16) -> Outcome<Context> {
 #[tonic::async_trait]
 impl Peer for Nats {
     fn process(&self) -> &Process {
-        &self.process
+        &self.servers[0]
     }
 
     async fn create(&self, topics: &[String]) -> Outcome<()> {
@@ -66,6 +76,7 @@ impl Peer for Nats {
                 name: topic.clone(),
                 subjects: vec![topic.clone()],
                 storage: stream::StorageType::File,
+                num_replicas: self.servers.len(),
                 ..stream::Config::default()
             };
             self.shared[0].create_stream(config).await?;
@@ -74,7 +85,7 @@ impl Peer for Nats {
     }
 
     async fn publish(&self, topic: &str, pace: Arc<Pace>) -> Outcome<()> {
-        let context = connect(self.process.port).await?;
+        let context = connect(&self.servers).await?;
         let (sent, mut answers) = mpsc::unbounded_channel::<PublishAckFuture>();
         let waiting = pace.clone();
         let acknowledging = tokio::spawn(async move {
@@ -111,7 +122,7 @@ impl Peer for Nats {
     async fn read(&self, topic: &str, reader: Reader) -> Outcome<()> {
         let context = match reader.connection {
             Connection::Shared => self.shared[reader.index % SHARED].clone(),
-            Connection::Own => connect(self.process.port).await?,
+            Connection::Own => connect(&self.servers).await?,
         };
         let stream = context.get_stream(topic).await?;
         let mut messages = stream.create_consumer(OrderedConfig::default()).await?.messages().await?;

@@ -51,10 +51,27 @@ pub struct Progress {
     pub ready: AtomicU64,
     records: AtomicU64,
     sum: AtomicU64,
+    /// When each record came, where that is asked.
+    arrivals: Option<Mutex<Vec<Instant>>>,
 }
 
 impl Progress {
+    /// Of a subscriber that notes when each record comes.
+    pub fn timed() -> Self {
+        Self { arrivals: Some(Mutex::default()), ..Self::default() }
+    }
+
+    pub fn arrivals(&self) -> Vec<Instant> {
+        let noted = |arrivals: &Mutex<Vec<Instant>>| arrivals.lock().expect("no panic under it").clone();
+        self.arrivals.as_ref().map(noted).unwrap_or_default()
+    }
+
     pub fn add(&self, seen: Seen) {
+        if let Some(arrivals) = &self.arrivals {
+            let mut arrivals = arrivals.lock().expect("no panic under it");
+            let noted = arrivals.len() + seen.records as usize;
+            arrivals.resize(noted, Instant::now());
+        }
         self.sum.fetch_add(seen.sum, Ordering::Relaxed);
         self.records.fetch_add(seen.records, Ordering::Release);
     }
@@ -104,6 +121,8 @@ struct Latencies {
     /// When the timer last woke: its own lateness is the client's, not the peer's.
     woke: Instant,
     micros: Histogram<u64>,
+    /// When each batch was due, where there is a rate.
+    all_due: Vec<Instant>,
 }
 
 impl Pace {
@@ -115,7 +134,12 @@ impl Pace {
             begin,
             sent: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
-            latencies: Mutex::new(Latencies { due: VecDeque::new(), woke: begin, micros }),
+            latencies: Mutex::new(Latencies {
+                due: VecDeque::new(),
+                woke: begin,
+                micros,
+                all_due: Vec::new(),
+            }),
             load,
         })
     }
@@ -144,6 +168,7 @@ impl Pace {
             let mut latencies = self.latencies.lock().expect("no panic under it");
             let woke = latencies.woke;
             latencies.due.push_back(due.max(woke));
+            latencies.all_due.push(due.max(woke));
         }
         self.sent.store(number + 1, Ordering::Relaxed);
         Some(number)
@@ -198,6 +223,17 @@ impl Pace {
         let first = self.load.publisher << NUMBER_BITS;
         let sum = (0..records).fold(0_u64, |sum, n| sum.wrapping_add(first + n));
         Ok(Seen { records, sum })
+    }
+
+    /// From when each record of a batch of one was due until it came, in microseconds.
+    pub fn until(&self, arrivals: &[Instant]) -> Histogram<u64> {
+        let latencies = self.latencies.lock().expect("no panic under it");
+        let mut micros = latencies.micros.clone();
+        micros.reset();
+        for (due, came) in latencies.all_due.iter().zip(arrivals) {
+            micros.saturating_record(came.saturating_duration_since(*due).as_micros().max(1) as u64);
+        }
+        micros
     }
 
     /// The latencies, in microseconds.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::contestant::Contestant;
+use crate::contestant::{Contestant, FLEET};
 use crate::report::{Spread, number};
 
 const WIDTH: f64 = 720.0;
@@ -28,7 +28,7 @@ pub fn bars(title: &str, all: &[(&str, Spread)]) -> String {
         let y = TOP + STEP * n as f64;
         let middle = y + BAR / 2.0;
         let (durable, colour) = match *who {
-            "Streamway" => (true, "#1f6feb"),
+            "Streamway" | FLEET => (true, "#1f6feb"),
             "limit" => (true, "#c9d1d9"),
             who => (Contestant::is_durable(who), "#8b949e"),
         };

@@ -6,14 +6,11 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::Outcome;
-use crate::contestant::Contestant;
+use crate::contestant::{Contestant, FLEET};
 use crate::install::Installed;
 use crate::peer::clone_dir;
 use crate::plot;
 use crate::targets::{OWN, TARGETS, Want, less_is_better};
-
-const BEGIN: &str = "<!-- figures -->\n";
-const END: &str = "<!-- end of figures -->";
 
 /// One figure of one contestant, a value a round.
 struct Series {
@@ -82,16 +79,21 @@ impl Results {
 
     /// Every figure as a table, then what was asked for.
     pub fn text(&self) -> String {
+        self.tables(&self.whats())
+    }
+
+    fn tables(&self, whats: &[&str]) -> String {
         let mut out = String::new();
-        for what in self.whats() {
-            let ours = self.median(what, "Streamway");
+        for &what in whats {
+            let ours = self.median(what, subject(what));
             let _ = writeln!(
                 out,
                 "\n**{what}**\n\n| | median | least to greatest | Streamway is |\n|---|---:|---:|---:|"
             );
             for (who, spread) in self.of(what) {
-                let ratio =
-                    ours.filter(|_| who != "Streamway").map(|ours| format!("{:.2} ×", ours / spread.median));
+                let ratio = ours
+                    .filter(|_| who != subject(what))
+                    .map(|ours| format!("{:.2} ×", ours / spread.median));
                 let note = if Contestant::is_durable(who) { "" } else { " (not durable)" };
                 let _ = writeln!(
                     out,
@@ -103,10 +105,10 @@ impl Results {
                 );
             }
         }
-        out + &self.asked()
+        out + &self.asked(whats)
     }
 
-    fn asked(&self) -> String {
+    fn asked(&self, whats: &[&str]) -> String {
         let mut out =
             "\n**What was aimed for**\n\n| figure | beside | aim | measured | |\n|---|---|---:|---:|---|\n"
                 .to_owned();
@@ -114,8 +116,9 @@ impl Results {
             let met = if met { "reached" } else { "**missed**" };
             let _ = writeln!(out, "| {what} | {who} | {aim} | {measured} | {met} |");
         };
-        for (what, who, want, aim) in TARGETS {
-            let (Some(ours), Some(theirs)) = (self.median(what, "Streamway"), self.median(what, who)) else {
+        for (what, who, want, aim) in TARGETS.iter().filter(|(what, ..)| whats.contains(what)) {
+            let (Some(ours), Some(theirs)) = (self.median(what, subject(what)), self.median(what, who))
+            else {
                 continue;
             };
             let ratio = ours / theirs;
@@ -125,11 +128,14 @@ impl Results {
             };
             line(what, who, format!("{sign} {aim} ×"), format!("{ratio:.2} ×"), met);
         }
-        for (what, aim) in OWN {
+        for (what, aim) in OWN.iter().filter(|(what, _)| whats.contains(what)) {
             let Some(ours) = self.median(what, "Streamway") else { continue };
             line(what, "", format!("≤ {}", number(*aim)), number(ours), ours <= *aim);
         }
-        let topics = |n| self.median(&format!("256 publishers, {n}, requests/s"), "Streamway");
+        let topics = |n: &str| {
+            let what = format!("256 publishers, {n}, requests/s");
+            self.median(&what, "Streamway").filter(|_| whats.contains(&what.as_str()))
+        };
         if let (Some(one), Some(many)) = (topics("one topic"), topics("1,000 topics")) {
             let ratio = many / one;
             line(
@@ -158,29 +164,50 @@ impl Results {
         Ok(())
     }
 
-    /// Fills the marked section of docs/performance.md, and writes its plots and data beside it.
+    /// Fills the marked sections of docs/performance.md, and writes their plots and data beside it: of
+    /// those of which there are figures.
     pub fn write_docs(&self) -> Outcome<()> {
+        let (fleet, alone): (Vec<_>, Vec<_>) = self.whats().into_iter().partition(|what| is_fleet(what));
+        self.write_section(&alone, "figures", "results.json")?;
+        self.write_section(&fleet, "fleet figures", "fleet.json")
+    }
+
+    fn write_section(&self, whats: &[&'static str], mark: &str, data: &str) -> Outcome<()> {
+        if whats.is_empty() {
+            return Ok(());
+        }
         let docs = clone_dir().join("docs");
         let dir = docs.join("performance");
         std::fs::create_dir_all(&dir)?;
-        self.write(&dir.join("results.json"))?;
+        self.write(&dir.join(data))?;
         let mut section = String::new();
         for (name, text) in &self.conditions {
             let _ = writeln!(section, "- {name}: {text}");
         }
         section.push('\n');
-        for what in self.whats() {
+        for &what in whats {
             let name = file_name(what);
             std::fs::write(dir.join(&name), plot::bars(what, &self.of(what)))?;
             let _ = writeln!(section, "![{what}](performance/{name})");
         }
-        section.push_str(&self.text());
+        section.push_str(&self.tables(whats));
+        let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- end of {mark} -->"));
         let page = std::fs::read_to_string(docs.join("performance.md"))?;
-        let (head, rest) = page.split_once(BEGIN).ok_or("docs/performance.md has no mark for figures")?;
-        let (_, tail) = rest.split_once(END).ok_or("docs/performance.md has no end of figures")?;
-        std::fs::write(docs.join("performance.md"), format!("{head}{BEGIN}\n{section}\n{END}{tail}"))?;
+        let cut = || format!("docs/performance.md has no section of {mark}");
+        let (head, rest) = page.split_once(&begin).ok_or_else(cut)?;
+        let (_, tail) = rest.split_once(&end).ok_or_else(cut)?;
+        std::fs::write(docs.join("performance.md"), format!("{head}{begin}\n{section}\n{end}{tail}"))?;
         Ok(())
     }
+}
+
+/// Whose figure is set beside the others'.
+fn subject(what: &str) -> &'static str {
+    if is_fleet(what) { FLEET } else { "Streamway" }
+}
+
+fn is_fleet(what: &str) -> bool {
+    what.starts_with("fleet ")
 }
 
 fn file_name(what: &str) -> String {

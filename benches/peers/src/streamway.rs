@@ -1,4 +1,5 @@
-//! Streamway: a release server process, and the client that tonic generates from its protos.
+//! Streamway: a release server process, by itself or as a replica of a fleet, and the client that tonic
+//! generates from its protos.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,13 +10,15 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tonic::transport::Channel;
 
 use crate::Outcome;
+use crate::cluster::{self, urls};
 use crate::grpc::{channel, count, deliveries};
 use crate::pace::{Load, Pace, Until};
 use crate::peer::{Connection, Peer, Process, Reader, SHARED};
 use crate::proto::v1::stream_service_client::StreamServiceClient;
+use crate::proto::v1::topic_service_client::TopicServiceClient;
 use crate::proto::v1::{
-    Boundary, ExchangeRequest, NumberedPublish, Open, PublishRequest, Record, SubscribeRequest,
-    exchange_request::Kind, subscribe_request::Start,
+    Boundary, CreateTopicRequest, ExchangeRequest, NumberedPublish, Open, PublishRequest, Record,
+    SubscribeRequest, Topic, exchange_request::Kind, subscribe_request::Start,
 };
 
 /// How long recovery may take.
@@ -24,6 +27,8 @@ const READY_MAX: Duration = Duration::from_secs(60);
 pub struct Streamway {
     process: Process,
     shared: Vec<Channel>,
+    /// Where the topics are, for a replica of a fleet. Ended after it.
+    nats: Vec<Process>,
 }
 
 /// The server's command line.
@@ -42,12 +47,26 @@ impl Streamway {
         Self::on(Process::start(serve(binary)).await?).await
     }
 
+    /// One replica that keeps its topics in a cluster of three.
+    pub async fn fleet(binary: &Path, nats: &Path) -> Outcome<Self> {
+        let nats = cluster::start(nats).await?;
+        let urls = urls(&nats).join(",");
+        let replica = Process::start(|port, dir: &Path| {
+            let mut command = serve(binary)(port, dir)?;
+            command.args(["--engine", "jetstream", "--nats-url", &urls]);
+            Ok(command)
+        });
+        let mut server = Self::on(replica.await?).await?;
+        server.nats = nats;
+        Ok(server)
+    }
+
     pub async fn on(process: Process) -> Outcome<Self> {
         let mut shared = Vec::new();
         for _ in 0..SHARED {
             shared.push(channel(process.port).await?);
         }
-        let server = Self { process, shared };
+        let server = Self { process, shared, nats: Vec::new() };
         server.ready().await?;
         Ok(server)
     }
@@ -77,7 +96,8 @@ fn batch(topic: &str, pace: &Pace, number: u64) -> PublishRequest {
 
 /// An Exchange's side of the client.
 fn requests(topic: String, pace: Arc<Pace>) -> impl Stream<Item = ExchangeRequest> + Send + 'static {
-    let open = Open { topic, window: pace.load.window as u32, ..Open::default() };
+    let window = pace.load.window as u32;
+    let open = Open { topic, window, merge_receipts: true, ..Open::default() };
     let publishes = stream::unfold(pace, |pace| async {
         let number = pace.next().await?;
         let publish = Some(batch("", &pace, number));
@@ -93,12 +113,29 @@ impl Peer for Streamway {
         &self.process
     }
 
+    /// In a fleet a topic is a stream of the cluster, which takes a while to make.
+    async fn create(&self, topics: &[String]) -> Outcome<()> {
+        if self.nats.is_empty() {
+            return Ok(());
+        }
+        let mut client = TopicServiceClient::new(self.shared[0].clone());
+        for name in topics {
+            let topic = Some(Topic { name: name.clone(), ..Topic::default() });
+            client.create_topic(CreateTopicRequest { topic }).await?;
+        }
+        Ok(())
+    }
+
     async fn publish(&self, topic: &str, pace: Arc<Pace>) -> Outcome<()> {
         let mut client = StreamServiceClient::new(channel(self.process.port).await?);
         let requests = requests(topic.into(), pace.clone());
         let mut answers = client.exchange(requests).await?.into_inner();
+        let mut known = 0;
         while let Some(answer) = answers.message().await? {
-            pace.acknowledged(answer.receipts.len() as u64);
+            // Merged: the last one's number is that of the last publish acknowledged.
+            let acknowledged = answer.receipts.last().map_or(known, |receipt| receipt.number);
+            pace.acknowledged(acknowledged - known);
+            known = acknowledged;
         }
         Ok(())
     }

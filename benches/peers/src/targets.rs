@@ -24,6 +24,11 @@ const P99: &str = "latency at 5,000/s, p99, µs";
 const IDLE: &str = "idle subscription, shared connection, bytes";
 const MANY: &str = "256 publishers, 1,000 topics, requests/s";
 
+const FLEET_PIPELINED: &str = "fleet pipelined publish, records/s";
+const FLEET_FANOUT: &str = "fleet fan-out 1 to 100, deliveries/s";
+const FLEET_P50_CALM: &str = "fleet latency of a delivery at 100/s, p50, µs";
+const FLEET_P50: &str = "fleet latency of a delivery at 500/s, p50, µs";
+
 /// A figure, the other server, the ratio to reach.
 pub const TARGETS: &[(&str, &str, Want, f64)] = &[
     (PIPELINED, "limit", AtLeast, 0.6),
@@ -62,6 +67,10 @@ pub const TARGETS: &[(&str, &str, Want, f64)] = &[
     (SLOW_SYNC, "s2-lite", AtLeast, 1.0),
     (IDLE, "NATS default", AtMost, 0.25),
     (MANY, "NATS always", AtLeast, 1.0),
+    (FLEET_PIPELINED, "NATS R3 always", AtLeast, 5.0),
+    (FLEET_FANOUT, "NATS R3 always", AtLeast, 5.0),
+    (FLEET_P50_CALM, "NATS R3 always", AtMost, 1.5),
+    (FLEET_P50, "NATS R3 always", AtMost, 1.5),
 ];
 
 /// Limits on Streamway's own figures.
@@ -74,5 +83,5 @@ pub const OWN: &[(&str, f64)] = &[
 
 /// Whether less is better.
 pub fn less_is_better(what: &str) -> bool {
-    ["latency", "idle", "start"].iter().any(|start| what.starts_with(start))
+    ["latency", "idle", "start", "fleet latency"].iter().any(|start| what.starts_with(start))
 }

@@ -19,6 +19,27 @@ const RATE: f64 = 5_000.0;
 
 pub const SLOW_SYNC: &str = "pipelined publish, 256 in flight, 1 ms added to every sync, records/s";
 
+/// The same of the fleet's, and its figures: far within what plain NATS takes of one publisher, each
+/// message by itself, and nearer to it.
+const FLEET_LATENCY: [(f64, [&str; 3]); 2] = [
+    (
+        100.0,
+        [
+            "fleet latency of a delivery at 100/s, p50, µs",
+            "fleet latency of a delivery at 100/s, p99, µs",
+            "fleet latency of an acknowledgement at 100/s, p50, µs",
+        ],
+    ),
+    (
+        500.0,
+        [
+            "fleet latency of a delivery at 500/s, p50, µs",
+            "fleet latency of a delivery at 500/s, p99, µs",
+            "fleet latency of an acknowledgement at 500/s, p50, µs",
+        ],
+    ),
+];
+
 /// A row of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Row {
@@ -46,6 +67,19 @@ pub enum Row {
     Topics,
     /// From exec to the first stored publish, killed with 2 GB and with 10 GB kept.
     Start,
+    /// The row of this name, over a cluster of three NATS servers.
+    FleetPipelined,
+    /// The same.
+    FleetFanout100,
+    /// From publish to delivery at 100 and 500 a second, open loop, over such a cluster.
+    FleetLatency,
+}
+
+impl Row {
+    /// Whether the row is about topics kept by a cluster.
+    pub fn is_fleet(self) -> bool {
+        matches!(self, Self::FleetPipelined | Self::FleetFanout100 | Self::FleetLatency)
+    }
 }
 
 /// How much of each row.
@@ -104,6 +138,14 @@ impl Runner {
             Row::Idle => self.idle().await,
             Row::Topics => self.topics().await,
             Row::Start => Err("started by itself".into()),
+            Row::FleetPipelined => {
+                let load = self.load(1000, 1, VALUE_LEN);
+                Ok(vec![("fleet pipelined publish, records/s", self.publishers(row, 1, load).await?.0)])
+            }
+            Row::FleetFanout100 => {
+                Ok(vec![("fleet fan-out 1 to 100, deliveries/s", self.fan_out(row, 100).await?)])
+            }
+            Row::FleetLatency => self.live_latency().await,
         }
     }
 
@@ -204,7 +246,7 @@ impl Runner {
 
     pub async fn fan_out(&self, row: Row, subscribers: usize) -> Outcome<f64> {
         let topic = self.topic(&format!("{row:?}")).await?;
-        let readers = Readers::start(&self.peer, &[topic.clone()], subscribers, Decode::Walk);
+        let readers = Readers::start(&self.peer, std::slice::from_ref(&topic), subscribers, Decode::Walk);
         readers.subscribed().await?;
         // The limit's sink sends before the last has subscribed: that is not of the measured time.
         let (begin, before) = (Instant::now(), readers.sum().records);
@@ -231,7 +273,7 @@ impl Runner {
             [("replay, records/s", Decode::Walk), ("replay into typed messages, records/s", Decode::Typed)];
         for (what, decode) in ways {
             let begin = Instant::now();
-            let readers = Readers::start(&self.peer, &[topic.clone()], 1, decode);
+            let readers = Readers::start(&self.peer, std::slice::from_ref(&topic), 1, decode);
             readers.until(|seen| seen.records >= total).await?;
             figures.push((what, total as f64 / begin.elapsed().as_secs_f64()));
         }
@@ -251,6 +293,25 @@ impl Runner {
         ];
         if self.is_limit {
             figures.push(("latency of a lone 4 KiB write and sync, µs", sync));
+        }
+        Ok(figures)
+    }
+
+    /// From when a record is due until the one subscriber has it, and until the publisher is told.
+    async fn live_latency(&self) -> Outcome<Vec<Figure>> {
+        let mut figures = Vec::new();
+        for (n, (rate, [p50, p99, acknowledged])) in FLEET_LATENCY.into_iter().enumerate() {
+            let topic = self.topic(&format!("live-{n}")).await?;
+            let mut readers = Readers::none();
+            readers.add_timed(&self.peer, &topic);
+            readers.subscribed().await?;
+            let load = Load { rate: Some(rate), ..self.load(100_000, 1, VALUE_LEN) };
+            let paces = self.publish(&topic, 1, &load).await?;
+            readers.each(self.acknowledged(&paces)?).await?;
+            let live = paces[0].until(&readers.progress[0].arrivals());
+            figures.push((p50, live.value_at_quantile(0.5) as f64));
+            figures.push((p99, live.value_at_quantile(0.99) as f64));
+            figures.push((acknowledged, paces[0].micros().value_at_quantile(0.5) as f64));
         }
         Ok(figures)
     }
@@ -313,10 +374,20 @@ impl Readers {
         connection: Connection,
         decode: Decode,
     ) {
-        let progress = Arc::new(Progress::default());
-        self.progress.push(progress.clone());
+        let reader = Reader { index, connection, decode, progress: Arc::default() };
+        self.spawn(peer, topic, reader);
+    }
+
+    /// One that notes when each record comes, on a connection of its own.
+    fn add_timed(&mut self, peer: &Arc<dyn Peer>, topic: &str) {
+        let progress = Arc::new(Progress::timed());
+        let reader = Reader { index: 0, connection: Connection::Own, decode: Decode::Walk, progress };
+        self.spawn(peer, topic, reader);
+    }
+
+    fn spawn(&mut self, peer: &Arc<dyn Peer>, topic: &str, reader: Reader) {
+        self.progress.push(reader.progress.clone());
         let (peer, topic, failed) = (peer.clone(), topic.to_owned(), self.failed.clone());
-        let reader = Reader { index, connection, decode, progress };
         self.tasks.spawn(async move {
             let ended = peer.read(&topic, reader).await;
             if let Err(error) = &ended {

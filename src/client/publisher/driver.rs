@@ -18,8 +18,8 @@ use crate::client::connect::{Client, Endpointed};
 use crate::client::error::{Error, Origin};
 use crate::client::retry::Backoff;
 use crate::proto::v1;
-use crate::record::Receipt;
-use crate::wire::{ExchangeRequest, ExchangeResponse, PublishRequest, Text};
+use crate::record::{Position, Receipt};
+use crate::wire::{ExchangeRequest, ExchangeResponse, NumberedReceipt, PublishRequest};
 
 /// Messages taken from the queue under one lock.
 const TAKE_MAX: usize = 32;
@@ -109,16 +109,10 @@ fn receive(
         let mut queue = shared.lock();
         for numbered in &response.receipts {
             // Refused before it is taken off the queue: whoever flushes must hear of it.
-            refused = another_batch(&queue, &numbered.receipt);
+            refused = another_batch(&queue, &numbered.receipt)
+                .or_else(|| acknowledge(&mut queue, numbered, settled).err());
             if refused.is_some() {
                 break;
-            }
-            match queue.acknowledge(numbered.number) {
-                Some(batch) => settled.push((batch, numbered.receipt)),
-                None => {
-                    refused = Some(out_of_turn(numbered.number));
-                    break;
-                }
             }
         }
         if matches!(response.notice, v1::Notice::Draining | v1::Notice::MaxAge) {
@@ -137,6 +131,29 @@ fn receive(
         shared.moved.notify_waiters();
     }
     refused.map_or(Ok(()), Err)
+}
+
+/// Takes off the queue what a receipt acknowledges: its own batch, and those before it that it was
+/// merged with.
+fn acknowledge(
+    queue: &mut Queue,
+    numbered: &NumberedReceipt,
+    settled: &mut Vec<(Settled, Receipt)>,
+) -> Result<(), Error> {
+    let NumberedReceipt { number, receipt } = *numbered;
+    let mut first = receipt.first;
+    loop {
+        let due = queue.due();
+        let batch = (due <= number).then(|| queue.acknowledge(due)).flatten();
+        let batch = batch.ok_or_else(|| out_of_turn(number))?;
+        let offset = first.plus(u64::from(batch.count));
+        let next = if due == number { receipt.next } else { Position { offset, ..receipt.next } };
+        settled.push((batch, Receipt { first, next, ..receipt }));
+        if due == number {
+            return Ok(());
+        }
+        first = offset;
+    }
 }
 
 fn out_of_turn(number: u64) -> Error {
@@ -169,10 +186,10 @@ struct Outgoing {
 
 impl Outgoing {
     fn begin(shared: &Arc<Shared>) -> Self {
-        let open =
-            v1::Open { topic: shared.topic.to_string(), subscribe: None, window: shared.options.window };
+        let (topic, window) = (shared.topic.to_string(), shared.options.window);
+        let open = v1::Open { topic, window, merge_receipts: true, subscribe: None };
         let call = shared.lock().begin_call();
-        Self { shared: Arc::clone(shared), call, ready: VecDeque::from([ExchangeRequest::Open(open)]) }
+        Self { shared: Arc::clone(shared), call, ready: VecDeque::from([ExchangeRequest::Open(open.into())]) }
     }
 
     fn fill(&mut self, cx: &Context<'_>) -> Poll<()> {
@@ -183,11 +200,11 @@ impl Outgoing {
         while self.ready.len() < TAKE_MAX {
             let Some((number, batch, pending)) = queue.take() else { break };
             let request_id = match &pending.request_id {
-                Some(id) => Text::from(&**id),
+                Some(id) => id.clone(),
                 None => self.shared.request_id(batch),
             };
             let records = pending.records.clone();
-            let traceparent = Text::from(&*pending.traceparent);
+            let traceparent = pending.traceparent.clone();
             let publish = PublishRequest { request_id, records, traceparent, ..PublishRequest::default() };
             self.ready.push_back(ExchangeRequest::Publish { number, publish });
         }

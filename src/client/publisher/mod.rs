@@ -25,7 +25,6 @@ use super::error::Error;
 use super::record::Record;
 use super::retry::RetryPolicy;
 use crate::record::{Receipt, RequestId, TopicName};
-use crate::wire::Text;
 use queue::{Limits, Queue, Settled, Want};
 
 /// One batch that became durable.
@@ -278,12 +277,8 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn request_id(&self, batch: u64) -> Text {
-        if self.options.idempotent {
-            Text::from(format!("{}-{batch}", self.id_prefix).as_str())
-        } else {
-            Text::default()
-        }
+    fn request_id(&self, batch: u64) -> Box<str> {
+        if self.options.idempotent { format!("{}-{batch}", self.id_prefix).into() } else { Box::default() }
     }
 
     /// Puts something into the queue as soon as there is room.

@@ -215,9 +215,14 @@ impl Queue {
         Some((pending.count, pending.request_id.as_deref()))
     }
 
+    /// The number of the oldest batch not acknowledged, whether it was sent or not.
+    pub(super) const fn due(&self) -> u64 {
+        self.base - self.call_base + 1
+    }
+
     /// The batch of this number is durable. None where it is not the oldest one sent.
     pub(super) fn acknowledge(&mut self, number: u64) -> Option<Settled> {
-        if self.sent == 0 || number != self.base - self.call_base + 1 {
+        if self.sent == 0 || number != self.due() {
             return None;
         }
         let pending = self.batches.pop_front()?;

@@ -220,7 +220,8 @@ fn make_the_corpora() {
         ..v1::SubscribeRequest::default()
     };
     keep("messages", "subscribe", &subscribe.encode_to_vec());
-    let open = v1::Open { topic: "orders".into(), subscribe: Some(subscribe), window: 5 };
+    let open =
+        v1::Open { topic: "orders".into(), subscribe: Some(subscribe), window: 5, merge_receipts: true };
     for (name, kind) in [
         ("open", v1::exchange_request::Kind::Open(open)),
         (

@@ -26,12 +26,13 @@ pub const MESSAGE_OVERHEAD: usize = 64 << 10;
 const HEADERS: usize = 4 << 10;
 /// The longest pause between two attempts at start.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long one attempt may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one attempt may take: a server that hangs may be tried again before the others.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a request to JetStream may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
-/// Silence after which the client asks whether the server is there; two unanswered end the connection.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the client asks whether the server is there; at the third question without an answer it
+/// takes another server: before a publish is given up, even with one attempt to connect in vain.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// The longest pause between two attempts to connect again.
 const RECONNECT_MOST: Duration = Duration::from_secs(2);
 /// Requests to the client's own task that may wait.
@@ -200,6 +201,8 @@ async fn options(nats: &NatsConfig, link: &Link) -> Result<ConnectOptions, OpenE
     let mut options = ConnectOptions::new()
         .name("streamway")
         .connection_timeout(CONNECT_TIMEOUT)
+        // What JetStream's own context waits for its answers is this, not the context's timeout.
+        .request_timeout(Some(REQUEST_TIMEOUT))
         .ping_interval(PING_INTERVAL)
         .client_capacity(COMMANDS_MAX)
         .max_reconnects(None)

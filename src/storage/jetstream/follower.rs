@@ -10,6 +10,9 @@
 //!
 //! Never: holds a lock over an await, or waits for anything but in [`Follower::step`].
 
+mod appending;
+mod reading;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,19 +23,18 @@ use async_nats::jetstream::consumer::pull::{MessagesError, Stream};
 use async_nats::jetstream::stream::Info;
 use futures_util::StreamExt;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 use super::attach::{self, Attached, Lost};
 use super::cached::Cached;
 use super::flight::{Flight, Outcome};
-use super::group::{Basis, Built, Seen, build};
+use super::group::Seen;
 use super::ids::Ids;
-use super::message::{Message, end_of, start_of};
+use super::message::start_of;
 use super::names::{Meta, RECORDS_MAX};
 use super::nats::unavailable;
 use super::search;
 use super::topic::Topic;
-use crate::record::UnixMicros;
 use crate::storage::{Error, Stored};
 
 /// How long publishers wait for a NATS that does not answer: longer than a new leader takes.
@@ -193,170 +195,6 @@ impl Follower {
         }
     }
 
-    fn begin_flight(&mut self) {
-        let Some(seen) = self.seen else { return };
-        let topic = self.topic.clone();
-        let mut queue = topic.queue();
-        loop {
-            if queue.appends.is_empty() {
-                return;
-            }
-            let Some(window) = self.ids.known(seen.sequence, self.pause) else { return };
-            if self.certain.is_some_and(|(_, end)| seen.sequence < end) {
-                return;
-            }
-            let certain = self.certain.map_or(0, |(appends, _)| appends);
-            let bytes_max = topic.nats.kept.message_bytes_max;
-            let basis = Basis { epoch: topic.epoch, seen, certain, window, bytes_max };
-            match build(&queue.appends, &basis) {
-                Built::Behind => {
-                    // One that was asked before this came says nothing about it.
-                    if self.asked.is_none() || self.looking.is_none() {
-                        self.asked = Some(queue.appends.len());
-                        self.looking = Some(attach::look(&topic, self.pause));
-                    }
-                    return;
-                }
-                Built::Group(group) => {
-                    // Whoever comes now is not among those it was asked for.
-                    (self.asked, self.certain) = (None, None);
-                    if !group.is_empty() {
-                        self.flight = Some(Flight::new(&topic, group));
-                        return;
-                    }
-                    group.settle(&mut queue.appends, None);
-                }
-            }
-        }
-    }
-
-    /// Takes in what the stream delivers.
-    fn message(&mut self, message: &jetstream::Message) {
-        let Some(seen) = self.seen else { return };
-        let sequence = match message.info() {
-            Ok(info) => info.stream_sequence,
-            Err(error) => return self.detach(&error),
-        };
-        if sequence <= seen.sequence {
-            // Already known: this replica stored it.
-            return;
-        }
-        if sequence != seen.sequence + 1 {
-            return self.detach(&format!("message {sequence} came after {}", seen.sequence));
-        }
-        match Message::read(sequence, message.headers.as_ref(), &message.payload) {
-            Ok(message) => self.take(message),
-            Err(what) => {
-                // Whoever reads it is told; what comes after it is served.
-                error!(topic = %self.topic.name, reason = what, "stored data is damaged");
-                self.cached.clear();
-                self.ids.reload();
-                let next = end_of(sequence);
-                self.seen = Some(Seen { sequence, next, ..seen });
-                self.topic.advance(next, UnixMicros(0));
-            }
-        }
-    }
-
-    /// Shows a stored message to everyone, and settles the flight that it decides.
-    fn take(&mut self, message: Message) {
-        let Message { head, run, next } = message;
-        let sequence = super::message::sequence_of(run.first);
-        debug_assert!(self.seen.is_none_or(|seen| sequence == seen.sequence + 1), "each once, in order");
-        self.ids.note(run.first, run.first_time, &head.ids);
-        let (records, time) = (head.before + u64::from(head.records), run.first_time);
-        self.seen = Some(Seen { sequence, next, records, time });
-        self.grown = true;
-        self.cached.push(run);
-        self.topic.advance(end_of(sequence), time);
-        let decided = self.flight.take_if(|flight| flight.group.sequence() <= sequence);
-        let ours =
-            |flight: &Flight| flight.group.sequence() == sequence && flight.group.head.nonce == head.nonce;
-        // Somebody else's message in its place means that it is not, and will not be, stored.
-        if let Some(flight) = decided.filter(ours) {
-            self.trouble = None;
-            let steps = flight.steps();
-            flight.group.settle(&mut self.topic.queue().appends, Some(steps));
-        }
-    }
-
-    fn answered(&mut self, outcome: Outcome) {
-        let Some(flight) = &mut self.flight else { return };
-        match outcome {
-            Outcome::Stored(sequence) if sequence == flight.group.sequence() => {
-                let head = flight.group.head.headers(flight.group.after.sequence);
-                match Message::read(sequence, Some(&head), &flight.group.payload) {
-                    Ok(message) => self.take(message),
-                    Err(what) => error!(topic = %self.topic.name, reason = what, "memory is damaged"),
-                }
-            }
-            // The feed will bring what is there, and decides.
-            Outcome::Taken(last) if last >= flight.group.sequence() => {}
-            Outcome::Stored(sequence) | Outcome::Taken(sequence) => {
-                let name = &self.topic.name;
-                warn!(topic = %name, sequence, "NATS numbers messages anew: is it behind or was it reset?");
-                self.trouble.get_or_insert_with(Instant::now);
-                flight.again();
-                self.detach(&"NATS is behind what it acknowledged");
-            }
-            Outcome::Refused(error) => {
-                if let Some(flight) = self.flight.take() {
-                    flight.group.fail(&mut self.topic.queue().appends, &error);
-                }
-            }
-            Outcome::Unknown(reason) => {
-                debug!(topic = %self.topic.name, reason, "publishing again");
-                self.trouble.get_or_insert_with(Instant::now);
-                flight.again();
-            }
-            Outcome::Nobody => {
-                self.trouble.get_or_insert_with(Instant::now);
-                flight.again();
-                // The stream may be gone, or its leader is.
-                self.looking.get_or_insert_with(|| attach::look(&self.topic, Duration::ZERO));
-            }
-        }
-    }
-
-    /// Reads on later, from where it stopped.
-    fn detach(&mut self, why: &dyn std::fmt::Display) {
-        debug!(topic = %self.topic.name, reason = %why, "reading on");
-        self.feed = None;
-        self.put_off();
-    }
-
-    /// NATS did not do what it was asked: the next request waits a little, each time longer.
-    fn put_off(&mut self) {
-        self.trouble.get_or_insert_with(Instant::now);
-        self.pause = (self.pause * 2).clamp(TICK / 5, PAUSE_MOST);
-    }
-
-    fn attached(&mut self, attached: Attached) {
-        let Attached { seen, feed, jumped } = attached;
-        self.feed = Some(feed);
-        self.pause = Duration::ZERO;
-        if self.flight.is_none() {
-            self.trouble = None;
-        }
-        // What this replica stored while it attached it has shown already; the feed's copy is ignored.
-        if self.seen.is_some_and(|known| known.sequence >= seen.sequence) {
-            return;
-        }
-        if jumped && self.seen.is_some() {
-            // What lies between was trimmed before it was read, its ids too.
-            self.cached.clear();
-            self.ids.forget();
-            if let Some(flight) = self.flight.take_if(|flight| flight.was_sent()) {
-                let reason = "what was stored meanwhile is trimmed already".to_owned();
-                let error = Error::Unavailable { reason, stored: Stored::Unknown };
-                flight.group.fail(&mut self.topic.queue().appends, &error);
-            }
-            self.flight = None;
-        }
-        self.seen = Some(seen);
-        self.topic.advance(end_of(seen.sequence), seen.time);
-    }
-
     fn loaded(&mut self, loaded: Result<(), Error>) {
         match loaded {
             Ok(()) => self.trouble = None,
@@ -395,25 +233,6 @@ impl Follower {
         if is_stuck || troubled && (closing || late || !self.topic.nats.link.state().up) {
             self.fail_all(&unavailable("it does not answer"), Stored::Unknown);
         }
-    }
-
-    /// Answers everyone: what is in flight may have been `stored`, what waits was not.
-    fn fail_all(&mut self, error: &Error, stored: Stored) {
-        let topic = self.topic.clone();
-        let mut queue = topic.queue();
-        if let Some(flight) = self.flight.take() {
-            let error = match error.clone() {
-                Error::Unavailable { reason, .. } if flight.was_sent() => {
-                    Error::Unavailable { reason, stored }
-                }
-                error => error,
-            };
-            flight.group.fail(&mut queue.appends, &error);
-        }
-        for append in queue.appends.drain(..) {
-            append.answer(Some(error.clone()));
-        }
-        (self.asked, self.certain) = (None, None);
     }
 
     /// Retention by count, which NATS knows only of messages.

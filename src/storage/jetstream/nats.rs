@@ -23,6 +23,10 @@ use crate::storage::{Error, Stored};
 /// How long a consumer nobody asks is kept by NATS.
 pub const CONSUMER_IDLE: Duration = Duration::from_secs(60);
 
+/// How long NATS may take to make one. It may place it on a server that died less than a minute ago, and
+/// then never answers: the next attempt is placed anew.
+const CONSUMER_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long the creation of a stream is tried: with the last request less than the 10 s that clients
 /// tend to wait.
 const CREATE_PATIENCE: Duration = Duration::from_secs(5);
@@ -153,7 +157,11 @@ impl Nats {
             memory_storage: true,
             ..pull::Config::default()
         };
-        self.context.create_consumer_on_stream(config, stream).await.map_err(unavailable)
+        let created = self.context.create_consumer_on_stream(config, stream);
+        match tokio::time::timeout(CONSUMER_TIMEOUT, created).await {
+            Ok(created) => created.map_err(unavailable),
+            Err(_) => Err(unavailable("no consumer in time")),
+        }
     }
 
     /// Makes a stream, or finds that there is one of this very configuration. A cluster that cannot place

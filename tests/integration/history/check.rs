@@ -61,33 +61,34 @@ pub fn check(history: &History) -> Result<Summary, String> {
 }
 
 /// What the topic holds at the end.
-struct Topic {
-    places: HashMap<String, (u64, u64)>,
-    values: Vec<String>,
+struct Topic<'a> {
+    /// By value. Compared and not hashed: hashing half a gigabyte in a debug build takes most of a minute.
+    places: BTreeMap<&'a str, (u64, u64)>,
+    values: Vec<&'a str>,
     start: u64,
 }
 
-impl Topic {
+impl<'a> Topic<'a> {
     /// P2: offsets rise one by one, and no value is there twice.
-    fn read(topic: &[(u64, u64, String)]) -> Result<Self, String> {
+    fn read(topic: &'a [(u64, u64, String)]) -> Result<Self, String> {
         let start = topic.first().map_or(0, |first| first.0);
-        let mut places = HashMap::new();
+        let mut places = BTreeMap::new();
         for (want, (offset, batch, value)) in (start..).zip(topic) {
             if *offset != want {
                 return Err(format!("offset {offset} follows {}", want.saturating_sub(1)));
             }
-            if let Some((other, _)) = places.insert(value.clone(), (*offset, *batch)) {
+            if let Some((other, _)) = places.insert(value.as_str(), (*offset, *batch)) {
                 return Err(format!("stored twice, at {other} and {offset}: {}", short(value)));
             }
         }
-        let values = topic.iter().map(|(_, _, value)| value.clone()).collect();
+        let values = topic.iter().map(|(_, _, value)| value.as_str()).collect();
         Ok(Self { places, values, start })
     }
 
     /// P4: where a batch begins, whole and in order; none where no record of it is stored.
     fn place(&self, values: &[String]) -> Result<Option<u64>, String> {
         let found: Vec<Option<(u64, u64)>> =
-            values.iter().map(|value| self.places.get(value).copied()).collect();
+            values.iter().map(|value| self.places.get(value.as_str()).copied()).collect();
         if found.iter().all(Option::is_none) {
             return Ok(None);
         }
@@ -99,6 +100,12 @@ impl Topic {
             }
         }
         Ok(Some(first))
+    }
+
+    /// The value at an offset.
+    fn at(&self, offset: u64) -> Option<&str> {
+        let index = usize::try_from(offset.checked_sub(self.start)?).ok()?;
+        self.values.get(index).copied()
     }
 
     fn tail(&self) -> u64 {
@@ -182,7 +189,7 @@ fn real_time(stored: &[(u64, Vec<&Attempt>)]) -> Result<(), String> {
 }
 
 /// P2: the batches of one call are stored in the order sent, none behind one that is missing.
-fn calls(history: &History, topic: &Topic) -> Result<(), String> {
+fn calls(history: &History, topic: &Topic<'_>) -> Result<(), String> {
     let mut calls: BTreeMap<u64, Vec<(u64, &Attempt)>> = BTreeMap::new();
     for attempt in &history.attempts {
         if let Some((call, number)) = attempt.place {
@@ -220,7 +227,7 @@ fn calls(history: &History, topic: &Topic) -> Result<(), String> {
 
 /// `expected_offset` is linearizable: it was the tail at one moment between call and answer where it
 /// succeeded, and was not at one such moment where it was refused.
-fn conditions(history: &History, stored: &[(u64, Vec<&Attempt>)], topic: &Topic) -> Result<(), String> {
+fn conditions(history: &History, stored: &[(u64, Vec<&Attempt>)], topic: &Topic<'_>) -> Result<(), String> {
     let begins: HashMap<u64, &Vec<&Attempt>> =
         stored.iter().map(|(first, attempts)| (*first, attempts)).collect();
     let ends: HashMap<u64, &Vec<&Attempt>> =
@@ -257,7 +264,7 @@ fn conditions(history: &History, stored: &[(u64, Vec<&Attempt>)], topic: &Topic)
 }
 
 /// P2, P3: every subscriber saw the topic's own records at their offsets, one by one.
-fn deliveries(history: &History, topic: &Topic) -> Result<(), String> {
+fn deliveries(history: &History, topic: &Topic<'_>) -> Result<(), String> {
     for (who, seen) in history.deliveries.iter().enumerate() {
         let mut want = seen.first().map(|(offset, _)| *offset);
         for (offset, value) in seen {
@@ -268,7 +275,7 @@ fn deliveries(history: &History, topic: &Topic) -> Result<(), String> {
                 ));
             }
             want = Some(offset + 1);
-            if topic.places.get(value).map(|(at, _)| at) != Some(offset) {
+            if topic.at(*offset) != Some(value.as_str()) {
                 return Err(format!("subscriber {who} saw at {offset} what is not there: {}", short(value)));
             }
         }

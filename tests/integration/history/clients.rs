@@ -22,6 +22,8 @@ pub struct Publisher {
     pub rng: Rng,
     pub recorder: Recorder,
     pub stop: watch::Receiver<bool>,
+    /// Between two batches of one streaming call.
+    pub pause: Duration,
 }
 
 static UNIQUE: AtomicU64 = AtomicU64::new(0);
@@ -121,7 +123,7 @@ impl Publisher {
             for number in 0..count {
                 let values = self.batch();
                 // Noted first: once it is queued it may be stored.
-                let Ok(room) = sender.reserve().await else { break };
+                let Some(room) = reserve(Some(&sender), self.pause).await else { break };
                 begun.push(self.recorder.begin(Some((call, number)), &values, "", None));
                 room.send(ingest(self.request(&values)));
             }
@@ -137,7 +139,7 @@ impl Publisher {
         }
     }
 
-    /// One Exchange, pipelined as fast as the server takes it, until it ends or it is told to stop.
+    /// One Exchange, pipelined as fast as the server takes it but for the pause, until it ends or it is told to stop.
     pub async fn exchanging(mut self) {
         let call = self.recorder.call();
         let (sender, requests) = mpsc::channel(64);
@@ -151,7 +153,7 @@ impl Publisher {
             }
             let mut ended = false;
             let answer = tokio::select! {
-                room = reserve(sender.as_ref()), if sender.is_some() => {
+                room = reserve(sender.as_ref(), self.pause), if sender.is_some() => {
                     match room {
                         Some(room) => {
                             let values = self.batch();
@@ -180,8 +182,12 @@ impl Publisher {
     }
 }
 
-/// A place in the queue; none where the call has ended.
-async fn reserve<T>(sender: Option<&mpsc::Sender<T>>) -> Option<mpsc::Permit<'_, T>> {
+/// A place in the queue, after a pause; none where the call has ended.
+async fn reserve<T>(sender: Option<&mpsc::Sender<T>>, pause: Duration) -> Option<mpsc::Permit<'_, T>> {
+    if !pause.is_zero() {
+        // This is the load itself, not a wait for something.
+        tokio::time::sleep(pause).await;
+    }
     sender?.reserve().await.ok()
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::consumer::DeliverPolicy;
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
@@ -189,6 +190,47 @@ async fn a_server_that_hangs_is_waited_out() {
     put(&*topic, 3).await.unwrap();
     let found = read_all(&*topic, Offset::ZERO).await.unwrap();
     assert_eq!(found.into_iter().map(|(_, payload)| payload).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+/// Requests that NATS does not answer are given up early enough to be repeated while a publish waits: a
+/// cluster loses those that come while it has no leader, and those for a consumer on a server that died.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nats_does_not_answer_is_soon_asked_again() {
+    let nats = Nats::single("");
+    let log = open(&config(&nats)).await;
+    created(&*log, "t").await;
+    nats.servers[0].signal(rustix::process::Signal::STOP);
+    let begun = Instant::now();
+    let found = log.nats.info("streamway-t").await;
+    let info = begun.elapsed();
+    let made = log.nats.consumer("streamway-t", DeliverPolicy::All, false).await;
+    let consumer = begun.elapsed() - info;
+    nats.servers[0].signal(rustix::process::Signal::CONT);
+    assert!(found.is_err() && made.is_err());
+    assert!(info < Duration::from_secs(4) && consumer < Duration::from_secs(3), "{info:?}, {consumer:?}");
+}
+
+/// A publish outlasts that the one server it goes through hangs, while the two others are a majority.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_is_left_for_another() {
+    let mut nats = Nats::cluster();
+    let log = open(&config(&nats)).await;
+    created(&*log, "t").await;
+    let leader = nats.leader("streamway-t").name.clone();
+    // Which server a client takes is chance.
+    let mut log = log;
+    while log.nats.client.server_info().server_name == leader {
+        log = open(&config(&nats)).await;
+    }
+    let topic = log.get(&name("t")).await.unwrap();
+    put(&*topic, 1).await.unwrap();
+    let used = log.nats.client.server_info().server_name;
+    let hung = nats.servers.iter().find(|server| server.name == used).unwrap();
+    hung.signal(rustix::process::Signal::STOP);
+    let outcome = put(&*topic, 2).await;
+    hung.signal(rustix::process::Signal::CONT);
+    outcome.unwrap();
+    assert_eq!(everything(&*topic).await.len(), 2);
 }
 
 /// P8: a server that hangs does not keep the log from closing in the time that a drain has for it.

@@ -1,0 +1,107 @@
+//! How a follower reads: what the stream delivers goes into the cache, and decides about the group in flight.
+//! Never: sends anything.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use tokio::time::Instant;
+use tracing::{debug, error};
+
+use super::{Follower, PAUSE_MOST, TICK};
+use crate::record::UnixMicros;
+use crate::storage::jetstream::attach::Attached;
+use crate::storage::jetstream::flight::Flight;
+use crate::storage::jetstream::group::Seen;
+use crate::storage::jetstream::message::{Message, end_of, sequence_of};
+use crate::storage::{Error, Stored};
+
+impl Follower {
+    /// Takes in what the stream delivers.
+    pub(super) fn message(&mut self, message: &jetstream::Message) {
+        let Some(seen) = self.seen else { return };
+        let sequence = match message.info() {
+            Ok(info) => info.stream_sequence,
+            Err(error) => return self.detach(&error),
+        };
+        if sequence <= seen.sequence {
+            // Already known: this replica stored it.
+            return;
+        }
+        if sequence != seen.sequence + 1 {
+            return self.detach(&format!("message {sequence} came after {}", seen.sequence));
+        }
+        match Message::read(sequence, message.headers.as_ref(), &message.payload) {
+            Ok(message) => self.take(message),
+            Err(what) => {
+                // Whoever reads it is told; what comes after it is served.
+                error!(topic = %self.topic.name, reason = what, "stored data is damaged");
+                self.cached.clear();
+                self.ids.reload();
+                let next = end_of(sequence);
+                self.seen = Some(Seen { sequence, next, ..seen });
+                self.topic.advance(next, UnixMicros(0));
+            }
+        }
+    }
+
+    /// Shows a stored message to everyone, and settles the flight that it decides.
+    pub(super) fn take(&mut self, message: Message) {
+        let Message { head, run, next } = message;
+        let sequence = sequence_of(run.first);
+        debug_assert!(self.seen.is_none_or(|seen| sequence == seen.sequence + 1), "each once, in order");
+        self.ids.note(run.first, run.first_time, &head.ids);
+        let (records, time) = (head.before + u64::from(head.records), run.first_time);
+        self.seen = Some(Seen { sequence, next, records, time });
+        self.grown = true;
+        self.cached.push(run);
+        self.topic.advance(end_of(sequence), time);
+        let decided = self.flight.take_if(|flight| flight.group.sequence() <= sequence);
+        let ours =
+            |flight: &Flight| flight.group.sequence() == sequence && flight.group.head.nonce == head.nonce;
+        // Somebody else's message in its place means that it is not, and will not be, stored.
+        if let Some(flight) = decided.filter(ours) {
+            self.trouble = None;
+            let steps = flight.steps();
+            flight.group.settle(&mut self.topic.queue().appends, Some(steps));
+        }
+    }
+
+    /// Reads on later, from where it stopped.
+    pub(super) fn detach(&mut self, why: &dyn std::fmt::Display) {
+        debug!(topic = %self.topic.name, reason = %why, "reading on");
+        self.feed = None;
+        self.put_off();
+    }
+
+    /// NATS did not do what it was asked: the next request waits a little, each time longer.
+    pub(super) fn put_off(&mut self) {
+        self.trouble.get_or_insert_with(Instant::now);
+        self.pause = (self.pause * 2).clamp(TICK / 5, PAUSE_MOST);
+    }
+
+    pub(super) fn attached(&mut self, attached: Attached) {
+        let Attached { seen, feed, jumped } = attached;
+        self.feed = Some(feed);
+        self.pause = Duration::ZERO;
+        if self.flight.is_none() {
+            self.trouble = None;
+        }
+        // What this replica stored while it attached it has shown already; the feed's copy is ignored.
+        if self.seen.is_some_and(|known| known.sequence >= seen.sequence) {
+            return;
+        }
+        if jumped && self.seen.is_some() {
+            // What lies between was trimmed before it was read, its ids too.
+            self.cached.clear();
+            self.ids.forget();
+            if let Some(flight) = self.flight.take_if(|flight| flight.was_sent()) {
+                let reason = "what was stored meanwhile is trimmed already".to_owned();
+                let error = Error::Unavailable { reason, stored: Stored::Unknown };
+                flight.group.fail(&mut self.topic.queue().appends, &error);
+            }
+            self.flight = None;
+        }
+        self.seen = Some(seen);
+        self.topic.advance(end_of(seen.sequence), seen.time);
+    }
+}
