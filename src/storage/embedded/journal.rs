@@ -16,6 +16,14 @@ use crate::telemetry::METRICS;
 
 /// Groups and the file header begin on multiples of this.
 pub const ALIGN: u64 = 4096;
+/// Zeros written behind the small groups that reach space not written before. There a sync must make
+/// the file system's own metadata durable too, a second wait for the disk; so the next small groups
+/// find the space written. A journal that is written over needs none.
+const ZEROS_AHEAD: u64 = 1 << 20;
+/// A larger group gains less by it than the zeros cost: they double what is written.
+const SMALL_GROUP: u64 = 16 << 10;
+/// So many small groups in a row, and the next ones will be small too.
+const SMALL_GROUPS: u32 = 32;
 const MAGIC: &[u8; 8] = b"STRMWYJ1";
 const VERSION: u32 = 1;
 const GROUP_MAGIC: u32 = 0x5047_5753;
@@ -108,6 +116,10 @@ pub struct Writer {
     pub seq: u64,
     id: u64,
     at: u64,
+    /// Space before here was written before.
+    written: u64,
+    /// Small groups since the last that was not.
+    small_groups: u32,
     capacity: u64,
     /// The number the next group gets.
     pub next_group: u64,
@@ -168,6 +180,9 @@ impl Writer {
             seq: spec.seq,
             id,
             at: ALIGN,
+            // Of a spare all, most likely; where not, syncs there are slower, once.
+            written: if spare.is_some() { spec.capacity } else { ALIGN },
+            small_groups: 0,
             capacity: spec.capacity,
             next_group: spec.first_group,
         };
@@ -192,16 +207,32 @@ impl Writer {
     pub fn append(&mut self, group: &mut GroupBuf) -> io::Result<Synced> {
         let bytes = group.seal(self.id, self.next_group);
         let begun = Instant::now();
+        let end = self.at + bytes.len() as u64;
         self.file.write_at(bytes, self.at)?;
+        self.small_groups =
+            if bytes.len() as u64 > SMALL_GROUP { 0 } else { self.small_groups.saturating_add(1) };
+        self.write_ahead(end)?;
         let written = Instant::now();
         // A sync that fails, for whatever reason, leaves it open what is on disk.
         self.file.sync().map_err(io::Error::other)?;
         METRICS.storage.write.record_time(written - begun);
         let synced = Instant::now();
         METRICS.storage.sync.record_time(synced - written);
-        self.at += bytes.len() as u64;
+        self.at = end;
         self.next_group += 1;
         Ok(Synced { written, synced })
+    }
+}
+
+impl Writer {
+    /// Writes zeros from `end` on, where the groups to come have use for it.
+    fn write_ahead(&mut self, end: u64) -> io::Result<()> {
+        if end <= self.written {
+            return Ok(());
+        }
+        let ahead = if self.small_groups < SMALL_GROUPS { 0 } else { ZEROS_AHEAD };
+        self.written = (end + ahead).min(self.capacity).max(end);
+        self.file.write_at(&vec![0; (self.written - end) as usize], end)
     }
 }
 

@@ -93,7 +93,10 @@ impl Queue {
         }
         state.ops.push_back(op);
         METRICS.storage.queue.add(1);
-        if state.ops.len() == 1 {
+        let first = state.ops.len() == 1;
+        drop(state);
+        if first {
+            // Not under the lock: who wakes would at once wait for it.
             self.0.ready.notify_one();
         }
         Ok(())
