@@ -12,10 +12,16 @@ sys.path.insert(0, str(ROOT / "tests" / "python"))
 
 
 @pytest.fixture(scope="session")
-def engine():
+def bare_engine():
+    """Without the image, for those who build one of their own."""
     engine = Engine()
     try:
-        engine.build()
         yield engine
     finally:
         engine.close()
+
+
+@pytest.fixture(scope="session")
+def engine(bare_engine):
+    bare_engine.build()
+    return bare_engine

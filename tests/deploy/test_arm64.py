@@ -9,7 +9,8 @@ AARCH64 = 183
 INTERPRETER = 3
 
 
-def test_the_other_architecture_is_cross_compiled(engine, tmp_path):
+def test_the_other_architecture_is_cross_compiled(bare_engine, tmp_path):
+    engine = bare_engine
     engine.build("--platform", "linux/arm64", image=OTHER)
     image = json.loads(engine.docker("image", "inspect", OTHER).stdout)[0]
     assert image["Architecture"] == "arm64" and image["Size"] < BYTES_MAX
