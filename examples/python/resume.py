@@ -9,6 +9,13 @@ from streamway.v1 import stream_pb2 as pb
 from streamway.v1 import stream_pb2_grpc as rpc
 
 
+def is_interruption(error):
+    """UNAVAILABLE means: reconnect and resume. So does what load balancers say when a server died: not our words."""
+    ours = any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata() or ())
+    balancers = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+    return error.code() == grpc.StatusCode.UNAVAILABLE or (not ours and error.code() in balancers)
+
+
 def follow(target, topic):
     request = pb.SubscribeRequest(topic=topic, boundary=pb.BOUNDARY_EARLIEST)
     with grpc.insecure_channel(target, options=[("grpc.keepalive_time_ms", 30_000)]) as channel:
@@ -21,8 +28,8 @@ def follow(target, topic):
                     request.position.CopyFrom(message.next)  # keep this to survive your own restarts
                     wait = 0.1
             except grpc.RpcError as error:
-                if error.code() != grpc.StatusCode.UNAVAILABLE:
-                    raise  # UNAVAILABLE alone means: reconnect and resume
+                if not is_interruption(error):
+                    raise
             time.sleep(random.uniform(0, wait))
             wait = min(wait * 2, 5)
 
