@@ -2,6 +2,7 @@
 //! Never: waits without a deadline for a peer that says nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::Request;
@@ -75,6 +76,10 @@ pub(super) fn grpc(
     }
 }
 
+/// How long a new connection may take to say something once the server leaves: its peer connected before, and
+/// its first request may be under way.
+const LAST_PREFACE: Duration = Duration::from_millis(250);
+
 /// What one connection is served with.
 struct Port {
     gate: Gate,
@@ -92,9 +97,13 @@ impl Port {
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let patience = self.config.preface_timeout;
+        let gone = async {
+            self.gate.leaving.cancelled().await;
+            tokio::time::sleep(LAST_PREFACE).await;
+        };
         let ahead = tokio::select! {
             ahead = tokio::time::timeout(patience, Ahead::read(&mut stream)) => ahead,
-            () = self.gate.leaving.cancelled() => return,
+            () = gone => return,
         };
         match ahead {
             Ok(Ok(ahead)) if ahead.is_whole_preface() => {

@@ -20,6 +20,8 @@ use crate::telemetry::Connections;
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// Longest such wait.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Connections accepted at the end: no more than the system lets wait.
+const LAST_MAX: usize = 4096;
 
 /// What rules over the connections of one port.
 #[derive(Clone, Debug)]
@@ -64,20 +66,22 @@ impl Gate {
     }
 }
 
-/// Accepts until the gate is leaving. A connection over the cap is closed at once: its client then
+/// Accepts until the gate is leaving and nobody waits: the system took those who wait for connected, and they
+/// may have sent a request already. A connection over the cap is closed at once: its client then
 /// knows, and may try another replica.
 pub(super) async fn accept<S, F>(listener: TcpListener, gate: Gate, counts: &'static Connections, serve: S)
 where
     S: Fn(TcpStream, Gate) -> F + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut backoff = BACKOFF_MIN;
-    loop {
+    let (mut backoff, mut last) = (BACKOFF_MIN, 0);
+    while last < LAST_MAX {
         let accepted = tokio::select! {
             biased;
-            () = gate.leaving.cancelled() => return,
             accepted = listener.accept() => accepted,
+            () = gate.leaving.cancelled() => return,
         };
+        last += usize::from(gate.leaving.is_cancelled());
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) if concerns_one_connection(&error) => continue,

@@ -336,6 +336,30 @@ async fn a_drain_tells_open_calls_where_to_resume() {
     assert!(begun.elapsed() < Duration::from_secs(1), "nobody was waited for: {:?}", begun.elapsed());
 }
 
+/// A load balancer that does not ask for health connects until the port is closed.
+#[tokio::test]
+async fn who_connected_before_the_port_closed_is_answered() {
+    let open: Opener = Box::new(|_| Ok(MemoryLog::new() as Arc<dyn Log>));
+    let config = Config { drain_delay: Duration::ZERO, ..config("unused".as_ref()) };
+    let mut running = start_with(config, open).await.unwrap();
+    running.ready().await.unwrap();
+    // On one thread: accepted by the system only, so far.
+    let waiting = std::net::TcpStream::connect(running.grpc_addr()).unwrap();
+    running.shutdown();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(TcpStream::connect(running.grpc_addr()).await.is_err(), "the port is closed");
+    waiting.set_nonblocking(true).unwrap();
+    let mut waiting = Some(TcpStream::from_std(waiting).unwrap());
+    let connector = tower::service_fn(move |_| {
+        let stream = waiting.take().map(hyper_util::rt::TokioIo::new).ok_or("connected again");
+        std::future::ready(stream)
+    });
+    let channel = Channel::from_static("http://waiting").connect_with_connector(connector).await.unwrap();
+    let status = StreamServiceClient::new(channel).publish(publish("orders", &["a"])).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "SERVER_DRAINING"));
+    running.wait().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_is_bounded_whatever_peers_do() {
     let dir = tempfile::tempdir().unwrap();
