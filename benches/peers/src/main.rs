@@ -119,7 +119,7 @@ async fn measure(mut args: Args) -> Outcome<()> {
         args.peers = Contestant::value_variants().to_vec();
     }
     let installed = install::install(&args.peers, args.streamway.take())?;
-    let mut results = Results::new(&installed, args.rounds, args.seconds);
+    let mut results = Results::new(&installed);
     let mut failures = 0;
     for round in 0..args.rounds {
         // Another order each round, so that nobody always runs in the other's wake.
@@ -128,12 +128,13 @@ async fn measure(mut args: Args) -> Outcome<()> {
             failures += rows(contestant, &installed, &args, round, &mut results).await;
         }
         // Kept as it grows: an interruption loses one round at most.
+        results.ran(round + 1, args.seconds);
         results.write(&args.json)?;
+        if args.write_docs {
+            results.write_docs()?;
+        }
     }
     print!("{}", results.text());
-    if args.write_docs {
-        results.write_docs()?;
-    }
     match failures {
         0 => Ok(()),
         failures => Err(format!("{failures} measurements failed").into()),

@@ -24,6 +24,9 @@ pub struct Results {
     series: Vec<Series>,
 }
 
+/// The condition that changes while they are measured.
+const ROUNDS: &str = "rounds";
+
 /// Median, least and greatest.
 #[derive(Clone, Copy)]
 pub struct Spread {
@@ -33,15 +36,19 @@ pub struct Spread {
 }
 
 impl Results {
-    pub fn new(installed: &Installed, rounds: usize, seconds: f64) -> Self {
-        let mut conditions = vec![
-            ("machine".to_owned(), machine()),
-            ("rounds".to_owned(), format!("{rounds}, interleaved; {seconds} s each timed measurement")),
-        ];
+    pub fn new(installed: &Installed) -> Self {
+        let mut conditions = vec![("machine".to_owned(), machine()), (ROUNDS.to_owned(), String::new())];
         for (who, version) in &installed.versions {
             conditions.push(((*who).to_owned(), version.clone()));
         }
         Self { conditions, series: Vec::new() }
+    }
+
+    /// So many rounds have been run, with so many seconds a measurement.
+    pub fn ran(&mut self, rounds: usize, seconds: f64) {
+        for (_, text) in self.conditions.iter_mut().filter(|(name, _)| name == ROUNDS) {
+            *text = format!("{rounds}, interleaved; {seconds} s each timed measurement");
+        }
     }
 
     pub fn add(&mut self, what: &'static str, who: &'static str, value: f64) {
