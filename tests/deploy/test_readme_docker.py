@@ -12,28 +12,41 @@ BUILD = (
     f'docker() {{ if [ "$1" = build ]; then shift; set -- build --build-arg BUILD_IMAGE={BUILD_BASE} '
     f'--build-arg COMMIT={COMMIT} "$@"; fi; command docker "$@"; }}\n'
 )
+COMPOSE = ["compose", "-f", ROOT / "deploy" / "compose" / "compose.yaml", "--profile", "*"]
 
 
 @pytest.fixture
 def environment(engine):
     engine.take_in(CACHE / "peers.tar", PEERS)
     yield engine.environment | {"NATS_IMAGE": PEERS, "ENVOY_IMAGE": PEERS}
-    down = ["compose", "-f", ROOT / "deploy" / "compose" / "compose.yaml", "--profile", "*", "down", "-v", "-t", "3"]
-    engine.docker(*down, check=False)
+    engine.docker(*COMPOSE, "down", "-v", "-t", "3", check=False)
     engine.docker("rm", "-fv", "streamway", check=False)
     engine.docker("volume", "rm", "-f", "streamway", check=False)
 
 
-def test_every_command_of_docker(environment):
+def run(command, environment):
+    return subprocess.run(
+        ["bash", "-c", f"{BUILD}set -euo pipefail\n{command}"],
+        cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False,
+    )
+
+
+def nats_never_formed(engine):
+    """Three NATS servers that start together sometimes never make one cluster: its leader then keeps no stream."""
+    return "no suitable peers" in engine.docker(*COMPOSE, "logs", check=False).stdout
+
+
+def test_every_command_of_docker(engine, environment):
     found = [(command, expected) for command, expected in blocks() if is_docker(command)]
     assert {"docker build", "docker run", "docker compose"} <= {
         f"docker {word}" for command, _ in found for word in ("build", "run", "compose") if f"docker {word}" in command
     }
     for command, expected in found:
-        done = subprocess.run(
-            ["bash", "-c", f"{BUILD}set -euo pipefail\n{command}"],
-            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False,
-        )
+        done = run(command, environment)
+        if done.returncode != 0 and nats_never_formed(engine):
+            print("once more, with a new NATS cluster")
+            engine.docker(*COMPOSE, "down", "-v", "-t", "3", check=False)
+            done = run(command, environment)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         if expected:
             assert same(done.stdout, expected), f"{command}printed:\n{done.stdout}and the README says:\n{expected}"
