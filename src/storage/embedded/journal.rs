@@ -19,7 +19,7 @@ pub const ALIGN: u64 = 4096;
 /// Zeros written behind the small groups that reach space not written before. There a sync must make
 /// the file system's own metadata durable too, a second wait for the disk; so the next small groups
 /// find the space written. A journal that is written over needs none.
-const ZEROS_AHEAD: u64 = 1 << 20;
+const ZEROS_AHEAD: u64 = 128 << 10;
 /// A larger group gains less by it than the zeros cost: they double what is written.
 const SMALL_GROUP: u64 = 16 << 10;
 /// So many small groups in a row, and the next ones will be small too.
