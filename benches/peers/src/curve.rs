@@ -3,9 +3,9 @@
 
 use std::fmt::Write as _;
 
+use crate::plot::{WIDTH, head};
 use crate::report::number;
 
-const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 70.0;
@@ -22,12 +22,7 @@ pub struct Line<'a> {
 /// Lines over the same labels, evenly spaced; each on a scale of its own by powers of ten.
 pub fn lines(title: &str, labels: &[String], lines: &[Line<'_>]) -> String {
     let x = |n: usize| LEFT + n as f64 / (labels.len() - 1).max(1) as f64 * (WIDTH - LEFT - RIGHT);
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{HEIGHT}\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-         font-family=\"sans-serif\" font-size=\"12\">\n<title>{title}</title>\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
-         <text x=\"12\" y=\"24\" font-size=\"15\" font-weight=\"bold\" fill=\"#1c2733\">{title}</text>\n"
-    );
+    let mut out = head(title, HEIGHT, 12);
     for (n, label) in labels.iter().enumerate() {
         let (x, y) = (x(n), HEIGHT - 16.0);
         let _ = writeln!(

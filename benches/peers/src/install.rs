@@ -37,7 +37,9 @@ pub fn install(contestants: &[Contestant], streamway: Option<PathBuf>) -> Outcom
     if wants(Contestant::RedisAlways) || wants(Contestant::RedisEverysec) {
         tools(&top, "need 'redis-server --version' redis-server")?;
     }
-    tools(&top, "need 'strace --version' strace")?;
+    if contestants.iter().any(|contestant| Contestant::is_durable(contestant.name())) {
+        tools(&top, "need 'strace --version' strace")?;
+    }
     if wants(Contestant::Python) {
         tools(&top, "need_venv")?;
     }

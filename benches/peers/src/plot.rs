@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use crate::contestant::{Contestant, FLEET};
 use crate::report::{Spread, number};
 
-const WIDTH: f64 = 720.0;
+/// Of every plot.
+pub const WIDTH: f64 = 720.0;
 const BAR: f64 = 22.0;
 const STEP: f64 = 32.0;
 const TOP: f64 = 44.0;
@@ -18,12 +19,7 @@ pub fn bars(title: &str, all: &[(&str, Spread)]) -> String {
     let greatest = all.iter().map(|(_, spread)| spread.greatest).fold(f64::MIN_POSITIVE, f64::max);
     let x = |value: f64| LEFT + value / greatest * (WIDTH - LEFT - RIGHT);
     let height = TOP + STEP * all.len() as f64 + 8.0;
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" \
-         font-family=\"sans-serif\" font-size=\"13\">\n<title>{title}</title>\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
-         <text x=\"12\" y=\"24\" font-size=\"15\" font-weight=\"bold\" fill=\"#1c2733\">{title}</text>\n"
-    );
+    let mut out = head(title, height, 13);
     for (n, (who, spread)) in all.iter().enumerate() {
         let y = TOP + STEP * n as f64;
         let middle = y + BAR / 2.0;
@@ -48,4 +44,14 @@ pub fn bars(title: &str, all: &[(&str, Spread)]) -> String {
         );
     }
     out + "</svg>\n"
+}
+
+/// How a plot begins: its size, its letters, its title on white.
+pub fn head(title: &str, height: f64, letters: u8) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" \
+         font-family=\"sans-serif\" font-size=\"{letters}\">\n<title>{title}</title>\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
+         <text x=\"12\" y=\"24\" font-size=\"15\" font-weight=\"bold\" fill=\"#1c2733\">{title}</text>\n"
+    )
 }

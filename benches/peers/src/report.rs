@@ -1,7 +1,7 @@
 //! Medians, ratios, and where they are written. Never: measures.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -183,9 +183,7 @@ impl Results {
         if whats.is_empty() {
             return Ok(());
         }
-        let docs = clone_dir().join("docs");
-        let dir = docs.join("performance");
-        std::fs::create_dir_all(&dir)?;
+        let dir = docs_dir()?;
         self.write(&dir.join(data))?;
         let mut section = String::new();
         for (name, text) in &self.conditions {
@@ -198,14 +196,26 @@ impl Results {
             let _ = writeln!(section, "![{what}](performance/{name})");
         }
         section.push_str(&self.tables(whats));
-        let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- end of {mark} -->"));
-        let page = std::fs::read_to_string(docs.join("performance.md"))?;
-        let cut = || format!("docs/performance.md has no section of {mark}");
-        let (head, rest) = page.split_once(&begin).ok_or_else(cut)?;
-        let (_, tail) = rest.split_once(&end).ok_or_else(cut)?;
-        std::fs::write(docs.join("performance.md"), format!("{head}{begin}\n{section}\n{end}{tail}"))?;
-        Ok(())
+        fill_section(mark, &section)
     }
+}
+
+/// Puts `section` between the marks of docs/performance.md that have this name.
+pub fn fill_section(mark: &str, section: &str) -> Outcome<()> {
+    let page = clone_dir().join("docs/performance.md");
+    let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- end of {mark} -->"));
+    let text = std::fs::read_to_string(&page)?;
+    let cut = || format!("docs/performance.md has no section of {mark}");
+    let (head, rest) = text.split_once(&begin).ok_or_else(cut)?;
+    let (_, tail) = rest.split_once(&end).ok_or_else(cut)?;
+    Ok(std::fs::write(page, format!("{head}{begin}\n{section}\n{end}{tail}"))?)
+}
+
+/// Where the plots of docs/performance.md and their data are, made where it is missing.
+pub fn docs_dir() -> Outcome<PathBuf> {
+    let dir = clone_dir().join("docs/performance");
+    std::fs::create_dir_all(&dir)?;
+    Ok(dir)
 }
 
 /// Whose figure is set beside the others'.

@@ -1,6 +1,7 @@
 //! How long a server takes to answer again, killed with data kept.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use crate::Outcome;
@@ -23,12 +24,22 @@ pub async fn measure(binary: &Path, bytes_max: u64) -> Outcome<Vec<Figure>> {
     for (bytes, what) in LEVELS.into_iter().filter(|(bytes, _)| *bytes <= bytes_max) {
         fill(&server, bytes - kept).await?;
         kept = bytes;
-        let dir = server.kill()?;
-        let begin = Instant::now();
-        server = Streamway::on(Process::start_in(dir, serve(binary)).await?).await?;
-        figures.push((what, begin.elapsed().as_secs_f64() * 1e3));
+        let (started, ms) = restarted(server, serve(binary)).await?;
+        server = started;
+        figures.push((what, ms));
     }
     Ok(figures)
+}
+
+/// The server killed and started again on its data, and the milliseconds until it has stored something.
+pub async fn restarted(
+    server: Streamway,
+    command: impl Fn(u16, &Path) -> Outcome<Command>,
+) -> Outcome<(Streamway, f64)> {
+    let dir = server.kill()?;
+    let begin = Instant::now();
+    let server = Streamway::on(Process::start_in(dir, command).await?).await?;
+    Ok((server, begin.elapsed().as_secs_f64() * 1e3))
 }
 
 /// Stores so many bytes more.

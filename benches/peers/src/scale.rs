@@ -4,21 +4,18 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::Outcome;
 use crate::curve::{self, Line};
 use crate::pace::{Load, Pace, Until};
-use crate::peer::{Process, clone_dir};
-use crate::report::{machine, number};
-use crate::restart::fill;
+use crate::peer::Process;
+use crate::report::{docs_dir, fill_section, machine, number};
+use crate::restart::{fill, restarted};
 use crate::streamway::{Streamway, serve};
 use crate::workload::{Row, Runner, Scale};
-
-const BEGIN: &str = "<!-- scaling -->\n";
-const END: &str = "<!-- end of scaling -->";
 
 const SUBSCRIBERS: [usize; 5] = [1, 10, 100, 1_000, 5_000];
 const TOPICS: [usize; 5] = [1, 10, 100, 1_000, 10_000];
@@ -97,10 +94,8 @@ async fn kept(binary: &Path, time: Duration, gb_max: u64) -> Outcome<Sweep> {
     for (round, gb) in KEPT_GB.into_iter().filter(|gb| *gb <= gb_max).enumerate() {
         fill(&server, gb * 1_000_000_000 - bytes).await?;
         bytes = gb * 1_000_000_000;
-        let dir = alone(server).await?.kill()?;
-        let begin = Instant::now();
-        server = Arc::new(Streamway::on(Process::start_in(dir, command(binary)).await?).await?);
-        let start_ms = begin.elapsed().as_secs_f64() * 1e3;
+        let (started, start_ms) = restarted(alone(server).await?, command(binary)).await?;
+        server = Arc::new(started);
         let runner = Runner { round, ..runner(server.clone(), time) };
         let load = runner.load(1000, 1, 100);
         let (rate, _) = runner.publishers(Row::Pipelined, 1, load).await?;
@@ -202,9 +197,7 @@ impl Sweep {
 
 /// Fills the marked section of docs/performance.md, and writes its plots and data beside it.
 fn fill_docs(conditions: &str, sweeps: &[Sweep], result: &serde_json::Value) -> Outcome<()> {
-    let docs = clone_dir().join("docs");
-    let dir = docs.join("performance");
-    std::fs::create_dir_all(&dir)?;
+    let dir = docs_dir()?;
     std::fs::write(dir.join("scaling.json"), serde_json::to_string_pretty(result)? + "\n")?;
     let mut section =
         format!("{conditions}. Memory is resident, of the whole server, at the end of the point.\n");
@@ -213,11 +206,7 @@ fn fill_docs(conditions: &str, sweeps: &[Sweep], result: &serde_json::Value) -> 
         std::fs::write(dir.join(&name), sweep.plot())?;
         let _ = write!(section, "\n![Over {0}](performance/{name})\n\n{1}", sweep.title, sweep.table());
     }
-    let page = std::fs::read_to_string(docs.join("performance.md"))?;
-    let (head, rest) = page.split_once(BEGIN).ok_or("docs/performance.md has no mark for scaling")?;
-    let (_, tail) = rest.split_once(END).ok_or("docs/performance.md has no end of scaling")?;
-    std::fs::write(docs.join("performance.md"), format!("{head}{BEGIN}\n{section}\n{END}{tail}"))?;
-    Ok(())
+    fill_section("scaling", &section)
 }
 
 fn size(bytes: usize) -> String {

@@ -1,7 +1,7 @@
 //! The ratios to reach: Streamway's figure over another's. Never: what was measured.
 
 use crate::restart::{START_2, START_10};
-use crate::workload::SLOW_SYNC;
+use crate::workload::{FLEET_FANOUT, FLEET_P50, FLEET_P50_CALM, FLEET_PIPELINED, SLOW_SYNC};
 
 /// Which way is better.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -23,11 +23,6 @@ const P50: &str = "latency at 5,000/s, p50, µs";
 const P99: &str = "latency at 5,000/s, p99, µs";
 const IDLE: &str = "idle subscription, shared connection, bytes";
 const MANY: &str = "256 publishers, 1,000 topics, requests/s";
-
-const FLEET_PIPELINED: &str = "fleet pipelined publish, records/s";
-const FLEET_FANOUT: &str = "fleet fan-out 1 to 100, deliveries/s";
-const FLEET_P50_CALM: &str = "fleet latency of a delivery at 100/s, p50, µs";
-const FLEET_P50: &str = "fleet latency of a delivery at 500/s, p50, µs";
 
 /// A figure, the other server, the ratio to reach.
 pub const TARGETS: &[(&str, &str, Want, f64)] = &[

@@ -19,13 +19,18 @@ const RATE: f64 = 5_000.0;
 
 pub const SLOW_SYNC: &str = "pipelined publish, 256 in flight, 1 ms added to every sync, records/s";
 
+pub const FLEET_PIPELINED: &str = "fleet pipelined publish, records/s";
+pub const FLEET_FANOUT: &str = "fleet fan-out 1 to 100, deliveries/s";
+pub const FLEET_P50_CALM: &str = "fleet latency of a delivery at 100/s, p50, µs";
+pub const FLEET_P50: &str = "fleet latency of a delivery at 500/s, p50, µs";
+
 /// The same of the fleet's, and its figures: far within what plain NATS takes of one publisher, each
 /// message by itself, and nearer to it.
 const FLEET_LATENCY: [(f64, [&str; 3]); 2] = [
     (
         100.0,
         [
-            "fleet latency of a delivery at 100/s, p50, µs",
+            FLEET_P50_CALM,
             "fleet latency of a delivery at 100/s, p99, µs",
             "fleet latency of an acknowledgement at 100/s, p50, µs",
         ],
@@ -33,7 +38,7 @@ const FLEET_LATENCY: [(f64, [&str; 3]); 2] = [
     (
         500.0,
         [
-            "fleet latency of a delivery at 500/s, p50, µs",
+            FLEET_P50,
             "fleet latency of a delivery at 500/s, p99, µs",
             "fleet latency of an acknowledgement at 500/s, p50, µs",
         ],
@@ -140,11 +145,9 @@ impl Runner {
             Row::Start => Err("started by itself".into()),
             Row::FleetPipelined => {
                 let load = self.load(1000, 1, VALUE_LEN);
-                Ok(vec![("fleet pipelined publish, records/s", self.publishers(row, 1, load).await?.0)])
+                Ok(vec![(FLEET_PIPELINED, self.publishers(row, 1, load).await?.0)])
             }
-            Row::FleetFanout100 => {
-                Ok(vec![("fleet fan-out 1 to 100, deliveries/s", self.fan_out(row, 100).await?)])
-            }
+            Row::FleetFanout100 => Ok(vec![(FLEET_FANOUT, self.fan_out(row, 100).await?)]),
             Row::FleetLatency => self.live_latency().await,
         }
     }
