@@ -208,10 +208,11 @@ impl Writer {
         let bytes = group.seal(self.id, self.next_group);
         let begun = Instant::now();
         let end = self.at + bytes.len() as u64;
-        self.file.write_at(bytes, self.at)?;
         self.small_groups =
             if bytes.len() as u64 > SMALL_GROUP { 0 } else { self.small_groups.saturating_add(1) };
+        // Before the group: one that is refused for want of room for zeros must not be there.
         self.write_ahead(end)?;
+        self.file.write_at(bytes, self.at)?;
         let written = Instant::now();
         // A sync that fails, for whatever reason, leaves it open what is on disk.
         self.file.sync().map_err(io::Error::other)?;
@@ -222,9 +223,7 @@ impl Writer {
         self.next_group += 1;
         Ok(Synced { written, synced })
     }
-}
 
-impl Writer {
     /// Writes zeros from `end` on, where the groups to come have use for it.
     fn write_ahead(&mut self, end: u64) -> io::Result<()> {
         if end <= self.written {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{ALIGN, GroupBuf, Image, Spec, Writer, file_name, parse_name};
+use super::{ALIGN, GroupBuf, Image, SMALL_GROUPS, Spec, Writer, file_name, parse_name};
 use crate::record::{Offset, UnixMicros};
 use crate::storage::embedded::disk::sim::SimDisk;
 use crate::storage::embedded::frame::{Header, Kind};
@@ -112,4 +112,24 @@ fn groups_of_an_earlier_use_of_the_space_are_not_seen() {
     };
     image.replay(None, visit).unwrap();
     assert_eq!(seen, [12]);
+}
+
+#[test]
+fn a_group_behind_whose_zeros_the_disk_is_full_is_not_stored() {
+    let disk = SimDisk::default();
+    let spec = Spec { seq: 1, capacity: 64 * ALIGN, first_group: 0 };
+    let mut writer = Writer::create(&disk, Path::new(DIR), spec, None, None).unwrap();
+    let stored = u64::from(SMALL_GROUPS) - 1;
+    for number in 0..stored {
+        writer.append(&mut group(number)).unwrap();
+    }
+    // A file system that reserves nothing: the next group fits, and not a zero behind it.
+    writer.file.set_len(writer.at + ALIGN).unwrap();
+    disk.set_full(true);
+    let error = writer.append(&mut group(stored)).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    assert_eq!(replay(disk.files().remove(&path()).unwrap(), None).unwrap().1, stored);
+    // Zeros are a help: without them it is stored.
+    writer.append(&mut group(stored)).unwrap();
+    assert_eq!(replay(disk.files().remove(&path()).unwrap(), None).unwrap().1, stored + 1);
 }
