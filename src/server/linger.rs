@@ -26,7 +26,7 @@ const TURN_BYTES: usize = 64 << 10;
 /// Bytes dropped at a time.
 const DISCARD: usize = 4096;
 
-/// A stream that is read in turns, and whose shutdown lingers.
+/// A stream that is read in turns, written once the ready tasks had theirs, and whose shutdown lingers.
 #[derive(Debug)]
 pub(super) struct Lingering<S> {
     stream: S,
