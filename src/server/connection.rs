@@ -2,7 +2,6 @@
 //! Never: waits without a deadline for a peer that says nothing.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::Request;
@@ -68,17 +67,13 @@ pub(super) fn grpc(
         let port = Port { gate, routes, config, share, admission, peer: None };
         let Some(tls) = tls.clone() else { return Box::pin(port.serve(stream, ending)) };
         Box::pin(async move {
-            let accepted = port.gate.leaving.run_until_cancelled(tls.accept(stream)).await.flatten();
+            let accepted = port.gate.open_in_time(tls.accept(stream)).await.flatten();
             if let Some((stream, peer)) = accepted {
                 Port { peer, ..port }.serve(stream, ending).await;
             }
         })
     }
 }
-
-/// How long a new connection may take to say something once the server leaves: its peer connected before, and
-/// its first request may be under way.
-const LAST_PREFACE: Duration = Duration::from_millis(250);
 
 /// What one connection is served with.
 struct Port {
@@ -97,14 +92,8 @@ impl Port {
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let patience = self.config.preface_timeout;
-        let gone = async {
-            self.gate.leaving.cancelled().await;
-            tokio::time::sleep(LAST_PREFACE).await;
-        };
-        let ahead = tokio::select! {
-            ahead = tokio::time::timeout(patience, Ahead::read(&mut stream)) => ahead,
-            () = gone => return,
-        };
+        let reading = tokio::time::timeout(patience, Ahead::read(&mut stream));
+        let Some(ahead) = self.gate.open_in_time(reading).await else { return };
         match ahead {
             Ok(Ok(ahead)) if ahead.is_whole_preface() => {
                 self.speak(Lingering::new(stream, ahead), ending).await;

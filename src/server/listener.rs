@@ -20,8 +20,12 @@ use crate::telemetry::Connections;
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// Longest such wait.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// Connections accepted at the end: no more than the system lets wait.
-const LAST_MAX: usize = 4096;
+
+/// What a connection that is not open yet when its port closes gets to open: a round trip and a busy
+/// machine's delay. Its peer may have sent a call before it could know.
+const OPENING_GRACE: Duration = Duration::from_millis(250);
+/// Connections taken in when the port closes, at most: what `tokio::net::TcpListener::bind` lets wait.
+const BACKLOG: usize = 1024;
 
 /// What rules over the connections of one port.
 #[derive(Clone, Debug)]
@@ -59,6 +63,18 @@ impl Gate {
         self.connections_max.saturating_sub(self.free.available_permits())
     }
 
+    /// What `opening` makes; nothing where the port has closed and it is still not done a little later.
+    pub(super) async fn open_in_time<F: Future>(&self, opening: F) -> Option<F::Output> {
+        let late = async {
+            self.leaving.cancelled().await;
+            tokio::time::sleep(OPENING_GRACE).await;
+        };
+        tokio::select! {
+            opened = opening => Some(opened),
+            () = late => None,
+        }
+    }
+
     /// Ends the accept loop and tells every connection to go; `tasks.wait()` tells when all are gone.
     pub(super) fn go_away(&self) {
         self.leaving.cancel();
@@ -66,46 +82,22 @@ impl Gate {
     }
 }
 
-/// Accepts until the gate is leaving and nobody waits: the system took those who wait for connected, and they
-/// may have sent a request already. A connection over the cap is closed at once: its client then
+/// Accepts until the gate is leaving. A connection over the cap is closed at once: its client then
 /// knows, and may try another replica.
 pub(super) async fn accept<S, F>(listener: TcpListener, gate: Gate, counts: &'static Connections, serve: S)
 where
     S: Fn(TcpStream, Gate) -> F + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    let (mut backoff, mut last) = (BACKOFF_MIN, 0);
-    while last < LAST_MAX {
-        let accepted = tokio::select! {
-            biased;
-            accepted = listener.accept() => accepted,
-            () = gate.leaving.cancelled() => return,
-        };
-        last += usize::from(gate.leaving.is_cancelled());
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) if concerns_one_connection(&error) => continue,
-            Err(error) if concerns_files(&error) && gate.spares.release() => continue,
-            Err(error) => {
-                counts.system.inc();
-                warn!(%error, backoff_ms = backoff.as_millis() as u64, "accepting a connection");
-                tokio::select! {
-                    () = gate.leaving.cancelled() => return,
-                    () = tokio::time::sleep(backoff) => {}
-                }
-                backoff = (backoff * 2).min(BACKOFF_MAX);
-                continue;
-            }
-        };
-        backoff = BACKOFF_MIN;
+    let admit = |stream: TcpStream| {
         let Ok(permit) = Arc::clone(&gate.free).try_acquire_owned() else {
             counts.over_cap.inc();
-            debug!(%peer, "connection over the cap closed");
-            continue;
+            debug!(peer = ?stream.peer_addr(), "connection over the cap closed");
+            return;
         };
         // Without it small answers wait for the peer's delayed acknowledgement.
         if stream.set_nodelay(true).is_err() {
-            continue;
+            return;
         }
         counts.accepted.inc();
         let open = counts.active.hold();
@@ -115,7 +107,44 @@ where
             spares.refill();
             drop((permit, open));
         });
+    };
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = gate.leaving.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) if concerns_one_connection(&error) => continue,
+            Err(error) if concerns_files(&error) && gate.spares.release() => continue,
+            Err(error) => {
+                counts.system.inc();
+                warn!(%error, backoff_ms = backoff.as_millis() as u64, "accepting a connection");
+                tokio::select! {
+                    () = gate.leaving.cancelled() => break,
+                    () = tokio::time::sleep(backoff) => {}
+                }
+                backoff = (backoff * 2).min(BACKOFF_MAX);
+                continue;
+            }
+        };
+        backoff = BACKOFF_MIN;
+        admit(stream);
     }
+    waiting(listener).for_each(admit);
+}
+
+/// Connections that wait to be accepted when the port closes. It would reset them: a call that its peer
+/// has sent by then, a load balancer say, would fail without anybody knowing whether it was taken.
+fn waiting(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
+    let listener = listener.into_std().ok();
+    let accepted = std::iter::from_fn(move || listener.as_ref()?.accept().ok());
+    accepted.take(BACKLOG).filter_map(|(stream, _)| {
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    })
 }
 
 /// Whether the process, or the system, has no more descriptors.

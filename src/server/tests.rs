@@ -355,8 +355,7 @@ async fn who_connected_before_the_port_closed_is_answered() {
         std::future::ready(stream)
     });
     let channel = Channel::from_static("http://waiting").connect_with_connector(connector).await.unwrap();
-    let status = StreamServiceClient::new(channel).publish(publish("orders", &["a"])).await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "SERVER_DRAINING"));
+    StreamServiceClient::new(channel).publish(publish("orders", &["a"])).await.unwrap();
     running.wait().await.unwrap();
 }
 

@@ -289,7 +289,10 @@ async fn a_drain_tells_where_to_resume() {
     assert_eq!((notice.notice, notice.next.offset.get()), (Some(Notice::Draining), 1));
     assert_eq!(error.unwrap().unwrap_err(), Error::Draining);
     assert!(end.is_none());
-    assert_eq!(topics.get(&name()).await.err(), Some(Error::Draining));
+    let request = Subscribe::from(From::Start(Start::Earliest));
+    let late = topics.subscribe(&name(), request, topics.ending().child()).await;
+    assert_eq!(late.err(), Some(Error::Draining));
+    assert!(topics.get(&name()).await.is_ok(), "a call of one answer is served");
 }
 
 #[tokio::test(start_paused = true)]

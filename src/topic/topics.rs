@@ -40,7 +40,8 @@ impl Topics {
         let _ = self.0.log.set(log);
     }
 
-    /// Shut down: new calls are refused, subscriptions and publishers are told.
+    /// Shut down: subscriptions and streams of publishes are told to end. A call of one answer that comes
+    /// on a connection not told yet is served, until the log closes.
     pub fn drain(&self) {
         self.0.ending.begin(Cause::Draining);
     }
@@ -76,9 +77,6 @@ impl Topics {
     }
 
     fn log(&self) -> Result<&Arc<dyn Log>, Error> {
-        if let Some(cause) = self.0.ending.cause() {
-            return Err(cause.into());
-        }
         self.0.log.get().ok_or(Error::Starting)
     }
 
@@ -129,6 +127,9 @@ impl Topics {
         request: Subscribe,
         ending: Ending,
     ) -> Result<Subscription, Error> {
+        if let Some(cause) = self.0.ending.cause() {
+            return Err(cause.into());
+        }
         let topic =
             if request.creates_topic() { self.get_or_create(name).await? } else { self.get(name).await? };
         Subscription::start(self.clone(), topic, request, ending).await

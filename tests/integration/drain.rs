@@ -10,8 +10,10 @@ use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::harness::make::{at, earliest, latest, open, published, record, records, subscribe, to_tail};
-use crate::harness::raw::NeverReads;
+use crate::harness::make::{
+    self, at, earliest, latest, open, published, record, records, subscribe, to_tail,
+};
+use crate::harness::raw::{NeverReads, PublishesAtOnce};
 use crate::harness::{Reader, Server, read_all, refused, within};
 use crate::history::Recorder;
 use crate::history::check::check;
@@ -86,6 +88,28 @@ async fn peers_that_do_nothing_cannot_hold_it_up() {
     let (exit, took) = server.stop("TERM", BUDGET_SECONDS).await;
     assert!(exit.success() && took < Duration::from_secs(8), "{exit:?} after {took:?}\n{}", server.log());
     drop((never_reads, silent, admin, unread, exchange, watch));
+}
+
+/// A load balancer that has connected and sent a publish could not tell, were it cut off, whether it was taken.
+#[tokio::test]
+async fn what_was_sent_before_the_port_closed_is_answered() {
+    const PEERS: usize = 64;
+    let mut server = Server::start().await;
+    published(&mut server.client().await, "late", records("a", 1)).await;
+    // All at once: the connections, their publishes, and the signal.
+    crate::harness::signal(server.pid(), "STOP");
+    let request = make::publish("late", records("b", 1));
+    let peers: Vec<_> = (0..PEERS).map(|_| PublishesAtOnce::new(server.listen(), &request)).collect();
+    crate::harness::signal(server.pid(), "TERM");
+    let read = |peer: PublishesAtOnce| tokio::task::spawn_blocking(|| peer.acknowledged());
+    let answers: Vec<_> = peers.into_iter().map(read).collect();
+    let (exit, took) = server.stop("CONT", BUDGET_SECONDS).await;
+    assert!(exit.success() && took < Duration::from_secs(8), "{exit:?} after {took:?}");
+    for answer in answers {
+        assert!(answer.await.unwrap().expect("no reset"), "refused");
+    }
+    server.restart().await;
+    assert_eq!(read_all(&mut server.client().await, "late").await.len(), 1 + PEERS);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

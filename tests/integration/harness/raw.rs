@@ -1,6 +1,7 @@
-//! Peers that no client library would be: bytes that are no message, and a reader that never reads.
+//! Peers that no client library would be: bytes that are no message, a reader that never reads, and a publisher that
+//! sends all it has to say at once.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use bytes::{Buf, BufMut, Bytes};
@@ -79,28 +80,71 @@ pub struct NeverReads(#[expect(dead_code, reason = "held open")] TcpStream);
 
 impl NeverReads {
     pub fn subscribe(at: SocketAddr, request: &streamway::proto::v1::SubscribeRequest) -> Self {
-        let mut tcp = TcpStream::connect(at).expect("connected");
-        let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         // SETTINGS_INITIAL_WINDOW_SIZE = 2^31 - 1, and the same for the connection.
-        frame(&mut out, 4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
+        let mut out = preface(&[0, 4, 0x7f, 0xff, 0xff, 0xff]);
         frame(&mut out, 8, 0, 0, &(0x7fff_ffff_u32 - 65_535).to_be_bytes());
-        let authority = at.to_string();
-        let headers = [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", "/streamway.v1.StreamService/Subscribe"),
-            (":authority", authority.as_str()),
-            ("content-type", "application/grpc"),
-            ("te", "trailers"),
-        ];
-        frame(&mut out, 1, 0x4, 1, &literal_headers(&headers));
-        let mut data = vec![0];
-        data.put_u32(u32::try_from(request.encoded_len()).expect("small"));
-        request.encode(&mut data).expect("room");
-        frame(&mut out, 0, 0x1, 1, &data);
-        tcp.write_all(&out).expect("sent");
-        Self(tcp)
+        call(&mut out, at, "/streamway.v1.StreamService/Subscribe", request);
+        Self(sent(at, &out))
     }
+}
+
+/// A TCP peer that sends one publish, whole, without waiting for the server to say a word.
+pub struct PublishesAtOnce(TcpStream);
+
+impl PublishesAtOnce {
+    pub fn new(at: SocketAddr, request: &streamway::proto::v1::PublishRequest) -> Self {
+        let mut out = preface(&[]);
+        call(&mut out, at, "/streamway.v1.StreamService/Publish", request);
+        Self(sent(at, &out))
+    }
+
+    /// Whether a receipt comes, which a refusal has none of. Blocks.
+    pub fn acknowledged(mut self) -> std::io::Result<bool> {
+        loop {
+            let mut head = [0; 9];
+            self.0.read_exact(&mut head)?;
+            let [a, b, c, kind, flags, ..] = head;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            self.0.read_exact(&mut payload)?;
+            match (kind, flags) {
+                // DATA, then HEADERS that end the stream.
+                (0, _) => return Ok(true),
+                (1, flags) if flags & 0x1 != 0 => return Ok(false),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn sent(at: SocketAddr, bytes: &[u8]) -> TcpStream {
+    let mut tcp = TcpStream::connect(at).expect("connected");
+    tcp.write_all(bytes).expect("sent");
+    tcp
+}
+
+/// What a client says first, with these settings.
+fn preface(settings: &[u8]) -> Vec<u8> {
+    let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    frame(&mut out, 4, 0, 0, settings);
+    out
+}
+
+/// A call of one message, whole.
+fn call(out: &mut Vec<u8>, at: SocketAddr, method: &str, request: &impl Message) {
+    let authority = at.to_string();
+    let headers = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", method),
+        (":authority", authority.as_str()),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    frame(out, 1, 0x4, 1, &literal_headers(&headers));
+    let mut data = vec![0];
+    data.put_u32(u32::try_from(request.encoded_len()).expect("small"));
+    request.encode(&mut data).expect("room");
+    frame(out, 0, 0x1, 1, &data);
 }
 
 pub fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
