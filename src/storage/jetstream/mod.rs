@@ -83,14 +83,24 @@ impl JetStreamLog {
 
     /// The stream of a topic, as it is.
     async fn look(&self, name: &TopicName) -> Result<(Meta, Info), Error> {
+        let known = self.topics().get(name).cloned();
         let found = self.nats.info(&names::stream(name)).await?;
         let found = found.and_then(|info| Some((Meta::of(&info.config)?, info)));
         if found.is_none()
-            && let Some(gone) = self.topics().remove(name)
+            && let Some(gone) = known
         {
-            gone.delete();
+            self.forget(&gone);
         }
         found.ok_or(Error::TopicNotFound)
+    }
+
+    /// An incarnation that is gone. The one that is kept by its name may be another by now.
+    fn forget(&self, gone: &Arc<Topic>) {
+        gone.delete();
+        let mut topics = self.topics();
+        if topics.get(&gone.name).is_some_and(|kept| Arc::ptr_eq(kept, gone)) {
+            topics.remove(&gone.name);
+        }
     }
 
     /// The incarnation that this stream keeps.

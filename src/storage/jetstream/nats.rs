@@ -12,6 +12,7 @@ use async_nats::jetstream::context::{Context, CreateStreamErrorKind, GetStreamEr
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{self, Info, LastRawMessageErrorKind, PurgeErrorKind};
 use async_nats::jetstream::{ErrorCode, context};
+use futures_util::future;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +27,12 @@ pub const CONSUMER_IDLE: Duration = Duration::from_secs(60);
 /// How long NATS may take to make one. It may place it on a server that died less than a minute ago, and
 /// then never answers: the next attempt is placed anew.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// When a question that nobody has answered is asked again: a stream that has no leader yet has nobody who
+/// answers for it.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How often it is asked, the first time too.
+const ASKS: u32 = 4;
 
 /// How long the creation of a stream is tried: with the last request less than the 10 s that clients
 /// tend to wait.
@@ -89,6 +96,16 @@ impl Nats {
     /// NATS cannot answer.
     pub async fn info(&self, stream: &str) -> Result<Option<Info>, Error> {
         self.reachable()?;
+        let asks = (0..ASKS).map(|earlier| {
+            Box::pin(async move {
+                tokio::time::sleep(ASK_AGAIN * earlier).await;
+                self.ask(stream).await
+            })
+        });
+        future::select_all(asks).await.0
+    }
+
+    async fn ask(&self, stream: &str) -> Result<Option<Info>, Error> {
         match self.context.get_stream(stream).await {
             Ok(stream) => Ok(Some(stream.cached_info().clone())),
             Err(error) => match error.kind() {
@@ -174,7 +191,7 @@ impl Nats {
         let mut pause = CREATE_PAUSE;
         loop {
             let refusal = match self.context.create_stream(config).await {
-                Ok(stream) => return Ok(stream.cached_info().clone()),
+                Ok(_) => return self.appears(&config.name, deadline).await.map_err(Refusal::Unknown),
                 Err(error) => match error.kind() {
                     CreateStreamErrorKind::JetStream(why)
                         if why.error_code() == ErrorCode::STREAM_NAME_EXIST =>
@@ -190,6 +207,20 @@ impl Nats {
             }
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             pause *= 2;
+        }
+    }
+
+    /// A stream that was made, once it can be used: a cluster that is asked a second time for the stream it
+    /// is making agrees at once, and says for a moment that there is none.
+    async fn appears(&self, stream: &str, deadline: Instant) -> Result<Info, Error> {
+        loop {
+            match self.info(stream).await? {
+                Some(info) => return Ok(info),
+                None if Instant::now() + CREATE_PAUSE >= deadline => {
+                    return Err(unavailable("the stream is not there in time"));
+                }
+                None => tokio::time::sleep(CREATE_PAUSE.mul_f64(0.5 + fastrand::f64() / 2.0)).await,
+            }
         }
     }
 

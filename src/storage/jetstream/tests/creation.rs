@@ -10,7 +10,8 @@ use super::{config, created, everything, open, put};
 use crate::storage::conformance::name;
 use crate::storage::jetstream::JetStreamLog;
 use crate::storage::jetstream::server::Nats;
-use crate::storage::{Error, Log, Retention};
+use crate::storage::{Error, Log, Retention, Start};
+use crate::topic::{self, From, Subscribe, Topics};
 
 /// Of replicas that create a topic at once one does, and all use that one, as do the publishers that
 /// made them do it.
@@ -44,6 +45,35 @@ async fn replicas_that_create_at_once_agree() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_that_create_at_once_agree_on_a_cluster() {
     creation_at_once(&Nats::cluster()).await;
+}
+
+/// What a fleet sees of a new topic: publishers through every replica, each of which may be the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_uses_at_once_all_find_the_topic() {
+    let nats = Nats::cluster();
+    let replicas = join_all((0..3).map(async |_| {
+        let topics = Topics::new(&config(&nats));
+        topics.open(open(&config(&nats)).await);
+        topics
+    }));
+    let replicas = replicas.await;
+    for round in 0..10 {
+        let name = name(&format!("t{round}"));
+        let uses = join_all((0..15).map(async |n| {
+            // Some ask while others have it made.
+            tokio::time::sleep(Duration::from_millis(n * 2)).await;
+            let topics = &replicas[n as usize % 3];
+            if n < 6 {
+                put(&*topics.get_or_create(&name).await?, n).await?;
+            } else {
+                let request = Subscribe::from(From::Start(Start::Earliest));
+                topics.subscribe(&name, request, topics.ending().child()).await?;
+            }
+            Ok::<_, topic::Error>(())
+        }));
+        let done = timeout(Duration::from_secs(20), uses).await.expect("all are answered");
+        assert!(done.iter().all(Result::is_ok), "round {round}: {done:?}");
+    }
 }
 
 /// The stream of claims is made again where it is lost, as by servers that keep streams in memory.
