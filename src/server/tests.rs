@@ -98,7 +98,7 @@ async fn publishes_survive_a_restart_and_are_delivered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_log_recovers_calls_are_told_to_come_back() {
+async fn while_the_log_recovers_for_long_calls_are_told_to_come_back() {
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let open: Opener = Box::new(move |_| {
         let _ = wait.recv();

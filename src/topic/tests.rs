@@ -305,10 +305,25 @@ async fn a_time_limit_ends_a_subscription_at_the_tail() {
     assert_eq!(drained(limited(&topics, Start::Earliest, past).await).await, expected(0, &["a"]));
 }
 
-#[tokio::test]
-async fn starting_refuses_and_missing_topics_are_created_only_if_told() {
+#[tokio::test(start_paused = true)]
+async fn a_call_waits_for_a_server_that_starts_but_not_for_long() {
     let starting = Topics::new(&Config::default());
     assert_eq!(starting.get(&name()).await.err(), Some(Error::Starting));
+    let early = starting.clone();
+    let early = tokio::spawn(async move { early.publisher(&name()).await.map(drop) });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    starting.open(MemoryLog::new());
+    early.await.unwrap().unwrap();
+    let starting = Topics::new(&Config::default());
+    let ending = starting.clone();
+    let early = tokio::spawn(async move { ending.get(&name()).await.err() });
+    tokio::task::yield_now().await;
+    starting.drain();
+    assert_eq!(early.await.unwrap(), Some(Error::Draining));
+}
+
+#[tokio::test]
+async fn missing_topics_are_created_only_if_told() {
     let (topics, _log) = served(Config { auto_create_topics: false, ..Config::default() }).await;
     let other = TopicName::parse("other").unwrap();
     assert!(topics.publisher(&other).await.is_err());

@@ -2,20 +2,25 @@
 //! draining, and whether topics are created on first use.
 //! Never: knows gRPC, or how an engine stores.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::SetOnce;
 
 use super::{Admission, Cause, Ending, Error, Publisher, Subscribe, Subscription};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::{self, Log, Retention, TopicInfo, TopicLog};
 
+/// How long a call waits for a server that starts.
+const STARTING_PATIENCE: Duration = Duration::from_secs(3);
+
 /// A cheap handle to all topics.
 #[derive(Clone)]
 pub struct Topics(Arc<Inner>);
 
 struct Inner {
-    log: OnceLock<Arc<dyn Log>>,
+    log: SetOnce<Arc<dyn Log>>,
     ending: Ending,
     admission: Admission,
     auto_create: bool,
@@ -23,11 +28,11 @@ struct Inner {
 }
 
 impl Topics {
-    /// Topics that are starting: every call is refused until [`Self::open`].
+    /// Topics that are starting: every call waits for [`Self::open`], and is refused if that takes long.
     #[must_use]
     pub fn new(config: &Config) -> Self {
         Self(Arc::new(Inner {
-            log: OnceLock::new(),
+            log: SetOnce::new(),
             ending: Ending::default(),
             admission: Admission::new(config.inflight_bytes_max),
             auto_create: config.auto_create_topics,
@@ -76,8 +81,17 @@ impl Topics {
         self.0.auto_create
     }
 
-    fn log(&self) -> Result<&Arc<dyn Log>, Error> {
-        self.0.log.get().ok_or(Error::Starting)
+    /// The log. A call that comes while the server starts waits for it, so that a load balancer that does
+    /// not ask for health may send one too early.
+    async fn log(&self) -> Result<&Arc<dyn Log>, Error> {
+        if let Some(log) = self.0.log.get() {
+            return Ok(log);
+        }
+        tokio::select! {
+            log = self.0.log.wait() => Ok(log),
+            () = self.0.ending.begun() => Err(Error::Draining),
+            () = tokio::time::sleep(STARTING_PATIENCE) => Err(Error::Starting),
+        }
     }
 
     /// The topic of this name.
@@ -85,7 +99,7 @@ impl Topics {
     /// # Errors
     /// There is none, or the server is not serving.
     pub async fn get(&self, name: &TopicName) -> Result<Arc<dyn TopicLog>, Error> {
-        Ok(self.log()?.get(name).await?)
+        Ok(self.log().await?.get(name).await?)
     }
 
     /// The topic of this name, created where topics are created on first use.
@@ -95,7 +109,7 @@ impl Topics {
     pub async fn get_or_create(&self, name: &TopicName) -> Result<Arc<dyn TopicLog>, Error> {
         /// Losing a race of creation against deletion this often is no accident.
         const ATTEMPTS: usize = 4;
-        let log = self.log()?;
+        let log = self.log().await?;
         for _ in 0..ATTEMPTS {
             match log.get(name).await {
                 Err(storage::Error::TopicNotFound) if self.0.auto_create => {}
@@ -140,7 +154,7 @@ impl Topics {
     /// # Errors
     /// There is one, or one too many, or the storage's own.
     pub async fn create(&self, name: TopicName, retention: Retention) -> Result<TopicInfo, Error> {
-        Ok(self.log()?.create(name, retention).await?.info())
+        Ok(self.log().await?.create(name, retention).await?.info())
     }
 
     /// Up to `limit` topics by name, those after `after` whose name begins with `prefix`.
@@ -153,7 +167,7 @@ impl Topics {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<TopicInfo>, Error> {
-        Ok(self.log()?.list(prefix, after, limit).await?)
+        Ok(self.log().await?.list(prefix, after, limit).await?)
     }
 
     /// Replaces a topic's retention.
@@ -161,7 +175,7 @@ impl Topics {
     /// # Errors
     /// There is no such topic, or the storage's own.
     pub async fn update(&self, name: &TopicName, retention: Retention) -> Result<TopicInfo, Error> {
-        Ok(self.log()?.update(name, retention).await?)
+        Ok(self.log().await?.update(name, retention).await?)
     }
 
     /// Deletes a topic; where `epoch` is given, only that incarnation.
@@ -169,7 +183,7 @@ impl Topics {
     /// # Errors
     /// There is no such topic or incarnation, or the storage's own.
     pub async fn delete(&self, name: &TopicName, epoch: Option<Epoch>) -> Result<(), Error> {
-        Ok(self.log()?.delete(name, epoch).await?)
+        Ok(self.log().await?.delete(name, epoch).await?)
     }
 
     /// Forgets whole batches before an offset; answers the real earliest offset.
@@ -182,12 +196,12 @@ impl Topics {
         epoch: Option<Epoch>,
         before: Offset,
     ) -> Result<Offset, Error> {
-        Ok(self.log()?.trim(name, epoch, before).await?)
+        Ok(self.log().await?.trim(name, epoch, before).await?)
     }
 
     /// Why a subscription's topic is gone: deleted, or deleted and created again.
     pub(super) async fn why_gone(&self, name: &TopicName, epoch: Epoch) -> Error {
-        let Ok(log) = self.log() else { return Error::Draining };
+        let Some(log) = self.0.log.get() else { return Error::Draining };
         match log.get(name).await {
             Ok(topic) if topic.epoch() != epoch => {
                 storage::Error::EpochChanged { current: topic.epoch() }.into()
