@@ -1,22 +1,28 @@
-"""Publishers and subscribers that behave as docs/errors.md asks: UNAVAILABLE means once more, from where it stopped.
+"""Publishers and subscribers that behave as docs/errors.md asks: what broke is begun once more, from where it stopped.
 
 What they saw is kept, so that a test can say that nothing acknowledged was lost, repeated or out of order.
 """
 
+import collections
 import importlib.util
-import pathlib
 import threading
 import time
 import uuid
 
 import grpc
+from engine import ROOT, wait
 
 # The stubs that the Python tests generate; their conftest is not pytest's here.
-_path = pathlib.Path(__file__).resolve().parents[1] / "python" / "conftest.py"
+_path = ROOT / "tests" / "python" / "conftest.py"
 _spec = importlib.util.spec_from_file_location("python_tests", _path)
 _spec.loader.exec_module(importlib.util.module_from_spec(_spec))
+# What the example of a resume loop takes for a broken connection.
+_spec = importlib.util.spec_from_file_location("resume", ROOT / "examples" / "python" / "resume.py")
 from streamway.v1 import stream_pb2 as pb  # noqa: E402
 from streamway.v1 import stream_pb2_grpc as rpc  # noqa: E402
+
+resume = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(resume)
 
 CALL_SECONDS = 10
 RETRY_SECONDS = 0.1
@@ -38,7 +44,8 @@ class Client(threading.Thread):
         self.address, self.topic = address, topic
         self.done = threading.Event()
         self.failure = None
-        self.retries = 0
+        # How often, by the code and what it said.
+        self.retries = collections.Counter()
         self.start()
 
     def run(self):
@@ -56,10 +63,10 @@ class Client(threading.Thread):
         return self
 
     def again(self, error):
-        """Only UNAVAILABLE is retried; anything else is an error that a user would see."""
-        if error.code() != grpc.StatusCode.UNAVAILABLE:
+        """Only what broke is tried again; anything else is an error that a user would see."""
+        if not resume.is_interruption(error):
             raise error
-        self.retries += 1
+        self.retries[f"{error.code().name}: {error.details()}"] += 1
         time.sleep(RETRY_SECONDS)
 
 
@@ -165,3 +172,22 @@ def check(publishers, subscribers):
         assert not lost, f"{len(lost)} acknowledged records did not come, of {len(acknowledged)}"
         moved = [value for value, offset in acknowledged.items() if came[value] != offset]
         assert not moved, f"{len(moved)} records came at another offset than was acknowledged"
+
+
+def settle(address, topic, publishers, subscribers):
+    """Ends the load; all of it came, to those who followed and to one who reads anew. Answers how many records."""
+    for publisher in publishers:
+        publisher.finish()
+    total = sum(len(publisher.acknowledged) for publisher in publishers)
+    wait("the subscribers", lambda: all(len(s.records) >= total or s.failure for s in subscribers))
+    for subscriber in subscribers:
+        subscriber.finish()
+    check(publishers, [*subscribers, records(address, topic, total)])
+    return total
+
+
+def carries_on(publishers, more=20):
+    """Waits until each has published `more` records than it has by now."""
+    before = [len(publisher.acknowledged) + more for publisher in publishers]
+    each = list(zip(publishers, before, strict=True))
+    wait("publishing to go on", lambda: all(len(p.acknowledged) > n or p.failure for p, n in each))

@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 from engine import BYTES_MAX, COMMIT, IMAGE, ROOT, running, wait
-from load import Publisher, Subscriber, check, records
+from load import Publisher, Subscriber, carries_on, check, records, settle
 
 DRAIN_SECONDS = 10  # what `docker stop` gives
 # As the image's own, but asked more often.
@@ -136,16 +136,6 @@ def carry_on(container, address, publishers, subscribers):
     """The same clients go on, and all of them have everything."""
     container.healthy()
     assert grpc_address(container) == address
-    before = [len(p.acknowledged) for p in publishers]
-    wait(
-        "publishing to go on",
-        lambda: all(len(p.acknowledged) > n + 20 or p.failure for p, n in zip(publishers, before, strict=True)),
-    )
-    for publisher in publishers:
-        publisher.finish()
-    total = sum(len(p.acknowledged) for p in publishers)
-    wait("the subscribers", lambda: all(len(s.records) >= total or s.failure for s in subscribers))
-    for subscriber in subscribers:
-        subscriber.finish()
-    check(publishers, [*subscribers, records(address, "load", total)])
+    carries_on(publishers)
+    total = settle(address, "load", publishers, subscribers)
     print(f"{total} records; longest silence {max(s.gap for s in subscribers):.1f} s")
