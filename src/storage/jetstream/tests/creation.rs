@@ -7,11 +7,11 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::{config, created, everything, open, put};
+use crate::record::TopicName;
 use crate::storage::conformance::name;
 use crate::storage::jetstream::JetStreamLog;
 use crate::storage::jetstream::server::Nats;
 use crate::storage::{Error, Log, Retention, Start};
-use crate::topic::{self, From, Subscribe, Topics};
 
 /// Of replicas that create a topic at once one does, and all use that one, as do the publishers that
 /// made them do it.
@@ -47,29 +47,32 @@ async fn replicas_that_create_at_once_agree_on_a_cluster() {
     creation_at_once(&Nats::cluster()).await;
 }
 
+/// What a call does that may be the first to use a topic.
+async fn use_first(log: &JetStreamLog, name: &TopicName, n: u64) -> Result<(), Error> {
+    let topic = loop {
+        match log.get(name).await {
+            Err(Error::TopicNotFound) => {}
+            found => break found?,
+        }
+        match log.create(name.clone(), Retention::default()).await {
+            Err(Error::TopicExists) => {}
+            made => break made?,
+        }
+    };
+    if n < 6 { put(&*topic, n).await.map(drop) } else { topic.resolve(Start::Earliest).await.map(drop) }
+}
+
 /// What a fleet sees of a new topic: publishers through every replica, each of which may be the first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_uses_at_once_all_find_the_topic() {
     let nats = Nats::cluster();
-    let replicas = join_all((0..3).map(async |_| {
-        let topics = Topics::new(&config(&nats));
-        topics.open(open(&config(&nats)).await);
-        topics
-    }));
-    let replicas = replicas.await;
+    let replicas = join_all((0..3).map(async |_| open(&config(&nats)).await)).await;
     for round in 0..10 {
         let name = name(&format!("t{round}"));
         let uses = join_all((0..15).map(async |n| {
             // Some ask while others have it made.
             tokio::time::sleep(Duration::from_millis(n * 2)).await;
-            let topics = &replicas[n as usize % 3];
-            if n < 6 {
-                put(&*topics.get_or_create(&name).await?, n).await?;
-            } else {
-                let request = Subscribe::from(From::Start(Start::Earliest));
-                topics.subscribe(&name, request, topics.ending().child()).await?;
-            }
-            Ok::<_, topic::Error>(())
+            use_first(&replicas[n as usize % 3], &name, n).await
         }));
         let done = timeout(Duration::from_secs(20), uses).await.expect("all are answered");
         assert!(done.iter().all(Result::is_ok), "round {round}: {done:?}");
