@@ -38,6 +38,7 @@ mod tests;
 
 pub use self::connect::OpenError;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -83,23 +84,23 @@ impl JetStreamLog {
 
     /// The stream of a topic, as it is.
     async fn look(&self, name: &TopicName) -> Result<(Meta, Info), Error> {
-        let known = self.topics().get(name).cloned();
+        let known = self.topics().get(name).map(|topic| topic.epoch);
         let found = self.nats.info(&names::stream(name)).await?;
         let found = found.and_then(|info| Some((Meta::of(&info.config)?, info)));
         if found.is_none()
             && let Some(gone) = known
         {
-            self.forget(&gone);
+            self.forget(name, gone);
         }
         found.ok_or(Error::TopicNotFound)
     }
 
-    /// An incarnation that is gone. The one that is kept by its name may be another by now.
-    fn forget(&self, gone: &Arc<Topic>) {
-        gone.delete();
-        let mut topics = self.topics();
-        if topics.get(&gone.name).is_some_and(|kept| Arc::ptr_eq(kept, gone)) {
-            topics.remove(&gone.name);
+    /// An incarnation is gone. The one that is kept by its name may be another by now.
+    fn forget(&self, name: &TopicName, gone: Epoch) {
+        if let Entry::Occupied(kept) = self.topics().entry(name.clone())
+            && kept.get().epoch == gone
+        {
+            kept.remove().delete();
         }
     }
 
@@ -256,7 +257,7 @@ impl Log for JetStreamLog {
 
     fn delete<'a>(&'a self, name: &'a TopicName, epoch: Option<Epoch>) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            self.look_at(name, epoch).await?;
+            let (meta, _) = self.look_at(name, epoch).await?;
             claims::forget(&self.nats, name).await?;
             match self.nats.context.delete_stream(names::stream(name)).await {
                 Ok(_) => {}
@@ -269,9 +270,7 @@ impl Log for JetStreamLog {
                     _ => return Err(unavailable(error)),
                 },
             }
-            if let Some(gone) = self.topics().remove(name) {
-                gone.delete();
-            }
+            self.forget(name, meta.epoch);
             Ok(())
         })
     }
