@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::message::{Message, end_of, start_of};
+use super::message::{Message, end_of, sequence_of, start_of};
 use super::nats::unavailable;
 use super::read::look;
 use super::topic::Topic;
@@ -63,23 +63,19 @@ fn behind() -> Error {
 /// The newest message that NATS has now, once this replica has seen it.
 async fn head(topic: &Topic, deadline: Instant) -> Result<u64, Error> {
     loop {
-        let error = match topic.nats.info(&topic.stream).await {
-            Ok(Some(info)) => {
-                look(topic).await?;
+        let error = match look(topic).await {
+            Ok(end) => {
                 topic.check_readable(topic.tail())?;
-                let last = info.state.last_sequence;
+                let last = sequence_of(end) - 1;
                 if last > 0 {
-                    let seen = topic.wait_beyond(Offset::new(end_of(last).get() - 1));
+                    let seen = topic.wait_beyond(Offset::new(end.get() - 1));
                     if timeout_at(deadline, seen).await.is_err() {
                         return Err(behind());
                     }
                 }
                 return Ok(last);
             }
-            Ok(None) => {
-                topic.delete();
-                return Err(Error::TopicNotFound);
-            }
+            Err(Error::TopicNotFound) => return Err(Error::TopicNotFound),
             Err(error) => error,
         };
         if Instant::now() >= deadline {
@@ -95,7 +91,7 @@ async fn head(topic: &Topic, deadline: Instant) -> Result<u64, Error> {
 /// # Errors
 /// NATS cannot answer, or what is stored is damaged.
 pub async fn first_where(topic: &Topic, last: u64, is: impl Fn(&Message) -> bool) -> Result<u64, Error> {
-    let (mut low, mut high) = (super::message::sequence_of(topic.floor()), last + 1);
+    let (mut low, mut high) = (sequence_of(topic.floor()), last + 1);
     while low < high {
         let middle = low + (high - low) / 2;
         match message(topic, middle).await? {
