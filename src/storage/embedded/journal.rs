@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use bytes::{Buf, BufMut};
 
-use super::disk::{Disk, File, Mode};
+use super::disk::{self, AlignedBuf, Disk, File, Mode};
 use super::frame::{HEADER_LEN as FRAME_HEADER_LEN, Header};
 use super::open::OpenError;
 use crate::telemetry::METRICS;
 
 /// Groups and the file header begin on multiples of this.
-pub const ALIGN: u64 = 4096;
+pub const ALIGN: u64 = disk::ALIGN as u64;
 /// Zeros written behind the small groups that reach space not written before. There a sync must make
 /// the file system's own metadata durable too, a second wait for the disk; so the next small groups
 /// find the space written. A journal that is written over needs none.
@@ -49,7 +49,7 @@ fn align_up(len: u64) -> u64 {
 /// A commit group being put together: room for its header, then frames.
 #[derive(Debug, Default)]
 pub struct GroupBuf {
-    bytes: Vec<u8>,
+    bytes: AlignedBuf,
     heads_crc: u32,
     frames: u32,
 }
@@ -58,7 +58,7 @@ impl GroupBuf {
     /// Starts over, keeping the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.resize(GROUP_HEADER_LEN, 0);
+        self.bytes.resize(GROUP_HEADER_LEN);
         (self.heads_crc, self.frames) = (0, 0);
     }
 
@@ -67,9 +67,9 @@ impl GroupBuf {
         let head = header.encode();
         self.heads_crc = crc32c::crc32c_append(self.heads_crc, &head);
         self.frames += 1;
-        self.bytes.extend_from_slice(&head);
+        self.bytes.extend(&head);
         for part in body {
-            self.bytes.extend_from_slice(part);
+            self.bytes.extend(part);
         }
     }
 
@@ -91,9 +91,10 @@ impl GroupBuf {
         let crc = crc32c::crc32c(&head[8..]);
         head[..4].copy_from_slice(&GROUP_MAGIC.to_le_bytes());
         head[4..8].copy_from_slice(&crc.to_le_bytes());
-        self.bytes[..GROUP_HEADER_LEN].copy_from_slice(&head);
-        self.bytes.resize(align_up(self.bytes.len() as u64) as usize, 0);
-        &self.bytes
+        self.bytes.resize(self.len() as usize);
+        let bytes = self.bytes.settled();
+        bytes[..GROUP_HEADER_LEN].copy_from_slice(&head);
+        bytes
     }
 }
 
@@ -174,6 +175,8 @@ impl Writer {
             None => disk.open(making, Mode::Create)?,
         };
         file.allocate(spec.capacity)?;
+        // Its pages are of no use to anybody: records are read from the tail's cache or from segments.
+        file.bypass_cache();
         let id = random_id()?;
         let mut writer = Self {
             file,
@@ -186,7 +189,7 @@ impl Writer {
             capacity: spec.capacity,
             next_group: spec.first_group,
         };
-        writer.file.write_at(&file_header(id, spec.first_group, first.is_some()), 0)?;
+        writer.file.write_at(file_header(id, spec.first_group, first.is_some()).settled(), 0)?;
         match first {
             Some(group) => drop(writer.append(group)?),
             None => writer.file.sync()?,
@@ -230,8 +233,8 @@ impl Writer {
             return Ok(());
         }
         let ahead = if self.small_groups < SMALL_GROUPS { 0 } else { ZEROS_AHEAD };
-        self.written = (end + ahead).min(self.capacity).max(end);
-        self.file.write_at(&vec![0; (self.written - end) as usize], end)
+        self.written = (end + ahead).min(self.capacity / ALIGN * ALIGN).max(end);
+        self.file.write_at(AlignedBuf::zeros((self.written - end) as usize).settled(), end)
     }
 }
 
@@ -240,17 +243,18 @@ fn random_id() -> io::Result<u64> {
     getrandom::u64().map_err(|error| io::Error::other(error.to_string()))
 }
 
-fn file_header(id: u64, first_group: u64, copied: bool) -> Vec<u8> {
+fn file_header(id: u64, first_group: u64, copied: bool) -> AlignedBuf {
     let mut body = Vec::with_capacity(32);
     body.put_u32_le(VERSION);
     body.put_u32_le(u32::from(copied));
     body.put_u64_le(id);
     body.put_u64_le(first_group);
-    let mut bytes = vec![0; ALIGN as usize];
+    let mut header = AlignedBuf::zeros(ALIGN as usize);
+    let bytes = header.settled();
     bytes[..8].copy_from_slice(MAGIC);
     bytes[8..12].copy_from_slice(&crc32c::crc32c(&body).to_le_bytes());
     bytes[12..12 + body.len()].copy_from_slice(&body);
-    bytes
+    header
 }
 
 /// One group as read back.

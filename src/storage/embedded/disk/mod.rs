@@ -2,6 +2,7 @@
 //! that a test can swap in a disk that tears, fails and fills.
 //! Never: knows what the files hold.
 
+mod aligned;
 mod real;
 #[cfg(test)]
 pub mod sim;
@@ -11,6 +12,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use aligned::{ALIGN, AlignedBuf};
 pub use real::RealDisk;
 
 /// How a file is opened.
@@ -46,6 +48,9 @@ pub trait File: Debug + Send + Sync {
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
     /// Writes all of `bytes`.
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
+    /// Has the writes to come bypass the page cache, where the file system can. Their memory, places and
+    /// lengths must be multiples of [`ALIGN`].
+    fn bypass_cache(&self);
     /// Makes what was written durable.
     fn sync(&self) -> io::Result<()>;
     /// Reserves space for the first `len` bytes, so that writing them cannot run out of it.

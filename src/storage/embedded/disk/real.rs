@@ -7,7 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
 
 use super::{Disk, File, Mode};
 
@@ -55,6 +56,20 @@ impl Disk for RealDisk {
 #[derive(Debug)]
 struct RealFile(fs::File);
 
+impl RealFile {
+    fn bypasses_cache(&self) -> bool {
+        fcntl_getfl(&self.0).is_ok_and(|flags| flags.contains(OFlags::DIRECT))
+    }
+
+    /// A file system that cannot refuses, and the file stays as it is.
+    fn set_direct(&self, direct: bool) {
+        if let Ok(mut flags) = fcntl_getfl(&self.0) {
+            flags.set(OFlags::DIRECT, direct);
+            let _ = fcntl_setfl(&self.0, flags);
+        }
+    }
+}
+
 impl File for RealFile {
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         let mut done = 0;
@@ -70,7 +85,18 @@ impl File for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, at)
+        match self.0.write_all_at(bytes, at) {
+            // A file system that wants another alignment than any known to us.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) && self.bypasses_cache() => {
+                self.set_direct(false);
+                self.0.write_all_at(bytes, at)
+            }
+            result => result,
+        }
+    }
+
+    fn bypass_cache(&self) {
+        self.set_direct(true);
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -80,7 +106,7 @@ impl File for RealFile {
     fn allocate(&self, len: u64) -> io::Result<()> {
         match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
             // A file system without fallocate: the first write finds out instead.
-            Err(rustix::io::Errno::OPNOTSUPP) => self.0.set_len(len),
+            Err(Errno::OPNOTSUPP) => self.0.set_len(len),
             result => Ok(result?),
         }
     }

@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Disk, File, Mode};
+use super::{ALIGN, Disk, File, Mode};
 
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
@@ -229,7 +230,7 @@ impl Disk for SimDisk {
                 node
             }
         };
-        Ok(Arc::new(SimFile { disk: self.clone(), node }))
+        Ok(Arc::new(SimFile { disk: self.clone(), node, aligned: AtomicBool::new(false) }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -271,6 +272,8 @@ impl Disk for SimDisk {
 struct SimFile {
     disk: SimDisk,
     node: usize,
+    /// Whether writes must be aligned.
+    aligned: AtomicBool,
 }
 
 impl File for SimFile {
@@ -283,7 +286,15 @@ impl File for SimFile {
         Ok(len)
     }
 
+    fn bypass_cache(&self) {
+        self.aligned.store(true, Ordering::Relaxed);
+    }
+
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        if self.aligned.load(Ordering::Relaxed) {
+            let all = [bytes.as_ptr().addr(), bytes.len(), at as usize];
+            assert!(all.iter().all(|part| part % ALIGN == 0), "not aligned: {all:x?}");
+        }
         let mut state = self.disk.lock();
         state.change()?;
         let full = state.full;

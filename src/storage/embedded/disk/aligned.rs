@@ -1,0 +1,86 @@
+//! Bytes where a write past the page cache wants them: the first at a multiple of [`ALIGN`] in memory.
+//! Never: knows what they are.
+
+/// What memory, places and lengths of such writes are multiples of: what any disk's sectors divide.
+pub const ALIGN: usize = 4096;
+
+/// A growing run of bytes, aligned once [`Self::settled`].
+#[derive(Debug, Default)]
+pub struct AlignedBuf {
+    memory: Vec<u8>,
+    /// Where in `memory` the bytes begin.
+    start: usize,
+}
+
+impl AlignedBuf {
+    /// So many zeros.
+    #[must_use]
+    pub fn zeros(len: usize) -> Self {
+        let mut zeros = Self { memory: vec![0; len + ALIGN], start: 0 };
+        zeros.start = zeros.aligned_start();
+        zeros.memory.truncate(zeros.start + len);
+        zeros
+    }
+
+    /// Starts over, keeping the memory.
+    pub fn clear(&mut self) {
+        self.memory.clear();
+        self.start = self.aligned_start();
+        self.memory.resize(self.start, 0);
+    }
+
+    /// Bytes there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.memory.len() - self.start
+    }
+
+    /// Adds bytes.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.memory.extend_from_slice(bytes);
+    }
+
+    /// Cuts, or adds zeros.
+    pub fn resize(&mut self, len: usize) {
+        self.memory.resize(self.start + len, 0);
+    }
+
+    /// The bytes, which are moved first where the memory grew into another place since they began.
+    pub fn settled(&mut self) -> &mut [u8] {
+        // Or else making room for the move could move them again.
+        self.memory.reserve(ALIGN);
+        let (from, len, to) = (self.start, self.len(), self.aligned_start());
+        if from != to {
+            self.memory.resize(from.max(to) + len, 0);
+            self.memory.copy_within(from..from + len, to);
+            self.memory.truncate(to + len);
+            self.start = to;
+        }
+        &mut self.memory[to..]
+    }
+
+    fn aligned_start(&self) -> usize {
+        self.memory.as_ptr().addr().wrapping_neg() % ALIGN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ALIGN, AlignedBuf};
+
+    #[test]
+    fn bytes_are_aligned_however_they_grew() {
+        let mut buffer = AlignedBuf::default();
+        for round in 0..20_usize {
+            buffer.clear();
+            let bytes: Vec<u8> = (0..round * 3000).map(|n| n as u8).collect();
+            bytes.chunks(700).for_each(|chunk| buffer.extend(chunk));
+            buffer.resize(bytes.len() + 1);
+            let settled = buffer.settled();
+            assert_eq!(settled.as_ptr().addr() % ALIGN, 0);
+            assert_eq!(settled, [&bytes[..], &[0]].concat());
+        }
+        let mut zeros = AlignedBuf::zeros(2 * ALIGN);
+        assert_eq!(zeros.settled(), [0; 2 * ALIGN]);
+    }
+}
