@@ -14,7 +14,6 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
-use tonic::service::Routes;
 use tower::ServiceExt;
 use tracing::debug;
 
@@ -25,11 +24,12 @@ use super::listener::Gate;
 use super::observe::{Observed, Observer};
 use super::partial::{Budget, Counted, Share};
 use super::preface::Ahead;
+use super::routes::Services;
 use super::tls::Tls;
 use crate::auth::PeerCertificate;
 use crate::config::{Config, Http2Config};
 use crate::telemetry::METRICS;
-use crate::topic::{Admission, Cause, Ending, Topics};
+use crate::topic::{Cause, Connection, Topics};
 
 /// What a client that speaks HTTP/1 is told; gRPC is HTTP/2 alone.
 const SPEAKS_GRPC: &str =
@@ -51,7 +51,7 @@ where
 
 /// Serves connections of the gRPC port, whose calls end with those of `topics` if not before.
 pub(super) fn grpc(
-    routes: Identified<Routes>,
+    routes: Identified<Services>,
     config: &Config,
     topics: &Topics,
     tls: Option<Tls>,
@@ -60,16 +60,19 @@ pub(super) fn grpc(
     let (config, topics) = (Arc::new(config.clone()), topics.clone());
     let access_log_every = config.telemetry.access_log_every;
     move |stream, gate| {
-        let (config, share, ending) = (Arc::clone(&config), budget.share(), topics.ending().child());
-        let admission = topics.admission().of_connection(config.connection_inflight_bytes_max);
+        let (config, share) = (Arc::clone(&config), budget.share());
+        let calls = Arc::new(Connection {
+            ending: topics.ending().child(),
+            admission: topics.admission().of_connection(config.connection_inflight_bytes_max),
+        });
         let observer = Observer { peer: stream.peer_addr().ok(), access_log_every };
         let routes = Observed::new(routes.clone(), observer);
-        let port = Port { gate, routes, config, share, admission, peer: None };
-        let Some(tls) = tls.clone() else { return Box::pin(port.serve(stream, ending)) };
+        let port = Port { gate, routes, config, share, calls, peer: None };
+        let Some(tls) = tls.clone() else { return Box::pin(port.serve(stream)) };
         Box::pin(async move {
             let accepted = port.gate.open_in_time(tls.accept(stream)).await.flatten();
             if let Some((stream, peer)) = accepted {
-                Port { peer, ..port }.serve(stream, ending).await;
+                Port { peer, ..port }.serve(stream).await;
             }
         })
     }
@@ -78,16 +81,16 @@ pub(super) fn grpc(
 /// What one connection is served with.
 struct Port {
     gate: Gate,
-    routes: Observed<Identified<Routes>>,
+    routes: Observed<Identified<Services>>,
     config: Arc<Config>,
     share: Share,
-    admission: Admission,
+    calls: Arc<Connection>,
     /// Whoever TLS has verified.
     peer: Option<PeerCertificate>,
 }
 
 impl Port {
-    async fn serve<S>(self, mut stream: S, ending: Ending)
+    async fn serve<S>(self, mut stream: S)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
@@ -96,7 +99,7 @@ impl Port {
         let Some(ahead) = self.gate.open_in_time(reading).await else { return };
         match ahead {
             Ok(Ok(ahead)) if ahead.is_whole_preface() => {
-                self.speak(Lingering::new(stream, ahead), ending).await;
+                self.speak(Lingering::new(stream, ahead)).await;
             }
             Ok(Ok(ahead)) if ahead.is_http1() => {
                 METRICS.connections.no_preface.inc();
@@ -112,15 +115,14 @@ impl Port {
     }
 
     /// Speaks HTTP/2 until the peer goes, the drain is over, or the connection is too old.
-    async fn speak<S>(self, stream: S, ending: Ending)
+    async fn speak<S>(self, stream: S)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let Self { gate, routes, config, share, admission, peer } = self;
-        let calls = ending.clone();
+        let Self { gate, routes, config, share, calls, peer } = self;
+        let ending = calls.ending.clone();
         let service = TowerToHyperService::new(routes.map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(calls.clone());
-            request.extensions_mut().insert(admission.clone());
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
             }

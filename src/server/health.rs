@@ -14,7 +14,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 
 use super::routes::SERVICES;
 use crate::service::status::{Context, status};
-use crate::topic::{self, Cause, Ending};
+use crate::topic::{self, Cause, Connection, Ending};
 
 /// What the server says of itself.
 #[derive(Clone)]
@@ -121,7 +121,8 @@ impl health_server::Health for Health {
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Updates>, Status> {
         // On the admin port connections have no end of their own.
-        let ending = request.extensions().get::<Ending>().cloned().unwrap_or_default();
+        let ending =
+            request.extensions().get::<Arc<Connection>>().map(|all| all.ending.clone()).unwrap_or_default();
         let watch = Watch {
             service: request.into_inner().service,
             state: self.0.0.subscribe(),

@@ -1,9 +1,16 @@
 //! Which service answers which path of the gRPC port.
 //! Never: behaviour.
 
+use std::convert::Infallible;
+use std::task::{Context, Poll, ready};
+
+use futures_util::future::Either;
+use http::{Request, Response};
+use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
+use tower::Service;
 use tracing::warn;
 
 use super::health::{Board, Health};
@@ -38,23 +45,51 @@ macro_rules! service {
     }};
 }
 
+/// The services of the gRPC port. Calls on topics need no router to find theirs, which is most of what there is.
+#[derive(Clone)]
+pub(super) struct Services {
+    streams: Served<StreamServiceServer<Streams>>,
+    others: Routes,
+}
+
+impl Service<Request<Body>> for Services {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<
+        <Served<StreamServiceServer<Streams>> as Service<Request<Body>>>::Future,
+        <Routes as Service<Request<Body>>>::Future,
+    >;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        ready!(Service::<Request<Body>>::poll_ready(&mut self.streams, cx))?;
+        Service::<Request<Body>>::poll_ready(&mut self.others, cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let service = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
+        match service {
+            Some((StreamServiceServer::<Streams>::NAME, _)) => Either::Left(self.streams.call(request)),
+            _ => Either::Right(self.others.call(request)),
+        }
+    }
+}
+
 /// The gRPC port.
-pub(super) fn public(config: &Config, topics: &Topics, auth: &Auth, board: &Board) -> Identified<Routes> {
+pub(super) fn public(config: &Config, topics: &Topics, auth: &Auth, board: &Board) -> Identified<Services> {
     let max = config.message_bytes_max;
     let streams = service!(StreamServiceServer(Streams::new(topics.clone(), auth.clone(), config)), max);
     let administration = Administration::new(topics.clone(), auth.clone());
     let tutorial = Tutorial::new(topics.ending().clone());
     let example = service!(ExampleServiceServer(tutorial.clone()), max);
     let tutorial = service!(MyServiceServer(tutorial), max);
-    let routes = Routes::new(Served(streams))
-        .add_service(Served(service!(TopicServiceServer(administration), max)))
+    let routes = Routes::new(Served(service!(TopicServiceServer(administration), max)))
         .add_service(Served(Bare(example.clone())))
         .add_service(Served(example))
         .add_service(UntilEnding::new(Served(Bare(tutorial.clone())), topics.ending().clone()))
         .add_service(UntilEnding::new(Served(tutorial), topics.ending().clone()))
         .add_service(HealthServer::new(Health::new(board.clone())));
     let routes = if config.reflection { with_reflection(routes, topics.ending()) } else { routes };
-    Identified::new(routes.prepare(), auth.clone())
+    Identified::new(Services { streams: Served(streams), others: routes.prepare() }, auth.clone())
 }
 
 fn with_reflection(mut routes: Routes, ending: &Ending) -> Routes {

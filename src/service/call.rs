@@ -3,6 +3,7 @@
 //! Never: says how a call ends; its stream does.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::Stream;
@@ -16,7 +17,7 @@ use super::expiry::Expiry;
 use super::status::Error;
 use crate::auth::{self, Action, Caller, Subscribed};
 use crate::record::TopicName;
-use crate::topic::{self, Admission, Cause, Ending};
+use crate::topic::{self, Cause, Connection, Ending};
 
 /// How much calls' ages differ, so that those that began together do not end together.
 const AGE_JITTER: f64 = 0.1;
@@ -27,7 +28,7 @@ pub(super) struct Call {
     ending: Ending,
     /// Until the call is as old as it may get; none where it may get as old as it likes.
     age: Option<Pin<Box<Sleep>>>,
-    admission: Admission,
+    connection: Arc<Connection>,
     caller: Caller,
     /// None where the caller's identity never ends, or has.
     expiry: Option<Expiry>,
@@ -42,22 +43,22 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// A call that begins now; its connection's [`Ending`] and [`Admission`] are in the request's extensions.
+    /// A call that begins now; its [`Connection`] is in the request's extensions.
     ///
     /// # Errors
     /// Nobody knows who calls.
     pub(super) fn begin(streams: &Streams, extensions: &Extensions) -> Result<Self, Error> {
         let caller = streams.caller(extensions)?;
-        let connection = extensions.get::<Ending>().unwrap_or_else(|| streams.topics.ending());
+        let connection = streams.connection(extensions);
         let age = streams.stream_age_max.map(|most| {
             let jitter = 1.0 - AGE_JITTER + 2.0 * AGE_JITTER * fastrand::f64();
             Box::pin(tokio::time::sleep(most.mul_f64(jitter)))
         });
         let expiry = Expiry::of(&caller);
         Ok(Self {
-            ending: connection.child(),
+            ending: connection.ending.child(),
             age,
-            admission: streams.admission(extensions),
+            connection,
             caller,
             expiry,
             permitted: Vec::new(),
@@ -72,9 +73,9 @@ impl Call {
         (self.caller.clone(), self.ending.clone())
     }
 
-    /// What its connection may have in flight.
-    pub(super) fn admission(&self) -> Admission {
-        self.admission.clone()
+    /// What it came by.
+    pub(super) fn connection(&self) -> Arc<Connection> {
+        self.connection.clone()
     }
 
     /// Asks whether the caller may do this, now and for as long as the call lasts.

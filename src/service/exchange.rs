@@ -2,6 +2,7 @@
 //! Never: a task, a channel or a box for a publish; whatever is ready goes into one message.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use futures_util::Stream;
@@ -15,7 +16,7 @@ use crate::auth::{Action, Caller};
 use crate::proto::v1;
 use crate::record::{Batch, BatchLimits, Receipt, TopicName};
 use crate::storage::BoxFuture;
-use crate::topic::{self, Admission, Ending, Notice, Subscribe, Subscription};
+use crate::topic::{self, Connection, Ending, Notice, Publisher, Subscribe, Subscription};
 use crate::wire::{ExchangeRequest, ExchangeResponse};
 
 pub(super) fn exchange(
@@ -87,8 +88,13 @@ where
                         Ok(checked) => {
                             let window = this.streams.window(checked.window);
                             let (streams, call) = (this.streams.clone(), &this.call);
-                            let resolving =
-                                resolve(streams, checked, window, call.admission(), call.caller_and_ending());
+                            let resolving = resolve(
+                                streams,
+                                checked,
+                                window,
+                                call.connection(),
+                                call.caller_and_ending(),
+                            );
                             this.state = State::Resolving(Box::pin(resolving));
                             continue;
                         }
@@ -170,12 +176,12 @@ async fn resolve(
     streams: Streams,
     checked: Checked,
     window: usize,
-    admission: Admission,
+    connection: Arc<Connection>,
     (caller, ending): (Caller, Ending),
 ) -> Result<Box<Running>, (Error, Context)> {
     let Checked { name, asked, merging, .. } = checked;
-    let publisher = streams.publisher(&caller, &name).await;
-    let publisher = publisher.map_err(about(name.as_str()))?.within(admission);
+    let topic = streams.topic(&caller, &name).await.map_err(about(name.as_str()))?;
+    let publisher = Publisher::new(&*topic, connection);
     let subscription = match asked {
         None => None,
         Some((topic, asked)) => {

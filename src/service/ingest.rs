@@ -14,6 +14,7 @@ use super::{Streams, request};
 use crate::auth::Action;
 use crate::proto::v1::{self, IngestResponse};
 use crate::record::{Batch, TopicName};
+use crate::topic::Publisher;
 use crate::wire::{IngestRequest, PublishRequest};
 
 pub(super) async fn ingest(
@@ -66,7 +67,8 @@ async fn begin(
         call.permit(Action::Publish, &name)?;
         let batch = check(streams, first, 1, &name, &call_trace)?;
         let (caller, ending) = call.caller_and_ending();
-        let publisher = streams.publisher(&caller, &name).await?.within(call.admission());
+        let topic = streams.topic(&caller, &name).await?;
+        let publisher = Publisher::new(&*topic, call.connection());
         let mut intake = Intake::new(publisher, streams.window(0), (caller, ending));
         let counts = VecDeque::from([batch.count()]);
         intake.take(batch);

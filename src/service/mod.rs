@@ -29,6 +29,7 @@ pub use expiry::Expiry;
 pub use fault::Served;
 pub use topics::Administration;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::{Request, Response, Status, Streaming};
@@ -37,7 +38,8 @@ use crate::auth::{Action, Auth, Caller, Creating};
 use crate::config::Config;
 use crate::proto::v1::{IngestResponse, SubscribeRequest};
 use crate::record::{BatchLimits, TopicName};
-use crate::topic::{Admission, Ending, Publisher, Subscribe, Subscription, Topics};
+use crate::storage::{BoxFuture, TopicLog};
+use crate::topic::{Connection, Ending, Subscribe, Subscription, Topics};
 use crate::wire::stubs::v1::stream_service_server::StreamService;
 use crate::wire::{ExchangeRequest, ExchangeResponse, SubscribeResponse};
 use crate::wire::{IngestRequest, PublishRequest, PublishResponse};
@@ -69,15 +71,15 @@ impl Streams {
         Ok(self.auth.caller(extensions.get())?)
     }
 
-    /// What a call's connection may have in flight.
-    fn admission(&self, extensions: &http::Extensions) -> Admission {
-        extensions.get().unwrap_or_else(|| self.topics.admission()).clone()
+    /// What a call came by.
+    fn connection(&self, extensions: &http::Extensions) -> Arc<Connection> {
+        extensions.get().unwrap_or_else(|| self.topics.connections()).clone()
     }
 
-    /// Publishes to a topic, which is created where that is the way and the caller's quota has room.
-    async fn publisher(&self, caller: &Caller, name: &TopicName) -> Result<Publisher, status::Error> {
+    /// A topic to publish to, which is created where that is the way and the caller's quota has room.
+    async fn topic(&self, caller: &Caller, name: &TopicName) -> Result<Arc<dyn TopicLog>, status::Error> {
         let _room = self.room(caller, Action::Publish, name).await?;
-        Ok(self.topics.publisher(name).await?)
+        Ok(self.topics.get_or_create(name).await?)
     }
 
     /// Subscribes to a topic; likewise.
@@ -113,8 +115,16 @@ impl Streams {
 
 #[tonic::async_trait]
 impl StreamService for Streams {
-    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        publish::publish(self, request).await
+    // As `async fn` it would keep the request, and twice its room, for as long as the batch is not durable.
+    fn publish<'a, 'async_trait>(
+        &'a self,
+        request: Request<PublishRequest>,
+    ) -> BoxFuture<'async_trait, Result<Response<PublishResponse>, Status>>
+    where
+        'a: 'async_trait,
+        Self: 'async_trait,
+    {
+        Box::pin(publish::publish(self, request))
     }
 
     async fn ingest(

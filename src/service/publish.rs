@@ -1,35 +1,36 @@
 //! Publish: one batch, one receipt.
 //! Never: answers before the batch is durable.
 
+use std::sync::Arc;
+
 use tonic::{Request, Response, Status};
 
 use super::Streams;
 use super::request;
 use super::status::{Context, Error, status};
 use crate::auth::{self, Action, Caller};
-use crate::record::Receipt;
+use crate::record::{Batch, TopicName};
+use crate::storage::TopicLog;
 use crate::telemetry::trace;
-use crate::topic::Admission;
+use crate::topic::{self, Connection};
 use crate::wire::{PublishRequest, PublishResponse};
 
-pub(super) async fn publish(
+/// Checks the request at once; what is awaited then holds only what it needs.
+pub(super) fn publish(
     streams: &Streams,
     request: Request<PublishRequest>,
-) -> Result<Response<PublishResponse>, Status> {
-    let call_trace = request::call_trace(request.metadata());
-    let caller = streams.caller(request.extensions()).map_err(|error| status(&error, &Context::default()))?;
-    let admission = streams.admission(request.extensions());
-    // Where the caller traces nothing and this server samples the call, the batch leads to it.
-    let call_trace = if call_trace.is_empty() {
-        trace::current_traceparent().unwrap_or_default().into()
-    } else {
-        call_trace
-    };
-    let mut publish = request.into_inner();
-    let topic = std::mem::take(&mut publish.topic);
-    match store(streams, &caller, admission, (&topic, publish), &call_trace).await {
-        Ok(receipt) => Ok(uncompressed(PublishResponse { receipt })),
-        Err(error) => Err(status(&error, &Context::topic(&*topic))),
+) -> impl Future<Output = Result<Response<PublishResponse>, Status>> + Send {
+    let checked = Checked::new(streams, request);
+    async move {
+        let Checked { name, topic, batch, connection } = checked?;
+        let refused = |error: Error| status(&error, &Context::topic(name.as_str()));
+        let topic = match topic {
+            Ok(known) => known,
+            Err(caller) => Box::pin(streams.topic(&caller, &name)).await.map_err(refused)?,
+        };
+        let receipt =
+            topic::publish(topic, connection, batch).await.map_err(|error| refused(error.into()))?;
+        Ok(uncompressed(PublishResponse { receipt }))
     }
 }
 
@@ -40,18 +41,35 @@ fn uncompressed(receipt: PublishResponse) -> Response<PublishResponse> {
     response
 }
 
-async fn store(
-    streams: &Streams,
-    caller: &Caller,
-    admission: Admission,
-    (topic, publish): (&str, PublishRequest),
-    call_trace: &str,
-) -> Result<Receipt, Error> {
-    let name = request::topic("topic", topic)?;
-    caller.permit(Action::Publish, name.as_str())?;
-    let batch = request::batch(publish, streams.batch_limits, call_trace, "")?;
-    caller.allowance().map_err(auth::Error::from)?;
-    caller.pay(batch.records().len() as u64, batch.count().into());
-    let publisher = streams.publisher(caller, &name).await?;
-    Ok(publisher.within(admission).publish(batch).await?)
+/// A request whose fields are right, and whose caller may do what it asks.
+struct Checked {
+    name: TopicName,
+    /// Where it is not known, who may create it.
+    topic: Result<Arc<dyn TopicLog>, Box<Caller>>,
+    batch: Batch,
+    connection: Arc<Connection>,
+}
+
+impl Checked {
+    fn new(streams: &Streams, request: Request<PublishRequest>) -> Result<Self, Status> {
+        let (metadata, extensions, mut publish) = request.into_parts();
+        let name = std::mem::take(&mut publish.topic);
+        let caller = streams.caller(&extensions).map_err(|error| status(&error, &Context::default()))?;
+        // Where the caller traces nothing and this server samples the call, the batch leads to it.
+        let call_trace = match request::call_trace(&metadata) {
+            none if none.is_empty() => trace::current_traceparent().unwrap_or_default().into(),
+            call_trace => call_trace,
+        };
+        let checked = || {
+            let name = request::topic("topic", &name)?;
+            caller.permit(Action::Publish, name.as_str())?;
+            let batch = request::batch(publish, streams.batch_limits, &call_trace, "")?;
+            caller.allowance().map_err(auth::Error::from)?;
+            caller.pay(batch.records().len() as u64, batch.count().into());
+            Ok((name, batch))
+        };
+        let (name, batch) = checked().map_err(|error| status(&error, &Context::topic(&*name)))?;
+        let topic = streams.topics.known(&name).ok_or_else(|| Box::new(caller));
+        Ok(Self { name, topic, batch, connection: streams.connection(&extensions) })
+    }
 }

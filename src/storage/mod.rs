@@ -56,6 +56,9 @@ pub fn open(config: &Config) -> Result<Arc<dyn Log>, OpenError> {
 
 /// All topics of one engine.
 pub trait Log: Send + Sync + 'static {
+    /// The topic of this name, where that is known without waiting for anybody.
+    fn known(&self, name: &TopicName) -> Option<Arc<dyn TopicLog>>;
+
     /// The topic of this name.
     ///
     /// # Errors

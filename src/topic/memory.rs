@@ -62,9 +62,12 @@ impl MemoryLog {
 }
 
 impl Log for MemoryLog {
+    fn known(&self, name: &TopicName) -> Option<Arc<dyn TopicLog>> {
+        locked(&self.topics).get(name).map(|topic| Arc::clone(topic) as Arc<dyn TopicLog>)
+    }
+
     fn get<'a>(&'a self, name: &'a TopicName) -> BoxFuture<'a, Result<Arc<dyn TopicLog>, Error>> {
-        let topic = locked(&self.topics).get(name).cloned();
-        Box::pin(async move { topic.map(|t| t as Arc<dyn TopicLog>).ok_or(Error::TopicNotFound) })
+        Box::pin(async move { self.known(name).ok_or(Error::TopicNotFound) })
     }
 
     fn create(

@@ -2,6 +2,7 @@
 //! Never: knows gRPC, the messages of clients, or how an engine stores.
 
 mod admission;
+mod connection;
 mod ending;
 mod error;
 mod limit;
@@ -15,10 +16,11 @@ mod tests;
 mod topics;
 
 pub use admission::{Admission, Permit};
+pub use connection::Connection;
 pub use ending::{Cause, Ending};
 pub use error::Error;
 pub use limit::ReadLimit;
-pub use publisher::Publisher;
+pub use publisher::{Publisher, publish};
 pub use start::{From, OutOfRange, Subscribe};
 pub use subscription::{Delivery, Notice, Subscription};
 pub use topics::Topics;

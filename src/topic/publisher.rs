@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use super::admission::Permit;
-use super::{Admission, Error, Topics};
-use crate::record::{Batch, Receipt};
+use super::{Connection, Error};
+use crate::record::{Batch, Receipt, TopicName};
 use crate::storage::{self, Appended, Appender, BoxFuture, Hold, TopicLog};
 use crate::telemetry::trace::Publishing;
 use crate::telemetry::{self, Batches, Handed, METRICS};
@@ -23,7 +23,7 @@ const GATHER_BYTES: usize = 1 << 20;
 
 /// Publishes batches to one topic, several appends in flight at once.
 pub struct Publisher {
-    admission: Admission,
+    connection: Arc<Connection>,
     appender: Box<dyn Appender>,
     gathered: Vec<Batch>,
     gathered_bytes: usize,
@@ -32,7 +32,7 @@ pub struct Publisher {
     /// In the order appended, which is the order they resolve in: only the first is polled.
     inflight: VecDeque<InFlight>,
     unacknowledged: usize,
-    name: Box<str>,
+    name: TopicName,
     counts: Arc<telemetry::Topic>,
     sizes: Batches,
     /// Of the gathered batches, those that are sampled.
@@ -47,28 +47,53 @@ struct InFlight {
     traced: Vec<Publishing>,
 }
 
+impl InFlight {
+    fn begin(
+        appender: &mut dyn Appender,
+        batches: Vec<Batch>,
+        permit: Permit,
+        handed: Handed,
+        traced: Vec<Publishing>,
+    ) -> Self {
+        let (count, since) = (batches.len(), Instant::now());
+        Self { append: appender.append(batches, Hold::of(permit)), batches: count, handed, since, traced }
+    }
+
+    /// What became of it, once that is known, which is counted and traced.
+    fn poll(&mut self, cx: &mut Context<'_>, topic: &TopicName, counts: &telemetry::Topic) -> Poll<Appended> {
+        let appended = ready!(self.append.as_mut().poll(cx));
+        let duplicates = appended.receipts.iter().filter(|receipt| receipt.duplicate).count();
+        let stored = (appended.receipts.len() - duplicates) as u64;
+        METRICS.publish.acknowledged(counts, self.handed, stored, duplicates as u64, self.since);
+        for traced in std::mem::take(&mut self.traced) {
+            let outcome = match (appended.receipts.get(traced.index), &appended.failure) {
+                (Some(receipt), _) => Ok(receipt.first.get()),
+                (None, Some(failure)) => Err((failure.kind(), failure.to_string())),
+                (None, None) => Err((no_answer().kind(), no_answer().to_string())),
+            };
+            traced.end(topic.as_str(), outcome, appended.steps);
+        }
+        Poll::Ready(appended)
+    }
+}
+
 impl Publisher {
-    pub(super) fn new(topics: &Topics, topic: &dyn TopicLog) -> Self {
+    /// To this topic, by this connection.
+    #[must_use]
+    pub fn new(topic: &dyn TopicLog, connection: Arc<Connection>) -> Self {
         Self {
-            admission: topics.admission().clone(),
+            connection,
             appender: topic.appender(),
             gathered: Vec::new(),
             gathered_bytes: 0,
             admitting: None,
             inflight: VecDeque::new(),
             unacknowledged: 0,
-            name: topic.name().as_str().into(),
+            name: topic.name().clone(),
             counts: METRICS.topics.of(topic.name().as_str()),
             sizes: Batches::default(),
             traced: Vec::new(),
         }
-    }
-
-    /// Takes from a connection's part of the budget.
-    #[must_use]
-    pub fn within(mut self, admission: Admission) -> Self {
-        self.admission = admission;
-        self
     }
 
     /// Batches taken and not acknowledged yet.
@@ -124,10 +149,11 @@ impl Publisher {
         }
         let permit = match &mut self.admitting {
             Some(admitting) => ready!(admitting.as_mut().poll(cx)),
-            None => match self.admission.try_acquire(self.gathered_bytes) {
+            None => match self.connection.admission.try_acquire(self.gathered_bytes) {
                 Some(permit) => Ok(permit),
                 None => {
-                    let mut admitting = Box::pin(self.admission.clone().acquire(self.gathered_bytes));
+                    let mut admitting =
+                        Box::pin(self.connection.admission.clone().acquire(self.gathered_bytes));
                     match admitting.as_mut().poll(cx) {
                         Poll::Ready(permit) => permit,
                         Poll::Pending => {
@@ -142,12 +168,12 @@ impl Publisher {
         let batches = std::mem::take(&mut self.gathered);
         self.gathered_bytes = 0;
         let count = batches.len();
-        let (handed, since) = (self.sizes.hand_over(), Instant::now());
+        let handed = self.sizes.hand_over();
         let traced = std::mem::take(&mut self.traced);
         match permit {
             Ok(permit) => {
-                let append = self.appender.append(batches, Hold::of(permit));
-                self.inflight.push_back(InFlight { append, batches: count, handed, since, traced });
+                let appender = &mut *self.appender;
+                self.inflight.push_back(InFlight::begin(appender, batches, permit, handed, traced));
                 Poll::Ready(Ok(()))
             }
             Err(error) => {
@@ -161,37 +187,49 @@ impl Publisher {
     /// What became of the oldest append in flight; none where nothing is in flight.
     pub fn poll_acknowledged(&mut self, cx: &mut Context<'_>) -> Poll<Option<Appended>> {
         let Some(first) = self.inflight.front_mut() else { return Poll::Ready(None) };
-        let appended = ready!(first.append.as_mut().poll(cx));
+        let appended = ready!(first.poll(cx, &self.name, &self.counts));
         self.unacknowledged -= first.batches;
-        let duplicates = appended.receipts.iter().filter(|receipt| receipt.duplicate).count();
-        let stored = (appended.receipts.len() - duplicates) as u64;
-        METRICS.publish.acknowledged(&self.counts, first.handed, stored, duplicates as u64, first.since);
-        for traced in std::mem::take(&mut first.traced) {
-            let outcome = match (appended.receipts.get(traced.index), &appended.failure) {
-                (Some(receipt), _) => Ok(receipt.first.get()),
-                (None, Some(failure)) => Err((failure.kind(), failure.to_string())),
-                (None, None) => Err((no_answer().kind(), no_answer().to_string())),
-            };
-            traced.end(&self.name, outcome, appended.steps);
-        }
         self.inflight.pop_front();
         Poll::Ready(Some(appended))
     }
+}
 
-    /// Publishes one batch, and waits until it is durable.
-    ///
-    /// # Errors
-    /// The storage's refusal, or too much is in flight.
-    pub async fn publish(mut self, batch: Batch) -> Result<Receipt, Error> {
-        self.push(batch);
-        poll_fn(|cx| self.poll_flush(cx)).await?;
-        let appended = poll_fn(|cx| self.poll_acknowledged(cx)).await.unwrap_or_default();
-        match (appended.receipts.first(), appended.failure) {
-            (Some(receipt), _) => Ok(*receipt),
-            (None, Some(failure)) => Err(failure.into()),
-            (None, None) => Err(no_answer().into()),
-        }
+/// Publishes one batch by itself, and waits until it is durable.
+///
+/// # Errors
+/// The storage's refusal, or too much is in flight.
+pub async fn publish(
+    topic: Arc<dyn TopicLog>,
+    connection: Arc<Connection>,
+    batch: Batch,
+) -> Result<Receipt, Error> {
+    let bytes = batch.weight();
+    let permit = match connection.admission.try_acquire(bytes) {
+        Some(permit) => permit,
+        None => match Box::pin(connection.admission.clone().acquire(bytes)).await {
+            Ok(permit) => permit,
+            Err(error) => {
+                METRICS.publish.failed.inc();
+                return Err(error);
+            }
+        },
+    };
+    let (mut append, counts) = hand_over(&*topic, batch, permit);
+    let appended = poll_fn(|cx| append.poll(cx, topic.name(), &counts)).await;
+    match (appended.receipts.first(), appended.failure) {
+        (Some(receipt), _) => Ok(*receipt),
+        (None, Some(failure)) => Err(failure.into()),
+        (None, None) => Err(no_answer().into()),
     }
+}
+
+fn hand_over(topic: &dyn TopicLog, batch: Batch, permit: Permit) -> (InFlight, Arc<telemetry::Topic>) {
+    let mut sizes = Batches::default();
+    sizes.take(u64::from(batch.count()), batch.records().len() as u64);
+    let traced = Publishing::begin(batch.traceparent(), batch.count(), batch.records().len(), 0);
+    let (handed, traced) = (sizes.hand_over(), traced.into_iter().collect());
+    let append = InFlight::begin(&mut *topic.appender(), vec![batch], permit, handed, traced);
+    (append, METRICS.topics.of(topic.name().as_str()))
 }
 
 /// An engine broke its contract: say so rather than guess.

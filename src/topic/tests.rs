@@ -310,7 +310,7 @@ async fn a_call_waits_for_a_server_that_starts_but_not_for_long() {
     let starting = Topics::new(&Config::default());
     assert_eq!(starting.get(&name()).await.err(), Some(Error::Starting));
     let early = starting.clone();
-    let early = tokio::spawn(async move { early.publisher(&name()).await.map(drop) });
+    let early = tokio::spawn(async move { early.get_or_create(&name()).await.map(drop) });
     tokio::time::sleep(Duration::from_secs(1)).await;
     starting.open(MemoryLog::new());
     early.await.unwrap().unwrap();
@@ -326,9 +326,9 @@ async fn a_call_waits_for_a_server_that_starts_but_not_for_long() {
 async fn missing_topics_are_created_only_if_told() {
     let (topics, _log) = served(Config { auto_create_topics: false, ..Config::default() }).await;
     let other = TopicName::parse("other").unwrap();
-    assert!(topics.publisher(&other).await.is_err());
+    assert!(topics.get_or_create(&other).await.is_err());
     let (topics, _log) = served(Config::default()).await;
-    assert!(topics.publisher(&other).await.is_ok());
+    assert!(topics.get_or_create(&other).await.is_ok());
 }
 
 #[tokio::test]
@@ -337,12 +337,15 @@ async fn bytes_stay_admitted_until_the_append_is_resolved() {
     let config = Config { inflight_bytes_max: batch.weight(), ..Config::default() };
     let (topics, log) = served(config).await;
     log.topic("orders").set_durable(false);
-    let first = topics.publisher(&name()).await.unwrap();
-    let mut first = Box::pin(first.publish(batch.clone()));
+    let publish = async |batch| {
+        let topic = topics.get(&name()).await.unwrap();
+        super::publish(topic, topics.connections().clone(), batch).await
+    };
+    let mut first = Box::pin(publish(batch.clone()));
     assert!(futures_util::poll!(&mut first).is_pending());
     // The call is cancelled; what it handed over is still in memory.
     drop(first);
-    let mut second = Box::pin(topics.publisher(&name()).await.unwrap().publish(batch));
+    let mut second = Box::pin(publish(batch));
     tokio::task::yield_now().await;
     assert!(futures_util::poll!(&mut second).is_pending());
     assert_eq!(log.topic("orders").stored(), 1);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::SetOnce;
 
-use super::{Admission, Cause, Ending, Error, Publisher, Subscribe, Subscription};
+use super::{Admission, Cause, Connection, Ending, Error, Subscribe, Subscription};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::{self, Log, Retention, TopicInfo, TopicLog};
@@ -21,8 +21,8 @@ pub struct Topics(Arc<Inner>);
 
 struct Inner {
     log: SetOnce<Arc<dyn Log>>,
-    ending: Ending,
-    admission: Admission,
+    /// All of them together.
+    connections: Arc<Connection>,
     auto_create: bool,
     heartbeat_interval: Duration,
 }
@@ -33,8 +33,10 @@ impl Topics {
     pub fn new(config: &Config) -> Self {
         Self(Arc::new(Inner {
             log: SetOnce::new(),
-            ending: Ending::default(),
-            admission: Admission::new(config.inflight_bytes_max),
+            connections: Arc::new(Connection {
+                ending: Ending::default(),
+                admission: Admission::new(config.inflight_bytes_max),
+            }),
             auto_create: config.auto_create_topics,
             heartbeat_interval: config.heartbeat_interval,
         }))
@@ -48,13 +50,19 @@ impl Topics {
     /// Shut down: subscriptions and streams of publishes are told to end. A call of one answer that comes
     /// on a connection not told yet is served, until the log closes.
     pub fn drain(&self) {
-        self.0.ending.begin(Cause::Draining);
+        self.0.connections.ending.begin(Cause::Draining);
     }
 
     /// The wish that every call end.
     #[must_use]
     pub fn ending(&self) -> &Ending {
-        &self.0.ending
+        &self.0.connections.ending
+    }
+
+    /// All connections together, for a call that comes by none.
+    #[must_use]
+    pub fn connections(&self) -> &Arc<Connection> {
+        &self.0.connections
     }
 
     /// Silence after which a subscriber is sent a heartbeat, where it does not say.
@@ -66,13 +74,13 @@ impl Topics {
     /// Bytes taken from publishers that are not durable yet.
     #[must_use]
     pub fn inflight_bytes(&self) -> usize {
-        self.0.admission.taken()
+        self.0.connections.admission.taken()
     }
 
     /// The budget of bytes in flight.
     #[must_use]
     pub fn admission(&self) -> &Admission {
-        &self.0.admission
+        &self.0.connections.admission
     }
 
     /// Whether a topic is created by its first use.
@@ -89,9 +97,15 @@ impl Topics {
         }
         tokio::select! {
             log = self.0.log.wait() => Ok(log),
-            () = self.0.ending.begun() => Err(Error::Draining),
+            () = self.0.connections.ending.begun() => Err(Error::Draining),
             () = tokio::time::sleep(STARTING_PATIENCE) => Err(Error::Starting),
         }
+    }
+
+    /// The topic of this name, where that is known without waiting.
+    #[must_use]
+    pub fn known(&self, name: &TopicName) -> Option<Arc<dyn TopicLog>> {
+        self.0.log.get()?.known(name)
     }
 
     /// The topic of this name.
@@ -123,14 +137,6 @@ impl Topics {
         Err(storage::Error::TopicNotFound.into())
     }
 
-    /// Starts publishing to a topic.
-    ///
-    /// # Errors
-    /// As [`Self::get_or_create`].
-    pub async fn publisher(&self, name: &TopicName) -> Result<Publisher, Error> {
-        Ok(Publisher::new(self, &*self.get_or_create(name).await?))
-    }
-
     /// Starts a subscription, which ends with `ending` if not before.
     ///
     /// # Errors
@@ -141,7 +147,7 @@ impl Topics {
         request: Subscribe,
         ending: Ending,
     ) -> Result<Subscription, Error> {
-        if let Some(cause) = self.0.ending.cause() {
+        if let Some(cause) = self.0.connections.ending.cause() {
             return Err(cause.into());
         }
         let topic =

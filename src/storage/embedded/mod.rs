@@ -187,6 +187,10 @@ impl EmbeddedLog {
 }
 
 impl Log for EmbeddedLog {
+    fn known(&self, name: &TopicName) -> Option<Arc<dyn TopicLog>> {
+        self.registry.get(name).map(|state| self.handle(state))
+    }
+
     fn get<'a>(&'a self, name: &'a TopicName) -> BoxFuture<'a, Result<Arc<dyn TopicLog>, Error>> {
         let found = self.find(name, None).map(|state| self.handle(state));
         Box::pin(std::future::ready(found))

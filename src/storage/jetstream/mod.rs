@@ -185,11 +185,16 @@ fn random() -> Result<u64, Error> {
 }
 
 impl Log for JetStreamLog {
+    fn known(&self, name: &TopicName) -> Option<Arc<dyn TopicLog>> {
+        let known =
+            self.topics().get(name).filter(|topic| !topic.is_deleted() && topic.is_fresh()).cloned()?;
+        Some(Arc::new(Handle(known)))
+    }
+
     fn get<'a>(&'a self, name: &'a TopicName) -> BoxFuture<'a, Result<Arc<dyn TopicLog>, Error>> {
         Box::pin(async move {
-            let known = self.topics().get(name).filter(|topic| !topic.is_deleted()).cloned();
-            if let Some(topic) = known.filter(|topic| topic.is_fresh()) {
-                return Ok(Arc::new(Handle(topic)) as Arc<dyn TopicLog>);
+            if let Some(known) = self.known(name) {
+                return Ok(known);
             }
             let (meta, info) = self.look(name).await?;
             Ok(Arc::new(Handle(self.topic(meta, &info))) as Arc<dyn TopicLog>)
