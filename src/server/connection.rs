@@ -1,6 +1,7 @@
 //! One gRPC connection: HTTP/2 with every limit set, told to go on drain, cut off at the deadline.
 //! Never: waits without a deadline for a peer that says nothing.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -25,6 +26,7 @@ use super::observe::{Observed, Observer};
 use super::partial::{Budget, Counted, Share};
 use super::preface::Ahead;
 use super::routes::Services;
+use super::socket::{Socket, Turn};
 use super::tls::Tls;
 use crate::auth::PeerCertificate;
 use crate::config::{Config, Http2Config};
@@ -67,10 +69,11 @@ pub(super) fn grpc(
         });
         let observer = Observer { peer: stream.peer_addr().ok(), access_log_every };
         let routes = Observed::new(routes.clone(), observer);
-        let port = Port { gate, routes, config, share, calls, peer: None };
-        let Some(tls) = tls.clone() else { return Box::pin(port.serve(stream)) };
+        let socket = Socket::new(stream);
+        let port = Port { gate, routes, config, share, calls, turn: socket.turn(), peer: None };
+        let Some(tls) = tls.clone() else { return Box::pin(port.serve(socket)) };
         Box::pin(async move {
-            let accepted = port.gate.open_in_time(tls.accept(stream)).await.flatten();
+            let accepted = port.gate.open_in_time(tls.accept(socket)).await.flatten();
             if let Some((stream, peer)) = accepted {
                 Port { peer, ..port }.serve(stream).await;
             }
@@ -85,6 +88,7 @@ struct Port {
     config: Arc<Config>,
     share: Share,
     calls: Arc<Connection>,
+    turn: Turn,
     /// Whoever TLS has verified.
     peer: Option<PeerCertificate>,
 }
@@ -119,7 +123,7 @@ impl Port {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let Self { gate, routes, config, share, calls, peer } = self;
+        let Self { gate, routes, config, share, calls, turn, peer } = self;
         let ending = calls.ending.clone();
         let service = TowerToHyperService::new(routes.map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(calls.clone());
@@ -133,7 +137,11 @@ impl Port {
         let (mut leaving, mut age) = (false, Age::begin(&config));
         loop {
             tokio::select! {
-                ended = connection.as_mut() => {
+                ended = poll_fn(|cx| {
+                    let polled = connection.as_mut().poll(cx);
+                    turn.end();
+                    polled
+                }) => {
                     if let Err(error) = ended {
                         debug!(%error, "connection ended");
                     }

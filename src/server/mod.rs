@@ -21,6 +21,7 @@ mod preface;
 mod routes;
 mod sample;
 mod signals;
+mod socket;
 #[cfg(test)]
 mod tests;
 mod tls;
