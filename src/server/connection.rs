@@ -9,8 +9,8 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
@@ -125,13 +125,15 @@ impl Port {
     {
         let Self { gate, routes, config, share, calls, turn, peer } = self;
         let ending = calls.ending.clone();
-        let service = TowerToHyperService::new(routes.map_request(move |mut request: Request<Incoming>| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(calls.clone());
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
             }
-            request.map(|body| Body::new(Counted::new(body, share.clone())))
-        }));
+            let request = request.map(|body| Body::new(Counted::new(body, share.clone())));
+            // Not in the task of the call, which would keep its room for as long as a subscription lasts.
+            Box::pin(routes.clone().oneshot(request))
+        });
         let builder = builder(&config, &gate);
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         let (mut leaving, mut age) = (false, Age::begin(&config));

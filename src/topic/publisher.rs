@@ -26,6 +26,8 @@ pub struct Publisher {
     connection: Arc<Connection>,
     appender: Box<dyn Appender>,
     gathered: Vec<Batch>,
+    /// How many were gathered the last time.
+    gathered_last: usize,
     gathered_bytes: usize,
     /// Set while the gathered batches wait for admission; they do not change meanwhile.
     admitting: Option<BoxFuture<'static, Result<Permit, Error>>>,
@@ -85,6 +87,7 @@ impl Publisher {
             connection,
             appender: topic.appender(),
             gathered: Vec::new(),
+            gathered_last: 0,
             gathered_bytes: 0,
             admitting: None,
             inflight: VecDeque::new(),
@@ -129,6 +132,9 @@ impl Publisher {
         self.gathered_bytes += batch.weight();
         self.sizes.take(u64::from(batch.count()), batch.records().len() as u64);
         let index = self.gathered.len();
+        if index == 0 {
+            self.gathered.reserve(self.gathered_last);
+        }
         self.traced.extend(Publishing::begin(
             batch.traceparent(),
             batch.count(),
@@ -168,6 +174,7 @@ impl Publisher {
         let batches = std::mem::take(&mut self.gathered);
         self.gathered_bytes = 0;
         let count = batches.len();
+        self.gathered_last = count;
         let handed = self.sizes.hand_over();
         let traced = std::mem::take(&mut self.traced);
         match permit {

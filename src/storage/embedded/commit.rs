@@ -142,7 +142,7 @@ impl Committer {
             return refuse(appends, &error);
         }
         let taken = Instant::now();
-        let mut group = Group::new(self.now(), self.time.steady());
+        let mut group = Group::new(self.now(), self.time.steady(), appends.len(), bound);
         for append in appends {
             group.add(append, &self.window);
         }

@@ -58,6 +58,8 @@ pub struct Group {
     /// The steady clock's, for ages.
     steady: UnixMicros,
     open: HashMap<u64, Building>,
+    /// Room that the first topic's blocks are given at once.
+    room: usize,
     done: Vec<Pending>,
     fresh: window::Map,
     replies: Vec<Answer>,
@@ -74,16 +76,18 @@ struct Answer {
 }
 
 impl Group {
-    /// A group stored at `time`, which is `steady` on the clock that does not jump.
+    /// A group stored at `time`, which is `steady` on the clock that does not jump; of so many appends, which
+    /// take at most `bound` bytes.
     #[must_use]
-    pub fn new(time: UnixMicros, steady: UnixMicros) -> Self {
+    pub fn new(time: UnixMicros, steady: UnixMicros, appends: usize, bound: u64) -> Self {
         Self {
             time,
             steady,
             open: HashMap::new(),
+            room: bound.min(FRAME_TARGET as u64) as usize,
             done: Vec::new(),
             fresh: window::Map::default(),
-            replies: Vec::new(),
+            replies: Vec::with_capacity(appends),
         }
     }
 
@@ -155,13 +159,13 @@ impl Group {
 
     /// The run this topic's next batch goes into.
     fn building(&mut self, topic: &Arc<TopicState>) -> &mut Building {
-        let time = self.time;
+        let (time, room) = (self.time, &mut self.room);
         let building = self.open.entry(topic.id).or_insert_with(|| Building {
             topic: topic.clone(),
             first: topic.tail(),
             next: topic.tail(),
             batches: 0,
-            blocks: Vec::new(),
+            blocks: Vec::with_capacity(std::mem::take(room)),
             ids: Vec::new(),
         });
         if building.blocks.len() >= FRAME_TARGET {
