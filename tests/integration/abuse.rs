@@ -274,7 +274,8 @@ async fn garbage_is_closed_and_http1_is_told_what_this_port_speaks() {
 
 #[tokio::test]
 async fn ten_thousand_connections_against_a_cap_of_a_thousand() {
-    let server = Server::with(&["--connections-max", "1000"]).await;
+    // None is to free its place while the others come.
+    let server = Server::with(&["--connections-max", "1000", "--preface-timeout", "120s"]).await;
     let (honest, before) = (Honest::start(&server).await, Usage::of(&server));
     let (mut peers, mut closed) = (Vec::new(), 0);
     for _ in 0..10_000 {
