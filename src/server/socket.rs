@@ -102,3 +102,32 @@ impl AsyncWrite for Socket {
         Pin::new(&mut writing.half).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{LONG, Socket, Turn};
+    use rustix::net::sockopt::tcp_cork;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    #[tokio::test]
+    async fn long_writes_are_held_back_until_the_turn_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, theirs) = tokio::join!(connecting, listener.accept());
+        let (mut ours, mut theirs) = (Socket::new(ours.unwrap()), theirs.unwrap().0);
+        let is_held_back = |turn: &Turn| tcp_cork(turn.lock().half.as_ref()).unwrap();
+        let turn = ours.turn();
+        ours.write_all(&[0; 100]).await.unwrap();
+        assert!(!is_held_back(&turn), "short");
+        ours.write_all(&[0; LONG]).await.unwrap();
+        assert!(is_held_back(&turn), "long");
+        turn.end();
+        assert!(!is_held_back(&turn), "ended");
+        ours.write_all(&[0; LONG]).await.unwrap();
+        ours.shutdown().await.unwrap();
+        let mut read = Vec::new();
+        theirs.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read.len(), 100 + 2 * LONG);
+    }
+}
