@@ -30,31 +30,31 @@ pub(super) enum Proof {
 #[derive(Clone)]
 pub struct Caller {
     auth: Auth,
-    principal: Arc<Principal>,
-    proof: Proof,
-    expires: Option<SystemTime>,
+    who: Arc<Who>,
+}
+
+/// Who calls.
+pub(super) struct Who {
+    pub(super) principal: Arc<Principal>,
+    pub(super) proof: Proof,
+    pub(super) expires: Option<SystemTime>,
 }
 
 impl Caller {
-    pub(super) const fn new(
-        auth: Auth,
-        principal: Arc<Principal>,
-        proof: Proof,
-        expires: Option<SystemTime>,
-    ) -> Self {
-        Self { auth, principal, proof, expires }
+    pub(super) const fn new(auth: Auth, who: Arc<Who>) -> Self {
+        Self { auth, who }
     }
 
     /// Who calls.
     #[must_use]
     pub fn principal(&self) -> &str {
-        &self.principal.name
+        &self.who.principal.name
     }
 
     /// When the identity ends; none where it does not by itself.
     #[must_use]
-    pub const fn expires(&self) -> Option<SystemTime> {
-        self.expires
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.who.expires
     }
 
     /// Whether the rules as they are now let it do this. `topic` is a topic's name, or what somebody
@@ -63,7 +63,8 @@ impl Caller {
     pub fn allows(&self, action: Action, topic: &str) -> bool {
         let rules = self.auth.0.rules.load();
         let Some(policy) = &rules.policy else { return true };
-        rules.knows(&self.principal.name, self.proof) && self.principal.is_allowed(policy, action, topic)
+        rules.knows(&self.who.principal.name, self.who.proof)
+            && self.who.principal.is_allowed(policy, action, topic)
     }
 
     /// As [`Self::allows`].
@@ -72,7 +73,7 @@ impl Caller {
     /// [`Error::Denied`], the same whether there is such a topic or not.
     pub fn permit(&self, action: Action, topic: &str) -> Result<(), Error> {
         let allowed = self.allows(action, topic);
-        if allowed { Ok(()) } else { Err(Error::denied(&self.principal.name, action, topic)) }
+        if allowed { Ok(()) } else { Err(Error::denied(&self.who.principal.name, action, topic)) }
     }
 
     /// Resolves once the rules as they are now were replaced; none where there are none. To be taken
@@ -85,7 +86,7 @@ impl Caller {
 
     fn limits(&self) -> Limits {
         let rules = self.auth.0.rules.load();
-        rules.policy.as_ref().map_or_else(Limits::default, |policy| self.principal.limits(policy))
+        rules.policy.as_ref().map_or_else(Limits::default, |policy| self.who.principal.limits(policy))
     }
 
     /// What it may publish now; one publish is admitted however little that is.
@@ -97,8 +98,8 @@ impl Caller {
         if own_limits.publishing_is_free() && all_limits.publishing_is_free() {
             return Ok(Allowance::ANY);
         }
-        let (now, own, all) = (now_ns(), &self.principal.meter, &self.auth.0.meter);
-        let mine = own.debt(own_limits, now).map(|debt| (Some(&self.principal.name), debt));
+        let (now, own, all) = (now_ns(), &self.who.principal.meter, &self.auth.0.meter);
+        let mine = own.debt(own_limits, now).map(|debt| (Some(&self.who.principal.name), debt));
         let everybodys = all.debt(all_limits, now).map(|debt| (None, debt));
         match mine.into_iter().chain(everybodys).max_by_key(|(_, debt)| debt.2) {
             None => Ok(own.allowance(own_limits, now).and(all.allowance(all_limits, now))),
@@ -115,7 +116,7 @@ impl Caller {
             return;
         }
         let now = now_ns();
-        self.principal.meter.pay(&own, bytes, records, now);
+        self.who.principal.meter.pay(&own, bytes, records, now);
         self.auth.0.meter.pay(all, bytes, records, now);
     }
 
@@ -127,7 +128,7 @@ impl Caller {
 
     /// Its turn to count topics and create one, so that it does not create two in the place of one.
     pub async fn creating(&self) -> Creating {
-        Creating(self.principal.meter.creating().await)
+        Creating(self.who.principal.meter.creating().await)
     }
 
     /// The quota on topics, used up.
@@ -135,7 +136,7 @@ impl Caller {
     pub fn topics_exceeded(&self, limit: u64) -> Exceeded {
         Exceeded {
             quota: "topics_max",
-            principal: Some(Arc::clone(&self.principal.name)),
+            principal: Some(Arc::clone(&self.who.principal.name)),
             limit,
             retry: None,
         }
@@ -153,8 +154,8 @@ impl Caller {
             limit: limits.subscriptions_max,
             retry: None,
         };
-        let mine = self.principal.meter.subscribe(&own);
-        let mine = mine.ok_or_else(|| exceeded(Some(Arc::clone(&self.principal.name)), &own))?;
+        let mine = self.who.principal.meter.subscribe(&own);
+        let mine = mine.ok_or_else(|| exceeded(Some(Arc::clone(&self.who.principal.name)), &own))?;
         let everybodys = self.auth.0.meter.subscribe(all).ok_or_else(|| exceeded(None, all))?;
         Ok(Subscribed([mine, everybodys]))
     }
@@ -166,6 +167,6 @@ pub struct Creating(#[expect(dead_code, reason = "held")] OwnedMutexGuard<()>);
 
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Caller").field("principal", &self.principal.name).finish_non_exhaustive()
+        f.debug_struct("Caller").field("principal", &self.who.principal.name).finish_non_exhaustive()
     }
 }

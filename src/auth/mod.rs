@@ -43,7 +43,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 
-use caller::Proof;
+use caller::{Proof, Who};
 use files::Files;
 use meter::Meter;
 use principals::{Principal, Principals};
@@ -91,7 +91,7 @@ struct Inner {
     meter: Arc<Meter>,
     limits: Limits,
     /// Who calls without a credential.
-    anonymous: Arc<Principal>,
+    anonymous: Arc<Who>,
 }
 
 impl Auth {
@@ -118,7 +118,11 @@ impl Auth {
             files: Mutex::new(files),
             meter: Arc::default(),
             limits,
-            anonymous: Arc::new(Principal::new(ANONYMOUS.into())),
+            anonymous: Arc::new(Who {
+                principal: Arc::new(Principal::new(ANONYMOUS.into())),
+                proof: Proof::None,
+                expires: None,
+            }),
         }))
     }
 
@@ -173,7 +177,7 @@ impl Auth {
             (None, None) => return Err(Error::Missing),
         };
         let principal = self.0.principals.lock().unwrap_or_else(PoisonError::into_inner).get(&name);
-        Ok(Caller::new(self.clone(), principal, proof, expires))
+        Ok(Caller::new(self.clone(), Arc::new(Who { principal, proof, expires })))
     }
 
     /// The caller found by [`Self::authenticate`]. Where nobody looked, which is so only where everybody
@@ -190,7 +194,7 @@ impl Auth {
     }
 
     fn everybody(&self) -> Caller {
-        Caller::new(self.clone(), Arc::clone(&self.0.anonymous), Proof::None, None)
+        Caller::new(self.clone(), Arc::clone(&self.0.anonymous))
     }
 }
 
