@@ -45,7 +45,7 @@ fn uncompressed(receipt: PublishResponse) -> Response<PublishResponse> {
 struct Checked {
     name: TopicName,
     /// Where it is not known, who may create it.
-    topic: Result<Arc<dyn TopicLog>, Box<Caller>>,
+    topic: Result<Arc<dyn TopicLog>, Caller>,
     batch: Batch,
     connection: Arc<Connection>,
 }
@@ -69,7 +69,7 @@ impl Checked {
             Ok((name, batch))
         };
         let (name, batch) = checked().map_err(|error| status(&error, &Context::topic(&*name)))?;
-        let topic = streams.topics.known(&name).ok_or_else(|| Box::new(caller));
+        let topic = streams.topics.known(&name).ok_or(caller);
         Ok(Self { name, topic, batch, connection: streams.connection(&extensions) })
     }
 }
