@@ -192,8 +192,7 @@ impl Log for EmbeddedLog {
     }
 
     fn get<'a>(&'a self, name: &'a TopicName) -> BoxFuture<'a, Result<Arc<dyn TopicLog>, Error>> {
-        let found = self.find(name, None).map(|state| self.handle(state));
-        Box::pin(std::future::ready(found))
+        Box::pin(std::future::ready(self.known(name).ok_or(Error::TopicNotFound)))
     }
 
     fn create(

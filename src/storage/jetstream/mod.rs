@@ -186,9 +186,9 @@ fn random() -> Result<u64, Error> {
 
 impl Log for JetStreamLog {
     fn known(&self, name: &TopicName) -> Option<Arc<dyn TopicLog>> {
-        let known =
-            self.topics().get(name).filter(|topic| !topic.is_deleted() && topic.is_fresh()).cloned()?;
-        Some(Arc::new(Handle(known)))
+        // Asked once the map is free again: a topic has a lock of its own.
+        let topic = self.topics().get(name).cloned()?;
+        (!topic.is_deleted() && topic.is_fresh()).then(|| Arc::new(Handle(topic)) as Arc<dyn TopicLog>)
     }
 
     fn get<'a>(&'a self, name: &'a TopicName) -> BoxFuture<'a, Result<Arc<dyn TopicLog>, Error>> {
