@@ -22,8 +22,6 @@ use crate::storage::Error;
 const AHEAD_MESSAGES: usize = 256;
 /// Most bytes asked for ahead.
 const AHEAD_BYTES: usize = 8 << 20;
-/// How long NATS keeps a request for messages that have not come yet.
-const REQUEST_EXPIRES: Duration = Duration::from_secs(30);
 /// Silence after which NATS says that the consumer lives; it is taken for gone after twice that.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
@@ -89,8 +87,8 @@ pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> R
         .stream()
         .max_messages_per_batch(AHEAD_MESSAGES)
         .max_bytes_per_batch(AHEAD_BYTES.max(2 * topic.nats.kept.message_bytes_max))
-        .expires(REQUEST_EXPIRES)
-        .heartbeat(HEARTBEAT)
+        .expires(topic.nats.idle_times.request)
+        .heartbeat(HEARTBEAT.min(topic.nats.idle_times.request / 4))
         .messages()
         .await
         .map_err(unavailable)?;

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::claims;
 use super::link::Link;
 use super::names::Kept;
-use super::nats::Nats;
+use super::nats::{IdleTimes, Nats};
 use crate::config::{Config, NatsConfig, NatsStorage, format_size};
 
 /// Room a message needs beside the records of its batches: heads, trace contexts, headers.
@@ -117,6 +117,7 @@ pub async fn connect(config: &Config) -> Result<Nats, OpenError> {
         kept,
         storage: config.storage.clone(),
         cached_bytes: AtomicUsize::new(0),
+        idle_times: IdleTimes::default(),
         tasks: TaskTracker::new(),
         closing: CancellationToken::new(),
         closed: AtomicBool::new(false),

@@ -41,8 +41,6 @@ use crate::storage::{Error, Stored};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a log that closes waits for NATS: less than the part of the drain that is kept for closing.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a topic nobody uses is followed on.
-const IDLE: Duration = Duration::from_secs(60);
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// How often NATS is asked what was trimmed and changed by others.
@@ -259,8 +257,10 @@ impl Follower {
         if self.flight.is_some() {
             return false;
         }
-        let over =
-            self.topic.is_deleted() || self.topic.nats.closing.is_cancelled() || self.topic.is_idle(IDLE);
+        let nats = &self.topic.nats;
+        let over = self.topic.is_deleted()
+            || nats.closing.is_cancelled()
+            || self.topic.is_idle(nats.idle_times.topic);
         let mut queue = self.topic.queue();
         let stops = over && queue.appends.is_empty();
         queue.followed &= !stops;

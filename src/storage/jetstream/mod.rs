@@ -72,10 +72,15 @@ impl JetStreamLog {
     /// # Errors
     /// It can never work as configured.
     pub async fn open(config: &Config) -> Result<Arc<Self>, OpenError> {
-        let nats = Arc::new(connect::connect(config).await?);
+        Ok(Self::over(connect::connect(config).await?, config.topics_max))
+    }
+
+    /// The engine over a NATS that is connected.
+    fn over(nats: Nats, topics_max: usize) -> Arc<Self> {
+        let nats = Arc::new(nats);
         let health = Arc::new(watch::Sender::new(Health::Serving));
         nats.tasks.spawn(health::watch(nats.clone(), health.clone()));
-        Ok(Arc::new(Self { nats, topics: Mutex::default(), topics_max: config.topics_max, health }))
+        Arc::new(Self { nats, topics: Mutex::default(), topics_max, health })
     }
 
     fn topics(&self) -> MutexGuard<'_, HashMap<TopicName, Arc<Topic>>> {

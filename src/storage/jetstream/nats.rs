@@ -21,8 +21,26 @@ use super::names::Kept;
 use crate::config::StorageConfig;
 use crate::storage::{Error, Stored};
 
-/// How long a consumer nobody asks is kept by NATS.
-pub const CONSUMER_IDLE: Duration = Duration::from_secs(60);
+/// Times after which something that is idle ends or is renewed. Tests shorten them.
+#[derive(Clone, Copy, Debug)]
+pub struct IdleTimes {
+    /// How long a topic nobody uses is followed on.
+    pub topic: Duration,
+    /// How long NATS keeps a consumer nobody asks.
+    pub consumer: Duration,
+    /// How long NATS keeps a request for messages that have not come yet.
+    pub request: Duration,
+}
+
+impl Default for IdleTimes {
+    fn default() -> Self {
+        Self {
+            topic: Duration::from_secs(60),
+            consumer: Duration::from_secs(60),
+            request: Duration::from_secs(30),
+        }
+    }
+}
 
 /// How long NATS may take to make one. It may place it on a server that died less than a minute ago, and
 /// then never answers: the next attempt is placed anew.
@@ -64,6 +82,8 @@ pub struct Nats {
     pub storage: StorageConfig,
     /// Bytes in all tail caches.
     pub cached_bytes: AtomicUsize,
+    /// When what is idle ends.
+    pub idle_times: IdleTimes,
     /// Every task of the engine.
     pub tasks: TaskTracker,
     /// The log closes: finish what was accepted.
@@ -169,7 +189,7 @@ impl Nats {
             deliver_policy,
             ack_policy: AckPolicy::None,
             headers_only,
-            inactive_threshold: CONSUMER_IDLE,
+            inactive_threshold: self.idle_times.consumer,
             num_replicas: 1,
             memory_storage: true,
             ..pull::Config::default()

@@ -145,6 +145,7 @@ impl Topic {
 
     /// Hands an append to the follower, which is started where there is none.
     pub fn push(self: &Arc<Self>, append: Append) {
+        self.touch();
         let mut queue = self.queue();
         if self.is_deleted() || self.nats.closed.load(Ordering::Acquire) {
             drop(queue);

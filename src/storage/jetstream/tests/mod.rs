@@ -3,6 +3,7 @@
 
 mod access;
 mod creation;
+mod idle;
 mod outages;
 mod reading;
 mod replicas;

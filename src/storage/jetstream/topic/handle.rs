@@ -76,6 +76,7 @@ impl TopicLog for Handle {
     }
 
     fn read_cached(&self, from: Offset, bytes_max: usize) -> Option<Chunk> {
+        self.0.touch();
         self.0.read_cached(from, bytes_max)
     }
 

@@ -1,0 +1,150 @@
+//! Times after which something idle ends or is renewed, shortened, and what goes on beyond them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{config, created, eventually, put};
+use crate::record::Offset;
+use crate::storage::conformance::{batch, flatten, name, read_all};
+use crate::storage::jetstream::nats::IdleTimes;
+use crate::storage::jetstream::server::Nats;
+use crate::storage::jetstream::{JetStreamLog, connect};
+use crate::storage::{Hold, Log};
+
+const IDLE: Duration = Duration::from_millis(400);
+
+/// A log whose idle times are these.
+async fn open(nats: &Nats, times: IdleTimes) -> Arc<JetStreamLog> {
+    let config = config(nats);
+    let mut connected = connect::connect(&config).await.unwrap();
+    connected.idle_times = times;
+    JetStreamLog::over(connected, config.topics_max)
+}
+
+async fn consumers(log: &JetStreamLog, stream: &str) -> usize {
+    log.nats.info(stream).await.unwrap().unwrap().state.consumer_count
+}
+
+fn is_followed(log: &JetStreamLog, topic: &str) -> bool {
+    log.topics()[&name(topic)].queue().followed
+}
+
+/// What `work` does again and again, until the idle time has passed three times.
+async fn beyond(idle: Duration, mut work: impl AsyncFnMut(u64)) {
+    let begun = Instant::now();
+    for n in 0.. {
+        if begun.elapsed() > 3 * idle {
+            return;
+        }
+        work(n).await;
+    }
+}
+
+/// A topic that is only published to, with request ids, keeps its follower and what that has read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_without_a_reader_is_followed_for_as_long_as_it_is_published_to() {
+    let nats = Nats::single("");
+    let log = open(&nats, IdleTimes { topic: IDLE, ..IdleTimes::default() }).await;
+    let topic = created(&*log, "t").await;
+    beyond(IDLE, async |n| {
+        let batch = batch(&[n], 10).with_request_id(&format!("id-{n}")).unwrap();
+        let done = topic.appender().append(vec![batch], Hold::default()).await;
+        assert_eq!(done.failure, None);
+    })
+    .await;
+    assert!(is_followed(&log, "t"));
+    // One that reads the stream, one that read the request ids.
+    assert!(consumers(&log, "streamway-t").await <= 2, "a follower stopped and another began");
+}
+
+/// A subscriber that never catches up, as all it reads is in memory, keeps the follower too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_read_from_memory_is_followed_on() {
+    let nats = Nats::single("");
+    let log = open(&nats, IdleTimes { topic: IDLE, ..IdleTimes::default() }).await;
+    let topic = created(&*log, "t").await;
+    put(&*topic, 1).await.unwrap();
+    beyond(IDLE, async |_| {
+        assert!(topic.read_cached(Offset::ZERO, 100).is_some());
+        sleep(IDLE / 20).await;
+    })
+    .await;
+    assert!(is_followed(&log, "t"));
+}
+
+/// A topic that nobody uses is let go of, and taken up again with all that is in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_nobody_uses_is_left_and_taken_up_again() {
+    let nats = Nats::single("");
+    let log = open(&nats, IdleTimes { topic: IDLE, ..IdleTimes::default() }).await;
+    let topic = created(&*log, "t").await;
+    for n in 0..3 {
+        put(&*topic, n).await.unwrap();
+        eventually("it is let go of", Duration::from_secs(20), async || !is_followed(&log, "t")).await;
+    }
+    let waiting = tokio::spawn({
+        let (topic, tail) = (topic.clone(), topic.tail());
+        async move { topic.wait_beyond(tail).await }
+    });
+    // Somebody who waits uses it, for as long as that takes.
+    sleep(3 * IDLE).await;
+    assert!(is_followed(&log, "t"));
+    put(&*topic, 3).await.unwrap();
+    timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
+    let found = read_all(&*topic, Offset::ZERO).await.unwrap();
+    assert_eq!(found.into_iter().map(|(_, payload)| payload).collect::<Vec<_>>(), [0, 1, 2, 3]);
+}
+
+/// A reader that pauses longer than NATS keeps its consumer goes on with another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_goes_on_after_nats_forgot_its_consumer() {
+    const BATCHES: u64 = 6;
+    const EACH: u64 = 60;
+    let nats = Nats::single("");
+    let writing = super::open(&config(&nats)).await;
+    let topic = created(&*writing, "t").await;
+    for n in 0..BATCHES {
+        // Each a message that fills one answer to a reader.
+        let payloads = Vec::from_iter(n * EACH..(n + 1) * EACH);
+        let done = topic.appender().append(vec![batch(&payloads, 15_000)], Hold::default()).await;
+        assert_eq!(done.failure, None);
+    }
+    let others = consumers(&writing, "streamway-t").await;
+    let log = open(&nats, IdleTimes { consumer: IDLE, ..IdleTimes::default() }).await;
+    let topic = log.get(&name("t")).await.unwrap();
+    let (mut at, mut found, mut reads) = (Offset::ZERO, Vec::new(), 0);
+    while found.len() < (BATCHES * EACH) as usize {
+        let chunk = timeout(Duration::from_secs(20), topic.read(at, 1)).await.unwrap().unwrap();
+        found.extend(flatten(&chunk.runs));
+        (at, reads) = (chunk.next, reads + 1);
+        let gone = async || consumers(&log, "streamway-t").await <= others;
+        eventually("NATS forgets the consumer", Duration::from_secs(20), gone).await;
+    }
+    assert!(reads > 2, "{reads}");
+    let payloads: Vec<_> = found.into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(payloads, Vec::from_iter(0..BATCHES * EACH));
+}
+
+/// A quiet topic is read on after NATS ended the request for what comes next, several times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_topic_is_read_on_after_requests_expired() {
+    let nats = Nats::single("");
+    let request = Duration::from_secs(1);
+    let log = open(&nats, IdleTimes { request, ..IdleTimes::default() }).await;
+    let other = super::open(&config(&nats)).await;
+    let written = created(&*other, "t").await;
+    let read = log.get(&name("t")).await.unwrap();
+    for n in 0..2 {
+        let tail = read.tail();
+        let waiting = tokio::spawn({
+            let read = read.clone();
+            async move { read.wait_beyond(tail).await }
+        });
+        sleep(request + request / 2).await;
+        put(&*written, n).await.unwrap();
+        timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
+    }
+    assert_eq!(consumers(&log, "streamway-t").await, 3, "two that read, one that read request ids");
+}
