@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{Failure, output};
+use crate::client::printable;
 use crate::storage::embedded::check::{self, Repaired, Report, TopicReport};
 
 /// Exit code: something is damaged, or was and could not be salvaged whole.
@@ -80,7 +81,7 @@ fn repaired(done: &Repaired) -> String {
     }
     out += &contents(&done.after);
     out += &findings(&done.after);
-    out += &format!("replaced files are in {}\n", kept.display());
+    out += &format!("replaced files are in {}\n", printable(&kept.display().to_string()));
     out += if lost_nothing(done) {
         "repaired: no record was lost\n"
     } else {
@@ -94,17 +95,24 @@ fn renewed(before: &TopicReport, after: &TopicReport) -> String {
     for (first, end) in &before.lost {
         out += &format!(
             "lost: topic {}, offsets {first} to {} ({} records)\n",
-            before.name,
+            printable(&before.name),
             end - 1,
             end - first
         );
     }
     if before.doubt {
-        out += &format!("perhaps lost: records of topic {} that nothing left tells of\n", before.name);
+        out += &format!(
+            "perhaps lost: records of topic {} that nothing left tells of\n",
+            printable(&before.name)
+        );
     }
     out + &format!(
         "topic {} is now {} with epoch {}, offsets {} to {}\n",
-        before.name, after.name, after.epoch, after.earliest, after.tail
+        printable(&before.name),
+        printable(&after.name),
+        after.epoch,
+        after.earliest,
+        after.tail
     )
 }
 
@@ -132,10 +140,10 @@ fn contents(report: &Report) -> String {
 }
 
 fn findings(report: &Report) -> String {
-    let notes = report.notes.iter().map(|note| format!("note: {note}\n"));
-    let damages = report
-        .damages
-        .iter()
-        .map(|damage| format!("damage: {} at byte {}: {}\n", damage.file.display(), damage.at, damage.what));
+    let notes = report.notes.iter().map(|note| format!("note: {}\n", printable(note)));
+    let damages = report.damages.iter().map(|damage| {
+        let line = format!("damage: {} at byte {}: {}", damage.file.display(), damage.at, damage.what);
+        format!("{}\n", printable(&line))
+    });
     notes.chain(damages).collect()
 }

@@ -2,21 +2,54 @@
 //! Never: what is printed.
 
 use std::fmt::Write;
-use std::io::Write as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::io::{self, Write as _};
+use std::time::Duration;
 
+use serde::Serialize;
+use serde_json::ser::{CompactFormatter, Formatter};
+
+use crate::client::{is_obeyed, printable};
 use crate::record::UnixMicros;
+
+/// The first second of year 10000, which RFC 3339 cannot write.
+const YEAR_10000: i64 = 253_402_300_800;
+/// The first second of year 1, where RFC 3339 begins as far as this program is concerned.
+const YEAR_1: i64 = -62_135_596_800;
 
 /// RFC 3339 with microseconds, the precision the server keeps.
 pub(super) fn time(time: UnixMicros) -> String {
-    humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_micros(time.0)).to_string()
+    let (seconds, nanos) = time.parts();
+    let Ok(seconds) = i64::try_from(seconds) else { return out_of_range(seconds) };
+    date(seconds).map_or_else(|out| out, |date| format!("{date}.{:06}Z", nanos / 1000))
 }
 
 /// RFC 3339 to the second; empty where there is none.
 pub(super) fn seconds(time: Option<&prost_types::Timestamp>) -> String {
     let Some(time) = time else { return String::new() };
-    let since = Duration::from_secs(u64::try_from(time.seconds).unwrap_or(0));
-    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since).to_string()
+    date(time.seconds).map_or_else(|out| out, |date| format!("{date}Z"))
+}
+
+/// RFC 3339 with as many digits as the publisher's own time needs.
+pub(super) fn event_time(seconds: i64, nanos: u32) -> String {
+    match date(seconds) {
+        Err(out) => out,
+        Ok(_) if nanos >= 1_000_000_000 => format!("out of range ({seconds} s and {nanos} ns since 1970)"),
+        Ok(date) if nanos == 0 => format!("{date}Z"),
+        Ok(date) => format!("{date}.{}Z", format!("{nanos:09}").trim_end_matches('0')),
+    }
+}
+
+/// Date and time to the second, or what to say instead: any 64 bits may come from the network.
+fn date(seconds: i64) -> Result<String, String> {
+    if !(YEAR_1..YEAR_10000).contains(&seconds) {
+        return Err(out_of_range(seconds));
+    }
+    let time = prost_types::Timestamp { seconds, nanos: 0 }.to_string();
+    Ok(time.trim_end_matches('Z').to_owned())
+}
+
+fn out_of_range(seconds: impl std::fmt::Display) -> String {
+    format!("out of range ({seconds} s since 1970)")
 }
 
 /// A duration without its small change.
@@ -29,21 +62,62 @@ pub(super) fn elapsed(duration: Duration) -> String {
 }
 
 /// Writes to standard output. A closed pipe means that the reader has enough.
-pub(super) fn print(text: &str) -> std::io::Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+pub(super) fn print(text: &str) -> io::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }
 }
 
-/// One line on standard error, if anybody still reads it.
+/// One line on standard error, if anybody still reads it. Whatever a terminal would obey in it is escaped.
 pub(super) fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", printable(line));
 }
 
-/// A table with aligned columns, two spaces between them; numbers to the right.
+/// Writes a JSON object and a newline. Whatever a terminal would obey is escaped as JSON allows, so that
+/// programs read back the same text.
+pub(super) fn put_json(out: impl io::Write, value: &impl Serialize) -> io::Result<()> {
+    let mut serializer = serde_json::Serializer::with_formatter(out, Shown(CompactFormatter));
+    value.serialize(&mut serializer)?;
+    serializer.into_inner().write_all(b"\n")
+}
+
+/// What [`put_json`] writes, as text.
+pub(super) fn json_line(value: &serde_json::Value) -> String {
+    let mut line = Vec::new();
+    // A `Value` is always JSON, and a vector takes every byte.
+    let _ = put_json(&mut line, value);
+    String::from_utf8_lossy(&line).into_owned()
+}
+
+/// JSON without characters that a terminal obeys.
+struct Shown(CompactFormatter);
+
+impl Formatter for Shown {
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, out: &mut W, text: &str) -> io::Result<()> {
+        let mut rest = text;
+        if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            return self.0.write_string_fragment(out, text);
+        }
+        while let Some(at) = rest.find(is_obeyed) {
+            self.0.write_string_fragment(out, &rest[..at])?;
+            let mut after = rest[at..].chars();
+            let obeyed = after.next().unwrap_or_default();
+            for unit in obeyed.encode_utf16(&mut [0; 2]) {
+                write!(out, "\\u{unit:04x}")?;
+            }
+            rest = after.as_str();
+        }
+        self.0.write_string_fragment(out, rest)
+    }
+}
+
+/// A table with aligned columns, two spaces between them; numbers to the right. Whatever a terminal would
+/// obey in a cell is escaped.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let cell = |row: &[String], column: usize| row.get(column).cloned().unwrap_or_default();
+    let cell = |row: &[String], column: usize| {
+        row.get(column).map(|cell| printable(cell).into_owned()).unwrap_or_default()
+    };
     let widths: Vec<usize> = header
         .iter()
         .enumerate()
@@ -78,7 +152,48 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::table;
+    use super::{event_time, json_line, seconds, table, time};
+    use crate::record::UnixMicros;
+    use prost_types::Timestamp;
+
+    #[test]
+    fn every_number_from_the_network_is_a_time_or_said_to_be_none() {
+        let edges =
+            [0, 1, -1, 1 << 62, i64::MIN, i64::MAX, 253_402_300_799, 253_402_300_800, -62_135_596_801];
+        for at in edges {
+            for nanos in [0, 1, -1, i32::MIN, i32::MAX] {
+                assert!(!seconds(Some(&Timestamp { seconds: at, nanos })).is_empty());
+                assert!(!event_time(at, nanos as u32).is_empty());
+            }
+            assert!(!time(UnixMicros(at as u64)).is_empty());
+        }
+        let of = |seconds: i64| Timestamp { seconds, nanos: 5 };
+        assert_eq!(seconds(Some(&of(1 << 62))), "out of range (4611686018427387904 s since 1970)");
+        assert_eq!(seconds(Some(&of(253_402_300_799))), "9999-12-31T23:59:59Z");
+        assert_eq!(seconds(Some(&of(-1))), "1969-12-31T23:59:59Z");
+        assert_eq!(seconds(None), "");
+        assert_eq!(time(UnixMicros(1_000_001)), "1970-01-01T00:00:01.000001Z");
+        assert_eq!(time(UnixMicros(u64::MAX)), "out of range (18446744073709 s since 1970)");
+        assert_eq!(event_time(1, 500_000_000), "1970-01-01T00:00:01.5Z");
+        assert_eq!(event_time(1, 0), "1970-01-01T00:00:01Z");
+        assert_eq!(event_time(1, u32::MAX), "out of range (1 s and 4294967295 ns since 1970)");
+    }
+
+    #[test]
+    fn json_holds_nothing_that_a_terminal_obeys_and_is_read_back_the_same() {
+        let text = "\x1b]0;x\x07 \u{9b}2J\x7f \u{202e}\u{e0041} ü\"\\\n";
+        let line = json_line(&serde_json::json!({ text: text }));
+        assert!(!line.trim_end_matches('\n').contains(crate::client::is_obeyed), "{line:?}");
+        assert!(line.contains("\\u009b2J\\u007f \\u202e\\udb40\\udc41 ü"), "{line}");
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read[text], text);
+    }
+
+    #[test]
+    fn a_cell_is_one_line_that_moves_no_terminal() {
+        let rows = vec![vec!["a\x1b[2Jb".into(), "1\n2".into()]];
+        assert_eq!(table(&["NAME", "X"], &rows), "NAME            X\na\\u{1b}[2Jb  1\\n2\n");
+    }
 
     #[test]
     fn tables_are_aligned() {

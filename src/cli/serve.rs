@@ -88,7 +88,12 @@ impl Serve {
         });
         let input = Input { file: self.file, environment: environment.collect(), flags: self.flags };
         let loaded = config::load(input).map_err(|error| {
-            Failure::usage(format!("configuration: {}", error.0.join("\nerror: configuration: ")))
+            let (last, others) =
+                error.0.split_last().map_or((String::new(), &[][..]), |(l, o)| (l.clone(), o));
+            for fault in others {
+                output::complain(&format!("error: configuration: {fault}"));
+            }
+            Failure::usage(format!("configuration: {last}"))
         })?;
         if self.check_only {
             let _ = std::io::Write::write_all(&mut std::io::stdout(), describe(&loaded).as_bytes());

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::connection::Connection;
 use super::{Failure, output};
-use crate::client::Client;
+use crate::client::{Client, printable};
 use crate::config::{format_size, parse_duration, parse_size};
 use crate::proto::v1;
 
@@ -155,8 +155,8 @@ impl Topics {
             Command::Trim { topic, before, epoch, format } => {
                 let earliest = service.trim(&topic, before, &epoch).await?;
                 output::print(&match format.output {
-                    Output::Table => format!("{topic} now begins at offset {earliest}\n"),
-                    Output::Json => format!("{}\n", json!({ "name": topic, "earliest_offset": earliest })),
+                    Output::Table => format!("{} now begins at offset {earliest}\n", printable(&topic)),
+                    Output::Json => output::json_line(&json!({ "name": topic, "earliest_offset": earliest })),
                 })?;
             }
             Command::Delete { topics, epoch } => {
@@ -170,25 +170,16 @@ impl Topics {
     }
 }
 
-/// Topics asked for at once.
-const PAGE: u32 = 1000;
-
 async fn list(client: &Client, prefix: String, format: Format) -> Result<(), Failure> {
     let service = client.topics();
-    let mut request = v1::ListTopicsRequest { page_size: PAGE, page_token: String::new(), prefix };
-    let mut rows = Vec::new();
-    loop {
-        let page = service.list(request.clone()).await?;
+    let (mut pages, mut rows) = (service.pages(prefix), Vec::new());
+    while let Some(page) = pages.next().await? {
         match format.output {
             Output::Json => output::print(
-                &page.topics.iter().map(|topic| format!("{}\n", as_json(topic))).collect::<String>(),
+                &page.iter().map(|topic| output::json_line(&as_json(topic))).collect::<String>(),
             )?,
-            Output::Table => rows.extend(page.topics.iter().map(row)),
+            Output::Table => rows.extend(page.iter().map(row)),
         }
-        if page.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token = page.next_page_token;
     }
     if format.output == Output::Table {
         let header = ["NAME", "EARLIEST", "TAIL", "SIZE", "RETENTION", "LAST PUBLISH"];
@@ -226,7 +217,7 @@ fn retention(topic: &v1::Topic) -> String {
 
 fn print_topic(topic: &v1::Topic, format: Format) -> Result<(), Failure> {
     if format.output == Output::Json {
-        return Ok(output::print(&format!("{}\n", as_json(topic)))?);
+        return Ok(output::print(&output::json_line(&as_json(topic)))?);
     }
     let records = topic.tail.saturating_sub(topic.earliest_offset);
     let lines = [
@@ -241,7 +232,7 @@ fn print_topic(topic: &v1::Topic, format: Format) -> Result<(), Failure> {
         ("last publish", output::seconds(topic.last_publish_time.as_ref())),
     ];
     let line = |(key, value): &(&str, String)| {
-        format!("{:<13} {value}", format!("{key}:")).trim_end().to_owned() + "\n"
+        format!("{:<13} {}", format!("{key}:"), printable(value)).trim_end().to_owned() + "\n"
     };
     Ok(output::print(&lines.iter().map(line).collect::<String>())?)
 }

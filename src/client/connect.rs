@@ -48,6 +48,8 @@ pub struct Options {
     pub servers: Vec<String>,
     /// Longest time to make a connection, and again for its TLS handshake.
     pub connect_timeout: Duration,
+    /// Longest wait for the answer of one call of [`Topics`]: of a server whose disk hangs, none comes.
+    pub answer_timeout: Duration,
     /// Largest message taken from the server, in bytes.
     pub message_bytes_max: usize,
     /// TLS to `https://` servers.
@@ -72,6 +74,7 @@ impl Options {
         Self {
             servers: vec![server.into()],
             connect_timeout: Duration::from_secs(5),
+            answer_timeout: Duration::from_secs(120),
             message_bytes_max: 16 << 20,
             tls: TlsOptions::default(),
             token: None,
@@ -100,6 +103,7 @@ pub struct Client {
     /// Which server is used now; the next one's turn comes when it fails.
     current: Arc<AtomicUsize>,
     message_bytes_max: usize,
+    answer_timeout: Duration,
     compression: Option<Compression>,
     bearer: Bearer,
     /// What its calls are part of.
@@ -149,6 +153,7 @@ impl Client {
             servers,
             current: Arc::new(AtomicUsize::new(0)),
             message_bytes_max: options.message_bytes_max,
+            answer_timeout: options.answer_timeout,
             compression: options.compression,
             bearer,
             origin: Origin::current(),
@@ -192,6 +197,11 @@ impl Client {
     /// The patience of one call that is kept alive.
     pub(crate) fn backoff(&self, policy: RetryPolicy) -> Backoff {
         Backoff::new(policy, u32::try_from(self.servers.len()).unwrap_or(u32::MAX))
+    }
+
+    /// How long an administrative call may take.
+    pub(crate) const fn answer_timeout(&self) -> Duration {
+        self.answer_timeout
     }
 
     /// How many servers there are.

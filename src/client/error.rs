@@ -10,6 +10,8 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use super::printable::printable;
+
 /// Where an error comes from: it decides whether repeating can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -149,16 +151,46 @@ impl Error {
         self.0.retry_after
     }
 
-    /// Whether repeating the call, or resuming it, can help: a broken transport, UNAVAILABLE, and
-    /// RESOURCE_EXHAUSTED where the server says when.
+    /// Whether it is what load balancers make of a server that went away: CANCELLED, which no server of ours
+    /// says and nobody here asked for, or an INTERNAL or UNKNOWN without the `ErrorInfo` of our servers.
+    pub(crate) fn is_nobodys(&self) -> bool {
+        let code = match self.0.code {
+            Code::Cancelled => true,
+            Code::Internal | Code::Unknown => self.0.reason.is_none(),
+            _ => false,
+        };
+        code && self.0.origin == Origin::Server
+    }
+
+    /// Whether repeating the call, or resuming it, can help: a broken transport, UNAVAILABLE, what load
+    /// balancers make of either (docs/errors.md has the rule), and RESOURCE_EXHAUSTED where the server says
+    /// when.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match (self.0.origin, self.0.code) {
             (Origin::Local, _) => false,
             (Origin::Connect | Origin::Transport, _) | (Origin::Server, Code::Unavailable) => true,
             (Origin::Server, Code::ResourceExhausted) => self.0.retry_after.is_some(),
-            (Origin::Server, _) => self.0.retryable,
+            (Origin::Server, _) => self.0.retryable || self.is_nobodys(),
         }
+    }
+
+    fn line(&self) -> String {
+        let message = self.0.message.trim_end_matches('.');
+        let mut line = if message.is_empty() { self.0.code.description() } else { message }.to_owned();
+        if self.0.origin == Origin::Server {
+            match self.reason() {
+                Some(reason) => line.push_str(&format!(" [{reason}]")),
+                None => line.push_str(&format!(" [{:?}]", self.0.code)),
+            }
+        }
+        for (field, description) in self.0.violations.iter().filter(|(_, text)| !message.contains(text)) {
+            line.push_str(&format!("; {field}: {description}"));
+        }
+        if let Some(hint) = self.hint() {
+            line.push_str(&format!("; {hint}"));
+        }
+        line
     }
 
     /// What a person can do about it, where there is something to say.
@@ -194,24 +226,11 @@ impl Error {
     }
 }
 
-/// One line: what happened, the reason or code, the fields at fault, and a hint.
+/// One line: what happened, the reason or code, the fields at fault, and a hint. What a server chose of
+/// it is escaped where a terminal would obey it.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let message = self.0.message.trim_end_matches('.');
-        f.write_str(if message.is_empty() { self.0.code.description() } else { message })?;
-        if self.0.origin == Origin::Server {
-            match self.reason() {
-                Some(reason) => write!(f, " [{reason}]")?,
-                None => write!(f, " [{:?}]", self.0.code)?,
-            }
-        }
-        for (field, description) in self.0.violations.iter().filter(|(_, text)| !message.contains(text)) {
-            write!(f, "; {field}: {description}")?;
-        }
-        match self.hint() {
-            Some(hint) => write!(f, "; {hint}"),
-            None => Ok(()),
-        }
+        f.write_str(&printable(&self.line()))
     }
 }
 
@@ -274,6 +293,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_hostile_server_says_moves_no_terminal() {
+        let bad = "\x1b]0;x\x07\u{9b}2J\x7f\u{202e}\n";
+        let mut details = ErrorDetails::new();
+        let metadata = HashMap::from([("tail".to_owned(), bad.to_owned())]);
+        details.set_error_info(format!("OFFSET_TRIMMED{bad}"), bad, metadata.clone());
+        details.add_bad_request_violation(format!("field{bad}"), format!("wrong{bad}"));
+        let known = ErrorDetails::with_error_info("OFFSET_TRIMMED", "streamway", metadata);
+        for details in [details, known] {
+            let status = Status::with_error_details(Code::OutOfRange, format!("message{bad}"), details);
+            let shown = Error::from_status(&status, "http://x").to_string();
+            assert!(!shown.contains(crate::client::is_obeyed), "{shown:?}");
+            assert!(shown.contains("\\u{1b}]0;x\\u{7}"), "{shown}");
+        }
+    }
+
+    #[test]
     fn only_unavailable_and_timed_refusals_are_repeated() {
         let of = |status: &Status| Error::from_status(status, "http://x").is_retryable();
         assert!(of(&Status::unavailable("draining")));
@@ -281,8 +316,15 @@ mod tests {
         let mut details = ErrorDetails::new();
         details.set_retry_info(Some(Duration::from_secs(1)));
         assert!(of(&Status::with_error_details(Code::ResourceExhausted, "busy", details)));
-        for code in [Code::Internal, Code::NotFound, Code::Unknown, Code::DataLoss, Code::Aborted] {
+        for code in [Code::NotFound, Code::DataLoss, Code::Aborted, Code::Unimplemented] {
             assert!(!of(&Status::new(code, "x")), "{code:?}");
+        }
+        // What load balancers make of a server that went away; the server itself says a reason.
+        for code in [Code::Cancelled, Code::Internal, Code::Unknown] {
+            assert!(of(&Status::new(code, "x")), "{code:?}");
+            let ours = ErrorDetails::with_error_info("INTERNAL", "streamway", HashMap::new());
+            let with_reason = of(&Status::with_error_details(code, "x", ours));
+            assert_eq!(with_reason, code == Code::Cancelled, "{code:?}");
         }
     }
 

@@ -12,7 +12,9 @@ pub struct RetryPolicy {
     pub delay_min: Duration,
     /// Longest delay of our own; the server may ask for longer.
     pub delay_max: Duration,
-    /// Give up after so long without progress.
+    /// Give up after so long without progress, whether the server is away or is there and gets nothing
+    /// done, as where its disk hangs. 0 gives up at the first failure, and waits as long as the default
+    /// for an answer.
     pub give_up_after: Duration,
     /// Give up after so long where the server has never been reached at all.
     pub connect_give_up_after: Duration,
@@ -63,13 +65,26 @@ impl Backoff {
         self.failing_since.is_none()
     }
 
+    /// How long one server may get nothing done: each of them has its turn within our patience.
+    pub(crate) fn stall_max(&self) -> Duration {
+        let asked = Some(self.policy.give_up_after).filter(|asked| !asked.is_zero());
+        asked.unwrap_or_else(|| RetryPolicy::default().give_up_after) / self.servers.max(1)
+    }
+
+    /// Nothing was done for so long, as is known only now.
+    pub(crate) fn stalled(&mut self, now: Instant, stalled: Duration) {
+        let since = now.checked_sub(stalled).unwrap_or(now);
+        self.failing_since = Some(self.failing_since.map_or(since, |earlier| earlier.min(since)));
+    }
+
     /// How long to wait after this failure; none where it is final.
     pub(crate) fn delay(&mut self, error: &Error, now: Instant) -> Option<Duration> {
         if !error.is_retryable() {
             return None;
         }
-        // A connection that breaks before any answer reached nobody: TLS 1.3 refuses a client like that.
-        self.reached |= error.origin() == Origin::Server;
+        // A connection that breaks before any answer reached nobody: TLS 1.3 refuses a client like that. Nor
+        // is what a load balancer says of its own, or something that is no server of ours, an answer.
+        self.reached |= error.origin() == Origin::Server && !error.is_nobodys();
         let since = *self.failing_since.get_or_insert(now);
         let patience =
             if self.reached { self.policy.give_up_after } else { self.policy.connect_give_up_after };
@@ -137,5 +152,33 @@ mod tests {
         assert!(backoff.delay(&error, now + Duration::from_secs(120)).is_none());
         let not_found = Error::from_status(&Status::not_found("no topic"), "x");
         assert!(Backoff::new(RetryPolicy::default(), 1).delay(&not_found, now).is_none());
+    }
+
+    /// Wherever the time passed: a server that answered and then got nothing done was away as well.
+    #[test]
+    fn a_stall_counts_as_time_without_progress() {
+        let (error, now) = (Error::transport("stalled"), Instant::now() + Duration::from_secs(1000));
+        let mut backoff = Backoff::new(RetryPolicy::default(), 1);
+        backoff.progress();
+        backoff.stalled(now, Duration::from_secs(120));
+        assert!(backoff.delay(&error, now).is_none());
+        let mut backoff = Backoff::new(RetryPolicy::default(), 3);
+        backoff.progress();
+        assert_eq!(backoff.stall_max(), Duration::from_secs(40));
+        backoff.stalled(now, Duration::from_secs(40));
+        assert!(backoff.delay(&error, now).is_some(), "the next server's turn");
+        let zero = RetryPolicy { give_up_after: Duration::ZERO, ..RetryPolicy::default() };
+        assert_eq!(Backoff::new(zero, 1).stall_max(), RetryPolicy::default().give_up_after);
+    }
+
+    /// A page of HTML at the first contact is a wrong address; later it is a load balancer's.
+    #[test]
+    fn a_balancers_word_is_no_sign_of_a_server() {
+        let policy = RetryPolicy { connect_give_up_after: Duration::ZERO, ..RetryPolicy::default() };
+        let (mut backoff, now) = (Backoff::new(policy, 1), Instant::now());
+        let error = Error::from_status(&Status::internal("mapped from HTTP status code 400"), "x");
+        assert!(backoff.delay(&error, now).is_none());
+        backoff.progress();
+        assert!(backoff.delay(&error, now).is_some());
     }
 }

@@ -17,6 +17,48 @@ pub struct Topics {
     client: Client,
 }
 
+/// Topics asked for at once.
+const PAGE: u32 = 1000;
+
+/// Pages of topics by name. A server whose pages lead nowhere is an error, not a list without end.
+#[derive(Debug)]
+pub(crate) struct Pages<'a> {
+    topics: &'a Topics,
+    request: v1::ListTopicsRequest,
+    /// The greatest name so far.
+    last: String,
+    is_over: bool,
+}
+
+impl Pages<'_> {
+    /// The next page, which may be empty; none after the last.
+    ///
+    /// # Errors
+    /// The server's or the transport's, or names that do not rise.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<v1::Topic>>, Error> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let page = self.topics.list(self.request.clone()).await?;
+        for topic in &page.topics {
+            if !self.last.is_empty() && topic.name <= self.last {
+                return Err(astray(&format!("it names {:?} after {:?}", topic.name, self.last)));
+            }
+            self.last.clone_from(&topic.name);
+        }
+        self.is_over = page.next_page_token.is_empty();
+        if !self.is_over && page.next_page_token == self.request.page_token {
+            return Err(astray("a page is followed by itself"));
+        }
+        self.request.page_token = page.next_page_token;
+        Ok(Some(page.topics))
+    }
+}
+
+fn astray(why: &str) -> Error {
+    Error::local(tonic::Code::Internal, format!("the server's list of topics does not go on: {why}"))
+}
+
 /// The answer's topic, which the contract says is there.
 fn present(topic: Option<v1::Topic>) -> Result<v1::Topic, Error> {
     topic.ok_or_else(|| Error::local(tonic::Code::Internal, "the server's answer names no topic"))
@@ -37,11 +79,16 @@ impl Topics {
         loop {
             let endpoint = self.client.endpoint(method, None);
             debug!(method, server = endpoint.url, "calling");
-            let status = match call(self.client.administration(&endpoint)).await {
-                Ok(answer) => return Ok(answer.into_inner()),
-                Err(status) => status,
+            let limit = self.client.answer_timeout();
+            let error = match tokio::time::timeout(limit, call(self.client.administration(&endpoint))).await {
+                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Err(status)) => Error::from_status(&status, &endpoint.url),
+                Err(_) => Error::transport(format!(
+                    "{} has not answered for {}; what was asked may be done all the same",
+                    endpoint.url,
+                    humantime::format_duration(limit)
+                )),
             };
-            let error = Error::from_status(&status, &endpoint.url);
             endpoint.failed(&error);
             untried -= 1;
             if error.origin() != Origin::Connect || untried == 0 {
@@ -91,6 +138,12 @@ impl Topics {
             service.list_topics(request.clone()).await
         })
         .await
+    }
+
+    /// All topics whose name begins with this, a page at a time.
+    pub(crate) const fn pages(&self, prefix: String) -> Pages<'_> {
+        let request = v1::ListTopicsRequest { page_size: PAGE, page_token: String::new(), prefix };
+        Pages { topics: self, request, last: String::new(), is_over: false }
     }
 
     /// Changes the settings named in `paths`, `retention.max_age` for one; all of them where none is.

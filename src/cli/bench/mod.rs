@@ -152,7 +152,8 @@ impl Bench {
         connect: impl Fn() -> Result<Client, Failure>,
     ) -> Result<ExitCode, Failure> {
         let (load, plan) = (self.load().clone(), self.plan()?);
-        let time = (load.warmup + load.duration) * 100 + workload::OVERTIME;
+        let time = load.warmup.saturating_add(load.duration).saturating_mul(100);
+        let time = time.saturating_add(workload::OVERTIME);
         let topic = plan.topic.clone();
         let ended = tokio::time::timeout(time, self.measure(&load, plan, &connect)).await;
         if load.topic.is_none() {
@@ -172,7 +173,7 @@ impl Bench {
             Self::Subscribe(_) => workload::stored(plan, load.records, connect, cpu).await?,
             _ => workload::live(plan, connect, cpu).await?,
         };
-        output::print(&if json { format!("{}\n", report.json()) } else { report.table() })?;
+        output::print(&if json { output::json_line(&report.json()) } else { report.table() })?;
         Ok(report.is_whole())
     }
 

@@ -52,9 +52,9 @@ impl Seen {
         if stamp.run != self.run.id {
             return false;
         }
-        self.missing += stamp.sequence.saturating_sub(*next);
+        self.missing = self.missing.saturating_add(stamp.sequence.saturating_sub(*next));
         self.repeated += u64::from(stamp.sequence < *next);
-        *next = (*next).max(stamp.sequence + 1);
+        *next = (*next).max(stamp.sequence.saturating_add(1));
         true
     }
 
@@ -64,8 +64,9 @@ impl Seen {
 
     /// Counts what never came.
     fn close(mut self, published: &[u64]) {
-        self.missing +=
-            self.next.iter().zip(published).map(|(next, count)| count.saturating_sub(*next)).sum::<u64>();
+        for (next, count) in self.next.iter().zip(published) {
+            self.missing = self.missing.saturating_add(count.saturating_sub(*next));
+        }
         self.run.missing.fetch_add(self.missing, Ordering::Relaxed);
         self.run.repeated.fetch_add(self.repeated, Ordering::Relaxed);
     }

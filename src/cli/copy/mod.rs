@@ -110,7 +110,8 @@ impl Copy {
             None => Source::backup(Path::new(&self.source), progress)?,
         };
         let topics = source.topics(&self.topics).await?;
-        progress.stage("", topics.iter().map(|topic| topic.stored_bytes).sum());
+        let bytes = topics.iter().fold(0_u64, |sum, topic| sum.saturating_add(topic.stored_bytes));
+        progress.stage("", bytes);
         match to {
             Some(servers) => {
                 let client = self.client(&servers, self.destination_token_file.as_ref())?;

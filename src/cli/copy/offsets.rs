@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
 
-use crate::cli::Failure;
+use crate::cli::{Failure, output};
 use crate::proto::v1;
 
 #[derive(Debug)]
@@ -88,6 +88,6 @@ impl Inner {
             "offset": offset,
             "records": records,
         });
-        writeln!(self.file, "{line}")
+        output::put_json(&mut self.file, &line)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::output;
+use crate::client::printable;
 
 /// Redraws a second.
 const REDRAWS: u8 = 5;
@@ -42,7 +43,7 @@ impl Progress {
     }
 
     pub(super) fn topic(&self, name: &str) {
-        self.bar.set_message(name.to_owned());
+        self.bar.set_message(printable(name).into_owned());
     }
 
     /// So many bytes were looked at.

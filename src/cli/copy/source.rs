@@ -13,9 +13,6 @@ use crate::client::{Client, RetryPolicy, Start, Subscriber, SubscriberOptions};
 use crate::proto::v1;
 use crate::record::Position;
 
-/// Topics asked for at once.
-const PAGE: u32 = 1000;
-
 /// A server or a backup.
 #[derive(Debug)]
 pub(super) enum Source {
@@ -64,16 +61,12 @@ impl Source {
 }
 
 async fn list(client: &Client) -> Result<Vec<v1::Topic>, Failure> {
-    let mut request = v1::ListTopicsRequest { page_size: PAGE, ..Default::default() };
-    let mut topics = Vec::new();
-    loop {
-        let page = client.topics().list(request.clone()).await?;
-        topics.extend(page.topics);
-        if page.next_page_token.is_empty() {
-            return Ok(topics);
-        }
-        request.page_token = page.next_page_token;
+    let service = client.topics();
+    let (mut pages, mut topics) = (service.pages(String::new()), Vec::new());
+    while let Some(page) = pages.next().await? {
+        topics.extend(page);
     }
+    Ok(topics)
 }
 
 /// Batches of one topic in order, each whole, as a `batches` field.

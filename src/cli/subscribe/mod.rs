@@ -83,10 +83,10 @@ pub(super) struct Subscribe {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// The value and a newline.
+    /// The value and a newline, byte for byte: a publisher you do not trust may write to your terminal.
     Raw,
     /// One JSON object a line: offset, time, key, value, headers. What is not UTF-8 is base64,
-    /// under key_base64 and value_base64.
+    /// under key_base64 and value_base64; what a terminal would obey is escaped.
     Json,
 }
 

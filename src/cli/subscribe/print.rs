@@ -65,8 +65,7 @@ impl Printer {
                     self.out.write_all(newline)?;
                 }
                 Format::Json => {
-                    serde_json::to_writer(&mut self.out, &Line(&record)).map_err(io::Error::from)?;
-                    self.out.write_all(b"\n")?;
+                    output::put_json(&mut self.out, &Line(&record))?;
                 }
             }
         }
@@ -96,8 +95,7 @@ impl Serialize for Line<'_> {
             map.serialize_entry("headers", &Object(headers))?;
         }
         if let Some((seconds, nanos)) = record.event_time() {
-            let time = prost_types::Timestamp { seconds, nanos: i32::try_from(nanos).unwrap_or(0) };
-            map.serialize_entry("event_time", &time.to_string())?;
+            map.serialize_entry("event_time", &output::event_time(seconds, nanos))?;
         }
         map.end()
     }
