@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod connection;
 mod copy;
+mod files;
 mod healthcheck;
 mod interrupt;
 mod logging;

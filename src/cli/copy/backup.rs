@@ -3,14 +3,14 @@
 //! Never: takes a file for whole whose end is missing, or hands out a byte that does not check out.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use prost::Message;
 
-use crate::cli::Failure;
+use crate::cli::{Failure, files};
 use crate::proto::v1;
 use crate::record::block::{Block, Blocks};
 use crate::record::{Epoch, Offset, Position};
@@ -297,9 +297,7 @@ impl Writer {
         let partial = PathBuf::from(partial);
         let cannot =
             |error: io::Error| Failure::failed(format!("cannot write {}: {error}", partial.display()));
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let mut file = options.open(&partial).map_err(cannot)?;
+        let mut file = files::open_kept(&partial).map_err(cannot)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             Failure::failed(format!("{} is being written by another process", partial.display()))
         })?;
@@ -380,9 +378,7 @@ impl Writer {
         let mut rename = || -> io::Result<()> {
             self.file.flush()?;
             self.file.get_ref().sync_all()?;
-            std::fs::rename(&self.partial, &self.path)?;
-            let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+            files::finish_kept(&self.partial, &self.path)
         };
         rename().map_err(|error| Failure::failed(format!("cannot write {}: {error}", self.path.display())))
     }

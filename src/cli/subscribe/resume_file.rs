@@ -1,12 +1,11 @@
 //! The file of `--resume-file`: one line, `EPOCH:OFFSET`, replaced as a whole.
 //! Never: ahead of what was printed.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
-use super::super::Failure;
 use super::super::start::{format_position, parse_position};
+use super::super::{Failure, files};
 use crate::record::Position;
 
 /// A position kept across runs.
@@ -27,7 +26,7 @@ impl ResumeFile {
 
     /// The position of the last run; none where there was none.
     pub(super) fn load(&self) -> Result<Option<Position>, Failure> {
-        match fs::read_to_string(&self.path) {
+        match files::read_small(&self.path) {
             Ok(text) => parse_position(&text).map(Some).map_err(|why| self.at_path(why)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.at_path(error)),
@@ -38,23 +37,11 @@ impl ResumeFile {
         if self.last == Some(position) {
             return Ok(());
         }
-        replace(&self.path, &format!("{}\n", format_position(position)))
+        files::replace(&self.path, &format!("{}\n", format_position(position)))
             .map_err(|error| self.at_path(error))?;
         self.last = Some(position);
         Ok(())
     }
-}
-
-/// Whole or not at all: a reader or a crash sees the old line or the new one.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new = path.with_file_name(name);
-    let mut file = File::create(&new)?;
-    file.write_all(text.as_bytes())?;
-    // Renamed before its content is on disk, it could be found empty after a power cut.
-    file.sync_all()?;
-    fs::rename(&new, path)
 }
 
 #[cfg(test)]
