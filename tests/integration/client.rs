@@ -12,6 +12,7 @@ use streamway::proto::v1::ReadLimit;
 use streamway::record::Offset;
 use tonic::Code;
 
+use crate::harness::faults::Fault;
 use crate::harness::{Server, signal, within};
 
 fn client(server: &Server) -> Client {
@@ -207,6 +208,54 @@ async fn a_silent_server_is_noticed() {
     signal(server.pid(), "CONT");
     assert_eq!(error.origin(), Origin::Transport);
     assert!(error.to_string().contains("silent"), "{error}");
+}
+
+/// A disk that hangs leaves the connection alive: nothing but what is not done tells of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_disk_hangs_is_given_up() {
+    let server = Server::start().await;
+    let retry = RetryPolicy { give_up_after: Duration::from_secs(2), ..RetryPolicy::default() };
+    let options = PublisherOptions { retry, ..PublisherOptions::default() };
+    let publisher = client(&server).publisher("hung", options).unwrap();
+    publisher.publish_nowait(&numbered(0)).await.unwrap();
+    publisher.flush().await.unwrap();
+    let hung = Fault::inject(server.pid(), "fdatasync:delay_enter=60000000").await;
+    publisher.publish_nowait(&numbered(1)).await.unwrap();
+    let error = within(30, "the publisher gives up", publisher.flush()).await.unwrap_err();
+    assert_eq!(error.origin(), Origin::Transport);
+    assert!(error.to_string().contains("has acknowledged nothing for 2s"), "{error}");
+    let impatient =
+        Client::new(Options { answer_timeout: Duration::from_secs(1), ..Options::new(server.url()) });
+    let created = impatient.unwrap().topics().create("new", None).await;
+    assert!(created.unwrap_err().to_string().contains("has not answered for 1s"));
+    drop(hung);
+}
+
+/// Heartbeats alone are no progress where there are records to read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_cannot_read_its_disk_is_given_up() {
+    let small = ["--storage-journal-bytes", "1MiB", "--storage-segment-bytes", "1MiB"];
+    let server = Server::with(&[&small[..], &["--storage-cache-bytes", "64KiB"]].concat()).await;
+    let publisher = client(&server).publisher("hung", PublisherOptions::default()).unwrap();
+    // The oldest of 8 MiB is read from the disk.
+    for _ in 0..8 << 10 {
+        publisher.publish_nowait(&Record::new(vec![b'x'; 1 << 10])).await.unwrap();
+    }
+    publisher.close().await.unwrap();
+    let hung = Fault::inject(server.pid(), "pread64:delay_enter=60000000").await;
+    let mut subscriber = client(&server).subscribe(SubscriberOptions {
+        heartbeat_interval: Duration::from_secs(1),
+        retry: RetryPolicy { give_up_after: Duration::from_secs(3), ..RetryPolicy::default() },
+        ..SubscriberOptions::from_earliest("hung")
+    });
+    let error = loop {
+        match within(30, "a heartbeat, or the end", subscriber.next()).await.unwrap() {
+            Ok(delivery) => assert!(delivery.is_empty(), "{delivery:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.to_string().contains("has delivered none of the records that are there for 3s"), "{error}");
+    drop(hung);
 }
 
 /// An address that does not answer hands over to the next, even for one who would not wait.

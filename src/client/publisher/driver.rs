@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use tonic::Code;
@@ -40,7 +40,18 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
     let mut backoff = client.backoff(shared.options.retry);
     while shared.wait_for_work().await {
         let endpoint = client.endpoint(EXCHANGE, Some(shared.topic.as_str()));
-        let error = match call(&shared, &client, &endpoint, &mut backoff).await {
+        let stall_max = backoff.stall_max();
+        let ended = tokio::select! {
+            ended = call(&shared, &client, &endpoint, &mut backoff) => ended,
+            stalled = stalled(&shared, stall_max) => {
+                backoff.stalled(Instant::now(), stalled);
+                let stalled = humantime::format_duration(Duration::from_millis(stalled.as_millis() as u64));
+                Ended::Broken(Error::transport(format!(
+                    "{} has acknowledged nothing for {stalled}", endpoint.url
+                )))
+            }
+        };
+        let error = match ended {
             Ended::Closed => return,
             Ended::Broken(error) => client.reconsider(error, &endpoint),
         };
@@ -64,6 +75,21 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
             debug!(%topic, error, delay_ms, "still interrupted");
         }
         tokio::time::sleep(delay).await;
+    }
+}
+
+/// Resolves once the present call has acknowledged nothing for `max` though something waits for it:
+/// since how long that is. A server whose disk hangs answers pings, so the transport never notices.
+async fn stalled(shared: &Shared, max: Duration) -> Duration {
+    let begun = Instant::now();
+    loop {
+        let since = shared.lock().waiting_since;
+        // What is pushed after this look is looked at in time.
+        let waited = since.map_or(Duration::ZERO, |since| since.max(begun).elapsed());
+        match since {
+            Some(since) if waited >= max => return since.elapsed(),
+            _ => tokio::time::sleep(max.saturating_sub(waited)).await,
+        }
     }
 }
 
@@ -114,6 +140,9 @@ fn receive(
             if refused.is_some() {
                 break;
             }
+        }
+        if !settled.is_empty() {
+            queue.has_moved();
         }
         if matches!(response.notice, v1::Notice::Draining | v1::Notice::MaxAge) {
             queue.half_close = true;

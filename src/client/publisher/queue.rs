@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
@@ -107,6 +108,8 @@ pub(super) struct Queue {
     pub(super) sender: Option<Waker>,
     /// Somebody waits for room or for a flush.
     pub(super) awaited: bool,
+    /// Since when nothing was acknowledged though something waits for it; none while nothing does.
+    pub(super) waiting_since: Option<Instant>,
     /// Nothing is taken any more, and why.
     pub(super) ended: Option<Error>,
 }
@@ -128,6 +131,7 @@ impl Queue {
             idle: false,
             sender: None,
             awaited: false,
+            waiting_since: None,
             ended: None,
         }
     }
@@ -140,6 +144,7 @@ impl Queue {
     /// Takes a record into the batch being filled. The caller has checked that there is room.
     pub(super) fn push(&mut self, record: &Record, want: Want) -> Option<(Arc<Slot>, u64)> {
         let len = record.field_len();
+        self.waiting_since.get_or_insert_with(Instant::now);
         if self.filling_count > 0 && self.filling.len() + len > self.limits.bytes_per_batch {
             self.close();
         }
@@ -160,6 +165,7 @@ impl Queue {
     /// Takes a batch as it is.
     pub(super) fn push_batch(&mut self, batch: Encoded) -> Arc<Slot> {
         self.close();
+        self.waiting_since.get_or_insert_with(Instant::now);
         let slot = Arc::new(Slot::default());
         let Encoded { records, count, request_id, traceparent } = batch;
         let pending = Pending { records, count, request_id, traceparent, slot: Some(Arc::clone(&slot)) };
@@ -231,6 +237,11 @@ impl Queue {
         self.base += 1;
         self.sent -= 1;
         Some(Settled { batch, count: pending.count, slot: pending.slot })
+    }
+
+    /// Something was acknowledged: what is left waits from now on.
+    pub(super) fn has_moved(&mut self) {
+        self.waiting_since = (!self.is_empty()).then(Instant::now);
     }
 
     /// How many batches are out on this call and not acknowledged.

@@ -118,6 +118,9 @@ pub struct Subscriber {
     backoff: Backoff,
     state: State,
     silence_max: Duration,
+    heartbeat_interval: Duration,
+    /// Heartbeats in a row that told of records and brought none.
+    held_up: u32,
     /// Since when the server owes a message: not while the caller is busy with the last one.
     waiting_since: Option<Instant>,
 }
@@ -129,7 +132,9 @@ impl Subscriber {
             backoff: client.backoff(options.retry),
             client,
             state: State::Waiting(Instant::now()),
-            silence_max: options.heartbeat_interval * HEARTBEATS_MISSING_MAX,
+            silence_max: options.heartbeat_interval.saturating_mul(HEARTBEATS_MISSING_MAX),
+            heartbeat_interval: options.heartbeat_interval,
+            held_up: 0,
             waiting_since: None,
             topic: options.topic,
         }
@@ -147,7 +152,15 @@ impl Subscriber {
         loop {
             match self.step().await {
                 Step::On => {}
-                Step::Message(message) => return Some(self.deliver(message)),
+                Step::Message(message) => {
+                    let delivery = self.deliver(message);
+                    if let Some(error) = self.stalled()
+                        && let Some(error) = self.broken(error)
+                    {
+                        return Some(Err(error));
+                    }
+                    return Some(delivery);
+                }
                 Step::Finished => self.enter(State::Ended),
                 Step::Broken(error) => {
                     if let Some(error) = self.broken(error) {
@@ -224,11 +237,20 @@ impl Subscriber {
 
     fn deliver(&mut self, message: SubscribeResponse) -> Result<Delivery, Error> {
         self.waiting_since = None;
+        if self.cursor.is_held_up(&message) {
+            self.held_up = self.held_up.saturating_add(1);
+            return self.take(message);
+        }
+        self.held_up = 0;
         if !self.backoff.is_well() {
             let offset = self.cursor.position().map(|position| position.offset.get());
             info!(topic = self.topic, offset, "the subscription goes on");
         }
         self.backoff.progress();
+        self.take(message)
+    }
+
+    fn take(&mut self, message: SubscribeResponse) -> Result<Delivery, Error> {
         if let Err(error) = self.cursor.accept(&message) {
             self.enter(State::Ended);
             return Err(error);
@@ -237,6 +259,24 @@ impl Subscriber {
             debug!(topic = self.topic, notice = ?message.notice, "the server will end the subscription");
         }
         Ok(Delivery::new(message))
+    }
+
+    /// Heartbeats came for as long as our patience lasts, and not one of the records that are there.
+    fn stalled(&mut self) -> Option<Error> {
+        let State::Open(_, endpoint) = &self.state else { return None };
+        // Counted and not timed: a caller that does not ask for long has not waited so long.
+        let stalled = self.heartbeat_interval.saturating_mul(self.held_up);
+        if stalled < self.backoff.stall_max() {
+            return None;
+        }
+        self.held_up = 0;
+        let url = &endpoint.url;
+        let error = format!(
+            "{url} has delivered none of the records that are there for {}",
+            humantime::format_duration(stalled)
+        );
+        self.backoff.stalled(Instant::now(), stalled);
+        Some(Error::transport(error))
     }
 
     /// Prepares to resume, or says why that cannot help.

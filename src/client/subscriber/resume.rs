@@ -65,6 +65,12 @@ impl Cursor {
         (limit.stop_at_tail && at_tail) || limit.max_records == SPENT || limit.max_bytes == SPENT
     }
 
+    /// Whether a message is a heartbeat of a server that has records and does not deliver them.
+    pub(super) fn is_held_up(&self, message: &SubscribeResponse) -> bool {
+        let bare = message.batches.is_empty() && message.notice == v1::Notice::Unspecified;
+        bare && self.next == Some(message.next) && message.next.offset < message.tail
+    }
+
     /// Takes a message in: it must go on exactly where the last one ended.
     pub(super) fn accept(&mut self, message: &SubscribeResponse) -> Result<(), Error> {
         if message.notice != v1::Notice::Gap {
