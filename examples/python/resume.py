@@ -10,10 +10,11 @@ from streamway.v1 import stream_pb2_grpc as rpc
 
 
 def is_interruption(error):
-    """UNAVAILABLE means: reconnect and resume. So does what load balancers say when a server died: not our words."""
+    """The rule of docs/errors.md. All but UNAVAILABLE is what load balancers make of a server that went away."""
     ours = any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata() or ())
-    balancers = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-    return error.code() == grpc.StatusCode.UNAVAILABLE or (not ours and error.code() in balancers)
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return True
+    return not ours and error.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 
 def follow(target, topic):

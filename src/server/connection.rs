@@ -25,6 +25,7 @@ use super::listener::Gate;
 use super::observe::{Observed, Observer};
 use super::partial::{Budget, Counted, Share};
 use super::preface::Ahead;
+use super::read_on::ReadOn;
 use super::routes::Services;
 use super::socket::{Socket, Turn};
 use super::tls::Tls;
@@ -124,13 +125,14 @@ impl Port {
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let Self { gate, routes, config, share, calls, turn, peer } = self;
-        let ending = calls.ending.clone();
+        let (ending, tasks) = (calls.ending.clone(), gate.tasks.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(calls.clone());
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
             }
-            let request = request.map(|body| Body::new(Counted::new(body, share.clone())));
+            let request =
+                request.map(|body| Body::new(Counted::new(ReadOn::new(body, tasks.clone()), share.clone())));
             // Not in the task of the call, which would keep its room for as long as a subscription lasts.
             Box::pin(routes.clone().oneshot(request))
         });

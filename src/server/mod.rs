@@ -18,6 +18,7 @@ mod listener;
 mod observe;
 mod partial;
 mod preface;
+mod read_on;
 mod routes;
 mod sample;
 mod signals;

@@ -11,7 +11,6 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 use tonic::Status;
 
 use crate::service::status::PARTLY_RECEIVED;
@@ -125,7 +124,7 @@ impl Framing {
 
 /// A request's body that counts.
 #[derive(Debug)]
-pub(super) struct Counted<B = Incoming> {
+pub(super) struct Counted<B> {
     body: B,
     share: Share,
     framing: Framing,
