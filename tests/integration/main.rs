@@ -27,6 +27,7 @@ mod drain;
 mod drain_peers;
 mod failover;
 mod fleet;
+mod forgetting;
 mod idempotency;
 mod isolation;
 mod kinds;

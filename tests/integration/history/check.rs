@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::gone::Kept;
 use super::{Attempt, History, Outcome};
 
 /// What a sound history held.
@@ -16,6 +17,8 @@ pub struct Summary {
     pub unacknowledged: usize,
     pub duplicates: usize,
     pub refused: usize,
+    /// Batches that were acknowledged and are rightly gone.
+    pub gone: usize,
     pub records: usize,
     pub delivered: usize,
 }
@@ -25,39 +28,67 @@ pub struct Summary {
 /// # Errors
 /// The first promise that was broken.
 pub fn check(history: &History) -> Result<Summary, String> {
-    let topic = Topic::read(&history.topic)?;
+    let (mut others, mut ours) = (Vec::new(), Vec::new());
+    for attempt in &history.attempts {
+        if history.gone.is_of_another(attempt)? { others.push(attempt) } else { ours.push(attempt) }
+    }
+    let kept = Kept::of(history, &ours);
+    let topic = Topic::read(&history.topic, &kept)?;
     let mut summary = Summary {
         attempts: history.attempts.len(),
         records: history.topic.len(),
         delivered: history.deliveries.iter().map(Vec::len).sum(),
+        gone: others.len(),
         ..Summary::default()
     };
     let mut batches: BTreeMap<&str, Vec<&Attempt>> = BTreeMap::new();
-    for attempt in &history.attempts {
+    for attempt in ours {
         let Some(first) = attempt.values.first() else { return Err("a batch without records".into()) };
         batches.entry(first).or_default().push(attempt);
     }
-    let mut explained = 0;
+    let (mut explained, mut nowhere) = (0, Vec::new());
     let mut stored: Vec<(u64, Vec<&Attempt>)> = Vec::new();
     for attempts in batches.into_values() {
-        match topic.place(&attempts[0].values)? {
-            Some(first) => {
-                explained += attempts[0].values.len();
-                present(first, &attempts, &mut summary)?;
-                stored.push((first, attempts));
-            }
-            None => absent(&attempts, &mut summary)?,
+        if let Some(first) = topic.place(&attempts[0].values)? {
+            explained += attempts[0].values.len();
+            present(first, &attempts, &mut summary)?;
+            stored.push((first, attempts));
+        } else if let Some(first) = told(&attempts) {
+            let end = first + attempts[0].values.len() as u64;
+            let sent = attempts.iter().map(|attempt| attempt.sent).min().unwrap_or_default();
+            kept.excuses(first, end, sent).map_err(|why| lost(first, &attempts, &why))?;
+            present(first, &attempts, &mut summary)?;
+            summary.gone += 1;
+            stored.push((first, attempts));
+        } else {
+            absent(&attempts, &mut summary, &mut nowhere, history);
         }
     }
     if explained != history.topic.len() {
         return Err(format!("{} records that nobody sent are stored", history.topic.len() - explained));
     }
     stored.sort_by_key(|(first, _)| *first);
+    kept.excuses_the_start(history.topic.is_empty())?;
+    places(&stored)?;
+    kept.trims(stored.iter().map(|(first, attempts)| (*first, first + attempts[0].values.len() as u64)))?;
+    sums(&nowhere, &stored, &kept)?;
     real_time(&stored)?;
-    calls(history, &topic)?;
+    calls(history, &topic, &stored)?;
     conditions(history, &stored, &topic)?;
-    deliveries(history, &topic)?;
+    deliveries(history, &topic, &stored)?;
     Ok(summary)
+}
+
+/// Where an acknowledgement says that a batch was stored.
+fn told(attempts: &[&Attempt]) -> Option<u64> {
+    attempts.iter().find_map(|attempt| match attempt.outcome {
+        Outcome::Acknowledged { first, .. } => Some(first),
+        _ => None,
+    })
+}
+
+fn lost(first: u64, attempts: &[&Attempt], why: &str) -> String {
+    format!("acknowledged at {first}, and lost, {why}: {}", short(&attempts[0].values[0]))
 }
 
 /// What the topic holds at the end.
@@ -70,8 +101,8 @@ struct Topic<'a> {
 
 impl<'a> Topic<'a> {
     /// P2: offsets rise one by one, and no value is there twice.
-    fn read(topic: &'a [(u64, u64, String)]) -> Result<Self, String> {
-        let start = topic.first().map_or(0, |first| first.0);
+    fn read(topic: &'a [(u64, u64, String)], kept: &Kept<'_>) -> Result<Self, String> {
+        let start = kept.start;
         let mut places = BTreeMap::new();
         for (want, (offset, batch, value)) in (start..).zip(topic) {
             if *offset != want {
@@ -151,21 +182,50 @@ fn present(first: u64, attempts: &[&Attempt], summary: &mut Summary) -> Result<(
     Ok(())
 }
 
-/// P1: what was acknowledged is there.
-fn absent(attempts: &[&Attempt], summary: &mut Summary) -> Result<(), String> {
+/// A batch that is not there, and of which no receipt says where it was. What a call summed up as stored is
+/// left to [`sums`].
+fn absent<'a>(
+    attempts: &[&'a Attempt],
+    summary: &mut Summary,
+    nowhere: &mut Vec<&'a Attempt>,
+    history: &History,
+) {
     for attempt in attempts {
         match attempt.outcome {
-            Outcome::Acknowledged { first, .. } => {
-                return Err(format!("acknowledged at {first}, and lost: {}", short(&attempt.values[0])));
-            }
-            Outcome::Stored => {
-                return Err(format!("said to be stored, and lost: {}", short(&attempt.values[0])));
-            }
             Outcome::Refused | Outcome::Mismatch { .. } => summary.refused += 1,
-            Outcome::Unknown => {}
+            Outcome::Stored if history.gone.may_be_deleted(attempt) => summary.gone += 1,
+            Outcome::Stored => nowhere.push(attempt),
+            Outcome::Acknowledged { .. } | Outcome::Unknown => {}
+        }
+    }
+}
+
+/// P2: no two batches were acknowledged at one place, those that are gone included.
+fn places(stored: &[(u64, Vec<&Attempt>)]) -> Result<(), String> {
+    for pair in stored.windows(2) {
+        let end = pair[0].0 + pair[0].1[0].values.len() as u64;
+        if pair[1].0 < end {
+            let name = short(&pair[1].1[0].values[0]);
+            return Err(format!("acknowledged at {}, within the batch before it: {name}", pair[1].0));
         }
     }
     Ok(())
+}
+
+/// P1: what was summed up as stored is there, or has had a place before the oldest record that is: there is
+/// room for it, and nothing that was acknowledged behind that place came before it was sent.
+fn sums(nowhere: &[&Attempt], stored: &[(u64, Vec<&Attempt>)], kept: &Kept<'_>) -> Result<(), String> {
+    let gone = stored.iter().filter(|(first, _)| *first < kept.start);
+    let known: u64 = gone.map(|(_, attempts)| attempts[0].values.len() as u64).sum();
+    let needed: u64 = nowhere.iter().map(|attempt| attempt.values.len() as u64).sum();
+    let lost = |attempt: &Attempt| format!("said to be stored, and lost: {}", short(&attempt.values[0]));
+    if let Some(attempt) = nowhere.first().filter(|_| known + needed > kept.start) {
+        return Err(lost(attempt));
+    }
+    let behind = stored.iter().filter(|(first, _)| *first >= kept.start).flat_map(|(_, attempts)| attempts);
+    let told = behind.filter(|a| matches!(a.outcome, Outcome::Acknowledged { .. } | Outcome::Stored));
+    let since = told.filter_map(|attempt| attempt.returned).min().unwrap_or(u64::MAX);
+    nowhere.iter().find(|attempt| attempt.called > since).map_or(Ok(()), |attempt| Err(lost(attempt)))
 }
 
 /// P2: the order of the topic is one that the clients can have seen: what was acknowledged before
@@ -189,7 +249,9 @@ fn real_time(stored: &[(u64, Vec<&Attempt>)]) -> Result<(), String> {
 }
 
 /// P2: the batches of one call are stored in the order sent, none behind one that is missing.
-fn calls(history: &History, topic: &Topic<'_>) -> Result<(), String> {
+fn calls(history: &History, topic: &Topic<'_>, stored: &[(u64, Vec<&Attempt>)]) -> Result<(), String> {
+    let places: HashMap<&str, u64> =
+        stored.iter().map(|(first, attempts)| (attempts[0].values[0].as_str(), *first)).collect();
     let mut calls: BTreeMap<u64, Vec<(u64, &Attempt)>> = BTreeMap::new();
     for attempt in &history.attempts {
         if let Some((call, number)) = attempt.place {
@@ -201,8 +263,11 @@ fn calls(history: &History, topic: &Topic<'_>) -> Result<(), String> {
         let (mut after, mut missing) = (0, None);
         for (number, attempt) in attempts {
             let name = short(&attempt.values[0]);
-            let Some(first) = topic.place(&attempt.values)? else {
-                missing = missing.or(Some(*number));
+            let Some(first) = places.get(attempt.values[0].as_str()).copied() else {
+                // It may have been stored where everything is gone.
+                if after >= topic.start {
+                    missing = missing.or(Some(*number));
+                }
                 continue;
             };
             // A repeat stands where it was stored first.
@@ -242,7 +307,7 @@ fn conditions(history: &History, stored: &[(u64, Vec<&Attempt>)], topic: &Topic<
                 if Some(tail) == attempt.expected {
                     return Err(format!("refused, and the tail was the offset expected, {tail}: {name}"));
                 }
-                if tail > topic.tail() || (tail != topic.start && !ends.contains_key(&tail)) {
+                if tail > topic.tail() || (tail > topic.start && !ends.contains_key(&tail)) {
                     return Err(format!("told of tail {tail}, where no batch ends: {name}"));
                 }
                 let sent = |a: &&Attempt| Some(a.called) < attempt.returned;
@@ -263,19 +328,27 @@ fn conditions(history: &History, stored: &[(u64, Vec<&Attempt>)], topic: &Topic<
     Ok(())
 }
 
-/// P2, P3: every subscriber saw the topic's own records at their offsets, one by one.
-fn deliveries(history: &History, topic: &Topic<'_>) -> Result<(), String> {
+/// P2, P3: every subscriber saw the topic's own records at their offsets, one by one. Where it was told of a
+/// gap, everything in the gap is gone.
+fn deliveries(history: &History, topic: &Topic<'_>, stored: &[(u64, Vec<&Attempt>)]) -> Result<(), String> {
+    let gone = stored.iter().filter(|(first, _)| *first < topic.start);
+    let gone: HashMap<u64, &str> = gone
+        .flat_map(|(first, attempts)| (*first..).zip(attempts[0].values.iter().map(String::as_str)))
+        .collect();
     for (who, seen) in history.deliveries.iter().enumerate() {
-        let mut want = seen.first().map(|(offset, _)| *offset);
+        let mut want = seen.first().map_or(0, |(offset, _)| *offset);
         for (offset, value) in seen {
-            if Some(*offset) != want {
+            if *offset != want && (*offset < want || *offset > topic.start) {
                 let tail = topic.tail();
                 return Err(format!(
                     "subscriber {who} saw {offset}, not {want:?} of {tail}: a gap or a repeat"
                 ));
             }
-            want = Some(offset + 1);
-            if topic.at(*offset) != Some(value.as_str()) {
+            want = offset + 1;
+            let there = topic.at(*offset).or_else(|| gone.get(offset).copied());
+            // What nobody was told of and what is gone may have been anything.
+            let unknown = there.is_none() && *offset < topic.start;
+            if !unknown && there != Some(value.as_str()) {
                 return Err(format!("subscriber {who} saw at {offset} what is not there: {}", short(value)));
             }
         }

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
-use streamway::proto::v1::{Position, PublishRequest, Receipt};
+use streamway::proto::v1::{GetTopicRequest, Position, PublishRequest, Receipt, TrimTopicRequest};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::{Begun, Outcome, Recorder};
 use crate::harness::make::{at, earliest, ingest, numbered, open, publish, record, subscribe};
-use crate::harness::{Reader, Seen, StreamClient, detail, metadata};
+use crate::harness::{Reader, Seen, StreamClient, TopicClient, detail, metadata};
 
 /// One publisher.
 pub struct Publisher {
@@ -33,6 +33,41 @@ const BACK_OFF: Duration = Duration::from_millis(20);
 fn outcome(receipt: &Receipt) -> Outcome {
     let next = receipt.next.as_ref().expect("a position on every receipt").offset;
     Outcome::Acknowledged { first: receipt.first_offset, next, duplicate: receipt.duplicate }
+}
+
+fn epoch(receipt: &Receipt) -> &str {
+    receipt.next.as_ref().map_or("", |next| &next.epoch)
+}
+
+/// Trims a topic again and again: within its first batch, to its middle, to its very end.
+pub async fn trimming(
+    mut topics: TopicClient,
+    topic: String,
+    recorder: Recorder,
+    mut rng: Rng,
+    stop: watch::Receiver<bool>,
+) {
+    while !*stop.borrow() {
+        // This is the load itself, not a wait for something.
+        tokio::time::sleep(BACK_OFF).await;
+        let Ok(found) = topics.get_topic(GetTopicRequest { name: topic.clone() }).await else { continue };
+        let found = found.into_inner().topic.expect("a topic");
+        let (earliest, tail) = (found.earliest_offset, found.tail);
+        let before_offset = match rng.u8(..8) {
+            0 => tail,
+            1..4 => tail.min(earliest + 1),
+            _ => rng.u64(earliest..=earliest.midpoint(tail)),
+        };
+        let begun = recorder.begin_trim(before_offset);
+        let request = TrimTopicRequest { name: topic.clone(), before_offset, epoch: found.epoch };
+        match topics.trim_topic(request).await {
+            Ok(answer) => recorder.end_trim(begun, Some(answer.into_inner().earliest_offset)),
+            // Where it says nothing of itself it may be done.
+            Err(status) if detail(&status).error_info().is_none() => {}
+            Err(status) if status.code() == Code::Unavailable => {}
+            Err(_) => recorder.end_trim(begun, None),
+        }
+    }
 }
 
 /// What a failed publish says about itself (P7).
@@ -73,7 +108,11 @@ impl Publisher {
             PublishRequest { request_id: id.into(), expected_offset: expected, ..self.request(values) };
         let begun = self.recorder.begin(None, values, id, expected);
         let (outcome, status) = match self.client.publish(request).await {
-            Ok(response) => (outcome(&response.into_inner().receipt.expect("a receipt")), None),
+            Ok(response) => {
+                let receipt = response.into_inner().receipt.expect("a receipt");
+                self.recorder.of_epoch(begun, epoch(&receipt));
+                (outcome(&receipt), None)
+            }
             Err(status) => (failure(&status), Some(status)),
         };
         self.recorder.end(begun, outcome.clone());
@@ -176,7 +215,9 @@ impl Publisher {
                 assert_eq!(numbered.number, acknowledged + 1, "receipts come in order, without a gap");
                 acknowledged += 1;
                 let receipt = numbered.receipt.expect("a receipt");
-                self.recorder.end(begun[acknowledged as usize - 1], outcome(&receipt));
+                let begun = begun[acknowledged as usize - 1];
+                self.recorder.of_epoch(begun, epoch(&receipt));
+                self.recorder.end(begun, outcome(&receipt));
             }
         }
     }

@@ -1,6 +1,9 @@
 //! The judge judged: a sound history passes, and each way of breaking a promise is found.
 
+use std::time::Duration;
+
 use super::check::check;
+use super::gone::Gone;
 use super::{Attempt, History, Outcome};
 
 fn attempt(name: &str, records: usize, called: u64, returned: u64, outcome: Outcome) -> Attempt {
@@ -12,6 +15,8 @@ fn attempt(name: &str, records: usize, called: u64, returned: u64, outcome: Outc
         expected: None,
         values: (0..records).map(|i| format!("{name}{i}")).collect(),
         outcome,
+        sent: Duration::ZERO,
+        epoch: String::new(),
     }
 }
 
@@ -49,7 +54,7 @@ fn sound() -> History {
         .collect();
     let seen =
         |from: usize| topic[from..].iter().map(|(offset, _, value)| (*offset, value.clone())).collect();
-    History { attempts, deliveries: vec![seen(0), seen(4)], topic }
+    History { attempts, gone: Gone::default(), deliveries: vec![seen(0), seen(4)], topic }
 }
 
 #[test]

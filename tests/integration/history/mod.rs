@@ -7,13 +7,19 @@ pub mod check;
 pub mod clients;
 #[cfg(test)]
 mod doctored;
+#[cfg(test)]
+mod doctored_gone;
+pub mod gone;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::harness::{Seen, within};
+use gone::{Deletion, Gone, Retention, Trim};
 
 /// What became of one publish, as its client was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,12 +50,18 @@ pub struct Attempt {
     /// The records' values: unique in the whole history.
     pub values: Vec<String>,
     pub outcome: Outcome,
+    /// Before it was sent, since the history began: what was stored is no older.
+    pub sent: Duration,
+    /// The incarnation of the topic that the receipt named; empty where there was none.
+    pub epoch: String,
 }
 
 /// All there is to know.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     pub attempts: Vec<Attempt>,
+    /// What else was done to the topic.
+    pub gone: Gone,
     /// What each subscriber was delivered, across its resumptions: offset and value.
     pub deliveries: Vec<Vec<(u64, String)>>,
     /// What the topic holds at the end: offset, first offset of its batch, value.
@@ -61,12 +73,29 @@ impl History {
     /// asks for, of an engine whose offsets have gaps. An offset that must be a record's and is none's
     /// becomes one that no topic has.
     pub fn dense(mut self) -> Self {
-        let offsets: Vec<u64> = self.topic.iter().map(|(offset, ..)| *offset).collect();
-        assert!(offsets.is_sorted_by(|a, b| a < b), "offsets rise");
+        let read: Vec<u64> = self.topic.iter().map(|(offset, ..)| *offset).collect();
+        assert!(read.is_sorted_by(|a, b| a < b), "offsets rise");
+        // What was acknowledged and trimmed had its place too.
+        let trimmed = self.attempts.iter().filter_map(|attempt| match attempt.outcome {
+            Outcome::Acknowledged { first, .. } => Some(first..first + attempt.values.len() as u64),
+            _ => None,
+        });
+        let start = read.first().copied().unwrap_or(u64::MAX);
+        let trimmed = trimmed.flatten().filter(|at| *at < start);
+        let offsets: BTreeSet<u64> = if self.gone.is_nothing() {
+            read.iter().copied().collect()
+        } else {
+            trimmed.chain(read).collect()
+        };
+        let offsets: Vec<u64> = offsets.into_iter().collect();
         let rank = |offset: u64| offsets.partition_point(|at| *at < offset) as u64;
         let exact = |offset: u64| offsets.binary_search(&offset).map_or(u64::MAX, |at| at as u64);
         for (offset, batch, _) in &mut self.topic {
             (*offset, *batch) = (rank(*offset), exact(*batch));
+        }
+        for trim in &mut self.gone.trims {
+            trim.before = rank(trim.before);
+            trim.earliest = trim.earliest.map(rank);
         }
         for (offset, _) in self.deliveries.iter_mut().flatten() {
             *offset = exact(*offset);
@@ -89,6 +118,8 @@ struct Inner {
     clock: AtomicU64,
     calls: AtomicU64,
     attempts: Mutex<Vec<Attempt>>,
+    gone: Mutex<Gone>,
+    began: Instant,
     deliveries: Mutex<Vec<Vec<(u64, String)>>>,
     acknowledged: watch::Sender<u64>,
 }
@@ -122,6 +153,8 @@ impl Recorder {
             clock: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             attempts: Mutex::default(),
+            gone: Mutex::default(),
+            began: Instant::now(),
             deliveries: Mutex::default(),
             acknowledged: watch::channel(0).0,
         }))
@@ -153,12 +186,51 @@ impl Recorder {
             expected,
             values: values.to_vec(),
             outcome: Outcome::Unknown,
+            sent: self.0.began.elapsed(),
+            epoch: String::new(),
         };
         if self.0.doubled {
             attempts.push(attempt.clone());
         }
         attempts.push(attempt);
         Begun(attempts.len() - 1)
+    }
+
+    /// The topic forgets what is beyond this, from its creation on.
+    pub fn retains(&self, retention: Retention) {
+        lock(&self.0.gone).retention = retention;
+    }
+
+    /// Before a trim is asked for.
+    pub fn begin_trim(&self, before: u64) -> Begun {
+        let mut gone = lock(&self.0.gone);
+        gone.trims.push(Trim { returned: None, before, earliest: None, refused: false });
+        Begun(gone.trims.len() - 1)
+    }
+
+    /// After it was answered: where the topic begins now, or none where it was refused.
+    pub fn end_trim(&self, begun: Begun, earliest: Option<u64>) {
+        let mut gone = lock(&self.0.gone);
+        let trim = &mut gone.trims[begun.0];
+        (trim.returned, trim.earliest, trim.refused) = (Some(self.tick()), earliest, earliest.is_none());
+    }
+
+    /// Before the topic is deleted.
+    pub fn begin_deletion(&self, epoch: &str) -> Begun {
+        let mut gone = lock(&self.0.gone);
+        gone.deletions.push(Deletion { returned: None, epoch: epoch.to_owned() });
+        Begun(gone.deletions.len() - 1)
+    }
+
+    /// After it was.
+    pub fn end_deletion(&self, begun: Begun) {
+        let returned = Some(self.tick());
+        lock(&self.0.gone).deletions[begun.0].returned = returned;
+    }
+
+    /// The incarnation that a receipt names.
+    pub fn of_epoch(&self, begun: Begun, epoch: &str) {
+        lock(&self.0.attempts)[begun.0].epoch = epoch.to_owned();
     }
 
     /// After the answer came.
@@ -190,7 +262,14 @@ impl Recorder {
 
     /// The history, with what the topic holds now that all clients have ended.
     pub fn history(&self, topic: &[Seen]) -> History {
+        self.history_of("", topic)
+    }
+
+    /// The same, with the topic's incarnation.
+    pub fn history_of(&self, epoch: &str, topic: &[Seen]) -> History {
+        let gone = lock(&self.0.gone).clone();
         History {
+            gone: Gone { read: self.0.began.elapsed(), epoch: epoch.to_owned(), ..gone },
             attempts: lock(&self.0.attempts).clone(),
             deliveries: lock(&self.0.deliveries).clone(),
             topic: topic.iter().map(|seen| (seen.offset, seen.batch, seen.text())).collect(),

@@ -1,0 +1,204 @@
+//! What of a topic may be gone at the end: what a trim was asked for, what is beyond its retention, and
+//! what was of an incarnation that was deleted. Whatever else cannot be read is lost.
+//! Never: excuses a record that is behind one that is still there.
+
+use std::time::Duration;
+
+use super::{Attempt, History, Outcome};
+
+/// One TrimTopic.
+#[derive(Clone, Debug)]
+pub struct Trim {
+    /// Tick of the clients' clock.
+    pub returned: Option<u64>,
+    pub before: u64,
+    /// Where the answer says that the topic begins.
+    pub earliest: Option<u64>,
+    /// Definitely not done.
+    pub refused: bool,
+}
+
+/// One DeleteTopic; the topic is created again by whoever uses it next.
+#[derive(Clone, Debug)]
+pub struct Deletion {
+    /// Tick of the clients' clock.
+    pub returned: Option<u64>,
+    /// Of which incarnation.
+    pub epoch: String,
+}
+
+/// The topic's retention, the same from its creation on; none where it keeps everything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Retention {
+    pub records: Option<u64>,
+    pub bytes: Option<u64>,
+    pub age: Option<Duration>,
+}
+
+/// What was done to a topic beside publishing.
+#[derive(Clone, Debug, Default)]
+pub struct Gone {
+    pub trims: Vec<Trim>,
+    pub deletions: Vec<Deletion>,
+    pub retention: Retention,
+    /// The incarnation that was read at the end; empty where nobody looked.
+    pub epoch: String,
+    /// When the topic had been read, since the history began.
+    pub read: Duration,
+}
+
+/// A record takes at most so much more than its value, and so does a batch: the greatest either can be, so
+/// that retention by bytes excuses nothing too early.
+const RECORD_OVERHEAD: u64 = 64;
+const BATCH_OVERHEAD: u64 = 256;
+
+impl Gone {
+    /// Whether nothing may be gone.
+    pub fn is_nothing(&self) -> bool {
+        let Retention { records, bytes, age } = self.retention;
+        let kept = records.is_none() && bytes.is_none() && age.is_none();
+        kept && self.trims.is_empty() && self.deletions.is_empty()
+    }
+
+    /// Everything before this may have been trimmed by a call.
+    fn trimmed(&self) -> u64 {
+        self.trims.iter().filter(|trim| !trim.refused).map(|trim| trim.before).max().unwrap_or(0)
+    }
+
+    /// Whether the incarnation that an attempt was stored in may have been deleted since.
+    pub fn may_be_deleted(&self, attempt: &Attempt) -> bool {
+        self.deletions.iter().any(|deletion| deletion.returned.is_none_or(|at| at > attempt.called))
+    }
+
+    /// Whether an attempt is of another incarnation than the one that was read.
+    ///
+    /// # Errors
+    /// Nobody deleted that one, or it was acknowledged there after it had been deleted.
+    pub fn is_of_another(&self, attempt: &Attempt) -> Result<bool, String> {
+        if self.epoch.is_empty() || attempt.epoch.is_empty() || attempt.epoch == self.epoch {
+            return Ok(false);
+        }
+        let name = &attempt.values[0];
+        let mut deletions = self.deletions.iter().filter(|deletion| deletion.epoch == attempt.epoch);
+        let Some(deletion) = deletions.next() else {
+            return Err(format!("the topic was wiped: {name} is of {}, which nobody deleted", attempt.epoch));
+        };
+        if deletion.returned.is_some_and(|returned| returned < attempt.called) {
+            return Err(format!("acknowledged in {}, which had been deleted: {name}", attempt.epoch));
+        }
+        Ok(true)
+    }
+}
+
+/// The end of a topic as its records and receipts tell it, and what was kept when.
+pub struct Kept<'a> {
+    gone: &'a Gone,
+    /// Of the oldest record that is there; the tail where there is none.
+    pub start: u64,
+    tail: u64,
+    /// Bytes of the batches, at most, from an offset on: ascending offsets.
+    bytes_from: Vec<(u64, u64)>,
+}
+
+impl<'a> Kept<'a> {
+    pub fn of(history: &'a History, attempts: &[&Attempt]) -> Self {
+        let mut batches: Vec<(u64, u64, u64)> = attempts
+            .iter()
+            .filter_map(|attempt| match attempt.outcome {
+                Outcome::Acknowledged { first, next, duplicate: false } => {
+                    Some((first, next, weight(attempt.values.iter().map(String::as_str))))
+                }
+                _ => None,
+            })
+            .collect();
+        let read =
+            history.topic.iter().map(|(offset, _, value)| (*offset, offset + 1, weight([value.as_str()])));
+        let (start, receipts) = (history.topic.first().map(|first| first.0), batches.len());
+        batches.extend(read);
+        // A trim of everything tells of what nobody acknowledged, too.
+        let trims = history.gone.trims.iter().filter_map(|trim| trim.earliest);
+        let tail = batches.iter().map(|(_, end, _)| *end).chain(trims).max().unwrap_or(0);
+        // What is told of twice counts twice: an upper bound, and for what was read the receipts are left out.
+        let start = start.unwrap_or(tail);
+        let read = batches.split_off(receipts);
+        batches.retain(|(first, ..)| *first < start);
+        batches.extend(read);
+        batches.sort_unstable();
+        let mut bytes = 0;
+        let mut bytes_from: Vec<(u64, u64)> = Vec::with_capacity(batches.len());
+        for (first, _, weight) in batches.into_iter().rev() {
+            bytes += weight;
+            bytes_from.push((first, bytes));
+        }
+        bytes_from.reverse();
+        Self { gone: &history.gone, start, tail, bytes_from }
+    }
+
+    /// Whether a batch that was stored may be gone.
+    ///
+    /// # Errors
+    /// Why it must be there.
+    pub fn excuses(&self, first: u64, end: u64, sent: Duration) -> Result<(), String> {
+        if first >= self.start && self.start < self.tail {
+            return Err(format!("although the older {} is there", self.start));
+        }
+        let Retention { records, bytes, age } = self.gone.retention;
+        let by_trim = end <= self.gone.trimmed();
+        let by_records = records.is_some_and(|records| end <= self.tail.saturating_sub(records));
+        let by_bytes = bytes.is_some_and(|bytes| self.bytes_from(first) > bytes);
+        let by_age = age.is_some_and(|age| self.gone.read.saturating_sub(sent) >= age);
+        if by_trim || by_records || by_bytes || by_age {
+            return Ok(());
+        }
+        Err("neither trimmed by a call nor beyond retention".into())
+    }
+
+    fn bytes_from(&self, first: u64) -> u64 {
+        let at = self.bytes_from.partition_point(|(offset, _)| *offset < first);
+        self.bytes_from.get(at).map_or(0, |(_, bytes)| *bytes)
+    }
+
+    /// Whether what is before the oldest record, acknowledged or not, may be gone.
+    ///
+    /// # Errors
+    /// Nobody trimmed the topic there.
+    pub fn excuses_the_start(&self, is_empty: bool) -> Result<(), String> {
+        if is_empty || self.start <= self.gone.trimmed() || !self.gone.retention_is_none() {
+            return Ok(());
+        }
+        Err(format!("the topic begins at {}, and nobody trimmed it there", self.start))
+    }
+
+    /// What trims were answered holds: batches whole, and nothing comes back.
+    ///
+    /// # Errors
+    /// The first one that does not.
+    pub fn trims(&self, batches: impl Iterator<Item = (u64, u64)> + Clone) -> Result<(), String> {
+        for trim in &self.gone.trims {
+            let Some(earliest) = trim.earliest else { continue };
+            if earliest > trim.before.max(self.gone.trimmed()) && self.gone.retention_is_none() {
+                return Err(format!("a trim before {} was answered with {earliest}", trim.before));
+            }
+            if self.start < earliest {
+                return Err(format!("trimmed to {earliest}, and {} is there again", self.start));
+            }
+            if let Some((first, _)) =
+                batches.clone().find(|(first, end)| *first < earliest && earliest < *end)
+            {
+                return Err(format!("a trim to {earliest} cut the batch at {first}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Gone {
+    fn retention_is_none(&self) -> bool {
+        let Retention { records, bytes, age } = self.retention;
+        records.is_none() && bytes.is_none() && age.is_none()
+    }
+}
+
+fn weight<'a>(values: impl IntoIterator<Item = &'a str>) -> u64 {
+    values.into_iter().map(|value| value.len() as u64 + RECORD_OVERHEAD).sum::<u64>() + BATCH_OVERHEAD
+}
