@@ -8,8 +8,11 @@
 //!
 //! Never: says whether a topic exists; its own stream does.
 
+use std::time::Duration;
+
 use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::CreateStreamError;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKind, PurgeErrorKind, Stream};
 
 use super::flight::{Outcome, send};
@@ -24,6 +27,10 @@ const STREAM: &str = "streamway_claims";
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 /// Losing to others that withdraw again this often is no accident.
 const ATTEMPTS: usize = 4;
+/// How often a claim may meet another's that is being stored, and the pause after each time: together longer than
+/// NATS takes to store one, and less than a new topic is waited for.
+const RACES: usize = 100;
+const RACE_PAUSE: Duration = Duration::from_millis(30);
 
 /// What a topic that is being created is to be.
 #[derive(Debug)]
@@ -58,8 +65,8 @@ fn config(kept: Kept) -> Config {
 ///
 /// # Errors
 /// Why it cannot.
-pub async fn open(nats: &Nats) -> Result<(), String> {
-    nats.context.get_or_create_stream(config(nats.kept)).await.map(|_| ()).map_err(|error| error.to_string())
+pub async fn open(nats: &Nats) -> Result<(), CreateStreamError> {
+    nats.context.get_or_create_stream(config(nats.kept)).await.map(|_| ())
 }
 
 async fn stream(nats: &Nats) -> Result<Stream<()>, Error> {
@@ -72,13 +79,21 @@ async fn stream(nats: &Nats) -> Result<Stream<()>, Error> {
 /// NATS cannot answer.
 pub async fn claim(nats: &Nats, wanted: Meta) -> Result<Claim, Error> {
     let subject = subject(&wanted.topic);
-    for _ in 0..ATTEMPTS {
+    let (mut attempts, mut races) = (0, 0);
+    while attempts < ATTEMPTS && races < RACES {
+        attempts += 1;
         let mut headers = HeaderMap::new();
         headers.insert(EXPECTED, "0");
         let request = async_nats::Request::new().headers(headers).payload(wanted.encode().into());
         match send(nats, &subject, request).await {
             Outcome::Stored(sequence) => return Ok(Claim { meta: wanted, mine: Some(sequence) }),
             Outcome::Taken(_) => {}
+            // Another's claim is there in a moment, or was refused itself.
+            Outcome::Racing => {
+                attempts -= 1;
+                races += 1;
+                tokio::time::sleep(RACE_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+            }
             Outcome::Refused(error) => return Err(error),
             Outcome::Unknown(reason) => return Err(unavailable(reason)),
             // Its servers lost it, or it has no leader.

@@ -28,6 +28,8 @@ pub enum Outcome {
     Stored(u64),
     /// Another message, up to this sequence, is where it was to be.
     Taken(u64),
+    /// Not stored: another message of the same subject is being stored at this moment.
+    Racing,
     /// It is not stored.
     Refused(Error),
     /// It may be stored.
@@ -165,6 +167,8 @@ impl Fault {
     fn judge(self) -> Outcome {
         /// The condition does not hold: "wrong last sequence: 17".
         const WRONG_LAST: u64 = 10071;
+        /// The same where another message of the subject is not stored yet, since 2.12: it has no sequence.
+        const RACING: u64 = 10164;
         /// The store failed while it wrote: perhaps on some replicas only.
         const STORE_FAILED: u64 = 10077;
         /// What JetStream answers while it cannot say: no leader, no quorum, not ready.
@@ -177,6 +181,7 @@ impl Fault {
                 let last = self.description.rsplit(' ').next().and_then(|last| last.parse().ok());
                 last.map_or(Outcome::Unknown(text), Outcome::Taken)
             }
+            RACING => Outcome::Racing,
             code if FULL.contains(&code) => Outcome::Refused(Error::DiskFull),
             STORE_FAILED => Outcome::Unknown(text),
             _ if self.code == LATER => Outcome::Unknown(text),
@@ -199,6 +204,8 @@ mod tests {
         let taken =
             r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 17"},"seq":0}"#;
         assert!(matches!(judge(taken), Outcome::Taken(17)));
+        let racing = r#"{"error":{"code":400,"err_code":10164,"description":"wrong last sequence"}}"#;
+        assert!(matches!(judge(racing), Outcome::Racing));
         let full = r#"{"error":{"code":503,"err_code":10047,"description":"insufficient storage"}}"#;
         assert!(matches!(judge(full), Outcome::Refused(Error::DiskFull)));
         let later = r#"{"error":{"code":503,"err_code":10008,"description":"temporarily unavailable"}}"#;

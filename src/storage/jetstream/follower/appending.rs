@@ -82,6 +82,8 @@ impl Follower {
                 self.trouble.get_or_insert_with(Instant::now);
                 flight.again();
             }
+            // Said of conditions on a subject, which a group has none of.
+            Outcome::Racing => flight.again(),
             Outcome::Nobody => {
                 self.trouble.get_or_insert_with(Instant::now);
                 flight.again();
