@@ -25,6 +25,8 @@ use super::preface::Ahead;
 use crate::config::Config;
 use crate::telemetry::prometheus;
 
+/// Content type of the answers for people.
+const TEXT: &str = "text/plain; charset=utf-8";
 /// Calls at once on one connection: probes are few.
 const STREAMS_MAX: u32 = 16;
 
@@ -93,7 +95,11 @@ fn probe(path: &str, board: &Board) -> Option<Response<Body>> {
         "/metrics" => return Some(metrics()),
         "/livez" => (StatusCode::OK, "ok\n"),
         "/readyz" if board.is_ready() => (StatusCode::OK, "ok\n"),
-        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        "/readyz" => {
+            let reason = board.reason().get().map(|reason| format!("not ready: {reason}\n"));
+            let text = reason.unwrap_or_else(|| "not ready\n".into());
+            return Some(answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text));
+        }
         "/version" => return Some(answer(StatusCode::OK, "application/json", super::build::VERSION)),
         _ => return None,
     };
@@ -115,11 +121,11 @@ fn is_grpc<B>(request: &Request<B>) -> bool {
 }
 
 fn plain(code: StatusCode, text: &'static str) -> Response<Body> {
-    answer(code, "text/plain; charset=utf-8", text)
+    answer(code, TEXT, text)
 }
 
-fn answer(code: StatusCode, kind: &'static str, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::new(text.to_owned()));
+fn answer(code: StatusCode, kind: &'static str, text: impl Into<String>) -> Response<Body> {
+    let mut response = Response::new(Body::new(text.into()));
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response

@@ -14,11 +14,12 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 
 use super::routes::SERVICES;
 use crate::service::status::{Context, status};
+use crate::storage::Reason;
 use crate::topic::{self, Cause, Connection, Ending};
 
 /// What the server says of itself.
 #[derive(Clone)]
-pub struct Board(Arc<watch::Sender<State>>);
+pub struct Board(Arc<watch::Sender<State>>, Reason);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
@@ -47,7 +48,7 @@ impl State {
 
 impl Default for Board {
     fn default() -> Self {
-        Self(Arc::new(watch::channel(State::default()).0))
+        Self(Arc::new(watch::channel(State::default()).0), Reason::default())
     }
 }
 
@@ -82,6 +83,11 @@ impl Board {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.0.borrow().is_ready()
+    }
+
+    /// Why the storage cannot be used, where it cannot.
+    pub(super) const fn reason(&self) -> &Reason {
+        &self.1
     }
 
     /// Resolves once [`Self::is_ready`].

@@ -121,7 +121,14 @@ pub async fn run(mut config: Config, shutdown: CancellationToken) -> Result<(), 
 /// # Errors
 /// A port could not be bound.
 pub async fn start(config: Config) -> Result<Running, Error> {
-    start_with(config, Box::new(storage::open)).await
+    let board = Board::default();
+    let reason = board.reason().clone();
+    start_on(board, config, Box::new(move |config| storage::open(config, &reason))).await
+}
+
+#[cfg(test)]
+async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
+    start_on(Board::default(), config, open).await
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
@@ -131,14 +138,14 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
     Ok((listener, bound))
 }
 
-async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
+async fn start_on(board: Board, config: Config, open: Opener) -> Result<Running, Error> {
     let settings = config.tls.clone();
     let opened = tokio::task::spawn_blocking(move || Tls::open(&settings)).await?.map_err(Error::Tls)?;
     let (tls, source) = opened.unzip();
     let auth = Auth::load(&identity::options(&config)).map_err(Error::Auth)?;
     let (listener, grpc) = bind(config.listen).await?;
     let (admin_listener, admin) = bind(config.admin_listen).await?;
-    let (topics, board, shutdown) = (Topics::new(&config), Board::default(), CancellationToken::new());
+    let (topics, shutdown) = (Topics::new(&config), CancellationToken::new());
 
     let gate = Gate::new(config.connections_max);
     let routes = routes::public(&config, &topics, &auth, &board);
@@ -213,11 +220,14 @@ impl Server {
         loop {
             // The engine has logged why.
             let serves = match &*health.borrow_and_update() {
-                storage::Health::Serving => Some(true),
-                storage::Health::Unavailable(_) | storage::Health::Failed(_) => Some(false),
+                storage::Health::Serving => Some((true, None)),
+                storage::Health::Unavailable(reason) | storage::Health::Failed(reason) => {
+                    Some((false, Some(reason.to_string())))
+                }
                 storage::Health::Closed => None,
             };
-            if let Some(serves) = serves {
+            if let Some((serves, reason)) = serves {
+                self.board.reason().set(reason);
                 self.board.storage_serves(serves);
                 METRICS.storage.failed.set(u64::from(!serves));
             }

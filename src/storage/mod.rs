@@ -25,7 +25,7 @@ pub use error::{Error, OpenError, Stored};
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,17 +38,17 @@ use crate::telemetry::trace::Steps;
 /// A future of the contract.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Opens the log that is configured. Blocking, inside a runtime.
+/// Opens the log that is configured, and says in `reason` what it waits for. Blocking, inside a runtime.
 ///
 /// # Errors
 /// It cannot be opened as configured.
-pub fn open(config: &Config) -> Result<Arc<dyn Log>, OpenError> {
+pub fn open(config: &Config, reason: &Reason) -> Result<Arc<dyn Log>, OpenError> {
     let log: Arc<dyn Log> = match config.engine {
         Engine::Embedded => {
             embedded::EmbeddedLog::open(&config.data_dir, &config.storage, config.topics_max)?
         }
         Engine::JetStream => {
-            tokio::runtime::Handle::current().block_on(jetstream::JetStreamLog::open(config))?
+            tokio::runtime::Handle::current().block_on(jetstream::JetStreamLog::open(config, reason))?
         }
     };
     Ok(log)
@@ -284,6 +284,24 @@ pub struct TopicInfo {
     pub stored_bytes: u64,
     /// When the newest batch was stored.
     pub last_publish: Option<UnixMicros>,
+}
+
+/// Why the storage cannot be used yet, or now: for people who ask whether the server is ready. Clones are
+/// the same.
+#[derive(Clone, Debug, Default)]
+pub struct Reason(Arc<Mutex<Option<Arc<str>>>>);
+
+impl Reason {
+    /// Replaces it; none where the storage can be used.
+    pub fn set(&self, reason: Option<String>) {
+        *self.0.lock().expect("no panic while it is held") = reason.map(Into::into);
+    }
+
+    /// The reason, if there is one.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<str>> {
+        self.0.lock().expect("no panic while it is held").clone()
+    }
 }
 
 /// Whether the storage takes writes.

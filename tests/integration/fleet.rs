@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::Code;
 
 use crate::harness::make::{at, earliest, published, records, subscribe, to_tail};
-use crate::harness::{Nats, Reader, Seen, Server, refused, within};
+use crate::harness::{Nats, Reader, Seen, Server, free_ports, refused, within};
 
 async fn replica(nats: &Nats) -> Server {
     let url = nats.url();
@@ -63,6 +63,37 @@ async fn the_start_warns_of_settings_that_keep_records_less_safely() {
     };
     assert_eq!(warnings(&[]).await, [true, false]);
     assert_eq!(warnings(&["--nats-storage", "memory"]).await, [true, true]);
+}
+
+/// Whoever looks at a server that is not ready is told why, again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_waits_for_nats_says_so_where_it_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = free_ports(3);
+    let at = |n: usize| format!("127.0.0.1:{}", ports[n]);
+    let url = format!("nats://{}", at(2));
+    let (listen, admin) = (at(0), at(1));
+    let args = ["serve", "--listen", &listen, "--admin-listen", &admin, "--engine", "jetstream"];
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_streamway"))
+        .args(args)
+        .args(["--nats-url", &url])
+        .current_dir(dir.path())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let says = async {
+        let ask = || {
+            let url = format!("http://{admin}/readyz");
+            std::process::Command::new("curl").args(["-s", "-m", "5", &url]).output().unwrap().stdout
+        };
+        while !String::from_utf8_lossy(&ask()).starts_with("not ready: waiting for NATS: ") {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let said = tokio::time::timeout(Duration::from_secs(30), says).await;
+    let _ = child.kill();
+    child.wait().unwrap();
+    said.expect("the reason in /readyz");
 }
 
 /// NATS is away: publishers are told, readiness is off, a subscriber's stream stays; it comes back.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{ContextBuilder, CreateStreamError, CreateStreamErrorKind};
 use async_nats::jetstream::stream::StorageType;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,9 @@ use super::claims;
 use super::link::Link;
 use super::names::Kept;
 use super::nats::{IdleTimes, Nats};
+use super::placement;
 use crate::config::{Config, NatsConfig, NatsStorage, format_size};
+use crate::storage::Reason;
 
 /// Room a message needs beside the records of its batches: heads, trace contexts, headers.
 pub const MESSAGE_OVERHEAD: usize = 64 << 10;
@@ -26,6 +29,10 @@ pub const MESSAGE_OVERHEAD: usize = 64 << 10;
 const HEADERS: usize = 4 << 10;
 /// The longest pause between two attempts at start.
 const RETRY: Duration = Duration::from_secs(1);
+/// When a reason to wait that lasts is told again.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+/// How long a new cluster is given to find its servers before it is asked which it counts, and asked again.
+const EXPLAIN_AFTER: Duration = Duration::from_secs(5);
 /// How long one attempt may take: a server that hangs may be tried again before the others.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a request to JetStream may take.
@@ -89,10 +96,11 @@ pub enum OpenError {
 ///
 /// # Errors
 /// It can never work as configured.
-pub async fn connect(config: &Config) -> Result<Nats, OpenError> {
+pub async fn connect(config: &Config, reason: &Reason) -> Result<Nats, OpenError> {
     let link = Link::default();
     let nats = &config.nats;
-    let client = connected(nats, &link).await?;
+    let mut waiting = Waiting { reason, told: None };
+    let client = connected(nats, &link, &mut waiting).await?;
     let found = client.server_info();
     if !client.is_server_compatible(2, 10, 0) {
         return Err(OpenError::TooOld(found.version));
@@ -123,7 +131,8 @@ pub async fn connect(config: &Config) -> Result<Nats, OpenError> {
         closed: AtomicBool::new(false),
         started: Instant::now(),
     };
-    usable(&opened).await;
+    usable(&opened, &nats.url, &mut waiting).await;
+    reason.set(None);
     let max_payload = format_size(opened.client.max_payload() as u64);
     info!(version = found.version, cluster = found.cluster, max_payload, "NATS is ready");
     Ok(opened)
@@ -144,40 +153,78 @@ fn warn_of(nats: &NatsConfig) {
 
 /// Waits until JetStream can be used: a leader of the cluster answers, and it keeps a stream as topics
 /// are to be kept. A cluster that has just started answers before it can.
-async fn usable(nats: &Nats) {
-    let (mut told, mut pause) = (None, RETRY / 16);
-    loop {
-        let answered = tokio::time::timeout(REQUEST_TIMEOUT, nats.topics()).await;
-        let why = match answered {
-            Ok(Ok(_)) => match claims::open(nats).await {
-                Ok(()) => return,
-                Err(error) => {
-                    format!("it cannot keep a stream of nats.replicas {}: {error}", nats.kept.replicas)
-                }
-            },
-            Ok(Err(error)) => format!("JetStream does not answer, is it enabled? {error}"),
-            Err(_) => "JetStream does not answer, has it a leader?".into(),
-        };
-        tell(&mut told, why);
+async fn usable(nats: &Nats, urls: &str, waiting: &mut Waiting<'_>) {
+    let mut pause = RETRY / 16;
+    // Since when servers are missing, and what is known of them.
+    let (mut since, mut known) = (Instant::now(), String::new());
+    while let Err(obstacle) = try_out(nats).await {
+        if obstacle.servers_are_missing && since.elapsed() >= EXPLAIN_AFTER {
+            known = format!("; {}", placement::explain(nats, urls).await);
+            since = Instant::now();
+        }
+        let known = if obstacle.servers_are_missing { known.as_str() } else { "" };
+        waiting.tell(format!("{}{known}", obstacle.why));
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY);
     }
 }
 
-/// Warns once of each new reason to wait.
-fn tell(told: &mut Option<String>, reason: String) {
-    if told.as_ref() != Some(&reason) {
-        warn!(reason, "waiting for NATS");
-        *told = Some(reason);
+/// Why JetStream cannot be used yet.
+#[derive(Debug)]
+struct Obstacle {
+    why: String,
+    /// Whether it may be that the cluster has not heard of all its servers.
+    servers_are_missing: bool,
+}
+
+/// Asks JetStream, and makes sure that it keeps a stream as topics are to be kept.
+async fn try_out(nats: &Nats) -> Result<(), Obstacle> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, nats.topics()).await {
+        Ok(Ok(_)) => claims::open(nats).await.map_err(|error| Obstacle {
+            why: format!("it cannot keep a stream of nats.replicas {}: {error}", nats.kept.replicas),
+            servers_are_missing: has_too_few_servers(&error),
+        }),
+        Ok(Err(error)) => Err(Obstacle {
+            why: format!("JetStream does not answer, is it enabled, and has it a leader? {error}"),
+            servers_are_missing: true,
+        }),
+        Err(_) => Err(Obstacle {
+            why: "JetStream does not answer, has it a leader?".into(),
+            servers_are_missing: true,
+        }),
     }
 }
 
-async fn connected(nats: &NatsConfig, link: &Link) -> Result<Client, OpenError> {
+fn has_too_few_servers(error: &CreateStreamError) -> bool {
+    matches!(error.kind(), CreateStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::CLUSTER_NO_PEERS)
+}
+
+/// What the start waits for: told in the log, and to whoever asks whether the server is ready.
+#[derive(Debug)]
+struct Waiting<'a> {
+    reason: &'a Reason,
+    told: Option<(String, tokio::time::Instant)>,
+}
+
+impl Waiting<'_> {
+    /// Warns of each new reason, and again of one that lasts. Answers whether it did.
+    fn tell(&mut self, reason: String) -> bool {
+        self.reason.set(Some(format!("waiting for NATS: {reason}")));
+        let now = tokio::time::Instant::now();
+        let lasts = self.told.as_ref().is_some_and(|(last, at)| *last == reason && now - *at < TELL_AGAIN);
+        if !lasts {
+            warn!(reason, "waiting for NATS");
+            self.told = Some((reason, now));
+        }
+        !lasts
+    }
+}
+
+async fn connected(nats: &NatsConfig, link: &Link, waiting: &mut Waiting<'_>) -> Result<Client, OpenError> {
     let url = &nats.url;
     let servers = url.split(',').map(|one| one.trim().parse::<ServerAddr>());
     let servers: Vec<_> =
         servers.collect::<Result<_, _>>().map_err(|why| OpenError::Url { url: url.clone(), why })?;
-    let mut told = None;
     loop {
         // Made anew each time: what is in files may have been put there meanwhile.
         let error = match options(nats, link).await?.connect(&servers[..]).await {
@@ -191,7 +238,9 @@ async fn connected(nats: &NatsConfig, link: &Link) -> Result<Client, OpenError> 
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
                 return Err(OpenError::Refused { url: url.clone(), why: error.to_string() });
             }
-            _ => tell(&mut told, error.to_string()),
+            _ => {
+                waiting.tell(error.to_string());
+            }
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -252,4 +301,24 @@ fn read(setting: &'static str, path: &Path) -> Result<String, OpenError> {
 
 fn file(setting: &'static str, path: &Path, why: &io::Error) -> OpenError {
     OpenError::File { setting, path: path.into(), why: why.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, Reason, Waiting};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reason_to_wait_that_lasts_is_told_again_and_not_each_time() {
+        let reason = Reason::default();
+        let mut waiting = Waiting { reason: &reason, told: None };
+        assert!(waiting.tell("one".into()), "new");
+        let mut told = 0;
+        for _ in 0..120 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            told += usize::from(waiting.tell("one".into()));
+        }
+        assert_eq!(told, 4, "in two minutes");
+        assert!(waiting.tell("other".into()), "new");
+        assert_eq!(reason.get().as_deref(), Some("waiting for NATS: other"));
+    }
 }

@@ -26,6 +26,7 @@ mod link;
 mod message;
 mod names;
 mod nats;
+mod placement;
 mod queue;
 mod read;
 mod search;
@@ -55,7 +56,7 @@ use self::nats::{Nats, Refusal, unavailable};
 use self::topic::{Handle, Topic, info_of};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
-use crate::storage::{BoxFuture, Error, Health, Log, Retention, TopicInfo, TopicLog};
+use crate::storage::{BoxFuture, Error, Health, Log, Reason, Retention, TopicInfo, TopicLog};
 
 /// The JetStream engine.
 #[derive(Debug)]
@@ -67,12 +68,12 @@ pub struct JetStreamLog {
 }
 
 impl JetStreamLog {
-    /// Connects to NATS; waits for one that is not there yet.
+    /// Connects to NATS; waits for one that is not there yet, and says why in `reason`.
     ///
     /// # Errors
     /// It can never work as configured.
-    pub async fn open(config: &Config) -> Result<Arc<Self>, OpenError> {
-        Ok(Self::over(connect::connect(config).await?, config.topics_max))
+    pub async fn open(config: &Config, reason: &Reason) -> Result<Arc<Self>, OpenError> {
+        Ok(Self::over(connect::connect(config, reason).await?, config.topics_max))
     }
 
     /// The engine over a NATS that is connected.

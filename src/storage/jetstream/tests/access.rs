@@ -1,6 +1,7 @@
 //! What is refused at start: a NATS that takes too little, and credentials that are wrong.
 
 use super::{config, created, open};
+use crate::storage::Reason;
 use crate::storage::jetstream::server::Nats;
 use crate::storage::jetstream::{JetStreamLog, OpenError};
 
@@ -9,7 +10,7 @@ async fn a_nats_that_takes_too_little_is_refused() {
     let nats = Nats::single("");
     let mut config = config(&nats);
     config.batch_bytes_max = (2 << 20) - (64 << 10) + 1;
-    let error = JetStreamLog::open(&config).await.unwrap_err();
+    let error = JetStreamLog::open(&config, &Reason::default()).await.unwrap_err();
     assert!(matches!(error, OpenError::MaxPayload { found: 0x20_0000, .. }), "{error}");
     assert!(error.to_string().contains("lower batch_bytes_max to 2031616 or less"), "{error}");
     config.batch_bytes_max -= 1;
@@ -43,7 +44,7 @@ async fn credentials_are_shown_and_wrong_ones_refused() {
                 2 => config.nats.nkey_file = file("seed", &pair.0),
                 _ => {}
             }
-            match JetStreamLog::open(&config).await {
+            match JetStreamLog::open(&config, &Reason::default()).await {
                 Ok(log) => {
                     accepted += 1;
                     created(&*log, "t").await;
@@ -55,7 +56,7 @@ async fn credentials_are_shown_and_wrong_ones_refused() {
     }
     let mut config = config(&Nats::single(""));
     config.nats.creds_file = "/nonexistent/nats.creds".into();
-    let error = JetStreamLog::open(&config).await.unwrap_err().to_string();
+    let error = JetStreamLog::open(&config, &Reason::default()).await.unwrap_err().to_string();
     assert!(error.starts_with("nats.creds_file /nonexistent/nats.creds:"), "{error}");
 }
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::{config, created, everything, open, put};
+use super::{config, created, eventually, everything, open, put};
 use crate::record::TopicName;
 use crate::storage::conformance::name;
 use crate::storage::jetstream::JetStreamLog;
 use crate::storage::jetstream::server::Nats;
-use crate::storage::{Error, Log, Retention, Start};
+use crate::storage::{Error, Log, Reason, Retention, Start};
 
 /// Of replicas that create a topic at once one does, and all use that one, as do the publishers that
 /// made them do it.
@@ -93,16 +93,46 @@ async fn topics_are_created_and_deleted_though_the_claims_were_lost() {
     created(&*log, "t1").await;
 }
 
-/// A cluster that has a leader, and too few servers for a topic's replicas, is not ready.
+/// A new cluster that misses a server has no leader yet: the start names the server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_start_waits_until_topics_can_be_created() {
+async fn the_start_says_which_server_a_cluster_without_a_leader_misses() {
+    let nats = Nats::without_leader();
+    let (config, reason) = (config(&nats), Reason::default());
+    let told = reason.clone();
+    let opening = tokio::spawn(async move { JetStreamLog::open(&config, &told).await.map(drop) });
+    let missing = format!("has no leader; missing: 127.0.0.1:{} (", nats.servers[2].port);
+    eventually(&missing, Duration::from_secs(60), async || {
+        reason.get().is_some_and(|reason| reason.contains(&missing))
+    })
+    .await;
+    opening.abort();
+}
+
+/// A cluster that has a leader, and too few servers for a topic's replicas, is not ready; the start says
+/// which server is not counted, one that is away as one that runs and was not heard of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_start_waits_until_topics_can_be_created_and_says_for_which_server() {
     let mut nats = Nats::cluster_of(2);
-    let config = config(&nats);
-    let mut opening = tokio::spawn(async move { JetStreamLog::open(&config).await.unwrap() });
-    assert!(timeout(Duration::from_secs(5), &mut opening).await.is_err(), "nothing can be stored yet");
+    let (config, reason) = (config(&nats), Reason::default());
+    let told = reason.clone();
+    let opening = tokio::spawn(async move { JetStreamLog::open(&config, &told).await.unwrap() });
+    let says = async |texts: &[&str]| {
+        eventually(&format!("it says {texts:?}"), Duration::from_secs(60), async || {
+            reason.get().is_some_and(|reason| texts.iter().all(|text| reason.contains(text)))
+        })
+        .await;
+    };
+    let port = nats.servers[2].port;
+    let counted = "nats.replicas 3";
+    says(&[counted, "counts 2 of its servers (n1, n2)", &format!("not counted: 127.0.0.1:{port} (")]).await;
+    nats.servers[2].start_apart();
+    says(&[counted, &format!("not counted: n3 at 127.0.0.1:{port} (it runs, and has not joined")]).await;
+    nats.servers[2].kill();
     nats.servers[2].start();
     nats.wait();
     let log = timeout(Duration::from_secs(60), opening).await.expect("it goes on by itself").unwrap();
+    assert_eq!(reason.get(), None);
+    assert!(log.nats.info("streamway_probe").await.unwrap().is_none(), "what it asked with is gone");
     let topic = log.create(name("t"), Retention::default()).await.unwrap();
     put(&*topic, 1).await.unwrap();
 }

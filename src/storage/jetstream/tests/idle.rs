@@ -11,14 +11,14 @@ use crate::storage::conformance::{batch, flatten, name, read_all};
 use crate::storage::jetstream::nats::IdleTimes;
 use crate::storage::jetstream::server::Nats;
 use crate::storage::jetstream::{JetStreamLog, connect};
-use crate::storage::{Hold, Log};
+use crate::storage::{Hold, Log, Reason};
 
 const IDLE: Duration = Duration::from_millis(400);
 
 /// A log whose idle times are these.
 async fn open(nats: &Nats, times: IdleTimes) -> Arc<JetStreamLog> {
     let config = config(nats);
-    let mut connected = connect::connect(&config).await.unwrap();
+    let mut connected = connect::connect(&config, &Reason::default()).await.unwrap();
     connected.idle_times = times;
     JetStreamLog::over(connected, config.topics_max)
 }

@@ -18,7 +18,7 @@ use super::server::Nats;
 use crate::config::Config;
 use crate::record::{Offset, Receipt};
 use crate::storage::conformance::{self, Engine, batch, conformance_tests, name, read_all};
-use crate::storage::{Error, Hold, Log, Retention, Start, TopicLog};
+use crate::storage::{Error, Hold, Log, Reason, Retention, Start, TopicLog};
 
 /// A configuration for these servers.
 fn config(nats: &Nats) -> Config {
@@ -32,7 +32,9 @@ fn engine(nats: &Nats) -> Engine {
     let config = config(nats);
     Engine::new(move || {
         let config = config.clone();
-        Box::pin(async move { JetStreamLog::open(&config).await.unwrap() as Arc<dyn Log> })
+        Box::pin(
+            async move { JetStreamLog::open(&config, &Reason::default()).await.unwrap() as Arc<dyn Log> },
+        )
     })
 }
 
@@ -53,7 +55,7 @@ async fn the_contract_holds_on_a_cluster() {
 }
 
 async fn open(config: &Config) -> Arc<JetStreamLog> {
-    JetStreamLog::open(config).await.unwrap()
+    JetStreamLog::open(config, &Reason::default()).await.unwrap()
 }
 
 async fn created(log: &dyn Log, text: &str) -> Arc<dyn TopicLog> {
