@@ -202,8 +202,14 @@ impl Checkpointer {
         let trimmed = runs.partition_point(|run| run.end <= mark.floor);
         let (mut rest, mut buf) = (&runs[trimmed..], Vec::new());
         while let Some(next) = rest.first() {
-            let full = |last: &Segment| self.is_full(mark, last, now) || last.end != next.first;
-            if segments.last().is_none_or(full) {
+            // Nothing goes behind what was trimmed: that file is about to be removed, and may be damaged.
+            let full = |last: &Segment| {
+                self.is_full(mark, last, now) || last.end != next.first || last.end <= mark.floor
+            };
+            if let (None, Some(last)) = (&open, segments.last().filter(|last| !full(last))) {
+                open = self.reopen(topic, last)?;
+            }
+            if open.is_none() || segments.last().is_none_or(full) {
                 if let Some(file) = open.take() {
                     file.sync()?;
                 }
@@ -212,10 +218,7 @@ impl Checkpointer {
                 open = Some(file);
             }
             let active = segments.last_mut().expect("one was pushed or there was one");
-            let file = match &open {
-                Some(file) => file.clone(),
-                None => open.insert(self.reopen(topic, active)?).clone(),
-            };
+            let file = open.clone().expect("it was reopened or begun");
             let room =
                 usize::try_from(self.segment_limit(mark).saturating_sub(active.len)).unwrap_or(usize::MAX);
             let mut len = 0;
@@ -264,16 +267,26 @@ impl Checkpointer {
         Ok((Segment::begin(first), file))
     }
 
-    /// The active segment, without what a checkpoint that failed left at its end.
-    fn reopen(&self, topic: &TopicState, active: &Segment) -> Result<Arc<dyn File>, Fault> {
+    /// The active segment, without what a checkpoint that failed left at its end. None where its header is
+    /// damaged, which is reported: what was written behind it could not be read.
+    fn reopen(&self, topic: &TopicState, active: &Segment) -> Result<Option<Arc<dyn File>>, Fault> {
         let path = segment::path(&self.dir, topic.id, active.base);
         let file = self.disk.open(&path, Mode::Write)?;
         match file.size()? {
             size if size < active.len => {
-                Err(Fault::Damaged { at: size, what: format!("{} is shorter than it was", path.display()) })
+                let what = format!("{} is shorter than it was", path.display());
+                return Err(Fault::Damaged { at: size, what });
             }
-            size if size > active.len => file.set_len(active.len).map(|()| file).map_err(Fault::Io),
-            _ => Ok(file),
+            size if size > active.len => file.set_len(active.len)?,
+            _ => {}
+        }
+        match segment::OpenSegment::new(file.clone(), topic.id, topic.epoch.get(), active.base) {
+            Ok(_) => Ok(Some(file)),
+            Err(Fault::Io(error)) => Err(error.into()),
+            Err(fault) => {
+                self.health.fail(&format!("{}: {fault}", path.display()));
+                Ok(None)
+            }
         }
     }
 

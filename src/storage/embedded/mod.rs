@@ -42,6 +42,8 @@ mod crash_tests;
 mod fuzz_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trim_tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

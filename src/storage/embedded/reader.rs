@@ -150,7 +150,14 @@ pub fn batch_start(topic: &TopicState, files: &Files, offset: Offset) -> Result<
     // A read inside a batch is encoded anew, so look from where the frame begins.
     let mut at = frame_start(topic, files, offset)?.max(floor);
     loop {
-        let chunk = read(topic, files, at, SEARCH_BYTES)?;
+        let chunk = match read(topic, files, at, SEARCH_BYTES) {
+            Err(Error::Trimmed { earliest, .. }) if earliest >= offset => return Ok(earliest),
+            Err(Error::Trimmed { earliest, .. }) if earliest > at => {
+                at = earliest;
+                continue;
+            }
+            read => read?,
+        };
         for run in &chunk.runs {
             for block in Blocks::new(run).map_while(Result::ok) {
                 if block.first.plus(block.count()) > offset {
@@ -191,9 +198,18 @@ fn frame_start(topic: &TopicState, files: &Files, offset: Offset) -> Result<Offs
 /// # Errors
 /// As [`read`].
 pub fn offset_at(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<Offset, Error> {
+    // What is published from now on is not looked at: a busy topic must not keep this going.
+    let tail = topic.tail();
     let mut at = time_start(topic, files, time)?.max(topic.floor());
-    while at < topic.tail() {
-        let chunk = read(topic, files, at, SEARCH_BYTES)?;
+    while at < tail {
+        let chunk = match read(topic, files, at, SEARCH_BYTES) {
+            // Trimmed meanwhile: what is left is all newer.
+            Err(Error::Trimmed { earliest, .. }) if earliest > at => {
+                at = earliest;
+                continue;
+            }
+            read => read?,
+        };
         for run in &chunk.runs {
             let blocks = Blocks::new(run).map_while(Result::ok);
             if let Some(block) =
@@ -202,19 +218,25 @@ pub fn offset_at(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<
                 return Ok(block);
             }
         }
+        if chunk.next <= at {
+            break;
+        }
         at = chunk.next;
     }
     // Not the tail as it is now: a batch may have come in between.
     Ok(at)
 }
 
-/// A batch boundary before which everything was stored before `time`, not far from it.
+/// A batch boundary before which everything was stored before `time`, mostly not far from it.
 fn time_start(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<Offset, Error> {
-    loop {
+    // Segments come and go meanwhile, but not often; the checkpointer, which makes them, waits for none.
+    const LOOKS: usize = 8;
+    for _ in 0..LOOKS {
         // First of all: what is published from now on is not looked at, so it lies after the answer.
-        let tail = topic.tail();
+        let (tail, floor) = (topic.tail(), topic.floor());
         let segments = topic.segments.load_full();
-        let at = segments.partition_point(|segment| segment.last_time < time);
+        // What was trimmed is not read: its file may be gone, or damaged, which is why it was trimmed.
+        let at = segments.partition_point(|segment| segment.last_time < time || segment.end <= floor);
         if let Some(segment) = segments.get(at) {
             let look = |marks: &[Mark]| {
                 let at = marks.partition_point(|mark| mark.first_time < time);
@@ -223,13 +245,12 @@ fn time_start(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<Off
             let found = files.open(topic, segment.base).and_then(|file| file.marks(segment.len, look));
             if found.is_err() && segment.end <= topic.floor() {
                 // It was trimmed away meanwhile, and the file perhaps with it.
-                std::thread::yield_now();
                 continue;
             }
             let from = segment.base.max(topic.floor());
             return found.map_err(|fault| files.error(topic, from, segment.base, &fault));
         }
-        let flushed = segments.last().map_or(Offset::ZERO, |segment| segment.end).max(topic.floor());
+        let flushed = segments.last().map_or(Offset::ZERO, |segment| segment.end).max(floor);
         let runs = topic.cache.runs_from(flushed, |_| true);
         // Where nothing is cached, a checkpoint came in between: what left the cache is in a
         // segment that was not looked at.
@@ -239,6 +260,8 @@ fn time_start(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<Off
         }
         return Ok(runs.iter().find(|run| run.last_time >= time).map_or(tail, |run| run.first));
     }
+    // Always true, if far: whoever reads on from here is told of what is wrong there.
+    Ok(topic.floor())
 }
 
 /// The newest frame boundary with at least `bytes` bytes after it; the oldest offset kept where there are fewer.
