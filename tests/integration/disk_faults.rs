@@ -2,9 +2,11 @@
 //! may not be on disk, and the server says so.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use streamway::proto::v1::{DeleteTopicRequest, GetTopicRequest, TrimTopicRequest};
 use tokio::sync::watch;
 use tonic::Code;
 use tonic::transport::Endpoint;
@@ -122,6 +124,72 @@ async fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
     server.restart().await;
     let seen = read_all(&mut server.client().await, TOPIC).await;
     assert!(seen.iter().map(|seen| seen.text()).eq(stored), "{} records", seen.len());
+    server.sigterm().await;
+}
+
+/// Fills what is left of a file system.
+fn fill(path: &Path) {
+    use std::io::Write;
+    let mut file = std::fs::File::create(path).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    while file.write_all(&[1]).is_ok() {}
+}
+
+/// P1, P7: with not a byte free, a start works after a clean stop as after a kill, again and again; what was
+/// acknowledged is there; a trim and a deletion are taken and make room; and publishing goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_no_reason_not_to_start_and_can_be_freed_by_trims() {
+    let disk = SmallDisk::mount(16 << 20);
+    let args = ["--storage-journal-bytes", "1048576", "--storage-segment-bytes", "1048576"];
+    let mut server = Server::on(&disk.path().join("data"), &args).await;
+    let mut stored = 0;
+    for topic in ["kept", "trimmed", "deleted"].iter().cycle() {
+        let record = record(vec![b'x'; 30_000]);
+        match server.client().await.publish(publish(topic, vec![record])).await {
+            Ok(_) => stored += 1,
+            Err(status) => {
+                refused(&status, Code::ResourceExhausted, "DISK_FULL");
+                break;
+            }
+        }
+    }
+    assert!(stored > 100, "{stored}");
+    fill(&disk.path().join("ballast"));
+    for round in 0..4 {
+        if round % 2 == 0 {
+            server.kill9().await
+        } else {
+            server.sigterm().await
+        }
+        server.restart().await;
+        assert_eq!(server.ready_and_alive().await, (true, true), "start {round}");
+        let mut seen = 0;
+        for topic in ["kept", "trimmed", "deleted"] {
+            seen += read_all(&mut server.client().await, topic).await.len();
+        }
+        assert_eq!(seen, stored, "start {round}");
+    }
+    let mut topics = server.topics().await;
+    let get = GetTopicRequest { name: "trimmed".into() };
+    let before_offset = topics.get_topic(get).await.unwrap().into_inner().topic.unwrap().tail;
+    let trim = TrimTopicRequest { name: "trimmed".into(), before_offset, ..TrimTopicRequest::default() };
+    assert_eq!(topics.trim_topic(trim).await.unwrap().into_inner().earliest_offset, before_offset);
+    topics.delete_topic(DeleteTopicRequest { name: "deleted".into(), ..Default::default() }).await.unwrap();
+    let mut client = server.client().await;
+    let goes_on = async {
+        for i in 0..50 {
+            // The client's back-off.
+            while let Err(status) = client.publish(publish(TOPIC, records(&format!("{i}-"), 1))).await {
+                refused(&status, Code::ResourceExhausted, "DISK_FULL");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    };
+    within(60, "publishing on what was freed", goes_on).await;
+    server.kill9().await;
+    server.restart().await;
+    assert_eq!(read_all(&mut server.client().await, TOPIC).await.len(), 50);
+    assert_eq!(read_all(&mut server.client().await, "trimmed").await.len(), 0);
     server.sigterm().await;
 }
 

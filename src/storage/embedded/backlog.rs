@@ -53,6 +53,7 @@ struct State {
     bytes: usize,
     spares: Vec<PathBuf>,
     full: bool,
+    short: bool,
     failure: Option<String>,
     closed: bool,
     synced: Option<u64>,
@@ -97,8 +98,42 @@ impl Backlog {
 
     /// Hands a snapshot over.
     pub fn push(&self, snapshot: Snapshot) {
-        self.lock().waiting.push_back(snapshot);
+        let mut state = self.lock();
+        state.short = false;
+        state.waiting.push_back(snapshot);
+        drop(state);
         self.changed.notify_all();
+    }
+
+    /// No journal could be begun for want of space: the checkpointer frees what it can, until one is.
+    /// Answers whether that is new.
+    pub fn run_short(&self) -> bool {
+        let was = std::mem::replace(&mut self.lock().short, true);
+        if !was {
+            self.changed.notify_all();
+        }
+        !was
+    }
+
+    /// Whether space is wanting for a journal.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.lock().short
+    }
+
+    /// Whether a snapshot is not in segments yet.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.lock().waiting.is_empty()
+    }
+
+    /// Something was forgotten: where the disk is full, the checkpointer looks at once what that frees.
+    pub fn look_again(&self) {
+        let state = self.lock();
+        if state.full || state.short {
+            drop(state);
+            self.changed.notify_all();
+        }
     }
 
     /// An old journal whose space can be written again.

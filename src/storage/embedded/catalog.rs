@@ -8,8 +8,9 @@ use std::path::Path;
 use bytes::{Buf, BufMut};
 use prost::Message;
 
-use super::disk::{Disk, Mode};
+use super::disk::Disk;
 use super::open::OpenError;
+use super::reserve;
 use crate::storage::Retention;
 
 /// The catalog's file name.
@@ -182,7 +183,8 @@ impl From<RetentionEntry> for Retention {
 }
 
 impl Catalog {
-    /// Writes the catalog beside the current one, syncs it and puts it in place.
+    /// Writes the catalog beside the current one, syncs it and puts it in place; on a full disk from the
+    /// reserve, which is filled up again as far as there is room.
     ///
     /// # Errors
     /// The disk's; the current one is still in place then.
@@ -195,11 +197,11 @@ impl Catalog {
         bytes.put_u64_le(body.len() as u64);
         bytes.put_slice(&body);
         let making = dir.join("catalog.tmp");
-        let file = disk.open(&making, Mode::Create)?;
-        file.write_at(&bytes, 0)?;
-        file.sync()?;
+        reserve::write(disk, dir, &making, &bytes)?;
         disk.rename(&making, &dir.join(FILE_NAME))?;
-        disk.sync_dir(dir)
+        disk.sync_dir(dir)?;
+        reserve::keep(disk, dir, bytes.len() as u64);
+        Ok(())
     }
 
     /// Reads the catalog; none where there is no such file.

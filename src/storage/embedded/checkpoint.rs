@@ -57,6 +57,8 @@ pub struct Checkpointer {
     pub keeper: Keeper,
     /// When retention last looked.
     pub kept: Option<Instant>,
+    /// When another journal was last tried for want of space.
+    pub tried: Option<Instant>,
     /// What is in segments and still in a tail cache, oldest first.
     pub cached: VecDeque<(Arc<TopicState>, Offset, usize)>,
 }
@@ -72,6 +74,7 @@ impl Checkpointer {
                         return;
                     }
                 }
+                Work::Quiet if self.backlog.is_short() => self.make_room(),
                 Work::Quiet => {}
                 Work::Closed(synced) => return self.prove(synced),
             }
@@ -124,6 +127,15 @@ impl Checkpointer {
         }
     }
 
+    /// Frees what can be freed, and has another journal tried, now and then.
+    fn make_room(&mut self) {
+        self.reclaim();
+        if self.tried.is_none_or(|last| last.elapsed() >= INTERVAL) {
+            self.tried = Some(Instant::now());
+            self.keeper.rotate();
+        }
+    }
+
     /// Frees what the full disk holds in vain: spare journals, and segments that were trimmed or
     /// whose topic was deleted. The trims and deletions are in the journal, and replayed from there.
     fn reclaim(&mut self) {
@@ -161,7 +173,14 @@ impl Checkpointer {
         let mut topics = Vec::with_capacity(snapshot.topics.len());
         for mark in &snapshot.topics {
             let fresh = runs.remove(&mark.topic.id).unwrap_or_default();
-            topics.push((mark, self.flush(mark, &fresh, snapshot.clock)?));
+            // What was trimmed since is durably so, and not written either: a trim may be what ends a full disk.
+            let floor = mark.floor.max(mark.topic.floor().min(mark.tail));
+            // A deleted topic's batches in the journal still need its entry. Its segments may be reclaimed.
+            let segments = match mark.topic.is_deleted() {
+                true => Vec::new(),
+                false => self.flush(mark, floor, &fresh, snapshot.clock)?,
+            };
+            topics.push((mark, floor, segments));
         }
         let (ids, fresh_ids) = self.write_ids(snapshot)?;
         self.disk.sync_dir(&self.dir.join("segments"))?;
@@ -172,8 +191,10 @@ impl Checkpointer {
         // What was reclaimed while this checkpoint waited for space was trimmed after its snapshot.
         let floors: HashMap<u64, u64> =
             self.catalog.topics.iter().map(|topic| (topic.id, topic.floor)).collect();
-        let floor = |mark: &TopicMark| mark.floor.get().max(floors.get(&mark.topic.id).copied().unwrap_or(0));
-        let entries = topics.iter().map(|(mark, segments)| entry(mark, floor(mark), segments));
+        let reclaimed = |mark: &TopicMark| floors.get(&mark.topic.id).copied().unwrap_or(0);
+        let entries = topics
+            .iter()
+            .map(|(mark, floor, segments)| entry(mark, floor.get().max(reclaimed(mark)), segments));
         let catalog = Catalog {
             group: snapshot.group,
             journal: snapshot.journal,
@@ -184,7 +205,7 @@ impl Checkpointer {
             proven: self.catalog.proven,
         };
         catalog.write(&*self.disk, &self.dir)?;
-        for (mark, segments) in topics {
+        for (mark, _, segments) in topics {
             mark.topic.segments.store(Arc::new(segments));
         }
         let old = std::mem::replace(&mut self.catalog, catalog);
@@ -193,19 +214,25 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Appends runs to the topic's segments and syncs them; answers the segments there are then.
-    fn flush(&self, mark: &TopicMark, runs: &[Run], now: UnixMicros) -> Result<Vec<Segment>, Fault> {
+    /// Appends runs to the topic's segments and syncs them; answers the segments there are then, from
+    /// `floor` on.
+    fn flush(
+        &self,
+        mark: &TopicMark,
+        floor: Offset,
+        runs: &[Run],
+        now: UnixMicros,
+    ) -> Result<Vec<Segment>, Fault> {
         let topic = &mark.topic;
         let mut segments = topic.segments.load_full().to_vec();
         let mut open: Option<Arc<dyn File>> = None;
         // What was trimmed before it got here is not written at all.
-        let trimmed = runs.partition_point(|run| run.end <= mark.floor);
+        let trimmed = runs.partition_point(|run| run.end <= floor);
         let (mut rest, mut buf) = (&runs[trimmed..], Vec::new());
         while let Some(next) = rest.first() {
             // Nothing goes behind what was trimmed: that file is about to be removed, and may be damaged.
-            let full = |last: &Segment| {
-                self.is_full(mark, last, now) || last.end != next.first || last.end <= mark.floor
-            };
+            let full =
+                |last: &Segment| self.is_full(mark, last, now) || last.end != next.first || last.end <= floor;
             if let (None, Some(last)) = (&open, segments.last().filter(|last| !full(last))) {
                 open = self.reopen(topic, last)?;
             }
@@ -239,7 +266,7 @@ impl Checkpointer {
         if let Some(file) = open {
             file.sync()?;
         }
-        segments.retain(|segment| segment.end > mark.floor);
+        segments.retain(|segment| segment.end > floor);
         Ok(segments)
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use super::health::Monitor;
 use super::journal::{self, GroupBuf, Synced};
 use super::queue::{Append, Change, Op, Queue, Taken};
 use super::registry::Registry;
+use super::reserve;
 use super::topic::{Settings, TopicState};
 use crate::record::{Epoch, Offset, UnixMicros};
 use crate::storage::window::Window;
@@ -52,6 +53,19 @@ pub struct Store {
     pub topics_max: usize,
 }
 
+/// What a new journal is wanted for, which decides how far a full disk is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum For {
+    /// Appends.
+    Appends,
+    /// A checkpoint of what the old one holds.
+    Checkpoint,
+    /// A change of the catalog.
+    Change,
+    /// A trim or a deletion, which frees space in the end.
+    Forgetting,
+}
+
 /// The committer's state.
 #[derive(Debug)]
 pub struct Committer {
@@ -81,6 +95,8 @@ pub struct Committer {
     pub buffer: GroupBuf,
     /// Whether the newest group is empty, so that the ones before it are proven.
     pub sealed: bool,
+    /// The first journal that holds what was not handed over, where no checkpoint is under way.
+    pub first_journal: u64,
     /// Why nothing is written any more.
     pub failed: Option<String>,
 }
@@ -114,14 +130,7 @@ impl Committer {
                 Op::Change(change, reply) => {
                     let _ = reply.send(self.change(change));
                 }
-                Op::Rotate => {
-                    if self.failed.is_none()
-                        && let Err(error) = self.rotate(0)
-                    {
-                        let error = self.failure(&error);
-                        tracing::warn!(%error, "journal was not rotated");
-                    }
-                }
+                Op::Rotate => self.try_rotate(),
             }
         }
     }
@@ -176,15 +185,15 @@ impl Committer {
         self.backlog.wait_for_room()?;
         // Changes find room where appends find none: a trim or a deletion ends a full disk.
         let reserve = (self.store.journal_bytes / CHANGES_SHARE).max(CHANGES_MIN * journal::ALIGN);
-        self.make_journal(bound + 2 * journal::ALIGN + reserve)
+        self.make_journal(bound + 2 * journal::ALIGN + reserve, For::Appends)
     }
 
     /// Whether `len` bytes fit this journal, or else a new one.
-    fn make_journal(&mut self, len: u64) -> Result<(), Error> {
+    fn make_journal(&mut self, len: u64, what: For) -> Result<(), Error> {
         if self.journal.has_room(len) {
             return Ok(());
         }
-        self.rotate(len).map_err(|error| self.failure(&error))
+        self.rotate(len, what).map_err(|error| self.failure(&error))
     }
 
     fn check_failed(&mut self) -> Result<(), Error> {
@@ -223,30 +232,107 @@ impl Committer {
             return;
         }
         self.buffer.clear();
-        if self.journal.has_room(self.buffer.len()) {
+        // The last of the room is for changes.
+        if self.journal.has_room(self.buffer.len() + CHANGES_MIN * journal::ALIGN) {
             // A failure is reported; there is nobody to answer.
             let _ = self.write();
         }
         self.sealed = true;
     }
 
-    /// Begins a new journal and hands what the old ones hold to the checkpointer.
-    fn rotate(&mut self, len: u64) -> io::Result<()> {
+    /// Begins a new journal for a checkpoint, where that is possible.
+    fn try_rotate(&mut self) {
+        if self.failed.is_none()
+            && let Err(error) = self.rotate(0, For::Checkpoint)
+        {
+            let error = self.failure(&error);
+            if error != Error::DiskFull {
+                tracing::warn!(%error, "journal was not rotated");
+            }
+        }
+    }
+
+    /// Begins a new journal with room for `len` bytes and hands what the old ones hold to the checkpointer.
+    fn rotate(&mut self, len: u64, what: For) -> io::Result<()> {
         if let Some(reason) = &self.failed {
             return Err(io::Error::other(reason.clone()));
         }
-        let spec = journal::Spec {
-            seq: self.journal.seq + 1,
-            capacity: self.store.journal_bytes.max(len + 2 * journal::ALIGN),
-            first_group: self.journal.next_group,
-        };
+        let capacity = self.store.journal_bytes.max(len + 2 * journal::ALIGN);
         let spare = self.backlog.take_spare();
-        let (disk, dir) = (&*self.store.disk, &self.store.dir);
-        self.journal = journal::Writer::create(disk, dir, spec, spare.as_deref(), None)?;
-        let snapshot = self.snapshot();
-        self.backlog.push(snapshot);
+        let made = match self.begin_journal(capacity, spare.as_deref()) {
+            // Those before this one can be let go of all the same.
+            Err(full) if is_full(&full) && what == For::Checkpoint && self.has_older_journals() => {
+                self.hand_over();
+                return Ok(());
+            }
+            Err(full) if is_full(&full) => self.begin_small_journal(len, what, full),
+            made => made,
+        };
+        self.journal = made.inspect_err(|error| {
+            if is_full(error) && self.backlog.run_short() {
+                tracing::warn!(%error, "no room for a journal: trim or delete topics, or free space");
+            }
+        })?;
+        self.hand_over();
         self.sealed = true;
         Ok(())
+    }
+
+    /// Hands what is in no segment yet to the checkpointer, which lets go of the journals before this one.
+    fn hand_over(&mut self) {
+        let snapshot = self.snapshot();
+        self.first_journal = snapshot.journal;
+        self.backlog.push(snapshot);
+    }
+
+    fn has_older_journals(&self) -> bool {
+        self.first_journal < self.journal.seq && !self.backlog.is_waiting()
+    }
+
+    fn begin_journal(&self, capacity: u64, spare: Option<&Path>) -> io::Result<journal::Writer> {
+        let (seq, first_group) = (self.journal.seq + 1, self.journal.next_group);
+        let spec = journal::Spec { seq, capacity, first_group };
+        journal::Writer::create(&*self.store.disk, &self.store.dir, spec, spare, None)
+    }
+
+    /// On a disk too full for a whole journal, a smaller one, and for what can free it one of the reserve.
+    fn begin_small_journal(&self, len: u64, what: For, full: io::Error) -> io::Result<journal::Writer> {
+        let (is_waiting, frees) = (self.backlog.is_waiting(), self.holds_garbage());
+        let (small, reserve) = match what {
+            // Behind a checkpoint that waits for space itself they would only take more.
+            For::Appends => (!is_waiting, false),
+            For::Checkpoint => (!is_waiting, !is_waiting && frees),
+            For::Change => (true, false),
+            For::Forgetting => (true, true),
+        };
+        let least = ((CHANGES_MIN + 2) * journal::ALIGN).max(len + 2 * journal::ALIGN);
+        let mut made = Err(full);
+        for part in [4, CHANGES_SHARE] {
+            if small && made.as_ref().is_err_and(is_full) {
+                made = self.begin_journal((self.store.journal_bytes / part).max(least), None);
+            }
+        }
+        match made {
+            Err(full) if reserve && is_full(&full) => {
+                let found = reserve::find(&*self.store.disk, &self.store.dir, least);
+                let (path, size) = found.ok_or(full)?;
+                self.begin_journal(size, Some(&path))
+            }
+            made => made,
+        }
+    }
+
+    /// Whether the journals hold what was trimmed or deleted.
+    fn holds_garbage(&self) -> bool {
+        self.pending.iter().any(|item| item.topic.is_deleted() || item.run.end <= item.topic.floor())
+    }
+
+    /// Has a full disk freed of what was forgotten just now.
+    fn free_space(&mut self) {
+        if self.backlog.is_short() && !self.backlog.is_waiting() && self.holds_garbage() {
+            self.try_rotate();
+        }
+        self.backlog.look_again();
     }
 
     fn snapshot(&mut self) -> Snapshot {
@@ -287,12 +373,16 @@ impl Committer {
             last_time: time,
         };
         self.buffer.push(&header, &[&body]);
-        self.make_journal(self.buffer.len())?;
+        let forgets = matches!(kind, ChangeKind::Delete(_) | ChangeKind::Trim(_));
+        self.make_journal(self.buffer.len(), if forgets { For::Forgetting } else { For::Change })?;
         self.write()?;
         if let ChangeKind::Create(entry) = &kind {
             self.next_topic = entry.id + 1;
         }
         self.registry.apply(&kind, Some(&topic));
+        if forgets {
+            self.free_space();
+        }
         Ok(topic)
     }
 

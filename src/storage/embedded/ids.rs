@@ -10,6 +10,7 @@ use super::catalog::IdsEntry;
 use super::disk::{Disk, Mode};
 use super::frame::{self, Header, Kind};
 use super::open::OpenError;
+use super::reserve;
 use crate::record::{Offset, UnixMicros};
 use crate::storage::window::{Stored, Window};
 
@@ -32,7 +33,8 @@ pub fn parse_name(name: &str) -> Option<u64> {
 /// The disk's.
 pub fn write(disk: &dyn Disk, dir: &Path, snapshot: &Snapshot) -> io::Result<Option<IdsEntry>> {
     let mut out = FileOut::default();
-    for item in snapshot.pending.iter().filter(|item| !item.ids.is_empty()) {
+    // Those of a deleted topic can never be repeated.
+    for item in snapshot.pending.iter().filter(|item| !item.ids.is_empty() && !item.topic.is_deleted()) {
         out.push(item.topic.id, (item.run.first, item.run.end), item.run.last_time, &item.ids);
     }
     out.write(disk, dir, snapshot.group)
@@ -75,9 +77,7 @@ impl FileOut {
         if self.count == 0 {
             return Ok(None);
         }
-        let file = disk.open(&dir.join(file_name(seq)), Mode::Create)?;
-        file.write_at(&self.bytes, 0)?;
-        file.sync()?;
+        reserve::write(disk, dir, &dir.join(file_name(seq)), &self.bytes)?;
         let len = self.bytes.len() as u64;
         let crc = Some(crc32c::crc32c(&self.bytes));
         Ok(Some(IdsEntry { seq, len, count: self.count, last_time: self.last_time.0, crc }))

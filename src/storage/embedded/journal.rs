@@ -73,6 +73,12 @@ impl GroupBuf {
         }
     }
 
+    /// Whether it holds nothing, and seals the groups before it.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.frames == 0
+    }
+
     /// Bytes the group takes in the journal.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -124,6 +130,21 @@ pub struct Writer {
     capacity: u64,
     /// The number the next group gets.
     pub next_group: u64,
+}
+
+/// Where the groups of a journal end.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    /// Its place among the journals.
+    pub seq: u64,
+    /// The file's id.
+    pub id: u64,
+    /// The number after that of its last whole group.
+    pub next_group: u64,
+    /// The place after it.
+    pub at: u64,
+    /// Where it begins; none where there is none, or it was durable before the file got its name.
+    pub last: Option<u64>,
 }
 
 /// When a group was written, and when it was synced.
@@ -193,6 +214,35 @@ impl Writer {
         match first {
             Some(group) => drop(writer.append(group)?),
             None => writer.file.sync()?,
+        }
+        Ok(writer)
+    }
+
+    /// Goes on in a journal that is there, which takes no space: behind its last group, which is written
+    /// once more where it stands and synced, as it may be in the system's cache only.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn go_on(disk: &dyn Disk, dir: &Path, end: &End, last: Option<&mut GroupBuf>) -> io::Result<Self> {
+        let file = disk.open(&dir.join(file_name(end.seq)), Mode::Write)?;
+        file.bypass_cache();
+        let capacity = file.size()? / ALIGN * ALIGN;
+        let (seq, id) = (end.seq, end.id);
+        let (at, written, next_group) = (end.at, end.at, end.next_group);
+        let mut writer = Self { file, seq, id, at, written, small_groups: 0, capacity, next_group };
+        match (last, end.last) {
+            (Some(group), Some(at)) => {
+                (writer.at, writer.next_group) = (at, next_group - 1);
+                match writer.append(group) {
+                    // A file system that writes nothing in place; the same bytes stand there.
+                    Err(error) if disk::is_full(&error) => {
+                        writer.file.sync()?;
+                        (writer.at, writer.next_group) = (end.at, next_group);
+                    }
+                    written => drop(written?),
+                }
+            }
+            _ => writer.file.sync()?,
         }
         Ok(writer)
     }
@@ -344,27 +394,30 @@ impl Image {
     }
 
     /// Hands every group to `visit`, in order, up to (not including) number `before`, which is the
-    /// first of the next file; the last file has none, and ends where its groups do. Answers the
-    /// number after the last group.
+    /// first of the next file; the last file has none, and ends where its groups do. Answers where that is,
+    /// in file `seq`.
     ///
     /// # Errors
     /// [`OpenError::Damaged`] where a group that was acknowledged is not whole (P10), or `visit`'s.
     pub fn replay(
         &self,
+        seq: u64,
         before: Option<u64>,
         mut visit: impl FnMut(&Group<'_>) -> Result<(), OpenError>,
-    ) -> Result<u64, OpenError> {
-        let (mut at, mut number) = (ALIGN as usize, self.first_group);
+    ) -> Result<End, OpenError> {
+        let (mut at, mut number, mut last) = (ALIGN as usize, self.first_group, None);
         while before.is_none_or(|before| number < before) {
             let Some((group, len)) = self.group(at, number) else {
                 self.check_torn(at, number, before)?;
                 break;
             };
             visit(&group)?;
+            let copied = self.copied && number == self.first_group;
+            last = (!copied).then_some(at as u64);
             at += len;
             number += 1;
         }
-        Ok(number)
+        Ok(End { seq, id: self.id, next_group: number, at: at as u64, last })
     }
 
     /// Whether what is not a group at `at` can only be a torn tail, which was never acknowledged.

@@ -50,12 +50,12 @@ fn written(copied: bool) -> Vec<u8> {
 fn replay(bytes: Vec<u8>, before: Option<u64>) -> Result<(Vec<u64>, u64), OpenError> {
     let disk = SimDisk::with(&[(path(), bytes)].into());
     let mut seen = Vec::new();
-    let end = Image::read(&disk, &path())?.replay(before, |group| {
+    let end = Image::read(&disk, &path())?.replay(1, before, |group| {
         assert_eq!(group.frames[0].0.first.get(), group.number);
         seen.push(group.number);
         Ok(())
     })?;
-    Ok((seen, end))
+    Ok((seen, end.next_group))
 }
 
 fn damage(group: u64, copied: bool) -> Vec<u8> {
@@ -110,7 +110,7 @@ fn groups_of_an_earlier_use_of_the_space_are_not_seen() {
         seen.push(group.number);
         Ok(())
     };
-    image.replay(None, visit).unwrap();
+    image.replay(1, None, visit).unwrap();
     assert_eq!(seen, [12]);
 }
 

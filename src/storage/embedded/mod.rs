@@ -27,6 +27,7 @@ mod reader;
 mod recovery;
 mod registry;
 mod repair;
+mod reserve;
 mod retention;
 mod segment;
 mod survey;
@@ -38,6 +39,8 @@ mod clock_tests;
 mod corruption_tests;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod full_disk_tests;
 #[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
@@ -130,7 +133,8 @@ impl EmbeddedLog {
             backlog: backlog.clone(),
             health: health.clone(),
             buffer: journal::GroupBuf::default(),
-            sealed: false,
+            sealed: found.sealed,
+            first_journal: found.catalog.journal,
             failed: None,
         };
         let replayed = !committer.pending.is_empty() || committer.journal.seq > found.catalog.journal;
@@ -146,6 +150,7 @@ impl EmbeddedLog {
             health: health.clone(),
             keeper: retention::Keeper::new(registry.clone(), queue.clone(), clock),
             kept: None,
+            tried: None,
             cached: std::collections::VecDeque::new(),
         };
         if replayed {

@@ -10,13 +10,14 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::catalog::{self, Catalog};
-use super::disk::{Disk, Mode};
+use super::disk::{Disk, Mode, is_full};
 use super::frame::{Header, Kind};
 use super::group::Pending;
 use super::ids;
 use super::journal::{self, Group, GroupBuf, Image};
 use super::open::OpenError;
 use super::registry::{Registry, topic_of};
+use super::reserve;
 use super::segment;
 use crate::record::{Offset, UnixMicros};
 use crate::storage::tail::Run;
@@ -41,6 +42,8 @@ pub struct Recovered {
     pub catalog: Catalog,
     /// Old journals whose space can be written again.
     pub spares: Vec<PathBuf>,
+    /// Whether the newest group is empty already.
+    pub sealed: bool,
 }
 
 /// Reads the data directory and makes what it found durable anew.
@@ -74,19 +77,23 @@ pub fn recover(
     }
     let mut replay = Replay::new(dir, &catalog, window)?;
     let journals: &[u64] = if fresh { &[] } else { &files.journals };
-    let (last, next_group) = replay.journals(disk, dir, &catalog, journals, fresh)?;
-    let first_group = if last.is_some() { next_group - 1 } else { next_group };
+    let mut found = replay.journals(disk, dir, &catalog, journals, fresh)?;
+    if !fresh {
+        // First, as the room may be needed. The catalog is durable, and does without them.
+        files.clean(disk, dir, &catalog);
+    }
     let seq = journals.last().map_or(catalog.journal, |last| last + 1).max(catalog.journal);
-    let spec = journal::Spec { seq, capacity: journal_bytes, first_group };
-    // A full disk must not keep the server from starting: the space of a spare is there already.
-    let spare = files.spares.pop().map(|name| dir.join(name));
-    let journal = new_journal(disk, dir, spec, spare.as_deref(), last)?;
+    let (journal, sealed) = begin_journal(disk, dir, seq, journal_bytes, &mut files.spares, &mut found)?;
     if fresh {
         // Last, so that a catalog always has its journal.
         catalog.write(disk, dir).map_err(|e| OpenError::io(dir, e))?;
+        files.clean(disk, dir, &catalog);
+    } else {
+        // An earlier program left none.
+        reserve::keep(disk, dir, catalog.encoded_len() as u64);
     }
-    files.clean(disk, dir, &catalog);
     Ok(Recovered {
+        sealed,
         registry: replay.registry,
         journal,
         window: replay.window,
@@ -98,17 +105,46 @@ pub fn recover(
     })
 }
 
+/// A journal to go on with: a new one; on a disk that is too full for it the last one, in which the room is
+/// there already. A start must not need more than a server that runs: only that can free the disk.
+fn begin_journal(
+    disk: &dyn Disk,
+    dir: &Path,
+    seq: u64,
+    capacity: u64,
+    spares: &mut Vec<String>,
+    found: &mut Replayed,
+) -> Result<(journal::Writer, bool), OpenError> {
+    let first_group = if found.last.is_some() { found.next - 1 } else { found.next };
+    let spec = journal::Spec { seq, capacity, first_group };
+    let spare = spares.pop().map(|name| dir.join(name));
+    match new_journal(disk, dir, spec, spare.as_deref(), found.last.as_mut()) {
+        Err(OpenError::Io { source, .. }) if is_full(&source) && found.end.is_some() => {
+            let end = found.end.as_ref().expect("it was looked at");
+            let path = dir.join(journal::file_name(end.seq));
+            tracing::warn!(
+                error = %source, path = %path.display(),
+                "disk is full: going on in the last journal. Trim or delete topics, or free space"
+            );
+            let journal = journal::Writer::go_on(disk, dir, end, found.last.as_mut())
+                .map_err(|e| OpenError::io(&path, e))?;
+            Ok((journal, found.last.as_ref().is_some_and(GroupBuf::is_empty)))
+        }
+        made => Ok((made?, false)),
+    }
+}
+
 fn new_journal(
     disk: &dyn Disk,
     dir: &Path,
     mut spec: journal::Spec,
     spare: Option<&Path>,
-    mut last: Option<GroupBuf>,
+    last: Option<&mut GroupBuf>,
 ) -> Result<journal::Writer, OpenError> {
-    let copied = last.as_ref().map_or(0, GroupBuf::len);
+    let copied = last.as_ref().map_or(0, |last| last.len());
     spec.capacity = spec.capacity.max(copied + 4 * journal::ALIGN);
     let path = dir.join(journal::file_name(spec.seq));
-    journal::Writer::create(disk, dir, spec, spare, last.as_mut()).map_err(|e| OpenError::io(&path, e))
+    journal::Writer::create(disk, dir, spec, spare, last).map_err(|e| OpenError::io(&path, e))
 }
 
 /// Cuts segments that a checkpoint made longer than the catalog says; reports those that are not
@@ -189,7 +225,7 @@ impl Listing {
             if image.first_group != 1 {
                 return Err(missing());
             }
-            image.replay(None, |_| Err(missing()))?;
+            image.replay(*seq, None, |_| Err(missing()))?;
         }
         Ok(())
     }
@@ -217,6 +253,16 @@ impl Listing {
     }
 }
 
+/// What the journals held.
+struct Replayed {
+    /// The last group, if there is one.
+    last: Option<GroupBuf>,
+    /// The number after it.
+    next: u64,
+    /// Where the last journal ends, if it can be gone on with.
+    end: Option<journal::End>,
+}
+
 struct Replay {
     registry: Registry,
     window: Window,
@@ -236,8 +282,7 @@ impl Replay {
         Ok(Self { registry, window, clock, next_topic, pending: Vec::new() })
     }
 
-    /// Replays the journals after the catalog's group; answers the last group kept, if one was
-    /// replayed, and the number after it.
+    /// Replays the journals after the catalog's group.
     fn journals(
         &mut self,
         disk: &dyn Disk,
@@ -245,7 +290,7 @@ impl Replay {
         catalog: &Catalog,
         all: &[u64],
         fresh: bool,
-    ) -> Result<(Option<GroupBuf>, u64), OpenError> {
+    ) -> Result<Replayed, OpenError> {
         let seqs: Vec<u64> = all.iter().copied().filter(|seq| *seq >= catalog.journal).collect();
         let mut next = catalog.group + 1;
         for (i, want) in (catalog.journal..).take(seqs.len().max(usize::from(!fresh))).enumerate() {
@@ -253,7 +298,7 @@ impl Replay {
                 return Err(OpenError::damaged(&dir.join(journal::file_name(want)), "journal is missing"));
             }
         }
-        let (mut last, mut ahead) = (None, None);
+        let (mut last, mut ahead, mut found_end) = (None, None, None);
         for (i, seq) in seqs.iter().enumerate() {
             let path = dir.join(journal::file_name(*seq));
             let image = match ahead.take() {
@@ -268,7 +313,7 @@ impl Replay {
                 return Err(OpenError::damaged(&path, format!("groups from {next} on are missing")));
             }
             let already = next;
-            let end = image.replay(before, |group| {
+            let end = image.replay(*seq, before, |group| {
                 // A group that was copied has been replayed from where it stood first.
                 if group.number >= already {
                     self.group(&path, group)?;
@@ -276,14 +321,15 @@ impl Replay {
                 last = Some(group.to_buf());
                 Ok(())
             })?;
-            next = next.max(end);
+            next = next.max(end.next_group);
+            found_end = Some(end);
         }
         if next <= catalog.proven {
             let path = seqs.last().map_or_else(|| dir.into(), |seq| dir.join(journal::file_name(*seq)));
             let what = format!("groups from {next} to {} are missing, and were acknowledged", catalog.proven);
             return Err(OpenError::damaged(&path, what));
         }
-        Ok((last, next))
+        Ok(Replayed { last, next, end: found_end.filter(|end| end.next_group == next) })
     }
 
     fn group(&mut self, path: &Path, group: &Group<'_>) -> Result<(), OpenError> {

@@ -41,6 +41,11 @@ impl Keeper {
         self.registry.by_id(id)
     }
 
+    /// Asks for a new journal, so that a checkpoint is made of what the old one holds.
+    pub fn rotate(&self) {
+        let _ = self.queue.push(Op::Rotate);
+    }
+
     /// Looks at every topic once.
     pub fn pass(&mut self, files: &Files, catalog: &Catalog) {
         let now = self.time.now();
@@ -59,7 +64,7 @@ impl Keeper {
         let due = self.reclaimed.is_none_or(|last| last.elapsed() >= RECLAIM_INTERVAL);
         if due && self.has_garbage(catalog) {
             self.reclaimed = Some(Instant::now());
-            let _ = self.queue.push(Op::Rotate);
+            self.rotate();
         }
     }
 

@@ -105,9 +105,8 @@ async fn nothing_is_stored_behind_what_was_trimmed() {
         assert!(topic.read_cached(tail, 1).is_none(), "it is read from there");
         let found = read_all(&*topic, tail).await.unwrap();
         assert_eq!(found.len() as u64, topic.tail().since(tail));
-        let failed = matches!(&*log.health().borrow(), Health::Failed(_));
-        assert_eq!(failed, !trims, "damage is reported where it is not trimmed away");
         if !trims {
+            assert!(matches!(&*log.health().borrow(), Health::Failed(_)), "damage is reported");
             assert!(matches!(read_all(&*topic, topic.earliest()).await, Err(Error::Damaged(_))));
         }
         log.close().await.ok();

@@ -70,8 +70,12 @@ struct State {
     countdown: Option<u32>,
     image: Option<BTreeMap<PathBuf, Vec<u8>>>,
     seed: u64,
-    full: bool,
+    /// Bytes of files that there is space for; none where there is no end of it.
+    capacity: Option<usize>,
+    /// Changes left until the disk is full.
+    fills_after: Option<u32>,
     fail_sync: bool,
+    reads: u64,
 }
 
 /// A disk in memory. Clones are the same disk.
@@ -138,9 +142,32 @@ impl SimDisk {
         state.entries.iter().map(|(path, node)| (path.clone(), state.nodes[*node].data.clone())).collect()
     }
 
-    /// Whether there is no space for anything new.
+    /// Whether there is no space for anything beyond what there is now.
     pub fn set_full(&self, full: bool) {
-        self.lock().full = full;
+        let mut state = self.lock();
+        state.capacity = full.then(|| state.used());
+    }
+
+    /// The disk is full after `ops` more changes.
+    pub fn full_after(&self, ops: u32) {
+        self.lock().fills_after = Some(ops);
+    }
+
+    /// Bytes there is space for, the files' included; none before the disk is full.
+    pub fn capacity(&self) -> Option<usize> {
+        self.lock().capacity
+    }
+
+    /// Another disk's size, as far as what is there fits.
+    pub fn set_capacity(&self, capacity: Option<usize>) {
+        let mut state = self.lock();
+        let used = state.used();
+        state.capacity = capacity.map(|capacity| capacity.max(used));
+    }
+
+    /// Reads of files so far.
+    pub fn reads(&self) -> u64 {
+        self.lock().reads
     }
 
     /// Every sync from now on fails.
@@ -170,8 +197,23 @@ impl State {
             Some(entries.into_iter().map(|(path, node)| (path, nodes[node].torn(&mut rng))).collect());
     }
 
+    /// Bytes of the files that have a name.
+    fn used(&self) -> usize {
+        self.entries.values().map(|node| self.nodes[*node].data.len()).sum()
+    }
+
+    /// Bytes there is space for.
+    fn room(&self) -> usize {
+        self.capacity.map_or(usize::MAX, |capacity| capacity.saturating_sub(self.used()))
+    }
+
     /// One change; the power may go before it.
     fn change(&mut self) -> io::Result<()> {
+        match &mut self.fills_after {
+            Some(0) => (self.capacity, self.fills_after) = (Some(self.used()), None),
+            Some(left) => *left -= 1,
+            None => {}
+        }
         if self.image.is_some() {
             return Err(gone());
         }
@@ -219,7 +261,7 @@ impl Disk for SimDisk {
             (None, Mode::Read | Mode::Write) => return Err(io::ErrorKind::NotFound.into()),
             (_, Mode::Create) => {
                 state.change()?;
-                if state.full {
+                if state.room() == 0 {
                     return Err(io::ErrorKind::StorageFull.into());
                 }
                 let node = state.nodes.len();
@@ -278,7 +320,8 @@ struct SimFile {
 
 impl File for SimFile {
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
-        let state = self.disk.lock();
+        let mut state = self.disk.lock();
+        state.reads += 1;
         let data = &state.nodes[self.node].data;
         let from = data.len().min(at as usize);
         let len = buf.len().min(data.len() - from);
@@ -297,13 +340,13 @@ impl File for SimFile {
         }
         let mut state = self.disk.lock();
         state.change()?;
-        let full = state.full;
+        let room = state.room();
         let node = &mut state.nodes[self.node];
         let end = at as usize + bytes.len();
-        if full && end > node.data.len() {
-            // A short write: what still fits, and half of the rest, is there.
+        if end.saturating_sub(node.data.len()) > room {
+            // A short write: what still fits, and half of the rest where there is room, is there.
             let fits = node.data.len().saturating_sub(at as usize);
-            let some = fits + (bytes.len() - fits) / 2;
+            let some = fits + ((bytes.len() - fits) / 2).min(room);
             node.put(&bytes[..some], at as usize);
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -326,10 +369,10 @@ impl File for SimFile {
     fn allocate(&self, len: u64) -> io::Result<()> {
         let mut state = self.disk.lock();
         state.change()?;
-        let full = state.full;
+        let room = state.room();
         let node = &mut state.nodes[self.node];
         if node.data.len() < len as usize {
-            if full {
+            if len as usize - node.data.len() > room {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             node.data.resize(len as usize, 0);
