@@ -36,6 +36,8 @@ mod topic;
 #[cfg(test)]
 mod clock_tests;
 #[cfg(test)]
+mod concurrency_tests;
+#[cfg(test)]
 mod corruption_tests;
 #[cfg(test)]
 mod crash_tests;

@@ -3,7 +3,7 @@
 //! Never: decides anything.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -109,7 +109,8 @@ impl Queue {
     pub async fn change(&self, change: Change) -> Result<Arc<TopicState>, Error> {
         let (reply, answer) = oneshot::channel();
         self.push(Op::Change(change, reply)).map_err(|_| Error::Closing)?;
-        answer.await.unwrap_or(Err(Error::Closing))
+        // It may have been written already.
+        answer.await.unwrap_or_else(|_| Err(ended(Stored::Unknown)))
     }
 
     /// Everything there is, waiting for something at most so long.
@@ -136,12 +137,21 @@ impl Queue {
         Taken::Ops(std::mem::take(&mut state.ops))
     }
 
-    /// Refuses what comes from now on, and what waits.
+    /// Refuses what comes from now on, and what waits, of which nothing is stored.
     pub fn abandon(&self) {
         self.close();
-        let mut state = self.lock();
-        METRICS.storage.queue.add(-(state.ops.len() as i64));
-        state.ops.clear();
+        let ops = std::mem::take(&mut self.lock().ops);
+        METRICS.storage.queue.add(-(ops.len() as i64));
+        for op in ops {
+            match op {
+                Op::Append(append) => {
+                    append.refused.store(true, Ordering::Relaxed);
+                    let _ = append.reply.send(Appended::failed(ended(Stored::Nothing)));
+                }
+                Op::Change(_, reply) => drop(reply.send(Err(ended(Stored::Nothing)))),
+                Op::Rotate => {}
+            }
+        }
     }
 
     /// Refuses what comes from now on.
@@ -175,11 +185,10 @@ impl Appender for OrderedAppender {
         if pushed.is_err() {
             return Box::pin(std::future::ready(Appended::failed(Error::Closing)));
         }
-        Box::pin(async move {
-            answer.await.unwrap_or_else(|_| {
-                let reason = "the committer ended".to_owned();
-                Appended::failed(Error::Unavailable { reason, stored: Stored::Unknown })
-            })
-        })
+        Box::pin(async move { answer.await.unwrap_or_else(|_| Appended::failed(ended(Stored::Unknown))) })
     }
+}
+
+fn ended(stored: Stored) -> Error {
+    Error::Unavailable { reason: "the committer ended".to_owned(), stored }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::disk::{Disk, Mode};
 use super::health::Monitor;
@@ -19,6 +19,23 @@ type Key = (u64, Offset);
 struct Lru {
     open: HashMap<Key, (Arc<OpenSegment>, u64)>,
     clock: u64,
+}
+
+impl Lru {
+    fn get(&mut self, key: Key) -> Option<Arc<OpenSegment>> {
+        self.clock += 1;
+        let (file, used) = self.open.get_mut(&key)?;
+        *used = self.clock;
+        Some(file.clone())
+    }
+
+    fn insert(&mut self, key: Key, file: Arc<OpenSegment>, open_max: usize) {
+        if self.open.len() >= open_max {
+            let oldest = self.open.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
+            oldest.map(|key| self.open.remove(&key));
+        }
+        self.open.insert(key, (file, self.clock));
+    }
 }
 
 /// Open segment files: the most recently used, at most so many.
@@ -38,28 +55,38 @@ impl Files {
         Self { disk, dir, open_max: open_max.max(1), lru: Mutex::default(), health }
     }
 
+    fn lru(&self) -> MutexGuard<'_, Lru> {
+        self.lru.lock().expect("no panic while it is held")
+    }
+
     fn open(&self, topic: &TopicState, base: Offset) -> Result<Arc<OpenSegment>, Fault> {
         let key = (topic.id, base);
-        let mut lru = self.lru.lock().expect("no panic while it is held");
-        lru.clock += 1;
-        let clock = lru.clock;
-        if let Some((file, used)) = lru.open.get_mut(&key) {
-            *used = clock;
-            return Ok(file.clone());
+        if let Some(file) = self.lru().get(key) {
+            return Ok(file);
         }
-        if lru.open.len() >= self.open_max {
-            let oldest = lru.open.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
-            oldest.map(|key| lru.open.remove(&key));
-        }
+        // Not under the lock: a disk that is slow here holds up nobody whose file is open.
         let file = self.disk.open(&segment::path(&self.dir, topic.id, base), Mode::Read)?;
         let file = Arc::new(OpenSegment::new(file, topic.id, topic.epoch.get(), base)?);
-        lru.open.insert(key, (file.clone(), clock));
+        let mut lru = self.lru();
+        if let Some(other) = lru.get(key) {
+            return Ok(other);
+        }
+        // One that is removed from the topic is closed after that: what is still there now will be.
+        if topic.has_segment(base) {
+            lru.insert(key, file.clone(), self.open_max);
+        }
         Ok(file)
     }
 
-    /// Closes a segment that is about to be removed.
+    /// Closes a segment that is about to be removed: it is none of its topic's any more.
     pub fn close(&self, topic: u64, base: Offset) {
-        self.lru.lock().expect("no panic while it is held").open.remove(&(topic, base));
+        self.lru().open.remove(&(topic, base));
+    }
+
+    /// Whether a segment's file is kept open.
+    #[cfg(test)]
+    pub fn is_open(&self, topic: u64, base: Offset) -> bool {
+        self.lru().open.contains_key(&(topic, base))
     }
 
     /// What a fault means to a reader at `from`: a file that was trimmed away meanwhile is no damage.

@@ -97,6 +97,12 @@ impl TopicState {
         self.deleted.load(Ordering::Acquire)
     }
 
+    /// Whether the topic is there, and a segment that begins at `base` is its.
+    #[must_use]
+    pub fn has_segment(&self, base: Offset) -> bool {
+        !self.is_deleted() && self.segments.load().binary_search_by_key(&base, |segment| segment.base).is_ok()
+    }
+
     /// Sets what recovery found.
     pub fn restore(&self, floor: Offset, tail: Offset, last_publish: UnixMicros) {
         self.floor.store(floor.get(), Ordering::Release);

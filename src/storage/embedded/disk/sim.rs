@@ -75,7 +75,11 @@ struct State {
     /// Changes left until the disk is full.
     fills_after: Option<u32>,
     fail_sync: bool,
+    panic_after_sync: bool,
     reads: u64,
+    /// Reading this file's header waits, and how many wait.
+    held: Option<PathBuf>,
+    waiting: u32,
 }
 
 /// A disk in memory. Clones are the same disk.
@@ -168,6 +172,32 @@ impl SimDisk {
     /// Reads of files so far.
     pub fn reads(&self) -> u64 {
         self.lock().reads
+    }
+
+    /// Whoever opens this file to read it waits from now on, until none or another is held.
+    pub fn hold(&self, path: Option<&Path>) {
+        self.lock().held = path.map(Into::into);
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> u32 {
+        self.lock().waiting
+    }
+
+    fn wait_while_held(&self, path: &Path) {
+        if self.lock().held.as_deref() != Some(path) {
+            return;
+        }
+        self.lock().waiting += 1;
+        while self.lock().held.as_deref() == Some(path) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        self.lock().waiting -= 1;
+    }
+
+    /// Whoever syncs next panics after it.
+    pub fn panic_after_sync(&self) {
+        self.lock().panic_after_sync = true;
     }
 
     /// Every sync from now on fails.
@@ -272,6 +302,10 @@ impl Disk for SimDisk {
                 node
             }
         };
+        drop(state);
+        if mode == Mode::Read {
+            self.wait_while_held(path);
+        }
         Ok(Arc::new(SimFile { disk: self.clone(), node, aligned: AtomicBool::new(false) }))
     }
 
@@ -363,6 +397,9 @@ impl File for SimFile {
         let node = &mut state.nodes[self.node];
         node.durable = node.data.clone();
         node.dirty.clear();
+        let panics = std::mem::take(&mut state.panic_after_sync);
+        drop(state);
+        assert!(!panics, "as asked, after the sync");
         Ok(())
     }
 
