@@ -117,3 +117,59 @@ fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files.sort();
     files
 }
+
+fn mode(path: &Path) -> u32 {
+    std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions()) & 0o7777
+}
+
+fn modes(dir: &Path, found: &mut Vec<(PathBuf, u32)>) {
+    found.push((dir.to_owned(), mode(dir)));
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        if entry.path().is_dir() {
+            modes(&entry.path(), found);
+        } else {
+            found.push((entry.path(), mode(&entry.path())));
+        }
+    }
+}
+
+/// Whatever the umask: what is stored is nobody else's to read.
+#[tokio::test]
+async fn a_new_directory_and_every_file_in_it_are_the_servers_alone() {
+    let above = TempDir::new().unwrap();
+    let data = above.path().join("a/data");
+    let open = ["sh", "-c", r#"umask 000; exec "$0" "$@""#].map(str::to_owned).to_vec();
+    let small = ["--storage-journal-bytes", "1048576", "--storage-segment-bytes", "1048576"];
+    let mut server = Server::under(open, &data, &small).await;
+    let mut client = server.client().await;
+    for i in 0..40 {
+        published(&mut client, "t", records(&format!("{i}/{}", "x".repeat(60_000)), 1)).await;
+    }
+    server.sigterm().await;
+    server.restart().await;
+    let mut found = Vec::new();
+    modes(&data, &mut found);
+    assert!(found.iter().any(|(path, _)| path.extension().is_some_and(|end| end == "seg")), "{found:?}");
+    for (path, mode) in found {
+        let want = if path.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode, want, "{mode:o}: {}", path.display());
+    }
+}
+
+/// One that is there and lets others in is left as it is, and the log says so.
+#[tokio::test]
+async fn an_open_directory_is_left_as_it_is_and_told() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    chmod("755", &[&data]);
+    let mut server = Server::on(&data, &[]).await;
+    let said = server.log();
+    assert!(said.contains("chmod -R go-rwx") && said.contains("0755"), "{said}");
+    assert_eq!(mode(&data), 0o755);
+    server.sigterm().await;
+    chmod("700", &[&data]);
+    server.restart().await;
+    let said = server.log();
+    assert!(!said.contains("chmod"), "{said}");
+}

@@ -50,6 +50,7 @@ mod tests;
 #[cfg(test)]
 mod trim_tests;
 
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -91,7 +92,7 @@ impl EmbeddedLog {
         if dir.exists() && !dir.is_dir() {
             return Err(OpenError::NotADirectory(dir.into()));
         }
-        std::fs::create_dir_all(dir).map_err(|e| OpenError::io(dir, e))?;
+        make_dir(dir).map_err(|e| OpenError::io(dir, e))?;
         if let Some(parent) = dir.canonicalize().ok().as_deref().and_then(Path::parent) {
             // A parent that may not be opened is not this process's to sync.
             let _ = RealDisk.sync_dir(parent);
@@ -283,10 +284,32 @@ impl Drop for EmbeddedLog {
     }
 }
 
+/// Makes the directory, for this user alone. One that is there stays as it is: somebody may have meant it,
+/// and it may be shared with others' files; but where it lets others in, it is said.
+fn make_dir(dir: &Path) -> std::io::Result<()> {
+    if !dir.exists() {
+        if let Some(parent) = dir.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        return RealDisk.create_dir(dir);
+    }
+    let (meta, me) = (std::fs::metadata(dir)?, rustix::process::geteuid().as_raw());
+    // Not of one that belongs to somebody else, as a volume's root may: nothing could be done about it here.
+    if meta.uid() == me && meta.mode() & 0o027 != 0 {
+        let (path, mode) = (dir.display(), format!("{:04o}", meta.mode() & 0o7777));
+        tracing::warn!(
+            %path, mode,
+            "others on this machine may read or change what is stored: `chmod -R go-rwx` the data directory"
+        );
+    }
+    Ok(())
+}
+
 /// Takes the directory for this process, for as long as the file is open.
 fn lock(dir: &Path) -> Result<std::fs::File, OpenError> {
     let path: PathBuf = dir.join("lock");
-    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.create(true).truncate(false).write(true).mode(disk::FILE_MODE).open(&path);
     let file = file.map_err(|e| OpenError::io(&path, e))?;
     flock(dir, file)
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use aligned::{ALIGN, AlignedBuf};
-pub use real::RealDisk;
+pub use real::{FILE_MODE, RealDisk};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

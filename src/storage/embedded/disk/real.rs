@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,13 +12,18 @@ use rustix::io::Errno;
 
 use super::{Disk, File, Mode};
 
+/// What is stored is the server's alone to read, whatever the umask.
+const DIR_MODE: u32 = 0o700;
+/// The same of a file.
+pub const FILE_MODE: u32 = 0o600;
+
 /// The file system of this machine.
 #[derive(Clone, Copy, Debug)]
 pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(path)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
@@ -36,7 +41,7 @@ impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn File>> {
         let mut options = fs::OpenOptions::new();
         options.read(true).write(mode != Mode::Read);
-        options.create(mode == Mode::Create).truncate(mode == Mode::Create);
+        options.create(mode == Mode::Create).truncate(mode == Mode::Create).mode(FILE_MODE);
         Ok(Arc::new(RealFile(options.open(path)?)))
     }
 
