@@ -29,6 +29,7 @@ mod failover;
 mod fleet;
 mod forgetting;
 mod idempotency;
+mod idle;
 mod isolation;
 mod kinds;
 mod limits;
