@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main → cli → server → service → topic → storage → record
-//!                  └→ auth  telemetry  config  reload  (leaves; record imports nothing of ours)
+//!                  └→ auth  telemetry  config  reload  file  (leaves; record imports nothing of ours)
 //! client → proto
 //! ```
 //! `ARCHITECTURE.md` is the map; a test keeps it true.
@@ -13,6 +13,7 @@ pub mod client;
 pub mod config;
 #[cfg(test)]
 mod corpus;
+pub mod file;
 pub mod proto;
 pub mod record;
 pub mod reload;

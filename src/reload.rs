@@ -5,13 +5,14 @@
 //! Never: knows what is in them, logs it, or keeps it.
 
 use std::fmt;
-use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::{info, warn};
+
+use crate::file;
 
 /// Largest file taken: a certificate chain and a policy are a few KiB, a bundle of every public CA 300.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -114,20 +115,10 @@ impl fmt::Display for Files {
 }
 
 fn read(paths: &[PathBuf]) -> Result<Contents, Error> {
-    paths.iter().map(|path| read_one(path).map_err(|source| Error { path: path.clone(), source })).collect()
-}
-
-fn read_one(path: &Path) -> io::Result<Vec<u8>> {
-    // Opening a pipe would wait for somebody to write.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::other(format!("larger than {} MiB", FILE_BYTES_MAX >> 20)));
-    }
-    Ok(bytes)
+    paths
+        .iter()
+        .map(|path| file::read(path, FILE_BYTES_MAX).map_err(|source| Error { path: path.clone(), source }))
+        .collect()
 }
 
 fn fingerprint(contents: &Result<&Contents, &Error>) -> Fingerprint {
@@ -187,7 +178,7 @@ mod tests {
     fn what_is_no_file_is_refused_rather_than_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let error = Files::read(vec![dir.path().to_owned()]).unwrap_err();
-        assert!(error.to_string().ends_with("not a file"), "{error}");
+        assert!(error.to_string().contains("not a regular file"), "{error}");
         let large = dir.path().join("large");
         fs::File::create(&large).unwrap().set_len(5 << 20).unwrap();
         assert!(Files::read(vec![large]).unwrap_err().to_string().ends_with("larger than 4 MiB"));

@@ -2,7 +2,6 @@
 //! Never: takes over a file with a mistake, or decides when to look.
 
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use super::policy::Policy;
 use super::rules::{Issuer, Rules};
 use super::tokens::{self, Tokens};
 use super::{JwtOptions, Options, jwks};
+use crate::file;
 
 /// Largest file: some ten thousand rules.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -62,7 +62,7 @@ impl File {
         parse: impl FnOnce(&str) -> Result<T, Vec<String>>,
     ) -> Result<Option<T>, Vec<String>> {
         let place = format!("{} {}", self.kind, self.path.display());
-        let found = read(&self.path);
+        let found = file::read_text(&self.path, FILE_BYTES_MAX).map_err(|why| why.to_string());
         let seen = match &found {
             Ok(text) => Seen::Content(tokens::hash(text.as_bytes())),
             Err(why) => Seen::Unreadable(why.clone()),
@@ -74,16 +74,6 @@ impl File {
         let parsed = found.map_err(|why| vec![why]).and_then(|text| parse(&text));
         parsed.map(Some).map_err(|faults| faults.iter().map(|fault| format!("{place}: {fault}")).collect())
     }
-}
-
-fn read(path: &Path) -> Result<String, String> {
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err("larger than 1 MiB".to_owned());
-    }
-    String::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned())
 }
 
 impl Files {

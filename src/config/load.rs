@@ -3,7 +3,7 @@
 //! Never: reads the environment by itself; it is handed in, so that tests can hand in theirs.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use figment::providers::{Format, Serialized, Toml};
 use figment::value::{Dict, Value};
@@ -11,6 +11,10 @@ use figment::{Figment, Provider};
 
 use super::settings::{PREFIX, SETTINGS, Setting};
 use super::{Config, check};
+use crate::file;
+
+/// Largest file: all settings with comments are some 20 KiB.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What is laid over the defaults.
 #[derive(Clone, Debug, Default)]
@@ -120,9 +124,9 @@ fn sources(config: &Config, overrides: &[Override]) -> Vec<(Setting, String, Str
 /// Names the file; not itself a setting.
 pub const CONFIG_VARIABLE: &str = "STREAMWAY_CONFIG";
 
-fn from_file(path: &PathBuf, overrides: &mut Vec<Override>, faults: &mut Vec<String>) {
+fn from_file(path: &Path, overrides: &mut Vec<Override>, faults: &mut Vec<String>) {
     let source = format!("file {}", path.display());
-    let text = match std::fs::read_to_string(path) {
+    let text = match file::read_text(path, FILE_BYTES_MAX) {
         Ok(text) => text,
         Err(error) => return faults.push(format!("{source}: {error}")),
     };

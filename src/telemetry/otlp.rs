@@ -2,6 +2,7 @@
 //! processors, metrics as `collect` has them.
 //! Never: waits where calls are served; what a collector does not take in time is given up, counted.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -18,6 +19,10 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use super::metrics::{Export, METRICS, Signal};
 use super::settings::{Settings, Target};
 use super::{push, trace as spans};
+use crate::file;
+
+/// Largest file of certificates: a bundle of every public CA has 300 KiB.
+const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// How long the end of the process waits for what was not sent yet.
 pub const FLUSH_MAX: Duration = Duration::from_secs(1);
@@ -138,7 +143,9 @@ fn channel(target: &Target) -> Result<Channel, String> {
     if !target.endpoint.starts_with("https://") {
         return Ok(endpoint.connect_lazy());
     }
-    let read = |path: &str| std::fs::read(path).map_err(|error| format!("OTLP: {path}: {error}"));
+    let read = |path: &str| {
+        file::read(Path::new(path), FILE_BYTES_MAX).map_err(|error| format!("OTLP: {path}: {error}"))
+    };
     let mut tls = ClientTlsConfig::new();
     tls = match &target.certificate {
         Some(path) => tls.ca_certificate(Certificate::from_pem(read(path)?)),

@@ -26,6 +26,7 @@ mod disk_faults;
 mod drain;
 mod drain_peers;
 mod failover;
+mod files;
 mod fleet;
 mod forgetting;
 mod idempotency;

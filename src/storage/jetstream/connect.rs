@@ -294,8 +294,11 @@ async fn options(nats: &NatsConfig, link: &Link) -> Result<ConnectOptions, OpenE
     Ok(options)
 }
 
+/// Largest file: a bundle of every public CA has 300 KiB.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
 fn read(setting: &'static str, path: &Path) -> Result<String, OpenError> {
-    let text = std::fs::read_to_string(path).map_err(|error| file(setting, path, &error))?;
+    let text = crate::file::read_text(path, FILE_BYTES_MAX).map_err(|error| file(setting, path, &error))?;
     Ok(text.trim().to_owned())
 }
 

@@ -1,0 +1,78 @@
+//! One file of the configuration, opened the one checked way: a regular file of bounded size, by an
+//! open that waits for nobody. A pipe in its place would hold up the start, and then the stop, until
+//! somebody writes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// Reads a file of at most `bytes_max` bytes; blocking, though never for another process.
+///
+/// # Errors
+/// It is missing, unreadable, too large, or not a regular file.
+pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(io::Error::other(format!("larger than {}", size(bytes_max))));
+    }
+    Ok(bytes)
+}
+
+/// The same where the file holds text.
+///
+/// # Errors
+/// As [`read`], or it is not UTF-8.
+pub fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+    String::from_utf8(read(path, bytes_max)?).map_err(|_| io::Error::other("not UTF-8"))
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    // Of what was opened, not of what has the name: that may change in between.
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("not a regular file; a pipe, a device or a directory is not read"))
+    }
+}
+
+fn size(bytes: u64) -> String {
+    if bytes >= 1 << 20 { format!("{} MiB", bytes >> 20) } else { format!("{bytes} bytes") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{read, read_text};
+    use std::fs;
+    use std::os::unix::net::UnixListener;
+    use std::path::Path;
+
+    #[test]
+    fn only_a_regular_file_of_bounded_size_is_read_and_nothing_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "text").unwrap();
+        std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
+        assert_eq!(read(&at("file"), 4).unwrap(), b"text");
+        assert_eq!(read_text(&at("link"), 4).unwrap(), "text");
+        assert!(read(&at("file"), 3).unwrap_err().to_string().ends_with("larger than 3 bytes"));
+        fs::write(at("bytes"), [0xff]).unwrap();
+        assert_eq!(read_text(&at("bytes"), 9).unwrap_err().to_string(), "not UTF-8");
+        assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        for odd in [at("pipe"), dir.path().to_owned(), "/dev/zero".into(), "/dev/tty".into(), at("socket")] {
+            let error = read(&odd, u64::MAX).unwrap_err().to_string();
+            // A socket, and a terminal where there is none, are not opened at all.
+            assert!(
+                error.contains("not a regular file") || error.contains("No such device"),
+                "{odd:?}: {error}"
+            );
+        }
+        assert_eq!(read(Path::new("/nonexistent"), 1).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    }
+}
