@@ -11,7 +11,8 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::meter::{Allowance, Limits, Subscribed, now_ns};
 use super::policy::Action;
 use super::principals::Principal;
-use super::{Auth, Error, Exceeded};
+use super::scope::Scope;
+use super::{Auth, Error, Exceeded, seal};
 
 /// What the identity rests on. It must still be there after a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,31 @@ impl Caller {
         let Some(policy) = &rules.policy else { return true };
         rules.knows(&self.who.principal.name, self.who.proof)
             && self.who.principal.is_allowed(policy, action, topic)
+    }
+
+    /// The topics that the rules as they are now let it do this with.
+    #[must_use]
+    pub fn scope(&self, action: Action) -> Scope {
+        let rules = self.auth.0.rules.load();
+        match &rules.policy {
+            None => Scope::all(),
+            Some(policy) if rules.knows(&self.who.principal.name, self.who.proof) => {
+                Scope::of(self.who.principal.topics(policy, action))
+            }
+            Some(_) => Scope::of(Arc::default()),
+        }
+    }
+
+    /// A place in a list of topics that it may keep but not read.
+    #[must_use]
+    pub fn seal(&self, place: &str) -> String {
+        seal::seal(&self.auth.0.rules.load().key, &self.who.principal.name, place)
+    }
+
+    /// What [`Self::seal`] sealed for it, by the same rules.
+    #[must_use]
+    pub fn open(&self, sealed: &str) -> Option<String> {
+        seal::open(&self.auth.0.rules.load().key, &self.who.principal.name, sealed)
     }
 
     /// As [`Self::allows`].

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::cache::Cache;
 use super::policy::Policy;
 use super::rules::{Issuer, Rules};
 use super::tokens::{self, Tokens};
@@ -43,6 +42,8 @@ struct File {
     path: PathBuf,
     /// What was looked at last, right or wrong, so that a mistake is told once.
     seen: Option<Seen>,
+    /// The hash of what was read last and had no mistake.
+    taken: [u8; 32],
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ enum Seen {
 
 impl File {
     fn new(kind: &'static str, path: &Path) -> Self {
-        Self { kind, path: path.to_owned(), seen: None }
+        Self { kind, path: path.to_owned(), seen: None, taken: [0; 32] }
     }
 
     /// What it holds now, made into a `T`; none where that is what it held the last time.
@@ -70,8 +71,11 @@ impl File {
         if self.seen.as_ref() == Some(&seen) {
             return Ok(None);
         }
-        self.seen = Some(seen);
         let parsed = found.map_err(|why| vec![why]).and_then(|text| parse(&text));
+        if let (Seen::Content(hash), Ok(_)) = (&seen, &parsed) {
+            self.taken = *hash;
+        }
+        self.seen = Some(seen);
         parsed.map(Some).map_err(|faults| faults.iter().map(|fault| format!("{place}: {fault}")).collect())
     }
 }
@@ -111,21 +115,33 @@ impl Files {
             policy: before.policy.clone(),
             tokens: before.tokens.clone(),
             jwt: before.jwt.clone(),
+            key: [0; 32],
             replaced: CancellationToken::new(),
         };
         if let Some(file) = &mut self.tokens {
             take_over(file.look(Tokens::parse), &mut rules.tokens, &mut changed, &mut faults);
         }
         if let Some((file, options)) = &mut self.jwks {
-            let issuer = |keys| Issuer { options: options.clone(), keys, verified: Cache::default() };
+            let issuer = |keys| Issuer::new(options.clone(), keys);
             let found = file.look(|text| jwks::parse(text).map(issuer));
             take_over(found, &mut rules.jwt, &mut changed, &mut faults);
         }
         if let Some(file) = &mut self.policy {
             take_over(file.look(Policy::parse), &mut rules.policy, &mut changed, &mut faults);
         }
+        rules.key = self.key();
         let outcome = if faults.is_empty() { Ok(()) } else { Err(LoadError(faults)) };
         (changed.then_some(rules), outcome)
+    }
+}
+
+impl Files {
+    /// A hash of what all of them hold.
+    fn key(&self) -> [u8; 32] {
+        let jwks = self.jwks.as_ref().map(|(file, _)| file);
+        let taken = |file: Option<&File>| file.map_or([0; 32], |file| file.taken);
+        let all = [self.tokens.as_ref(), jwks, self.policy.as_ref()].map(taken);
+        tokens::hash(&[b"streamway: places in lists".as_slice(), all.as_flattened()].concat())
     }
 }
 

@@ -20,6 +20,9 @@ mod peer;
 mod policy;
 mod principals;
 mod rules;
+mod scope;
+mod seal;
+mod set;
 #[cfg(test)]
 #[path = "../../tests/integration/harness/jwt.rs"]
 mod testing;
@@ -35,6 +38,8 @@ pub use meter::{Allowance, Limits, Subscribed};
 pub use name::{ANONYMOUS, check_name};
 pub use peer::PeerCertificate;
 pub use policy::Action;
+pub use scope::Scope;
+pub use set::Span;
 pub use tokens::{entry, new_token};
 
 use std::path::PathBuf;

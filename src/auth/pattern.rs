@@ -15,6 +15,14 @@ impl Pattern {
         &self.0
     }
 
+    /// What stands before its first star, and from there on; all of it where it has none.
+    pub(super) fn split(&self) -> (&str, Option<&str>) {
+        match self.0.find('*') {
+            Some(at) => (&self.0[..at], Some(&self.0[at..])),
+            None => (&self.0, None),
+        }
+    }
+
     /// Whether the whole of `name` matches.
     pub(super) fn matches(&self, name: &str) -> bool {
         let mut parts = self.0.split('*');

@@ -1,7 +1,8 @@
 //! The policy file: which principals may do what to which topics, and how much.
 //! Never: allows what no rule allows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use figment::providers::{Format, Toml};
 use serde::Deserialize;
@@ -10,6 +11,7 @@ use serde::de::IgnoredAny;
 use super::meter::Limits;
 use super::name::ANONYMOUS;
 use super::pattern::Pattern;
+use super::set::PatternSet;
 
 /// What a caller wants with a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,15 @@ pub enum Action {
 }
 
 impl Action {
+    const fn index(self) -> usize {
+        match self {
+            Self::Publish => 0,
+            Self::Subscribe => 1,
+            Self::Admin => 2,
+            Self::Any => 3,
+        }
+    }
+
     const fn parse(text: &str) -> Option<Self> {
         Some(match text.as_bytes() {
             b"publish" => Self::Publish,
@@ -36,11 +47,20 @@ impl Action {
     }
 }
 
+/// Sets of rules kept before those that no principal holds are looked for.
+const SWEEP_AT: usize = 64;
+
 /// A checked policy.
 #[derive(Debug, Default)]
 pub(super) struct Policy {
     rules: Vec<Rule>,
     quotas: Vec<Quota>,
+    /// The rules that name a principal as it is called, by their numbers.
+    by_name: HashMap<Box<str>, Vec<usize>>,
+    /// The rules that name principals by a pattern.
+    by_pattern: Vec<(Pattern, usize)>,
+    /// What sets of rules grant, shared by the principals that have the same.
+    grants: Mutex<HashMap<Box<[usize]>, Weak<Grants>>>,
 }
 
 #[derive(Debug)]
@@ -57,11 +77,19 @@ struct Quota {
     limits: Limits,
 }
 
-/// What one principal may do: the numbers of its rules, and its limits.
-#[derive(Debug, Default)]
+/// What one principal may do, and its limits.
+#[derive(Debug)]
 pub(super) struct Granted {
-    rules: Vec<usize>,
+    grants: Arc<Grants>,
     pub(super) limits: Limits,
+}
+
+/// What a set of rules grants.
+#[derive(Debug)]
+struct Grants {
+    rules: Box<[usize]>,
+    /// The topics of each [`Action`], made when they are first asked for.
+    topics: [OnceLock<Arc<PatternSet>>; 4],
 }
 
 #[derive(Deserialize)]
@@ -117,28 +145,69 @@ impl Policy {
         let rules = raw.rule.iter().zip(1..).map(|(rule, number)| rule.check(number, &mut faults)).collect();
         let quotas =
             raw.quota.iter().zip(1..).map(|(quota, number)| quota.check(number, &mut faults)).collect();
-        if faults.is_empty() { Ok(Self { rules, quotas }) } else { Err(faults) }
+        if faults.is_empty() { Ok(Self::of(rules, quotas)) } else { Err(faults) }
+    }
+
+    fn of(rules: Vec<Rule>, quotas: Vec<Quota>) -> Self {
+        let mut policy = Self { quotas, ..Self::default() };
+        for (number, rule) in rules.iter().enumerate() {
+            for pattern in &rule.principals {
+                match pattern.split() {
+                    (name, None) => policy.by_name.entry(name.into()).or_default().push(number),
+                    _ => policy.by_pattern.push((pattern.clone(), number)),
+                }
+            }
+        }
+        Self { rules, ..policy }
     }
 
     /// Whether callers without a credential are named by any rule.
     pub(super) fn knows_anonymous(&self) -> bool {
-        self.rules.iter().any(|rule| names(&rule.principals, ANONYMOUS))
+        self.by_name.contains_key(ANONYMOUS)
     }
 
     /// What this principal may do.
     pub(super) fn granted(&self, principal: &str) -> Granted {
-        let rules = self.rules.iter().enumerate();
-        let rules = rules.filter(|(_, rule)| names(&rule.principals, principal)).map(|(at, _)| at).collect();
+        let mut rules = self.by_name.get(principal).cloned().unwrap_or_default();
+        if principal != ANONYMOUS {
+            let naming = self.by_pattern.iter().filter(|(pattern, _)| pattern.matches(principal));
+            rules.extend(naming.map(|(_, number)| *number));
+        }
+        rules.sort_unstable();
+        rules.dedup();
         // The first that matches, so that an exception stands before the rule.
         let quota = self.quotas.iter().find(|quota| names(&quota.principals, principal));
-        Granted { rules, limits: quota.map_or_else(Limits::default, |quota| quota.limits) }
+        let limits = quota.map_or_else(Limits::default, |quota| quota.limits);
+        Granted { grants: self.grants(rules.into()), limits }
+    }
+
+    /// What these rules grant: made once, for as long as anybody holds it.
+    fn grants(&self, rules: Box<[usize]>) -> Arc<Grants> {
+        let mut all = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(&rules).and_then(Weak::upgrade) {
+            return known;
+        }
+        if all.len() >= SWEEP_AT && all.len() == all.capacity() {
+            all.retain(|_, grants| grants.strong_count() > 0);
+        }
+        let grants = Arc::new(Grants { rules: rules.clone(), topics: Default::default() });
+        all.insert(rules, Arc::downgrade(&grants));
+        grants
+    }
+
+    /// The topics that what was granted holds this action on.
+    pub(super) fn topics<'a>(&self, granted: &'a Granted, action: Action) -> &'a Arc<PatternSet> {
+        let Grants { rules, topics } = &*granted.grants;
+        topics[action.index()].get_or_init(|| {
+            let rules = rules.iter().filter_map(|at| self.rules.get(*at));
+            let rules = rules.filter(|rule| rule.actions & action as u8 != 0);
+            Arc::new(PatternSet::new(rules.flat_map(|rule| &rule.topics)))
+        })
     }
 
     /// Whether what was granted holds this action on this topic.
     pub(super) fn allows(&self, granted: &Granted, action: Action, topic: &str) -> bool {
-        granted.rules.iter().filter_map(|at| self.rules.get(*at)).any(|rule| {
-            rule.actions & action as u8 != 0 && rule.topics.iter().any(|pattern| pattern.matches(topic))
-        })
+        self.topics(granted, action).matches(topic)
     }
 }
 

@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 
 use super::meter::{Limits, Meter, now_ns};
 use super::policy::{Action, Granted, Policy};
+use super::set::PatternSet;
 
 /// Principals kept before those that are idle are looked for.
 const SWEEP_AT: usize = 1024;
@@ -40,6 +41,11 @@ impl Principal {
     /// Whether this policy lets it do this.
     pub(super) fn is_allowed(&self, policy: &Arc<Policy>, action: Action, topic: &str) -> bool {
         policy.allows(&self.granted(policy).1, action, topic)
+    }
+
+    /// The topics that this policy lets it do this with.
+    pub(super) fn topics(&self, policy: &Arc<Policy>, action: Action) -> Arc<PatternSet> {
+        Arc::clone(policy.topics(&self.granted(policy).1, action))
     }
 
     /// Its own limits by this policy.

@@ -2,6 +2,7 @@
 //! told so.
 //! Never: changes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -22,6 +23,9 @@ pub(super) struct Rules {
     pub(super) policy: Option<Arc<Policy>>,
     pub(super) tokens: Option<Arc<Tokens>>,
     pub(super) jwt: Option<Arc<Issuer>>,
+    /// What places in lists are sealed with: a hash of all the files, in which the hashes of the tokens
+    /// are that nobody knows.
+    pub(super) key: [u8; 32],
     /// Cancelled once others hold.
     pub(super) replaced: CancellationToken,
 }
@@ -29,9 +33,17 @@ pub(super) struct Rules {
 /// Who signs JWTs.
 #[derive(Debug)]
 pub(super) struct Issuer {
-    pub(super) options: JwtOptions,
-    pub(super) keys: Vec<Key>,
-    pub(super) verified: Cache<Verified>,
+    options: JwtOptions,
+    keys: Vec<Key>,
+    fingerprints: HashSet<[u8; 32]>,
+    verified: Cache<Verified>,
+}
+
+impl Issuer {
+    pub(super) fn new(options: JwtOptions, keys: Vec<Key>) -> Self {
+        let fingerprints = keys.iter().map(|key| key.fingerprint).collect();
+        Self { options, keys, fingerprints, verified: Cache::default() }
+    }
 }
 
 /// Whose a credential is.
@@ -49,7 +61,7 @@ impl Rules {
     pub(super) fn identify(&self, token: &str, now: SystemTime) -> Result<Identified, Error> {
         let hash = tokens::hash(token.as_bytes());
         if let Some(name) = self.tokens.as_ref().and_then(|tokens| tokens.find(&hash)) {
-            return Ok(Identified { name, proof: Proof::Token(hash), expires: None });
+            return Ok(Identified { name: Arc::clone(name), proof: Proof::Token(hash), expires: None });
         }
         // Three parts, or it was never meant to be a JWT.
         let issuer = self.jwt.as_ref().filter(|_| token.matches('.').count() == 2);
@@ -72,12 +84,9 @@ impl Rules {
             Proof::None | Proof::Certificate => true,
             Proof::Token(hash) => {
                 let tokens = self.tokens.as_ref();
-                tokens.and_then(|tokens| tokens.find(&hash)).is_some_and(|owner| *owner == *name)
+                tokens.and_then(|tokens| tokens.find(&hash)).is_some_and(|owner| **owner == *name)
             }
-            Proof::Key(key) => self
-                .jwt
-                .as_ref()
-                .is_some_and(|issuer| issuer.keys.iter().any(|known| known.fingerprint == key)),
+            Proof::Key(key) => self.jwt.as_ref().is_some_and(|issuer| issuer.fingerprints.contains(&key)),
         }
     }
 }

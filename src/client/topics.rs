@@ -129,7 +129,8 @@ impl Topics {
         )
     }
 
-    /// One page of topics by name. Ask on with `next_page_token`; it is empty on the last page.
+    /// One page of topics by name. Ask on with `next_page_token` until that is empty: a page may hold no
+    /// topic though others follow.
     ///
     /// # Errors
     /// The server's or the transport's.

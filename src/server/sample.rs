@@ -17,8 +17,8 @@ use crate::topic::Topics;
 
 /// How often; the metrics' descriptions name it.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Topics asked of the engine at once.
-const PAGE: usize = 1000;
+/// Topics asked of the engine at once, before calls have their turn.
+const PAGE: usize = 256;
 
 /// Sets what is only known when somebody asks.
 pub(super) fn before_collecting(topics: &Topics, board: &Board) {
@@ -64,6 +64,7 @@ async fn topics(log: &dyn Log) {
                 if last {
                     break;
                 }
+                tokio::task::yield_now().await;
             }
             Err(error) => return debug!(%error, "topics cannot be listed"),
         }

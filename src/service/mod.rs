@@ -11,6 +11,9 @@ mod expiry;
 mod fault;
 mod ingest;
 mod intake;
+mod listing;
+#[cfg(test)]
+mod listing_tests;
 mod panics;
 mod publish;
 mod quota;

@@ -6,20 +6,16 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 
-use super::creation;
 use super::request::{self, timestamp};
 use super::status::{Context, Error, status};
+use super::{creation, listing};
 use crate::auth::{Action, Auth, Caller};
 use crate::proto::v1;
-use crate::record::{Offset, TopicName};
+use crate::record::Offset;
 use crate::storage::{Retention, TopicInfo};
 use crate::topic::Topics;
 use crate::wire::stubs::v1::topic_service_server::TopicService;
 
-/// Topics of a page, where the request does not say.
-const PAGE: usize = 100;
-/// Most topics of a page.
-const PAGE_MAX: usize = 1000;
 /// Most characters of a request that an error repeats.
 const SHOWN_MAX: usize = 64;
 
@@ -52,49 +48,6 @@ impl Administration {
         let retention = topic.retention.map_or(Ok(Retention::default()), |r| retention(&r))?;
         let _room = creation::room(&self.topics, caller, Action::Admin, &name).await?;
         Ok(self.topics.create(name, retention).await?)
-    }
-
-    async fn list(
-        &self,
-        caller: &Caller,
-        asked: v1::ListTopicsRequest,
-    ) -> Result<v1::ListTopicsResponse, Error> {
-        let limit = match asked.page_size as usize {
-            0 => PAGE,
-            size => size.min(PAGE_MAX),
-        };
-        let after = match asked.page_token.as_str() {
-            "" => None,
-            token => Some(request::topic("page_token", token)?),
-        };
-        // One more than the page tells whether there is another.
-        let mut found = self.visible(caller, &asked.prefix, after, limit + 1).await?;
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let last = found.last().filter(|_| more);
-        let next_page_token = last.map(|topic| topic.name.as_str().to_owned()).unwrap_or_default();
-        Ok(v1::ListTopicsResponse { topics: found.iter().map(described).collect(), next_page_token })
-    }
-
-    /// Up to `limit` topics that the caller may do anything with.
-    async fn visible(
-        &self,
-        caller: &Caller,
-        prefix: &str,
-        mut after: Option<TopicName>,
-        limit: usize,
-    ) -> Result<Vec<TopicInfo>, Error> {
-        let mut found = Vec::new();
-        loop {
-            let more = self.topics.list(prefix, after.as_ref().map(TopicName::as_str), limit).await?;
-            let is_last = more.len() < limit;
-            after = more.last().map(|topic| topic.name.clone());
-            found.extend(more.into_iter().filter(|topic| caller.allows(Action::Any, topic.name.as_str())));
-            if is_last || found.len() >= limit {
-                found.truncate(limit);
-                return Ok(found);
-            }
-        }
     }
 
     async fn update(
@@ -180,7 +133,7 @@ impl TopicService for Administration {
         request: Request<v1::ListTopicsRequest>,
     ) -> Result<Response<v1::ListTopicsResponse>, Status> {
         let caller = self.caller(&request)?;
-        answer(String::new(), self.list(&caller, request.into_inner()).await)
+        answer(String::new(), listing::list(&self.topics, &caller, request.get_ref()).await)
     }
 
     async fn update_topic(
@@ -226,7 +179,7 @@ fn retention(asked: &v1::Retention) -> Result<Retention, Error> {
     })
 }
 
-fn described(info: &TopicInfo) -> v1::Topic {
+pub(super) fn described(info: &TopicInfo) -> v1::Topic {
     let max_age = info.retention.max_age.map(|age| prost_types::Duration {
         seconds: i64::try_from(age.as_secs()).unwrap_or(i64::MAX),
         nanos: age.subsec_nanos() as i32,

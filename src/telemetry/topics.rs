@@ -77,7 +77,13 @@ impl Topics {
     /// The counts of a topic. A look-up: once a call, not once a publish.
     #[must_use]
     pub fn of(&self, name: &str) -> Arc<Topic> {
-        let found = self.named.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
+        let found = match named.get(name) {
+            Some(found) => Some(found.clone()),
+            // Without waiting for others: most of ten thousand topics have no label.
+            None => (named.len() >= self.max.load(Relaxed)).then(|| OTHERS.clone()),
+        };
+        drop(named);
         found.unwrap_or_else(|| self.add(name))
     }
 

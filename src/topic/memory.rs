@@ -2,7 +2,7 @@
 //! Never: durable, bounded, or fast.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +18,8 @@ pub(crate) struct MemoryLog {
     topics: Mutex<BTreeMap<TopicName, Arc<MemoryTopic>>>,
     epochs: AtomicU64,
     health: watch::Sender<Health>,
+    /// Topics that lists have named.
+    listed: AtomicUsize,
 }
 
 /// One block and where it ends.
@@ -52,7 +54,17 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl MemoryLog {
     pub(crate) fn new() -> Arc<Self> {
         let (health, _) = watch::channel(Health::Serving);
-        Arc::new(Self { topics: Mutex::default(), epochs: AtomicU64::new(1), health })
+        Arc::new(Self {
+            topics: Mutex::default(),
+            epochs: AtomicU64::new(1),
+            health,
+            listed: AtomicUsize::new(0),
+        })
+    }
+
+    /// How many topics were looked at to answer all lists so far.
+    pub(crate) fn listed(&self) -> usize {
+        self.listed.load(Ordering::Relaxed)
     }
 
     /// The topic by name, for tests to meddle with.
@@ -107,7 +119,9 @@ impl Log for MemoryLog {
             let topics = locked(&self.topics);
             let after = after.unwrap_or("");
             let wanted = topics.iter().filter(|(n, _)| n.as_str() > after && n.as_str().starts_with(prefix));
-            Ok(wanted.take(limit).map(|(_, topic)| topic.info()).collect())
+            let page: Vec<_> = wanted.take(limit).map(|(_, topic)| topic.info()).collect();
+            self.listed.fetch_add(page.len(), Ordering::Relaxed);
+            Ok(page)
         })
     }
 

@@ -1,0 +1,131 @@
+//! ListTopics: a page of the topics that the caller may use. A page looks at so many names and no
+//! more; where that is not enough to fill it, the next page goes on where it stopped. So no call costs
+//! more the more there is that it does not answer.
+//! Never: names a topic that the caller may not see, not even in a page token.
+
+use super::request;
+use super::status::Error;
+use crate::auth::{Action, Caller, Scope, Span};
+use crate::proto::v1;
+use crate::storage::TopicInfo;
+use crate::topic::Topics;
+
+/// Topics of a page, where the request does not say.
+const PAGE: usize = 100;
+/// Most topics of a page.
+const PAGE_MAX: usize = 1000;
+/// Most that one page may cost, as [`Scope::cost`] counts: a name looked at, a look-up, a pattern tried. Twice what
+/// the fullest page takes where all is seen.
+pub(super) const COST_MAX: usize = 2 * PAGE_MAX;
+/// Names looked at before others have their turn: some tens of microseconds.
+pub(super) const STRIDE: usize = 256;
+
+/// A page, and where the next one goes on.
+pub(super) struct Page {
+    pub(super) topics: Vec<TopicInfo>,
+    /// Empty on the last.
+    pub(super) next: String,
+    /// What it cost.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests look at it"))]
+    pub(super) cost: usize,
+}
+
+/// Answers a ListTopics.
+pub(super) async fn list(
+    topics: &Topics,
+    caller: &Caller,
+    asked: &v1::ListTopicsRequest,
+) -> Result<v1::ListTopicsResponse, Error> {
+    let page = page(topics, caller, asked).await?;
+    let found = page.topics.iter().map(super::topics::described).collect();
+    Ok(v1::ListTopicsResponse { topics: found, next_page_token: page.next })
+}
+
+pub(super) async fn page(
+    topics: &Topics,
+    caller: &Caller,
+    asked: &v1::ListTopicsRequest,
+) -> Result<Page, Error> {
+    let size = match asked.page_size as usize {
+        0 => PAGE,
+        size => size.min(PAGE_MAX),
+    };
+    let scope = caller.scope(Action::Any);
+    let mut scan = Scan { found: Vec::new(), size, at: begin(caller, &asked.page_token)?, cost: 0 };
+    while let Some(span) = scope.next(&asked.prefix, &scan.at) {
+        let stride = scan.stride(&scope, span);
+        if stride == 0 {
+            let next = caller.seal(&scan.at);
+            return Ok(Page { topics: scan.found, next, cost: scan.cost });
+        }
+        let names = topics.list(span.text, Some(&scan.at), stride).await?;
+        let is_full = scan.take(&scope, span, names, stride);
+        if is_full {
+            scan.found.truncate(size);
+            let next = scan.found.last().map(|last| last.name.as_str().to_owned()).unwrap_or_default();
+            return Ok(Page { topics: scan.found, next, cost: scan.cost });
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(Page { topics: scan.found, next: String::new(), cost: scan.cost })
+}
+
+/// Where a page begins: behind the last topic of the one before, or where that stopped.
+fn begin(caller: &Caller, token: &str) -> Result<String, Error> {
+    if token.is_empty() {
+        return Ok(String::new());
+    }
+    if let Some(place) = caller.open(token) {
+        return Ok(place);
+    }
+    let name = request::topic("page_token", token);
+    let rule = "neither the next_page_token of a page, nor of one since the server's policy changed; list again \
+                from the first page";
+    name.map(|name| name.as_str().to_owned()).map_err(|_| Error::field("page_token", rule))
+}
+
+/// A page that is being filled.
+struct Scan {
+    found: Vec<TopicInfo>,
+    size: usize,
+    /// All names up to here were looked at.
+    at: String,
+    cost: usize,
+}
+
+impl Scan {
+    /// How many names of a span may be looked at now; 0 where the page has cost all it may.
+    fn stride(&self, scope: &Scope, span: Span<'_>) -> usize {
+        // One more than the page tells whether there is another.
+        let missing = (self.size + 1).saturating_sub(self.found.len());
+        // The first is always looked at, or no page would ever go on.
+        let left = if self.cost == 0 { COST_MAX } else { COST_MAX.saturating_sub(self.cost + 1) };
+        match span {
+            Span { is_name: true, .. } => left.min(1),
+            Span { is_whole: true, .. } => left.min(missing).min(STRIDE),
+            Span { .. } => (left / scope.cost()).max(usize::from(self.cost == 0)).min(STRIDE),
+        }
+    }
+
+    /// Takes in what a span holds, up to `stride` names of it; answers whether the page is full, with one more.
+    fn take(&mut self, scope: &Scope, span: Span<'_>, names: Vec<TopicInfo>, stride: usize) -> bool {
+        self.cost += 1 + names.len() * if span.is_whole { 1 } else { scope.cost() };
+        let is_all = span.is_name || names.len() < stride;
+        for topic in names {
+            let name = topic.name.as_str();
+            name.clone_into(&mut self.at);
+            // A name is also the beginning of other names.
+            let is_seen = if span.is_name { name == span.text } else { span.is_whole || scope.holds(name) };
+            if is_seen {
+                self.found.push(topic);
+            }
+            if self.found.len() > self.size {
+                return true;
+            }
+        }
+        if is_all {
+            self.at = span.end();
+        }
+        false
+    }
+}
