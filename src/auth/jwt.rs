@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::JwtOptions;
@@ -75,7 +75,13 @@ pub(super) struct Verified {
 struct Header {
     alg: String,
     kid: Option<String>,
-    crit: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "present")]
+    crit: bool,
+}
+
+/// That a member is there, whatever it says: `null` is there too.
+fn present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
 /// Verifies a token.
@@ -97,7 +103,7 @@ pub(super) fn verify(
     let (header, claims, signature) = (decoded(header)?, decoded(claims)?, decoded(signature)?);
     let header: Header = serde_json::from_slice(&header).map_err(|_| Refusal::Garbage)?;
     let algorithm = Algorithm::parse(&header.alg).ok_or(Refusal::Algorithm)?;
-    if header.crit.is_some() {
+    if header.crit {
         return Err(Refusal::Critical);
     }
     let key = choose(keys, header.kid.as_deref()).ok_or(Refusal::Key)?;

@@ -178,6 +178,10 @@ fn forged_tokens_are_refused() {
     assert_eq!(refused(&ec.sign_as(&json!({ "alg": "ES256" }), &claims())), Refusal::Key);
     let header = json!({ "alg": "ES256", "kid": "e", "crit": ["b64"], "b64": false });
     assert_eq!(refused(&ec.sign_as(&header, &claims())), Refusal::Critical);
+    for crit in [json!(null), json!([]), json!("exp"), json!(["exp"]), json!(false)] {
+        let header = json!({ "alg": "ES256", "kid": "e", "crit": crit });
+        assert_eq!(refused(&ec.sign_as(&header, &claims())), Refusal::Critical, "{header}");
+    }
     // A header that brings its own key is not listened to.
     let own = Signer::es256("e");
     let header = json!({ "alg": "ES256", "kid": "e", "jwk": own.jwk(), "jku": "https://evil/jwks" });

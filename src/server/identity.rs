@@ -14,6 +14,7 @@ use tonic::body::Body;
 use tower::Service;
 use tracing::{debug, info, warn};
 
+use super::request;
 use crate::auth::{self, Auth, JwtOptions, Limits, Options, Reloaded};
 use crate::config::Config;
 use crate::service::status;
@@ -109,7 +110,11 @@ where
         self.service.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let mut request = match request::checked(request) {
+            Ok(request) => request,
+            Err(answer) => return Either::Right(ready(Ok(*answer))),
+        };
         if request.uri().path().starts_with(HEALTH) {
             request.headers_mut().remove(header::AUTHORIZATION);
             return Either::Left(self.service.call(request));

@@ -19,6 +19,7 @@ mod observe;
 mod partial;
 mod preface;
 mod read_on;
+mod request;
 mod routes;
 mod sample;
 mod signals;

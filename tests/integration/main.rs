@@ -43,6 +43,7 @@ mod old_data;
 mod overload;
 mod quotas;
 mod recovery;
+mod requests;
 mod resume;
 mod retention;
 mod saturation;

@@ -1,0 +1,200 @@
+//! What a request of the gRPC port must be before a service sees it: gRPC by its content type, which no
+//! page of another site can have a browser send unasked, and of one message where its method takes one.
+//! Never: looks into a message.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body::{Frame, SizeHint};
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use crate::service::status::{self, Error};
+
+/// The content type of gRPC, which a suffix or a parameter may follow.
+const GRPC: &[u8] = b"application/grpc";
+/// Flag and length before every message of gRPC.
+const PREFIX: usize = 5;
+
+/// The methods whose requests are streams.
+const TAKES_MANY: [&str; 8] = [
+    "/streamway.v1.StreamService/Ingest",
+    "/streamway.v1.StreamService/Exchange",
+    "/example.MyService/ClientStreamingRPCMethod",
+    "/example.MyService/BidirectionalStreamingRPCMethod",
+    "/MyService/ClientStreamingRPCMethod",
+    "/MyService/BidirectionalStreamingRPCMethod",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
+/// The request as a service may have it, or the answer where none may.
+pub(super) fn checked(request: Request<Body>) -> Result<Request<Body>, Box<Response<Body>>> {
+    if !is_grpc(request.headers()) {
+        return Err(Box::new(unsupported()));
+    }
+    if TAKES_MANY.contains(&request.uri().path()) {
+        return Ok(request);
+    }
+    Ok(request.map(|body| Body::new(OneMessage { body, prefix: [0; PREFIX], known: 0, missing: 0 })))
+}
+
+/// Whether this is `application/grpc`, alone or with `+proto`, `;…` or the like behind it. gRPC-Web,
+/// whose name begins the same, is another protocol.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let Some((name, rest)) = kind.split_at_checked(GRPC.len()) else { return false };
+    name.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+}
+
+/// What gRPC over HTTP/2 asks a server to say to other content types, so that nobody takes its usual 200
+/// for success.
+fn unsupported() -> Response<Body> {
+    const WHY: &str = "this port speaks gRPC: content-type application/grpc";
+    let mut response = Response::new(Body::new(format!("{WHY}\n")));
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(Status::GRPC_STATUS, HeaderValue::from(Code::InvalidArgument as i32));
+    response
+}
+
+/// A body that fails at the first byte behind its first message.
+struct OneMessage {
+    body: Body,
+    prefix: [u8; PREFIX],
+    /// Bytes of the prefix that have come.
+    known: usize,
+    /// Bytes of the message that have not.
+    missing: usize,
+}
+
+impl OneMessage {
+    /// Whether these bytes still belong to the first message.
+    fn takes(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let len = if self.known < PREFIX {
+                let len = (PREFIX - self.known).min(bytes.len());
+                self.prefix[self.known..self.known + len].copy_from_slice(&bytes[..len]);
+                self.known += len;
+                if self.known == PREFIX {
+                    let [_, length @ ..] = self.prefix;
+                    self.missing = u32::from_be_bytes(length) as usize;
+                }
+                len
+            } else {
+                let len = self.missing.min(bytes.len());
+                self.missing -= len;
+                len
+            };
+            if len == 0 {
+                return false;
+            }
+            bytes = &bytes[len..];
+        }
+        true
+    }
+}
+
+impl http_body::Body for OneMessage {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(bytes) = frame.data_ref()
+            && !self.takes(bytes)
+        {
+            let error = Error::Protocol("a second message, where the method takes one".to_owned());
+            return Poll::Ready(Some(Err(status::status(&error, &status::Context::default()))));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{OneMessage, PREFIX, TAKES_MANY, is_grpc};
+    use http::{HeaderMap, HeaderValue, header};
+    use prost::Message;
+    use std::collections::BTreeSet;
+    use tonic::body::Body;
+
+    #[test]
+    fn only_grpcs_own_content_types_are_taken() {
+        for (kind, taken) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("Application/gRPC", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/grpcx", false),
+            ("application/json", false),
+            ("text/plain", false),
+            ("text/plain; application/grpc", false),
+            ("multipart/form-data", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            assert_eq!(is_grpc(&headers), taken, "{kind}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    /// What the protos say of our own services, and of those that are served beside them.
+    #[test]
+    fn the_methods_that_take_many_messages_are_those_of_the_protos() {
+        let set = |bytes| prost_types::FileDescriptorSet::decode(bytes).unwrap();
+        let files = [crate::proto::DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET]
+            .into_iter()
+            .flat_map(|bytes| set(bytes).file);
+        let mut expected = BTreeSet::new();
+        for file in files {
+            for service in &file.service {
+                for method in service.method.iter().filter(|method| method.client_streaming()) {
+                    expected.insert(format!("/{}.{}/{}", file.package(), service.name(), method.name()));
+                    if file.package() == "example" {
+                        expected.insert(format!("/{}/{}", service.name(), method.name()));
+                    }
+                }
+            }
+        }
+        for version in ["v1", "v1alpha"] {
+            expected.insert(format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"));
+        }
+        assert_eq!(TAKES_MANY.iter().map(|path| (*path).to_owned()).collect::<BTreeSet<_>>(), expected);
+    }
+
+    #[test]
+    fn one_message_is_taken_wherever_it_is_cut_and_no_byte_more() {
+        for len in [0_usize, 1, 300] {
+            let mut bytes = vec![0];
+            bytes.extend(u32::try_from(len).unwrap().to_be_bytes());
+            bytes.resize(PREFIX + len, 7);
+            for size in 1..=bytes.len() {
+                let mut body = OneMessage { body: Body::empty(), prefix: [0; PREFIX], known: 0, missing: 0 };
+                assert!(bytes.chunks(size).all(|piece| body.takes(piece)), "{len} in pieces of {size}");
+                assert!(!body.takes(&[0]));
+            }
+            let mut body = OneMessage { body: Body::empty(), prefix: [0; PREFIX], known: 0, missing: 0 };
+            bytes.push(0);
+            assert!(!body.takes(&bytes));
+        }
+    }
+}
