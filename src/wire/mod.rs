@@ -25,7 +25,7 @@ pub mod stubs {
     }
 }
 
-use crate::record::walk::Malformed;
+use crate::record::walk::{Fields, Malformed, Value};
 use crate::record::{Epoch, Offset, Position};
 use bytes::BufMut;
 use prost::encoding::{encode_varint, encoded_len_varint};
@@ -47,23 +47,35 @@ fn put_position(position: Position, out: &mut impl BufMut) {
     encode_varint(position.offset.get(), out);
 }
 
-fn parse_position(bytes: &[u8]) -> Result<Position, Malformed> {
-    use crate::record::walk::{Fields, Value};
-    let (mut epoch, mut offset) = (None, 0);
-    for field in Fields::new(bytes) {
-        let field = field?;
-        match (field.number, field.value) {
-            (1, Value::Len(text)) => {
-                let text = std::str::from_utf8(&bytes[text]).map_err(|_| Malformed("epoch is not UTF-8"))?;
-                epoch = Some(Epoch::parse(text).ok_or(Malformed("epoch is not 16 hexadecimal digits"))?);
+/// A position that is being read, perhaps from several pieces, which count as one.
+#[derive(Clone, Copy, Debug, Default)]
+struct ReadingPosition {
+    epoch: Option<Epoch>,
+    offset: u64,
+}
+
+impl ReadingPosition {
+    fn merge(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        for field in Fields::new(bytes) {
+            match field.map(|f| (f.number, f.value))? {
+                (1, Value::Len(text)) => {
+                    let text =
+                        std::str::from_utf8(&bytes[text]).map_err(|_| Malformed("epoch is not UTF-8"))?;
+                    let epoch = Epoch::parse(text).ok_or(Malformed("epoch is not 16 hexadecimal digits"))?;
+                    self.epoch = Some(epoch);
+                }
+                (2, Value::Varint(value)) => self.offset = value,
+                (1 | 2, _) => return Err(Malformed("a field has the wrong wire type")),
+                _ => {}
             }
-            (2, Value::Varint(value)) => offset = value,
-            (1 | 2, _) => return Err(Malformed("a field has the wrong wire type")),
-            _ => {}
         }
+        Ok(())
     }
-    let epoch = epoch.ok_or(Malformed("position without an epoch"))?;
-    Ok(Position { epoch, offset: Offset::new(offset) })
+
+    fn finish(self) -> Result<Position, Malformed> {
+        let epoch = self.epoch.ok_or(Malformed("position without an epoch"))?;
+        Ok(Position { epoch, offset: Offset::new(self.offset) })
+    }
 }
 
 #[cfg(test)]

@@ -75,22 +75,40 @@ impl Wire for PublishRequest {
 
 /// The request that stands in `range` of `message`, which its records go on to hold.
 fn parse_publish(message: Bytes, range: Range<usize>) -> Result<PublishRequest, Malformed> {
-    let mut request = PublishRequest::default();
-    let mut records = RecordsCollector::default();
-    for field in Fields::within(&message, range) {
-        let field = field?;
-        match (field.number, field.value) {
-            (1, Value::Len(at)) => request.topic = text(&message[at])?,
-            (2, Value::Len(at)) => request.request_id = text(&message[at])?,
-            (3, Value::Len(_)) => records.push(&message, field.at),
-            (4, Value::Varint(offset)) => request.expected_offset = Some(offset),
-            (5, Value::Len(at)) => request.traceparent = text(&message[at])?,
-            (1..=5, _) => return Err(WIRE_TYPE),
-            _ => {}
+    let mut reading = Reading::default();
+    reading.merge(&message, range)?;
+    Ok(reading.finish(message))
+}
+
+/// A request that is being read. A message within another may come in several pieces, which count as one:
+/// of its single fields the last counts, the repeated ones add up.
+#[derive(Debug, Default)]
+struct Reading {
+    request: PublishRequest,
+    records: RecordsCollector,
+}
+
+impl Reading {
+    fn merge(&mut self, message: &Bytes, range: Range<usize>) -> Result<(), Malformed> {
+        let request = &mut self.request;
+        for field in Fields::within(message, range) {
+            let field = field?;
+            match (field.number, field.value) {
+                (1, Value::Len(at)) => request.topic = text(&message[at])?,
+                (2, Value::Len(at)) => request.request_id = text(&message[at])?,
+                (3, Value::Len(_)) => self.records.push(message, field.at),
+                (4, Value::Varint(offset)) => request.expected_offset = Some(offset),
+                (5, Value::Len(at)) => request.traceparent = text(&message[at])?,
+                (1..=5, _) => return Err(WIRE_TYPE),
+                _ => {}
+            }
         }
+        Ok(())
     }
-    request.records = records.finish(message);
-    Ok(request)
+
+    fn finish(self, message: Bytes) -> PublishRequest {
+        PublishRequest { records: self.records.finish(message), ..self.request }
+    }
 }
 
 /// `IngestRequest`.
@@ -112,16 +130,15 @@ impl Wire for IngestRequest {
     }
 
     fn parse(bytes: Bytes) -> Result<Self, Malformed> {
-        let mut publish = None;
+        let mut publish: Option<Reading> = None;
         for field in Fields::new(&bytes) {
             match field.map(|f| (f.number, f.value))? {
-                (1, Value::Len(range)) => publish = Some(range),
+                (1, Value::Len(range)) => publish.get_or_insert_default().merge(&bytes, range)?,
                 (1, _) => return Err(WIRE_TYPE),
                 _ => {}
             }
         }
-        let publish = publish.map(|range| parse_publish(bytes, range)).transpose()?;
-        Ok(Self { publish })
+        Ok(Self { publish: publish.map(|publish| publish.finish(bytes)) })
     }
 }
 
@@ -184,37 +201,65 @@ impl Wire for ExchangeRequest {
     }
 
     fn parse(bytes: Bytes) -> Result<Self, Malformed> {
-        // The last one counts, as with every parser.
-        let (mut open, mut publish) = (None, None);
+        let mut kind = Kind::Empty;
         for field in Fields::new(&bytes) {
             match field.map(|f| (f.number, f.value))? {
-                (1, Value::Len(range)) => (open, publish) = (Some(range), None),
-                (2, Value::Len(range)) => (open, publish) = (None, Some(range)),
+                (1, Value::Len(range)) => kind.open(&bytes[range])?,
+                (2, Value::Len(range)) => kind.publish(&bytes, range)?,
                 (1 | 2, _) => return Err(WIRE_TYPE),
                 _ => {}
             }
         }
-        match (open, publish) {
-            (_, Some(range)) => parse_numbered(bytes, range),
-            (Some(range), None) => match v1::Open::decode(&bytes[range]) {
-                Ok(open) => Ok(Self::Open(Box::new(open))),
-                Err(_) => Err(Malformed("open")),
-            },
-            (None, None) => Ok(Self::Empty),
-        }
+        Ok(match kind {
+            Kind::Open(open) => Self::Open(open),
+            Kind::Publish(Numbered { number, publish }) => {
+                let publish = publish.map(|publish| publish.finish(bytes)).unwrap_or_default();
+                Self::Publish { number, publish }
+            }
+            Kind::Empty => Self::Empty,
+        })
     }
 }
 
-fn parse_numbered(message: Bytes, range: Range<usize>) -> Result<ExchangeRequest, Malformed> {
-    let (mut number, mut publish) = (0, None);
-    for field in Fields::within(&message, range) {
-        match field.map(|f| (f.number, f.value))? {
-            (1, Value::Varint(value)) => number = value,
-            (2, Value::Len(range)) => publish = Some(range),
-            (1 | 2, _) => return Err(WIRE_TYPE),
-            _ => {}
-        }
+/// What an [`ExchangeRequest`] is, as far as it was read. Of two kinds the last counts, and pieces of one
+/// kind count as one, as with every parser.
+enum Kind {
+    Open(Box<v1::Open>),
+    Publish(Numbered),
+    Empty,
+}
+
+/// A `NumberedPublish` that is being read.
+#[derive(Default)]
+struct Numbered {
+    number: u64,
+    publish: Option<Reading>,
+}
+
+impl Kind {
+    fn open(&mut self, piece: &[u8]) -> Result<(), Malformed> {
+        let mut open = match std::mem::replace(self, Self::Empty) {
+            Self::Open(open) => open,
+            _ => Box::default(),
+        };
+        open.merge(piece).map_err(|_| Malformed("open"))?;
+        *self = Self::Open(open);
+        Ok(())
     }
-    let publish = publish.map(|range| parse_publish(message, range)).transpose()?.unwrap_or_default();
-    Ok(ExchangeRequest::Publish { number, publish })
+
+    fn publish(&mut self, message: &Bytes, piece: Range<usize>) -> Result<(), Malformed> {
+        if !matches!(self, Self::Publish(_)) {
+            *self = Self::Publish(Numbered::default());
+        }
+        let Self::Publish(numbered) = self else { return Ok(()) };
+        for field in Fields::within(message, piece) {
+            match field.map(|f| (f.number, f.value))? {
+                (1, Value::Varint(value)) => numbered.number = value,
+                (2, Value::Len(range)) => numbered.publish.get_or_insert_default().merge(message, range)?,
+                (1 | 2, _) => return Err(WIRE_TYPE),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }

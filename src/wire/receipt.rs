@@ -4,7 +4,8 @@
 use bytes::{BufMut, Bytes};
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-use super::{SubscribeResponse, Wire, parse_position, position_len, put_position};
+use super::subscribe::Reading as Delivery;
+use super::{ReadingPosition, SubscribeResponse, Wire, position_len, put_position};
 use crate::proto::v1;
 use crate::record::walk::{Fields, Malformed, Value};
 use crate::record::{Offset, Receipt, UnixMicros};
@@ -46,36 +47,58 @@ impl Wire for Receipt {
     }
 
     fn parse(bytes: Bytes) -> Result<Self, Malformed> {
-        parse_receipt(&bytes)
+        let mut reading = Reading::default();
+        reading.merge(&bytes)?;
+        reading.finish()
     }
 }
 
-fn parse_receipt(bytes: &[u8]) -> Result<Receipt, Malformed> {
-    let mut receipt = Receipt::default();
-    for field in Fields::new(bytes) {
-        match field.map(|f| (f.number, f.value))? {
-            (1, Value::Varint(offset)) => receipt.first = Offset::new(offset),
-            (2, Value::Len(range)) => receipt.next = parse_position(&bytes[range])?,
-            (3, Value::Len(range)) => receipt.time = parse_time(&bytes[range])?,
-            (4, Value::Varint(flag)) => receipt.duplicate = flag != 0,
-            (1..=4, _) => return Err(WIRE_TYPE),
-            _ => {}
-        }
-    }
-    Ok(receipt)
+/// A receipt that is being read, perhaps from several pieces, which count as one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reading {
+    first: u64,
+    next: Option<ReadingPosition>,
+    seconds: u64,
+    nanos: u64,
+    duplicate: bool,
 }
 
-fn parse_time(bytes: &[u8]) -> Result<UnixMicros, Malformed> {
-    let mut micros = 0_u64;
-    for field in Fields::new(bytes) {
-        match field.map(|f| (f.number, f.value))? {
-            (1, Value::Varint(seconds)) => micros = micros.saturating_add(seconds.saturating_mul(1_000_000)),
-            (2, Value::Varint(nanos)) => micros = micros.saturating_add(nanos / 1000),
-            (1 | 2, _) => return Err(WIRE_TYPE),
-            _ => {}
+impl Reading {
+    fn merge(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        for field in Fields::new(bytes) {
+            match field.map(|f| (f.number, f.value))? {
+                (1, Value::Varint(offset)) => self.first = offset,
+                (2, Value::Len(range)) => self.next.get_or_insert_default().merge(&bytes[range])?,
+                (3, Value::Len(range)) => self.merge_time(&bytes[range])?,
+                (4, Value::Varint(flag)) => self.duplicate = flag != 0,
+                (1..=4, _) => return Err(WIRE_TYPE),
+                _ => {}
+            }
         }
+        Ok(())
     }
-    Ok(UnixMicros(micros))
+
+    fn merge_time(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        for field in Fields::new(bytes) {
+            match field.map(|f| (f.number, f.value))? {
+                (1, Value::Varint(seconds)) => self.seconds = seconds,
+                (2, Value::Varint(nanos)) => self.nanos = nanos,
+                (1 | 2, _) => return Err(WIRE_TYPE),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Receipt, Malformed> {
+        let none = Receipt::default();
+        Ok(Receipt {
+            first: Offset::new(self.first),
+            next: self.next.map_or(Ok(none.next), ReadingPosition::finish)?,
+            time: UnixMicros(self.seconds.saturating_mul(1_000_000).saturating_add(self.nanos / 1000)),
+            duplicate: self.duplicate,
+        })
+    }
 }
 
 /// `PublishResponse`.
@@ -97,15 +120,15 @@ impl Wire for PublishResponse {
     }
 
     fn parse(bytes: Bytes) -> Result<Self, Malformed> {
-        let mut response = Self::default();
+        let mut receipt = Reading::default();
         for field in Fields::new(&bytes) {
             match field.map(|f| (f.number, f.value))? {
-                (1, Value::Len(range)) => response.receipt = parse_receipt(&bytes[range])?,
+                (1, Value::Len(range)) => receipt.merge(&bytes[range])?,
                 (1, _) => return Err(WIRE_TYPE),
                 _ => {}
             }
         }
-        Ok(response)
+        Ok(Self { receipt: receipt.finish()? })
     }
 }
 
@@ -168,31 +191,30 @@ impl Wire for ExchangeResponse {
     }
 
     fn parse(bytes: Bytes) -> Result<Self, Malformed> {
-        let mut response = Self::default();
+        let (mut response, mut delivery) = (Self::default(), None::<Delivery>);
         for field in Fields::new(&bytes) {
             match field.map(|f| (f.number, f.value))? {
                 (1, Value::Len(range)) => response.receipts.push(parse_numbered(&bytes[range])?),
-                (2, Value::Len(range)) => {
-                    response.delivery = Some(SubscribeResponse::parse(bytes.slice(range))?)
-                }
+                (2, Value::Len(range)) => delivery.get_or_insert_default().merge(&bytes, range)?,
                 (3, Value::Varint(notice)) => response.notice = super::subscribe::notice(notice),
                 (1..=3, _) => return Err(WIRE_TYPE),
                 _ => {}
             }
         }
+        response.delivery = delivery.map(|delivery| delivery.finish(&bytes)).transpose()?;
         Ok(response)
     }
 }
 
 fn parse_numbered(bytes: &[u8]) -> Result<NumberedReceipt, Malformed> {
-    let mut numbered = NumberedReceipt::default();
+    let (mut number, mut receipt) = (0, Reading::default());
     for field in Fields::new(bytes) {
         match field.map(|f| (f.number, f.value))? {
-            (1, Value::Varint(number)) => numbered.number = number,
-            (2, Value::Len(range)) => numbered.receipt = parse_receipt(&bytes[range])?,
+            (1, Value::Varint(value)) => number = value,
+            (2, Value::Len(range)) => receipt.merge(&bytes[range])?,
             (1 | 2, _) => return Err(WIRE_TYPE),
             _ => {}
         }
     }
-    Ok(numbered)
+    Ok(NumberedReceipt { number, receipt: receipt.finish()? })
 }

@@ -1,10 +1,12 @@
 //! The message that carries blocks to a subscriber.
 //! Never: looks into a block.
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-use super::{Wire, parse_position, position_len, put_position};
+use super::{ReadingPosition, Wire, position_len, put_position};
 use crate::proto::v1;
 use crate::record::walk::{Fields, Malformed, Value};
 use crate::record::{Epoch, Offset, Position};
@@ -57,25 +59,50 @@ impl Wire for SubscribeResponse {
     }
 
     fn parse(bytes: Bytes) -> Result<Self, Malformed> {
-        let none = Position { epoch: Epoch::new(0), offset: Offset::ZERO };
-        let mut response = Self::bare(none, Offset::ZERO, v1::Notice::Unspecified);
-        let mut run: Option<std::ops::Range<usize>> = None;
-        for field in Fields::new(&bytes) {
+        let mut reading = Reading::default();
+        reading.merge(&bytes, 0..bytes.len())?;
+        reading.finish(&bytes)
+    }
+}
+
+/// A response that is being read, perhaps from several pieces, which count as one.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    batches: Vec<Bytes>,
+    /// Batches that stand together, and are not among those yet.
+    run: Option<Range<usize>>,
+    next: Option<ReadingPosition>,
+    tail: u64,
+    notice: u64,
+}
+
+impl Reading {
+    /// Reads the piece of `message` that stands in `range`.
+    pub(super) fn merge(&mut self, message: &Bytes, range: Range<usize>) -> Result<(), Malformed> {
+        for field in Fields::within(message, range) {
             let field = field?;
             match (field.number, field.value) {
-                (1, Value::Len(_)) => match &mut run {
+                (1, Value::Len(_)) => match &mut self.run {
                     Some(run) if run.end == field.at.start => run.end = field.at.end,
-                    _ => response.batches.extend(run.replace(field.at).map(|run| bytes.slice(run))),
+                    run => self.batches.extend(run.replace(field.at).map(|run| message.slice(run))),
                 },
-                (2, Value::Len(range)) => response.next = parse_position(&bytes[range])?,
-                (3, Value::Varint(tail)) => response.tail = Offset::new(tail),
-                (4, Value::Varint(number)) => response.notice = notice(number),
+                (2, Value::Len(range)) => self.next.get_or_insert_default().merge(&message[range])?,
+                (3, Value::Varint(tail)) => self.tail = tail,
+                (4, Value::Varint(number)) => self.notice = number,
                 (1..=4, _) => return Err(Malformed("a field has the wrong wire type")),
                 _ => {}
             }
         }
-        response.batches.extend(run.map(|run| bytes.slice(run)));
-        Ok(response)
+        Ok(())
+    }
+
+    /// The response, after all its pieces.
+    pub(super) fn finish(mut self, message: &Bytes) -> Result<SubscribeResponse, Malformed> {
+        self.batches.extend(self.run.map(|run| message.slice(run)));
+        let none = Position { epoch: Epoch::new(0), offset: Offset::ZERO };
+        let next = self.next.map_or(Ok(none), ReadingPosition::finish)?;
+        let (tail, notice) = (Offset::new(self.tail), notice(self.notice));
+        Ok(SubscribeResponse { batches: self.batches, next, tail, notice })
     }
 }
 

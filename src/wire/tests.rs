@@ -3,6 +3,7 @@
 use super::{ExchangeRequest, ExchangeResponse, IngestRequest, PublishRequest, PublishResponse, Wire};
 use super::{NumberedReceipt, SubscribeResponse};
 use crate::proto::v1;
+use crate::record::walk::{Fields, Value};
 use crate::record::{Batch, BatchLimits, Epoch, Offset, Position, Receipt, UnixMicros};
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
@@ -124,6 +125,95 @@ proptest! {
     }
 }
 
+/// Fields of a message that are messages themselves and not repeated, each with its own.
+struct Nested(&'static [(u32, Nested)]);
+
+const LEAF: Nested = Nested(&[]);
+const PUBLISH: Nested = Nested(&[(1, LEAF)]);
+const EXCHANGE: Nested = Nested(&[(1, LEAF), (2, Nested(&[(2, LEAF)]))]);
+const RECEIPT: Nested = Nested(&[(2, LEAF), (3, LEAF)]);
+const PUBLISHED: Nested = Nested(&[(1, RECEIPT)]);
+const EXCHANGED: Nested = Nested(&[(2, Nested(&[(2, LEAF)]))]);
+
+/// The same message, with its nested ones in two pieces each, and an older value before each number.
+fn in_pieces(bytes: &[u8], nested: &Nested, random: &mut fastrand::Rng) -> Vec<u8> {
+    let mut out = Vec::new();
+    for field in Fields::new(bytes) {
+        let field = field.unwrap();
+        let inner = nested.0.iter().find(|(number, _)| *number == field.number);
+        match (inner, field.value) {
+            (Some((number, inner)), Value::Len(range)) => {
+                let content = in_pieces(&bytes[range], inner, random);
+                let mut cuts = vec![0];
+                cuts.extend(Fields::new(&content).map(|field| field.unwrap().at.end));
+                let cut = cuts[random.usize(..cuts.len())];
+                for piece in [&content[..cut], &content[cut..]] {
+                    prost::encoding::bytes::encode(*number, &piece.to_vec(), &mut out);
+                }
+            }
+            (_, Value::Varint(_)) => {
+                prost::encoding::uint64::encode(field.number, &random.u64(1..), &mut out);
+                out.extend_from_slice(&bytes[field.at]);
+            }
+            _ => out.extend_from_slice(&bytes[field.at]),
+        }
+    }
+    out
+}
+
+proptest! {
+    /// A nested message in several pieces is one, as every parser of protobuf reads it.
+    #[test]
+    fn pieces_of_a_request_are_merged(typed in typed_publish(), number: u64, opens: bool, seed: u64) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let ingest = v1::IngestRequest { publish: Some(typed.clone()) };
+        let pieces = in_pieces(&ingest.encode_to_vec(), &PUBLISH, &mut random);
+        prop_assert_eq!(&v1::IngestRequest::decode(&pieces[..]).unwrap(), &ingest);
+        let ours = IngestRequest::parse(pieces.into()).unwrap();
+        prop_assert_eq!(v1::IngestRequest::decode(bytes_of(&ours)).unwrap(), ingest);
+
+        let open = v1::Open { topic: typed.topic.clone(), window: 7, ..v1::Open::default() };
+        let publish = v1::NumberedPublish { number, publish: Some(typed) };
+        use v1::exchange_request::Kind;
+        let kind = if opens { Kind::Open(open.clone()) } else { Kind::Publish(publish.clone()) };
+        let exchange = v1::ExchangeRequest { kind: Some(kind) };
+        // A kind before it that is another one does not count.
+        let before = if opens { Kind::Publish(publish) } else { Kind::Open(open) };
+        let mut pieces = v1::ExchangeRequest { kind: Some(before) }.encode_to_vec();
+        pieces.extend(in_pieces(&exchange.encode_to_vec(), &EXCHANGE, &mut random));
+        prop_assert_eq!(&v1::ExchangeRequest::decode(&pieces[..]).unwrap(), &exchange);
+        let ours = ExchangeRequest::parse(pieces.into()).unwrap();
+        prop_assert_eq!(v1::ExchangeRequest::decode(bytes_of(&ours)).unwrap(), exchange);
+    }
+
+    #[test]
+    fn pieces_of_an_answer_are_merged(number: u64, receipt in receipt(), tail: u64, seed: u64) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let ours = PublishResponse { receipt };
+        let pieces = in_pieces(&bytes_of(&ours), &PUBLISHED, &mut random);
+        prop_assert_eq!(PublishResponse::parse(pieces.into()).unwrap(), ours);
+        let batch = v1::RecordBatch { first_offset: 3, ..v1::RecordBatch::default() };
+        let delivery = v1::SubscribeResponse {
+            batches: vec![batch; 2],
+            next: Some(typed_position(receipt.next)),
+            tail,
+            notice: v1::Notice::CaughtUp.into(),
+        };
+        let numbered = v1::NumberedReceipt { number, receipt: Some(typed_receipt(&receipt)) };
+        let (receipts, delivery) = (vec![numbered], Some(delivery));
+        let typed = v1::ExchangeResponse { receipts, delivery, notice: v1::Notice::Draining.into() };
+        let mut pieces = in_pieces(&typed.encode_to_vec(), &EXCHANGED, &mut random);
+        // A receipt of its own in pieces, the only one.
+        let whole = v1::NumberedReceipt { number, receipt: Some(typed_receipt(&receipt)) }.encode_to_vec();
+        let second = in_pieces(&whole, &Nested(&[(2, RECEIPT)]), &mut random);
+        prost::encoding::bytes::encode(1, &second, &mut pieces);
+        let wanted = v1::ExchangeResponse { receipts: vec![typed.receipts[0].clone(); 2], ..typed };
+        prop_assert_eq!(&v1::ExchangeResponse::decode(&pieces[..]).unwrap(), &wanted);
+        let ours = ExchangeResponse::parse(pieces.into()).unwrap();
+        prop_assert_eq!(v1::ExchangeResponse::decode(bytes_of(&ours)).unwrap(), wanted);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
@@ -158,6 +248,21 @@ fn no_change_of_a_message_makes_it_panic() {
         let _ = (v1::SubscribeRequest::decode(bytes), v1::CreateTopicRequest::decode(bytes));
         if let Ok(delivery) = SubscribeResponse::parse(shared.clone()) {
             let _ = bytes_of(&delivery);
+        }
+        // What is taken is what any other reader of the contract would have understood.
+        if let Ok(request) = ExchangeRequest::parse(shared.clone())
+            && let Ok(mut typed) = v1::ExchangeRequest::decode(bytes)
+        {
+            // One without a publish is one of nothing, which is refused.
+            if let Some(v1::exchange_request::Kind::Publish(numbered)) = &mut typed.kind {
+                numbered.publish.get_or_insert_default();
+            }
+            assert_eq!(v1::ExchangeRequest::decode(bytes_of(&request)).unwrap(), typed);
+        }
+        if let Ok(request) = IngestRequest::parse(shared.clone())
+            && let Ok(typed) = v1::IngestRequest::decode(bytes)
+        {
+            assert_eq!(v1::IngestRequest::decode(bytes_of(&request)).unwrap(), typed);
         }
         let Ok(publish) = PublishRequest::parse(shared) else { return };
         if Batch::check(publish.records.clone(), BatchLimits::default()).is_ok() {
