@@ -46,6 +46,9 @@ pub struct Config {
     /// Whether topics are created on first use.
     #[serde(with = "human::plain")]
     pub auto_create_topics: bool,
+    /// Whether that use may be a subscription.
+    #[serde(with = "human::plain")]
+    pub auto_create_on_subscribe: bool,
     /// Whether gRPC reflection is served.
     #[serde(with = "human::plain")]
     pub reflection: bool,
@@ -253,6 +256,7 @@ impl Default for Config {
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(8),
             auto_create_topics: true,
+            auto_create_on_subscribe: true,
             reflection: true,
             topics_max: 10_000,
             batch_records_max: 1000,

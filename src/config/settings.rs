@@ -63,6 +63,11 @@ pub const SETTINGS: &[Setting] = &[
     setting("drain_delay", DURATION, "How long readiness is off before connections are told to go"),
     setting("drain_timeout", DURATION, "Longest time from SIGTERM to exit, the delay included"),
     setting("auto_create_topics", BOOL, "Whether a topic is created when it is first used"),
+    setting(
+        "auto_create_on_subscribe",
+        BOOL,
+        "Whether that use may be a subscription that waits for records to come",
+    ),
     setting("reflection", BOOL, "Whether gRPC reflection is served"),
     setting("topics_max", COUNT, "Most topics"),
     setting("batch_records_max", COUNT, "Most records in one batch"),

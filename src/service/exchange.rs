@@ -180,15 +180,29 @@ async fn resolve(
     (caller, ending): (Caller, Ending),
 ) -> Result<Box<Running>, (Error, Context)> {
     let Checked { name, asked, merging, .. } = checked;
+    let mut after = None;
+    let mut subscription = None;
+    // What refuses the subscription is found before the topic that is published to is created.
+    match asked {
+        None => {}
+        Some((topic, asked)) if topic == name => {
+            if !asked.fits_new_topic() {
+                let missing = |error: topic::Error| about(topic.as_str())(error.into());
+                streams.topics.get(&topic).await.map_err(missing)?;
+            }
+            after = Some(asked);
+        }
+        Some((topic, asked)) => {
+            let subscribed = streams.subscription(&caller, &topic, asked, ending.clone()).await;
+            subscription = Some(subscribed.map_err(about(topic.as_str()))?);
+        }
+    }
     let topic = streams.topic(&caller, &name).await.map_err(about(name.as_str()))?;
     let publisher = Publisher::new(&*topic, connection);
-    let subscription = match asked {
-        None => None,
-        Some((topic, asked)) => {
-            let subscription = streams.subscription(&caller, &topic, asked, ending.clone()).await;
-            Some(subscription.map_err(about(topic.as_str()))?)
-        }
-    };
+    if let Some(asked) = after {
+        let subscribed = streams.subscription(&caller, &name, asked, ending.clone()).await;
+        subscription = Some(subscribed.map_err(about(name.as_str()))?);
+    }
     let intake = Intake::new(publisher, window, (caller, ending));
     let (failed, end_told, receipts) = (None, false, Vec::new());
     Ok(Box::new(Running { name, intake, subscription, failed, end_told, receipts, merging }))

@@ -93,8 +93,8 @@ impl Streams {
         asked: Subscribe,
         ending: Ending,
     ) -> Result<Subscription, status::Error> {
-        let _room =
-            if asked.creates_topic() { self.room(caller, Action::Subscribe, name).await? } else { None };
+        let creates = self.topics.creates_for(&asked);
+        let _room = if creates { self.room(caller, Action::Subscribe, name).await? } else { None };
         Ok(self.topics.subscribe(name, asked, ending).await?)
     }
 

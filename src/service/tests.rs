@@ -299,6 +299,35 @@ async fn a_bad_open_names_its_field_and_creates_nothing() {
     }
 }
 
+/// P9: an Exchange whose subscription is refused leaves no topic behind, neither the one it reads nor the
+/// one it was to publish to.
+#[tokio::test]
+async fn a_refused_subscription_of_an_open_creates_nothing() {
+    use v1::subscribe_request::Start;
+    let position = v1::Position { epoch: "00c0ffee00c0ffee".to_owned(), offset: 0 };
+    for (topic, start, limit) in [
+        ("", Start::Offset(5), None),
+        ("", Start::Position(position.clone()), None),
+        ("other", Start::Offset(5), None),
+        ("other", Start::Position(position), None),
+        ("other", Start::Boundary(1), Some(v1::ReadLimit { stop_at_tail: true, ..Default::default() })),
+    ] {
+        let what = format!("{topic:?} {start:?}");
+        let subscribe = v1::SubscribeRequest {
+            topic: topic.to_owned(),
+            start: Some(start),
+            limit,
+            ..v1::SubscribeRequest::default()
+        };
+        let open = v1::Open { topic: "orders".to_owned(), subscribe: Some(subscribe), ..v1::Open::default() };
+        let mut call = Call::new(Config::default()).await;
+        call.send(ExchangeRequest::Open(open.into()));
+        let status = call.finish().await.1.unwrap();
+        assert_eq!(reason(&status), "TOPIC_NOT_FOUND", "{what}");
+        assert!(call.topics.list("", None, 1).await.unwrap().is_empty(), "{what}");
+    }
+}
+
 #[tokio::test]
 async fn a_bad_batch_fails_its_number_and_stores_none_after_it() {
     let mut call = Call::open().await;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{Error, ReadLimit};
-use crate::record::{Offset, Position};
+use crate::record::{Offset, Position, UnixMicros};
 use crate::storage::{self, Start, TopicLog};
 
 /// What a subscriber asks for.
@@ -28,10 +28,23 @@ impl Subscribe {
         Self { from, out_of_range: OutOfRange::Fail, limit, heartbeat_interval: None }
     }
 
-    /// Whether a missing topic may be created: a position speaks of one that was there.
+    /// Whether a missing topic may be created for it: it waits for records to come, from a place that a new
+    /// topic has. One that reads what is there and ends finds nothing in a topic nobody made.
     #[must_use]
-    pub const fn creates_topic(&self) -> bool {
-        matches!(self.from, From::Start(_))
+    pub fn creates_topic(&self) -> bool {
+        let is_over = self.limit.until.is_some_and(|until| until <= UnixMicros::now());
+        self.fits_new_topic() && !self.limit.stop_at_tail && !is_over
+    }
+
+    /// Whether a new topic has the place to start at: a position, or an offset with records before it,
+    /// speaks of a topic that was there.
+    #[must_use]
+    pub fn fits_new_topic(&self) -> bool {
+        match self.from {
+            From::Position(_) => false,
+            From::Start(Start::At(offset)) => offset == Offset::ZERO || self.out_of_range != OutOfRange::Fail,
+            From::Start(_) => true,
+        }
     }
 }
 

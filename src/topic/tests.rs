@@ -352,3 +352,41 @@ async fn bytes_stay_admitted_until_the_append_is_resolved() {
     log.topic("orders").set_durable(true);
     assert_eq!(second.await.unwrap().first.get(), 1);
 }
+
+/// P9: what refuses a reader, or lets it end at once, makes no topic.
+#[tokio::test]
+async fn a_read_creates_a_topic_only_where_it_waits_for_records() {
+    let position = Position { epoch: Epoch::new(1), offset: Offset::ZERO };
+    let to_tail = ReadLimit { stop_at_tail: true, ..ReadLimit::default() };
+    let over = ReadLimit { until: Some(TIME), ..ReadLimit::default() };
+    let some = ReadLimit { max_records: Some(3), ..ReadLimit::default() };
+    let none = ReadLimit::default();
+    let (fail, latest) = (OutOfRange::Fail, OutOfRange::Latest);
+    let of = |start| From::Start(start);
+    let at = |offset| From::Start(Start::At(Offset::new(offset)));
+    for (from, out_of_range, limit, creates) in [
+        (of(Start::Latest), fail, none, true),
+        (of(Start::Earliest), fail, some, true),
+        (of(Start::Last(5)), fail, none, true),
+        (of(Start::Time(TIME)), fail, none, true),
+        (at(0), fail, none, true),
+        (at(5), latest, none, true),
+        (at(5), fail, none, false),
+        (From::Position(position), latest, none, false),
+        (of(Start::Earliest), fail, to_tail, false),
+        (at(0), latest, to_tail, false),
+        (of(Start::Earliest), fail, over, false),
+    ] {
+        for (auto_create_on_subscribe, creates) in [(true, creates), (false, false)] {
+            let config = Config { auto_create_on_subscribe, ..Config::default() };
+            let (topics, log) = (Topics::new(&config), MemoryLog::new());
+            topics.open(Arc::clone(&log) as Arc<dyn Log>);
+            let request = Subscribe { from, out_of_range, limit, heartbeat_interval: None };
+            let found = topics.subscribe(&name(), request, topics.ending().child()).await;
+            let what = format!("{from:?} {out_of_range:?} {limit:?} {auto_create_on_subscribe}");
+            assert_eq!(found.is_ok(), creates, "{what}");
+            assert!(creates || found.err() == Some(storage::Error::TopicNotFound.into()), "{what}");
+            assert_eq!(log.known(&name()).is_some(), creates, "{what}");
+        }
+    }
+}

@@ -24,6 +24,7 @@ struct Inner {
     /// All of them together.
     connections: Arc<Connection>,
     auto_create: bool,
+    auto_create_on_subscribe: bool,
     heartbeat_interval: Duration,
 }
 
@@ -38,6 +39,7 @@ impl Topics {
                 admission: Admission::new(config.inflight_bytes_max),
             }),
             auto_create: config.auto_create_topics,
+            auto_create_on_subscribe: config.auto_create_on_subscribe,
             heartbeat_interval: config.heartbeat_interval,
         }))
     }
@@ -87,6 +89,12 @@ impl Topics {
     #[must_use]
     pub fn creates_on_first_use(&self) -> bool {
         self.0.auto_create
+    }
+
+    /// Whether a subscription creates its topic where that is missing.
+    #[must_use]
+    pub fn creates_for(&self, request: &Subscribe) -> bool {
+        self.0.auto_create && self.0.auto_create_on_subscribe && request.creates_topic()
     }
 
     /// The log. A call that comes while the server starts waits for it, so that a load balancer that does
@@ -151,7 +159,7 @@ impl Topics {
             return Err(cause.into());
         }
         let topic =
-            if request.creates_topic() { self.get_or_create(name).await? } else { self.get(name).await? };
+            if self.creates_for(&request) { self.get_or_create(name).await? } else { self.get(name).await? };
         Subscription::start(self.clone(), topic, request, ending).await
     }
 

@@ -171,6 +171,13 @@ async fn failures_say_what_to_do_and_have_their_exit_codes() {
     assert!(code == 1 && line.contains("line 1 holds no key separator"), "{line}");
     let (code, line) = fail(&["--server", "http://127.0.0.1:1", "subscribe", "t"]);
     assert!(code == 1 && line.contains("is the server running"), "{line}");
+    // What only reads makes no topic.
+    for read in [&["subscribe", "nope"][..], &["subscribe", "nope", "--from", "5", "--follow"]] {
+        let (code, line) = fail(read);
+        assert!(code == 1 && line.contains("[TOPIC_NOT_FOUND]; check the topic's name"), "{line}");
+    }
+    assert!(!stdout(&run(&server, &["topics", "list"], "")).contains("nope"));
+    stdout(&run(&server, &["publish", "t"], "x\n"));
     let (code, line) = fail(&["subscribe", "t", "--from", "99"]);
     assert!(code == 1 && line.contains("[OFFSET_BEYOND_TAIL]"), "{line}");
     let (code, line) = fail(&["subscribe", "t", "--from", "yesterday"]);

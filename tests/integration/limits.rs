@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use streamway::proto::v1::{ReadLimit, SubscribeRequest};
+use streamway::proto::v1::{CreateTopicRequest, ReadLimit, SubscribeRequest, Topic};
 
 use crate::harness::make::{at, earliest, published, record, records, subscribe};
 use crate::harness::{Reader, Seen, Server, StreamClient};
@@ -79,6 +79,8 @@ async fn max_bytes_sends_at_least_one_record_and_about_that_much() {
 async fn stop_at_tail_is_the_tail_as_it_was_when_the_call_began() {
     let server = Server::start().await;
     let mut client = server.client().await;
+    let topic = Some(Topic { name: TOPIC.into(), ..Topic::default() });
+    server.topics().await.create_topic(CreateTopicRequest { topic }).await.unwrap();
     let (empty, next) =
         read(&mut client, limited(ReadLimit { stop_at_tail: true, ..ReadLimit::default() })).await;
     assert_eq!((empty.len(), next), (0, 0));
