@@ -19,7 +19,7 @@ use super::until::UntilEnding;
 use crate::auth::Auth;
 use crate::config::Config;
 use crate::proto;
-use crate::service::{Administration, Bare, ENCODINGS, Served, Streams, Tutorial};
+use crate::service::{Administration, Bare, Deadlines, ENCODINGS, Served, Streams, Tutorial};
 use crate::topic::{Ending, Topics};
 use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
 use crate::wire::stubs::example::my_service_server::MyServiceServer;
@@ -45,14 +45,17 @@ macro_rules! service {
     }};
 }
 
-/// The services of the gRPC port. Calls on topics need no router to find theirs, which is most of what there is.
+/// The services of the gRPC port, each call within its deadline.
+pub(super) type Services = Deadlines<Paths>;
+
+/// The services by their paths. Calls on topics need no router to find theirs, which is most of what there is.
 #[derive(Clone)]
-pub(super) struct Services {
+pub(super) struct Paths {
     streams: Served<StreamServiceServer<Streams>>,
     others: Routes,
 }
 
-impl Service<Request<Body>> for Services {
+impl Service<Request<Body>> for Paths {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Either<
@@ -89,7 +92,8 @@ pub(super) fn public(config: &Config, topics: &Topics, auth: &Auth, board: &Boar
         .add_service(UntilEnding::new(Served(tutorial), topics.ending().clone()))
         .add_service(HealthServer::new(Health::new(board.clone())));
     let routes = if config.reflection { with_reflection(routes, topics.ending()) } else { routes };
-    Identified::new(Services { streams: Served(streams), others: routes.prepare() }, auth.clone())
+    let services = Paths { streams: Served(streams), others: routes.prepare() };
+    Identified::new(Deadlines(services), auth.clone())
 }
 
 fn with_reflection(mut routes: Routes, ending: &Ending) -> Routes {

@@ -123,7 +123,8 @@ fn put(message: &impl Wire, encoding: Option<CompressionEncoding>, out: &mut Byt
     prefix[1..].copy_from_slice(&len.to_be_bytes());
 }
 
-fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
+/// The frame that ends a stream.
+pub(super) fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
     let mut headers = HeaderMap::new();
     status.add_header(&mut headers)?;
     Ok(Frame::trailers(headers))

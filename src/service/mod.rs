@@ -5,6 +5,7 @@ mod body;
 mod call;
 mod compression;
 mod creation;
+mod deadline;
 mod example;
 mod exchange;
 mod expiry;
@@ -27,6 +28,7 @@ mod topics;
 
 pub use body::Beside;
 pub use compression::ENCODINGS;
+pub use deadline::Deadlines;
 pub use example::{Bare, Tutorial};
 pub use expiry::Expiry;
 pub use fault::Served;

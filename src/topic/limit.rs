@@ -156,6 +156,23 @@ impl Remaining {
     }
 }
 
+/// Cuts the batches stored before `time` off the front of a chunk.
+pub(super) fn stored_from(chunk: &mut Chunk, time: UnixMicros) -> Result<(), Malformed> {
+    while let Some(run) = chunk.runs.first().cloned() {
+        for block in Blocks::new(&run) {
+            let block = block?;
+            if block.time() >= time {
+                chunk.runs[0] = run.slice(block.at..);
+                chunk.first = block.first;
+                return Ok(());
+            }
+            chunk.records = chunk.records.saturating_sub(block.count());
+        }
+        chunk.runs.remove(0);
+    }
+    Ok(())
+}
+
 /// The runs from `from` on, where a chunk begins before it.
 pub(super) fn starting_at(runs: &[Bytes], from: Offset) -> Result<Vec<Bytes>, Malformed> {
     let mut kept = Vec::with_capacity(runs.len() + 1);

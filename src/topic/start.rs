@@ -46,6 +46,15 @@ impl Subscribe {
             From::Start(_) => true,
         }
     }
+
+    /// The time it starts at, where it does. The topic may hold nothing so new yet.
+    #[must_use]
+    pub const fn not_before(&self) -> Option<UnixMicros> {
+        match self.from {
+            From::Start(Start::Time(time)) => Some(time),
+            From::Start(_) | From::Position(_) => None,
+        }
+    }
 }
 
 /// Where a subscription starts.

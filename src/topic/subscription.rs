@@ -76,6 +76,8 @@ pub struct Subscription {
     topic: Arc<dyn TopicLog>,
     ending: Ending,
     next: Offset,
+    /// What was stored before this is left out, until the first batch that was not.
+    not_before: Option<UnixMicros>,
     out_of_range: OutOfRange,
     heartbeat_interval: Duration,
     /// When silence has lasted long enough.
@@ -134,6 +136,7 @@ impl Subscription {
             topic,
             ending,
             next,
+            not_before: request.not_before(),
             out_of_range: request.out_of_range,
             heartbeat_interval,
             due: Instant::now(),
@@ -340,6 +343,10 @@ impl Subscription {
             chunk.runs = limit::starting_at(&chunk.runs, self.next)?;
             chunk.records = chunk.records.saturating_sub(self.next.since(chunk.first));
             chunk.first = self.next;
+        }
+        if let Some(time) = self.not_before {
+            limit::stored_from(chunk, time)?;
+            self.not_before = self.not_before.filter(|_| chunk.runs.is_empty());
         }
         self.limit.as_mut().map_or(Ok(()), |limit| limit.cut(chunk))
     }

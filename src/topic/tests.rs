@@ -353,6 +353,33 @@ async fn bytes_stay_admitted_until_the_append_is_resolved() {
     assert_eq!(second.await.unwrap().first.get(), 1);
 }
 
+/// A start in the future is no start at the tail: what is stored before that time is not delivered.
+#[tokio::test(start_paused = true)]
+async fn a_start_at_a_time_to_come_delivers_nothing_stored_before_it() {
+    for cached_from in [0, 100] {
+        let (topics, log) = served(Config::default()).await;
+        let topic = log.topic("orders");
+        topic.set_cached_from(Offset::new(cached_from));
+        let at = |seconds: u64| UnixMicros(TIME.0 + seconds * 1_000_000);
+        topic.put(&["a"], at(0));
+        let mut subscription = subscribe(&topics, Start::Time(at(60))).await;
+        assert_eq!(next(&mut subscription).await.notice, Some(Notice::CaughtUp));
+        topic.put(&["b", "c"], at(30));
+        assert!(futures_util::poll!(Box::pin(subscription.next())).is_pending());
+        topic.put(&["d"], at(59));
+        topic.put(&["e", "f"], at(60));
+        topic.put(&["g"], at(60));
+        let mut found = records(&next(&mut subscription).await);
+        if found.len() < 3 {
+            found.extend(records(&next(&mut subscription).await));
+        }
+        assert_eq!(found, expected(4, &["e", "f", "g"]), "cached from {cached_from}");
+        let limit = ReadLimit { max_records: Some(1), ..ReadLimit::default() };
+        let few = limited(&topics, Start::Time(at(60)), limit).await;
+        assert_eq!(drained(few).await, expected(4, &["e"]));
+    }
+}
+
 /// P9: what refuses a reader, or lets it end at once, makes no topic.
 #[tokio::test]
 async fn a_read_creates_a_topic_only_where_it_waits_for_records() {

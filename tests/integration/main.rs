@@ -22,6 +22,7 @@ mod copy;
 mod crash;
 mod damage;
 mod data_dir;
+mod deadlines;
 mod disk_faults;
 mod drain;
 mod drain_peers;

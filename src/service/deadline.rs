@@ -1,0 +1,144 @@
+//! The deadline that a client gave its call (`grpc-timeout`), kept by the server too: a client that does
+//! not cancel, or a proxy that does not pass it on, leaves no call behind.
+//! Never: undoes anything. What was handed to the log is stored all the same.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::Either;
+use http::{HeaderMap, Request, Response};
+use http_body::{Frame, SizeHint};
+use tokio::time::Sleep;
+use tonic::Status;
+use tonic::body::Body;
+use tower::Service;
+
+use super::body::trailers;
+use crate::storage::BoxFuture;
+
+/// Ends the calls of a service at their deadlines.
+#[derive(Clone, Debug)]
+pub struct Deadlines<S>(pub S);
+
+impl<S, F> Service<Request<Body>> for Deadlines<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future = F>,
+    F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<F, BoxFuture<'static, Result<Response<Body>, Infallible>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let timeout = timeout(request.headers());
+        let call = self.0.call(request);
+        match timeout {
+            None => Either::Left(call),
+            Some(timeout) => Either::Right(Box::pin(within(call, Box::pin(tokio::time::sleep(timeout))))),
+        }
+    }
+}
+
+async fn within<F>(call: F, mut deadline: Pin<Box<Sleep>>) -> Result<Response<Body>, Infallible>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>>,
+{
+    tokio::select! {
+        biased;
+        response = call => response.map(|response| {
+            // An answer in headers alone has ended.
+            let is_over = response.headers().contains_key(Status::GRPC_STATUS);
+            if is_over { response } else { response.map(|body| Body::new(Within { body, deadline: Some(deadline) })) }
+        }),
+        () = &mut deadline => Ok(exceeded().into_http()),
+    }
+}
+
+fn exceeded() -> Status {
+    Status::deadline_exceeded("the call's deadline has passed")
+}
+
+/// A body that ends at the deadline, if not before.
+struct Within {
+    body: Body,
+    /// None once it has passed.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl http_body::Body for Within {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Some(deadline) = &mut self.deadline else { return Poll::Ready(None) };
+        // First: a body that is always ready ends too.
+        if deadline.as_mut().poll(cx).is_ready() {
+            (self.deadline, self.body) = (None, Body::empty());
+            return Poll::Ready(Some(trailers(&exceeded())));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.deadline.is_none() || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.deadline.is_none() { SizeHint::with_exact(0) } else { SizeHint::default() }
+    }
+}
+
+/// The timeout a request asks for; none where it asks for none, or for nothing that is one: at most eight
+/// digits and a unit, as gRPC over HTTP/2 writes it.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::timeout;
+    use http::{HeaderMap, HeaderValue};
+    use std::time::Duration;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        let of = |text: &'static str| {
+            timeout(&HeaderMap::from_iter([(
+                "grpc-timeout".parse().unwrap(),
+                HeaderValue::from_static(text),
+            )]))
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!([of("3S"), of("2M"), of("1H"), of("3000m")], [3, 120, 3600, 3].map(seconds));
+        assert_eq!([of("5u"), of("5n")], [5_000, 5].map(|nanos| Some(Duration::from_nanos(nanos))));
+        assert_eq!(of("99999999H"), seconds(99_999_999 * 3600));
+        for bad in ["", "S", "3", "-1S", "+1S", "1.5S", "123456789S", "3s", "3 S", "S3"] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+        assert_eq!(timeout(&HeaderMap::new()), None);
+    }
+}
