@@ -52,6 +52,13 @@ impl Caller {
         &self.who.principal.name
     }
 
+    /// What stands for who calls in what is stored: the same for every identity of that name, and for no
+    /// other name. Zero without an identity.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 16] {
+        self.who.principal.digest
+    }
+
     /// When the identity ends; none where it does not by itself.
     #[must_use]
     pub fn expires(&self) -> Option<SystemTime> {

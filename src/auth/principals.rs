@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 
 use super::meter::{Limits, Meter, now_ns};
+use super::name::ANONYMOUS;
 use super::policy::{Action, Granted, Policy};
 use super::set::PatternSet;
 
@@ -17,6 +18,8 @@ const SWEEP_AT: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Principal {
     pub(super) name: Arc<str>,
+    /// What stands for the name where it is stored: half of its SHA-256; zero for nobody's.
+    pub(super) digest: [u8; 16],
     pub(super) meter: Arc<Meter>,
     /// As the policy of the time said; made anew where there is another.
     granted: ArcSwapOption<(Arc<Policy>, Granted)>,
@@ -24,7 +27,7 @@ pub(super) struct Principal {
 
 impl Principal {
     pub(super) fn new(name: Arc<str>) -> Self {
-        Self { name, meter: Arc::default(), granted: ArcSwapOption::empty() }
+        Self { digest: digest(&name), name, meter: Arc::default(), granted: ArcSwapOption::empty() }
     }
 
     fn granted(&self, policy: &Arc<Policy>) -> Arc<(Arc<Policy>, Granted)> {
@@ -52,6 +55,14 @@ impl Principal {
     pub(super) fn limits(&self, policy: &Arc<Policy>) -> Limits {
         self.granted(policy).1.limits
     }
+}
+
+fn digest(name: &str) -> [u8; 16] {
+    let mut half = [0; 16];
+    if name != ANONYMOUS {
+        half.copy_from_slice(&ring::digest::digest(&ring::digest::SHA256, name.as_bytes()).as_ref()[..16]);
+    }
+    half
 }
 
 /// The principals seen, by name.

@@ -209,6 +209,11 @@ impl Error {
                 format!("the topic holds offsets {} to {}", about("earliest_offset"), about("tail"))
             }
             (_, Some("EPOCH_CHANGED")) => "start over from the topic's beginning".into(),
+            (_, Some("REQUEST_ID_REUSED")) => {
+                "an id is for one batch: this input or the --batch options differ from the first run, or two \
+                 imports have one name"
+                    .into()
+            }
             (_, Some("BATCH_TOO_LARGE" | "MESSAGE_TOO_LARGE")) => {
                 "send fewer or smaller records at once, or raise the server's limits".into()
             }

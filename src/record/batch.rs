@@ -4,7 +4,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::walk::{self, Fields, Malformed, Value};
-use super::{Offset, RequestId};
+use super::{Offset, RequestId, Scope, content};
 
 /// Tag of `records` in `PublishRequest` and in `RecordBatch` alike: field 3, length-delimited.
 pub const RECORDS_TAG: u8 = 0x1a;
@@ -102,6 +102,13 @@ impl Batch {
         Ok(self)
     }
 
+    /// Says whose idempotency key it is. Without a key nothing changes.
+    #[must_use]
+    pub fn within(mut self, scope: Scope) -> Self {
+        self.request_id = self.request_id.map(|id| id.within(scope));
+        self
+    }
+
     /// Asks that the first record gets exactly this offset.
     #[must_use]
     pub fn expecting(mut self, offset: Option<Offset>) -> Self {
@@ -132,6 +139,13 @@ impl Batch {
     #[must_use]
     pub const fn crc(&self) -> u32 {
         self.crc
+    }
+
+    /// Checksum of what the records say, the same in whatever order a client wrote their headers. Walks
+    /// them: asked only of batches with an idempotency key.
+    #[must_use]
+    pub fn content(&self) -> u32 {
+        content::checksum(&self.records, self.crc)
     }
 
     /// The idempotency key.

@@ -3,9 +3,10 @@
 
 pub mod batch;
 pub mod block;
+mod content;
 mod names;
 pub mod unplaced;
 pub mod walk;
 
 pub use batch::{Batch, BatchLimits, Violation};
-pub use names::{Epoch, Offset, Position, Receipt, RequestId, TopicName, UnixMicros};
+pub use names::{Epoch, Offset, Position, Receipt, RequestId, Scope, TopicName, UnixMicros};

@@ -192,9 +192,34 @@ impl std::borrow::Borrow<str> for TopicName {
     }
 }
 
-/// A checked idempotency key: 1 to 128 bytes of UTF-8.
+/// Whose request ids these are: 128 bits of the SHA-256 of a principal's name. Zero for callers without
+/// an identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Scope([u8; 16]);
+
+impl Scope {
+    /// The scope of callers without an identity.
+    pub const NONE: Self = Self([0; 16]);
+
+    /// A scope of these bytes.
+    #[must_use]
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bare bytes.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+/// A checked idempotency key: 1 to 128 bytes of UTF-8, of one scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct RequestId(Box<str>);
+pub struct RequestId {
+    id: Box<str>,
+    scope: Scope,
+}
 
 impl RequestId {
     /// Longest key, in bytes.
@@ -207,15 +232,27 @@ impl RequestId {
     pub fn parse(id: &str) -> Result<Self, &'static str> {
         match id.len() {
             0 => Err("request_id is empty"),
-            1..=Self::MAX_LEN => Ok(Self(id.into())),
+            1..=Self::MAX_LEN => Ok(Self { id: id.into(), scope: Scope::NONE }),
             _ => Err("request_id is longer than 128 bytes"),
         }
+    }
+
+    /// The same key of another scope.
+    #[must_use]
+    pub fn within(self, scope: Scope) -> Self {
+        Self { scope, ..self }
     }
 
     /// The key.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.id
+    }
+
+    /// Whose key it is.
+    #[must_use]
+    pub const fn scope(&self) -> Scope {
+        self.scope
     }
 }
 

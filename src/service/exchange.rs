@@ -14,7 +14,7 @@ use super::status::{Context, Error, status};
 use super::{Streams, receipts, request, subscribe};
 use crate::auth::{Action, Caller};
 use crate::proto::v1;
-use crate::record::{Batch, BatchLimits, Receipt, TopicName};
+use crate::record::{Batch, BatchLimits, Receipt, Scope, TopicName};
 use crate::storage::BoxFuture;
 use crate::topic::{self, Connection, Ending, Notice, Publisher, Subscribe, Subscription};
 use crate::wire::{ExchangeRequest, ExchangeResponse};
@@ -47,6 +47,7 @@ enum State {
 
 struct Running {
     name: TopicName,
+    scope: Scope,
     intake: Intake,
     subscription: Option<Subscription>,
     /// What is known about the subscription that failed.
@@ -203,9 +204,10 @@ async fn resolve(
         let subscribed = streams.subscription(&caller, &name, asked, ending.clone()).await;
         subscription = Some(subscribed.map_err(about(name.as_str()))?);
     }
+    let scope = request::scope(&caller);
     let intake = Intake::new(publisher, window, (caller, ending));
     let (failed, end_told, receipts) = (None, false, Vec::new());
-    Ok(Box::new(Running { name, intake, subscription, failed, end_told, receipts, merging }))
+    Ok(Box::new(Running { name, scope, intake, subscription, failed, end_told, receipts, merging }))
 }
 
 impl Running {
@@ -220,8 +222,8 @@ impl Running {
         S: Stream<Item = Result<ExchangeRequest, Status>> + Unpin,
     {
         let first = self.intake.acknowledged() + 1;
-        let name = &self.name;
-        let check = |request, number| check(request, number, name, limits, call_trace);
+        let (name, of) = (&self.name, (self.scope, call_trace));
+        let check = |request, number| check(request, number, name, limits, of);
         self.intake.poll(cx, requests, check, &mut self.receipts);
         let mut response = ExchangeResponse {
             receipts: receipts::numbered(first, &mut self.receipts, self.merging),
@@ -291,7 +293,7 @@ fn check(
     due: u64,
     name: &TopicName,
     limits: BatchLimits,
-    call_trace: &str,
+    of: (Scope, &str),
 ) -> Result<Batch, Error> {
     let ExchangeRequest::Publish { number, publish } = request else {
         let what = if request == ExchangeRequest::Empty { "an empty message" } else { "a second open" };
@@ -303,5 +305,5 @@ fn check(
     if !publish.topic.is_empty() && *publish.topic != *name.as_str() {
         return Err(Error::Protocol("a publish to another topic than the open's".to_owned()));
     }
-    request::batch(publish, limits, call_trace, "publish.publish.")
+    request::batch(publish, limits, of, "publish.publish.")
 }

@@ -13,7 +13,7 @@ use super::status::{Context, Error, status};
 use super::{Streams, request};
 use crate::auth::Action;
 use crate::proto::v1::{self, IngestResponse};
-use crate::record::{Batch, TopicName};
+use crate::record::{Batch, Scope, TopicName};
 use crate::topic::Publisher;
 use crate::wire::{IngestRequest, PublishRequest};
 
@@ -46,6 +46,7 @@ pub(super) async fn ingest(
 struct Ingest {
     streams: Streams,
     name: TopicName,
+    scope: Scope,
     call_trace: Box<str>,
     intake: Intake,
     /// Records of each batch not acknowledged yet; at most a window of them.
@@ -65,8 +66,9 @@ async fn begin(
     let begun = async {
         let name = request::topic("publish.topic", &topic)?;
         call.permit(Action::Publish, &name)?;
-        let batch = check(streams, first, 1, &name, &call_trace)?;
         let (caller, ending) = call.caller_and_ending();
+        let scope = request::scope(&caller);
+        let batch = check(streams, first, 1, &name, (scope, &call_trace))?;
         let topic = streams.topic(&caller, &name).await?;
         let publisher = Publisher::new(&*topic, call.connection());
         let mut intake = Intake::new(publisher, streams.window(0), (caller, ending));
@@ -77,6 +79,7 @@ async fn begin(
             Ingest {
                 streams: streams.clone(),
                 name,
+                scope,
                 call_trace,
                 intake,
                 counts,
@@ -97,10 +100,10 @@ impl Ingest {
         requests: &mut Streaming<IngestRequest>,
     ) -> Poll<Option<Fault>> {
         loop {
-            let (streams, name, trace) = (&self.streams, &self.name, &self.call_trace);
+            let (streams, name, of) = (&self.streams, &self.name, (self.scope, &*self.call_trace));
             let counts = &mut self.counts;
             let check = |request, number| {
-                let batch = check(streams, request, number, name, trace)?;
+                let batch = check(streams, request, number, name, of)?;
                 counts.push_back(batch.count());
                 Ok(batch)
             };
@@ -135,11 +138,11 @@ fn check(
     request: IngestRequest,
     number: u64,
     name: &TopicName,
-    call_trace: &str,
+    of: (Scope, &str),
 ) -> Result<Batch, Error> {
     let publish: PublishRequest = request.publish.ok_or_else(|| Error::field("publish", "missing"))?;
     if number > 1 && !publish.topic.is_empty() && *publish.topic != *name.as_str() {
         return Err(Error::Protocol("a publish to another topic than the first one's".to_owned()));
     }
-    request::batch(publish, streams.batch_limits, call_trace, "publish.")
+    request::batch(publish, streams.batch_limits, of, "publish.")
 }

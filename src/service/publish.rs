@@ -63,7 +63,8 @@ impl Checked {
         let checked = || {
             let name = request::topic("topic", &name)?;
             caller.permit(Action::Publish, name.as_str())?;
-            let batch = request::batch(publish, streams.batch_limits, &call_trace, "")?;
+            let of = (request::scope(&caller), &*call_trace);
+            let batch = request::batch(publish, streams.batch_limits, of, "")?;
             caller.allowance().map_err(auth::Error::from)?;
             caller.pay(batch.records().len() as u64, batch.count().into());
             Ok((name, batch))

@@ -6,8 +6,9 @@ use std::time::Duration;
 use prost_types::Timestamp;
 
 use super::status::Error;
+use crate::auth::Caller;
 use crate::proto::v1::{self, subscribe_request};
-use crate::record::{Batch, BatchLimits, Epoch, Offset, Position, TopicName, UnixMicros};
+use crate::record::{Batch, BatchLimits, Epoch, Offset, Position, Scope, TopicName, UnixMicros};
 use crate::storage::Start;
 use crate::topic::{From, OutOfRange, ReadLimit, Subscribe};
 use crate::wire::PublishRequest;
@@ -31,17 +32,24 @@ pub(super) fn epoch(field: &str, text: &str) -> Result<Option<Epoch>, Error> {
     Ok(Some(epoch))
 }
 
-/// A publish's batch. `call_trace` is the traceparent of the call, used where the publish has none.
+/// Whose request ids those of a caller are.
+pub(super) fn scope(caller: &Caller) -> Scope {
+    Scope::new(caller.digest())
+}
+
+/// A publish's batch, with a request id of `scope`. `call_trace` is the traceparent of the call, used where
+/// the publish has none.
 pub(super) fn batch(
     publish: PublishRequest,
     limits: BatchLimits,
-    call_trace: &str,
+    (scope, call_trace): (Scope, &str),
     prefix: &str,
 ) -> Result<Batch, Error> {
     let trace = if publish.traceparent.is_empty() { call_trace } else { &publish.traceparent };
     let batch = Batch::check(publish.records, limits)
         .and_then(|batch| batch.with_request_id(&publish.request_id))
         .map_err(|violation| Error::batch(prefix, &violation))?
+        .within(scope)
         .expecting(publish.expected_offset.map(Offset::new));
     Ok(if trace.is_empty() { batch } else { batch.with_traceparent(trace) })
 }

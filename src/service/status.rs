@@ -159,6 +159,7 @@ fn of_storage(error: &storage::Error) -> Verdict {
         Error::TopicLimit { .. } => (Code::FailedPrecondition, Reason::TopicLimit, None),
         Error::EpochChanged { .. } => (Code::FailedPrecondition, Reason::EpochChanged, None),
         Error::ExpectedOffset { .. } => (Code::FailedPrecondition, Reason::ExpectedOffsetMismatch, None),
+        Error::RequestIdReused { .. } => (Code::FailedPrecondition, Reason::RequestIdReused, None),
         Error::Trimmed { .. } => (Code::OutOfRange, Reason::OffsetTrimmed, None),
         Error::BeyondTail { .. } => (Code::OutOfRange, Reason::OffsetBeyondTail, None),
         Error::DiskFull => (Code::ResourceExhausted, Reason::DiskFull, between(4000, 6000)),
@@ -258,7 +259,9 @@ fn add_particulars(error: &Error, context: &Context, details: &mut ErrorDetails)
             Storage::TopicLimit { .. } => {
                 details.add_quota_failure_violation("topics", error.to_string());
             }
-            Storage::EpochChanged { .. } | Storage::ExpectedOffset { .. } => {
+            Storage::EpochChanged { .. }
+            | Storage::ExpectedOffset { .. }
+            | Storage::RequestIdReused { .. } => {
                 let kind = reason_name(of_storage(error).reason);
                 details.add_precondition_failure_violation(kind, topic, error.to_string());
             }

@@ -60,6 +60,12 @@ fn every_error_has_its_code_reason_and_advice() {
             false,
         ),
         (
+            of_storage(Storage::RequestIdReused { first: earliest }),
+            Code::FailedPrecondition,
+            Reason::RequestIdReused,
+            false,
+        ),
+        (
             of_storage(Storage::Trimmed { epoch, earliest, tail }),
             Code::OutOfRange,
             Reason::OffsetTrimmed,

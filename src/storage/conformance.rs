@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 
 use super::{Appended, BoxFuture, Error, Health, Hold, Log, Retention, Start, TopicLog};
 use crate::record::block::{Blocks, records_fields};
-use crate::record::{Batch, BatchLimits, Offset, Receipt, TopicName, UnixMicros};
+use crate::record::{Batch, BatchLimits, Offset, Receipt, Scope, TopicName, UnixMicros};
 
 /// Opens the log under test: the first time a new one, later the same again. The one opened before
 /// was closed or dropped.
@@ -34,6 +34,7 @@ macro_rules! conformance_tests {
     ($engine:expr) => {
         $crate::storage::conformance::conformance_tests!(@each $engine,
             acknowledged_records_survive_reopening request_ids_survive_reopening
+            a_request_id_is_of_one_principal_and_one_content request_ids_follow_a_model
             a_duplicate_is_answered_before_its_condition_is_looked_at
             a_refused_batch_refuses_all_later_ones_of_its_appender conditions_name_the_tail
             batches_of_many_appenders_keep_their_order_and_stay_whole trim_keeps_whole_batches
@@ -58,6 +59,7 @@ pub async fn all(engine: &Engine) {
         ($($case:ident)*) => { $(println!(stringify!($case)); $case(engine).await;)* };
     }
     run!(acknowledged_records_survive_reopening request_ids_survive_reopening
+        a_request_id_is_of_one_principal_and_one_content request_ids_follow_a_model
         a_duplicate_is_answered_before_its_condition_is_looked_at
         a_refused_batch_refuses_all_later_ones_of_its_appender conditions_name_the_tail
         batches_of_many_appenders_keep_their_order_and_stay_whole trim_keeps_whole_batches
@@ -211,6 +213,87 @@ pub async fn request_ids_survive_reopening(engine: &Engine) {
     create(&*log, "ids2").await;
     let batch = batch(&[1], 0).with_request_id("id-7").unwrap();
     assert!(!append(&*log.get(&name("ids2")).await.unwrap(), vec![batch]).await.receipts[0].duplicate);
+}
+
+/// P5: another principal's id is another one, and other records under an id are refused.
+pub async fn a_request_id_is_of_one_principal_and_one_content(engine: &Engine) {
+    let log = engine.open().await;
+    let topic = create(&*log, "principals").await;
+    let of = |scope: u8, payload: u64| {
+        let batch = batch(&[payload], 0).with_request_id("import-1").unwrap();
+        batch.within(Scope::new([scope; 16]))
+    };
+    let mine = append(&*topic, vec![of(1, 1)]).await.receipts[0];
+    let others = append(&*topic, vec![of(2, 2)]).await.receipts[0];
+    let nobodys = append(&*topic, vec![of(0, 3)]).await.receipts[0];
+    assert!(!mine.duplicate && !others.duplicate && !nobodys.duplicate);
+    assert_eq!(append(&*topic, vec![of(2, 2)]).await.receipts, [Receipt { duplicate: true, ..others }]);
+    let reused = Some(Error::RequestIdReused { first: mine.first });
+    let refused = append(&*topic, vec![of(1, 4), batch(&[5], 0)]).await;
+    assert_eq!((refused.receipts.len(), refused.failure), (0, reused));
+    // In one append too: what is stored before it stays.
+    let other = batch(&[6, 7], 0).with_request_id("import-2").unwrap();
+    let again = batch(&[6], 0).with_request_id("import-2").unwrap();
+    let done = append(&*topic, vec![other, again, batch(&[8], 0)]).await;
+    assert_eq!(done.failure, Some(Error::RequestIdReused { first: done.receipts[0].first }));
+    let stored = read_all(&*topic, Offset::ZERO).await.unwrap();
+    assert_eq!(stored.iter().map(|(_, payload)| *payload).collect::<Vec<_>>(), [1, 2, 3, 6, 7]);
+}
+
+/// P5 against a model: principals that repeat their ids and each other's, with the same records and with
+/// others, in one append and in later ones, across reopening.
+pub async fn request_ids_follow_a_model(engine: &Engine) {
+    let seed = std::env::var("TESTS_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("TESTS_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut known: HashMap<(u8, u64), (u64, Receipt)> = HashMap::new();
+    let mut stored = Vec::new();
+    for round in 0..3_u64 {
+        let log = engine.open().await;
+        let topic = match log.get(&name("modelled")).await {
+            Ok(topic) => topic,
+            Err(_) => create(&*log, "modelled").await,
+        };
+        for _ in 0..60 {
+            let asked: Vec<_> = (0..random.u64(1..5))
+                .map(|_| {
+                    let (scope, id) = (random.u8(..3), random.u64(..20 * (round + 1)));
+                    (scope, id, 2 * id + u64::from(random.u8(..10) == 0))
+                })
+                .collect();
+            let batches = asked.iter().map(|(scope, id, content)| {
+                let batch = batch(&[*content], 0).with_request_id(&id.to_string()).unwrap();
+                batch.within(Scope::new([*scope; 16]))
+            });
+            let done = append(&*topic, batches.collect()).await;
+            let mut receipts = done.receipts.iter();
+            let mut failure = None;
+            for (scope, id, content) in asked {
+                match known.get(&(scope, id)) {
+                    Some((other, first)) if *other != content => {
+                        failure = Some(Error::RequestIdReused { first: first.first });
+                        break;
+                    }
+                    Some((_, first)) => {
+                        assert_eq!(receipts.next(), Some(&Receipt { duplicate: true, ..*first }));
+                    }
+                    None => {
+                        let receipt = *receipts.next().expect("it is stored");
+                        assert!(!receipt.duplicate, "{scope}/{id}");
+                        known.insert((scope, id), (content, receipt));
+                        stored.push((receipt.first.get(), content));
+                    }
+                }
+            }
+            assert_eq!((receipts.next(), done.failure), (None, failure));
+        }
+        assert_eq!(read_all(&*topic, Offset::ZERO).await.unwrap(), stored);
+        drop(topic);
+        if round == 0 {
+            log.close().await.unwrap();
+        }
+    }
 }
 
 pub async fn a_duplicate_is_answered_before_its_condition_is_looked_at(engine: &Engine) {

@@ -53,6 +53,12 @@ pub enum Error {
         /// The offset it would get.
         tail: Offset,
     },
+    /// The `request_id` was stored before, with other records.
+    #[error("request_id was stored before with other records, at offset {first}")]
+    RequestIdReused {
+        /// Where those begin.
+        first: Offset,
+    },
     /// The offset was trimmed away.
     #[error("offset is no longer kept, the earliest is {earliest}")]
     Trimmed {
@@ -105,6 +111,7 @@ impl Error {
             Self::TopicLimit { .. } => "topic_limit",
             Self::EpochChanged { .. } => "epoch_changed",
             Self::ExpectedOffset { .. } => "expected_offset",
+            Self::RequestIdReused { .. } => "request_id_reused",
             Self::Trimmed { .. } => "trimmed",
             Self::BeyondTail { .. } => "beyond_tail",
             Self::DiskFull => "disk_full",

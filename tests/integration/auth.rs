@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use streamway::proto::example::MyRequest;
 use streamway::proto::example::my_service_client::MyServiceClient;
 use streamway::proto::v1::{
-    CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, ListTopicsRequest, Notice, Topic,
+    CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, ListTopicsRequest, Notice, PublishRequest, Topic,
 };
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
@@ -17,7 +17,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use crate::harness::identities::{Setup, bearer, of, publish_as, rule, until};
 use crate::harness::jwt::{Signer, hs256, unsigned};
 use crate::harness::make::{earliest, ingest, numbered, open, publish, record, records, subscribe};
-use crate::harness::{Reader, Server, detail, metadata, refused, within};
+use crate::harness::{Reader, Server, detail, metadata, read_all, refused, within};
 
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
@@ -51,6 +51,34 @@ async fn nobody_gets_in_without_an_identity_but_health() {
     let request = HealthCheckRequest { service: String::new() };
     HealthClient::new(server.channel().await).check(request).await.unwrap();
     publish_as(&server, "ops", "t").await.unwrap();
+}
+
+/// P5: nobody answers another principal's publish with a receipt of its own, or learns that an id was used.
+#[tokio::test]
+async fn a_request_id_of_another_principal_is_another_publish() {
+    let policy = rule(r#"["one", "other", "anonymous"]"#, r#"["*"]"#, r#"["publish", "subscribe"]"#);
+    let setup = Setup::new(&["one", "other"], &policy);
+    let mut server = setup.start(&[]).await;
+    let with_id = |value: &str| PublishRequest {
+        request_id: "import-1".into(),
+        ..publish("shared", vec![record(value)])
+    };
+    for round in 0..2 {
+        let mut client = server.client().await;
+        for (at, name) in [Some("one"), Some("other"), None].into_iter().enumerate() {
+            let request = with_id(name.unwrap_or("nobody"));
+            let request = name.map_or(Request::new(request.clone()), |name| of(name, request));
+            let receipt = client.publish(request).await.unwrap().into_inner().receipt.unwrap();
+            assert_eq!((receipt.duplicate, receipt.first_offset), (round > 0, at as u64), "{name:?}");
+        }
+        let status = client.publish(of("one", with_id("else"))).await.unwrap_err();
+        refused(&status, Code::FailedPrecondition, "REQUEST_ID_REUSED");
+        // Whose an id is, is kept with it.
+        server.sigterm().await;
+        server.restart().await;
+    }
+    let seen = read_all(&mut server.client().await, "shared").await;
+    assert_eq!(seen.iter().map(|seen| seen.text()).collect::<Vec<_>>(), ["one", "other", "nobody"]);
 }
 
 #[tokio::test]

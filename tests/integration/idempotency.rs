@@ -1,10 +1,10 @@
 //! The same `request_id` stores once (P5).
 
-use streamway::proto::v1::{PublishRequest, Receipt};
+use streamway::proto::v1::{PublishRequest, Receipt, Record};
 use tonic::Code;
 
-use crate::harness::make::{ingest, numbered, open, publish, published, records};
-use crate::harness::{Server, StreamClient, read_all, refused};
+use crate::harness::make::{ingest, numbered, open, publish, published, record, records};
+use crate::harness::{Server, StreamClient, detail, metadata, read_all, refused};
 
 fn with_id(topic: &str, id: &str, prefix: &str) -> PublishRequest {
     PublishRequest { request_id: id.into(), ..publish(topic, records(prefix, 3)) }
@@ -114,4 +114,65 @@ async fn streams_know_repeated_ids_too() {
     assert_repeats(&first, &receipts[0]);
     assert_eq!((receipts[1].duplicate, receipts[1].first_offset), (false, 6));
     assert_eq!(read_all(&mut client, "a").await.len(), 9);
+}
+
+/// P5, P9: an id names one batch. Other records under it are refused, by every kind of call, and nothing of
+/// them is stored.
+#[tokio::test]
+async fn other_records_under_an_id_are_refused_and_not_called_a_duplicate() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let first = send(&mut client, with_id("a", "id", "x")).await;
+    let others = [
+        with_id("a", "id", "y"),
+        PublishRequest { records: records("x", 2), ..with_id("a", "id", "x") },
+        PublishRequest { records: records("x", 4), ..with_id("a", "id", "x") },
+    ];
+    for other in &others {
+        let status = client.publish(other.clone()).await.unwrap_err();
+        refused(&status, Code::FailedPrecondition, "REQUEST_ID_REUSED");
+        assert!(detail(&status).precondition_failure().is_some(), "{status:?}");
+    }
+    let requests = vec![ingest(with_id("a", "new", "z")), ingest(others[0].clone())];
+    let status = client.ingest(tokio_stream::iter(requests)).await.unwrap_err();
+    refused(&status, Code::FailedPrecondition, "REQUEST_ID_REUSED");
+    assert_eq!(metadata(&status).get("number").map(String::as_str), Some("2"));
+    let requests = vec![open("a"), numbered(1, with_id("", "id", "x")), numbered(2, others[0].clone())];
+    let mut answers = client.exchange(tokio_stream::iter(requests)).await.unwrap().into_inner();
+    let mut receipts = Vec::new();
+    let status = loop {
+        match answers.message().await {
+            Ok(answer) => receipts.extend(answer.expect("it fails").receipts),
+            Err(status) => break status,
+        }
+    };
+    refused(&status, Code::FailedPrecondition, "REQUEST_ID_REUSED");
+    assert_eq!((receipts.len(), metadata(&status)["number"].as_str()), (1, "2"));
+    // The very same is a repetition still, with another trace and another condition.
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into();
+    let again = PublishRequest { traceparent: trace, expected_offset: Some(9), ..with_id("a", "id", "x") };
+    assert_repeats(&first, &send(&mut client, again).await);
+    assert_eq!(read_all(&mut client, "a").await.len(), 6);
+}
+
+/// Some languages write the entries of a map in another order each time.
+#[tokio::test]
+async fn a_repetition_with_its_headers_in_another_order_is_a_repetition() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let headers: std::collections::HashMap<String, String> =
+        (0..12).map(|i| (format!("key-{i}"), format!("value-{i}"))).collect();
+    let of = || {
+        // A map of its own each time iterates in an order of its own.
+        let headers = headers.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let record = Record { headers, ..record("x") };
+        PublishRequest { request_id: "id".into(), ..publish("a", vec![record]) }
+    };
+    let first = send(&mut client, of()).await;
+    for _ in 0..10 {
+        assert_repeats(&first, &send(&mut client, of()).await);
+    }
+    let mut other = of();
+    other.records[0].headers.insert("key-3".into(), "another".into());
+    refused(&client.publish(other).await.unwrap_err(), Code::FailedPrecondition, "REQUEST_ID_REUSED");
 }

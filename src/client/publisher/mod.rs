@@ -146,8 +146,8 @@ impl Publisher {
     }
 
     /// Takes records as one batch, stored whole or not at all; `request_id` is the caller's own
-    /// idempotency key, which survives this process. A key that was stored with another number of
-    /// records ends the publisher with `FailedPrecondition`.
+    /// idempotency key, which survives this process. A key that was stored with other records
+    /// ends the publisher with `FailedPrecondition`.
     ///
     /// # Errors
     /// There is no record, the key breaks its rule, or the publisher has failed or was closed.

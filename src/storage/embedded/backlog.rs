@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub clock: UnixMicros,
     /// Request ids stored before this are out of the window.
     pub oldest_id: UnixMicros,
+    /// When the oldest that is remembered was stored; none where there is none.
+    pub oldest_kept_id: Option<UnixMicros>,
     /// Every topic.
     pub topics: Vec<TopicMark>,
     /// Runs not in a segment yet, in the order they were committed.

@@ -29,6 +29,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const WRITE_BYTES: usize = 4 << 20;
 /// A topic with limits is kept in at least about so many segments.
 const SEGMENTS_KEPT: u64 = 4;
+/// Request ids are kept in files up to so many times what the window takes, while it remembers any so old:
+/// those of a principal that stores few lie between those of one that stores many.
+const IDS_KEPT: u64 = 4;
 /// What is evicted in one step.
 const EVICT_BYTES: usize = 1 << 20;
 
@@ -320,14 +323,16 @@ impl Checkpointer {
     /// Writes the request ids of the snapshot; answers the older files still needed, and the new one.
     fn write_ids(&self, snapshot: &Snapshot) -> Result<(Vec<IdsEntry>, Option<IdsEntry>), Fault> {
         let fresh = ids::write(&*self.disk, &self.dir, snapshot)?;
-        let mut left = self.ids_max as u64;
-        left = left.saturating_sub(fresh.map_or(0, |fresh| fresh.count));
+        let mut count = fresh.map_or(0, |fresh| fresh.count);
         let mut kept: Vec<IdsEntry> = Vec::new();
+        let oldest_kept = snapshot.oldest_kept_id.map_or(u64::MAX, |oldest| oldest.0);
         for entry in self.catalog.ids.iter().rev() {
-            if left == 0 || entry.last_time < snapshot.oldest_id.0 {
+            // Beyond the newest, only for the sake of those whose share is not used up.
+            let most = if entry.last_time < oldest_kept { 1 } else { IDS_KEPT };
+            if count >= most.saturating_mul(self.ids_max as u64) || entry.last_time < snapshot.oldest_id.0 {
                 break;
             }
-            left = left.saturating_sub(entry.count);
+            count = count.saturating_add(entry.count);
             kept.push(*entry);
         }
         kept.reverse();

@@ -35,11 +35,11 @@ async fn a_day_back_or_ahead_changes_neither_order_nor_deduplication() {
         for (i, jump) in (1..).zip([jump, 0, -jump, 0]) {
             clock.jump(jump);
             times.push(put(&*topic, i, &format!("after-{i}")).await.time);
-            assert!(put(&*topic, 9, "before").await.duplicate, "after jump {i} by {jump} s");
+            assert!(put(&*topic, 0, "before").await.duplicate, "after jump {i} by {jump} s");
         }
         assert!(times.is_sorted());
         clock.pass(Duration::from_secs(550));
-        assert!(put(&*topic, 9, "before").await.duplicate, "within the window");
+        assert!(put(&*topic, 0, "before").await.duplicate, "within the window");
         clock.pass(Duration::from_secs(60));
         assert!(!put(&*topic, 5, "before").await.duplicate, "the window is over");
         let want: Vec<(u64, u64)> = (0..6).map(|i| (i, i)).collect();

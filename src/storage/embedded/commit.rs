@@ -349,6 +349,7 @@ impl Committer {
             next_topic: self.next_topic,
             clock: self.clock,
             oldest_id: self.window.oldest(self.time.steady()),
+            oldest_kept_id: self.window.oldest_kept(),
             topics: self.registry.all().into_iter().map(mark).collect(),
             pending: std::mem::take(&mut self.pending),
         }

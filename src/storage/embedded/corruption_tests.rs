@@ -21,8 +21,8 @@ type Files = BTreeMap<PathBuf, Vec<u8>>;
 struct Want {
     epoch: Epoch,
     records: Vec<(u64, u64)>,
-    /// First offset and request id of each batch.
-    batches: Vec<(u64, String)>,
+    /// First offset, request id and payloads of each batch.
+    batches: Vec<(u64, String, Vec<u64>)>,
 }
 
 /// A data directory and what it must serve.
@@ -54,7 +54,7 @@ async fn image(closed: bool) -> Image {
             let id = format!("{round}-{i}");
             let batch = batch(&payloads, 600).with_request_id(&id).unwrap();
             let done = topic.appender().append(vec![batch], Hold::default()).await;
-            topics.get_mut(&n).unwrap().batches.push((done.receipts[0].first.get(), id));
+            topics.get_mut(&n).unwrap().batches.push((done.receipts[0].first.get(), id, payloads));
         }
         if round == 0 {
             log.trim(&name(1), None, Offset::new(20)).await.unwrap();
@@ -179,8 +179,8 @@ async fn serve(image: &Image, files: &Files, place: &str) -> Outcome {
 
 /// P5: a few of the request ids are still known, with their receipts.
 async fn repeats(topic: &dyn TopicLog, want: &Want, place: &str) {
-    for (first, id) in want.batches.iter().step_by(9) {
-        let again = batch(&[7], 0).with_request_id(id).unwrap();
+    for (first, id, payloads) in want.batches.iter().step_by(9) {
+        let again = batch(payloads, 600).with_request_id(id).unwrap();
         let done = topic.appender().append(vec![again], Hold::default()).await;
         assert!(
             done.receipts[0].duplicate && done.receipts[0].first.get() == *first,

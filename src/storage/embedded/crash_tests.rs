@@ -46,7 +46,8 @@ struct Topic {
     records: Vec<u64>,
     floor: u64,
     starts: Vec<u64>,
-    ids: BTreeMap<u64, Receipt>,
+    /// By id: its receipt, and what was stored under it.
+    ids: BTreeMap<u64, (Receipt, Vec<u64>)>,
 }
 
 /// An operation whose outcome the power cut left open.
@@ -142,11 +143,15 @@ impl World {
     }
 
     fn batches(&mut self, n: u8) -> Vec<(Vec<u64>, Option<u64>)> {
-        let known: Vec<u64> = self.topics[&n].ids.keys().copied().collect();
+        let known: Vec<(u64, Vec<u64>)> =
+            self.topics[&n].ids.iter().map(|(id, (_, payloads))| (*id, payloads.clone())).collect();
         (0..self.rng.usize(1..4))
             .map(|_| {
                 let id = match self.rng.u8(..6) {
-                    0 if !known.is_empty() => Some(known[self.rng.usize(..known.len())]),
+                    0 if !known.is_empty() => {
+                        let (id, payloads) = &known[self.rng.usize(..known.len())];
+                        return (payloads.clone(), Some(*id));
+                    }
                     1 | 2 => Some(self.rng.u64(..)),
                     _ => None,
                 };
@@ -162,9 +167,10 @@ impl World {
     async fn append(&mut self, n: u8) -> Option<Unknown> {
         self.topics.contains_key(&n).then_some(())?;
         let batches = self.batches(n);
-        let pad = self.rng.usize(..2000);
         let encoded = batches.iter().map(|(payloads, id)| {
             let id = id.map(|id| id.to_string()).unwrap_or_default();
+            // Of any length, and the same where it is repeated.
+            let pad = fastrand::Rng::with_seed(payloads[0]).usize(..2000);
             batch(payloads, pad).with_request_id(&id).unwrap()
         });
         let encoded: Vec<Batch> = encoded.collect();
@@ -274,7 +280,7 @@ impl World {
 
 impl Topic {
     fn acknowledge(&mut self, payloads: &[u64], id: Option<u64>, receipt: Receipt) {
-        if let Some(first) = id.and_then(|id| self.ids.get(&id)) {
+        if let Some((first, _)) = id.and_then(|id| self.ids.get(&id)) {
             // P5: the first receipt again. After a crash its time is not known here.
             assert!(receipt.duplicate);
             assert_eq!(receipt.first, first.first);
@@ -284,7 +290,7 @@ impl Topic {
         assert_eq!(receipt.first.get(), self.records.len() as u64);
         self.starts.push(self.records.len() as u64);
         self.records.extend(payloads);
-        id.map(|id| self.ids.insert(id, receipt));
+        id.map(|id| self.ids.insert(id, (receipt, payloads.to_vec())));
     }
 }
 

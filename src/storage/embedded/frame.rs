@@ -4,7 +4,8 @@
 
 use bytes::{Buf, BufMut};
 
-use crate::record::{Offset, UnixMicros};
+use crate::record::{Offset, Scope, UnixMicros};
+use crate::storage::window::Mark;
 
 /// Bytes of a frame's header.
 pub const HEADER_LEN: usize = 64;
@@ -144,24 +145,36 @@ impl Header {
     }
 }
 
-/// One request id in a frame's ids section: first offset, record count, id.
+/// One request id in a frame's ids section: first offset, record count, mark, id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdEntry<'a> {
     /// Offset of the batch's first record.
     pub first: Offset,
-    /// Records in the batch.
+    /// Records in the batch, fewer than [`MARKED`].
     pub count: u32,
+    /// Whose it is and what was stored; none where an earlier program wrote it.
+    pub mark: Option<Mark>,
     /// The request id.
     pub id: &'a [u8],
 }
 
+/// The bit of the record count that says that there is a mark. No batch has so many records.
+const MARKED: u32 = 1 << 31;
+/// Bytes of a mark, which stands before the id and is counted with it.
+const MARK_LEN: usize = 16 + 4;
+
 impl IdEntry<'_> {
     /// Appends the entry.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        let (flag, mark_len) = if self.mark.is_some() { (MARKED, MARK_LEN) } else { (0, 0) };
         out.put_u64_le(self.first.get());
-        out.put_u32_le(self.count);
+        out.put_u32_le(self.count | flag);
         // RequestId::MAX_LEN is 128.
-        out.put_u8(self.id.len() as u8);
+        out.put_u8((mark_len + self.id.len()) as u8);
+        if let Some(Mark { scope, content }) = self.mark {
+            out.put_slice(&scope.bytes());
+            out.put_u32_le(content);
+        }
         out.put_slice(self.id);
     }
 }
@@ -169,18 +182,25 @@ impl IdEntry<'_> {
 /// Walks an ids section; ends early where the bytes do.
 pub fn ids(mut bytes: &[u8]) -> impl Iterator<Item = IdEntry<'_>> {
     std::iter::from_fn(move || {
-        let (head, rest) = bytes.split_at_checked(13)?;
-        let (id, rest) = rest.split_at_checked(usize::from(head[12]))?;
+        let (mut head, rest) = bytes.split_at_checked(13)?;
+        let (first, count, len) = (head.get_u64_le(), head.get_u32_le(), head.get_u8());
+        let (mut id, rest) = rest.split_at_checked(usize::from(len))?;
         bytes = rest;
-        let (mut first, mut count) = (&head[..8], &head[8..12]);
-        Some(IdEntry { first: Offset::new(first.get_u64_le()), count: count.get_u32_le(), id })
+        let mut mark = None;
+        if count & MARKED != 0 {
+            let (scope, rest) = id.split_first_chunk()?;
+            let (content, rest) = rest.split_first_chunk()?;
+            mark = Some(Mark { scope: Scope::new(*scope), content: u32::from_le_bytes(*content) });
+            id = rest;
+        }
+        Some(IdEntry { first: Offset::new(first), count: count & !MARKED, mark, id })
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{BadFrame, Header, IdEntry, Kind, ids};
-    use crate::record::{Offset, UnixMicros};
+    use super::{BadFrame, Header, IdEntry, Kind, Mark, ids};
+    use crate::record::{Offset, Scope, UnixMicros};
     use proptest::prelude::*;
 
     fn frame(body: &[u8]) -> Vec<u8> {
@@ -219,9 +239,10 @@ mod tests {
         }
 
         #[test]
-        fn ids_round_trip(entries in proptest::collection::vec((any::<u64>(), any::<u32>(), proptest::collection::vec(any::<u8>(), 1..=128)), 0..5)) {
+        fn ids_round_trip(entries in proptest::collection::vec((any::<u64>(), 0..1_u32 << 31, any::<Option<([u8; 16], u32)>>(), proptest::collection::vec(any::<u8>(), 1..=128)), 0..5)) {
             let mut bytes = Vec::new();
-            let entries: Vec<_> = entries.iter().map(|(first, count, id)| IdEntry { first: Offset::new(*first), count: *count, id }).collect();
+            let mark = |mark: Option<([u8; 16], u32)>| mark.map(|(scope, content)| Mark { scope: Scope::new(scope), content });
+            let entries: Vec<_> = entries.iter().map(|(first, count, of, id)| IdEntry { first: Offset::new(*first), count: *count, mark: mark(*of), id }).collect();
             entries.iter().for_each(|entry| entry.encode(&mut bytes));
             prop_assert_eq!(ids(&bytes).collect::<Vec<_>>(), entries);
         }

@@ -14,13 +14,13 @@ use super::queue::Append;
 use super::topic::TopicState;
 use crate::record::{Batch, Offset, Position, Receipt, UnixMicros, block};
 use crate::storage::tail::Run;
-use crate::storage::window::{self, Window};
+use crate::storage::window::{self, Mark, Owner, Window};
 use crate::storage::{Appended, Error, Hold};
 use crate::telemetry::trace::Steps;
 
 /// No batch takes more than its records and this many bytes in the journal: block head 40, trace
-/// context 60, request id 141, its share of a frame header 64.
-const BATCH_OVERHEAD_MAX: u64 = 320;
+/// context 60, request id 161, its share of a frame header 64.
+const BATCH_OVERHEAD_MAX: u64 = 340;
 
 /// A run that is not durable yet, or not in a segment yet.
 #[derive(Clone, Debug)]
@@ -128,13 +128,17 @@ impl Group {
         batch: &Batch,
         window: &Window,
     ) -> Result<Receipt, Error> {
-        let id = batch.request_id().map(|id| (window.key(topic.id, id.as_str().as_bytes()), id));
-        if let Some((key, _)) = id {
-            let fresh = self.fresh.get(&key).copied();
-            if let Some(stored) = fresh.or_else(|| window.get(key, self.steady)) {
+        let mut unknown = None;
+        if let Some(id) = batch.request_id() {
+            let (key, known) = window.find(topic.id, id.scope(), id.as_str().as_bytes(), self.steady);
+            if let Some(stored) = self.fresh.get(&key).copied().or(known) {
+                if !stored.is_repeated_by(batch) {
+                    return Err(Error::RequestIdReused { first: stored.first });
+                }
                 let end = stored.first.plus(u64::from(stored.count));
                 return Ok(receipt(topic, stored.first, end, stored.time, true));
             }
+            unknown = Some((key, id));
         }
         if crc32c::crc32c(batch.records()) != batch.crc() {
             return Err(Error::Damaged("the batch changed in memory after it was received".into()));
@@ -149,10 +153,13 @@ impl Group {
         building.next = first.plus(u64::from(batch.count()));
         building.batches += 1;
         let end = building.next;
-        if let Some((key, id)) = id {
-            let count = batch.count();
-            IdEntry { first, count, id: id.as_str().as_bytes() }.encode(&mut building.ids);
-            self.fresh.insert(key, window::Stored { first, count, time, at: self.steady });
+        if let Some((key, id)) = unknown {
+            let (count, scope, content) = (batch.count(), id.scope(), batch.content());
+            let mark = Some(Mark { scope, content });
+            IdEntry { first, count, mark, id: id.as_str().as_bytes() }.encode(&mut building.ids);
+            let owner = Owner::of(scope);
+            let stored = window::Stored { first, count, content, owner, time, at: self.steady };
+            self.fresh.insert(key, stored);
         }
         Ok(receipt(topic, first, end, time, false))
     }
@@ -239,7 +246,7 @@ impl Built {
     /// to be written.
     pub fn publish(self, window: &mut Window, pending: &mut Vec<Pending>, steps: Option<Steps>) {
         for (key, stored) in self.fresh {
-            window.insert(key, stored);
+            window.insert(key, stored, stored.at);
         }
         for item in &self.runs {
             item.topic.publish(item.run.clone());

@@ -119,8 +119,10 @@ pub fn read(disk: &dyn Disk, dir: &Path, entry: &IdsEntry, window: &mut Window) 
 /// Puts the ids section of a frame into the window.
 pub fn insert(header: &Header, ids: &[u8], window: &mut Window) {
     for entry in frame::ids(ids) {
-        let time = header.last_time;
-        let stored = Stored { first: entry.first, count: entry.count, time, at: window.at(time) };
-        window.insert(window.key(header.topic, entry.id), stored);
+        let (time, count) = (header.last_time, entry.count);
+        let (key, owner) = window.marked(header.topic, entry.id, entry.mark);
+        let content = entry.mark.map_or(0, |mark| mark.content);
+        let stored = Stored { first: entry.first, count, content, owner, time, at: window.at(time) };
+        window.insert(key, stored, window.at(UnixMicros(u64::MAX)));
     }
 }

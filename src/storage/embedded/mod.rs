@@ -13,7 +13,7 @@ mod backlog;
 mod catalog;
 pub mod check;
 mod checkpoint;
-mod clock;
+pub(super) mod clock;
 mod commit;
 mod disk;
 mod frame;

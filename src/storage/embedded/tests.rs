@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::EmbeddedLog;
 use crate::config::StorageConfig;
-use crate::storage::Log;
-use crate::storage::conformance::{Engine, conformance_tests};
+use crate::record::Scope;
+use crate::storage::conformance::{Engine, conformance_tests, name};
 pub use crate::storage::conformance::{batch, read_all};
+use crate::storage::{Hold, Log, Retention};
 
 fn small() -> StorageConfig {
     StorageConfig {
@@ -26,3 +27,38 @@ async fn embedded() -> (Engine, Arc<tempfile::TempDir>) {
 }
 
 conformance_tests!(embedded());
+
+/// P5: a principal that floods the window does not make the log forget another's ids, across a restart
+/// either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_ids_leaves_others_theirs_across_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StorageConfig { request_ids_max: 100, journal_bytes: 32 << 10, ..small() };
+    let open = || EmbeddedLog::open(dir.path(), &config, 100).unwrap();
+    let put = async |log: &EmbeddedLog, scope: u8, id: u64| {
+        let topic = log.get(&name("t")).await.unwrap();
+        let batch = batch(&[id], 500).with_request_id(&id.to_string()).unwrap();
+        let batch = batch.within(Scope::new([scope; 16]));
+        let done = topic.appender().append(vec![batch], Hold::default()).await;
+        assert_eq!(done.failure, None);
+        done.receipts[0].duplicate
+    };
+    let log = open();
+    log.create(name("t"), Retention::default()).await.unwrap();
+    for id in 0..10 {
+        assert!(!put(&log, 1, id).await);
+    }
+    for id in 0..250 {
+        assert!(!put(&log, 2, id).await);
+    }
+    log.close().await.unwrap();
+    drop(log);
+    let log = open();
+    for id in 0..10 {
+        assert!(put(&log, 1, id).await, "{id} of the quiet one is known");
+    }
+    for id in 170..250 {
+        assert!(put(&log, 2, id).await, "{id} is one of its newest");
+    }
+    assert!(!put(&log, 2, 0).await, "beyond its share");
+}

@@ -10,6 +10,7 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::Stream;
 use async_nats::jetstream::stream::Info;
 
+use super::ages::Ages;
 use super::group::Seen;
 use super::message::end_of;
 use super::names::Meta;
@@ -33,6 +34,8 @@ pub struct Attached {
     pub feed: Stream,
     /// Whether something in between was trimmed before it was read.
     pub jumped: bool,
+    /// How old what comes is.
+    pub ages: Ages,
 }
 
 /// Why a stream is not read.
@@ -81,6 +84,7 @@ pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> R
         Some(_) => (at(&topic, trimmed).await?, true),
         None => (at(&topic, last).await?, true),
     };
+    let ages = topic.nats.ages(&topic.stream, end_of(last)).await?;
     let policy = DeliverPolicy::ByStartSequence { start_sequence: seen.sequence + 1 };
     let consumer = topic.nats.consumer(&topic.stream, policy, false).await?;
     let feed = consumer
@@ -92,7 +96,7 @@ pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> R
         .messages()
         .await
         .map_err(unavailable)?;
-    Ok(Attached { seen, feed, jumped })
+    Ok(Attached { seen, feed, jumped, ages })
 }
 
 /// What is known of the end at `sequence`; where the message was trimmed, only its place.

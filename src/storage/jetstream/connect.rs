@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::ErrorCode;
@@ -22,6 +22,7 @@ use super::nats::{IdleTimes, Nats};
 use super::placement;
 use crate::config::{Config, NatsConfig, NatsStorage, format_size};
 use crate::storage::Reason;
+use crate::storage::embedded::clock::Clock;
 
 /// Room a message needs beside the records of its batches: heads, trace contexts, headers.
 pub const MESSAGE_OVERHEAD: usize = 64 << 10;
@@ -130,6 +131,8 @@ pub async fn connect(config: &Config, reason: &Reason) -> Result<Nats, OpenError
         closing: CancellationToken::new(),
         closed: AtomicBool::new(false),
         started: Instant::now(),
+        clock: Clock::default(),
+        skew_reported_ms: AtomicU64::new(0),
     };
     usable(&opened, &nats.url, &mut waiting).await;
     reason.set(None);

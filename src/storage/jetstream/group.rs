@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 
-use super::message::{Digest, Head, ID_BYTES, IdEntry, digest, end_of, start_of};
+use super::message::{Head, ID_BYTES, IdEntry, digest, end_of, start_of};
 use super::names::RECORDS_MAX;
 use super::queue::Append;
 use crate::record::{Batch, Epoch, Offset, Position, Receipt, UnixMicros, unplaced};
 use crate::storage::Error;
-use crate::storage::window::{self, Key, Window};
+use crate::storage::window::{self, Mark, Owner, Window};
 use crate::telemetry::trace::Steps;
 
 /// What is known of the topic's end.
@@ -50,6 +50,10 @@ pub struct Basis<'a> {
     pub certain: usize,
     /// Every `request_id` stored up to there.
     pub window: &'a Window,
+    /// The wall clock, for publish times.
+    pub wall: UnixMicros,
+    /// The steady clock, for the ages of ids.
+    pub steady: UnixMicros,
     /// Most bytes of payload and ids.
     pub bytes_max: usize,
 }
@@ -109,16 +113,10 @@ const fn is_condition(error: &Error) -> bool {
     matches!(error, Error::ExpectedOffset { .. })
 }
 
-/// The key of a request id in a topic's window.
-#[must_use]
-pub fn key(window: &Window, digest: &Digest) -> Key {
-    window.key(0, digest)
-}
-
 /// Makes a group of what waits, as much as one message takes.
 #[must_use]
 pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
-    let time = UnixMicros::now().max(basis.seen.time);
+    let time = basis.wall.max(basis.seen.time);
     let (payload, ids, fresh) = (Vec::new(), Vec::new(), window::Map::default());
     let mut builder = Builder { basis, time, payload, ids, fresh, records: 0 };
     let mut parts = Vec::new();
@@ -151,13 +149,18 @@ pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
 
 impl Builder<'_> {
     fn add(&mut self, batch: &Batch, certain: bool) -> Added {
-        let id = batch.request_id().map(|id| digest(id.as_str()));
-        let id = id.map(|digest| (key(self.basis.window, &digest), digest));
-        if let Some((key, _)) = id {
-            let fresh = self.fresh.get(&key).copied();
-            if let Some(stored) = fresh.or_else(|| self.basis.window.get(key, self.time)) {
-                return Added::Verdict(Verdict::Duplicate(stored));
+        let mut unknown = None;
+        if let Some(id) = batch.request_id() {
+            let (digest, scope) = (digest(id.as_str()), id.scope());
+            let (key, known) = self.basis.window.find(0, scope, &digest, self.basis.steady);
+            if let Some(stored) = self.fresh.get(&key).copied().or(known) {
+                return if stored.is_repeated_by(batch) {
+                    Added::Verdict(Verdict::Duplicate(stored))
+                } else {
+                    Added::Refused(Error::RequestIdReused { first: stored.first })
+                };
             }
+            unknown = Some((key, digest, scope));
         }
         if crc32c::crc32c(batch.records()) != batch.crc() {
             let what = "the batch changed in memory after it was received";
@@ -187,10 +190,12 @@ impl Builder<'_> {
         let (index, count) = (self.records, batch.count());
         unplaced::encode(self.time, batch, &mut self.payload);
         self.records += count;
-        if let Some((key, digest)) = id {
-            self.ids.push(IdEntry { index, count, digest });
-            let first = seen.tail().plus(u64::from(index));
-            self.fresh.insert(key, window::Stored { first, count, time: self.time, at: self.time });
+        if let Some((key, digest, scope)) = unknown {
+            let content = batch.content();
+            self.ids.push(IdEntry { index, count, digest, mark: Some(Mark { scope, content }) });
+            let (first, owner) = (seen.tail().plus(u64::from(index)), Owner::of(scope));
+            let (time, at) = (self.time, self.basis.steady);
+            self.fresh.insert(key, window::Stored { first, count, content, owner, time, at });
         }
         Added::Verdict(Verdict::Placed { index, count })
     }

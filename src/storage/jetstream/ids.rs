@@ -11,52 +11,64 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::group::key;
-use super::message::{Digest, Head, IdEntry, start_of};
+use super::ages::Ages;
+use super::message::{Head, IdEntry, start_of};
 use super::nats::unavailable;
-use super::search;
-use super::topic::Topic;
+use super::topic::{Topic, micros};
 use crate::record::{Offset, UnixMicros};
-use crate::storage::{Error, window};
-
-type Loading = Pin<Box<dyn Future<Output = Result<Vec<Loaded>, Error>> + Send>>;
+use crate::storage::Error;
+use crate::storage::window::{Stored, Window};
 
 /// What a topic's follower knows.
 pub struct Ids {
     topic: Arc<Topic>,
-    window: window::Window,
     state: State,
-    loading: Option<Loading>,
+    /// How old messages are.
+    ages: Ages,
 }
 
 /// Whether the window holds every id that is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Unknown,
-    Loading,
-    Known,
+    /// Some may be missing.
+    Unknown(Window),
+    Loading {
+        loading: Loading,
+        /// What comes meanwhile.
+        later: Window,
+        /// Whether one was missed meanwhile.
+        again: bool,
+    },
+    Known(Window),
 }
 
-fn empty(topic: &Topic) -> window::Window {
+/// The window, with all that was read of what is missing.
+type Loading = Pin<Box<dyn Future<Output = (Window, Result<(), Error>)> + Send>>;
+
+fn empty(topic: &Topic) -> Window {
     let storage = &topic.nats.storage;
-    window::Window::new(storage.request_id_window, storage.request_ids_max, UnixMicros::now())
+    Window::new(storage.request_id_window, storage.request_ids_max, topic.nats.clock.steady())
 }
 
 impl Ids {
     /// Nothing yet.
     #[must_use]
     pub fn new(topic: Arc<Topic>) -> Self {
-        Self { window: empty(&topic), topic, state: State::Unknown, loading: None }
+        Self { state: State::Unknown(empty(&topic)), topic, ages: Ages::default() }
     }
 
     /// Every id stored up to the message `last`. None where they must be read first: that is begun, after
     /// a pause.
-    pub fn known(&mut self, last: u64, pause: Duration) -> Option<&window::Window> {
-        if self.state == State::Unknown {
-            self.state = State::Loading;
-            self.loading = Some(Box::pin(load(self.topic.clone(), last, pause)));
+    pub fn known(&mut self, last: u64, pause: Duration) -> Option<&Window> {
+        if let State::Unknown(window) = &mut self.state {
+            let later = window.empty();
+            let window = std::mem::replace(window, window.empty());
+            let loading = Box::pin(load(self.topic.clone(), window, last, pause));
+            self.state = State::Loading { loading, later, again: false };
         }
-        (self.state == State::Known).then_some(&self.window)
+        match &self.state {
+            State::Known(window) => Some(window),
+            State::Unknown(_) | State::Loading { .. } => None,
+        }
     }
 
     /// Reads what is being read; for ever pending where nothing is. Cancel-safe.
@@ -64,62 +76,93 @@ impl Ids {
     /// # Errors
     /// NATS did not give all of them.
     pub async fn loaded(&mut self) -> Result<(), Error> {
-        let Some(loading) = &mut self.loading else { return std::future::pending().await };
-        let loaded = loading.as_mut().await;
-        self.loading = None;
-        self.state = State::Unknown;
-        for (digest, stored) in loaded? {
-            self.insert(&digest, stored);
-        }
-        self.state = State::Known;
-        Ok(())
+        let State::Loading { loading, later, again } = &mut self.state else {
+            return std::future::pending().await;
+        };
+        let (mut window, loaded) = loading.as_mut().await;
+        let later = std::mem::replace(later, window.empty());
+        window.absorb(later, self.topic.nats.clock.steady());
+        let is_whole = loaded.is_ok() && !*again;
+        self.state = if is_whole { State::Known(window) } else { State::Unknown(window) };
+        loaded
     }
 
-    /// Takes in those stored with a message.
-    pub fn note(&mut self, first: Offset, time: UnixMicros, ids: &[IdEntry]) {
-        for IdEntry { index, count, digest } in ids {
-            let first = first.plus(u64::from(*index));
-            self.insert(digest, window::Stored { first, count: *count, time, at: time });
-        }
+    /// Sets how old messages are that are read from now on.
+    pub const fn read_from(&mut self, ages: Ages) {
+        self.ages = ages;
     }
 
-    fn insert(&mut self, digest: &Digest, stored: window::Stored) {
-        self.window.insert(key(&self.window, digest), stored);
+    /// Takes in those stored with a message: one that NATS says was `published` then, or that this replica
+    /// stored just now.
+    pub fn note(&mut self, head: &Head, first: Offset, published: Option<UnixMicros>) {
+        let now = self.topic.nats.clock.steady();
+        let at = published.map_or(now, |published| self.ages.at(first, published, now));
+        let window = match &mut self.state {
+            State::Unknown(window) | State::Known(window) => window,
+            State::Loading { later, .. } => later,
+        };
+        insert(window, head, first, (at, now));
     }
 
     /// A message was not read: they are read again.
     pub fn reload(&mut self) {
-        (self.state, self.loading) = (State::Unknown, None);
+        match &mut self.state {
+            State::Unknown(_) => {}
+            State::Loading { again, .. } => *again = true,
+            State::Known(window) => {
+                let window = std::mem::replace(window, window.empty());
+                self.state = State::Unknown(window);
+            }
+        }
     }
 
     /// Messages were trimmed before they were read, and their ids with them.
     pub fn forget(&mut self) {
-        self.reload();
-        self.window = empty(&self.topic);
+        self.state = State::Unknown(empty(&self.topic));
     }
 }
 
-/// A request id, and what was stored under it.
-type Loaded = (Digest, window::Stored);
+/// Puts the ids of the message that begins at `first`, stored at `at`, into a window.
+fn insert(window: &mut Window, head: &Head, first: Offset, (at, now): (UnixMicros, UnixMicros)) {
+    for IdEntry { index, count, digest, mark } in &head.ids {
+        let (key, owner) = window.marked(0, digest, *mark);
+        let (first, count) = (first.plus(u64::from(*index)), *count);
+        let content = mark.map_or(0, |mark| mark.content);
+        window.insert(key, Stored { first, count, content, owner, time: head.time, at }, now);
+    }
+}
 
-/// The request ids of the window, up to the message `last`.
-async fn load(topic: Arc<Topic>, last: u64, pause: Duration) -> Result<Vec<Loaded>, Error> {
+/// Reads the request ids of the window, up to the message `last`, into `window`, which takes no more than
+/// its limit however many there are.
+async fn load(
+    topic: Arc<Topic>,
+    mut window: Window,
+    last: u64,
+    pause: Duration,
+) -> (Window, Result<(), Error>) {
+    tokio::time::sleep(pause).await;
+    topic.nats.link.up().await;
+    let loaded = read(&topic, &mut window, last).await;
+    (window, loaded)
+}
+
+async fn read(topic: &Topic, window: &mut Window, last: u64) -> Result<(), Error> {
     /// Headers asked for at once: no more than a few MiB.
     const AT_ONCE: usize = 200;
     /// How long the next one may take: what was asked of a connection that was lost, or of a server
     /// that is gone, is never answered.
     const SILENCE_MAX: Duration = Duration::from_secs(4);
-    /// A little more than the window: clocks differ.
+    /// A little more than the window: the clocks of NATS's servers differ.
     const SLACK: Duration = Duration::from_secs(60);
-    tokio::time::sleep(pause).await;
-    topic.nats.link.up().await;
-    let since = search::oldest_id(topic.nats.storage.request_id_window + SLACK);
+    // How old they are, NATS's clock says of all of them.
+    let ages = topic.nats.ages(&topic.stream, Offset::MAX).await?;
+    let since = ages.before(topic.nats.storage.request_id_window.saturating_add(SLACK));
     let nanos = i128::from(since.0) * 1000;
     let start_time = async_nats::datetime::from_nanos(nanos).map_err(unavailable)?;
     let consumer =
         topic.nats.consumer(&topic.stream, DeliverPolicy::ByStartTime { start_time }, true).await?;
     // Where there is nothing so new, it begins behind what its server has.
-    let (mut loaded, mut at) = (Vec::new(), consumer.cached_info().delivered.stream_sequence);
+    let mut at = consumer.cached_info().delivered.stream_sequence;
     while at < last {
         let mut messages = consumer.fetch().max_messages(AT_ONCE).messages().await.map_err(unavailable)?;
         let before = at;
@@ -128,19 +171,17 @@ async fn load(topic: Arc<Topic>, last: u64, pause: Duration) -> Result<Vec<Loade
             let info = message.info().map_err(unavailable)?;
             at = at.max(info.stream_sequence);
             if info.stream_sequence > last {
-                return Ok(loaded);
+                return Ok(());
             }
             let Some(head) = message.headers.as_ref().and_then(Head::parse) else { continue };
-            let base = start_of(info.stream_sequence);
-            loaded.extend(head.ids.iter().map(|id| {
-                let first = base.plus(u64::from(id.index));
-                (id.digest, window::Stored { first, count: id.count, time: head.time, at: head.time })
-            }));
+            let (first, now) = (start_of(info.stream_sequence), topic.nats.clock.steady());
+            let stored = ages.at(first, micros(info.published), now);
+            insert(window, &head, first, (stored, now));
         }
         // A server that was restarted has less than the others for a while.
         if at == before {
             return Err(unavailable("the server asked for request ids has not all of them"));
         }
     }
-    Ok(loaded)
+    Ok(())
 }

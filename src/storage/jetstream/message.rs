@@ -3,7 +3,9 @@
 //! ```text
 //! Nats-Expected-Last-Sequence: the sequence this group follows
 //! Streamway-Group: <nonce> <time in µs> <records before it> <records> <CRC32C of the payload>
-//! Streamway-Ids:   <index>.<records>.<SHA-256/128 of a request_id>,…      where there are any
+//! Streamway-Ids:   <index>.<records>.<SHA-256/128 of a request_id>.<scope>.<CRC32C of what its records say>,…
+//!                  where there are any; the scope is empty without an identity. Earlier programs wrote
+//!                  the first three, and read no more than these.
 //! payload:         batches without their place (crate::record::unplaced)
 //! ```
 //! Never: decides what goes into a group.
@@ -15,8 +17,9 @@ use bytes::Bytes;
 
 use super::names::{INDEX_BITS, RECORDS_MAX};
 use crate::record::unplaced::place;
-use crate::record::{Offset, UnixMicros};
+use crate::record::{Offset, Scope, UnixMicros};
 use crate::storage::tail::Run;
+use crate::storage::window::Mark;
 
 const EXPECTED: &str = "Nats-Expected-Last-Sequence";
 const GROUP: &str = "Streamway-Group";
@@ -24,8 +27,9 @@ const IDS: &str = "Streamway-Ids";
 
 /// Bytes of a [`Digest`].
 const DIGEST: usize = 16;
-/// Most bytes one id takes in the header: two numbers under 1025, the digest, three separators.
-pub const ID_BYTES: usize = 4 + 4 + 2 * DIGEST + 3;
+/// Most bytes one id takes in the header: two numbers under 1025, the digest, a scope, a checksum, five
+/// separators.
+pub const ID_BYTES: usize = 4 + 4 + 2 * DIGEST + 2 * DIGEST + 8 + 5;
 
 /// Half of the SHA-256 of a `request_id`: of one length, printable in hexadecimal, the same on
 /// every replica, and nobody finds two ids that share one.
@@ -67,6 +71,8 @@ pub struct IdEntry {
     pub count: u32,
     /// The id.
     pub digest: Digest,
+    /// Whose it is and what was stored; none where an earlier program wrote it.
+    pub mark: Option<Mark>,
 }
 
 /// What the headers of a message say.
@@ -96,9 +102,16 @@ impl Head {
         headers.insert(GROUP, format!("{nonce:016x} {} {before} {records} {crc:08x}", time.0).as_str());
         if !ids.is_empty() {
             let mut text = String::with_capacity(ids.len() * ID_BYTES);
-            for IdEntry { index, count, digest } in ids {
+            for IdEntry { index, count, digest, mark } in ids {
                 let comma = if text.is_empty() { "" } else { "," };
                 let _ = write!(text, "{comma}{index}.{count}.{:032x}", u128::from_be_bytes(*digest));
+                let _ = match mark {
+                    None => Ok(()),
+                    Some(Mark { scope: Scope::NONE, content }) => write!(text, "..{content:08x}"),
+                    Some(Mark { scope, content }) => {
+                        write!(text, ".{:032x}.{content:08x}", u128::from_be_bytes(scope.bytes()))
+                    }
+                };
             }
             headers.insert(IDS, text.as_str());
         }
@@ -124,8 +137,16 @@ impl Head {
 fn parse_id(text: &str) -> Option<IdEntry> {
     let mut parts = text.split('.');
     let (index, count) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    let digest = u128::from_str_radix(parts.next()?, 16).ok()?.to_be_bytes();
-    Some(IdEntry { index, count, digest })
+    let hex = |text| u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes);
+    let digest = hex(parts.next()?)?;
+    let mark = match parts.next() {
+        None => None,
+        Some(scope) => {
+            let scope = if scope.is_empty() { Scope::NONE } else { Scope::new(hex(scope)?) };
+            Some(Mark { scope, content: u32::from_str_radix(parts.next()?, 16).ok()? })
+        }
+    };
+    Some(IdEntry { index, count, digest, mark })
 }
 
 /// A message that was read, ready to be handed to subscribers.
@@ -170,8 +191,9 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
-    use super::{Head, IdEntry, Message, digest};
-    use crate::record::{Offset, UnixMicros, unplaced};
+    use super::{Head, ID_BYTES, IdEntry, Message, digest};
+    use crate::record::{Offset, Scope, UnixMicros, unplaced};
+    use crate::storage::window::Mark;
     use crate::topic::memory::batch_of;
 
     #[test]
@@ -179,7 +201,11 @@ mod tests {
         let mut payload = Vec::new();
         unplaced::encode(UnixMicros(1_700_000_000_000_000), &batch_of(&["a", "b"]), &mut payload);
         unplaced::encode(UnixMicros(1_700_000_000_000_000), &batch_of(&["c"]), &mut payload);
-        let ids = (0..2).map(|n| IdEntry { index: n * 2, count: 2 - n, digest: digest(&n.to_string()) });
+        let marks = [None, Some(Scope::new([0xab; 16]))];
+        let ids = (0..2).zip(marks).map(|(n, scope)| {
+            let mark = scope.map(|scope| Mark { scope, content: 0xc0ffee });
+            IdEntry { index: n * 2, count: 2 - n, digest: digest(&n.to_string()), mark }
+        });
         let head = Head {
             nonce: 0xabc,
             time: UnixMicros(1_700_000_000_000_000),
@@ -203,5 +229,24 @@ mod tests {
             assert!(Message::read(7, Some(&headers), &other.into()).is_err());
         }
         assert!(Message::read(7, None, &payload.into()).is_err());
+    }
+    /// A replica of the program before reads the first three parts of an id, and this one what that wrote.
+    #[test]
+    fn ids_of_earlier_programs_have_no_mark() {
+        let old = format!("0.1.{:032x},1023.1.{:032x}", 1, u128::MAX);
+        let ids: Vec<_> = old.split(',').map(|id| super::parse_id(id).unwrap()).collect();
+        assert!(ids.iter().all(|id| id.mark.is_none()) && ids[1].digest == [0xff; 16]);
+        for scope in [Scope::NONE, Scope::new([0xff; 16])] {
+            let mark = Some(Mark { scope, content: u32::MAX });
+            let id = IdEntry { index: 1023, count: 1024, digest: [0xff; 16], mark };
+            let (nonce, time, before, records, crc) = (1, UnixMicros(2), 3, 1024, 5);
+            let headers = Head { nonce, time, before, records, crc, ids: vec![id] }.headers(0);
+            let text = headers.get("Streamway-Ids").unwrap().as_str();
+            assert!(text.len() < ID_BYTES && text.starts_with("1023.1024.ffff"), "{text}");
+            assert_eq!(Head::parse(&headers).unwrap().ids, [id]);
+        }
+        for bad in ["0.1.zz", "0.1.0.", "0.1.0.1.zz", "0.1.0.zz.1", "0.1"] {
+            assert_eq!(super::parse_id(bad), None, "{bad}");
+        }
     }
 }

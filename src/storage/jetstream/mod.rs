@@ -12,6 +12,7 @@
 //!
 //! Never: a consensus of its own, or an answer before NATS's.
 
+mod ages;
 mod attach;
 mod cached;
 mod claims;

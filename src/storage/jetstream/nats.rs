@@ -2,7 +2,7 @@
 //! Never: retries; those who ask know how long they can wait.
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
@@ -10,15 +10,20 @@ use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
 use async_nats::jetstream::context::{Context, CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{self, Info, LastRawMessageErrorKind, PurgeErrorKind};
 use async_nats::jetstream::{ErrorCode, context};
 use futures_util::future;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
+use super::ages::Ages;
 use super::link::Link;
 use super::names::Kept;
 use crate::config::StorageConfig;
+use crate::record::{Offset, UnixMicros};
+use crate::storage::embedded::clock::Clock;
 use crate::storage::{Error, Stored};
 
 /// Times after which something that is idle ends or is renewed. Tests shorten them.
@@ -92,6 +97,15 @@ pub struct Nats {
     pub closed: AtomicBool,
     /// When the engine started; times of use are counted from here.
     pub started: Instant,
+    /// The clocks: the wall's for publish times, the steady one for ages.
+    pub clock: Clock,
+    /// When a clock that is off was reported last, in milliseconds since the start; 0 for never.
+    pub skew_reported_ms: AtomicU64,
+}
+
+fn parse_time(text: &str) -> Option<UnixMicros> {
+    let time = async_nats::datetime::parse_rfc3339(text).ok()?;
+    Some(super::topic::micros(time))
 }
 
 /// Storage that cannot answer now; nothing was stored.
@@ -134,6 +148,50 @@ impl Nats {
                 }
                 _ => Err(unavailable(error)),
             },
+        }
+    }
+
+    /// What NATS's clock says now, for messages before `live_from`. A clock of this replica that is far off is
+    /// reported.
+    ///
+    /// # Errors
+    /// NATS cannot answer.
+    pub async fn ages(&self, stream: &str, live_from: Offset) -> Result<Ages, Error> {
+        #[derive(serde::Deserialize)]
+        struct Now {
+            /// Of the server that answers. None of one older than 2.10.
+            ts: Option<String>,
+        }
+        self.reachable()?;
+        let wall = self.clock.wall();
+        let asked = self.context.request(format!("STREAM.INFO.{stream}"), &());
+        let answer: Response<Now> = asked.await.map_err(unavailable)?;
+        let steady = self.clock.steady();
+        let Response::Ok(Now { ts }) = answer else { return Err(unavailable("the stream is not there")) };
+        let nats = ts.as_deref().and_then(parse_time).unwrap_or(wall);
+        self.report_skew(wall, nats);
+        Ok(Ages { live_from, nats, steady })
+    }
+
+    /// Says that this replica's clock and NATS's differ, now and then.
+    fn report_skew(&self, wall: UnixMicros, nats: UnixMicros) {
+        /// More than this is no drift, and no answer that took its time.
+        const SKEW_MAX_S: u64 = 30;
+        /// How often it is said.
+        const EVERY_MS: u64 = 600_000;
+        let seconds = wall.0.abs_diff(nats.0) / 1_000_000;
+        if seconds <= SKEW_MAX_S {
+            return;
+        }
+        let (now, last) = (self.now_ms(), self.skew_reported_ms.load(Ordering::Relaxed));
+        if last == 0 || now.saturating_sub(last) >= EVERY_MS {
+            self.skew_reported_ms.store(now.max(1), Ordering::Relaxed);
+            warn!(
+                seconds,
+                ahead = wall > nats,
+                "clock of this replica and that of NATS differ: one of them makes wrong publish times, or ends \
+                 retention by age at a wrong time. Set the clocks right"
+            );
         }
     }
 

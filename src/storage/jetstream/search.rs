@@ -10,7 +10,7 @@ use super::message::{Message, end_of, sequence_of, start_of};
 use super::nats::unavailable;
 use super::read::look;
 use super::topic::Topic;
-use crate::record::{Offset, UnixMicros};
+use crate::record::Offset;
 use crate::storage::{Error, Start};
 
 /// How long a position this replica has not seen yet, and a NATS that cannot answer, are waited for.
@@ -135,10 +135,4 @@ async fn last_records(topic: &Topic, last: u64, records: u64) -> Result<Offset, 
 pub async fn first_keeping(topic: &Topic, last: u64, total: u64, records: u64) -> Result<u64, Error> {
     let before = total.saturating_sub(records);
     first_where(topic, last, |message| message.head.before + u64::from(message.head.records) > before).await
-}
-
-/// When request ids stored before this are forgotten.
-#[must_use]
-pub fn oldest_id(window: Duration) -> UnixMicros {
-    UnixMicros(UnixMicros::now().0.saturating_sub(u64::try_from(window.as_micros()).unwrap_or(u64::MAX)))
 }

@@ -71,7 +71,9 @@ pub struct Topic {
     looked_ms: AtomicU64,
 }
 
-fn micros(time: async_nats::datetime::DateTime) -> UnixMicros {
+/// A time of NATS's.
+#[must_use]
+pub fn micros(time: async_nats::datetime::DateTime) -> UnixMicros {
     UnixMicros(u64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or_default())
 }
 

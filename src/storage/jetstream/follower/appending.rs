@@ -29,7 +29,9 @@ impl Follower {
             }
             let certain = self.certain.map_or(0, |(appends, _)| appends);
             let bytes_max = topic.nats.kept.message_bytes_max;
-            let basis = Basis { epoch: topic.epoch, seen, certain, window, bytes_max };
+            let clock = &topic.nats.clock;
+            let (wall, steady) = (clock.wall(), clock.steady());
+            let basis = Basis { epoch: topic.epoch, seen, certain, window, bytes_max, wall, steady };
             match build(&queue.appends, &basis) {
                 Built::Behind => {
                     // One that was asked before this came says nothing about it.
@@ -59,7 +61,7 @@ impl Follower {
             Outcome::Stored(sequence) if sequence == flight.group.sequence() => {
                 let head = flight.group.head.headers(flight.group.after.sequence);
                 match Message::read(sequence, Some(&head), &flight.group.payload) {
-                    Ok(message) => self.take(message),
+                    Ok(message) => self.take(message, None),
                     Err(what) => error!(topic = %self.topic.name, reason = what, "memory is damaged"),
                 }
             }

@@ -13,14 +13,15 @@ use crate::storage::jetstream::attach::Attached;
 use crate::storage::jetstream::flight::Flight;
 use crate::storage::jetstream::group::Seen;
 use crate::storage::jetstream::message::{Message, end_of, sequence_of};
+use crate::storage::jetstream::topic::micros;
 use crate::storage::{Error, Stored};
 
 impl Follower {
     /// Takes in what the stream delivers.
     pub(super) fn message(&mut self, message: &jetstream::Message) {
         let Some(seen) = self.seen else { return };
-        let sequence = match message.info() {
-            Ok(info) => info.stream_sequence,
+        let (sequence, published) = match message.info() {
+            Ok(info) => (info.stream_sequence, micros(info.published)),
             Err(error) => return self.detach(&error),
         };
         if sequence <= seen.sequence {
@@ -31,7 +32,7 @@ impl Follower {
             return self.detach(&format!("message {sequence} came after {}", seen.sequence));
         }
         match Message::read(sequence, message.headers.as_ref(), &message.payload) {
-            Ok(message) => self.take(message),
+            Ok(message) => self.take(message, Some(published)),
             Err(what) => {
                 // Whoever reads it is told; what comes after it is served.
                 error!(topic = %self.topic.name, reason = what, "stored data is damaged");
@@ -44,12 +45,13 @@ impl Follower {
         }
     }
 
-    /// Shows a stored message to everyone, and settles the flight that it decides.
-    pub(super) fn take(&mut self, message: Message) {
+    /// Shows a stored message to everyone, and settles the flight that it decides. NATS says when it was
+    /// published where it comes from there.
+    pub(super) fn take(&mut self, message: Message, published: Option<UnixMicros>) {
         let Message { head, run, next } = message;
         let sequence = sequence_of(run.first);
         debug_assert!(self.seen.is_none_or(|seen| sequence == seen.sequence + 1), "each once, in order");
-        self.ids.note(run.first, run.first_time, &head.ids);
+        self.ids.note(&head, run.first, published);
         let (records, time) = (head.before + u64::from(head.records), run.first_time);
         self.seen = Some(Seen { sequence, next, records, time });
         self.grown = true;
@@ -80,8 +82,9 @@ impl Follower {
     }
 
     pub(super) fn attached(&mut self, attached: Attached) {
-        let Attached { seen, feed, jumped } = attached;
+        let Attached { seen, feed, jumped, ages } = attached;
         self.feed = Some(feed);
+        self.ids.read_from(ages);
         self.pause = Duration::ZERO;
         if self.flight.is_none() {
             self.trouble = None;

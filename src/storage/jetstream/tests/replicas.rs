@@ -8,8 +8,10 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::{config, created, eventually, everything, open, put};
-use crate::record::{Offset, Position};
+use crate::record::{Offset, Position, Scope, UnixMicros, unplaced};
 use crate::storage::conformance::{batch, flatten, name};
+use crate::storage::jetstream::message::{Head, IdEntry, digest};
+use crate::storage::jetstream::names::subject;
 use crate::storage::jetstream::server::Nats;
 use crate::storage::{Error, Hold, Log, Start, TopicLog};
 
@@ -144,6 +146,105 @@ async fn a_request_id_is_stored_once_whatever_the_replica() {
         }));
     }
     assert_eq!(everything(&*topics[0]).await.len(), 30);
+}
+
+/// Stores a batch under an id; answers whether it had been.
+async fn is_known(topic: &dyn TopicLog, id: u64) -> bool {
+    let batch = batch(&[id], 0).with_request_id(&format!("id-{id}")).unwrap();
+    let done = topic.appender().append(vec![batch], Hold::default()).await;
+    assert_eq!(done.failure, None);
+    done.receipts[0].duplicate
+}
+
+/// P5: a replica that reads the older ids after it saw newer ones stored keeps the newest, and no more than
+/// its limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_seen_before_the_older_ones_were_read_are_kept() {
+    const MAX: u64 = 50;
+    let nats = Nats::single("");
+    let mut config = config(&nats);
+    config.storage.request_ids_max = MAX as usize;
+    let (a, b) = (open(&config).await, open(&config).await);
+    created(&*a, "t").await;
+    let (on_a, on_b) = (a.get(&name("t")).await.unwrap(), b.get(&name("t")).await.unwrap());
+    for id in 0..120 {
+        assert!(!is_known(&*on_a, id).await);
+    }
+    on_b.resolve(Start::Latest).await.unwrap();
+    for id in 120..140 {
+        assert!(!is_known(&*on_a, id).await);
+    }
+    eventually("b saw them stored", Duration::from_secs(10), async || on_b.tail() == on_a.tail()).await;
+    for id in (140 - MAX..140).rev() {
+        assert!(is_known(&*on_b, id).await, "{id}, which is one of the newest, is known");
+    }
+    assert!(!is_known(&*on_b, 0).await, "one beyond the limit is not");
+}
+
+/// P5: whatever the clock of a replica says, an id is remembered for the window: by those that saw it
+/// stored, and by one that starts later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_clock_is_wrong_forgets_no_request_id() {
+    let nats = Nats::single("");
+    for (n, (seconds, others)) in [(660, 0), (-660, 0), (0, 660), (86_400, -86_400)].into_iter().enumerate() {
+        let topic = format!("t-{n}");
+        let logs = join_all((0..2).map(|_| async { open(&config(&nats)).await })).await;
+        logs[0].nats.clock.jump(seconds);
+        logs[1].nats.clock.jump(others);
+        created(&*logs[0], &topic).await;
+        let topics = join_all(logs.iter().map(async |log| log.get(&name(&topic)).await.unwrap())).await;
+        for id in 0..20 {
+            let (one, other) = (&topics[id as usize % 2], &topics[1 - id as usize % 2]);
+            assert!(!is_known(&**one, id).await);
+            assert!(is_known(&**other, id).await, "{seconds}, {others}: {id} is known to the other one");
+        }
+        for seconds in [0, 660, -660] {
+            let log = open(&config(&nats)).await;
+            log.nats.clock.jump(seconds);
+            let topic = log.get(&name(&topic)).await.unwrap();
+            for id in 0..20 {
+                assert!(is_known(&*topic, id).await, "{id} is known to one that starts {seconds} s off");
+            }
+        }
+    }
+}
+
+/// P5: ids are forgotten once the window is over, by the steady clock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_are_forgotten_once_the_window_is_over() {
+    let nats = Nats::single("");
+    let log = open(&config(&nats)).await;
+    let topic = created(&*log, "t").await;
+    assert!(!is_known(&*topic, 1).await);
+    log.nats.clock.pass(Duration::from_secs(550));
+    assert!(is_known(&*topic, 1).await && !is_known(&*topic, 2).await);
+    log.nats.clock.pass(Duration::from_secs(60));
+    assert!(!is_known(&*topic, 1).await && is_known(&*topic, 2).await);
+}
+
+/// P5: what a replica of the program before stored is a duplicate for every principal, as it was then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_that_an_earlier_program_stored_are_known() {
+    let nats = Nats::single("");
+    let log = open(&config(&nats)).await;
+    let topic = created(&*log, "t").await;
+    let (mut payload, time) = (Vec::new(), UnixMicros::now());
+    unplaced::encode(time, &batch(&[1], 0), &mut payload);
+    let id = IdEntry { index: 0, count: 1, digest: digest("id-1"), mark: None };
+    let crc = crc32c::crc32c(&payload);
+    let head = Head { nonce: 7, time, before: 0, records: 1, crc, ids: vec![id] };
+    let subject = subject(&name("t"), topic.epoch());
+    log.nats.client.publish_with_headers(subject, head.headers(0), payload.into()).await.unwrap();
+    eventually("it is stored", Duration::from_secs(10), async || {
+        topic.resolve(Start::Latest).await.is_ok_and(|tail| tail > Offset::ZERO)
+    })
+    .await;
+    for scope in [Scope::NONE, Scope::new([3; 16])] {
+        let other = batch(&[2, 3], 0).with_request_id("id-1").unwrap().within(scope);
+        let done = topic.appender().append(vec![other], Hold::default()).await;
+        assert!(done.receipts[0].duplicate && done.receipts[0].first == Offset::ZERO, "{done:?}");
+    }
+    assert_eq!(everything(&*topic).await.len(), 1);
 }
 
 /// Trimmed, deleted and created again by one replica: the others notice.

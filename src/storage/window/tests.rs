@@ -1,0 +1,167 @@
+//! The window held against a model that keeps everything: ids of several owners, in any order, at any time.
+
+use super::{Key, Mark, Owner, Stored, Window};
+use crate::record::{Offset, Scope, UnixMicros};
+use crate::topic::memory::batch_of;
+use std::collections::HashMap;
+use std::time::Duration;
+
+fn scope(n: u8) -> Scope {
+    Scope::new([n; 16])
+}
+
+fn stored(n: u64, at: u64, of: Scope) -> Stored {
+    let time = UnixMicros(at);
+    Stored { first: Offset::new(n), count: 1, content: n as u32, owner: Owner::of(of), time, at: time }
+}
+
+/// P5: the window is bounded by age and by count.
+#[test]
+fn ids_are_forgotten_by_age_and_by_count() {
+    let mut window = Window::new(Duration::from_micros(100), 3, UnixMicros(0));
+    let put = |window: &mut Window, id: u8, n, at| {
+        let key = window.key(1, Scope::NONE, &[id]);
+        window.insert(key, stored(n, at, Scope::NONE), UnixMicros(at));
+    };
+    for n in 0..5 {
+        put(&mut window, n as u8, n, 10 + n);
+    }
+    let find = |window: &Window, topic, id: u8, now| {
+        window.find(topic, Scope::NONE, &[id], UnixMicros(now)).1.map(|stored| stored.first.get())
+    };
+    assert_eq!(find(&window, 1, 1, 20), None);
+    assert_eq!(find(&window, 1, 2, 20), Some(2));
+    assert_eq!(find(&window, 2, 2, 20), None, "another topic");
+    assert_eq!(find(&window, 1, 4, 115), None, "too old");
+    put(&mut window, 9, 9, 113);
+    assert_eq!(window.stored.len(), 3);
+    put(&mut window, 9, 10, 300);
+    assert_eq!(find(&window, 1, 9, 300), Some(10));
+    assert_eq!((window.stored.len(), window.oldest_kept()), (1, Some(UnixMicros(300))));
+}
+
+/// An id is its scope's alone; one that an earlier program stored is anybody's, whatever is sent under it.
+#[test]
+fn an_id_is_of_one_scope_and_one_content() {
+    let mut window = Window::new(Duration::from_secs(1), 10, UnixMicros(0));
+    let mark = Mark { scope: scope(1), content: batch_of(&["a"]).content() };
+    let (key, owner) = window.marked(7, b"id", Some(mark));
+    let first = Stored { content: mark.content, owner, ..stored(3, 5, scope(1)) };
+    window.insert(key, first, UnixMicros(5));
+    let find = |window: &Window, of| window.find(7, of, b"id", UnixMicros(6)).1;
+    assert_eq!(find(&window, scope(1)), Some(first));
+    assert_eq!((find(&window, scope(2)), find(&window, Scope::NONE)), (None, None));
+    assert!(first.is_repeated_by(&batch_of(&["a"])));
+    assert!(!first.is_repeated_by(&batch_of(&["b"])) && !first.is_repeated_by(&batch_of(&["a", "a"])));
+
+    let (key, owner) = window.marked(7, b"id", None);
+    let old = Stored { owner, ..stored(2, 4, Scope::NONE) };
+    window.insert(key, old, UnixMicros(5));
+    assert_eq!(find(&window, scope(1)), Some(first), "its own first");
+    assert_eq!((find(&window, scope(2)), find(&window, Scope::NONE)), (Some(old), Some(old)));
+    assert!(old.is_repeated_by(&batch_of(&["b"])));
+}
+
+/// A principal that floods the window pushes out its own ids, not those of others.
+#[test]
+fn a_flood_leaves_the_share_of_others() {
+    let mut window = Window::new(Duration::from_secs(1), 100, UnixMicros(0));
+    let mut put = |of: Scope, n: u64| {
+        let key = window.key(0, of, &n.to_be_bytes());
+        window.insert(key, stored(n, n, of), UnixMicros(n));
+        key
+    };
+    let few: Vec<Key> = (0..20).map(|n| put(scope(1), n)).collect();
+    let many: Vec<Key> = (20..10_000).map(|n| put(scope(2), n)).collect();
+    let late: Vec<Key> = (10_000..10_100).map(|n| put(scope(1), n)).collect();
+    let known = |keys: &[Key]| keys.iter().filter(|key| window.stored.contains_key(key)).count();
+    // Its newest half, of which the first twenty are no part any more.
+    assert_eq!((known(&few), known(&late), known(&many)), (0, 50, 50));
+    assert!(window.stored.contains_key(&late[99]) && window.stored.contains_key(&many[9_979]));
+}
+
+/// Everything that was ever stored: what of it must be known, and what must not.
+#[derive(Default)]
+struct Model {
+    stored: HashMap<Key, Stored>,
+}
+
+impl Model {
+    fn insert(&mut self, key: Key, stored: Stored) {
+        let kept = self.stored.entry(key).or_insert(stored);
+        if (stored.at, stored.first) > (kept.at, kept.first) {
+            *kept = stored;
+        }
+    }
+
+    /// Those that a window must know at `now`: of each owner the newest within its share.
+    fn due(&self, share: usize, age: u64, now: u64) -> Vec<(Key, Stored)> {
+        let mut of: HashMap<Owner, Vec<(Key, Stored)>> = HashMap::new();
+        for (key, stored) in &self.stored {
+            of.entry(stored.owner).or_default().push((*key, *stored));
+        }
+        let newest = of.into_values().flat_map(|mut ids| {
+            ids.sort_unstable_by_key(|(key, stored)| std::cmp::Reverse((stored.at, *key)));
+            ids.truncate(share);
+            ids
+        });
+        newest.filter(|(_, stored)| now.saturating_sub(stored.at.0) <= age).collect()
+    }
+}
+
+/// One run: `owners` store ids at times that mostly rise; some arrive late, by any time within the window
+/// and beyond it, and some are stored again.
+fn run(seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (owners, age) = (random.u8(1..6), random.u64(50..400));
+    let count_max = random.usize(1..200);
+    let mut window = Window::new(Duration::from_micros(age), count_max, UnixMicros(0));
+    let (mut model, mut now) = (Model::default(), 1_000);
+    for n in 0..random.u64(1..1500) {
+        now += random.u64(0..3);
+        let of = scope(random.u8(..owners));
+        let id = if random.u8(..8) == 0 { random.u64(..=n) } else { n };
+        // Overtaken by as much as a load takes, or by a clock that is wrong; never from the future.
+        let late = if random.u8(..3) == 0 { random.u64(..2 * age) } else { 0 };
+        let key = window.key(1, of, &id.to_be_bytes());
+        let stored = stored(n, now - late, of);
+        model.insert(key, stored);
+        window.insert(key, stored, UnixMicros(now));
+        assert!(window.stored.len() <= count_max);
+    }
+    check(&window, &model, (owners, count_max, age, now));
+    // What was noted apart while older ones were read is the same, merged in whatever order.
+    let mut parts = [window.empty(), window.empty()];
+    for (key, stored) in &model.stored {
+        parts[random.usize(..2)].insert(*key, *stored, UnixMicros(now));
+    }
+    let [mut merged, later] = parts;
+    merged.absorb(later, UnixMicros(now));
+    check(&merged, &model, (owners, count_max, age, now));
+}
+
+fn check(window: &Window, model: &Model, (owners, count_max, age, now): (u8, usize, u64, u64)) {
+    let held: usize = window.order.of.values().map(std::collections::BTreeSet::len).sum();
+    assert_eq!((held, window.order.of.len()), (window.stored.len(), window.order.by_size.len()));
+    assert!(window.stored.len() <= count_max);
+    for (key, stored) in model.due(count_max / usize::from(owners), age, now) {
+        assert_eq!(window.get(key, UnixMicros(now)), Some(stored), "one of the newest was forgotten");
+    }
+    for (key, known) in &window.stored {
+        // The later of two counts, unless it was forgotten before the other came.
+        assert!(known.at <= model.stored[key].at, "one that was never stored");
+        assert!(now - known.at.0 <= age, "an old one is kept");
+    }
+}
+
+/// P5: in whatever order ids arrive, a window knows the newest of every owner, and no old one.
+#[test]
+fn the_newest_of_every_owner_are_known_in_whatever_order_they_came() {
+    let base = std::env::var("TESTS_SEED").ok().and_then(|seed| seed.parse().ok());
+    let base: u64 = base.unwrap_or_else(|| fastrand::u64(..u64::MAX / 2));
+    println!("TESTS_SEED={base}");
+    for seed in base..base + 60 {
+        println!("seed {seed}");
+        run(seed);
+    }
+}
