@@ -1,11 +1,12 @@
 //! `streamway completions`: what a shell sources.
 //! Never: writes anywhere but to standard output.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
+
+use super::{Failure, output};
 
 /// Print the completions of a shell.
 #[derive(Debug, Args)]
@@ -20,11 +21,10 @@ pub(super) struct Completions {
 }
 
 impl Completions {
-    pub(super) fn run(&self) -> ExitCode {
+    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut super::Cli::command(), "streamway", &mut script);
-        // Whoever closed the pipe has read enough.
-        let _ = std::io::stdout().write_all(&script);
-        ExitCode::SUCCESS
+        output::print(&String::from_utf8_lossy(&script))?;
+        Ok(ExitCode::SUCCESS)
     }
 }

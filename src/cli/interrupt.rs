@@ -4,7 +4,7 @@
 use std::process;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::INTERRUPTED;
@@ -12,24 +12,38 @@ use super::INTERRUPTED;
 /// How long a command that was asked to end may take: what is printed is flushed in it.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Both signals.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on they do not end the process by themselves.
+    pub(super) fn watch() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next one of either.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 /// A token that the first signal cancels. The process ends with [`INTERRUPTED`] a little later, or
 /// at the second signal, whatever blocks the command then.
 pub(super) fn on_signals() -> std::io::Result<CancellationToken> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::watch()?;
     let token = CancellationToken::new();
     let first = token.clone();
     // On the worker thread: the main thread is the one that blocks.
     tokio::spawn(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        next().await;
+        signals.next().await;
         first.cancel();
-        let _ = tokio::time::timeout(GRACE, next()).await;
+        let _ = tokio::time::timeout(GRACE, signals.next()).await;
         process::exit(INTERRUPTED.into());
     });
     Ok(token)

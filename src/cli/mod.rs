@@ -185,7 +185,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }),
         Command::Check(check) => check.run(),
         Command::Token(token) => token.run(),
-        Command::Completions(completions) => Ok(completions.run()),
+        Command::Completions(completions) => completions.run(),
     }
 }
 

@@ -96,7 +96,7 @@ impl Serve {
             Failure::usage(format!("configuration: {last}"))
         })?;
         if self.check_only {
-            let _ = std::io::Write::write_all(&mut std::io::stdout(), describe(&loaded).as_bytes());
+            output::print(&describe(&loaded))?;
             return Ok(ExitCode::SUCCESS);
         }
         let settings = telemetry::settings("streamway");

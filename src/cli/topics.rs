@@ -160,8 +160,14 @@ impl Topics {
                 })?;
             }
             Command::Delete { topics, epoch } => {
+                let several = topics.len() > 1;
                 for topic in topics {
-                    service.delete(&topic, &epoch).await?;
+                    service.delete(&topic, &epoch).await.map_err(|error| match Failure::from(error) {
+                        Failure { code, message } if several => {
+                            Failure { code, message: format!("{topic}: {message}") }
+                        }
+                        one => one,
+                    })?;
                     output::complain(&format!("deleted {topic}"));
                 }
             }

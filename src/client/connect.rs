@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::Uri;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Code;
 use tonic::service::interceptor::InterceptedService;
@@ -330,6 +331,9 @@ fn server(url: &str, options: &Options, tls: &ClientTlsConfig) -> Result<Server,
     if host.is_empty() {
         return Err(invalid("names no host"));
     }
+    if names_no_port(endpoint.uri()) {
+        return Err(invalid("names a port that there is not"));
+    }
     let endpoint = match endpoint.uri().scheme_str() {
         Some("https") => {
             endpoint.tls_config(tls.clone().timeout(options.connect_timeout)).map_err(|error| {
@@ -361,6 +365,14 @@ fn server(url: &str, options: &Options, tls: &ClientTlsConfig) -> Result<Server,
     Ok(Server { url, channel: ArcSwap::from_pointee(channel) })
 }
 
+/// Whether what stands for the port is none, as 99999: it would be left out, and the scheme's own used.
+pub(crate) fn names_no_port(uri: &Uri) -> bool {
+    let Some(authority) = uri.authority() else { return false };
+    let address = authority.as_str().rsplit('@').next().unwrap_or_default();
+    let port = address.strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':'));
+    port.is_some_and(|port| !port.is_empty()) && authority.port_u16().is_none()
+}
+
 /// Whether nobody but this machine sees what is sent there.
 fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
@@ -376,7 +388,17 @@ mod tests {
         for good in ["http://127.0.0.1:50051", "localhost:50051", "http://[::1]:1", "https://x:1"] {
             assert!(Client::new(Options::new(good)).is_ok(), "{good}");
         }
-        for bad in ["http://", "https://", "http://a b", "unix:///x", "ftp://x:1"] {
+        for bad in [
+            "http://",
+            "https://",
+            "http://a b",
+            "unix:///x",
+            "ftp://x:1",
+            "http://x:99999",
+            "x:65536",
+            "http://[::1]:65536",
+            "http://u@x:70000",
+        ] {
             assert!(Client::new(Options::new(bad)).is_err(), "{bad}");
         }
     }

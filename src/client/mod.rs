@@ -31,6 +31,7 @@ mod token;
 mod topics;
 
 pub use compression::Compression;
+pub(crate) use connect::names_no_port;
 pub use connect::{Client, Options};
 pub use error::{Error, Origin};
 pub(crate) use printable::{is_obeyed, printable};

@@ -3,8 +3,11 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
-use crate::harness::{Server, signal};
+use streamway::proto::v1::ListTopicsRequest;
+
+use crate::harness::{Server, signal, within};
 
 fn command(server: &Server, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_streamway"));
@@ -233,4 +236,60 @@ async fn printing_into_a_full_disk_is_a_failure() {
     let output = command(&server, &["subscribe", "t"]).stdout(full).output().unwrap();
     let (code, line) = failure(&output);
     assert!(code == 1 && line.contains("standard output"), "{line}");
+    for args in [&["completions", "bash"][..], &["serve", "--check-config"], &["topics", "list"]] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        assert_eq!(failure(&command(&server, args).stdout(full).output().unwrap()).0, 1, "{args:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_cannot_be_are_wrong_arguments() {
+    let server = Server::start().await;
+    for args in [
+        &["bench", "publish", "--batch", "4294967295"][..],
+        &["bench", "publish", "--size", "18446744073709551615"],
+        &["bench", "fanout", "--subscribers", "4294967295"],
+        &["topics", "list", "--server", "http://127.0.0.1:99999"],
+    ] {
+        let (code, line) = failure(&run(&server, args, ""));
+        assert_eq!(code, 2, "{line}");
+    }
+    assert_eq!(run(&server, &["healthcheck", "--addr", "127.0.0.1:99999"], "").status.code(), Some(1));
+    let (code, line) = failure(&run(&server, &["topics", "delete", "one", "two"], ""));
+    assert!(code == 1 && line.starts_with("error: one: topic not found"), "{line}");
+}
+
+/// Whatever a signal ends says how far it got, and leaves nothing of its own behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_a_publish_and_a_benchmark_in_good_order() {
+    let server = Server::start().await;
+    let named = async |prefix: &str| {
+        let request = ListTopicsRequest { prefix: prefix.into(), ..ListTopicsRequest::default() };
+        server.topics().await.list_topics(request).await.unwrap().into_inner().topics
+    };
+    let shown = async |prefix: &str, tail: u64| {
+        while !named(prefix).await.iter().any(|topic| topic.tail >= tail) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    for (name, tail) in [("INT", 1), ("TERM", 2)] {
+        let mut publish = command(&server, &["publish", "t"]).stdin(Stdio::piped()).spawn().unwrap();
+        publish.stdin.as_mut().unwrap().write_all(b"a\n").unwrap();
+        within(30, "a record", shown("t", tail)).await;
+        signal(publish.id(), name);
+        // Its input stays open: it is the signal that ends it.
+        let status = tokio::task::block_in_place(|| publish.wait()).unwrap();
+        let mut said = String::new();
+        publish.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(status.code(), Some(130), "{name}: {said}");
+        assert!(said.contains("interrupted; at least the first 1 lines are stored"), "{said}");
+
+        let endless = ["bench", "publish", "--warmup", "584y", "--duration", "584y", "--rate", "100"];
+        let mut bench = command(&server, &endless).spawn().unwrap();
+        within(30, "a benchmark", shown("bench-", 1)).await;
+        signal(bench.id(), name);
+        let status = tokio::task::block_in_place(|| bench.wait()).unwrap();
+        assert_eq!(status.code(), Some(130), "{name}");
+        assert!(named("bench-").await.is_empty(), "its topic is deleted");
+    }
 }

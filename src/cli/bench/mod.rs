@@ -18,8 +18,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::connection::Connection;
+use super::interrupt::Signals;
 use super::topics::Output;
-use super::{FAILURE, Failure, output};
+use super::{FAILURE, Failure, INTERRUPTED, output};
 use crate::client::Client;
 use crate::config::parse_duration;
 use cpu::Cpu;
@@ -114,6 +115,11 @@ pub(super) struct Load {
     connection: Connection,
 }
 
+/// Bytes of one batch: above the largest message that any server can be configured to take.
+const BATCH_BYTES_MAX: usize = 64 << 20;
+/// Publishers, or subscribers: more than one address has ports.
+const TASKS_MAX: u32 = 100_000;
+
 /// What a kind of load is, where it is not said otherwise.
 struct Kind {
     publishers: u32,
@@ -155,13 +161,23 @@ impl Bench {
         let time = load.warmup.saturating_add(load.duration).saturating_mul(100);
         let time = time.saturating_add(workload::OVERTIME);
         let topic = plan.topic.clone();
-        let ended = tokio::time::timeout(time, self.measure(&load, plan, &connect)).await;
+        let mut signals = Signals::watch()?;
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(time, self.measure(&load, plan, &connect)) => Some(ended),
+            () = signals.next() => None,
+        };
         if load.topic.is_none() {
+            let topics = connect()?.topics();
+            let deleted = tokio::select! {
+                deleted = topics.delete(&topic, "") => deleted.err().map(|error| error.to_string()),
+                () = signals.next() => Some("interrupted".to_owned()),
+            };
             // The figures are there already; a topic that stays is told of, and no failure.
-            if let Err(error) = connect()?.topics().delete(&topic, "").await {
-                output::complain(&format!("topic {topic} is still there: {error}"));
+            if let Some(why) = deleted {
+                output::complain(&format!("topic {topic} is still there: {why}"));
             }
         }
+        let Some(ended) = ended else { return Ok(ExitCode::from(INTERRUPTED)) };
         let whole = ended.map_err(|_| Failure::failed(format!("no end after {time:?}")))??;
         Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) })
     }
@@ -196,6 +212,16 @@ impl Bench {
         };
         if plan.batch == 0 || plan.window == 0 || plan.duration.is_zero() {
             return Err(Failure::usage("--batch, --window and --duration must be more than 0"));
+        }
+        if plan.size.saturating_mul(plan.batch as usize) > BATCH_BYTES_MAX {
+            return Err(Failure::usage(
+                "--batch times --size must be at most 64 MiB: no server takes more at once",
+            ));
+        }
+        if plan.publishers.max(plan.subscribers).max(plan.replayers).max(plan.connections) > TASKS_MAX {
+            return Err(Failure::usage(
+                "--publishers, --subscribers, --replayers and --connections must be at most 100000",
+            ));
         }
         Ok(plan)
     }

@@ -142,13 +142,15 @@ impl Run {
 
     /// Whether nothing more is to be sent.
     pub(super) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed) || self.begun.elapsed() >= self.plan.warmup + self.plan.duration
+        self.over.load(Ordering::Relaxed)
+            || self.begun.elapsed() >= self.plan.warmup.saturating_add(self.plan.duration)
     }
 
     /// Whether what happens then counts.
     pub(super) fn is_measured(&self, nanos: u64) -> bool {
-        let begin = self.plan.warmup.as_nanos() as u64;
-        let end = begin + self.plan.duration.as_nanos() as u64;
+        let of = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let begin = of(self.plan.warmup);
+        let end = begin.saturating_add(of(self.plan.duration));
         (begin..end).contains(&nanos)
     }
 }

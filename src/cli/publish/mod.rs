@@ -15,6 +15,7 @@ use clap::Args;
 use self::lines::Lines;
 use self::progress::Progress;
 use super::connection::Connection;
+use super::interrupt::Signals;
 use super::{Failure, INTERRUPTED, Patience};
 use crate::client::{Client, Publisher, PublisherOptions, Record};
 
@@ -78,7 +79,7 @@ fn parse_prefix(text: &str) -> Result<String, String> {
     }
 }
 
-/// How long Ctrl-C waits for what was sent already.
+/// How long Ctrl-C, or SIGTERM, waits for what was sent already.
 const INTERRUPT_FLUSH: Duration = Duration::from_secs(2);
 
 impl Publish {
@@ -95,10 +96,14 @@ impl Publish {
             ..PublisherOptions::default()
         };
         let publisher = client.publisher(&self.topic, options)?;
+        let mut signals = Signals::watch()?;
         let outcome = tokio::select! {
             outcome = self.publish(&publisher, &mut lines, &progress) => outcome,
-            _ = tokio::signal::ctrl_c() => {
-                let _ = tokio::time::timeout(INTERRUPT_FLUSH, publisher.flush()).await;
+            () = signals.next() => {
+                tokio::select! {
+                    _ = tokio::time::timeout(INTERRUPT_FLUSH, publisher.flush()) => {}
+                    () = signals.next() => {}
+                }
                 Err(Failure { code: INTERRUPTED, message: "interrupted".into() })
             }
         };

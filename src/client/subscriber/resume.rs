@@ -25,10 +25,16 @@ pub(super) struct Cursor {
 
 impl Cursor {
     pub(super) fn new(options: &SubscriberOptions) -> Self {
+        // The greatest number stands for a limit that is spent: one less is as good as endless.
+        let limit = options.limit.map(|asked| v1::ReadLimit {
+            max_records: asked.max_records.min(SPENT - 1),
+            max_bytes: asked.max_bytes.min(SPENT - 1),
+            ..asked
+        });
         let request = v1::SubscribeRequest {
             topic: options.topic.clone(),
             out_of_range: options.out_of_range.into(),
-            limit: options.limit,
+            limit,
             heartbeat_interval: Some(proto_duration(options.heartbeat_interval)),
             start: Some(proto_start(options.start)),
         };
@@ -216,6 +222,19 @@ mod tests {
         assert!(!cursor.is_complete());
         cursor.accept(&delivery(3, 5, 9)).unwrap();
         assert!(cursor.is_complete());
+    }
+
+    #[test]
+    fn the_greatest_limit_is_not_one_that_is_spent() {
+        for limit in [
+            v1::ReadLimit { max_records: u64::MAX, ..Default::default() },
+            v1::ReadLimit { max_bytes: u64::MAX, ..Default::default() },
+        ] {
+            let mut cursor = cursor(limit);
+            assert!(!cursor.is_complete());
+            cursor.accept(&delivery(0, 3, 9)).unwrap();
+            assert!(!cursor.is_complete());
+        }
     }
 
     #[test]
