@@ -27,7 +27,7 @@ use super::partial::{Budget, Counted, Share};
 use super::preface::Ahead;
 use super::read_on::ReadOn;
 use super::routes::Services;
-use super::socket::{Socket, Turn};
+use super::socket::{self, Socket, Turn};
 use super::tls::Tls;
 use crate::auth::PeerCertificate;
 use crate::config::{Config, Http2Config};
@@ -70,6 +70,7 @@ pub(super) fn grpc(
         });
         let observer = Observer { peer: stream.peer_addr().ok(), access_log_every };
         let routes = Observed::new(routes.clone(), observer);
+        socket::cut_off_after(&stream, config.http2.keepalive_interval + config.http2.keepalive_timeout);
         let socket = Socket::new(stream);
         let port = Port { gate, routes, config, share, calls, turn: socket.turn(), peer: None };
         let Some(tls) = tls.clone() else { return Box::pin(port.serve(socket)) };

@@ -7,11 +7,20 @@ use std::io::{IoSlice, Result};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use rustix::net::sockopt::set_tcp_cork;
+use rustix::net::sockopt::{set_tcp_cork, set_tcp_user_timeout};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+/// How long a peer may leave what it was sent unread or unacknowledged, until the system ends the connection: TCP alone
+/// keeps one for ever whose peer only says, again and again, that it has no room. A peer that answers pings reads.
+pub(super) fn cut_off_after(stream: &TcpStream, patience: Duration) {
+    let patience = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+    // A system that cannot leaves it to the end of the process, as before.
+    let _ = set_tcp_user_timeout(stream, patience);
+}
 
 /// A write as long as this is one of several, most likely.
 const LONG: usize = 8 << 10;
