@@ -1,27 +1,38 @@
 //! The admin port: plaintext, HTTP/1.1 and h2c told apart by the preface; gRPC health, probes, metrics.
 //! So a gRPC port that is full, or speaks TLS only, never makes a pod look dead.
+//! Where connections are as many as there may be, a new one takes the place of one that its most numerous peer does not
+//! use: nobody can keep a probe out by staying.
 //! Never: anything a stranger must not see.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tower::{Service, service_fn};
 use tracing::debug;
 
+use super::age::{Age, Step};
 use super::connection::Tracked;
 use super::health::{Board, Health};
 use super::linger::Lingering;
 use super::listener::Gate;
 use super::preface::Ahead;
+use super::residents::{Resident, Residents};
+use super::socket;
 use crate::config::Config;
 use crate::telemetry::prometheus;
 
@@ -29,6 +40,12 @@ use crate::telemetry::prometheus;
 const TEXT: &str = "text/plain; charset=utf-8";
 /// Calls at once on one connection: probes are few.
 const STREAMS_MAX: u32 = 16;
+/// Texts of metrics on their way at once: each is some hundred kilobytes, which a peer that does not read would hold.
+const METRICS_MAX: usize = 8;
+/// Age, give or take a tenth, at which a connection is told to go: whoever asks for health or metrics makes another.
+const AGE_MAX: Duration = Duration::from_secs(600);
+/// How much older one may get that a call keeps open.
+const AGE_GRACE: Duration = Duration::from_secs(60);
 
 /// Serves connections of the admin port.
 pub(super) fn serve(
@@ -36,23 +53,53 @@ pub(super) fn serve(
     config: &Config,
 ) -> impl Fn(TcpStream, Gate) -> futures_util::future::BoxFuture<'static, ()> + Send + 'static {
     let health = Routes::new(HealthServer::new(Health::new(board.clone()))).prepare();
-    let (board, config) = (board.clone(), Arc::new(config.clone()));
-    move |stream, gate| Box::pin(connection(stream, gate, board.clone(), health.clone(), Arc::clone(&config)))
+    let residents = Residents::new(config.admin_connections_max);
+    let age = Config { connection_age_max: AGE_MAX, connection_age_grace: AGE_GRACE, ..config.clone() };
+    let port = Port {
+        board: board.clone(),
+        health,
+        config: Arc::new(age),
+        metrics: Arc::new(Semaphore::new(METRICS_MAX)),
+    };
+    move |stream, gate| {
+        socket::cut_off_after(
+            &stream,
+            port.config.http2.keepalive_interval + port.config.http2.keepalive_timeout,
+        );
+        let resident = residents.enter(stream.peer_addr().ok().map(|peer| peer.ip()));
+        Box::pin(connection(stream, gate, port.clone(), resident))
+    }
 }
 
-async fn connection(mut stream: TcpStream, gate: Gate, board: Board, health: Routes, config: Arc<Config>) {
+/// Connections above the limit that are let in while the one that makes room for each is on its way out.
+pub(super) const LEAVING_MAX: usize = 32;
+
+/// What all connections are served with.
+#[derive(Clone)]
+struct Port {
+    board: Board,
+    health: Routes,
+    config: Arc<Config>,
+    metrics: Arc<Semaphore>,
+}
+
+async fn connection(mut stream: TcpStream, gate: Gate, port: Port, resident: Resident) {
+    let Port { board, health, config, metrics } = port;
     // How long a peer may take to say its first word, and its request's headers. hyper-util has no
     // deadline of its own for telling the two protocols apart.
     let patience = config.preface_timeout;
     let ahead = tokio::select! {
         ahead = tokio::time::timeout(patience, Ahead::read(&mut stream)) => ahead,
         () = gate.leaving.cancelled() => return,
+        () = resident.evicted() => return,
     };
     let Ok(Ok(ahead)) = ahead else { return };
+    let calls = resident.calls();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (board, mut health) = (board.clone(), health.clone());
+        let (board, mut health, metrics) = (board.clone(), health.clone(), Arc::clone(&metrics));
+        calls.note();
         async move {
-            match probe(request.uri().path(), &board) {
+            match probe(request.uri().path(), &board, &metrics) {
                 Some(answer) => Ok::<_, Infallible>(answer),
                 None if is_grpc(&request) => health.call(request.map(Body::new)).await,
                 None => Ok(plain(StatusCode::NOT_FOUND, "not found: /livez, /readyz, /metrics, /version\n")),
@@ -71,7 +118,7 @@ async fn connection(mut stream: TcpStream, gate: Gate, board: Board, health: Rou
     let service = TowerToHyperService::new(service);
     let mut connection =
         std::pin::pin!(builder.serve_connection(TokioIo::new(Lingering::new(stream, ahead)), service));
-    let mut leaving = false;
+    let (mut leaving, mut age) = (false, Age::begin(&config));
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
@@ -85,14 +132,21 @@ async fn connection(mut stream: TcpStream, gate: Gate, board: Board, health: Rou
                 connection.as_mut().graceful_shutdown();
             }
             () = gate.abort.cancelled() => return,
+            () = resident.evicted() => return debug!("admin connection made room for another"),
+            step = age.next() => match step {
+                Step::GoAway if leaving => {}
+                Step::GoAway => connection.as_mut().graceful_shutdown(),
+                Step::Tell => {}
+                Step::Cut => return debug!("admin connection past its age cut off"),
+            },
         }
     }
 }
 
 /// The plain HTTP paths.
-fn probe(path: &str, board: &Board) -> Option<Response<Body>> {
+fn probe(path: &str, board: &Board, metrics: &Arc<Semaphore>) -> Option<Response<Body>> {
     let (code, text) = match path {
-        "/metrics" => return Some(metrics()),
+        "/metrics" => return Some(self::metrics(metrics)),
         "/livez" => (StatusCode::OK, "ok\n"),
         "/readyz" if board.is_ready() => (StatusCode::OK, "ok\n"),
         "/readyz" => {
@@ -106,11 +160,53 @@ fn probe(path: &str, board: &Board) -> Option<Response<Body>> {
     Some(plain(code, text))
 }
 
-fn metrics() -> Response<Body> {
-    let mut response = Response::new(Body::new(prometheus::text()));
+fn metrics(free: &Arc<Semaphore>) -> Response<Body> {
+    let Ok(permit) = Arc::clone(free).try_acquire_owned() else {
+        return plain(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many answers with metrics are unread: ask again later\n",
+        );
+    };
+    let text = Bytes::from_owner(Unread { text: prometheus::text(), _permit: permit });
+    let mut response = Response::new(Body::new(Full(Some(text))));
     let kind = header::HeaderValue::from_static(prometheus::CONTENT_TYPE);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+/// A text of metrics, until its last byte was sent.
+struct Unread {
+    text: String,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Unread {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+/// A body of one frame.
+struct Full(Option<Bytes>);
+
+impl http_body::Body for Full {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
 }
 
 /// Whether a gRPC client asks. gRPC answers what it does not know with 200 and its status beside it,

@@ -20,6 +20,7 @@ mod partial;
 mod preface;
 mod read_on;
 mod request;
+mod residents;
 mod routes;
 mod sample;
 mod signals;
@@ -159,7 +160,8 @@ async fn start_on(board: Board, config: Config, open: Opener) -> Result<Running,
     if !auth.is_open() {
         gate.tasks.spawn(identity::keep_fresh(auth, config.reload_interval, gate.leaving.clone()));
     }
-    let admin_gate = Gate::new(config.admin_connections_max).with_spares(Spares::hold(ADMIN_SPARES));
+    let admin_gate = Gate::new(config.admin_connections_max.saturating_add(admin::LEAVING_MAX))
+        .with_spares(Spares::hold(ADMIN_SPARES));
     let serve = admin::serve(&board, &config);
     let counts = &METRICS.admin_connections;
     admin_gate.tasks.spawn(listener::accept(admin_listener, admin_gate.clone(), counts, serve));
