@@ -162,6 +162,8 @@ fn zeros(config: &Config, faults: &mut Vec<String>) {
         ("message_bytes_max", config.message_bytes_max as u64),
         ("window_max", config.window_max.into()),
         ("inflight_bytes_max", config.inflight_bytes_max as u64),
+        ("delivery_bytes_max", config.delivery_bytes_max as u64),
+        ("streams_max", config.streams_max as u64),
         ("connections_max", config.connections_max as u64),
         ("streams_per_connection_max", config.streams_per_connection_max.into()),
         ("preface_timeout", config.preface_timeout.as_nanos() as u64),
@@ -195,6 +197,7 @@ fn sizes(config: &Config, faults: &mut Vec<String>) {
             batch + MESSAGE_OVERHEAD as u64,
         ),
         ("inflight_bytes_max", config.inflight_bytes_max as u64, "batch_bytes_max", batch),
+        ("delivery_bytes_max", config.delivery_bytes_max as u64, "16MiB, room for some readers", 16 << 20),
         (
             "connection_inflight_bytes_max",
             config.connection_inflight_bytes_max as u64,
@@ -260,8 +263,12 @@ fn ages(config: &Config, faults: &mut Vec<String>) {
     }
 }
 
-/// Adds up what the limits allow at once. What subscribers that do not read are sent is not in it:
-/// each costs `http2.send_buffer_bytes` and one delivery.
+/// What one open call takes beside the budgets, in bytes: its task, its stream of HTTP/2, the headers that came with it
+/// as far as they are not counted elsewhere, and the smallest frame its peer may leave unread. An idle subscription
+/// takes half of it.
+const STREAM_BYTES: u64 = 24 << 10;
+
+/// Adds up what the limits allow at once. The memory of the process itself and of the system's sockets is not in it.
 fn memory(config: &Config, faults: &mut Vec<String>) {
     let (storage, inflight) = (&config.storage, config.inflight_bytes_max as u64);
     let (connections, window) = (config.connections_max as u64, config.http2.connection_window_bytes);
@@ -271,6 +278,11 @@ fn memory(config: &Config, faults: &mut Vec<String>) {
         (
             inflight.saturating_mul(3),
             "3 × inflight_bytes_max (admitted, waiting, partly received)".to_owned(),
+        ),
+        (config.delivery_bytes_max as u64, "delivery_bytes_max".to_owned()),
+        (
+            (config.streams_max as u64).saturating_mul(STREAM_BYTES),
+            format!("streams_max {} × {}", config.streams_max, format_size(STREAM_BYTES)),
         ),
         (
             connections.saturating_mul(window.into()),
@@ -368,13 +380,15 @@ mod tests {
 
     #[test]
     fn limits_that_add_up_to_too_much_memory_are_refused_term_by_term() {
-        let mut config = Config { memory_max: 1 << 30, connections_max: 32, ..Config::default() };
+        let mut config = Config { memory_max: 1536 << 20, connections_max: 32, ..Config::default() };
+        config.streams_max = 10_000;
         assert_eq!(faults(&config), Vec::<String>::new());
         config.connections_max = 64;
         let faults = faults(&config);
-        let expected = "memory_max 1GiB is less than the limits allow, 1472MiB: 64MiB for storage.cache_bytes \
+        let expected = "memory_max 1536MiB is less than the limits allow, 2009472KiB: 64MiB for storage.cache_bytes \
             + 192MiB for storage.unflushed_bytes_max \
             + 192MiB for 3 × inflight_bytes_max (admitted, waiting, partly received) \
+            + 256MiB for delivery_bytes_max + 240000KiB for streams_max 10000 × 24KiB \
             + 1GiB for connections_max 64 × http2.connection_window_bytes 16MiB";
         assert_eq!(faults, [expected]);
     }

@@ -70,6 +70,9 @@ pub struct Config {
     /// Most bytes of publishes in flight on the whole server.
     #[serde(with = "human::size")]
     pub inflight_bytes_max: usize,
+    /// Most bytes that answers keep until they are read.
+    #[serde(with = "human::size")]
+    pub delivery_bytes_max: usize,
     /// Silence after which a subscriber is sent a heartbeat, where it does not say.
     #[serde(with = "human::duration")]
     pub heartbeat_interval: Duration,
@@ -79,6 +82,9 @@ pub struct Config {
     /// Most open streams on one connection.
     #[serde(with = "human::plain")]
     pub streams_per_connection_max: u32,
+    /// Most open streams on all connections.
+    #[serde(with = "human::plain")]
+    pub streams_max: usize,
     /// Age at which a subscription, an Exchange or an Ingest is told to begin anew; 0 for none.
     #[serde(with = "human::duration")]
     pub stream_age_max: Duration,
@@ -264,9 +270,11 @@ impl Default for Config {
             message_bytes_max: 4 << 20,
             window_max: 16_384,
             inflight_bytes_max: 64 << 20,
+            delivery_bytes_max: 256 << 20,
             heartbeat_interval: Duration::from_secs(15),
             connections_max: 10_000,
             streams_per_connection_max: 10_000,
+            streams_max: 100_000,
             stream_age_max: Duration::ZERO,
             preface_timeout: Duration::from_secs(10),
             connection_age_max: Duration::ZERO,

@@ -75,9 +75,11 @@ pub const SETTINGS: &[Setting] = &[
     setting("message_bytes_max", SIZE, "Most bytes in one gRPC message"),
     setting("window_max", COUNT, "Most publishes of one call that are not acknowledged yet"),
     setting("inflight_bytes_max", SIZE, "Most bytes of publishes in flight on the whole server"),
+    setting("delivery_bytes_max", SIZE, "Most bytes that answers keep until their clients have read them"),
     setting("heartbeat_interval", DURATION, "Silence after which a subscriber is sent a heartbeat"),
     setting("connections_max", COUNT, "Most open connections"),
     setting("streams_per_connection_max", COUNT, "Most open streams on one connection"),
+    setting("streams_max", COUNT, "Most open streams on the whole server"),
     setting(
         "stream_age_max",
         DURATION,

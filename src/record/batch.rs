@@ -166,12 +166,13 @@ impl Batch {
         self.traceparent.as_deref()
     }
 
-    /// Bytes this batch is counted as in every budget: its records and a flat share for what surrounds them.
+    /// Bytes this batch is counted as in every budget, at least what it keeps in memory: its records, a flat share for
+    /// what surrounds them, and what else of its message their buffer may hold.
     #[must_use]
     pub fn weight(&self) -> usize {
         /// Offsets, time, trace context and bookkeeping of one batch, in bytes; a round upper estimate.
         const OVERHEAD: usize = 128;
-        self.records.len() + OVERHEAD
+        self.records.len() + OVERHEAD + EXCESS_MAX
     }
 }
 
@@ -193,8 +194,13 @@ fn count_records(bytes: &[u8]) -> Result<u64, Violation> {
     Ok(index)
 }
 
-/// Collects the `records` fields of a message into one run of bytes: a slice of the message
-/// where they stand together, as every common encoder writes them; a copy where they do not.
+/// Most bytes that a batch's records keep in memory beside themselves: room for a topic's name, a request id and a
+/// trace context of the usual lengths.
+pub const EXCESS_MAX: usize = 256;
+
+/// Collects the `records` fields of a message into one run of bytes: a slice of the message where they stand together,
+/// as every common encoder writes them, and are nearly all of it; else a copy, so that a record of two bytes does not
+/// keep the megabytes that came beside it.
 #[derive(Debug, Default)]
 pub struct RecordsCollector {
     run: Option<std::ops::Range<usize>>,
@@ -220,7 +226,13 @@ impl RecordsCollector {
     #[must_use]
     pub fn finish(self, mut message: Bytes) -> Bytes {
         match (self.copied, self.run) {
+            (Some(copied), _) if copied.capacity() - copied.len() > EXCESS_MAX => {
+                Bytes::copy_from_slice(&copied)
+            }
             (Some(copied), _) => copied.freeze(),
+            (None, Some(run)) if message.len() - run.len() > EXCESS_MAX => {
+                Bytes::copy_from_slice(&message[run])
+            }
             (None, Some(run)) => {
                 message.truncate(run.end);
                 message.advance(run.start);
@@ -248,7 +260,7 @@ fn is_traceparent(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Batch, BatchLimits, RecordsCollector, Violation};
+    use super::{Batch, BatchLimits, EXCESS_MAX, RecordsCollector, Violation};
     use bytes::Bytes;
 
     fn records(count: usize, value: usize) -> Bytes {
@@ -300,6 +312,23 @@ mod tests {
             apart.push(&message, at);
         }
         assert_eq!(&apart.finish(message)[..], b"aabbcc");
+    }
+
+    #[test]
+    fn what_stood_beside_the_records_is_not_kept() {
+        for (beside, shared) in [(EXCESS_MAX, true), (EXCESS_MAX + 1, false), (1 << 20, false)] {
+            let message = Bytes::from(vec![7; 10 + beside]);
+            let mut collector = RecordsCollector::default();
+            collector.push(&message, 4..14);
+            let run = collector.finish(message.clone());
+            assert_eq!((run.len(), message.as_ptr_range().contains(&run.as_ptr())), (10, shared), "{beside}");
+        }
+        let (message, mut apart) = (Bytes::from(vec![7; 1 << 20]), RecordsCollector::default());
+        for at in (0..1 << 20).step_by(2) {
+            apart.push(&message, at..at + 1);
+        }
+        let run = apart.finish(message).try_into_mut().expect("of its own");
+        assert!(run.capacity() <= run.len() + EXCESS_MAX);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-use http::Request;
+use futures_util::future::{BoxFuture, Either};
+use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -31,6 +31,7 @@ use super::socket::{self, Socket, Turn};
 use super::tls::Tls;
 use crate::auth::PeerCertificate;
 use crate::config::{Config, Http2Config};
+use crate::service::status;
 use crate::telemetry::METRICS;
 use crate::topic::{Cause, Connection, Topics};
 
@@ -66,6 +67,7 @@ pub(super) fn grpc(
         let (config, share) = (Arc::clone(&config), budget.share());
         let calls = Arc::new(Connection {
             ending: topics.ending().child(),
+            deliveries: topics.deliveries().of_connection(),
             admission: topics.admission().of_connection(config.connection_inflight_bytes_max),
         });
         let observer = Observer { peer: stream.peer_addr().ok(), access_log_every };
@@ -127,15 +129,22 @@ impl Port {
     {
         let Self { gate, routes, config, share, calls, turn, peer } = self;
         let (ending, tasks) = (calls.ending.clone(), gate.tasks.clone());
+        let (open, streams_max) = (gate.clone(), config.streams_max);
         let service = service_fn(move |mut request: Request<Incoming>| {
+            if open.streams() > streams_max {
+                debug!(streams_max, "call over the cap refused");
+                let refused = status::too_many_streams(streams_max).into_http();
+                return Either::Left(std::future::ready(Ok(refused)));
+            }
             request.extensions_mut().insert(calls.clone());
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
             }
-            let request =
-                request.map(|body| Body::new(Counted::new(ReadOn::new(body, tasks.clone()), share.clone())));
+            let headers = header_bytes(request.headers());
+            let read_on = |body| ReadOn::new(body, tasks.clone());
+            let request = request.map(|body| Body::new(Counted::new(read_on(body), share.clone(), headers)));
             // Not in the task of the call, which would keep its room for as long as a subscription lasts.
-            Box::pin(routes.clone().oneshot(request))
+            Either::Right(Box::pin(routes.clone().oneshot(request)))
         });
         let builder = builder(&config, &gate);
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -166,6 +175,13 @@ impl Port {
             }
         }
     }
+}
+
+/// Bytes of a request's headers, as HTTP/2 counts them.
+fn header_bytes(headers: &HeaderMap) -> usize {
+    /// RFC 9113, section 6.5.2.
+    const EACH: usize = 32;
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + EACH).sum()
 }
 
 fn builder(config: &Config, gate: &Gate) -> http2::Builder<Tracked> {

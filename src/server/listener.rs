@@ -63,6 +63,11 @@ impl Gate {
         self.connections_max.saturating_sub(self.free.available_permits())
     }
 
+    /// Open calls, give or take a task of the port's own.
+    pub(super) fn streams(&self) -> usize {
+        self.tasks.len().saturating_sub(self.connections())
+    }
+
     /// What `opening` makes; nothing where the port has closed and it is still not done a little later.
     pub(super) async fn open_in_time<F: Future>(&self, opening: F) -> Option<F::Output> {
         let late = async {

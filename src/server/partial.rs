@@ -1,7 +1,7 @@
 //! The budget of request messages that have come in part. A message is one only once it is whole;
 //! until then its bytes are kept for it, beyond what flow control counts, and ten thousand calls of
 //! one connection could each have nearly a whole one kept. So their bytes are counted, on the
-//! connection and on the server, and the call that would pass either limit fails.
+//! connection and on the server, those of long headers too, and the call that would pass either limit fails.
 //! Never: looks into a message, or touches a counter for one that comes whole in a frame.
 
 use std::pin::Pin;
@@ -129,16 +129,24 @@ pub(super) struct Counted<B> {
     share: Share,
     framing: Framing,
     taken: usize,
+    /// Of those, what is taken for headers. None where they did not fit.
+    headers: Option<usize>,
 }
 
+/// Bytes of headers that every call may have uncounted: more than its metadata and a token take.
+const HEADERS_FREE: usize = 4096;
+
 impl<B> Counted<B> {
-    pub(super) fn new(body: B, share: Share) -> Self {
-        Self { body, share, framing: Framing::default(), taken: 0 }
+    /// A body that came with so many bytes of headers, which its call may keep for as long.
+    pub(super) fn new(body: B, share: Share, headers: usize) -> Self {
+        let long = headers.saturating_sub(HEADERS_FREE);
+        let headers = (long == 0 || share.take(long)).then_some(long);
+        Self { body, share, framing: Framing::default(), taken: headers.unwrap_or(0), headers }
     }
 
     fn count(&mut self, bytes: &[u8]) -> Result<(), Status> {
         self.framing.follow(bytes);
-        let partial = self.framing.partial;
+        let partial = self.framing.partial + self.headers.unwrap_or(0);
         if partial > self.taken {
             if !self.share.take(partial - self.taken) {
                 return Err(Status::resource_exhausted(PARTLY_RECEIVED));
@@ -170,6 +178,9 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.headers.is_none() {
+            return Poll::Ready(Some(Err(Status::resource_exhausted(PARTLY_RECEIVED))));
+        }
         Pin::new(&mut self.body).poll_frame(cx).map(|next| {
             next.map(|frame| {
                 let frame = frame.map_err(|error| Status::from_error(error.into()))?;
@@ -222,16 +233,22 @@ mod tests {
         let budget = Budget::new(100, 150);
         let (first, second) = (budget.share(), budget.share());
         let partial = message(1000);
-        let mut calls: Vec<Counted<()>> = (0..2).map(|_| Counted::new((), first.clone())).collect();
+        let mut calls: Vec<Counted<()>> = (0..2).map(|_| Counted::new((), first.clone(), 100)).collect();
         calls[0].count(&partial[..60]).unwrap();
         let status = calls[1].count(&partial[..60]).unwrap_err();
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
-        let mut third = Counted::new((), second.clone());
+        let mut third = Counted::new((), second.clone(), 0);
         third.count(&partial[..90]).unwrap();
         assert!(third.count(&partial[90..91]).is_err(), "151 of 150");
         drop(calls);
         third.count(&partial[91..100]).unwrap();
         drop(third);
+        let long = Counted::new((), first.clone(), super::HEADERS_FREE + 90);
+        assert_eq!(first.connection.used.load(Ordering::Relaxed), 90);
+        let mut refused = Counted::new((), first.clone(), super::HEADERS_FREE + 11);
+        assert!(refused.headers.is_none(), "101 of 100");
+        assert!(refused.count(&partial[..5]).is_ok());
+        drop((long, refused));
         assert_eq!(budget.total.used.load(Ordering::Relaxed), 0);
         assert_eq!(first.connection.used.load(Ordering::Relaxed), 0);
     }

@@ -1,25 +1,29 @@
-//! The bodies of long answers: each frame in a buffer of just its size, given up once sent. The
-//! body tonic makes keeps its largest buffer for as long as the call lasts, which ten thousand
-//! subscribers that caught up once and are idle now would pay for.
-//! Never: holds a message back for another, or refers to stored blocks while a peer does not read.
+//! The bodies of long answers: each frame in a buffer of just its size, given up once sent. The body tonic makes keeps
+//! its largest buffer for as long as the call lasts, which ten thousand subscribers that caught up once and are idle now
+//! would pay for. A frame is made only while the peer has little unread, and a message too large for one goes out in
+//! pieces, of which [`crate::topic::Deliveries`] keeps the rest, or drops it to be read again.
+//! Never: holds a message back for another.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use http::HeaderMap;
 use http_body::Frame;
+use prost::encoding::encode_varint;
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
 use tonic::{Response, Status};
 
 use super::{compression, panics};
-use crate::wire::Wire;
+use crate::record::block::Blocks;
+use crate::storage::{self, BoxFuture, TopicLog};
+use crate::topic::{FRAME_MAX, Kept, Pieces, Source, Unread};
+use crate::wire::{ExchangeResponse, SubscribeResponse, Wire};
 
-/// Messages that are ready go out together until they make this many bytes: two frames of HTTP/2's
-/// default size.
+/// Messages that are ready go out together until they make this many bytes: two frames of HTTP/2's default size.
 const TOGETHER: usize = 32 << 10;
 /// Flag (whether compressed) and length before every message of gRPC.
 const PREFIX: usize = 5;
@@ -34,13 +38,59 @@ type Make = Box<dyn FnOnce(Option<CompressionEncoding>) -> Body + Send>;
 #[derive(Clone)]
 struct Carried(Arc<Mutex<Option<Make>>>);
 
-/// An answer of these messages, for [`taken`] to take.
-pub(super) fn beside<S, T>(messages: S) -> Response<Beside<T>>
-where
-    S: Stream<Item = Result<T, Status>> + Unpin + Send + 'static,
-    T: Wire,
+/// The messages of a long answer.
+pub(super) trait Answers:
+    Stream<Item = Result<Self::Message, Status>> + Unpin + Send + 'static
 {
-    let make: Make = Box::new(|encoding| Body::new(Messages { messages, encoding, end: End::NotYet }));
+    /// One of them.
+    type Message: Outgoing;
+
+    /// Where the blocks in its messages are stored, if there are any.
+    fn log(&self) -> Option<Arc<dyn TopicLog>>;
+}
+
+/// A message that may hold a delivery, whose blocks are most of it.
+pub(super) trait Outgoing: Wire {
+    /// The delivery.
+    fn delivery(&mut self) -> Option<&mut SubscribeResponse>;
+
+    /// The message in two parts, between which stand the blocks of its delivery, `blocks` bytes that were taken out.
+    fn put_around(&mut self, blocks: usize, before: &mut BytesMut, behind: &mut BytesMut);
+}
+
+impl Outgoing for SubscribeResponse {
+    fn delivery(&mut self) -> Option<&mut Self> {
+        Some(self)
+    }
+
+    fn put_around(&mut self, _: usize, _: &mut BytesMut, behind: &mut BytesMut) {
+        self.put(behind);
+    }
+}
+
+impl Outgoing for ExchangeResponse {
+    fn delivery(&mut self) -> Option<&mut SubscribeResponse> {
+        self.delivery.as_mut()
+    }
+
+    fn put_around(&mut self, blocks: usize, before: &mut BytesMut, behind: &mut BytesMut) {
+        /// Field 2, length-delimited.
+        const DELIVERY_TAG: u8 = 0x12;
+        let delivery = self.delivery.take();
+        self.put(before);
+        if let Some(delivery) = &delivery {
+            before.put_u8(DELIVERY_TAG);
+            encode_varint((blocks + delivery.wire_len()) as u64, before);
+            delivery.put(behind);
+        }
+        self.delivery = delivery;
+    }
+}
+
+/// An answer of these messages, for [`taken`] to take.
+pub(super) fn beside<S: Answers>(messages: S, unread: Unread) -> Response<Beside<S::Message>> {
+    let make: Make =
+        Box::new(|encoding| Body::new(Messages { messages, encoding, unread, rest: None, end: End::NotYet }));
     let mut response = Response::new(stream::empty());
     response.extensions_mut().insert(Carried(Arc::new(Mutex::new(Some(make)))));
     response
@@ -57,9 +107,12 @@ pub(super) fn taken(mut response: http::Response<Body>) -> http::Response<Body> 
     }
 }
 
-struct Messages<S> {
+struct Messages<S: Answers> {
     messages: S,
     encoding: Option<CompressionEncoding>,
+    unread: Unread,
+    /// Of the message that is on its way in pieces.
+    rest: Option<Box<Rest<S::Message>>>,
     end: End,
 }
 
@@ -70,11 +123,21 @@ enum End {
     Sent,
 }
 
-impl<S, T> http_body::Body for Messages<S>
-where
-    S: Stream<Item = Result<T, Status>> + Unpin,
-    T: Wire,
-{
+/// A message that is on its way in pieces.
+struct Rest<T> {
+    /// Without its blocks.
+    message: T,
+    encoding: Option<CompressionEncoding>,
+    /// None where the message is kept for good.
+    source: Option<Source>,
+    kept: Kept,
+    len: usize,
+    sent: usize,
+    /// The blocks once more, where they were dropped.
+    again: Option<BoxFuture<'static, Result<Vec<Bytes>, storage::Error>>>,
+}
+
+impl<S: Answers> http_body::Body for Messages<S> {
     type Data = Bytes;
     type Error = Status;
 
@@ -82,21 +145,34 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let mut out = BytesMut::new();
-        while matches!(self.end, End::NotYet) && out.len() < TOGETHER {
-            let next = panics::caught(|| Pin::new(&mut self.messages).poll_next(cx));
+        let this = &mut *self;
+        let (room, mut out) = (ready!(this.unread.poll_room(cx)), BytesMut::new());
+        if let Some(rest) = &mut this.rest {
+            match ready!(rest.poll_put(cx, room, &mut out)) {
+                Ok(true) => this.rest = None,
+                Ok(false) => {}
+                // The peer has the beginning of a message that has no end: the call cannot end well.
+                Err(error) => {
+                    (this.rest, this.end) = (None, End::Sent);
+                    let status = Status::aborted(format!("the rest of a delivery cannot be read: {error}"));
+                    return Poll::Ready(Some(Err(status)));
+                }
+            }
+        }
+        while matches!(this.end, End::NotYet) && this.rest.is_none() && out.len() < TOGETHER.min(room) {
+            let next = panics::caught(|| Pin::new(&mut this.messages).poll_next(cx));
             match next.unwrap_or_else(|status| Poll::Ready(Some(Err(status)))) {
                 Poll::Pending if out.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
-                Poll::Ready(Some(Ok(message))) => put(&message, self.encoding, &mut out),
-                Poll::Ready(Some(Err(status))) => self.end = End::With(status),
-                Poll::Ready(None) => self.end = End::With(Status::ok("")),
+                Poll::Ready(Some(Ok(message))) => this.put(message, room, &mut out),
+                Poll::Ready(Some(Err(status))) => this.end = End::With(status),
+                Poll::Ready(None) => this.end = End::With(Status::ok("")),
             }
         }
         if !out.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(out.freeze()))));
+            return Poll::Ready(Some(Ok(Frame::data(this.unread.frame(out)))));
         }
-        Poll::Ready(match std::mem::replace(&mut self.end, End::Sent) {
+        Poll::Ready(match std::mem::replace(&mut this.end, End::Sent) {
             End::With(status) => Some(trailers(&status)),
             End::NotYet | End::Sent => None,
         })
@@ -107,20 +183,153 @@ where
     }
 }
 
+impl<S: Answers> Messages<S> {
+    /// Appends the message, or as much of it as there is room for.
+    fn put(&mut self, mut message: S::Message, room: usize, out: &mut BytesMut) {
+        let len = PREFIX + message.wire_len();
+        if self.encoding.is_none() && out.len() + len <= room {
+            out.reserve(len);
+            return put(&message, None, out);
+        }
+        let source = self.messages.log().and_then(|log| source(&mut message, log));
+        let runs =
+            message.delivery().map(|delivery| std::mem::take(&mut delivery.batches)).unwrap_or_default();
+        let mut pieces = pieces(&mut message, runs, self.encoding);
+        let len = pieces.iter().map(Bytes::len).sum();
+        let sent = advance(&mut pieces, room.saturating_sub(out.len()), out);
+        if sent == len {
+            return;
+        }
+        let kept = self.unread.kept();
+        let mut rest = Rest { message, encoding: self.encoding, source, kept, len, sent, again: None };
+        rest.keep(pieces);
+        self.rest = Some(Box::new(rest));
+    }
+}
+
+impl<T: Outgoing> Rest<T> {
+    /// Appends what there is room for; ready with whether that is all.
+    fn poll_put(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: usize,
+        out: &mut BytesMut,
+    ) -> Poll<Result<bool, storage::Error>> {
+        let mut pieces = match self.kept.take() {
+            Some(pieces) => pieces,
+            None => match ready!(self.poll_again(cx)) {
+                Ok(pieces) => pieces,
+                Err(error) => return Poll::Ready(Err(error)),
+            },
+        };
+        self.sent += advance(&mut pieces, room, out);
+        if self.sent < self.len {
+            self.keep(pieces);
+        }
+        Poll::Ready(Ok(self.sent == self.len))
+    }
+
+    fn keep(&mut self, mut pieces: Pieces) {
+        if self.len <= FRAME_MAX {
+            // Blocks may be slices of many more.
+            let mut copied = BytesMut::with_capacity(self.len - self.sent);
+            advance(&mut pieces, self.len - self.sent, &mut copied);
+            pieces = Pieces::from([copied.freeze()]);
+        }
+        match self.source {
+            Some(_) => self.kept.put(pieces, self.len),
+            None => self.kept.put_for_good(pieces),
+        }
+    }
+
+    /// What is left of the message, made once more of what is stored.
+    fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<Pieces, storage::Error>> {
+        let gone = || storage::Error::Damaged("a delivery is not what it was".to_owned());
+        let Some(source) = &self.source else { return Poll::Ready(Err(gone())) };
+        let again = self.again.get_or_insert_with(|| Box::pin(source.clone().read()));
+        let runs = ready!(again.as_mut().poll(cx));
+        self.again = None;
+        let mut pieces = pieces(&mut self.message, runs?, self.encoding);
+        if pieces.iter().map(Bytes::len).sum::<usize>() != self.len {
+            return Poll::Ready(Err(gone()));
+        }
+        let mut sent = self.sent;
+        while let Some(first) = pieces.front_mut().filter(|_| sent > 0) {
+            let len = sent.min(first.len());
+            first.advance(len);
+            sent -= len;
+            if first.is_empty() {
+                pieces.pop_front();
+            }
+        }
+        Poll::Ready(Ok(pieces))
+    }
+}
+
+/// Where the blocks of a message's delivery are stored.
+fn source(message: &mut impl Outgoing, log: Arc<dyn TopicLog>) -> Option<Source> {
+    let delivery = message.delivery()?;
+    let first = Blocks::new(delivery.batches.first()?).next()?.ok()?.first;
+    Some(Source { log, from: first, to: delivery.next.offset })
+}
+
+/// The whole message, of whose delivery these are the blocks; by reference where it is not compressed.
+fn pieces<T: Outgoing>(message: &mut T, runs: Vec<Bytes>, encoding: Option<CompressionEncoding>) -> Pieces {
+    if encoding.is_some() {
+        if let Some(delivery) = message.delivery() {
+            delivery.batches = runs;
+        }
+        let mut out = BytesMut::new();
+        put(message, encoding, &mut out);
+        if let Some(delivery) = message.delivery() {
+            delivery.batches = Vec::new();
+        }
+        return Pieces::from([Bytes::copy_from_slice(&out)]);
+    }
+    let (mut before, mut behind) = (BytesMut::new(), BytesMut::new());
+    let blocks = runs.iter().map(Bytes::len).sum();
+    before.put_bytes(0, PREFIX);
+    message.put_around(blocks, &mut before, &mut behind);
+    let len = before.len() - PREFIX + blocks + behind.len();
+    before[1..PREFIX].copy_from_slice(&prefix_len(len));
+    let mut pieces = Pieces::with_capacity(runs.len() + 2);
+    pieces.push_back(before.freeze());
+    pieces.extend(runs);
+    pieces.push_back(behind.freeze());
+    pieces
+}
+
+/// Moves at most `most` bytes of the pieces to `out`; answers how many.
+fn advance(pieces: &mut Pieces, most: usize, out: &mut BytesMut) -> usize {
+    let whole = pieces.iter().map(Bytes::len).sum::<usize>().min(most);
+    out.reserve(whole);
+    let mut left = whole;
+    while let Some(first) = pieces.front_mut().filter(|first| left > 0 || first.is_empty()) {
+        let len = left.min(first.len());
+        out.extend_from_slice(&first[..len]);
+        first.advance(len);
+        left -= len;
+        if first.is_empty() {
+            pieces.pop_front();
+        }
+    }
+    whole
+}
+
+fn prefix_len(len: usize) -> [u8; 4] {
+    u32::try_from(len).expect("bounded by the size of a delivery, far below 4 GiB").to_be_bytes()
+}
+
 fn put(message: &impl Wire, encoding: Option<CompressionEncoding>, out: &mut BytesMut) {
     let begin = out.len();
-    if encoding.is_none() {
-        out.reserve(PREFIX + message.wire_len());
-    }
     out.put_bytes(0, PREFIX);
     let compressed = encoding.is_some_and(|encoding| compression::put(message, encoding, out));
     if !compressed {
         message.put(out);
     }
     let (prefix, message) = out[begin..].split_at_mut(PREFIX);
-    let len = u32::try_from(message.len()).expect("bounded by the size of a delivery, far below 4 GiB");
     prefix[0] = u8::from(compressed);
-    prefix[1..].copy_from_slice(&len.to_be_bytes());
+    prefix[1..].copy_from_slice(&prefix_len(message.len()));
 }
 
 /// The frame that ends a stream.
@@ -131,25 +340,4 @@ pub(super) fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{beside, taken};
-    use crate::wire::SubscribeResponse;
-    use futures_util::stream;
-    use http_body::Body as _;
-    use std::future::poll_fn;
-    use std::pin::Pin;
-
-    #[tokio::test]
-    async fn a_panic_in_a_long_answer_ends_it_with_a_status() {
-        let messages = stream::poll_fn(|_| -> std::task::Poll<Option<Result<SubscribeResponse, _>>> {
-            panic!("as the test wants it")
-        });
-        let (metadata, _, extensions) = beside(messages).into_parts();
-        let mut response = http::Response::new(tonic::body::Body::empty());
-        (*response.headers_mut(), *response.extensions_mut()) = (metadata.into_headers(), extensions);
-        let mut body = taken(response).into_body();
-        let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap().unwrap();
-        assert_eq!(frame.trailers_ref().unwrap()["grpc-status"], "13");
-        assert!(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_none());
-    }
-}
+mod tests;

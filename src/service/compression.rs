@@ -3,11 +3,14 @@
 //! (those on grpc-core do by default), and would have the server pay for every answer; so a client
 //! asks by compressing its own messages, and is answered in the same encoding, as by grpc-go.
 
-use std::io::{self, Write};
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue};
+use tonic::Status;
 use tonic::codec::CompressionEncoding;
+use tonic::metadata::MetadataMap;
 
 use crate::wire::Wire;
 
@@ -23,6 +26,14 @@ const WORTH_IT: usize = 512;
 const GZIP_LEVEL: u32 = 1;
 const ZSTD_LEVEL: i32 = 1;
 
+/// Room for a message being decompressed that a thread keeps until the next one.
+const SCRATCH_KEPT: usize = 256 << 10;
+
+thread_local! {
+    /// Where a message is decompressed: how long it becomes is known only then.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Leaves in the request what the client asks for: tonic takes the first encoding it says it accepts.
 pub(super) fn ask(headers: &mut HeaderMap) {
     let Some(accepted) = headers.remove(ACCEPT_ENCODING) else { return };
@@ -32,6 +43,47 @@ pub(super) fn ask(headers: &mut HeaderMap) {
     if listed {
         headers.insert(ACCEPT_ENCODING, asked);
     }
+}
+
+/// How the messages of a request are encoded; tonic has refused what nobody here reads.
+pub(super) fn of_request(metadata: &MetadataMap) -> Option<CompressionEncoding> {
+    metadata.as_ref().get(ENCODING).and_then(named)
+}
+
+/// A message as it was before its compression, in a buffer of just its size.
+///
+/// # Errors
+/// It is not compressed so, or longer than `bytes_max`. The words are tonic's, which the map of errors knows.
+pub(super) fn decompressed(
+    bytes: &[u8],
+    encoding: CompressionEncoding,
+    bytes_max: usize,
+) -> Result<Bytes, Status> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.clear();
+        // One byte more, to see that there is more.
+        let read = decompress(bytes, encoding, bytes_max as u64 + 1, scratch);
+        let plain = read.map(|()| (scratch.len() <= bytes_max).then(|| Bytes::copy_from_slice(scratch)));
+        scratch.shrink_to(SCRATCH_KEPT);
+        match plain {
+            Ok(Some(plain)) => Ok(plain),
+            Ok(None) => Err(Status::resource_exhausted(format!(
+                "Error decompressing: size limit, of {bytes_max} bytes, exceeded while decompressing message"
+            ))),
+            Err(error) => {
+                Err(Status::internal(format!("Error decompressing: {error}, while sending request")))
+            }
+        }
+    })
+}
+
+fn decompress(bytes: &[u8], encoding: CompressionEncoding, most: u64, out: &mut Vec<u8>) -> io::Result<()> {
+    match encoding {
+        CompressionEncoding::Gzip => flate2::bufread::GzDecoder::new(bytes).take(most).read_to_end(out)?,
+        CompressionEncoding::Zstd => zstd::Decoder::with_buffer(bytes)?.take(most).read_to_end(out)?,
+        _ => return Err(io::ErrorKind::Unsupported.into()),
+    };
+    Ok(())
 }
 
 /// How tonic said that the answer is encoded.

@@ -8,25 +8,28 @@ use std::task::{Context as TaskContext, Poll};
 use futures_util::Stream;
 use tonic::{Request, Status, Streaming};
 
+use super::body::Answers;
 use super::call::Call;
+use super::incoming::Incoming;
 use super::intake::{Fault, Intake};
 use super::status::{Context, Error, status};
 use super::{Streams, receipts, request, subscribe};
 use crate::auth::{Action, Caller};
 use crate::proto::v1;
 use crate::record::{Batch, BatchLimits, Receipt, Scope, TopicName};
-use crate::storage::BoxFuture;
-use crate::topic::{self, Connection, Ending, Notice, Publisher, Subscribe, Subscription};
+use crate::storage::{BoxFuture, TopicLog};
+use crate::topic::{self, Connection, Ending, Notice, Publisher, Subscribe, Subscription, Unread};
 use crate::wire::{ExchangeRequest, ExchangeResponse};
 
 pub(super) fn exchange(
     streams: &Streams,
-    request: Request<Streaming<ExchangeRequest>>,
-) -> Result<Exchange<Streaming<ExchangeRequest>>, Status> {
+    mut request: Request<Streaming<ExchangeRequest>>,
+) -> Result<Exchange<Incoming<ExchangeRequest>>, Status> {
     let call_trace = request::call_trace(request.metadata());
     let call = Call::begin(streams, request.extensions());
     let call = call.map_err(|error| status(&error, &Context::default()))?;
-    Ok(Exchange::new(streams.clone(), call, request.into_inner(), call_trace))
+    let requests = Incoming::of(&mut request, streams.message_bytes_max);
+    Ok(Exchange::new(streams.clone(), call, requests, call_trace))
 }
 
 /// The server's side of one Exchange.
@@ -50,6 +53,8 @@ struct Running {
     scope: Scope,
     intake: Intake,
     subscription: Option<Subscription>,
+    /// What the subscription reads, also once it has ended.
+    log: Option<Arc<dyn TopicLog>>,
     /// What is known about the subscription that failed.
     failed: Option<Context>,
     end_told: bool,
@@ -62,6 +67,11 @@ struct Running {
 type Out = Option<Result<ExchangeResponse, Status>>;
 
 impl<S> Exchange<S> {
+    /// The count of what its peer has not read.
+    pub(super) fn unread(&self) -> Unread {
+        self.call.connection().deliveries.unread()
+    }
+
     pub(super) fn new(streams: Streams, call: Call, requests: S, call_trace: Box<str>) -> Self {
         Self { streams, call, requests, call_trace, state: State::Opening }
     }
@@ -119,6 +129,18 @@ where
             }
             return Poll::Ready(out);
         }
+    }
+}
+
+impl<S> Answers for Exchange<S>
+where
+    S: Stream<Item = Result<ExchangeRequest, Status>> + Unpin + Send + 'static,
+{
+    type Message = ExchangeResponse;
+
+    fn log(&self) -> Option<Arc<dyn TopicLog>> {
+        let State::Running(running) = &self.state else { return None };
+        running.log.clone()
     }
 }
 
@@ -206,8 +228,9 @@ async fn resolve(
     }
     let scope = request::scope(&caller);
     let intake = Intake::new(publisher, window, (caller, ending));
+    let log = subscription.as_ref().map(Subscription::log);
     let (failed, end_told, receipts) = (None, false, Vec::new());
-    Ok(Box::new(Running { name, scope, intake, subscription, failed, end_told, receipts, merging }))
+    Ok(Box::new(Running { name, scope, intake, subscription, log, failed, end_told, receipts, merging }))
 }
 
 impl Running {

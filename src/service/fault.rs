@@ -1,6 +1,6 @@
 //! The layer around our services. It gives tonic's own errors their code and details (a message over
 //! the limit, one that cannot be decoded; they are always answered in headers alone), and long
-//! answers their own body; and has answers compressed only where the client asked.
+//! answers and long requests their own body; and has answers compressed only where the client asked.
 //! Never: touches an error that has details.
 
 use std::convert::Infallible;
@@ -13,7 +13,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use super::{body, compression, panics, status};
+use super::{body, compression, incoming, panics, status};
 
 /// Wraps a service of tonic.
 #[derive(Clone, Debug)]
@@ -23,9 +23,9 @@ impl<S: NamedService> NamedService for Served<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S, B> Service<Request<B>> for Served<S>
+impl<S> Service<Request<Body>> for Served<S>
 where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     S::Future: Unpin,
 {
     type Response = Response<Body>;
@@ -36,9 +36,9 @@ where
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         compression::ask(request.headers_mut());
-        Answer(self.0.call(request))
+        Answer(self.0.call(incoming::beside(request)))
     }
 }
 

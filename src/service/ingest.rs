@@ -8,6 +8,7 @@ use std::task::Poll;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::call::Call;
+use super::incoming::Incoming;
 use super::intake::{Fault, Intake};
 use super::status::{Context, Error, status};
 use super::{Streams, request};
@@ -19,12 +20,13 @@ use crate::wire::{IngestRequest, PublishRequest};
 
 pub(super) async fn ingest(
     streams: &Streams,
-    request: Request<Streaming<IngestRequest>>,
+    mut request: Request<Streaming<IngestRequest>>,
 ) -> Result<Response<IngestResponse>, Status> {
     let call_trace = request::call_trace(request.metadata());
     let call = Call::begin(streams, request.extensions());
     let mut call = call.map_err(|error| status(&error, &Context::default()))?;
-    let mut requests = request.into_inner();
+    let mut requests = Incoming::of(&mut request, streams.message_bytes_max);
+    drop(request);
     let first = poll_fn(|cx| call.poll_first(cx, &mut requests)).await;
     // Nothing to store is stored.
     let Some(first) = first else { return Ok(Response::new(IngestResponse::default())) };
@@ -97,7 +99,7 @@ impl Ingest {
     fn poll(
         &mut self,
         cx: &mut std::task::Context<'_>,
-        requests: &mut Streaming<IngestRequest>,
+        requests: &mut Incoming<IngestRequest>,
     ) -> Poll<Option<Fault>> {
         loop {
             let (streams, name, of) = (&self.streams, &self.name, (self.scope, &*self.call_trace));

@@ -13,12 +13,14 @@ use super::quota::Quota;
 use super::status::Error;
 use crate::auth::Caller;
 use crate::record::{Batch, Position, Receipt};
-use crate::topic::{self, Cause, Ending, Publisher};
+use crate::topic::{self, Cause, Ending, Publisher, Receipts};
 
 /// Groups handed to the log in one poll before other tasks of this thread get their turn.
 const GROUPS_MAX: usize = 8;
-/// Receipts after which a message is sent: some 60 bytes each, far below any client's limit.
-const RECEIPTS_MAX: usize = 8192;
+/// Receipts after which a message is sent: some 60 bytes each, so that it fits a frame.
+const RECEIPTS_MAX: usize = 1024;
+/// The same where peers leave too much unread.
+const RECEIPTS_MIN: usize = 128;
 
 /// Why the call will fail, once everything before it is acknowledged.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub(super) struct Intake {
     publisher: Publisher,
     /// Most publishes taken and not acknowledged.
     window: usize,
+    /// What they keep in memory, though all of them may be stored, until the client takes their receipts.
+    unread: Receipts,
     /// Number of the last publish taken, counted from 1.
     taken: u64,
     /// Number of the last publish acknowledged.
@@ -50,6 +54,7 @@ pub(super) struct Intake {
 impl Intake {
     pub(super) fn new(publisher: Publisher, window: usize, (caller, ending): (Caller, Ending)) -> Self {
         Self {
+            unread: publisher.receipts(),
             publisher,
             window,
             taken: 0,
@@ -112,12 +117,26 @@ impl Intake {
     ) where
         S: Stream<Item = Result<R, Status>> + Unpin,
     {
+        self.take_and_collect(cx, requests, &mut check, receipts);
+        self.unread.set(self.publisher.unacknowledged());
+    }
+
+    fn take_and_collect<R, S>(
+        &mut self,
+        cx: &mut Context<'_>,
+        requests: &mut S,
+        check: &mut impl FnMut(R, u64) -> Result<Batch, Error>,
+        receipts: &mut Vec<Receipt>,
+    ) where
+        S: Stream<Item = Result<R, Status>> + Unpin,
+    {
+        let receipts_max = if self.unread.is_tight() { RECEIPTS_MIN } else { RECEIPTS_MAX };
         for _ in 0..GROUPS_MAX {
-            self.collect(cx, receipts);
-            if receipts.len() >= RECEIPTS_MAX {
+            self.collect(cx, receipts, receipts_max);
+            if receipts.len() >= receipts_max {
                 return;
             }
-            self.read(cx, requests, &mut check);
+            self.read(cx, requests, check);
             self.quota.pay();
             let before = self.publisher.unflushed();
             if let Poll::Ready(Err(error)) = self.publisher.poll_flush(cx) {
@@ -135,8 +154,8 @@ impl Intake {
         }
     }
 
-    fn collect(&mut self, cx: &mut Context<'_>, receipts: &mut Vec<Receipt>) {
-        while receipts.len() < RECEIPTS_MAX {
+    fn collect(&mut self, cx: &mut Context<'_>, receipts: &mut Vec<Receipt>, receipts_max: usize) {
+        while receipts.len() < receipts_max {
             let Poll::Ready(Some(appended)) = self.publisher.poll_acknowledged(cx) else { return };
             self.acknowledged += appended.receipts.len() as u64;
             self.durable = appended.receipts.last().map(|last| last.next).or(self.durable);
@@ -171,7 +190,8 @@ impl Intake {
         {
             self.fail(Fault { number: None, error: topic::Error::from(cause).into() });
         }
-        while self.reading && !self.publisher.is_full() && self.publisher.unacknowledged() < self.window {
+        let window = self.unread.window(self.window);
+        while self.reading && !self.publisher.is_full() && self.publisher.unacknowledged() < window {
             if self.quota.poll_admit(cx).is_pending() {
                 return;
             }

@@ -10,6 +10,7 @@ mod example;
 mod exchange;
 mod expiry;
 mod fault;
+mod incoming;
 mod ingest;
 mod intake;
 mod listing;
@@ -56,6 +57,7 @@ pub struct Streams {
     topics: Topics,
     auth: Auth,
     batch_limits: BatchLimits,
+    message_bytes_max: usize,
     window_max: usize,
     stream_age_max: Option<Duration>,
 }
@@ -68,7 +70,8 @@ impl Streams {
             BatchLimits { records_max: config.batch_records_max, bytes_max: config.batch_bytes_max };
         let window_max = config.window_max.max(1) as usize;
         let stream_age_max = Some(config.stream_age_max).filter(|age| !age.is_zero());
-        Self { topics, auth, batch_limits, window_max, stream_age_max }
+        let message_bytes_max = config.message_bytes_max;
+        Self { topics, auth, batch_limits, message_bytes_max, window_max, stream_age_max }
     }
 
     /// Who calls.
@@ -145,7 +148,9 @@ impl StreamService for Streams {
         &self,
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        Ok(body::beside(subscribe::subscribe(self, request).await?))
+        let deliveries = subscribe::subscribe(self, request).await?;
+        let unread = deliveries.unread();
+        Ok(body::beside(deliveries, unread))
     }
 
     type ExchangeStream = Beside<ExchangeResponse>;
@@ -154,6 +159,8 @@ impl StreamService for Streams {
         &self,
         request: Request<Streaming<ExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        Ok(body::beside(exchange::exchange(self, request)?))
+        let exchange = exchange::exchange(self, request)?;
+        let unread = exchange.unread();
+        Ok(body::beside(exchange, unread))
     }
 }

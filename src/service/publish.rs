@@ -54,6 +54,7 @@ impl Checked {
     fn new(streams: &Streams, request: Request<PublishRequest>) -> Result<Self, Status> {
         let (metadata, extensions, mut publish) = request.into_parts();
         let name = std::mem::take(&mut publish.topic);
+        publish.records = request::owned(publish.records, &metadata);
         let caller = streams.caller(&extensions).map_err(|error| status(&error, &Context::default()))?;
         // Where the caller traces nothing and this server samples the call, the batch leads to it.
         let call_trace = match request::call_trace(&metadata) {

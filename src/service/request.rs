@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use prost_types::Timestamp;
+use tonic::metadata::MetadataMap;
 
+use super::compression;
 use super::status::Error;
 use crate::auth::Caller;
 use crate::proto::v1::{self, subscribe_request};
@@ -54,9 +57,23 @@ pub(super) fn batch(
     Ok(if trace.is_empty() { batch } else { batch.with_traceparent(trace) })
 }
 
-/// The call's own W3C trace context.
-pub(super) fn call_trace(metadata: &tonic::metadata::MetadataMap) -> Box<str> {
-    metadata.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default().into()
+/// Bytes of records that are left in the buffer tonic read a message of one answer into: it is at most two frames
+/// larger than the message, an eighth of this.
+const SHARED_MIN: usize = 256 << 10;
+
+/// The records of a message that tonic decoded, in a buffer of just their size where tonic's may be much larger: it
+/// grows by frames, and by doubling while a message is decompressed.
+pub(super) fn owned(records: Bytes, metadata: &MetadataMap) -> Bytes {
+    let shared = records.len() >= SHARED_MIN && compression::of_request(metadata).is_none();
+    if shared { records } else { Bytes::copy_from_slice(&records) }
+}
+
+/// The call's own W3C trace context. One longer than any is none, and is not kept for as long as the call lasts.
+pub(super) fn call_trace(metadata: &MetadataMap) -> Box<str> {
+    /// Bytes of a traceparent of version 00; later versions may be longer, and are dropped further on.
+    const LEN: usize = 55;
+    let trace = metadata.get("traceparent").and_then(|value| value.to_str().ok());
+    trace.filter(|trace| trace.len() == LEN).unwrap_or_default().into()
 }
 
 /// What a subscriber asks for; `prefix` is the path of the message, with a dot, or empty.

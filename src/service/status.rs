@@ -172,7 +172,20 @@ fn of_storage(error: &storage::Error) -> Verdict {
 }
 
 /// How the status begins of a call one of whose messages did not fit in beside others partly received.
-pub const PARTLY_RECEIVED: &str = "too many bytes of messages partly received; send fewer at once";
+pub const PARTLY_RECEIVED: &str =
+    "too many bytes of messages partly received, or of long headers; send fewer at once";
+
+/// How the status begins of a call that would be one more than the server may have open.
+pub const TOO_MANY_STREAMS: &str = "too many calls are open on this server";
+
+/// The answer to a call that would be one more than `streams_max`.
+#[must_use]
+pub fn too_many_streams(streams_max: usize) -> Status {
+    with_details(Status::resource_exhausted(format!(
+        "{TOO_MANY_STREAMS}, {streams_max} (--streams-max): end calls that are not needed, use another replica, or try \
+         again later"
+    )))
+}
 
 /// How tonic words what our codec, or its own, refuses.
 fn transport(status: &Status) -> Verdict {
@@ -200,7 +213,9 @@ fn transport(status: &Status) -> Verdict {
 }
 
 fn is_overload(status: &Status) -> bool {
-    status.code() == Code::ResourceExhausted && status.message().starts_with(PARTLY_RECEIVED)
+    let starts_with = |start| status.message().starts_with(start);
+    status.code() == Code::ResourceExhausted
+        && (starts_with(PARTLY_RECEIVED) || starts_with(TOO_MANY_STREAMS))
 }
 
 /// How tonic 0.14 words a stream of bytes that is not a stream of messages. It calls them INTERNAL,
@@ -277,7 +292,9 @@ fn add_particulars(error: &Error, context: &Context, details: &mut ErrorDetails)
             details.add_quota_failure_violation("bytes in flight", error.to_string());
         }
         Error::Transport(status) if is_overload(status) => {
-            details.add_quota_failure_violation("bytes partly received", status.message());
+            let partly = status.message().starts_with(PARTLY_RECEIVED);
+            let subject = if partly { "bytes partly received" } else { "open calls" };
+            details.add_quota_failure_violation(subject, status.message());
         }
         _ => {}
     }

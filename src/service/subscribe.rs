@@ -2,18 +2,21 @@
 //! Never: buffers; the stream is the subscription itself.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use futures_util::Stream;
 use tonic::{Request, Status};
 
 use super::Streams;
+use super::body::Answers;
 use super::call::Call;
 use super::request;
 use super::status::{Context, Error, status};
 use crate::auth::Action;
 use crate::proto::v1;
-use crate::topic::{self, Delivery, Subscription};
+use crate::storage::TopicLog;
+use crate::topic::{self, Delivery, Subscription, Unread};
 use crate::wire::SubscribeResponse;
 
 pub(super) async fn subscribe(
@@ -59,6 +62,21 @@ impl Stream for Deliveries {
                 Err(error) => Err(failure(&self.subscription, error)),
             })
         })
+    }
+}
+
+impl Answers for Deliveries {
+    type Message = SubscribeResponse;
+
+    fn log(&self) -> Option<Arc<dyn TopicLog>> {
+        Some(self.subscription.log())
+    }
+}
+
+impl Deliveries {
+    /// The count of what its peer has not read.
+    pub(super) fn unread(&self) -> Unread {
+        self.call.connection().deliveries.unread()
     }
 }
 

@@ -76,10 +76,15 @@ impl Admission {
     /// Waits for `bytes`, first come first served.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] where as much as the whole budget waits already.
+    /// [`Error::Overloaded`] where as much as the whole budget, or as the connection's part, waits already.
     pub async fn acquire(self, bytes: usize) -> Result<Permit, Error> {
-        let own = match self.connection {
-            Some(connection) => Some(connection.acquire(bytes).await?),
+        // From here on, whichever of the two it waits for: its bytes are in memory all the while.
+        let _waiting = self.total.wait(bytes)?;
+        let own = match &self.connection {
+            Some(connection) => {
+                let _waiting = connection.wait(bytes)?;
+                Some(connection.acquire(bytes).await?)
+            }
             None => None,
         };
         Ok(Permit { _total: self.total.acquire(bytes).await?, _connection: own })
@@ -101,14 +106,17 @@ impl Budget {
         Arc::clone(&self.permits).try_acquire_many_owned(self.permits_for(bytes)).ok()
     }
 
-    async fn acquire(self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+    /// Counts `bytes` as waiting.
+    fn wait(&self, bytes: usize) -> Result<Waiting, Error> {
         let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
-        let _waiting = Waiting { total: Arc::clone(&self.waiting), bytes };
-        if before >= self.bytes_max {
-            return Err(Error::Overloaded);
-        }
+        let waiting = Waiting { total: Arc::clone(&self.waiting), bytes };
+        if before >= self.bytes_max { Err(Error::Overloaded) } else { Ok(waiting) }
+    }
+
+    async fn acquire(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         let permits = self.permits_for(bytes);
-        self.permits.acquire_many_owned(permits).await.map_err(|_| Error::Draining)
+        let permits = Arc::clone(&self.permits).acquire_many_owned(permits);
+        permits.await.map_err(|_| Error::Draining)
     }
 }
 
@@ -128,6 +136,22 @@ mod tests {
         drop(held);
         drop(first.await.expect("room again"));
         assert!(admission.try_acquire(1000).is_some(), "a giant takes the whole budget");
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_connections_part_counts_as_waiting_for_all() {
+        let admission = Admission::new(100);
+        let connections: Vec<_> = (0..4).map(|_| admission.of_connection(50)).collect();
+        let _held: Vec<_> = connections[..2].iter().map(|connection| connection.try_acquire(50)).collect();
+        let mut waits: Vec<_> =
+            connections[..2].iter().map(|connection| Box::pin(connection.clone().acquire(50))).collect();
+        for wait in &mut waits {
+            assert!(matches!(futures_util::poll!(wait), Poll::Pending));
+        }
+        // Their own parts are free; what all may have in memory is not.
+        assert_eq!(connections[2].clone().acquire(1).await.unwrap_err(), Error::Overloaded);
+        drop(waits);
+        assert_eq!(admission.total.waiting.load(std::sync::atomic::Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

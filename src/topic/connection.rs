@@ -1,7 +1,7 @@
 //! What the calls of one connection have in common.
 //! Never: knows a socket.
 
-use super::{Admission, Ending};
+use super::{Admission, Deliveries, Ending};
 
 /// What the calls of one connection have in common.
 #[derive(Debug)]
@@ -10,4 +10,6 @@ pub struct Connection {
     pub ending: Ending,
     /// What they may have in flight together.
     pub admission: Admission,
+    /// What their answers may have unread together.
+    pub deliveries: Deliveries,
 }

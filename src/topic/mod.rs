@@ -3,6 +3,7 @@
 
 mod admission;
 mod connection;
+mod deliveries;
 mod ending;
 mod error;
 mod limit;
@@ -17,6 +18,7 @@ mod topics;
 
 pub use admission::{Admission, Permit};
 pub use connection::Connection;
+pub use deliveries::{Deliveries, FRAME_MAX, Kept, Pieces, Receipts, Source, Unread};
 pub use ending::{Cause, Ending};
 pub use error::Error;
 pub use limit::ReadLimit;

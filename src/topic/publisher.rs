@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use super::admission::Permit;
-use super::{Connection, Error};
+use super::{Connection, Error, Receipts};
 use crate::record::{Batch, Receipt, TopicName};
 use crate::storage::{self, Appended, Appender, BoxFuture, Hold, TopicLog};
 use crate::telemetry::trace::Publishing;
@@ -20,6 +20,10 @@ use crate::telemetry::{self, Batches, Handed, METRICS};
 const GATHER_BATCHES: usize = 256;
 /// Most bytes gathered before they are handed to the log; one batch more may be on top.
 const GATHER_BYTES: usize = 1 << 20;
+
+/// Most appends in flight: what becomes of each is kept until the call takes it, which a client that reads no receipts
+/// never lets it do. Above it batches gather, and make fewer and larger appends.
+const INFLIGHT_MAX: usize = 64;
 
 /// Publishes batches to one topic, several appends in flight at once.
 pub struct Publisher {
@@ -99,6 +103,12 @@ impl Publisher {
         }
     }
 
+    /// A count of what this call's receipts keep in memory until they are taken.
+    #[must_use]
+    pub fn receipts(&self) -> Receipts {
+        self.connection.deliveries.receipts()
+    }
+
     /// Batches taken and not acknowledged yet.
     #[must_use]
     pub const fn unacknowledged(&self) -> usize {
@@ -107,8 +117,9 @@ impl Publisher {
 
     /// Whether no batch may be pushed until [`Self::poll_flush`] is ready.
     #[must_use]
-    pub const fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.admitting.is_some()
+            || self.inflight.len() >= INFLIGHT_MAX
             || self.gathered.len() >= GATHER_BATCHES
             || self.gathered_bytes >= GATHER_BYTES
     }

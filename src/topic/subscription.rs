@@ -161,6 +161,12 @@ impl Subscription {
         &*self.topic
     }
 
+    /// The same, to be kept.
+    #[must_use]
+    pub fn log(&self) -> Arc<dyn TopicLog> {
+        Arc::clone(&self.topic)
+    }
+
     /// Where to resume.
     #[must_use]
     pub fn position(&self) -> Position {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::SetOnce;
 
-use super::{Admission, Cause, Connection, Ending, Error, Subscribe, Subscription};
+use super::{Admission, Cause, Connection, Deliveries, Ending, Error, Subscribe, Subscription};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::{self, Log, Retention, TopicInfo, TopicLog};
@@ -37,6 +37,7 @@ impl Topics {
             connections: Arc::new(Connection {
                 ending: Ending::default(),
                 admission: Admission::new(config.inflight_bytes_max),
+                deliveries: Deliveries::new(config.delivery_bytes_max),
             }),
             auto_create: config.auto_create_topics,
             auto_create_on_subscribe: config.auto_create_on_subscribe,
@@ -77,6 +78,12 @@ impl Topics {
     #[must_use]
     pub fn inflight_bytes(&self) -> usize {
         self.0.connections.admission.taken()
+    }
+
+    /// The budget of what answers keep until it is read.
+    #[must_use]
+    pub fn deliveries(&self) -> &Deliveries {
+        &self.0.connections.deliveries
     }
 
     /// The budget of bytes in flight.

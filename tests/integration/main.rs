@@ -36,6 +36,7 @@ mod isolation;
 mod kinds;
 mod limits;
 mod map;
+mod memory;
 mod nats_access;
 mod network;
 mod notices;

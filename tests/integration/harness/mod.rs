@@ -3,6 +3,7 @@
 //! Never: a mock.
 
 pub mod certs;
+pub mod cgroup;
 pub mod faults;
 pub mod frames;
 pub mod haproxy;

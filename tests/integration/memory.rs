@@ -1,0 +1,321 @@
+//! What clients can make a server keep in memory, in a cgroup with the limit of the shipped manifests: whatever they
+//! send or leave unread, it is not killed, and serves an honest client beside them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+use h2::client::SendRequest;
+use http::Request;
+use prost::Message;
+use streamway::proto::v1::{SubscribeRequest, exchange_request::Kind, subscribe_request::Start};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use crate::harness::cgroup::Cgroup;
+use crate::harness::frames::{Honest, Peer};
+use crate::harness::make::{earliest, open, publish, published, record, subscribe};
+use crate::harness::raw::NeverReads;
+use crate::harness::{Server, refused, within};
+
+const EXCHANGE: &str = "/streamway.v1.StreamService/Exchange";
+const PUBLISH: &str = "/streamway.v1.StreamService/Publish";
+const SUBSCRIBE: &str = "/streamway.v1.StreamService/Subscribe";
+const MIB: u64 = 1 << 20;
+/// A little less than a message may have.
+const LARGE: usize = (4 << 20) - 4096;
+
+/// The server's settings and the memory limit of the shipped manifests.
+fn shipped() -> (Vec<String>, u64) {
+    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kubernetes/base/");
+    let read = |name: &str| std::fs::read_to_string(format!("{base}{name}")).unwrap();
+    let settings =
+        read("config.env").lines().filter(|line| line.starts_with("STREAMWAY_")).map(str::to_owned).collect();
+    let manifest = read("statefulset.yaml");
+    let (_, limit) = manifest.split_once("limits: { memory: ").expect("a memory limit");
+    let gib: u64 = limit.split_once("Gi").and_then(|(number, _)| number.parse().ok()).expect("in GiB");
+    (settings, gib << 30)
+}
+
+/// A server with the settings of the manifests under their limit.
+async fn in_a_pod(group: &Cgroup, data: &std::path::Path, settings: &[String]) -> Server {
+    let mut under = vec!["env".to_owned()];
+    under.extend(settings.iter().cloned());
+    under.extend(group.under());
+    Server::under(under, data, &[]).await
+}
+
+/// A connection of its own whose windows for answers are so large.
+async fn connection(server: &Server, window: u32) -> (SendRequest<Bytes>, JoinHandle<()>) {
+    let tcp = TcpStream::connect(server.listen()).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    // The connection's own is large: this end too counts small frames that are not read against it.
+    builder
+        .initial_window_size(window)
+        .initial_connection_window_size(1 << 30)
+        .initial_max_send_streams(10_000);
+    let (requests, connection) = builder.handshake(tcp).await.unwrap();
+    let task = tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    (requests.ready().await.unwrap(), task)
+}
+
+/// A call that is held open, its answer unread.
+struct Held {
+    answer: Option<h2::client::ResponseFuture>,
+    read: Option<h2::RecvStream>,
+    _sending: h2::SendStream<Bytes>,
+}
+
+impl Held {
+    /// Waits until the server has begun to answer.
+    async fn answered(mut self) -> Self {
+        if let Some(answer) = self.answer.take() {
+            let answer = within(60, "the answer's beginning", answer).await.expect("answered");
+            self.read = Some(answer.into_body());
+        }
+        self
+    }
+
+    /// Waits for bytes of the answer.
+    async fn said(mut self) -> Self {
+        let read = self.read.as_mut().expect("answered");
+        let data = within(60, "something of the answer", read.data()).await.expect("it goes on");
+        assert!(!data.expect("not reset").is_empty());
+        self
+    }
+}
+
+fn call(
+    requests: &mut SendRequest<Bytes>,
+    method: &str,
+    headers: &BTreeMap<&str, String>,
+    body: Bytes,
+) -> Held {
+    let mut request = Request::post(format!("http://test{method}")).header("te", "trailers");
+    request = request.header("content-type", "application/grpc");
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    let (answer, mut sending) = requests.send_request(request.body(()).unwrap(), false).unwrap();
+    if !body.is_empty() {
+        // A call of one message begins once its end has come.
+        sending.send_data(body, method != EXCHANGE).unwrap();
+    }
+    Held { answer: Some(answer), read: None, _sending: sending }
+}
+
+fn framed(message: &[u8], compressed: bool) -> Vec<u8> {
+    let mut out = vec![u8::from(compressed)];
+    out.put_u32(u32::try_from(message.len()).unwrap());
+    out.extend_from_slice(message);
+    out
+}
+
+/// The message compressed, as it comes by the wire.
+fn zipped(message: &[u8]) -> Vec<u8> {
+    framed(&zstd::encode_all(message, 1).unwrap(), true)
+}
+
+fn field(tag: u32, bytes: Vec<u8>) -> Vec<u8> {
+    let mut out = Vec::new();
+    prost::encoding::bytes::encode(tag, &bytes, &mut out);
+    out
+}
+
+/// A publish of a record of two bytes beside an unknown field of 4 MiB: 170 bytes by the wire.
+fn swollen(number: u64) -> Vec<u8> {
+    let mut inner = publish("t", vec![record("xx")]).encode_to_vec();
+    inner.extend(field(99, vec![0; LARGE - 200]));
+    let mut numbered = vec![0x08];
+    prost::encoding::encode_varint(number, &mut numbered);
+    numbered.extend(field(2, inner));
+    zipped(&field(2, numbered))
+}
+
+/// The first message of an Exchange that is told so once it has come, likewise.
+fn swollen_open() -> Vec<u8> {
+    let mut exchange = open("t");
+    if let Some(Kind::Open(open)) = &mut exchange.kind {
+        open.subscribe = Some(SubscribeRequest::default());
+    }
+    let mut open = exchange.encode_to_vec();
+    open.extend(field(99, vec![0; LARGE]));
+    zipped(&open)
+}
+
+fn zstd_headers() -> BTreeMap<&'static str, String> {
+    BTreeMap::from([("grpc-encoding", "zstd".to_owned())])
+}
+
+/// Exchanges whose publishes keep 4 MiB each if all of their messages is kept, and idle ones whose open did.
+async fn publishers(server: &Server) -> Vec<Held> {
+    let (mut requests, _task) = connection(server, 1 << 20).await;
+    let mut held = Vec::new();
+    let publishes: Vec<u8> = (1..=100).flat_map(swollen).collect();
+    for _ in 0..3 {
+        let body = [framed(&open("t").encode_to_vec(), false), publishes.clone()].concat();
+        held.push(call(&mut requests, EXCHANGE, &zstd_headers(), body.into()).answered().await.said().await);
+    }
+    let idle = Bytes::from(swollen_open());
+    let idle: Vec<_> =
+        (0..400).map(|_| call(&mut requests, EXCHANGE, &zstd_headers(), idle.clone())).collect();
+    for idle in idle {
+        held.push(idle.answered().await.said().await);
+    }
+    held
+}
+
+/// Subscribers whose window is a byte, of records of 1 MB, from different places.
+async fn subscribers(server: &Server) -> Vec<Held> {
+    let mut client = server.client().await;
+    for n in 0..8_u8 {
+        published(&mut client, "large", vec![record(vec![n; 1_000_000])]).await;
+    }
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let (mut requests, _task) = connection(server, 1).await;
+        let begin = |n: u64| {
+            let request = subscribe("large", Start::Offset(n % 8));
+            let body = framed(&request.encode_to_vec(), false);
+            call(&mut requests, SUBSCRIBE, &BTreeMap::new(), body.into())
+        };
+        let begun: Vec<_> = (0..700).map(begin).collect();
+        for begun in begun {
+            held.push(begun.answered().await.said().await);
+        }
+    }
+    held
+}
+
+/// Calls with long headers that send nothing else, and messages that never end.
+async fn unfinished(server: &Server) -> Vec<Held> {
+    let (mut requests, _task) = connection(server, 1 << 20).await;
+    let long = BTreeMap::from([("x-long", "x".repeat(30_000))]);
+    let mut held: Vec<_> = (0..500).map(|_| call(&mut requests, PUBLISH, &long, Bytes::new())).collect();
+    let part: Bytes = [&[0, 0, 0x3f, 0xf0, 0][..], &[0; 60_000]].concat().into();
+    held.extend((0..500).map(|_| call(&mut requests, EXCHANGE, &BTreeMap::new(), part.clone())));
+    // Behind all of them on the connection, so that by its answer the server has taken them in.
+    let last = framed(&publish("t", vec![record("last")]).encode_to_vec(), false);
+    held.push(call(&mut requests, PUBLISH, &BTreeMap::new(), last.into()).answered().await);
+    held
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_mix_of_clients_has_a_server_of_the_manifests_killed() {
+    let (settings, limit) = shipped();
+    let (group, data) = (Cgroup::new(limit), tempfile::tempdir().unwrap());
+    let server = in_a_pod(&group, data.path(), &settings).await;
+    let honest = Honest::start(&server).await;
+    let mut held = Vec::new();
+    for round in 0..3 {
+        held.extend(match round {
+            0 => publishers(&server).await,
+            1 => subscribers(&server).await,
+            _ => unfinished(&server).await,
+        });
+        println!(
+            "round {round}: {} MiB resident, {} MiB at most",
+            server.resident_bytes() / MIB,
+            group.peak() / MIB
+        );
+    }
+    assert_eq!(server.ready_and_alive().await, (true, true));
+    // What it was brought to is within what its settings add up to.
+    assert!(server.resident_bytes() < 2048 * MIB, "{} MiB", server.resident_bytes() / MIB);
+    honest.end_at_limit().await;
+    // One that reads is served what the others leave unread.
+    let mut reader = server.client().await.subscribe(to_tail("large")).await.unwrap().into_inner();
+    let mut read = 0;
+    while let Some(message) = within(30, "a delivery", reader.message()).await.unwrap() {
+        read += message.batches.len();
+    }
+    assert_eq!(read, 8);
+    drop(held);
+}
+
+fn to_tail(topic: &str) -> SubscribeRequest {
+    crate::harness::make::to_tail(subscribe(topic, earliest()))
+}
+
+#[tokio::test]
+async fn a_peer_that_never_reads_is_cut_off_and_the_stop_is_not_kept_waiting() {
+    let args =
+        ["--http2-keepalive-interval", "1s", "--http2-keepalive-timeout", "1s", "--stream-age-max", "1s"];
+    let mut server = Server::with(&args).await;
+    let mut client = server.client().await;
+    for n in 0..16_u8 {
+        published(&mut client, "t", vec![record(vec![n; 1_000_000])]).await;
+    }
+    drop(client);
+    let _stuck = NeverReads::subscribe(server.listen(), &subscribe("t", earliest()));
+    let connections = "streamway_connections_active{port=\"grpc\"}";
+    within(60, "the peer's connection to be there", gauge(&server, connections, 1)).await;
+    within(60, "the peer's connection to be gone", gauge(&server, connections, 0)).await;
+    server.sigterm().await;
+    assert!(!server.log().contains("cutting connections off"), "{}", server.log());
+}
+
+/// Waits until a metric has this value.
+async fn gauge(server: &Server, metric: &str, value: u64) {
+    while !metrics(server).await.lines().any(|line| line == format!("{metric} {value}")) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn metrics(server: &Server) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = TcpStream::connect(server.admin()).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn connections_that_stay_on_the_admin_port_do_not_fail_liveness() {
+    let server = Server::with(&["--admin-connections-max", "8"]).await;
+    let mut stay = Vec::new();
+    for _ in 0..8 {
+        stay.push(Peer::connect(server.admin()).await);
+    }
+    for _ in 0..10 {
+        assert_eq!(server.ready_and_alive().await, (true, true));
+    }
+    // Those that unread metrics keep busy are no reason either.
+    for peer in &mut stay {
+        let frames = crate::harness::frames::Frames::default();
+        if !peer.send(frames.call(1, "/metrics")).await {
+            continue;
+        }
+    }
+    assert_eq!(server.ready_and_alive().await, (true, true));
+}
+
+#[tokio::test]
+async fn a_call_too_many_is_refused_with_the_limit_and_others_go_on() {
+    let server = Server::with(&["--streams-max", "3"]).await;
+    let mut client = server.client().await;
+    published(&mut client, "t", vec![record("x")]).await;
+    let mut open = Vec::new();
+    let status = loop {
+        match client.subscribe(subscribe("t", earliest())).await {
+            Ok(answer) => open.push(answer.into_inner()),
+            Err(status) => break status,
+        }
+        assert!(open.len() < 10);
+    };
+    refused(&status, tonic::Code::ResourceExhausted, "OVERLOADED");
+    assert!(status.message().contains("--streams-max") && open.len() >= 2, "{} {status}", open.len());
+    for answer in &mut open {
+        assert_eq!(answer.message().await.unwrap().unwrap().batches.len(), 1);
+    }
+    open.pop();
+    within(20, "room for another", async {
+        while client.publish(publish("t", vec![record("y")])).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
