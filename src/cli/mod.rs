@@ -215,7 +215,8 @@ fn on_a_runtime(command: impl AsyncFnOnce() -> Result<ExitCode, Failure>) -> Res
 /// Options of commands that keep a connection alive.
 #[derive(Clone, Copy, Debug, Args)]
 struct Patience {
-    /// Give up when the server was away for so long; an address that never answered fails at once.
+    /// Give up when the server was away, or got nothing done, for so long; an address that never answered
+    /// fails at once.
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = crate::config::parse_duration)]
     retry_for: Duration,
 }

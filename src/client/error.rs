@@ -36,6 +36,8 @@ struct Inner {
     retry_after: Option<Duration>,
     /// Something has changed since that makes another try worth it.
     retryable: bool,
+    /// The peer refused the stream, and has done nothing of the call.
+    is_refused_stream: bool,
     /// What TLS says about it.
     tls_hint: Option<&'static str>,
 }
@@ -65,6 +67,7 @@ impl Error {
             violations: Vec::new(),
             retry_after: None,
             retryable: false,
+            is_refused_stream: false,
             tls_hint: None,
         }))
     }
@@ -88,7 +91,8 @@ impl Error {
                 _ => format!("connection to {endpoint} broke: {cause}"),
             };
             let mut error = Self::of(origin, Code::Unavailable, message);
-            Arc::make_mut(&mut error.0).tls_hint = tls_hint;
+            let inner = Arc::make_mut(&mut error.0);
+            (inner.tls_hint, inner.is_refused_stream) = (tls_hint, is_refused_stream(status));
             return error;
         }
         let details = status.get_error_details();
@@ -105,6 +109,7 @@ impl Error {
             violations: violations.unwrap_or_default(),
             retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
             retryable: false,
+            is_refused_stream: false,
             tls_hint: None,
         }))
     }
@@ -151,9 +156,15 @@ impl Error {
         self.0.retry_after
     }
 
+    /// Whether it comes from a server, or from a load balancer that has none to send the call to for now: more
+    /// than an address where nobody answers.
+    pub(crate) fn is_of_a_server(&self) -> bool {
+        self.0.is_refused_stream || (self.0.origin == Origin::Server && !self.is_nobodys())
+    }
+
     /// Whether it is what load balancers make of a server that went away: CANCELLED, which no server of ours
     /// says and nobody here asked for, or an INTERNAL or UNKNOWN without the `ErrorInfo` of our servers.
-    pub(crate) fn is_nobodys(&self) -> bool {
+    fn is_nobodys(&self) -> bool {
         let code = match self.0.code {
             Code::Cancelled => true,
             Code::Internal | Code::Unknown => self.0.reason.is_none(),
@@ -262,6 +273,19 @@ fn transport_origin(status: &Status) -> Option<Origin> {
     Some(Origin::Transport)
 }
 
+/// Whether HTTP/2 says that the stream was refused before anything was done with it.
+fn is_refused_stream(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        let reason = error.downcast_ref::<h2::Error>().and_then(h2::Error::reason);
+        if reason == Some(h2::Reason::REFUSED_STREAM) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
 /// The last error of the chain: the operating system's own words, as a rule.
 pub(super) fn deepest(error: &(dyn StdError + 'static)) -> String {
     let mut deepest = error;
@@ -348,6 +372,29 @@ mod tests {
         assert_eq!(error.origin(), Origin::Connect);
         assert!(error.to_string().starts_with(&format!("cannot reach {address}: ")), "{error}");
         assert!(error.is_retryable());
+    }
+
+    /// HAProxy ends a stream so where it has no server to send it to.
+    #[tokio::test]
+    async fn a_refused_stream_is_a_server_that_is_away_for_a_while() {
+        use crate::proto::v1::SubscribeRequest;
+        use crate::proto::v1::stream_service_client::StreamServiceClient;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(socket).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_reset(h2::Reason::REFUSED_STREAM);
+            }
+        });
+        let channel = tonic::transport::Endpoint::from_shared(address.clone()).unwrap().connect_lazy();
+        let refused = StreamServiceClient::new(channel).subscribe(SubscribeRequest::default()).await;
+        let error = Error::from_status(&refused.unwrap_err(), &address);
+        assert!(error.is_retryable() && error.is_of_a_server(), "{error}");
+        let broken = Error::transport("gone");
+        assert!(broken.is_retryable() && !broken.is_of_a_server());
+        server.abort();
     }
 
     /// HAProxy ends a stream so when its server dies.

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::error::{Error, Origin};
+use super::error::Error;
 
 /// How patiently a broken call is resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Backoff {
         }
         // A connection that breaks before any answer reached nobody: TLS 1.3 refuses a client like that. Nor
         // is what a load balancer says of its own, or something that is no server of ours, an answer.
-        self.reached |= error.origin() == Origin::Server && !error.is_nobodys();
+        self.reached |= error.is_of_a_server();
         let since = *self.failing_since.get_or_insert(now);
         let patience =
             if self.reached { self.policy.give_up_after } else { self.policy.connect_give_up_after };

@@ -3,13 +3,14 @@ configuration that is shipped."""
 
 import queue
 import re
+import subprocess
 import sys
 import threading
 import time
 
 import grpc
 import pytest
-from conftest import ROOT, Server
+from conftest import BINARY, ROOT, Server
 from real import await_port, free_port, running
 from streamway.v1 import stream_pb2 as pb
 from streamway.v1 import stream_pb2_grpc as rpc
@@ -84,6 +85,7 @@ def balanced(tmp_path):
         await_port(port)
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = rpc.StreamServiceStub(channel)
+            stub.target = f"127.0.0.1:{port}"
             publish(stub)
             yield server, stub
     server.kill9()
@@ -138,3 +140,20 @@ def test_without_a_replica_every_kind_of_call_is_unavailable(balanced):
         with pytest.raises(grpc.RpcError) as refused:
             call()
         assert refused.value.code() == grpc.StatusCode.UNAVAILABLE, refused.value
+
+
+def test_the_command_line_waits_behind_the_balancer_for_a_replica(balanced):
+    """At its first contact too: the balancer is there, and has none for now."""
+    server, stub = balanced
+    server.kill9()
+    call = Call(stub, "exchange", False)
+    assert call.outcome()[0] == grpc.StatusCode.UNAVAILABLE
+    command = [BINARY, "--server", f"http://{stub.target}"]
+    publish = subprocess.Popen([*command, "publish", "later"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    publish.stdin.write(b"a line\n")
+    publish.stdin.close()
+    assert b"interrupted, will go on" in publish.stderr.readline(), "it has met the balancer"
+    server.start()
+    assert publish.wait(60) == 0, publish.stderr.read()
+    done = subprocess.run([*command, "subscribe", "later"], capture_output=True, timeout=60, check=False)
+    assert done.stdout == b"a line\n", done

@@ -149,6 +149,14 @@ def test_a_list_that_leads_nowhere_ends(hostile, tmp_path):
         hostile[1].endless = False
 
 
+def test_a_copy_of_what_no_server_has_is_refused(hostile, tmp_path):
+    """A backup of it could not be read again."""
+    for topic in [(), ("-t", "t")]:
+        _, err = run(hostile, "copy", hostile[0], str(tmp_path / "all.backup"), *topic, code=1)
+        assert "which no server of streamway has" in err and not obeyed(err), err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_server_whose_disk_hangs_is_given_up(hostile):
     """It answers pings and takes what is sent, so nothing but the missing acknowledgements tells."""
     lines = b"".join(b"line %d\n" % i for i in range(5000))

@@ -11,7 +11,7 @@ use super::progress::Progress;
 use crate::cli::Failure;
 use crate::client::{Client, RetryPolicy, Start, Subscriber, SubscriberOptions};
 use crate::proto::v1;
-use crate::record::Position;
+use crate::record::{Epoch, Position, TopicName};
 
 /// A server or a backup.
 #[derive(Debug)]
@@ -31,13 +31,13 @@ impl Source {
     pub(super) async fn topics(&self, named: &[String]) -> Result<Vec<v1::Topic>, Failure> {
         let all = match self {
             Self::Backup(backup) => backup.topics.iter().map(|saved| saved.topic.clone()).collect(),
-            Self::Server(client, _) if named.is_empty() => list(client).await?,
+            Self::Server(client, _) if named.is_empty() => sound(list(client).await?)?,
             Self::Server(client, _) => {
                 let mut topics = Vec::new();
                 for name in named {
                     topics.push(client.topics().get(name).await?);
                 }
-                return Ok(topics);
+                return sound(topics);
             }
         };
         let missing = named.iter().find(|name| all.iter().all(|topic| topic.name != **name));
@@ -65,6 +65,19 @@ async fn list(client: &Client) -> Result<Vec<v1::Topic>, Failure> {
     let (mut pages, mut topics) = (service.pages(String::new()), Vec::new());
     while let Some(page) = pages.next().await? {
         topics.extend(page);
+    }
+    Ok(topics)
+}
+
+/// What a server says of its topics, where it can be copied: a backup of anything else could not be read.
+fn sound(topics: Vec<v1::Topic>) -> Result<Vec<v1::Topic>, Failure> {
+    for topic in &topics {
+        if TopicName::parse(&topic.name).is_err() || Epoch::parse(&topic.epoch).is_none() {
+            return Err(Failure::failed(format!(
+                "the source names a topic {:?} with epoch {:?}, which no server of streamway has",
+                topic.name, topic.epoch
+            )));
+        }
     }
     Ok(topics)
 }

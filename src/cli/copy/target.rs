@@ -138,7 +138,7 @@ impl Existing<'_> {
             let Some(block) = self.batches.next().await? else { return Ok(false) };
             let batch = whole(&block)?;
             let records = batch.records().map(|record| block.slice_ref(record));
-            self.ready = (batch.first.get()..).zip(records).collect();
+            self.ready = (0..).zip(records).map(|(i, record)| (batch.first.plus(i).get(), record)).collect();
             self.ready.reverse();
         }
         Ok(true)
