@@ -46,6 +46,8 @@ mod full_disk_tests;
 #[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
+mod retention_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod trim_tests;

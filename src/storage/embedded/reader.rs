@@ -162,8 +162,8 @@ pub fn read(topic: &TopicState, files: &Files, from: Offset, bytes_max: usize) -
     Err(Error::Damaged(what))
 }
 
-/// Bytes looked at in one step of a search.
-const SEARCH_BYTES: usize = 256 << 10;
+/// Bytes looked at in one step of a search: about one frame, as the index leads to the right one.
+const SEARCH_BYTES: usize = 64 << 10;
 
 /// Where the batch that holds `offset` begins.
 ///
@@ -225,6 +225,18 @@ fn frame_start(topic: &TopicState, files: &Files, offset: Offset) -> Result<Offs
 /// # Errors
 /// As [`read`].
 pub fn offset_at(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<Offset, Error> {
+    Ok(first_since(topic, files, time)?.0)
+}
+
+/// The same, and when that batch was stored; none where there is none.
+///
+/// # Errors
+/// As [`read`].
+pub fn first_since(
+    topic: &TopicState,
+    files: &Files,
+    time: UnixMicros,
+) -> Result<(Offset, Option<UnixMicros>), Error> {
     // What is published from now on is not looked at: a busy topic must not keep this going.
     let tail = topic.tail();
     let mut at = time_start(topic, files, time)?.max(topic.floor());
@@ -238,11 +250,9 @@ pub fn offset_at(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<
             read => read?,
         };
         for run in &chunk.runs {
-            let blocks = Blocks::new(run).map_while(Result::ok);
-            if let Some(block) =
-                blocks.skip_while(|block| block.time() < time).map(|block| block.first).next()
-            {
-                return Ok(block);
+            let mut blocks = Blocks::new(run).map_while(Result::ok);
+            if let Some(block) = blocks.find(|block| block.time() >= time) {
+                return Ok((block.first, Some(block.time())));
             }
         }
         if chunk.next <= at {
@@ -251,7 +261,24 @@ pub fn offset_at(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<
         at = chunk.next;
     }
     // Not the tail as it is now: a batch may have come in between.
-    Ok(at)
+    Ok((at, None))
+}
+
+/// When the oldest batch kept was stored, or earlier, without reading anything; none where none is kept.
+#[must_use]
+pub fn oldest_time(topic: &TopicState) -> Option<UnixMicros> {
+    let (floor, tail) = (topic.floor(), topic.tail());
+    if floor >= tail {
+        return None;
+    }
+    let segments = topic.segments.load();
+    if let Some(segment) = segments.get(segments.partition_point(|segment| segment.end <= floor)) {
+        return Some(segment.first_time);
+    }
+    let mut once = false;
+    let runs = topic.cache.runs_from(floor, |_| !std::mem::replace(&mut once, true));
+    // Where it is in neither, a checkpoint came in between.
+    Some(runs.first().map_or(UnixMicros(0), |run| run.first_time))
 }
 
 /// A batch boundary before which everything was stored before `time`, mostly not far from it.

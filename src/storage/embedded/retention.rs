@@ -1,6 +1,8 @@
-//! Retention: what is too old or too much is forgotten, by trims like anyone's.
+//! Retention: what is too old or too much is forgotten, by trims like anyone's. A topic is looked into
+//! once something in it is due, and not before: what is known of it from the last time says when.
 //! Never: removes a file itself; a checkpoint does, once the trim is durable.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,11 +15,20 @@ use super::reader::{self, Files};
 use super::registry::Registry;
 use super::topic::TopicState;
 use crate::record::{Offset, UnixMicros};
-use crate::storage::Error;
+use crate::storage::{Error, Retention};
 use crate::telemetry::METRICS;
 
 /// Space is reclaimed by a checkpoint of its own at most this often.
 const RECLAIM_INTERVAL: Duration = Duration::from_secs(10);
+/// A topic that cannot be read is tried again after this time, or once it is trimmed.
+const FAILED_INTERVAL: Duration = Duration::from_secs(60);
+/// Topics looked into in one pass; those that waited longest come first.
+const LOOKS_MAX: usize = 256;
+/// Batches may get older than they should by one part in so many, so that a busy topic is not read for each
+/// of them.
+const AGE_SLACK: u64 = 1000;
+/// That slack is at most this long.
+const AGE_SLACK_MAX: Duration = Duration::from_secs(60);
 
 /// Looks after the retention of every topic.
 #[derive(Debug)]
@@ -26,13 +37,34 @@ pub struct Keeper {
     queue: Queue,
     reclaimed: Option<Instant>,
     time: Believed,
+    /// Topics with limits, by id.
+    known: HashMap<u64, Known>,
+    passes: u64,
+}
+
+/// What was found when a topic was last looked into.
+#[derive(Debug)]
+struct Known {
+    /// Its limits then.
+    retention: Retention,
+    /// What they asked for: nothing before it is to be kept.
+    floor: Offset,
+    /// Its tail then.
+    tail: Offset,
+    /// When the first batch from `floor` on was stored; none where there was none.
+    oldest: Option<UnixMicros>,
+    /// Which pass that was.
+    pass: u64,
+    /// Why it could not be read, and when it is tried again.
+    failed: Option<(Error, Instant)>,
 }
 
 impl Keeper {
     /// Trims by way of `queue`.
     #[must_use]
-    pub const fn new(registry: Arc<Registry>, queue: Queue, clock: Clock) -> Self {
-        Self { registry, queue, reclaimed: None, time: Believed::new(clock) }
+    pub fn new(registry: Arc<Registry>, queue: Queue, clock: Clock) -> Self {
+        let (time, known) = (Believed::new(clock), HashMap::new());
+        Self { registry, queue, reclaimed: None, time, known, passes: 0 }
     }
 
     /// The topic of this id, unless it was deleted.
@@ -46,26 +78,71 @@ impl Keeper {
         let _ = self.queue.push(Op::Rotate);
     }
 
-    /// Looks at every topic once.
+    /// Looks after every topic once.
     pub fn pass(&mut self, files: &Files, catalog: &Catalog) {
-        let now = self.time.now();
-        for topic in self.registry.all() {
-            match floor(&topic, files, now) {
-                Ok(floor) if floor > topic.floor() => {
-                    METRICS.storage.retention_records.add(floor.since(topic.floor()));
-                    let (reply, _) = oneshot::channel();
-                    // The next pass tries again where this one is refused.
-                    let _ = self.queue.push(Op::Change(Change::Trim(topic, floor), reply));
-                }
-                Ok(_) | Err(Error::TopicNotFound | Error::Trimmed { .. }) => {}
-                Err(error) => tracing::warn!(topic = %topic.name, %error, "retention cannot read topic"),
-            }
-        }
+        self.passes += 1;
+        self.look(files);
         let due = self.reclaimed.is_none_or(|last| last.elapsed() >= RECLAIM_INTERVAL);
         if due && self.has_garbage(catalog) {
             self.reclaimed = Some(Instant::now());
             self.rotate();
         }
+    }
+
+    /// Looks into the topics of which something is due.
+    fn look(&mut self, files: &Files) {
+        let now = self.time.now();
+        let limited = |topic: &Arc<TopicState>| topic.settings.load().retention != Retention::default();
+        let topics: Vec<_> = self.registry.all().into_iter().filter(limited).collect();
+        if topics.len() < self.known.len() {
+            let registry = &self.registry;
+            self.known.retain(|id, _| registry.by_id(*id).is_some_and(|topic| limited(&topic)));
+        }
+        let mut due = Vec::new();
+        for topic in topics {
+            let known = self.known.get(&topic.id);
+            if let Some(known) = known.filter(|known| known.floor > topic.floor()) {
+                // Refused the last time, as by a full disk.
+                self.trim(&topic, known.floor);
+            }
+            if is_due(&topic, known, now) {
+                due.push((known.map_or(0, |known| known.pass), topic));
+            }
+        }
+        due.sort_by_key(|(pass, _)| *pass);
+        for (_, topic) in due.into_iter().take(LOOKS_MAX) {
+            self.look_into(topic, files, now);
+        }
+    }
+
+    fn look_into(&mut self, topic: Arc<TopicState>, files: &Files, now: UnixMicros) {
+        let (retention, tail) = (topic.settings.load().retention, topic.tail());
+        let mut found =
+            Known { retention, floor: topic.floor(), tail, oldest: None, pass: self.passes, failed: None };
+        match floor(&topic, &retention, files, now) {
+            Ok((floor, oldest)) => {
+                (found.floor, found.oldest) = (floor, oldest);
+                if floor > topic.floor() {
+                    METRICS.storage.retention_records.add(floor.since(topic.floor()));
+                    self.trim(&topic, floor);
+                }
+            }
+            Err(Error::TopicNotFound | Error::Trimmed { .. }) => return,
+            Err(error) => {
+                let told = self.known.get(&topic.id).and_then(|known| known.failed.as_ref());
+                if told.is_none_or(|(told, _)| *told != error) {
+                    tracing::warn!(topic = %topic.name, %error, "retention cannot read topic");
+                }
+                found.failed = Some((error, Instant::now() + FAILED_INTERVAL));
+            }
+        }
+        self.known.insert(topic.id, found);
+    }
+
+    fn trim(&self, topic: &Arc<TopicState>, floor: Offset) {
+        let (reply, _) = oneshot::channel();
+        // Where it is refused, a later pass asks again.
+        let _ = self.queue.push(Op::Change(Change::Trim(topic.clone(), floor), reply));
     }
 
     /// Whether the catalog names segments that nothing needs.
@@ -77,10 +154,50 @@ impl Keeper {
     }
 }
 
-/// The floor a topic's retention asks for.
-fn floor(topic: &TopicState, files: &Files, now: UnixMicros) -> Result<Offset, Error> {
+/// Whether a topic's limits may ask for another floor than the last time. Reads nothing.
+fn is_due(topic: &TopicState, known: Option<&Known>, now: UnixMicros) -> bool {
     let retention = topic.settings.load().retention;
-    let (mut floor, tail) = (topic.floor(), topic.tail());
+    let known = known.filter(|known| known.retention == retention);
+    if let Some(Known { floor, failed: Some((_, again)), .. }) = known
+        && topic.floor() <= *floor
+        && Instant::now() < *again
+    {
+        return false;
+    }
+    let floor = known.map_or_else(|| topic.floor(), |known| known.floor.max(topic.floor()));
+    // Whole batches are kept, so that what is above a limit may stay so: until there is more.
+    let grown = known.is_none_or(|known| known.failed.is_some() || topic.tail() > known.tail);
+    let many = retention.max_records.is_some_and(|most| topic.tail().since(floor) > most);
+    let much = retention.max_bytes.is_some_and(|most| topic.info().stored_bytes > most);
+    grown && (many || much) || retention.max_age.is_some_and(|age| is_old(topic, known, age, now))
+}
+
+/// Whether the oldest batch kept may be older than `age`.
+fn is_old(topic: &TopicState, known: Option<&Known>, age: Duration, now: UnixMicros) -> bool {
+    let Some(oldest) = reader::oldest_time(topic) else { return false };
+    let found = known.and_then(|known| match known.oldest {
+        Some(oldest) => Some(oldest),
+        // What came since is newer than everything then, by the segment or the cache it is in.
+        None if topic.floor() < known.floor => Some(UnixMicros(u64::MAX)),
+        None => None,
+    });
+    let oldest = found.map_or(oldest, |found| found.max(oldest));
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let slack = (micros(age) / AGE_SLACK).min(micros(AGE_SLACK_MAX));
+    let due = oldest.0.saturating_add(micros(age)).saturating_add(slack);
+    // What was not looked into since the start is not known to a batch.
+    if known.is_none() { oldest.0.saturating_add(micros(age)) < now.0 } else { due < now.0 }
+}
+
+/// The floor a topic's retention asks for, and when the first batch from there on was stored, where that is
+/// known and there is one.
+fn floor(
+    topic: &TopicState,
+    retention: &Retention,
+    files: &Files,
+    now: UnixMicros,
+) -> Result<(Offset, Option<UnixMicros>), Error> {
+    let (mut floor, tail, mut oldest) = (topic.floor(), topic.tail(), None);
     if let Some(records) = retention.max_records
         && tail.since(floor) > records
     {
@@ -88,12 +205,13 @@ fn floor(topic: &TopicState, files: &Files, now: UnixMicros) -> Result<Offset, E
     }
     if let Some(age) = retention.max_age {
         let cutoff = UnixMicros(now.0.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX)));
-        floor = floor.max(reader::offset_at(topic, files, cutoff)?);
+        let (first, time) = reader::first_since(topic, files, cutoff)?;
+        (floor, oldest) = (floor.max(first), time);
     }
     if let Some(bytes) = retention.max_bytes
         && topic.info().stored_bytes > bytes
     {
         floor = floor.max(reader::offset_keeping(topic, files, bytes)?);
     }
-    Ok(floor)
+    Ok((floor, oldest))
 }

@@ -1,0 +1,127 @@
+//! Retention reads a topic once something in it is due, and not before.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::EmbeddedLog;
+use super::catalog::Catalog;
+use super::clock::Clock;
+use super::crash_tests::{DIR, config, name};
+use super::disk::sim::SimDisk;
+use super::queue::{Change, Op, Queue, Taken};
+use super::retention::Keeper;
+use super::tests::batch;
+use super::topic::Settings;
+use crate::record::{Offset, UnixMicros};
+use crate::storage::{Hold, Log, Retention};
+
+const TOPICS: u8 = 9;
+const HOURS: u64 = 3600;
+
+fn open(disk: &SimDisk, clock: &Clock) -> Arc<EmbeddedLog> {
+    EmbeddedLog::open_on(Arc::new(disk.clone()), clock.clone(), Path::new(DIR), &config(), 50, None).unwrap()
+}
+
+/// A log that was stopped, so that nobody else reads: topics with each kind of limit, most of them in segments.
+/// Batches are of two records, so that a limit of an odd count is passed for ever.
+async fn stopped(disk: &SimDisk, clock: &Clock) -> Arc<EmbeddedLog> {
+    let log = open(disk, clock);
+    for n in 0..TOPICS {
+        let topic = log.create(name(n), Retention::default()).await.unwrap();
+        for i in 0..30 {
+            let done = topic.appender().append(vec![batch(&[i, i], 900)], Hold::default()).await;
+            assert_eq!(done.failure, None);
+            clock.pass(Duration::from_secs(1));
+        }
+    }
+    log.close().await.unwrap();
+    limit(&log);
+    log
+}
+
+/// Sets the limits, and leaves what is in segments in no cache.
+fn limit(log: &EmbeddedLog) {
+    for n in 0..TOPICS {
+        let retention = match n % 3 {
+            0 => Retention { max_age: Some(Duration::from_secs(2 * HOURS)), ..Retention::default() },
+            1 => Retention { max_records: Some(15), ..Retention::default() },
+            _ => Retention { max_bytes: Some(20_000), ..Retention::default() },
+        };
+        let topic = log.registry.get(&name(n)).unwrap();
+        topic.settings.store(Arc::new(Settings { retention, updated: UnixMicros(0) }));
+        topic.cache.evict(topic.segments.load().last().map_or(Offset::ZERO, |segment| segment.end));
+    }
+}
+
+/// The trims asked for since, of each topic the furthest.
+fn asked(queue: &Queue) -> BTreeMap<String, u64> {
+    let mut asked = BTreeMap::new();
+    if let Taken::Ops(ops) = queue.take(Some(Duration::ZERO)) {
+        for op in ops {
+            if let Op::Change(Change::Trim(topic, floor), _) = op {
+                asked.insert(topic.name.to_string(), floor.get());
+            }
+        }
+    }
+    asked
+}
+
+#[tokio::test]
+async fn an_idle_topic_is_read_once_and_again_when_something_is_due() {
+    let (disk, clock) = (SimDisk::default(), Clock::default());
+    let log = stopped(&disk, &clock).await;
+    let queue = Queue::default();
+    let mut keeper = Keeper::new(log.registry.clone(), queue.clone(), clock.clone());
+    let mut pass = || {
+        let before = disk.reads();
+        keeper.pass(&log.files, &Catalog::default());
+        disk.reads() - before
+    };
+    pass();
+    let trims = asked(&queue);
+    assert_eq!(trims.len(), usize::from(TOPICS) * 2 / 3, "by count and by bytes: {trims:?}");
+    for round in 0..20 {
+        clock.pass(Duration::from_secs(60));
+        assert_eq!(pass(), 0, "pass {round} reads");
+        assert_eq!(asked(&queue), trims, "what was refused is asked for again, without reading");
+    }
+    // Of each topic by age the older ones, one after the other, become due.
+    clock.pass(Duration::from_secs(2 * HOURS - 20 * 60 - u64::from(TOPICS) * 30));
+    let mut reads = 0;
+    for _ in 0..60 {
+        clock.pass(Duration::from_secs(10));
+        reads += pass();
+    }
+    assert!(reads > 0, "what is due is looked into");
+    let trims = asked(&queue);
+    for n in [0, 3, 6] {
+        assert_eq!(trims[name(n).as_str()], 60, "all of {n} is too old");
+    }
+    assert_eq!(pass(), 0, "nothing is left to look into");
+}
+
+/// Damage is told once, and not read again each second.
+#[tokio::test]
+async fn a_topic_that_cannot_be_read_is_not_read_again_at_once() {
+    let (disk, clock) = (SimDisk::default(), Clock::default());
+    drop(stopped(&disk, &clock).await);
+    let mut files = disk.files();
+    for (_, data) in files.iter_mut().filter(|(path, _)| path.starts_with("/log/segments")) {
+        data[20] ^= 1;
+    }
+    let disk = SimDisk::with(&files);
+    let log = open(&disk, &clock);
+    let _ = log.close().await;
+    limit(&log);
+    let mut keeper = Keeper::new(log.registry.clone(), Queue::default(), clock.clone());
+    clock.pass(Duration::from_secs(3 * HOURS));
+    keeper.pass(&log.files, &Catalog::default());
+    let reads = disk.reads();
+    for _ in 0..20 {
+        clock.pass(Duration::from_secs(1));
+        keeper.pass(&log.files, &Catalog::default());
+    }
+    assert_eq!(disk.reads(), reads, "it is read again");
+}
