@@ -65,6 +65,10 @@ pub fn place(unplaced: &[u8], first: Offset) -> Result<Placed, Malformed> {
         }
         batches += 1;
     }
+    // It may be kept: many small batches outgrow the guess, and a vector doubles.
+    if blocks.capacity() > blocks.len() + blocks.len() / 8 {
+        blocks.shrink_to_fit();
+    }
     Ok(Placed { blocks: blocks.into(), batches, records })
 }
 

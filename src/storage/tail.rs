@@ -2,7 +2,7 @@
 //! appends and evicts; readers take no lock it needs.
 //! Never: decides how far eviction may go; it is told.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -28,16 +28,24 @@ pub struct Run {
     pub last_time: UnixMicros,
 }
 
-/// Slots of a topic's first chunk; later ones double up to [`SLOTS_MAX`], so that ten thousand
-/// quiet topics cost little and a busy one is copied rarely.
+/// Slots of a topic's first chunk; later ones double up to [`SLOTS_MAX`] as they are filled, so that ten
+/// thousand quiet topics cost little and a busy one is copied rarely.
 const SLOTS_MIN: usize = 4;
 const SLOTS_MAX: usize = 64;
-/// A chunk holds about this many bytes at most, so that eviction works in small steps.
-const CHUNK_BYTES: usize = 1 << 20;
+/// What is evicted is whole chunks, so a chunk takes one part in so many of what its topic holds: little of
+/// a quiet topic, and not too many of a busy one.
+const CHUNKS: usize = 16;
+/// A chunk of a quiet topic ends at about this many bytes of blocks.
+const CHUNK_BYTES_MIN: usize = 32 << 10;
+/// A chunk of a busy topic ends at this many.
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// What a run takes beside its slot and its blocks: the count of references, and what the allocator adds.
+const RUN_BYTES: usize = 64;
 
 /// Append-only slots: a filled one never changes.
 #[derive(Debug)]
 struct Chunk {
+    number: u64,
     first: Offset,
     slots: Box<[OnceLock<Run>]>,
 }
@@ -46,66 +54,161 @@ impl Chunk {
     fn runs(&self) -> impl Iterator<Item = &Run> {
         self.slots.iter().map_while(OnceLock::get)
     }
+
+    fn end(&self) -> Offset {
+        self.runs().last().map_or(self.first, |run| run.end)
+    }
+
+    /// Bytes of memory without its runs' own.
+    fn frame_bytes(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.slots)
+    }
+
+    fn bytes(&self) -> usize {
+        self.frame_bytes() + self.runs().map(|run| run.blocks.len() + RUN_BYTES).sum::<usize>()
+    }
 }
 
 type View = Vec<Arc<Chunk>>;
 
 #[derive(Debug, Default)]
 struct Writer {
+    /// Of the last chunk: slots filled, bytes of blocks, and whether it takes no more.
     filled: usize,
     bytes: usize,
+    sealed: bool,
+    /// Bytes of memory of all chunks.
+    held: usize,
 }
 
 /// The newest runs of one topic, without a gap.
 #[derive(Debug, Default)]
 pub struct TailCache {
     view: ArcSwap<View>,
-    // Between the committer and the checkpointer only.
+    // Between those who append and evict only.
     writer: Mutex<Writer>,
 }
 
+/// What a run added.
+#[derive(Clone, Copy, Debug)]
+pub struct Pushed {
+    /// Whether a chunk was begun with it, under the number that was given.
+    pub began: bool,
+    /// Bytes of memory.
+    pub bytes: usize,
+}
+
+/// What was evicted.
+#[derive(Clone, Debug, Default)]
+pub struct Evicted {
+    /// The numbers of the chunks.
+    pub numbers: Vec<u64>,
+    /// Bytes of memory.
+    pub bytes: usize,
+}
+
+/// A chunk as those see it who decide about eviction.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// The offset after its last record.
+    pub end: Offset,
+    /// When its last batch was stored.
+    pub last_time: UnixMicros,
+    /// Bytes of memory.
+    pub bytes: usize,
+}
+
 impl TailCache {
-    /// Appends the run that follows the last one.
-    pub fn push(&self, run: Run) {
-        let mut writer = self.writer.lock().expect("no panic while it is held");
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().expect("no panic while it is held")
+    }
+
+    /// Appends the run that follows the last one. Where that takes another chunk it gets this number, which
+    /// is higher than those before.
+    pub fn push(&self, run: Run, number: u64) -> Pushed {
+        let mut writer = self.writer();
         let view = self.view.load();
-        let last = view.last().filter(|last| {
-            writer.filled < last.slots.len()
-                && writer.bytes + run.blocks.len() <= CHUNK_BYTES.max(run.blocks.len())
-        });
-        let bytes = run.blocks.len();
+        let len = run.blocks.len();
+        let most = (writer.held / CHUNKS).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+        let last = view
+            .last()
+            .filter(|last| !writer.sealed && writer.filled < last.slots.len() && writer.bytes + len <= most);
         if let Some(last) = last {
             last.slots[writer.filled].set(run).expect("the slot after the filled ones is free");
             writer.filled += 1;
-            writer.bytes += bytes;
-            return;
+            writer.bytes += len;
+            writer.held += len + RUN_BYTES;
+            return Pushed { began: false, bytes: len + RUN_BYTES };
         }
-        let slots = view.last().map_or(SLOTS_MIN, |last| (last.slots.len() * 2).min(SLOTS_MAX));
-        let chunk = Chunk { first: run.first, slots: (0..slots).map(|_| OnceLock::new()).collect() };
+        let slots = (writer.filled * 2).clamp(SLOTS_MIN, SLOTS_MAX);
+        let chunk = Chunk { number, first: run.first, slots: (0..slots).map(|_| OnceLock::new()).collect() };
         chunk.slots[0].set(run).expect("a new slot is free");
+        let bytes = chunk.bytes();
         let mut next: View = View::clone(&view);
         next.push(Arc::new(chunk));
-        (writer.filled, writer.bytes) = (1, bytes);
         self.view.store(Arc::new(next));
+        *writer = Writer { filled: 1, bytes: len, sealed: false, held: writer.held + bytes };
+        Pushed { began: true, bytes }
+    }
+
+    /// The next run begins another chunk, so that what is here now can be evicted whole.
+    pub fn seal(&self) {
+        self.writer().sealed = true;
     }
 
     /// Forgets chunks that end at or before `upto`.
-    pub fn evict(&self, upto: Offset) {
-        let _writer = self.writer.lock().expect("no panic while it is held");
-        let view = self.view.load();
-        let kept: View = view
-            .iter()
-            .filter(|chunk| chunk.runs().last().is_some_and(|run| run.end > upto))
-            .cloned()
-            .collect();
-        if kept.len() < view.len() {
-            self.view.store(Arc::new(kept));
-        }
+    pub fn evict(&self, upto: Offset) -> Evicted {
+        self.evict_while(|chunk| chunk.end() <= upto)
+    }
+
+    /// Forgets the chunk of this number and those before it.
+    pub fn evict_through(&self, number: u64) -> Evicted {
+        self.evict_while(|chunk| chunk.number <= number)
     }
 
     /// Forgets everything.
-    pub fn clear(&self) {
-        self.evict(Offset::MAX);
+    pub fn clear(&self) -> Evicted {
+        self.evict_while(|_| true)
+    }
+
+    fn evict_while(&self, goes: impl Fn(&Chunk) -> bool) -> Evicted {
+        let mut writer = self.writer();
+        let view = self.view.load();
+        let gone = view.iter().take_while(|chunk| goes(chunk)).count();
+        if gone == 0 {
+            return Evicted::default();
+        }
+        let (gone, kept) = view.split_at(gone);
+        let numbers = gone.iter().map(|chunk| chunk.number).collect();
+        let bytes = gone.iter().map(|chunk| chunk.bytes()).sum();
+        writer.held -= bytes;
+        self.view.store(Arc::new(kept.to_vec()));
+        Evicted { numbers, bytes }
+    }
+
+    /// The number of the newest chunk.
+    pub fn newest(&self) -> Option<u64> {
+        self.view.load().last().map(|chunk| chunk.number)
+    }
+
+    /// The chunks that lie from `first` to `end`, in order.
+    pub fn chunks(&self, first: Offset, end: Offset) -> Vec<Held> {
+        let view = self.view.load();
+        let inside = view.iter().filter(|chunk| chunk.first >= first && chunk.end() <= end);
+        let held = |chunk: &Arc<Chunk>| Held {
+            end: chunk.end(),
+            last_time: chunk.runs().last().map_or(UnixMicros(0), |run| run.last_time),
+            bytes: chunk.bytes(),
+        };
+        inside.map(held).collect()
+    }
+
+    /// Bytes of memory it holds, by what is there.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        let there = self.view.load().iter().map(|chunk| chunk.bytes()).sum();
+        assert_eq!(self.writer().held, there, "what is counted is what is there");
+        there
     }
 
     /// The runs from the one that holds `from` on, while `more` says so; none where `from` is
@@ -155,7 +258,7 @@ mod tests {
         let cache = TailCache::default();
         assert!(firsts(&cache, 0).is_empty());
         for n in 5..205 {
-            cache.push(run(n * 2, 10));
+            cache.push(run(n * 2, 10), n);
         }
         assert!(firsts(&cache, 9).is_empty(), "before what is kept");
         for from in 10..410 {
@@ -169,7 +272,7 @@ mod tests {
     fn evicts_whole_chunks_and_only_up_to_the_offset() {
         let cache = TailCache::default();
         for n in 0..200 {
-            cache.push(run(n * 2, 100_000));
+            cache.push(run(n * 2, 100_000), n);
         }
         cache.evict(Offset::new(100));
         let kept = firsts(&cache, 100);
@@ -177,8 +280,29 @@ mod tests {
         assert!(firsts(&cache, 50).is_empty());
         cache.clear();
         assert!(firsts(&cache, 399).is_empty());
-        cache.push(run(400, 10));
+        cache.push(run(400, 10), 200);
         assert_eq!(firsts(&cache, 401), [400]);
+    }
+
+    #[test]
+    fn a_quiet_topic_holds_small_chunks_and_what_is_counted_is_what_is_held() {
+        let cache = TailCache::default();
+        let mut added = 0;
+        for n in 0..40 {
+            added += cache.push(run(n * 2, 20_000), n).bytes;
+        }
+        assert_eq!(cache.held(), added);
+        assert!(cache.held() > 800_000);
+        let evicted = cache.evict_through(10);
+        assert!(evicted.bytes <= added / 3, "{} of {added}", evicted.bytes);
+        assert_eq!(cache.held(), added - evicted.bytes);
+        cache.seal();
+        assert!(cache.push(run(80, 10), 40).began && !cache.push(run(82, 10), 41).began);
+        assert_eq!(cache.newest(), Some(40));
+        assert_eq!(cache.chunks(Offset::new(80), Offset::new(84)).len(), 1);
+        assert!(cache.chunks(Offset::new(80), Offset::new(83)).is_empty());
+        cache.clear();
+        assert_eq!((cache.held(), cache.newest()), (0, None));
     }
 
     #[test]
@@ -187,7 +311,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for n in 0..20_000 {
-                    cache.push(run(n * 2, 5_000));
+                    cache.push(run(n * 2, 5_000), n);
                     if n % 512 == 0 {
                         cache.evict(Offset::new(n));
                     }

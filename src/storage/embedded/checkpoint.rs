@@ -2,7 +2,7 @@
 //! old journals go; and evicts from the tail caches what is in segments.
 //! Never: removes a file before the catalog that does without it is durable.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::backlog::{Backlog, Snapshot, TopicMark, Work};
+use super::cached::Cached;
 use super::catalog::{Catalog, IdsEntry, SegmentEntry, TopicEntry};
 use super::disk::{Disk, File, Mode, is_full, is_too_many_files};
 use super::health::Monitor;
@@ -32,8 +33,6 @@ const SEGMENTS_KEPT: u64 = 4;
 /// Request ids are kept in files up to so many times what the window takes, while it remembers any so old:
 /// those of a principal that stores few lie between those of one that stores many.
 const IDS_KEPT: u64 = 4;
-/// What is evicted in one step.
-const EVICT_BYTES: usize = 1 << 20;
 
 /// The checkpointer's state.
 #[derive(Debug)]
@@ -44,8 +43,6 @@ pub struct Checkpointer {
     pub dir: PathBuf,
     /// Size at which a segment is full.
     pub segment_bytes: u64,
-    /// Bytes kept in the tail caches beyond what is not in segments.
-    pub cache_bytes: usize,
     /// Most request ids remembered.
     pub ids_max: usize,
     /// The catalog on disk.
@@ -62,8 +59,8 @@ pub struct Checkpointer {
     pub kept: Option<Instant>,
     /// When another journal was last tried for want of space.
     pub tried: Option<Instant>,
-    /// What is in segments and still in a tail cache, oldest first.
-    pub cached: VecDeque<(Arc<TopicState>, Offset, usize)>,
+    /// What is in segments and still in a tail cache.
+    pub cached: Cached,
 }
 
 impl Checkpointer {
@@ -345,25 +342,9 @@ impl Checkpointer {
         for item in &snapshot.pending {
             bytes += item.bytes();
             item.topic.unflushed.fetch_sub(item.run.blocks.len(), Ordering::Relaxed);
-            self.note_cached(&item.topic, &item.run);
         }
-        let mut total: usize = self.cached.iter().map(|(_, _, bytes)| bytes).sum();
-        while total > self.cache_bytes {
-            let Some((topic, end, bytes)) = self.cached.pop_front() else { break };
-            topic.cache.evict(end);
-            total -= bytes;
-        }
+        self.cached.add(&snapshot.pending);
         self.backlog.finish(bytes);
-    }
-
-    fn note_cached(&mut self, topic: &Arc<TopicState>, run: &Run) {
-        match self.cached.back_mut() {
-            Some((last, end, bytes)) if last.id == topic.id && *bytes < EVICT_BYTES => {
-                *end = run.end;
-                *bytes += run.blocks.len();
-            }
-            _ => self.cached.push_back((topic.clone(), run.end, run.blocks.len())),
-        }
     }
 
     /// Removes what the catalog before named and the one now does not. What cannot be removed is

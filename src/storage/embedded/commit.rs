@@ -336,12 +336,16 @@ impl Committer {
     }
 
     fn snapshot(&mut self) -> Snapshot {
-        let mark = |topic: Arc<TopicState>| TopicMark {
-            floor: topic.floor(),
-            tail: topic.tail(),
-            last_publish: topic.last_publish(),
-            settings: **topic.settings.load(),
-            topic,
+        let mark = |topic: Arc<TopicState>| {
+            // What is published from now on is not in segments when this is, and stays in memory.
+            topic.cache.seal();
+            TopicMark {
+                floor: topic.floor(),
+                tail: topic.tail(),
+                last_publish: topic.last_publish(),
+                settings: **topic.settings.load(),
+                topic,
+            }
         };
         Snapshot {
             group: self.journal.next_group - 1,

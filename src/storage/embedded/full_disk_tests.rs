@@ -19,8 +19,8 @@ use crate::storage::{Error, Hold, Log, Retention, TopicLog};
 struct Want {
     records: Vec<u64>,
     floor: u64,
-    /// One request id that was acknowledged, with the offset it got.
-    id: Option<(String, u64)>,
+    /// One request id that was acknowledged, with its record and the offset that got.
+    id: Option<(String, u64, u64)>,
 }
 
 /// A journal of some forty groups: what the reserve takes is not most of it, as it is not in the field.
@@ -46,7 +46,7 @@ async fn work(log: &EmbeddedLog, model: &mut Model) {
             Ok(first) => {
                 assert_eq!(first, want.records.len() as u64);
                 want.records.push(i);
-                want.id = Some((format!("id-{i}"), first));
+                want.id = Some((format!("id-{i}"), i, first));
             }
             Err(error) => assert_eq!(error, Error::DiskFull),
         }
@@ -137,11 +137,11 @@ async fn case(step: u32, seed: u64) {
             want.floor = log.trim(&name(0), None, topic.tail()).await.unwrap().get();
         }
     }
-    if let Some((id, first)) = &want.id {
+    if let Some((id, value, first)) = &want.id {
         want.floor = log.trim(&name(0), None, topic.tail()).await.unwrap().get();
         let begun = Instant::now();
         let again = loop {
-            match append(&*topic, 0, id).await {
+            match append(&*topic, *value, id).await {
                 Err(Error::DiskFull) if begun.elapsed() < Duration::from_secs(60) => {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }

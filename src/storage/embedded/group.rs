@@ -34,10 +34,12 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Bytes it takes in memory until it is in a segment.
+    /// Bytes it takes in memory until it is in a segment: more than its own where it is small.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.run.blocks.len() + self.ids.len()
+        /// Itself, its slot in the tail cache, and the counts of references of its blocks and ids.
+        const BESIDE: usize = 2 * size_of::<Pending>() + 64;
+        self.run.blocks.len() + self.ids.len() + BESIDE
     }
 }
 

@@ -10,6 +10,7 @@
 //! Never: knows the network, or acknowledges before the sync.
 
 mod backlog;
+mod cached;
 mod catalog;
 pub mod check;
 mod checkpoint;
@@ -33,6 +34,8 @@ mod segment;
 mod survey;
 mod topic;
 
+#[cfg(test)]
+mod cache_tests;
 #[cfg(test)]
 mod clock_tests;
 #[cfg(test)]
@@ -147,7 +150,6 @@ impl EmbeddedLog {
             disk,
             dir: dir.into(),
             segment_bytes: config.segment_bytes,
-            cache_bytes: config.cache_bytes,
             ids_max: config.request_ids_max,
             catalog: found.catalog,
             backlog,
@@ -156,7 +158,7 @@ impl EmbeddedLog {
             keeper: retention::Keeper::new(registry.clone(), queue.clone(), clock),
             kept: None,
             tried: None,
-            cached: std::collections::VecDeque::new(),
+            cached: cached::Cached::new(config.cache_bytes),
         };
         if replayed {
             // What was replayed goes to segments soon, so that restarts in a row do not add up.

@@ -114,7 +114,7 @@ impl TopicState {
     pub fn publish(&self, run: Run) {
         let (end, time) = (run.end, run.last_time);
         self.unflushed.fetch_add(run.blocks.len(), Ordering::Relaxed);
-        self.cache.push(run);
+        self.cache.push(run, 0);
         self.last_publish.store(time.0, Ordering::Release);
         self.tail.store(end.get(), Ordering::Release);
     }

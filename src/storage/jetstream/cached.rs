@@ -1,49 +1,110 @@
-//! What a topic has in its tail cache, counted against the bound that all topics share.
-//! Never: reads; subscribers do, from the cache itself.
+//! What all topics hold in their tail caches, within one bound: the oldest of all goes first, whoever adds
+//! to it. So a topic that was busy once does not keep its share.
+//! Never: reads; subscribers do, from the caches themselves.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use super::topic::Topic;
-use crate::record::Offset;
-use crate::storage::tail::Run;
+use crate::storage::tail::{Evicted, Run, TailCache};
 
-/// What the cache holds, oldest first: where it ends, its bytes. Dropping it empties the cache.
-pub struct Cached {
-    topic: Arc<Topic>,
-    runs: VecDeque<(Offset, usize)>,
+/// The memory of all tail caches.
+#[derive(Debug)]
+pub struct CacheBudget {
+    bytes_max: usize,
+    state: Mutex<State>,
 }
+
+#[derive(Debug, Default)]
+struct State {
+    /// What is held. For a moment what was evicted may be counted before what was added.
+    held: i64,
+    next: u64,
+    /// Whose each chunk is, by number: oldest first.
+    chunks: BTreeMap<u64, Weak<Topic>>,
+}
+
+impl CacheBudget {
+    /// At most so many bytes of memory, and the newest chunk.
+    #[must_use]
+    pub fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while it is held")
+    }
+
+    /// Adds a topic's newest run, and evicts what is too much.
+    fn push(&self, topic: &Arc<Topic>, run: Run) {
+        let number = {
+            let mut state = self.lock();
+            state.next += 1;
+            state.next
+        };
+        let pushed = topic.cache.push(run, number);
+        let mut state = self.lock();
+        state.held += pushed.bytes as i64;
+        if pushed.began {
+            state.chunks.insert(number, Arc::downgrade(topic));
+        }
+        drop(state);
+        let newest = topic.cache.newest();
+        while let Some((number, topic)) = self.too_much(newest) {
+            let evicted = topic.upgrade().map(|topic| topic.cache.evict_through(number));
+            self.forget(number, &evicted.unwrap_or_default());
+        }
+    }
+
+    /// The oldest chunk but for `newest`, where too much is held.
+    fn too_much(&self, newest: Option<u64>) -> Option<(u64, Weak<Topic>)> {
+        let state = self.lock();
+        if state.held <= self.bytes_max as i64 {
+            return None;
+        }
+        let mut chunks = state.chunks.iter();
+        chunks.find(|(number, _)| Some(**number) != newest).map(|(number, topic)| (*number, topic.clone()))
+    }
+
+    fn forget(&self, number: u64, evicted: &Evicted) {
+        let mut state = self.lock();
+        state.held -= evicted.bytes as i64;
+        state.chunks.remove(&number);
+        for number in &evicted.numbers {
+            state.chunks.remove(number);
+        }
+    }
+
+    /// Empties a topic's cache.
+    pub fn clear(&self, cache: &TailCache) {
+        self.forget(0, &cache.clear());
+    }
+
+    /// Bytes of memory held.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        usize::try_from(self.lock().held).expect("not less than nothing")
+    }
+}
+
+/// What a follower adds to its topic's cache. Dropping it empties the cache.
+pub struct Cached(Arc<Topic>);
 
 impl Cached {
     /// Nothing yet.
     #[must_use]
     pub const fn new(topic: Arc<Topic>) -> Self {
-        Self { topic, runs: VecDeque::new() }
+        Self(topic)
     }
 
-    /// Adds the newest run. Keeps all caches together to their bound, and each topic its newest run.
-    pub fn push(&mut self, run: Run) {
-        let nats = &self.topic.nats;
-        self.runs.push_back((run.end, run.blocks.len()));
-        nats.cached_bytes.fetch_add(run.blocks.len(), Ordering::Relaxed);
-        self.topic.cache.push(run);
-        let mut upto = None;
-        while self.runs.len() > 1 && nats.cached_bytes.load(Ordering::Relaxed) > nats.storage.cache_bytes {
-            let Some((end, bytes)) = self.runs.pop_front() else { break };
-            nats.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            upto = Some(end);
-        }
-        if let Some(upto) = upto {
-            self.topic.cache.evict(upto);
-        }
+    /// Adds the newest run.
+    pub fn push(&self, run: Run) {
+        self.0.nats.cache.push(&self.0, run);
     }
 
     /// Empties the cache.
-    pub fn clear(&mut self) {
-        let bytes: usize = self.runs.drain(..).map(|(_, bytes)| bytes).sum();
-        self.topic.nats.cached_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.topic.cache.clear();
+    pub fn clear(&self) {
+        self.0.nats.cache.clear(&self.0.cache);
     }
 }
 

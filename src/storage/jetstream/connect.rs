@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::ErrorCode;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::cached::CacheBudget;
 use super::claims;
 use super::link::Link;
 use super::names::Kept;
@@ -125,7 +126,7 @@ pub async fn connect(config: &Config, reason: &Reason) -> Result<Nats, OpenError
         link,
         kept,
         storage: config.storage.clone(),
-        cached_bytes: AtomicUsize::new(0),
+        cache: CacheBudget::new(config.storage.cache_bytes),
         idle_times: IdleTimes::default(),
         tasks: TaskTracker::new(),
         closing: CancellationToken::new(),

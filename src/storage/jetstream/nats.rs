@@ -2,7 +2,7 @@
 //! Never: retries; those who ask know how long they can wait.
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::ages::Ages;
+use super::cached::CacheBudget;
 use super::link::Link;
 use super::names::Kept;
 use crate::config::StorageConfig;
@@ -85,8 +86,8 @@ pub struct Nats {
     pub kept: Kept,
     /// Memory and windows.
     pub storage: StorageConfig,
-    /// Bytes in all tail caches.
-    pub cached_bytes: AtomicUsize,
+    /// The memory of all tail caches.
+    pub cache: CacheBudget,
     /// When what is idle ends.
     pub idle_times: IdleTimes,
     /// Every task of the engine.

@@ -227,7 +227,7 @@ impl Topic {
     /// Ends the topic.
     pub fn delete(&self) {
         self.deleted.store(true, Ordering::Release);
-        self.cache.clear();
+        self.nats.cache.clear(&self.cache);
         self.cursors.clear();
         self.moved.notify_waiters();
         self.work.notify_one();

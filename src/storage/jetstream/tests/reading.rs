@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 
-use super::{config, created, open, put};
+use super::{JetStreamLog, config, created, open, put};
 use crate::record::Offset;
-use crate::storage::Hold;
 use crate::storage::conformance::{batch, flatten, read_all};
 use crate::storage::jetstream::server::Nats;
+use crate::storage::{Hold, Log};
 
 /// P2: a replica whose consumer is gone reads on where it stopped, though it stored more meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -57,12 +57,53 @@ async fn a_lagging_reader_reads_on_at_its_own_pace() {
         assert_eq!(done.failure, None);
     }
     assert!(topic.read_cached(Offset::ZERO, 1000).is_none(), "it left the cache");
-    let cached = log.nats.cached_bytes.load(std::sync::atomic::Ordering::Relaxed);
-    assert!(cached < 200_000, "{cached}");
+    assert!(log.nats.cache.held() <= 100_000, "{}", log.nats.cache.held());
     let (one, other) = tokio::join!(read_all(&*topic, Offset::ZERO), read_all(&*topic, Offset::ZERO));
     let payloads: Vec<_> = one.unwrap().into_iter().map(|(_, payload)| payload).collect();
     assert_eq!(payloads, (0..800).collect::<Vec<_>>());
     assert_eq!(other.unwrap().len(), 800);
+}
+
+/// The bound of the cache is one of all topics together, counted by what is held, and a topic that was busy
+/// once does not keep its share.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_caches_of_many_topics_keep_to_one_bound() {
+    const BYTES_MAX: usize = 1 << 20;
+    let nats = Nats::single("");
+    let mut config = config(&nats);
+    config.storage.cache_bytes = BYTES_MAX;
+    let log = open(&config).await;
+    let mut topics = Vec::new();
+    for n in 0..40 {
+        topics.push(created(&*log, &format!("t{n}")).await);
+    }
+    let mut appenders: Vec<_> = topics.iter().map(|topic| topic.appender()).collect();
+    let held = |n: usize| log.topics().get(topics[n].name()).unwrap().cache.held();
+    let all = || (0..topics.len()).map(held).sum::<usize>();
+    for n in 0..30 {
+        let done = appenders[0].append(vec![batch(&[n, n], 20_000)], Hold::default()).await;
+        assert_eq!(done.failure, None);
+    }
+    assert!(held(0) > BYTES_MAX / 2, "busy: {}", held(0));
+    for round in 0..4 {
+        for appender in &mut appenders[1..] {
+            let done = appender.append(vec![batch(&[round; 4], 2_500)], Hold::default()).await;
+            assert_eq!(done.failure, None);
+        }
+        assert!(all() <= BYTES_MAX, "round {round}: {}", all());
+        assert_eq!(all(), log.nats.cache.held());
+    }
+    assert_eq!(held(0), 0, "the topic that was busy");
+    assert!(all() > BYTES_MAX / 2, "what there is room for is kept: {}", all());
+    let last = topics.last().unwrap();
+    assert!(last.read_cached(Offset::new(last.tail().get() - 1024), 1).is_some(), "the newest is kept");
+    log.delete(topics[5].name(), None).await.unwrap();
+    assert_eq!(held_of_known(&log), log.nats.cache.held());
+}
+
+/// What the topics that are known hold.
+fn held_of_known(log: &JetStreamLog) -> usize {
+    log.topics().values().map(|topic| topic.cache.held()).sum()
 }
 
 /// P3: NATS servers that restart put a reader's consumer back to where it began; the reader goes on.
