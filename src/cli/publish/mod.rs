@@ -51,7 +51,7 @@ pub(super) struct Publish {
     #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = crate::config::parse_size)]
     batch_bytes: u64,
     /// Publish under the request ids PREFIX-<number of the batch's first line>, so that repeating
-    /// the same input stores nothing twice. Batches are then sent only when full.
+    /// the same input stores nothing twice, and another input is refused. Batches are then sent only when full.
     #[arg(long, value_name = "PREFIX", value_parser = parse_prefix)]
     request_id_prefix: Option<String>,
     /// Neither progress bar nor summary.

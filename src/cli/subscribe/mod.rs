@@ -41,7 +41,7 @@ Examples:
 
 A signal ends it with exit code 130, or 0 with --follow and without --max; a second one at once.")]
 pub(super) struct Subscribe {
-    /// The topic.
+    /// The topic. With --follow it is created when it is missing, unless the server is configured otherwise.
     topic: String,
     /// Where to start: earliest, latest, an offset, -N for the last N, an RFC 3339 time, or
     /// "5m ago". Without it: earliest, or latest with --follow.

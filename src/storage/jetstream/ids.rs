@@ -185,3 +185,98 @@ async fn read(topic: &Topic, window: &mut Window, last: u64) -> Result<(), Error
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Ages, Head, IdEntry, UnixMicros, Window, insert, start_of};
+    use crate::record::{Offset, Scope};
+    use crate::storage::window::Mark;
+    use std::time::Duration;
+
+    const AGE: u64 = 600_000_000;
+    const SLACK: u64 = 60_000_000;
+    /// How late a message may come to a replica that reads it live.
+    const LATE: u64 = 4_000_000;
+
+    /// A message of the stream: when NATS stored it, and what the replica that published it says.
+    struct Stored {
+        at: u64,
+        head: Head,
+    }
+
+    fn digest(n: u64) -> [u8; 16] {
+        u128::from(n).to_be_bytes()
+    }
+
+    /// An hour of a topic, published by replicas whose clocks are anything.
+    fn topic(random: &mut fastrand::Rng) -> Vec<Stored> {
+        let skews: Vec<i64> = (0..3).map(|_| random.i64(-86_400_000_000..86_400_000_000)).collect();
+        let (mut at, mut time, mut stored) = (1 << 50, 0, Vec::new());
+        for n in 0..random.u64(1..400) {
+            at += random.u64(0..20_000_000);
+            // Publish times never decrease: the replica that is ahead sets them for all.
+            time = time.max(u64::saturating_add_signed(at, skews[random.usize(..3)]));
+            let mark = Some(Mark { scope: Scope::NONE, content: 1 });
+            let ids = vec![IdEntry { index: 0, count: 1, digest: digest(n), mark }];
+            let head = Head { nonce: 0, time: UnixMicros(time), before: n, records: 1, crc: 0, ids };
+            stored.push(Stored { at, head });
+        }
+        stored
+    }
+
+    /// A replica that begins to read at `begun` and reads to the end: the older ones as they come, while
+    /// newer ones are noted. Its steady clock is anything at the start.
+    fn known(stored: &[Stored], begun: usize, random: &mut fastrand::Rng) -> (Window, u64) {
+        let ahead = random.u64(..1 << 50);
+        let now = |at: u64| UnixMicros(at + ahead);
+        let began_at = stored[begun].at;
+        let ages = |live_from| Ages { live_from, nats: UnixMicros(began_at), steady: now(began_at) };
+        let mut older = Window::new(Duration::from_micros(AGE), usize::MAX, now(began_at));
+        let mut later = older.empty();
+        // What it had not read when it attached, and what it reads live, comes before the older are read.
+        let attached = random.usize(begun / 2..=begun);
+        for (n, message) in stored.iter().enumerate().skip(attached) {
+            let first = start_of(n as u64 + 1);
+            let arrived = now(message.at.max(began_at) + random.u64(..LATE));
+            let live = ages(start_of(begun as u64 + 2));
+            let at = live.at(first, UnixMicros(message.at), arrived);
+            insert(&mut later, &message.head, first, (at, arrived));
+        }
+        let since = ages(Offset::MAX).before(Duration::from_micros(AGE + SLACK));
+        for (n, message) in stored.iter().enumerate().take(attached) {
+            if message.at >= since.0 {
+                let (first, published) = (start_of(n as u64 + 1), UnixMicros(message.at));
+                let at = ages(Offset::MAX).at(first, published, now(began_at));
+                insert(&mut older, &message.head, first, (at, now(began_at)));
+            }
+        }
+        older.absorb(later, now(began_at));
+        (older, ahead)
+    }
+
+    /// P5: whatever the clocks of replicas say, and whenever a replica began to read, it knows every id for
+    /// the window, and none for longer.
+    #[test]
+    fn every_id_is_known_for_the_window_whatever_the_clocks_say() {
+        let base = std::env::var("TESTS_SEED").ok().and_then(|seed| seed.parse().ok());
+        let base: u64 = base.unwrap_or_else(|| fastrand::u64(..u64::MAX / 2));
+        println!("TESTS_SEED={base}");
+        for seed in base..base + 100 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let stored = topic(&mut random);
+            let begun = random.usize(..stored.len());
+            let (window, ahead) = known(&stored, begun, &mut random);
+            let end = stored.last().map_or(0, |last| last.at) + LATE;
+            for at in [end, end + AGE / 2, end + AGE] {
+                let find = |n: usize| {
+                    window.find(0, Scope::NONE, &digest(n as u64), UnixMicros(at + ahead)).1.is_some()
+                };
+                for (n, message) in stored.iter().enumerate() {
+                    let age = at - message.at;
+                    assert!(age > AGE || find(n), "seed {seed}: {n} is forgotten after {age} µs");
+                    assert!(age <= AGE + LATE || !find(n), "seed {seed}: {n} is known after {age} µs");
+                }
+            }
+        }
+    }
+}
