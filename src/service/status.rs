@@ -162,7 +162,9 @@ fn of_storage(error: &storage::Error) -> Verdict {
         Error::RequestIdReused { .. } => (Code::FailedPrecondition, Reason::RequestIdReused, None),
         Error::Trimmed { .. } => (Code::OutOfRange, Reason::OffsetTrimmed, None),
         Error::BeyondTail { .. } => (Code::OutOfRange, Reason::OffsetBeyondTail, None),
-        Error::DiskFull => (Code::ResourceExhausted, Reason::DiskFull, between(4000, 6000)),
+        Error::DiskFull | Error::NoRoom { .. } => {
+            (Code::ResourceExhausted, Reason::DiskFull, between(4000, 6000))
+        }
         Error::EarlierFailed => (Code::FailedPrecondition, Reason::EarlierPublishFailed, None),
         Error::Unavailable { .. } => (Code::Unavailable, Reason::StorageUnavailable, between(500, 1500)),
         Error::Closing => (Code::Unavailable, Reason::ServerDraining, between(100, 1000)),
@@ -280,7 +282,7 @@ fn add_particulars(error: &Error, context: &Context, details: &mut ErrorDetails)
                 let kind = reason_name(of_storage(error).reason);
                 details.add_precondition_failure_violation(kind, topic, error.to_string());
             }
-            Storage::DiskFull => {
+            Storage::DiskFull | Storage::NoRoom { .. } => {
                 details.add_quota_failure_violation("disk", error.to_string());
             }
             _ => {}

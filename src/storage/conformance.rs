@@ -38,6 +38,7 @@ macro_rules! conformance_tests {
             a_duplicate_is_answered_before_its_condition_is_looked_at
             a_refused_batch_refuses_all_later_ones_of_its_appender conditions_name_the_tail
             batches_of_many_appenders_keep_their_order_and_stay_whole trim_keeps_whole_batches
+            a_trim_inside_the_first_batch_forgets_nothing limits_of_every_size_are_kept
             a_recreated_topic_is_another_one retention_by_records_bytes_and_age
             starts_are_found offsets_between_records_round_up blocks_keep_trace_and_time
             waiting_ends_with_a_record_or_the_topic topics_are_listed_and_updated
@@ -63,6 +64,7 @@ pub async fn all(engine: &Engine) {
         a_duplicate_is_answered_before_its_condition_is_looked_at
         a_refused_batch_refuses_all_later_ones_of_its_appender conditions_name_the_tail
         batches_of_many_appenders_keep_their_order_and_stay_whole trim_keeps_whole_batches
+        a_trim_inside_the_first_batch_forgets_nothing limits_of_every_size_are_kept
         a_recreated_topic_is_another_one retention_by_records_bytes_and_age
         starts_are_found offsets_between_records_round_up blocks_keep_trace_and_time
         waiting_ends_with_a_record_or_the_topic topics_are_listed_and_updated
@@ -409,6 +411,86 @@ pub async fn trim_keeps_whole_batches(engine: &Engine) {
     assert_eq!(read_all(&*topic, tail).await.unwrap(), []);
     assert!(append(&*topic, vec![batch(&[7], 0)]).await.receipts[0].first >= tail);
     assert_eq!(read_all(&*topic, tail).await.unwrap().len(), 1);
+}
+
+/// The first batch of a topic that was never trimmed: to keep it is to forget nothing.
+pub async fn a_trim_inside_the_first_batch_forgets_nothing(engine: &Engine) {
+    let log = engine.open().await;
+    let topic = create(&*log, "untrimmed").await;
+    let trim = async |before: Offset| log.trim(&name("untrimmed"), None, before).await;
+    assert_eq!(trim(Offset::ZERO).await, Ok(Offset::ZERO), "an empty topic");
+    let receipts = append_each(&*topic, vec![batch(&[0, 1, 2], 0), batch(&[3], 0)]).await;
+    let first = receipts[0].first;
+    for before in 0..3 {
+        assert_eq!(trim(first.plus(before)).await, Ok(first), "before {before}");
+        assert_eq!(read_all(&*topic, first).await.unwrap().len(), 4);
+        assert_eq!(topic.resolve(Start::Earliest).await, Ok(first));
+    }
+    // Between two batches lies the later one.
+    assert_eq!(trim(receipts[0].next.offset).await, Ok(receipts[1].first));
+    assert_eq!(read_all(&*topic, topic.earliest()).await.unwrap().len(), 1);
+    // Inside the newest one, which is now the oldest.
+    assert_eq!(trim(receipts[1].first).await, Ok(receipts[1].first));
+    assert_eq!(read_all(&*topic, topic.earliest()).await.unwrap().len(), 1);
+    drop(topic);
+    log.close().await.unwrap();
+    drop(log);
+    let log = engine.open().await;
+    let topic = log.get(&name("untrimmed")).await.unwrap();
+    assert_eq!(read_all(&*topic, topic.earliest()).await.unwrap().len(), 1);
+}
+
+/// Limits of every size are kept and told alike, and only those that are over forget anything.
+pub async fn limits_of_every_size_are_kept(engine: &Engine) {
+    const YEAR: u64 = 365 * 24 * 3600;
+    let log = engine.open().await;
+    let ages = [
+        // What 63 and 64 bits of nanoseconds hold, and what a protobuf duration does.
+        Duration::from_secs(100),
+        Duration::from_secs(99 * YEAR),
+        Duration::from_secs(101 * YEAR),
+        Duration::from_nanos(i64::MAX as u64),
+        Duration::from_nanos(i64::MAX as u64 + 1),
+        Duration::from_nanos(u64::MAX),
+        Duration::from_secs(18_446_744_074),
+        Duration::from_secs(585 * YEAR),
+        Duration::from_secs(1000 * YEAR),
+        Retention::AGE_MAX,
+        Duration::MAX,
+    ];
+    let counts = [0, 1 << 60, i64::MAX as u64 - 1, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX];
+    let ages = ages.map(|age| Retention { max_age: Some(age), ..Retention::default() });
+    let bytes = counts.map(|count| Retention { max_bytes: Some(count), ..Retention::default() });
+    let records = counts.map(|count| Retention { max_records: Some(count), ..Retention::default() });
+    let topic = create(&*log, "limits").await;
+    append_each(&*topic, (0..3).map(|n| batch(&[n], 0)).collect()).await;
+    for (n, wanted) in ages.into_iter().chain(bytes).chain(records).enumerate() {
+        let kept = wanted.normalized();
+        let info = log.update(&name("limits"), wanted).await.unwrap_or_else(|e| panic!("{wanted:?}: {e}"));
+        assert_eq!(info.retention, kept, "{wanted:?}");
+        let text = format!("limits-{n}");
+        let made = log.create(name(&text), wanted).await.unwrap_or_else(|e| panic!("{wanted:?}: {e}"));
+        append_each(&*made, (0..3).map(|n| batch(&[n], 0)).collect()).await;
+        assert_eq!(log.list(&text, None, 1).await.unwrap()[0].retention, kept, "{wanted:?}");
+    }
+    // An age of no time is never over; one of a nanosecond is over at once, as after reopening.
+    let shortest = Retention { max_age: Some(Duration::from_nanos(1)), ..Retention::default() };
+    log.create(name("limit-shortest"), shortest).await.unwrap();
+    log.close().await.unwrap();
+    drop((log, topic));
+    let log = engine.open().await;
+    for info in log.list("limits", None, 1000).await.unwrap() {
+        let topic = log.get(&info.name).await.unwrap();
+        assert_eq!(
+            read_all(&*topic, topic.earliest()).await.unwrap().len(),
+            3,
+            "{}: {:?}",
+            info.name,
+            info.retention
+        );
+    }
+    let kept = log.get(&name("limit-shortest")).await.unwrap().info().retention;
+    assert_eq!(kept, Retention { max_age: Some(Duration::from_micros(1)), ..Retention::default() });
 }
 
 pub async fn a_recreated_topic_is_another_one(engine: &Engine) {

@@ -82,6 +82,14 @@ pub enum Error {
     /// The disk is full; writes go on once there is space.
     #[error("disk is full")]
     DiskFull,
+    /// The storage sets aside what a topic may hold, and has not so much left.
+    #[error("there is no room to set {bytes} bytes aside: {reason}")]
+    NoRoom {
+        /// The topic's limit of bytes.
+        bytes: u64,
+        /// What the storage says.
+        reason: String,
+    },
     /// An earlier batch of the same appender was refused, so this one was too.
     #[error("an earlier publish of this call failed")]
     EarlierFailed,
@@ -115,6 +123,7 @@ impl Error {
             Self::Trimmed { .. } => "trimmed",
             Self::BeyondTail { .. } => "beyond_tail",
             Self::DiskFull => "disk_full",
+            Self::NoRoom { .. } => "no_room",
             Self::EarlierFailed => "earlier_failed",
             Self::Unavailable { .. } => "unavailable",
             Self::Closing => "closing",

@@ -263,6 +263,23 @@ pub struct Retention {
     pub max_records: Option<u64>,
 }
 
+impl Retention {
+    /// Longest age that is kept as such: 10,000 years, the most that a protobuf `Duration` holds.
+    pub const AGE_MAX: Duration = Duration::from_secs(315_576_000_000);
+
+    /// The same limits, as every engine keeps and tells them: an age in whole microseconds, rounded up so that
+    /// the shortest is not taken for none, and at most [`Self::AGE_MAX`]. A limit of zero is none.
+    #[must_use]
+    pub fn normalized(self) -> Self {
+        let age = self.max_age.filter(|age| !age.is_zero()).map(|age| {
+            let micros = age.min(Self::AGE_MAX).as_nanos().div_ceil(1000);
+            Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+        });
+        let some = |limit: Option<u64>| limit.filter(|limit| *limit > 0);
+        Self { max_age: age, max_bytes: some(self.max_bytes), max_records: some(self.max_records) }
+    }
+}
+
 /// All there is to know about a topic.
 #[derive(Clone, Debug)]
 pub struct TopicInfo {

@@ -215,7 +215,7 @@ impl Log for EmbeddedLog {
         retention: Retention,
     ) -> BoxFuture<'_, Result<Arc<dyn TopicLog>, Error>> {
         Box::pin(async move {
-            let state = self.queue.change(Change::Create(name, retention)).await?;
+            let state = self.queue.change(Change::Create(name, retention.normalized())).await?;
             Ok(self.handle(state))
         })
     }
@@ -236,7 +236,7 @@ impl Log for EmbeddedLog {
         retention: Retention,
     ) -> BoxFuture<'a, Result<TopicInfo, Error>> {
         Box::pin(async move {
-            let state = self.queue.change(Change::Update(name.clone(), retention)).await?;
+            let state = self.queue.change(Change::Update(name.clone(), retention.normalized())).await?;
             Ok(state.info())
         })
     }

@@ -16,6 +16,8 @@ use crate::storage::Error;
 
 /// Most messages asked for at once.
 const MESSAGES_MAX: usize = 128;
+/// Most bytes asked for at once, but for a larger message.
+const BYTES_MAX: usize = 8 << 20;
 /// Most cursors kept between reads of one topic; the longest unused goes first.
 const KEPT_MAX: usize = 64;
 /// How long one answer may take.
@@ -91,8 +93,9 @@ async fn fetch(
     wanted: u64,
     bytes_max: usize,
 ) -> Result<Vec<Message>, Error> {
-    // NATS refuses to send a message that is larger than what is asked for.
-    let bytes_max = bytes_max.max(topic.nats.kept.message_bytes_max);
+    // NATS refuses to send a message that is larger than what is asked for, and a number beyond 63 bits.
+    let least = topic.nats.kept.message_bytes_max;
+    let bytes_max = bytes_max.clamp(least, least.max(BYTES_MAX));
     let asked = consumer.fetch().max_messages(MESSAGES_MAX).max_bytes(bytes_max).messages();
     let (mut found, mut next) = (Vec::new(), wanted);
     let reading = async {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::group::Group;
 use super::nats::{Nats, unavailable};
 use super::topic::Topic;
-use crate::storage::Error;
+use crate::storage::{Error, Stored};
 use crate::telemetry::trace::Steps;
 
 /// How long one attempt waits for its answer.
@@ -47,6 +47,8 @@ pub struct Flight {
     begun: Instant,
     /// Whether an attempt was made whose outcome is not known.
     sent: Arc<AtomicBool>,
+    /// Whether an attempt was not answered.
+    doubtful: Arc<AtomicBool>,
     answer: Option<Pin<Box<dyn Future<Output = Outcome> + Send>>>,
 }
 
@@ -60,6 +62,7 @@ impl Flight {
             attempts: 0,
             begun: Instant::now(),
             sent: Arc::default(),
+            doubtful: Arc::default(),
             answer: None,
         };
         flight.again();
@@ -70,6 +73,16 @@ impl Flight {
     #[must_use]
     pub fn was_sent(&self) -> bool {
         self.sent.load(Ordering::Acquire)
+    }
+
+    /// What its refusal means: of an attempt before it, whose outcome is not known, it says nothing.
+    #[must_use]
+    pub fn refused(&self, error: Error) -> Error {
+        if self.doubtful.load(Ordering::Acquire) {
+            let reason = format!("NATS: {error}, and an earlier attempt may be stored");
+            return Error::Unavailable { reason, stored: Stored::Unknown };
+        }
+        error
     }
 
     /// How long it has been on its way.
@@ -91,7 +104,7 @@ impl Flight {
             n => (Duration::from_millis(25) * 2_u32.pow(n.min(8))).min(PAUSE_MOST),
         };
         self.attempts += 1;
-        let (topic, sent) = (self.topic.clone(), self.sent.clone());
+        let (topic, sent, doubtful) = (self.topic.clone(), self.sent.clone(), self.doubtful.clone());
         let request = async_nats::Request::new()
             .headers(self.group.headers())
             .payload(self.group.payload.clone())
@@ -106,8 +119,10 @@ impl Flight {
                 outcome = send(&topic.nats, &topic.subject, request) => outcome,
                 () = topic.nats.link.lost(connection) => Outcome::Unknown("the connection was lost".into()),
             };
-            if first && matches!(outcome, Outcome::Nobody) {
-                sent.store(false, Ordering::Release);
+            match outcome {
+                Outcome::Nobody if first => sent.store(false, Ordering::Release),
+                Outcome::Unknown(_) => doubtful.store(true, Ordering::Release),
+                _ => {}
             }
             outcome
         }));

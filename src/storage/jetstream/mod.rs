@@ -53,7 +53,7 @@ use tokio::sync::watch;
 
 use self::message::{sequence_of, start_of};
 use self::names::Meta;
-use self::nats::{Nats, Refusal, unavailable};
+use self::nats::{Nats, Refusal, doubtful, unavailable};
 use self::topic::{Handle, Topic, info_of};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
@@ -144,6 +144,7 @@ impl JetStreamLog {
             return Err(Error::TopicLimit { limit: self.topics_max });
         }
         let epoch = Epoch::new(random()?);
+        let retention = retention.normalized();
         let wanted = Meta { topic: name, epoch, retention, updated: UnixMicros::now() };
         let claim = claims::claim(&self.nats, wanted).await?;
         match self.nats.create(&claim.meta.config(self.nats.kept)).await {
@@ -181,8 +182,10 @@ impl JetStreamLog {
             let holding = search::message(&topic, first).await?;
             first += u64::from(holding.is_some_and(|message| before >= message.next));
         }
-        self.nats.purge(&topic.stream, first).await?;
-        topic.trim(start_of(first));
+        if start_of(first) > known.earliest {
+            self.nats.purge(&topic.stream, first).await?;
+            topic.trim(start_of(first));
+        }
         Ok(topic.floor())
     }
 }
@@ -251,7 +254,7 @@ impl Log for JetStreamLog {
     ) -> BoxFuture<'a, Result<TopicInfo, Error>> {
         Box::pin(async move {
             let (meta, info) = self.look(name).await?;
-            let meta = Meta { retention, updated: UnixMicros::now(), ..meta };
+            let meta = Meta { retention: retention.normalized(), updated: UnixMicros::now(), ..meta };
             let mut config = info.config;
             meta.write(&mut config);
             match self.nats.context.update_stream(&config).await {
@@ -261,7 +264,10 @@ impl Log for JetStreamLog {
                 }
                 Err(error) => Err(match error.kind() {
                     UpdateStreamErrorKind::NotFound => Error::TopicNotFound,
-                    _ => unavailable(error),
+                    UpdateStreamErrorKind::JetStream(why) => {
+                        nats::no_room(&config, &why).unwrap_or_else(|| unavailable(error))
+                    }
+                    _ => doubtful(error),
                 }),
             }
         })
@@ -279,7 +285,8 @@ impl Log for JetStreamLog {
                     {
                         return Err(Error::TopicNotFound);
                     }
-                    _ => return Err(unavailable(error)),
+                    DeleteStreamErrorKind::JetStream(_) => return Err(unavailable(error)),
+                    _ => return Err(doubtful(error)),
                 },
             }
             self.forget(name, meta.epoch);

@@ -26,6 +26,11 @@ const MAX_RECORDS: &str = "streamway.max_records";
 
 /// The least age and window that NATS takes.
 pub const LEAST: Duration = Duration::from_millis(100);
+/// Ages from here on are never over, and NATS is told so: it counts nanoseconds in 63 bits, 292 years.
+const AGE_NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// Sizes from here on are no limit, and NATS is told so: it reserves what it is told, sums it up in 63 bits
+/// without noticing an overflow, and no store has so many bytes (1 EiB).
+const BYTES_NEVER: u64 = 1 << 60;
 
 /// A dot parts tokens of a subject, and may not stand in a stream's name; `=` is in no topic's.
 #[must_use]
@@ -129,8 +134,10 @@ impl Meta {
     /// Writes the settings into a stream's configuration.
     pub fn write(&self, config: &mut Config) {
         let Retention { max_age, max_bytes, max_records } = self.retention;
-        config.max_age = max_age.map_or(Duration::ZERO, |age| age.max(LEAST));
-        config.max_bytes = max_bytes.map_or(-1, |bytes| i64::try_from(bytes.max(1)).unwrap_or(i64::MAX));
+        // To NATS an age of zero, and a size of zero or less, are no limit.
+        config.max_age = max_age.filter(|age| *age < AGE_NEVER).map_or(Duration::ZERO, |age| age.max(LEAST));
+        let bytes = max_bytes.filter(|bytes| *bytes < BYTES_NEVER);
+        config.max_bytes = bytes.and_then(|bytes| i64::try_from(bytes.max(1)).ok()).unwrap_or(-1);
         let micros = max_age.map(|age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
         let pairs = [
             (TOPIC, Some(self.topic.to_string())),
@@ -178,6 +185,18 @@ mod tests {
             let copied = async_nats::jetstream::stream::Config { name: "copy".into(), ..config };
             assert_eq!(Meta::of(&copied), None);
         }
+        // What NATS cannot count is no limit there, and is remembered.
+        let wanted =
+            Retention { max_age: Some(Retention::AGE_MAX), max_bytes: Some(u64::MAX), max_records: Some(1) };
+        let meta = Meta {
+            topic: TopicName::parse("t").unwrap(),
+            epoch: Epoch::new(1),
+            retention: wanted,
+            updated: UnixMicros(1),
+        };
+        let config = meta.config(kept);
+        assert_eq!((config.max_age, config.max_bytes), (Duration::ZERO, -1));
+        assert_eq!(Meta::of(&config), Some(meta));
         assert_ne!(stream(&TopicName::parse("a.b").unwrap()), stream(&TopicName::parse("a-b").unwrap()));
     }
 }

@@ -114,6 +114,32 @@ pub fn unavailable(reason: impl Display) -> Error {
     Error::Unavailable { reason: format!("NATS: {reason}"), stored: Stored::Nothing }
 }
 
+/// Storage that cannot answer now; what was asked may have been done, or may yet be.
+pub fn doubtful(reason: impl Display) -> Error {
+    Error::Unavailable { reason: format!("NATS: {reason}"), stored: Stored::Unknown }
+}
+
+/// What a refusal of this configuration means, where NATS has no room to reserve its size.
+#[must_use]
+pub fn no_room(config: &stream::Config, why: &async_nats::jetstream::Error) -> Option<Error> {
+    const FULL: [ErrorCode; 4] = [
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+        ErrorCode::INSUFFICIENT_RESOURCES,
+        ErrorCode::MEMORY_RESOURCES_EXCEEDED,
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+    ];
+    let (code, text) = (why.error_code(), why.to_string());
+    // A cluster says "no suitable peers for placement, insufficient storage".
+    let is_full =
+        FULL.contains(&code) || code == ErrorCode::CLUSTER_NO_PEERS && text.contains("insufficient");
+    let bytes = u64::try_from(config.max_bytes).ok().filter(|bytes| *bytes > 0 && is_full)?;
+    let reason = format!(
+        "NATS reserves a topic's max_bytes in its store: {text}: ask for less, or give nats-server a larger \
+         max_file_store"
+    );
+    Some(Error::NoRoom { bytes, reason })
+}
+
 impl Nats {
     /// Milliseconds since the engine started.
     #[must_use]
@@ -218,18 +244,24 @@ impl Nats {
         }
     }
 
-    /// Forgets every message before `sequence`.
+    /// Forgets every message before `sequence`; nothing where that is the first there ever was. At most one
+    /// beyond the newest: farther on NATS would give the next message that sequence.
     ///
     /// # Errors
     /// NATS cannot answer.
     pub async fn purge(&self, stream: &str, sequence: u64) -> Result<(), Error> {
+        // NATS takes 0 and 1 for no condition, and forgets everything.
+        if sequence <= 1 {
+            return Ok(());
+        }
         self.reachable()?;
         let stream = self.context.get_stream_no_info(stream).await.map_err(unavailable)?;
         stream.purge().sequence(sequence).await.map(|_| ()).map_err(|error| match error.kind() {
             PurgeErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                 Error::TopicNotFound
             }
-            _ => unavailable(error),
+            PurgeErrorKind::JetStream(_) => unavailable(error),
+            _ => doubtful(error),
         })
     }
 
@@ -267,7 +299,7 @@ impl Nats {
     /// It was not made, or perhaps not.
     pub async fn create(&self, config: &stream::Config) -> Result<Info, Refusal> {
         let deadline = Instant::now() + CREATE_PATIENCE;
-        let mut pause = CREATE_PAUSE;
+        let (mut pause, mut is_doubtful) = (CREATE_PAUSE, false);
         loop {
             let refusal = match self.context.create_stream(config).await {
                 Ok(_) => return self.appears(&config.name, deadline).await.map_err(Refusal::Unknown),
@@ -277,10 +309,18 @@ impl Nats {
                     {
                         return Err(Refusal::Nothing(Error::TopicExists));
                     }
-                    CreateStreamErrorKind::JetStream(_) => Refusal::Nothing(unavailable(error)),
-                    _ => Refusal::Unknown(unavailable(error)),
+                    CreateStreamErrorKind::JetStream(why) => {
+                        Refusal::Nothing(no_room(config, &why).unwrap_or_else(|| unavailable(error)))
+                    }
+                    _ => Refusal::Unknown(doubtful(error)),
                 },
             };
+            // A refusal says nothing of an attempt before it that was not answered.
+            let refusal = match refusal {
+                Refusal::Nothing(error) if is_doubtful => Refusal::Unknown(doubtful(error)),
+                refusal => refusal,
+            };
+            is_doubtful |= matches!(refusal, Refusal::Unknown(_));
             if Instant::now() + pause >= deadline {
                 return Err(refusal);
             }
@@ -296,7 +336,7 @@ impl Nats {
             match self.info(stream).await? {
                 Some(info) => return Ok(info),
                 None if Instant::now() + CREATE_PAUSE >= deadline => {
-                    return Err(unavailable("the stream is not there in time"));
+                    return Err(doubtful("the stream is not there in time"));
                 }
                 None => tokio::time::sleep(CREATE_PAUSE.mul_f64(0.5 + fastrand::f64() / 2.0)).await,
             }

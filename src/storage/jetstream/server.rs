@@ -55,11 +55,11 @@ pub fn free_ports(count: usize) -> Vec<u16> {
 static CLUSTER: AtomicBool = AtomicBool::new(false);
 
 impl NatsServer {
-    fn new(dir: &Path, name: &str, port: u16, monitor: u16, more: &str) -> Self {
+    fn new(dir: &Path, name: &str, port: u16, monitor: u16, limits: &str, more: &str) -> Self {
         let store = dir.join(name);
         let text = format!(
             "server_name: {name}\nlisten: 127.0.0.1:{port}\nhttp: 127.0.0.1:{monitor}\nmax_payload: 2MB\n\
-             jetstream {{ store_dir: {store:?}, sync_interval: always }}\n{more}"
+             jetstream {{ store_dir: {store:?}, sync_interval: always {limits} }}\n{more}"
         );
         let config = dir.join(format!("{name}.conf"));
         std::fs::write(&config, text).unwrap();
@@ -169,8 +169,17 @@ impl Drop for NatsServer {
 impl Nats {
     /// One server; `more` is added to its configuration.
     pub fn single(more: &str) -> Self {
+        Self::single_of("", more)
+    }
+
+    /// One server whose store takes so much, for one "64MB".
+    pub fn single_with_store(max: &str) -> Self {
+        Self::single_of(&format!(", max_file_store: {max}"), "")
+    }
+
+    fn single_of(limits: &str, more: &str) -> Self {
         let (dir, ports) = (tempfile::tempdir().unwrap(), free_ports(2));
-        let mut server = NatsServer::new(dir.path(), "n1", ports[0], ports[1], more);
+        let mut server = NatsServer::new(dir.path(), "n1", ports[0], ports[1], limits, more);
         server.start();
         let mut nats = Self { servers: vec![server], is_cluster: false, _dir: dir };
         nats.wait();
@@ -228,7 +237,7 @@ impl Nats {
                 routes.join(", ")
             );
             let name = format!("n{}", n + 1);
-            let mut server = NatsServer::new(nats._dir.path(), &name, ports[n], ports[6 + n], &more);
+            let mut server = NatsServer::new(nats._dir.path(), &name, ports[n], ports[6 + n], "", &more);
             if n < started {
                 server.start();
             }

@@ -76,6 +76,7 @@ impl Follower {
             }
             Outcome::Refused(error) => {
                 if let Some(flight) = self.flight.take() {
+                    let error = flight.refused(error);
                     flight.group.fail(&mut self.topic.queue().appends, &error);
                 }
             }

@@ -3,6 +3,7 @@
 
 mod access;
 mod creation;
+mod edges;
 mod idle;
 mod outages;
 mod reading;
