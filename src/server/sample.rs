@@ -11,14 +11,12 @@ use tracing::debug;
 
 use super::health::Board;
 use crate::config::Config;
-use crate::storage::{Log, TopicInfo};
+use crate::storage::Log;
 use crate::telemetry::{METRICS, Seen};
 use crate::topic::Topics;
 
 /// How often; the metrics' descriptions name it.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Topics asked of the engine at once, before calls have their turn.
-const PAGE: usize = 256;
 
 /// Sets what is only known when somebody asks.
 pub(super) fn before_collecting(topics: &Topics, board: &Board) {
@@ -53,22 +51,10 @@ fn disk(dir: &Path) {
 }
 
 async fn topics(log: &dyn Log) {
-    let mut all: Vec<TopicInfo> = Vec::new();
-    loop {
-        let after = all.last().map(|last| last.name.as_str().to_owned());
-        match log.list("", after.as_deref(), PAGE).await {
-            Ok(page) if page.is_empty() => break,
-            Ok(page) => {
-                let last = page.len() < PAGE;
-                all.extend(page);
-                if last {
-                    break;
-                }
-                tokio::task::yield_now().await;
-            }
-            Err(error) => return debug!(%error, "topics cannot be listed"),
-        }
-    }
+    let all = match log.sample().await {
+        Ok(all) => all,
+        Err(error) => return debug!(%error, "topics cannot be listed"),
+    };
     METRICS.topics_count.set(all.len() as u64);
     METRICS.topics.see(all.iter().map(|info| Seen {
         name: info.name.as_str(),

@@ -83,6 +83,39 @@ pub trait Log: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<TopicInfo>, Error>>;
 
+    /// The names of the same topics as [`Self::list`], which may be much cheaper.
+    fn names<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<TopicName>, Error>> {
+        Box::pin(async move {
+            let page = self.list(prefix, after, limit).await?;
+            Ok(page.into_iter().map(|info| info.name).collect())
+        })
+    }
+
+    /// All topics, in no order, for whoever counts them every few seconds: an engine that would have to ask
+    /// others for each tells of some what it knew a while ago.
+    fn sample(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>, Error>> {
+        /// Topics asked for at once, before calls have their turn.
+        const PAGE: usize = 256;
+        Box::pin(async move {
+            let mut all: Vec<TopicInfo> = Vec::new();
+            loop {
+                let after = all.last().map(|last| last.name.as_str().to_owned());
+                let page = self.list("", after.as_deref(), PAGE).await?;
+                let is_last = page.len() < PAGE;
+                all.extend(page);
+                if is_last {
+                    return Ok(all);
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+    }
+
     /// Replaces a topic's retention, durably.
     fn update<'a>(
         &'a self,

@@ -24,6 +24,7 @@ mod group;
 mod health;
 mod ids;
 mod link;
+mod listing;
 mod message;
 mod names;
 mod nats;
@@ -40,17 +41,17 @@ mod tests;
 
 pub use self::connect::OpenError;
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{DeleteStreamErrorKind, UpdateStreamErrorKind};
 use async_nats::jetstream::stream::Info;
-use futures_util::StreamExt;
 use tokio::sync::watch;
 
+use self::listing::Sampled;
 use self::message::{sequence_of, start_of};
 use self::names::Meta;
 use self::nats::{Nats, Refusal, doubtful, unavailable};
@@ -66,6 +67,7 @@ pub struct JetStreamLog {
     topics: Mutex<HashMap<TopicName, Arc<Topic>>>,
     topics_max: usize,
     health: Arc<watch::Sender<Health>>,
+    sampled: Sampled,
 }
 
 impl JetStreamLog {
@@ -82,7 +84,8 @@ impl JetStreamLog {
         let nats = Arc::new(nats);
         let health = Arc::new(watch::Sender::new(Health::Serving));
         nats.tasks.spawn(health::watch(nats.clone(), health.clone()));
-        Arc::new(Self { nats, topics: Mutex::default(), topics_max, health })
+        let (topics, sampled) = (Mutex::default(), Sampled::default());
+        Arc::new(Self { nats, topics, topics_max, health, sampled })
     }
 
     fn topics(&self) -> MutexGuard<'_, HashMap<TopicName, Arc<Topic>>> {
@@ -228,23 +231,20 @@ impl Log for JetStreamLog {
         after: Option<&'a str>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<TopicInfo>, Error>> {
-        Box::pin(async move {
-            // NATS lists in an order of its own; what is kept of it is bounded.
-            let mut found = BTreeMap::new();
-            let mut streams = self.nats.context.streams();
-            while let Some(info) = streams.next().await {
-                let info = info.map_err(unavailable)?;
-                let Some(meta) = Meta::of(&info.config) else { continue };
-                let name = meta.topic.as_str();
-                if name.starts_with(prefix) && after.is_none_or(|after| name > after) {
-                    found.insert(meta.topic.clone(), info_of(meta, &info));
-                    if found.len() > limit {
-                        found.pop_last();
-                    }
-                }
-            }
-            Ok(found.into_values().collect())
-        })
+        Box::pin(self.page(prefix, after, limit))
+    }
+
+    fn names<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<TopicName>, Error>> {
+        Box::pin(async move { Ok(self.names(prefix, after, limit).await?.into_iter().collect()) })
+    }
+
+    fn sample(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>, Error>> {
+        Box::pin(self.sample_all())
     }
 
     fn update<'a>(

@@ -44,6 +44,12 @@ pub fn stream(topic: &TopicName) -> String {
     format!("{PREFIX}{}", escaped(topic))
 }
 
+/// The topic that a stream of this name may keep; none where it is certainly not one of ours.
+#[must_use]
+pub fn topic(stream: &str) -> Option<TopicName> {
+    TopicName::parse(&stream.strip_prefix(PREFIX)?.replace('=', ".")).ok()
+}
+
 /// The subject one incarnation is published to: whoever knows only an earlier one reaches nobody.
 #[must_use]
 pub fn subject(topic: &TopicName, epoch: Epoch) -> String {
@@ -181,6 +187,7 @@ mod tests {
             assert_eq!(config.subjects, ["streamway.orders=eu-1_x.0000000000000abc"]);
             assert_eq!(Meta::of(&config), Some(meta.clone()));
             assert_eq!(Meta::decode(&meta.topic, &meta.encode()), Some(meta.clone()));
+            assert_eq!(super::topic(&config.name), Some(meta.topic.clone()));
             // Somebody's copy of the stream under another name is not the topic.
             let copied = async_nats::jetstream::stream::Config { name: "copy".into(), ..config };
             assert_eq!(Meta::of(&copied), None);
@@ -197,6 +204,7 @@ mod tests {
         let config = meta.config(kept);
         assert_eq!((config.max_age, config.max_bytes), (Duration::ZERO, -1));
         assert_eq!(Meta::of(&config), Some(meta));
+        assert_eq!(super::topic("streamway_claims"), None);
         assert_ne!(stream(&TopicName::parse("a.b").unwrap()), stream(&TopicName::parse("a-b").unwrap()));
     }
 }

@@ -283,7 +283,9 @@ impl Topic {
         }
     }
 
-    fn info(&self) -> TopicInfo {
+    /// All that is known about it.
+    #[must_use]
+    pub fn info(&self) -> TopicInfo {
         let settings = **self.settings.load();
         let last = self.last_publish.load(Ordering::Relaxed);
         TopicInfo {

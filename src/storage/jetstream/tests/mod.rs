@@ -5,6 +5,7 @@ mod access;
 mod creation;
 mod edges;
 mod idle;
+mod listing;
 mod outages;
 mod reading;
 mod replicas;

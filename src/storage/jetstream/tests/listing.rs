@@ -1,0 +1,71 @@
+//! Which topics there are, asked of NATS at little cost; and what is forgotten.
+
+use super::{config, created, open, put};
+use crate::storage::Log;
+use crate::storage::conformance::name;
+use crate::storage::jetstream::server::Nats;
+
+/// Topics that another replica deleted leave nothing behind, and samples tell of all topics there are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_replica_deleted_is_forgotten() {
+    const TOPICS: usize = 20;
+    let nats = Nats::single("");
+    let (a, b) = (open(&config(&nats)).await, open(&config(&nats)).await);
+    for n in 0..TOPICS {
+        let text = format!("t{n}");
+        created(&*a, &text).await;
+        let topic = b.get(&name(&text)).await.unwrap();
+        put(&*topic, n as u64).await.unwrap();
+    }
+    assert_eq!((b.sample().await.unwrap().len(), b.topics().len()), (TOPICS, TOPICS));
+    let held = b.nats.cache.held();
+    for n in 1..TOPICS {
+        a.delete(&name(&format!("t{n}")), None).await.unwrap();
+    }
+    let left = b.sample().await.unwrap();
+    assert_eq!(left.iter().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["t0"]);
+    assert_eq!(b.topics().keys().cloned().collect::<Vec<_>>(), [name("t0")]);
+    // Its caches with it, once the followers have noticed.
+    super::eventually("most bytes are gone", std::time::Duration::from_secs(10), async || {
+        b.nats.cache.held() < held / 4
+    })
+    .await;
+    // One of the same name is another.
+    created(&*a, "t1").await;
+    assert_eq!(b.sample().await.unwrap().len(), 2);
+}
+
+/// NATS's list of all streams takes seconds where there are many: a server that may not ask for it lists,
+/// counts and samples topics all the same; and a sample asks for few of many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_are_listed_at_the_cost_of_a_page() {
+    const TOPICS: usize = 130;
+    let user = "authorization { users: [ { user: me, password: \"right\", permissions: { publish: { deny: \
+                [\"$JS.API.STREAM.LIST\"] } } } ] }";
+    let nats = Nats::single(user);
+    let mut config = config(&nats);
+    config.nats.user = "me".into();
+    config.nats.password = serde_json::from_value(serde_json::Value::String("right".into())).unwrap();
+    let log = open(&config).await;
+    for n in 0..TOPICS {
+        created(&*log, &format!("many.{n:03}")).await;
+    }
+    let asked = async || log.nats.context.query_account().await.unwrap().requests.total;
+    // A page asks for its own topics and the names.
+    let before = asked().await;
+    let page = log.list("many.", Some("many.019"), 10).await.unwrap();
+    let names: Vec<_> = page.iter().map(|info| info.name.as_str().to_owned()).collect();
+    assert_eq!(names, (20..30).map(|n| format!("many.{n:03}")).collect::<Vec<_>>());
+    let cost = asked().await - before;
+    assert!(cost <= 10 + 10, "{cost} requests for a page of 10");
+    let before = asked().await;
+    assert_eq!(log.names("many.", None, 1000).await.unwrap().len(), TOPICS);
+    let cost = asked().await - before;
+    assert!(cost <= 10, "{cost} requests for names");
+    // The first sample asks for every topic, later ones for those that were asked for longest ago.
+    assert_eq!(log.sample().await.unwrap().len(), TOPICS);
+    let before = asked().await;
+    assert_eq!(log.sample().await.unwrap().len(), TOPICS);
+    let cost = asked().await - before;
+    assert!(cost <= 100 + 10, "{cost} requests for a sample");
+}
