@@ -15,6 +15,10 @@ use crate::telemetry::{METRICS, State};
 /// How long connections that were aborted, and those of the admin port, get to end.
 const ABORT_GRACE: Duration = Duration::from_millis(100);
 
+/// Before calls are cut off, how long those that wait for a storage that does not answer have to be told so:
+/// at most, and half of what calls have at all where that is less.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
 /// A log that is being opened.
 type Opening = JoinHandle<Result<Arc<dyn Log>, OpenError>>;
 
@@ -37,6 +41,10 @@ impl Server {
         self.topics.drain();
         self.board.end_watches();
         self.gate.go_away();
+        let left = abort_at.saturating_duration_since(Instant::now());
+        if timeout_at(abort_at - LAST_WORD.min(left / 2), self.gate.tasks.wait()).await.is_err() {
+            self.topics.hurry();
+        }
         if timeout_at(abort_at, self.gate.tasks.wait()).await.is_err() {
             warn!(connections = self.gate.connections(), "drain deadline: cutting connections off");
             METRICS.life.enter(State::Aborting);
@@ -57,12 +65,17 @@ impl Server {
     }
 
     /// The shutdown was asked for while the log recovers: nothing was served, nothing ever will be.
-    /// A recovery that does not end in time is left as a crash would leave it.
+    /// A recovery that does not end in time is left as a crash would leave it; one that waits for
+    /// others has ended by itself.
     pub(super) async fn abandon(&self, opening: Opening) -> Result<(), Error> {
         let deadline = Instant::now() + self.config.drain_timeout;
         self.drain(None).await?;
         match timeout_at(deadline, opening).await {
-            Ok(opened) => close(&*opened?.map_err(Error::Open)?, deadline).await,
+            Ok(opened) => match opened? {
+                Ok(log) => close(&*log, deadline).await,
+                Err(OpenError::Stopped) => Ok(()),
+                Err(error) => Err(Error::Open(error)),
+            },
             Err(_) => {
                 warn!("recovery is cut off; the next start begins it anew");
                 Ok(())

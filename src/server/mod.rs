@@ -123,14 +123,15 @@ pub async fn run(mut config: Config, shutdown: CancellationToken) -> Result<(), 
 /// # Errors
 /// A port could not be bound.
 pub async fn start(config: Config) -> Result<Running, Error> {
-    let board = Board::default();
-    let reason = board.reason().clone();
-    start_on(board, config, Box::new(move |config| storage::open(config, &reason))).await
+    let (board, shutdown) = (Board::default(), CancellationToken::new());
+    let (reason, stop) = (board.reason().clone(), shutdown.clone());
+    let open: Opener = Box::new(move |config| storage::open(config, &reason, &stop));
+    start_on(board, config, open, shutdown).await
 }
 
 #[cfg(test)]
 async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
-    start_on(Board::default(), config, open).await
+    start_on(Board::default(), config, open, CancellationToken::new()).await
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
@@ -140,14 +141,19 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
     Ok((listener, bound))
 }
 
-async fn start_on(board: Board, config: Config, open: Opener) -> Result<Running, Error> {
+async fn start_on(
+    board: Board,
+    config: Config,
+    open: Opener,
+    shutdown: CancellationToken,
+) -> Result<Running, Error> {
     let settings = config.tls.clone();
     let opened = tokio::task::spawn_blocking(move || Tls::open(&settings)).await?.map_err(Error::Tls)?;
     let (tls, source) = opened.unzip();
     let auth = Auth::load(&identity::options(&config)).map_err(Error::Auth)?;
     let (listener, grpc) = bind(config.listen).await?;
     let (admin_listener, admin) = bind(config.admin_listen).await?;
-    let (topics, shutdown) = (Topics::new(&config), CancellationToken::new());
+    let topics = Topics::new(&config);
 
     let gate = Gate::new(config.connections_max);
     let routes = routes::public(&config, &topics, &auth, &board);

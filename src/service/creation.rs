@@ -28,12 +28,12 @@ pub(super) async fn room(
     let creating = caller.creating().await;
     let (mut count, mut after) = (0, None::<TopicName>);
     loop {
-        let page = topics.list("", after.as_ref().map(TopicName::as_str), PAGE).await?;
+        let page = topics.names("", after.as_ref().map(TopicName::as_str), PAGE).await?;
         // Created while others had their turn.
-        if page.iter().any(|topic| topic.name == *name) {
+        if page.contains(name) {
             return Ok(None);
         }
-        let same = page.iter().filter(|topic| caller.allows(action, topic.name.as_str()));
+        let same = page.iter().filter(|name| caller.allows(action, name.as_str()));
         count += same.count() as u64;
         if count >= most {
             return Err(auth::Error::from(caller.topics_exceeded(most)).into());
@@ -41,7 +41,7 @@ pub(super) async fn room(
         if page.len() < PAGE {
             return Ok(Some(creating));
         }
-        after = page.last().map(|topic| topic.name.clone());
+        after = page.last().cloned();
     }
 }
 

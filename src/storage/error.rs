@@ -13,6 +13,9 @@ pub enum OpenError {
     /// The JetStream engine's reason.
     #[error(transparent)]
     JetStream(#[from] jetstream::OpenError),
+    /// The server was to stop before what the log waits for was there.
+    #[error("stopped before the log was open")]
+    Stopped,
 }
 
 /// Whether a refused append left anything behind.

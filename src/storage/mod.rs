@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Engine};
 use crate::record::{Batch, Epoch, Offset, Receipt, TopicName, UnixMicros};
@@ -38,17 +39,19 @@ use crate::telemetry::trace::Steps;
 /// A future of the contract.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Opens the log that is configured, and says in `reason` what it waits for. Blocking, inside a runtime.
+/// Opens the log that is configured, and says in `reason` what it waits for, until `stop`. Blocking, inside
+/// a runtime.
 ///
 /// # Errors
-/// It cannot be opened as configured.
-pub fn open(config: &Config, reason: &Reason) -> Result<Arc<dyn Log>, OpenError> {
+/// It cannot be opened as configured, or was stopped.
+pub fn open(config: &Config, reason: &Reason, stop: &CancellationToken) -> Result<Arc<dyn Log>, OpenError> {
     let log: Arc<dyn Log> = match config.engine {
         Engine::Embedded => {
             embedded::EmbeddedLog::open(&config.data_dir, &config.storage, config.topics_max)?
         }
         Engine::JetStream => {
-            tokio::runtime::Handle::current().block_on(jetstream::JetStreamLog::open(config, reason))?
+            let opening = stop.run_until_cancelled(jetstream::JetStreamLog::open(config, reason));
+            tokio::runtime::Handle::current().block_on(opening).ok_or(OpenError::Stopped)??
         }
     };
     Ok(log)
@@ -142,6 +145,10 @@ pub trait Log: Send + Sync + 'static {
 
     /// Whether the storage takes writes, and why not.
     fn health(&self) -> watch::Receiver<Health>;
+
+    /// Says that calls are cut off soon: appends that wait for a storage which does not answer are given
+    /// their answer now, in about a second. The others go on.
+    fn hurry(&self) {}
 
     /// Refuses new appends, makes what was accepted durable and closes. Later calls do nothing.
     ///

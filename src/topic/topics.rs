@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::SetOnce;
+use tokio_util::sync::CancellationToken;
 
 use super::{Admission, Cause, Connection, Deliveries, Ending, Error, Subscribe, Subscription};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName};
-use crate::storage::{self, Log, Retention, TopicInfo, TopicLog};
+use crate::storage::{self, Log, Retention, Stored, TopicInfo, TopicLog};
 
 /// How long a call waits for a server that starts.
 const STARTING_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a request that was begun has after [`Topics::hurry`]: as long as an append has.
+const HURRY: Duration = Duration::from_secs(1);
 
 /// A cheap handle to all topics.
 #[derive(Clone)]
@@ -26,6 +30,7 @@ struct Inner {
     auto_create: bool,
     auto_create_on_subscribe: bool,
     heartbeat_interval: Duration,
+    hurried: CancellationToken,
 }
 
 impl Topics {
@@ -42,6 +47,7 @@ impl Topics {
             auto_create: config.auto_create_topics,
             auto_create_on_subscribe: config.auto_create_on_subscribe,
             heartbeat_interval: config.heartbeat_interval,
+            hurried: CancellationToken::new(),
         }))
     }
 
@@ -54,6 +60,35 @@ impl Topics {
     /// on a connection not told yet is served, until the log closes.
     pub fn drain(&self) {
         self.0.connections.ending.begin(Cause::Draining);
+    }
+
+    /// Calls are cut off soon: those that wait for a storage which does not answer are told so.
+    pub fn hurry(&self) {
+        self.0.hurried.cancel();
+        if let Some(log) = self.0.log.get() {
+            log.hurry();
+        }
+    }
+
+    /// What comes of a request to the storage, unless that takes too long for a server that stops: then it
+    /// may have been done, where it does anything.
+    async fn in_time<T>(
+        &self,
+        stored: Stored,
+        request: impl Future<Output = Result<T, storage::Error>>,
+    ) -> Result<T, storage::Error> {
+        let cut_off = async {
+            self.0.hurried.cancelled().await;
+            tokio::time::sleep(HURRY).await;
+        };
+        tokio::select! {
+            biased;
+            done = request => done,
+            () = cut_off => {
+                let reason = "the server stops, and the storage has not answered".to_owned();
+                Err(storage::Error::Unavailable { reason, stored })
+            }
+        }
     }
 
     /// The wish that every call end.
@@ -128,7 +163,8 @@ impl Topics {
     /// # Errors
     /// There is none, or the server is not serving.
     pub async fn get(&self, name: &TopicName) -> Result<Arc<dyn TopicLog>, Error> {
-        Ok(self.log().await?.get(name).await?)
+        let log = self.log().await?;
+        Ok(self.in_time(Stored::Nothing, log.get(name)).await?)
     }
 
     /// The topic of this name, created where topics are created on first use.
@@ -140,12 +176,16 @@ impl Topics {
         const ATTEMPTS: usize = 4;
         let log = self.log().await?;
         for _ in 0..ATTEMPTS {
-            match log.get(name).await {
+            match self.in_time(Stored::Nothing, log.get(name)).await {
                 Err(storage::Error::TopicNotFound) if self.0.auto_create => {}
                 other => return Ok(other?),
             }
-            match log.create(name.clone(), Retention::default()).await {
+            match self.in_time(Stored::Nothing, log.create(name.clone(), Retention::default())).await {
                 Err(storage::Error::TopicExists) => {}
+                // Whether or not there is a topic now, nothing was published to it.
+                Err(storage::Error::Unavailable { reason, .. }) => {
+                    return Err(storage::Error::Unavailable { reason, stored: Stored::Nothing }.into());
+                }
                 other => return Ok(other?),
             }
         }
@@ -165,9 +205,18 @@ impl Topics {
         if let Some(cause) = self.0.connections.ending.cause() {
             return Err(cause.into());
         }
-        let topic =
-            if self.creates_for(&request) { self.get_or_create(name).await? } else { self.get(name).await? };
-        Subscription::start(self.clone(), topic, request, ending).await
+        let begun = ending.begun();
+        let starting = async {
+            let topic =
+                if self.creates_for(&request) { self.get_or_create(name).await? } else { self.get(name).await? };
+            Subscription::start(self.clone(), topic, request, ending.clone()).await
+        };
+        // A start waits for a storage that does not answer, and a call that ends does not.
+        tokio::select! {
+            biased;
+            started = starting => started,
+            () = begun => Err(ending.cause().unwrap_or(Cause::Draining).into()),
+        }
     }
 
     /// Creates a topic.
@@ -175,7 +224,8 @@ impl Topics {
     /// # Errors
     /// There is one, or one too many, or the storage's own.
     pub async fn create(&self, name: TopicName, retention: Retention) -> Result<TopicInfo, Error> {
-        Ok(self.log().await?.create(name, retention).await?.info())
+        let log = self.log().await?;
+        Ok(self.in_time(Stored::Unknown, log.create(name, retention)).await?.info())
     }
 
     /// Up to `limit` topics by name, those after `after` whose name begins with `prefix`.
@@ -188,7 +238,22 @@ impl Topics {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<TopicInfo>, Error> {
-        Ok(self.log().await?.list(prefix, after, limit).await?)
+        let log = self.log().await?;
+        Ok(self.in_time(Stored::Nothing, log.list(prefix, after, limit)).await?)
+    }
+
+    /// The names of the same topics as [`Self::list`], which may be much cheaper.
+    ///
+    /// # Errors
+    /// The server is not serving.
+    pub async fn names(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<TopicName>, Error> {
+        let log = self.log().await?;
+        Ok(self.in_time(Stored::Nothing, log.names(prefix, after, limit)).await?)
     }
 
     /// Replaces a topic's retention.
@@ -196,7 +261,8 @@ impl Topics {
     /// # Errors
     /// There is no such topic, or the storage's own.
     pub async fn update(&self, name: &TopicName, retention: Retention) -> Result<TopicInfo, Error> {
-        Ok(self.log().await?.update(name, retention).await?)
+        let log = self.log().await?;
+        Ok(self.in_time(Stored::Unknown, log.update(name, retention)).await?)
     }
 
     /// Deletes a topic; where `epoch` is given, only that incarnation.
@@ -204,7 +270,8 @@ impl Topics {
     /// # Errors
     /// There is no such topic or incarnation, or the storage's own.
     pub async fn delete(&self, name: &TopicName, epoch: Option<Epoch>) -> Result<(), Error> {
-        Ok(self.log().await?.delete(name, epoch).await?)
+        let log = self.log().await?;
+        Ok(self.in_time(Stored::Unknown, log.delete(name, epoch)).await?)
     }
 
     /// Forgets whole batches before an offset; answers the real earliest offset.
@@ -217,7 +284,8 @@ impl Topics {
         epoch: Option<Epoch>,
         before: Offset,
     ) -> Result<Offset, Error> {
-        Ok(self.log().await?.trim(name, epoch, before).await?)
+        let log = self.log().await?;
+        Ok(self.in_time(Stored::Unknown, log.trim(name, epoch, before)).await?)
     }
 
     /// Why a subscription's topic is gone: deleted, or deleted and created again.

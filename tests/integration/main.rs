@@ -38,6 +38,7 @@ mod limits;
 mod map;
 mod memory;
 mod nats_access;
+mod nats_away;
 mod network;
 mod notices;
 mod odd_disks;

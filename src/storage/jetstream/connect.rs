@@ -129,6 +129,7 @@ pub async fn connect(config: &Config, reason: &Reason) -> Result<Nats, OpenError
         cache: CacheBudget::new(config.storage.cache_bytes),
         idle_times: IdleTimes::default(),
         tasks: TaskTracker::new(),
+        hurried: CancellationToken::new(),
         closing: CancellationToken::new(),
         closed: AtomicBool::new(false),
         started: Instant::now(),

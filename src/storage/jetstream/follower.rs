@@ -99,7 +99,7 @@ struct Follower {
     cached: Cached,
     /// Since when NATS has not done what it was asked.
     trouble: Option<Instant>,
-    /// Since when the log closes.
+    /// Since when the log closes, or is about to.
     closing: Option<Instant>,
     ticks: u32,
 }
@@ -133,6 +133,8 @@ impl Follower {
     /// Waits for one thing and takes it in. Every branch is cancel-safe: what is under way stays in
     /// its field.
     async fn step(&mut self, ticks: &mut tokio::time::Interval) {
+        // Whether NATS is waited for, and nobody hurries yet.
+        let is_waiting = self.trouble.is_some() && self.closing.is_none();
         let event = {
             let feed = async {
                 match &mut self.feed {
@@ -156,7 +158,9 @@ impl Follower {
                 trimmed = done(&mut self.trimming) => Event::Trimmed(trimmed),
                 () = self.topic.work.notified() => Event::Work,
                 _ = ticks.tick() => Event::Tick,
-                () = self.topic.nats.closing.cancelled(), if self.trouble.is_some() => Event::Tick,
+                // Once: from then on the ticks do.
+                () = self.topic.nats.closing.cancelled(), if is_waiting => Event::Tick,
+                () = self.topic.nats.hurried.cancelled(), if is_waiting => Event::Tick,
             }
         };
         match event {
@@ -222,12 +226,15 @@ impl Follower {
             self.looking.get_or_insert_with(|| attach::look(&self.topic, Duration::ZERO));
         }
         self.trim();
-        let closing = self.topic.nats.closing.is_cancelled();
+        let nats = &self.topic.nats;
+        let closing = nats.closing.is_cancelled() || nats.hurried.is_cancelled();
         let troubled = self.trouble.is_some_and(|since| closing || since.elapsed() >= PATIENCE);
         // A group that NATS can be sent gets its time, however long the trouble has lasted: it ends it.
         let late = self.flight.as_ref().is_none_or(|flight| flight.age() >= PATIENCE);
         let closing_since = closing.then(|| *self.closing.get_or_insert_with(Instant::now));
-        let is_stuck = closing_since.is_some_and(|since| since.elapsed() >= CLOSE_PATIENCE);
+        // What is sent while the server hurries gets the same time.
+        let is_old = self.flight.as_ref().is_none_or(|flight| flight.age() >= CLOSE_PATIENCE);
+        let is_stuck = is_old && closing_since.is_some_and(|since| since.elapsed() >= CLOSE_PATIENCE);
         if is_stuck || troubled && (closing || late || !self.topic.nats.link.state().up) {
             self.fail_all(&unavailable("it does not answer"), Stored::Unknown);
         }

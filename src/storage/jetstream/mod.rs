@@ -307,6 +307,10 @@ impl Log for JetStreamLog {
         self.health.subscribe()
     }
 
+    fn hurry(&self) {
+        self.nats.hurried.cancel();
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             self.nats.closed.store(true, Ordering::Release);

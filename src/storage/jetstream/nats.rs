@@ -92,6 +92,8 @@ pub struct Nats {
     pub idle_times: IdleTimes,
     /// Every task of the engine.
     pub tasks: TaskTracker,
+    /// Calls are cut off soon: whoever waits for a NATS that does not answer is told now.
+    pub hurried: CancellationToken,
     /// The log closes: finish what was accepted.
     pub closing: CancellationToken,
     /// Nothing new is accepted.

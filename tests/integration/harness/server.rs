@@ -83,6 +83,17 @@ impl Server {
         Self { data_dir: data_dir.to_owned(), args, under, process, bound, _own_dir: None }
     }
 
+    /// With more flags, on a data directory of its own, while it starts: its ports are bound.
+    pub async fn starting(args: &[&str]) -> Self {
+        let dir = TempDir::new().expect("a temporary directory");
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        let process = spawn(&[], dir.path(), &args, Bound { listen: any, admin: any });
+        let bound = named(&process).await;
+        let data_dir = dir.path().to_owned();
+        Self { data_dir, args, under: Vec::new(), process, bound, _own_dir: Some(dir) }
+    }
+
     /// Starts again on the same data and ports, once the earlier process has ended.
     pub async fn restart(&mut self) {
         self.start_again();
@@ -292,13 +303,17 @@ fn bound_in(line: &str) -> Option<Bound> {
     (found.listen.port() != 0 && found.admin.port() != 0).then_some(found)
 }
 
-/// Waits until the ports are named and the server says that it is serving.
-async fn ready(process: &Process) -> Bound {
+/// Waits until the ports are named.
+async fn named(process: &Process) -> Bound {
     let mut bound = process.bound.clone();
     let named = async { bound.wait_for(Option::is_some).await.ok().and_then(|found| *found) };
-    let Some(at) = within(START_SECONDS, "the start log", named).await else {
-        panic!("the server ended at its start:\n{}", lock(&process.log).join("\n"));
-    };
+    let found = within(START_SECONDS, "the start log", named).await;
+    found.unwrap_or_else(|| panic!("the server ended at its start:\n{}", lock(&process.log).join("\n")))
+}
+
+/// Waits until the ports are named and the server says that it is serving.
+async fn ready(process: &Process) -> Bound {
+    let at = named(process).await;
     // The admin port answers in plaintext whatever the other one speaks.
     within(START_SECONDS, "readiness", serving(at.admin)).await;
     at
