@@ -148,7 +148,12 @@ fn probe(path: &str, board: &Board, metrics: &Arc<Semaphore>) -> Option<Response
     let (code, text) = match path {
         "/metrics" => return Some(self::metrics(metrics)),
         "/livez" => (StatusCode::OK, "ok\n"),
-        "/readyz" if board.is_ready() => (StatusCode::OK, "ok\n"),
+        "/readyz" if board.is_ready() => {
+            // Ready for those who read, trim or delete, which is what makes room.
+            let reason =
+                board.reason().get().map(|reason| format!("ok, but publishes are refused: {reason}\n"));
+            return Some(answer(StatusCode::OK, TEXT, reason.unwrap_or_else(|| "ok\n".into())));
+        }
         "/readyz" => {
             let reason = board.reason().get().map(|reason| format!("not ready: {reason}\n"));
             let text = reason.unwrap_or_else(|| "not ready\n".into());

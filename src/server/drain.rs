@@ -87,7 +87,7 @@ impl Server {
 async fn close(log: &dyn Log, deadline: Instant) -> Result<(), Error> {
     let failed = match &*log.health().borrow() {
         Health::Failed(reason) => Some(Arc::clone(reason)),
-        Health::Serving | Health::Unavailable(_) | Health::Closed => None,
+        Health::Serving | Health::Full(_) | Health::Unavailable(_) | Health::Closed => None,
     };
     let closed = timeout_at(deadline, log.close()).await;
     match (failed, closed) {

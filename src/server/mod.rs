@@ -230,6 +230,8 @@ impl Server {
             // The engine has logged why.
             let serves = match &*health.borrow_and_update() {
                 storage::Health::Serving => Some((true, None)),
+                // Whoever reads, trims or deletes is served; publishes are told why they are not.
+                storage::Health::Full(reason) => Some((true, Some(reason.to_string()))),
                 storage::Health::Unavailable(reason) | storage::Health::Failed(reason) => {
                     Some((false, Some(reason.to_string())))
                 }

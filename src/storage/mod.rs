@@ -366,6 +366,8 @@ impl Reason {
 pub enum Health {
     /// It does.
     Serving,
+    /// It does not, for lack of room, and goes on by itself once there is some. Reads, trims and deletes go on.
+    Full(Arc<str>),
     /// It does not now, and goes on by itself once it can. Reads wait.
     Unavailable(Arc<str>),
     /// It does not, for good: a failed sync or write, or damage. Reads go on. A person must look.

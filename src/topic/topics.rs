@@ -207,8 +207,11 @@ impl Topics {
         }
         let begun = ending.begun();
         let starting = async {
-            let topic =
-                if self.creates_for(&request) { self.get_or_create(name).await? } else { self.get(name).await? };
+            let topic = if self.creates_for(&request) {
+                self.get_or_create(name).await?
+            } else {
+                self.get(name).await?
+            };
             Subscription::start(self.clone(), topic, request, ending.clone()).await
         };
         // A start waits for a storage that does not answer, and a call that ends does not.

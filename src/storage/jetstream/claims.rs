@@ -22,7 +22,9 @@ use crate::record::TopicName;
 use crate::storage::Error;
 
 /// The stream of claims. No topic's stream is called so, see [`names::stream`].
-const STREAM: &str = "streamway_claims";
+pub const STREAM: &str = "streamway_claims";
+/// Where a message of nobody's goes, of which one is kept. No topic's name begins so.
+const PROBE: &str = "streamway_claims._probe";
 /// The sequence of the newest message of the same subject, on condition of which NATS stores one.
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 /// Losing to others that withdraw again this often is no accident.
@@ -120,6 +122,13 @@ async fn claimed(nats: &Nats, topic: &TopicName) -> Result<Option<Meta>, Error> 
             LastRawMessageErrorKind::NoMessageFound => Ok(None),
             _ => Err(unavailable(error)),
         },
+    }
+}
+
+/// Stores a message that says nothing, as whether there is room is known to those who write.
+pub async fn probe(nats: &Nats) {
+    if let Outcome::Unknown(reason) = send(nats, PROBE, async_nats::Request::new()).await {
+        tracing::debug!(reason, "whether there is room is not known");
     }
 }
 

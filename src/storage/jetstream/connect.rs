@@ -132,6 +132,7 @@ pub async fn connect(config: &Config, reason: &Reason) -> Result<Nats, OpenError
         hurried: CancellationToken::new(),
         closing: CancellationToken::new(),
         closed: AtomicBool::new(false),
+        full_ms: AtomicU64::new(0),
         started: Instant::now(),
         clock: Clock::default(),
         skew_reported_ms: AtomicU64::new(0),

@@ -143,6 +143,14 @@ impl Flight {
 
 /// Sends one message, and judges the answer.
 pub async fn send(nats: &Nats, subject: &str, request: async_nats::Request) -> Outcome {
+    let outcome = attempt(nats, subject, request).await;
+    if matches!(outcome, Outcome::Refused(Error::DiskFull)) {
+        nats.found_full();
+    }
+    outcome
+}
+
+async fn attempt(nats: &Nats, subject: &str, request: async_nats::Request) -> Outcome {
     let answer = match nats.client.send_request(subject.to_owned(), request).await {
         Ok(answer) => answer,
         Err(error) => {

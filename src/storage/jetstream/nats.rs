@@ -98,6 +98,8 @@ pub struct Nats {
     pub closing: CancellationToken,
     /// Nothing new is accepted.
     pub closed: AtomicBool,
+    /// When a message was last refused because the store is full, in milliseconds of the engine; 0 where none was.
+    pub full_ms: AtomicU64,
     /// When the engine started; times of use are counted from here.
     pub started: Instant,
     /// The clocks: the wall's for publish times, the steady one for ages.
@@ -149,6 +151,20 @@ impl Nats {
         self.started.elapsed().as_millis() as u64
     }
 
+    /// A message was refused because the store is full.
+    pub fn found_full(&self) {
+        self.full_ms.store(self.now_ms().max(1), Ordering::Relaxed);
+    }
+
+    /// Whether the store was full a moment ago: longer than it is tried again, as some servers of a cluster
+    /// may be full and others not.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        const A_MOMENT_MS: u64 = 10_000;
+        let full = self.full_ms.load(Ordering::Relaxed);
+        full > 0 && self.now_ms().saturating_sub(full) < A_MOMENT_MS
+    }
+
     fn reachable(&self) -> Result<(), Error> {
         if self.link.state().up { Ok(()) } else { Err(unavailable("not connected")) }
     }
@@ -168,7 +184,11 @@ impl Nats {
         future::select_all(asks).await.0
     }
 
-    async fn ask(&self, stream: &str) -> Result<Option<Info>, Error> {
+    /// [`Self::info`], asked once and of whatever connection there is.
+    ///
+    /// # Errors
+    /// NATS cannot answer.
+    pub async fn ask(&self, stream: &str) -> Result<Option<Info>, Error> {
         match self.context.get_stream(stream).await {
             Ok(stream) => Ok(Some(stream.cached_info().clone())),
             Err(error) => match error.kind() {

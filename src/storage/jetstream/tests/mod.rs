@@ -9,6 +9,7 @@ mod listing;
 mod outages;
 mod reading;
 mod replicas;
+mod room;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -251,3 +251,33 @@ async fn the_log_closes_in_time_though_nats_hangs() {
     let outcome = publishing.await.unwrap();
     assert!(matches!(outcome, Err(Error::Unavailable { stored: Stored::Unknown, .. })), "{outcome:?}");
 }
+
+/// Readiness turns off though the leader answers every question, as it alone cannot store anything: NATS
+/// itself says so only 10 to 20 s later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_a_majority_is_not_ready() {
+    let mut nats = Nats::cluster();
+    // Which makes the stream of claims.
+    open(&config(&nats)).await;
+    let leader = nats.leader("streamway_claims").name.clone();
+    let port = nats.servers.iter().find(|server| server.name == leader).unwrap().port;
+    let mut config = config(&nats);
+    config.nats.url = format!("nats://127.0.0.1:{port}");
+    let log = open(&config).await;
+    let mut health = log.health();
+    for server in nats.servers.iter().filter(|server| server.name != leader) {
+        server.signal(rustix::process::Signal::STOP);
+    }
+    let off = timeout(Duration::from_secs(60), health.wait_for(|health| *health != Health::Serving));
+    let off = off.await.unwrap().unwrap().clone();
+    let asked = log.nats.ask("streamway_claims").await;
+    for server in nats.servers.iter().filter(|server| server.name != leader) {
+        server.signal(rustix::process::Signal::CONT);
+    }
+    let Health::Unavailable(reason) = &off else { panic!("{off:?}") };
+    assert!(reason.contains("majority"), "{reason}");
+    let leads = asked.unwrap().unwrap().cluster.unwrap().leader;
+    assert_eq!(leads.as_deref(), Some(&*leader), "NATS has not noticed yet");
+    let on = timeout(Duration::from_secs(60), health.wait_for(|health| *health == Health::Serving));
+    on.await.unwrap().unwrap();
+}

@@ -1,0 +1,73 @@
+//! A NATS whose store is full.
+
+use std::time::Duration;
+
+use super::{config, created, eventually, open};
+use crate::record::{Offset, Receipt};
+use crate::storage::conformance::{batch, name, read_all};
+use crate::storage::jetstream::JetStreamLog;
+use crate::storage::jetstream::server::Nats;
+use crate::storage::{Error, Health, Hold, Log, TopicLog};
+
+async fn put(topic: &dyn TopicLog, payload: u64) -> Result<Receipt, Error> {
+    let done = topic.appender().append(vec![batch(&[payload], 100_000)], Hold::default()).await;
+    done.failure.map_or_else(|| Ok(done.receipts[0]), Err)
+}
+
+async fn fill(topic: &dyn TopicLog) -> Vec<Receipt> {
+    let mut receipts = Vec::new();
+    loop {
+        match put(topic, receipts.len() as u64).await {
+            Ok(receipt) => receipts.push(receipt),
+            Err(error) => {
+                assert_eq!(error, Error::DiskFull);
+                return receipts;
+            }
+        }
+    }
+}
+
+async fn until(log: &JetStreamLog, what: &str, wanted: impl Fn(&Health) -> bool) {
+    let mut health = log.health();
+    let told = tokio::time::timeout(Duration::from_secs(60), health.wait_for(wanted));
+    told.await.unwrap_or_else(|_| panic!("{what}")).unwrap();
+}
+
+/// Publishes are refused, and the health says why; reads, trims and deletes go on, and make room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_store_says_so_and_is_freed_by_trims_and_deletes() {
+    let nats = Nats::single_with_store("2MB");
+    let log = open(&config(&nats)).await;
+    let (topic, other) = (created(&*log, "t").await, created(&*log, "u").await);
+    put(&*other, 0).await.unwrap();
+    let receipts = fill(&*topic).await;
+    until(&log, "it says that it is full", |health| matches!(health, Health::Full(_))).await;
+    let refused = log.create(name("v"), crate::storage::Retention::default()).await.err();
+    assert_eq!(refused, Some(Error::DiskFull));
+    assert_eq!(read_all(&*topic, Offset::ZERO).await.unwrap().len(), receipts.len());
+    // A replica that comes now serves what there is.
+    let late = open(&config(&nats)).await;
+    let on_late = late.get(&name("t")).await.unwrap();
+    assert_eq!(read_all(&*on_late, Offset::ZERO).await.unwrap().len(), receipts.len());
+    assert_eq!(put(&*on_late, 0).await, Err(Error::DiskFull));
+    let middle = receipts[receipts.len() / 2].first;
+    assert_eq!(late.trim(&name("t"), None, middle).await, Ok(middle));
+    put(&*topic, 1000).await.unwrap();
+    until(&log, "there is room again", |health| *health == Health::Serving).await;
+    // And once more, by a delete.
+    fill(&*topic).await;
+    log.delete(&name("t"), None).await.unwrap();
+    eventually("there is room", Duration::from_secs(10), async || put(&*other, 1).await.is_ok()).await;
+}
+
+/// Trims to the tail, of all there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_store_can_be_emptied() {
+    let nats = Nats::single_with_store("1MB");
+    let log = open(&config(&nats)).await;
+    let topic = created(&*log, "t").await;
+    fill(&*topic).await;
+    let tail = topic.tail();
+    assert_eq!(log.trim(&name("t"), None, tail).await, Ok(tail));
+    put(&*topic, 1).await.unwrap();
+}
