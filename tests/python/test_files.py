@@ -55,9 +55,9 @@ def test_dockerfiles():
 
 def test_a_release_builds_with_arguments_that_the_dockerfile_has():
     workflow = yaml.safe_load((ROOT / WORKFLOWS / "release.yml").read_text())
-    (build,) = [step for step in workflow["jobs"]["image"]["steps"] if "build-push-action" in step.get("uses", "")]
+    (build,) = [step for step in workflow["jobs"]["build"]["steps"] if "build-push-action" in step.get("uses", "")]
     given = {line.split("=")[0] for line in build["with"]["build-args"].splitlines()}
-    assert given == {"VERSION", "COMMIT"} and build["with"]["platforms"] == "linux/amd64,linux/arm64"
+    assert given == {"BUILD_IMAGE", "VERSION", "COMMIT"} and build["with"]["platforms"] == "linux/amd64,linux/arm64"
     arguments = dict(re.findall(r"^ARG (\w+)(.*)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
     assert given <= set(arguments)
     # A default of these goes before the platform that is built for: amd64's binary in the image for arm64.
@@ -87,6 +87,21 @@ def test_actions_are_pinned_and_permissions_are_few():
         for job in workflow["jobs"].values():
             assert "timeout-minutes" in job, path.name
         assert "pull_request_target" not in text, path.name
+
+
+def test_each_job_of_a_release_has_the_rights_of_its_own_step():
+    jobs = yaml.safe_load((ROOT / WORKFLOWS / "release.yml").read_text())["jobs"]
+    rights = {name: set(job["permissions"].items()) for name, job in jobs.items()}
+    read, write, identity = ("contents", "read"), ("contents", "write"), ("id-token", "write")
+    assert rights == {
+        "check": {read}, "build": {read}, "scan": {read}, "sign": {identity}, "name": set(), "publish": {write},
+    }
+    for name, job in jobs.items():
+        text = yaml.safe_dump(job)
+        assert ("REGISTRY_PASSWORD" in text) == (name in ("build", "scan", "sign", "name")), name
+        # What runs the repository's code, or its dependencies', has neither the identity nor the release.
+        assert ("checkout" not in text and "build-push" not in text) or identity not in rights[name], name
+    assert "scan" in jobs["sign"]["needs"] and "sign" in jobs["name"]["needs"] and "name" in jobs["publish"]["needs"]
 
 
 @pytest.fixture
@@ -153,9 +168,12 @@ def test_the_notes_of_a_release_are_its_section_of_the_changelog(project):
 
 def test_the_manifests_of_a_release_name_the_image_that_was_signed():
     (expression,) = re.findall(r'sed "(s\|image: [^"]*)"', (ROOT / WORKFLOWS / "release.yml").read_text())
-    expression = expression.replace("$IMAGE@$DIGEST", "example/streamway@sha256:0")
-    for name in ("single", "fleet"):
+    expression = expression.replace("$IMAGE@$DIGEST", "example/streamway@sha256:0").replace("$nats", "nats:1@sha256:1")
+    # The fleet's Job makes the credentials with the same image.
+    for name, ours, nats in (("single", 1, 0), ("fleet", 2, 1)):
         manifest = ROOT / "deploy" / "kubernetes" / f"{name}.yaml"
         changed = run("sed", expression, manifest).stdout
-        assert changed.count("image: example/streamway@sha256:0\n") == 1
+        assert changed.count("image: example/streamway@sha256:0\n") == ours
+        assert changed.count("image: nats:1@sha256:1\n") == nats
+        assert len(re.findall("image: ", changed)) == len(re.findall("image: .*@sha256:", changed))
         assert len(changed.splitlines()) == len(manifest.read_text().splitlines())
