@@ -9,7 +9,9 @@ mod copy;
 mod files;
 mod healthcheck;
 mod interrupt;
+mod kubernetes;
 mod logging;
+mod nats_credentials;
 mod output;
 mod publish;
 mod serve;
@@ -88,6 +90,7 @@ enum Command {
     Topics(topics::Topics),
     Copy(copy::Copy),
     Token(token::Token),
+    NatsCredentials(nats_credentials::NatsCredentials),
     Healthcheck(healthcheck::Healthcheck),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -185,6 +188,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }),
         Command::Check(check) => check.run(),
         Command::Token(token) => token.run(),
+        Command::NatsCredentials(credentials) => on_a_runtime(async || credentials.run().await),
         Command::Completions(completions) => completions.run(),
     }
 }

@@ -15,7 +15,8 @@ ip link set lo up
 cp /etc/hosts "$dir/hosts"
 for i in 0 1 2; do
     echo "127.0.0.1$i streamway-nats-$i.streamway-nats" >>"$dir/hosts"
-    sed "s#\"/data\"#\"$dir/data$i\"#; s#/tmp/nats.pid#$dir/nats$i.pid#" "$conf" >"$dir/nats$i.conf"
+    sed "s#\"/data\"#\"$dir/data$i\"#; s#/tmp/nats.pid#$dir/nats$i.pid#; s#port: 6222#listen: \"127.0.0.1$i:6222\"#" \
+        "$conf" >"$dir/nats$i.conf"
 done
 mount --bind "$dir/hosts" /etc/hosts
 trap 'kill -KILL "${nats_pid[@]}" "${server_pid[@]}" 2>/dev/null || true' EXIT
@@ -34,8 +35,7 @@ await() {
 }
 
 start_nats() {
-    POD_NAME=streamway-nats-$1 "$nats" -c "$dir/nats$1.conf" -a "127.0.0.1$1" --cluster "nats://127.0.0.1$1:6222" \
-        -l "$dir/nats$1.log" &
+    POD_NAME=streamway-nats-$1 "$nats" -c "$dir/nats$1.conf" -a "127.0.0.1$1" -l "$dir/nats$1.log" &
     nats_pid[$1]=$!
 }
 

@@ -79,6 +79,16 @@ def test_every_service_is_hardened(fleet):
         assert inside == (service not in BALANCERS), service
 
 
+def test_nats_lets_in_nobody_without_the_credentials(fleet):
+    ask = (
+        "for port in 4222 6222; do exec 3<>/dev/tcp/nats-1/$port; read -r -u 3 hello; "
+        "printf 'CONNECT {}\\r\\nPING\\r\\n' >&3; timeout 10 cat <&3; exec 3>&-; done"
+    )
+    stranger = ["run", "--rm", "--network", "streamway-test_inside", "--entrypoint", "bash", PEERS, "-c", ask]
+    said = fleet.engine.docker(*stranger).stdout
+    assert said.count("Authorization Violation") == 2, said
+
+
 def test_prometheus_finds_every_replica_and_its_rules(fleet):
     """Of the profile observability this one can be had here; Tempo, Grafana and the Collector cannot."""
     # Named, so that the rest of its profile stays away.

@@ -11,12 +11,24 @@ BINARY = pathlib.Path(os.environ.get("TESTS_BINARY", ROOT / "target" / "release"
 NATS = ROOT / "tests" / ".cache" / "nats" / "nats-server"
 
 
-def test_a_rolling_restart_of_the_fleet_loses_nothing(tmp_path):
-    objects = yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "fleet.yaml").read_text())
+def fleet(place):
+    """NATS's files of the fleet's manifests, its credentials among them, in `place`; answers the replicas' settings."""
+    objects = [item for item in yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "fleet.yaml").read_text()) if item]
     maps = [item["data"] for item in objects if item["kind"] == "ConfigMap"]
-    (conf,) = [data["nats.conf"] for data in maps if "nats.conf" in data]
+    (files,) = [data for data in maps if "nats.conf" in data]
+    for name, text in files.items():
+        (place / name).write_text(text)
+    (job,) = [item for item in objects if item["kind"] == "Job"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    flags = [flag for flag in container["args"] if not flag.startswith("--kubernetes-secret=")]
+    subprocess.run([BINARY, *flags, "--dir", place], timeout=30, check=True)
     (settings,) = [data for data in maps if "STREAMWAY_ENGINE" in data]
-    (tmp_path / "nats.conf").write_text(conf)
+    return settings
+
+
+def test_a_rolling_restart_of_the_fleet_loses_nothing(tmp_path):
+    settings = fleet(tmp_path)
+    settings["STREAMWAY_NATS_NKEY_FILE"] = str(tmp_path / "seed")
     (tmp_path / "environment").write_text("\n".join(f"{name}={value}" for name, value in settings.items()))
     script = ROOT / "tests" / "deploy" / "rolling.sh"
     places = (BINARY, NATS, tmp_path / "nats.conf", tmp_path / "environment", tmp_path)

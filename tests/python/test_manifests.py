@@ -8,7 +8,9 @@ import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -18,14 +20,16 @@ import pytest
 import yaml
 from conftest import BINARY, ROOT
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from real import await_port, free_port, running
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 OBSERVABILITY = ROOT / "deploy" / "observability"
 OVERLAYS = ("single", "fleet")
 COMPONENTS = tuple(sorted(path.name for path in (KUBERNETES / "components").iterdir()))
 VERSIONS = ("1.32", kubernetes_validate.latest_version())
-# Made by hand, as docs/deploy.md says, and by cert-manager.
-FOREIGN_SECRETS = {"streamway-auth", "streamway-tls"}
+# Made by hand, as docs/deploy.md says; by cert-manager; and by the Job of the fleet.
+FOREIGN_SECRETS = {"streamway-auth", "streamway-tls", "streamway-nats-tls", "streamway-nats"}
+NATS = ROOT / "tests" / ".cache" / "nats" / "nats-server"
 CRDS = yaml.safe_load((ROOT / "tests" / "python" / "crds.yaml").read_text())
 
 
@@ -303,11 +307,12 @@ def test_what_is_referred_to_is_there(rendered):
     for name, objects in rendered.items():
         ids = {(item["kind"], item["metadata"]["name"]) for item in objects}
         services = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Service"}
-        workloads = [item for item in objects if item["kind"] in ("StatefulSet", "Deployment")]
+        workloads = [item for item in objects if item["kind"] in ("StatefulSet", "Deployment", "Job")]
         for item in workloads:
             pod = item["spec"]["template"]["spec"]
             labels = item["spec"]["template"]["metadata"]["labels"]
-            assert item["spec"]["selector"]["matchLabels"].items() <= labels.items(), name
+            if item["kind"] != "Job":
+                assert item["spec"]["selector"]["matchLabels"].items() <= labels.items(), name
             assert ("ServiceAccount", pod["serviceAccountName"]) in ids, name
             if item["kind"] == "StatefulSet":
                 assert services[item["spec"]["serviceName"]]["spec"]["clusterIP"] == "None", name
@@ -321,12 +326,17 @@ def test_what_is_referred_to_is_there(rendered):
                 if "secret" in volume:
                     assert volume["secret"]["secretName"] in FOREIGN_SECRETS, name
                     assert volume["secret"]["defaultMode"] == 0o400, name
+                for source in volume.get("projected", {}).get("sources", ()):
+                    # The CA of the cluster is in every namespace.
+                    config = source.get("configMap", {"name": "kube-root-ca.crt"})["name"]
+                    assert config == "kube-root-ca.crt" or ("ConfigMap", config) in ids, name
+                    assert source.get("secret", {"name": "streamway-nats"})["name"] in FOREIGN_SECRETS, name
             assert {mount["name"] for mount in pod["containers"][0].get("volumeMounts", ())} == volumes, name
         for service in services.values():
             (item,) = [
                 item
                 for item in workloads
-                if service["spec"]["selector"].items() <= item["spec"]["template"]["metadata"]["labels"].items()
+                if item["kind"] != "Job" and service["spec"]["selector"].items() <= item["spec"]["template"]["metadata"]["labels"].items()
             ]
             ports = {port["name"] for port in item["spec"]["template"]["spec"]["containers"][0]["ports"]}
             assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports, name
@@ -371,7 +381,8 @@ def test_nats_is_set_as_the_engine_needs_it(rendered, tmp_path):
     (nats,) = [item for item in objects if item["metadata"]["name"] == "streamway-nats" and item["kind"] == "StatefulSet"]
     assert nats["spec"]["replicas"] == 3 and nats["spec"]["podManagementPolicy"] == "Parallel"
     names = [f"streamway-nats-{index}.streamway-nats" for index in range(3)]
-    assert re.findall(r'"nats://([^:]+):6222"', conf) == names
+    files = credentials(objects, tmp_path)
+    assert re.findall(r'"nats://route:[^@]+@([^:]+):6222"', files["routes.conf"]) == names
     ((_, deployment, _, variables),) = streamway({"fleet": objects})
     assert variables["STREAMWAY_NATS_URL"] == ",".join(f"nats://{name}:4222" for name in names)
     assert of(variables)["nats.replicas"] == "3" and deployment["spec"]["replicas"] == 3
@@ -380,13 +391,114 @@ def test_nats_is_set_as_the_engine_needs_it(rendered, tmp_path):
     assert "sync_interval: always" in conf
     lame = sum(int(number) for number in re.findall(r"lame_duck_\w+: (\d+)s", conf))
     assert nats["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > lame
-    place = tmp_path / "nats.conf"
-    place.write_text(conf.replace('"/data"', f'"{tmp_path}"'))
-    server = ROOT / "tests" / ".cache" / "nats" / "nats-server"
-    command = [str(server), "-t", "-c", str(place)]
+    for some in (objects, rendered["base+fleet+tls"]):
+        place = nats_config(some, tmp_path)
+        command = [str(NATS), "-t", "-c", str(place)]
+        environment = {**os.environ, "POD_NAME": "streamway-nats-0"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        # A certificate is the first thing that is missing here.
+        missing = "/etc/nats-tls/tls.crt" if some is not objects else ""
+        assert (missing in done.stderr) if missing else done.returncode == 0, done.stdout + done.stderr
+
+
+def credentials(objects, place):
+    """What the Job makes, made in `place`: name → text."""
+    (job,) = [item for item in objects if item["kind"] == "Job"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    command, *flags = container["args"]
+    flags = [flag for flag in flags if not flag.startswith("--kubernetes-secret=")]
+    assert len(flags) == len(container["args"]) - 2
+    subprocess.run([str(BINARY), command, *flags, "--dir", str(place)], timeout=30, check=True)
+    return {path.name: path.read_text() for path in place.iterdir() if path.is_file()}
+
+
+def nats_config(objects, place):
+    """Its files as a pod has them, the credentials made before."""
+    (data,) = [item["data"] for item in objects if item["kind"] == "ConfigMap" and "nats.conf" in item["data"]]
+    for name, text in data.items():
+        text = text.replace('"/data"', f'"{place}/data"').replace("/tmp/nats.pid", f"{place}/nats.pid")
+        (place / name).write_text(text)
+    return place / "nats.conf"
+
+
+def refusal(port, hello):
+    """What a nats-server answers to a line of whoever has no credentials."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as stream:
+        lines = stream.makefile("rwb", buffering=0)
+        assert lines.readline().startswith(b"INFO ")
+        lines.write(hello + b"\r\nPING\r\n")
+        for line in lines:
+            if line.startswith((b"PONG", b"-ERR")):
+                return line.decode().strip()
+    return ""
+
+
+def test_nats_lets_in_nobody_but_the_replicas(rendered, tmp_path):
+    objects = rendered["overlays/fleet"]
+    files = credentials(objects, tmp_path)
+    place = nats_config(objects, tmp_path)
+    ports = {old: free_port() for old in (4222, 6222, 8222)}
+    text = place.read_text()
+    for old, new in ports.items():
+        text = text.replace(f"port: {old}", f"port: {new}")
+    place.write_text(text)
     environment = {**os.environ, "POD_NAME": "streamway-nats-0"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    # Of three servers one: enough to be refused by, and to be let in.
+    with running([NATS, "-c", place, "-a", "127.0.0.1"], tmp_path / "log", env=environment):
+        for old in (4222, 6222):
+            await_port(ports[old])
+            for hello in (b"CONNECT {}", b'CONNECT {"user":"route","pass":"wrong"}'):
+                assert "Authorization Violation" in refusal(ports[old], hello), f"{old}: {hello}"
+        assert "connected to NATS" in replica(ports[4222], tmp_path / "seed")
+        other = tmp_path / "other"
+        credentials(objects, other)
+        assert (other / "seed").read_text() != files["seed"]
+        assert "refuses the credentials" in replica(ports[4222], other / "seed")
+
+
+def replica(port, seed):
+    """What a replica with this key says, until it is in, or is refused."""
+    command = [str(BINARY), "serve", "--engine", "jetstream", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+    command += ["--nats-url", f"nats://127.0.0.1:{port}", "--nats-nkey-file", str(seed)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    said = ""
+    try:
+        for line in process.stderr:
+            said += line
+            if "connected to NATS" in line:
+                break
+    finally:
+        process.kill()
+        process.wait()
+    return said
+
+
+def test_a_fleet_with_tls_speaks_it_to_nats_or_not_at_all(rendered):
+    """After `fleet` the component has NATS speak TLS; before it, replicas refuse a NATS that does not."""
+    for name, _, container, variables in streamway(rendered):
+        if "tls" not in name:
+            assert "STREAMWAY_NATS_TLS_CA" not in variables, name
+            continue
+        assert variables["STREAMWAY_NATS_TLS_CA"] == "/etc/streamway/nats-tls/ca.crt", name
+        assert "/etc/streamway/nats-tls" in {mount["mountPath"] for mount in container["volumeMounts"]}, name
+        (certificate,) = [
+            item for item in rendered[name] if item["kind"] == "Certificate" and item["metadata"]["name"] == "streamway-nats"
+        ]
+        nats_urls = variables.get("STREAMWAY_NATS_URL", "")
+        assert set(re.findall(r"//([^:]+):", nats_urls)) <= set(certificate["spec"]["dnsNames"]), name
+        (data,) = [
+            item["data"] for item in rendered[name] if "nats.conf" in item.get("data", ()) and item["kind"] == "ConfigMap"
+        ] or [{}]
+        if name.find("fleet") < name.find("tls") and "fleet" in name:
+            assert "tls {" in data["client-tls.conf"] and "verify: true" in data["route-tls.conf"], name
+
+
+def test_the_policy_that_is_shipped_gives_admin_to_one_name_only(rendered):
+    (policy,) = [
+        item["data"]["policy.toml"] for item in rendered["base+auth"] if "policy.toml" in item.get("data", ())
+    ]
+    rules = tomllib.loads(policy)["rule"]
+    assert [rule["principals"] for rule in rules if "admin" in rule["actions"]] == [["admin"]]
 
 
 def test_what_is_written_by_generate_is_up_to_date(rendered):
@@ -427,7 +539,30 @@ def test_nothing_is_allowed_but_what_is_needed(rendered):
         ports |= {port["containerPort"] for port in item["spec"]["template"]["spec"]["containers"][0]["ports"]}
         for rule in own["ingress"]:
             assert all(port["port"] in ports for port in rule["ports"])
-        assert all("to" in rule for rule in own["egress"])
+        for rule in own["egress"]:
+            # Names are asked wherever DNS is.
+            assert "to" in rule or {port["port"] for port in rule["ports"]} <= {53, 5353}
+    # The Job reaches the API server, and no pod reaches the Job.
+    job = policies["streamway-credentials"]
+    assert "ingress" not in job and [port["port"] for port in job["egress"][0]["ports"]] == [443, 6443, 8443]
+
+
+def test_both_overlays_have_the_network_policy(rendered):
+    for overlay in OVERLAYS:
+        names = {item["metadata"]["name"] for item in rendered[f"overlays/{overlay}"] if item["kind"] == "NetworkPolicy"}
+        assert {"streamway-default-deny", "streamway"} <= names, overlay
+        assert ("streamway-nats" in names) == (overlay == "fleet")
+
+
+def test_one_version_of_nats_is_named_everywhere(rendered):
+    compose = (ROOT / "deploy" / "compose" / "compose.yaml").read_text()
+    tools = (ROOT / "tests" / "tools.sh").read_text()
+    named = set(re.findall(r"nats:([0-9.]+)-alpine", compose)) | set(re.findall(r"^nats_newest=(.*)", tools, re.MULTILINE))
+    for _, template in pods(rendered):
+        for container in template["spec"]["containers"]:
+            named |= set(re.findall(r"^nats:([0-9.]+)-alpine$", container["image"]))
+    assert len(named) == 1, named
+    assert f"have {named.pop()}" in (ROOT / "docs" / "engines.md").read_text()
 
 
 def test_the_document_names_what_is_there(rendered, tmp_path):
