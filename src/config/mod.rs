@@ -155,9 +155,9 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TelemetryConfig {
-    /// Most topics that are counted by name; all others together.
-    #[serde(with = "human::plain")]
-    pub topics_max: usize,
+    /// Most topics that are counted by name; see [`Config::named_topics_max`].
+    #[serde(deserialize_with = "human::optional")]
+    pub topics_max: Option<usize>,
     /// One call in so many has a line in the access log; 0 for none.
     #[serde(with = "human::plain")]
     pub access_log_every: u32,
@@ -229,6 +229,14 @@ impl Config {
         self.auth_tokens.is_some() || self.auth_jwks.is_some() || self.tls.client_ca.is_some()
     }
 
+    /// Most topics that metrics count by name; all others together. Whoever reaches the admin port reads
+    /// the names, without an identity: where a policy says who may see which topics, none is named unasked.
+    #[must_use]
+    pub fn named_topics_max(&self) -> usize {
+        const UNASKED: usize = 100;
+        self.telemetry.topics_max.unwrap_or(if self.auth_policy.is_some() { 0 } else { UNASKED })
+    }
+
     /// Where records are kept: a directory, or NATS.
     #[must_use]
     pub fn kept_in(&self) -> String {
@@ -297,7 +305,7 @@ impl Default for Config {
             quota_subscriptions_max: 0,
             storage: StorageConfig::default(),
             nats: NatsConfig::default(),
-            telemetry: TelemetryConfig { topics_max: 100, access_log_every: 0 },
+            telemetry: TelemetryConfig { topics_max: None, access_log_every: 0 },
         }
     }
 }

@@ -162,6 +162,10 @@ pub const SETTINGS: &[Setting] = &[
     setting("nats.tls_ca", FILE, "Certificates that those of NATS are checked against"),
     setting("nats.tls_cert", FILE, "Certificate shown to NATS, with nats.tls_key"),
     setting("nats.tls_key", FILE, "Key of nats.tls_cert"),
-    setting("telemetry.topics_max", COUNT, "Most topics that metrics count by name; all others together"),
+    setting(
+        "telemetry.topics_max",
+        COUNT,
+        "Most topics that metrics count by name, all others together; 100, but 0 where there is a policy",
+    ),
     setting("telemetry.access_log_every", COUNT, "One call in so many is in the access log; 0 for none"),
 ];

@@ -203,7 +203,7 @@ impl Server {
     /// From recovery to the end.
     async fn supervise(self, open: Opener) -> Result<(), Error> {
         METRICS.life.enter(State::Starting);
-        sample::before_collecting(&self.topics, &self.board);
+        sample::before_collecting(&self.config, &self.topics, &self.board);
         let begun = Instant::now();
         let config = self.config.clone();
         let mut opening = tokio::task::spawn_blocking(move || open(&config));

@@ -19,7 +19,8 @@ use crate::topic::Topics;
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Sets what is only known when somebody asks.
-pub(super) fn before_collecting(topics: &Topics, board: &Board) {
+pub(super) fn before_collecting(config: &Config, topics: &Topics, board: &Board) {
+    METRICS.topics.limit(config.named_topics_max());
     let (topics, board) = (topics.clone(), board.clone());
     let runtime = tokio::runtime::Handle::current();
     METRICS.before_collecting(move || {
@@ -31,7 +32,6 @@ pub(super) fn before_collecting(topics: &Topics, board: &Board) {
 
 /// Looks at everything, again and again.
 pub(super) fn spawn(config: &Config, log: Arc<dyn Log>) -> JoinHandle<()> {
-    METRICS.topics.limit(config.telemetry.topics_max);
     let dir = config.data_dir.clone();
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(INTERVAL);

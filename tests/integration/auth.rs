@@ -116,6 +116,20 @@ async fn forged_and_stale_jwts_are_refused_and_good_ones_taken() {
     }
 }
 
+/// `/metrics` asks nobody who they are.
+#[tokio::test]
+async fn metrics_name_no_topic_that_a_policy_guards_unless_asked_to() {
+    let setup = Setup::new(&["ops"], &rule(r#"["*"]"#, r#"["*"]"#, r#"["publish"]"#));
+    for (flags, is_named) in [(&[][..], false), (&["--telemetry-topics-max", "5"], true)] {
+        let server = setup.start(flags).await;
+        publish_as(&server, "ops", "merger-with-acme").await.unwrap();
+        let text = crate::harness::vitals::metrics(&server).await;
+        assert!(text.contains("streamway_"), "{text}");
+        assert_eq!(text.contains("merger-with-acme"), is_named, "{flags:?}: {text}");
+        assert_eq!(text.contains("topic=\"_other\""), !is_named, "{flags:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_no_rule_allows_is_denied_whether_it_is_there_or_not() {
     let policy = rule(r#"["writer"]"#, r#"["orders", "orders.*"]"#, r#"["publish"]"#)

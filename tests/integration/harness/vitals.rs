@@ -36,7 +36,7 @@ impl Vitals {
     }
 }
 
-async fn metrics(server: &Server) -> String {
+pub async fn metrics(server: &Server) -> String {
     let mut tcp = tokio::net::TcpStream::connect(server.admin()).await.expect("the admin port");
     tcp.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.expect("sent");
     let mut text = String::new();
