@@ -38,6 +38,9 @@ pub enum Error {
         /// Where.
         topic: String,
     },
+    /// Too many tokens were invalid lately.
+    #[error(transparent)]
+    TooManyFailures(TooMany),
     /// A quota is used up.
     #[error(transparent)]
     Exceeded(#[from] Exceeded),
@@ -55,6 +58,24 @@ impl Error {
         };
         Self::Denied { principal: Arc::clone(principal), action, topic: topic.to_owned() }
     }
+}
+
+/// A connection or a peer whose tokens are not checked for a moment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "too many invalid tokens from this {of}: at most {limit} a second are checked ({flag}); come back in {} ms \
+     with a valid one",
+    .retry.as_millis()
+)]
+pub struct TooMany {
+    /// What they came from: `connection` or `address`.
+    pub of: &'static str,
+    /// How many are checked in vain in a second.
+    pub limit: u64,
+    /// The setting.
+    pub flag: &'static str,
+    /// When there is room again.
+    pub retry: Duration,
 }
 
 /// A quota that is used up.

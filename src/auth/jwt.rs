@@ -16,7 +16,7 @@ use super::jwks::{Algorithm, Key};
 use super::name::check_name;
 
 /// Longest token, in bytes: those in use have one or two thousand, and all headers get 32 KiB.
-const TOKEN_BYTES_MAX: usize = 8 << 10;
+pub(super) const TOKEN_BYTES_MAX: usize = 8 << 10;
 /// Latest time a token may name, in Unix seconds (the year 9999): sums of times stay in range.
 const TIME_MAX: f64 = 253_402_300_799.0;
 
@@ -84,37 +84,52 @@ fn present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(value).map(|_| true)
 }
 
-/// Verifies a token.
-///
-/// # Errors
-/// The first thing that is wrong with it.
-pub(super) fn verify(
-    token: &str,
-    keys: &[Key],
-    options: &JwtOptions,
-    now: SystemTime,
-) -> Result<Verified, Refusal> {
-    if token.len() > TOKEN_BYTES_MAX {
-        return Err(Refusal::TooLarge);
+/// A token of the right form, with the key that it names.
+pub(super) struct Signed<'a> {
+    message: &'a str,
+    claims: Vec<u8>,
+    signature: Vec<u8>,
+    key: &'a Key,
+}
+
+impl<'a> Signed<'a> {
+    /// Reads a token, without checking its signature.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with its form, its header or its key.
+    pub(super) fn read(token: &'a str, keys: &'a [Key]) -> Result<Self, Refusal> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(Refusal::TooLarge);
+        }
+        let (message, signature) = token.rsplit_once('.').ok_or(Refusal::Garbage)?;
+        let (header, claims) = message.split_once('.').ok_or(Refusal::Garbage)?;
+        let decoded = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| Refusal::Garbage);
+        let (header, claims, signature) = (decoded(header)?, decoded(claims)?, decoded(signature)?);
+        let header: Header = serde_json::from_slice(&header).map_err(|_| Refusal::Garbage)?;
+        let algorithm = Algorithm::parse(&header.alg).ok_or(Refusal::Algorithm)?;
+        if header.crit {
+            return Err(Refusal::Critical);
+        }
+        let key = choose(keys, header.kid.as_deref()).ok_or(Refusal::Key)?;
+        if key.algorithm() != algorithm {
+            return Err(Refusal::Algorithm);
+        }
+        Ok(Self { message, claims, signature, key })
     }
-    let (message, signature) = token.rsplit_once('.').ok_or(Refusal::Garbage)?;
-    let (header, claims) = message.split_once('.').ok_or(Refusal::Garbage)?;
-    let decoded = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| Refusal::Garbage);
-    let (header, claims, signature) = (decoded(header)?, decoded(claims)?, decoded(signature)?);
-    let header: Header = serde_json::from_slice(&header).map_err(|_| Refusal::Garbage)?;
-    let algorithm = Algorithm::parse(&header.alg).ok_or(Refusal::Algorithm)?;
-    if header.crit {
-        return Err(Refusal::Critical);
+
+    /// What it says, where its key signed it. It may have expired.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with its signature or its claims.
+    pub(super) fn verify(self, options: &JwtOptions, now: SystemTime) -> Result<Verified, Refusal> {
+        if !self.key.verifies(self.message.as_bytes(), &self.signature) {
+            return Err(Refusal::Signature);
+        }
+        let claims: Map<String, Value> =
+            serde_json::from_slice(&self.claims).map_err(|_| Refusal::Garbage)?;
+        let (name, expires) = check(&claims, options, now)?;
+        Ok(Verified { name, expires, key: self.key.fingerprint })
     }
-    let key = choose(keys, header.kid.as_deref()).ok_or(Refusal::Key)?;
-    if key.algorithm() != algorithm {
-        return Err(Refusal::Algorithm);
-    }
-    if !key.verifies(message.as_bytes(), &signature) {
-        return Err(Refusal::Signature);
-    }
-    let claims: Map<String, Value> = serde_json::from_slice(&claims).map_err(|_| Refusal::Garbage)?;
-    check(&claims, options, now).map(|(name, expires)| Verified { name, expires, key: key.fingerprint })
 }
 
 /// The key a token names; one that names none may only mean the only one.
@@ -132,9 +147,6 @@ fn check(
     now: SystemTime,
 ) -> Result<(Arc<str>, SystemTime), Refusal> {
     let expires = time(claims, "exp")?.ok_or(Refusal::Claim("exp"))? + options.leeway;
-    if now >= expires {
-        return Err(Refusal::Expired);
-    }
     if time(claims, "nbf")?.is_some_and(|from| now + options.leeway < from) {
         return Err(Refusal::NotYetValid);
     }

@@ -116,8 +116,9 @@ impl Meter {
 
     /// Whether a new meter would say the same.
     pub(super) fn is_unused(&self, now: u64) -> bool {
-        let full = |bucket: &Bucket| bucket.full_at.load(Ordering::Relaxed) <= now;
-        full(&self.bytes) && full(&self.records) && self.subscriptions.load(Ordering::Relaxed) == 0
+        self.bytes.is_full(now)
+            && self.records.is_full(now)
+            && self.subscriptions.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -138,12 +139,13 @@ pub struct Subscribed(#[expect(dead_code, reason = "held")] pub(super) [Counted;
 /// A bucket as the time at which it is full (GCRA, ATM Forum TM 4.1 §4.4.2, with debt): every payment
 /// puts that off. It is in debt where that is further away than filling it from empty takes.
 #[derive(Debug, Default)]
-struct Bucket {
+pub(super) struct Bucket {
     full_at: AtomicU64,
 }
 
 impl Bucket {
-    fn debt(&self, now: u64) -> Duration {
+    /// For how long it is in debt.
+    pub(super) fn debt(&self, now: u64) -> Duration {
         let full_at = self.full_at.load(Ordering::Acquire);
         Duration::from_nanos(full_at.saturating_sub(now.saturating_add(BURST_NS)))
     }
@@ -158,7 +160,12 @@ impl Bucket {
         u64::try_from(left / u128::from(BURST_NS)).unwrap_or(u64::MAX)
     }
 
-    fn pay(&self, amount: u64, rate: u64, now: u64) {
+    /// Whether a new one would say the same.
+    pub(super) fn is_full(&self, now: u64) -> bool {
+        self.full_at.load(Ordering::Relaxed) <= now
+    }
+
+    pub(super) fn pay(&self, amount: u64, rate: u64, now: u64) {
         if rate == 0 {
             return;
         }

@@ -7,6 +7,7 @@
 //! policy file ┘
 //! ```
 
+mod attempts;
 mod cache;
 mod caller;
 mod error;
@@ -30,8 +31,9 @@ mod testing;
 mod tests;
 mod tokens;
 
+pub use attempts::{Attempts, FailureLimits};
 pub use caller::{Caller, Creating};
-pub use error::{Error, Exceeded};
+pub use error::{Error, Exceeded, TooMany};
 pub use files::LoadError;
 pub use jwt::Refusal;
 pub use meter::{Allowance, Limits, Subscribed};
@@ -42,12 +44,14 @@ pub use scope::Scope;
 pub use set::Span;
 pub use tokens::{entry, new_token};
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use attempts::Failures;
 use caller::{Proof, Who};
 use files::Files;
 use meter::Meter;
@@ -67,6 +71,8 @@ pub struct Options {
     pub policy: Option<PathBuf>,
     /// Of all callers together.
     pub limits: Limits,
+    /// Of invalid tokens.
+    pub failures: FailureLimits,
 }
 
 /// What is asked of a JWT.
@@ -95,6 +101,7 @@ struct Inner {
     /// What all callers together have used.
     meter: Arc<Meter>,
     limits: Limits,
+    failures: Arc<Failures>,
     /// Who calls without a credential.
     anonymous: Arc<Who>,
 }
@@ -103,7 +110,7 @@ impl Auth {
     /// Everybody may do everything, within these limits: no identity and no policy is configured.
     #[must_use]
     pub fn open(limits: Limits) -> Self {
-        Self::of(Files::default(), Rules::default(), limits)
+        Self::of(Files::default(), Rules::default(), limits, FailureLimits::default())
     }
 
     /// Reads the files; blocking.
@@ -113,16 +120,17 @@ impl Auth {
     pub fn load(options: &Options) -> Result<Self, LoadError> {
         let mut files = Files::new(options)?;
         let rules = files.load()?;
-        Ok(Self::of(files, rules, options.limits))
+        Ok(Self::of(files, rules, options.limits, options.failures))
     }
 
-    fn of(files: Files, rules: Rules, limits: Limits) -> Self {
+    fn of(files: Files, rules: Rules, limits: Limits, failures: FailureLimits) -> Self {
         Self(Arc::new(Inner {
             rules: ArcSwap::from_pointee(rules),
             principals: Mutex::default(),
             files: Mutex::new(files),
             meter: Arc::default(),
             limits,
+            failures: Failures::new(failures),
             anonymous: Arc::new(Who {
                 principal: Arc::new(Principal::new(ANONYMOUS.into())),
                 proof: Proof::None,
@@ -152,16 +160,23 @@ impl Auth {
         outcome.map(|()| Reloaded::Changed)
     }
 
+    /// What a new connection of this peer fails at is counted by.
+    #[must_use]
+    pub fn attempts(&self, peer: Option<IpAddr>) -> Attempts {
+        self.0.failures.of_connection(peer)
+    }
+
     /// Who calls: by the value of the `authorization` header where there is one, else by the client
     /// certificate, else nobody in particular.
     ///
     /// # Errors
-    /// There is no identity, or it is not, or no longer, or not yet valid.
+    /// There is no identity, or it is not, or no longer, or not yet valid; or too many were not lately.
     pub fn authenticate(
         &self,
         authorization: Option<&[u8]>,
         peer: Option<&PeerCertificate>,
         now: SystemTime,
+        attempts: &Attempts,
     ) -> Result<Caller, Error> {
         let rules = self.0.rules.load();
         let Some(policy) = &rules.policy else { return Ok(self.everybody()) };
@@ -171,7 +186,7 @@ impl Auth {
         let lasts = peer.map(|peer| peer.expires);
         let (name, proof, expires) = match (authorization, peer) {
             (Some(header), _) => {
-                let found = rules.identify(bearer(header)?, now)?;
+                let found = rules.identify(bearer(header)?, now, attempts)?;
                 (found.name, found.proof, found.expires.into_iter().chain(lasts).min())
             }
             (None, Some(peer)) => {

@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::cache::Cache;
 use super::caller::Proof;
 use super::jwks::Key;
-use super::jwt::{self, Verified};
+use super::jwt::{self, Signed, Verified};
 use super::policy::Policy;
 use super::tokens::{self, Tokens};
-use super::{Error, JwtOptions};
+use super::{Attempts, Error, JwtOptions, Refusal};
 
 /// Identities and policy.
 #[derive(Debug, Default)]
@@ -44,6 +44,14 @@ impl Issuer {
         let fingerprints = keys.iter().map(|key| key.fingerprint).collect();
         Self { options, keys, fingerprints, verified: Cache::default() }
     }
+
+    /// What a token says, which may have expired. Checking a signature is dear, and sending a wrong one cheap.
+    fn verify(&self, token: &str, now: SystemTime, attempts: &Attempts) -> Result<Verified, Error> {
+        let signed = Signed::read(token, &self.keys)?;
+        attempts.admit()?;
+        let verified = signed.verify(&self.options, now);
+        verified.inspect_err(|_| attempts.failed()).map_err(Error::from)
+    }
 }
 
 /// Whose a credential is.
@@ -58,7 +66,16 @@ impl Rules {
     ///
     /// # Errors
     /// It is nobody's.
-    pub(super) fn identify(&self, token: &str, now: SystemTime) -> Result<Identified, Error> {
+    pub(super) fn identify(
+        &self,
+        token: &str,
+        now: SystemTime,
+        attempts: &Attempts,
+    ) -> Result<Identified, Error> {
+        // Hashing has its price too.
+        if token.len() > jwt::TOKEN_BYTES_MAX {
+            return Err(Refusal::TooLarge.into());
+        }
         let hash = tokens::hash(token.as_bytes());
         if let Some(name) = self.tokens.as_ref().and_then(|tokens| tokens.find(&hash)) {
             return Ok(Identified { name: Arc::clone(name), proof: Proof::Token(hash), expires: None });
@@ -66,15 +83,17 @@ impl Rules {
         // Three parts, or it was never meant to be a JWT.
         let issuer = self.jwt.as_ref().filter(|_| token.matches('.').count() == 2);
         let issuer = issuer.ok_or(Error::UnknownToken)?;
-        let verified = match issuer.verified.get(&hash).filter(|known| now < known.expires) {
+        let Verified { name, expires, key } = match issuer.verified.get(&hash) {
             Some(known) => known,
             None => {
-                let verified = jwt::verify(token, &issuer.keys, &issuer.options, now)?;
+                let verified = issuer.verify(token, now, attempts)?;
                 issuer.verified.put(hash, verified.clone());
                 verified
             }
         };
-        let Verified { name, expires, key } = verified;
+        if now >= expires {
+            return Err(Refusal::Expired.into());
+        }
         Ok(Identified { name, proof: Proof::Key(key), expires: Some(expires) })
     }
 

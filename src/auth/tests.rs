@@ -5,10 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use super::jwt::Signed;
 use super::testing::{Signer, base64, hs256, jwks, unsigned};
 use super::{
-    ANONYMOUS, Action, Allowance, Auth, Error, JwtOptions, Limits, Options, PeerCertificate, Refusal,
-    Reloaded, entry,
+    ANONYMOUS, Action, Allowance, Auth, Error, FailureLimits, JwtOptions, Limits, Options, PeerCertificate,
+    Refusal, Reloaded, entry,
 };
 
 const NOW: u64 = 1_800_000_000;
@@ -59,12 +60,14 @@ fn options(dir: &Path) -> Options {
         policy: file("policy"),
         certificates: false,
         limits: Limits::default(),
+        failures: FailureLimits::default(),
     }
 }
 
 fn authenticate(auth: &Auth, token: &str) -> Result<String, Error> {
     let header = format!("Bearer {token}");
-    auth.authenticate(Some(header.as_bytes()), None, at(NOW)).map(|caller| caller.principal().to_owned())
+    let caller = auth.authenticate(Some(header.as_bytes()), None, at(NOW), &auth.attempts(None));
+    caller.map(|caller| caller.principal().to_owned())
 }
 
 fn issuer(signers: &[&Signer]) -> (tempfile::TempDir, Auth) {
@@ -221,8 +224,56 @@ fn tokens_that_are_altered_or_no_tokens_are_refused() {
     // The cache remembers nothing that it should not.
     assert!(authenticate(&auth, &token).is_ok());
     let header = format!("Bearer {token}");
-    let later = auth.authenticate(Some(header.as_bytes()), None, at(NOW + 630)).map(|_| ()).unwrap_err();
+    let later = auth.authenticate(Some(header.as_bytes()), None, at(NOW + 630), &auth.attempts(None));
+    let later = later.map(|_| ()).unwrap_err();
     assert_eq!(later, Error::Jwt(Refusal::Expired));
+}
+
+/// A wrong signature costs its sender nothing: so many are checked, and no more. What is known passes
+/// all the same, and what costs no signature is not counted.
+#[tokio::test(start_paused = true)]
+async fn wrong_signatures_are_limited_and_hold_up_nobody_who_is_known() {
+    let signer = Signer::es256("e");
+    let (dir, _) = issuer(&[&signer]);
+    write(dir.path(), "tokens", &entry("ops", "secret-of-ops"));
+    let failures = FailureLimits { connection: 5, peer: 0 };
+    let auth = Auth::load(&Options { failures, ..options(dir.path()) }).unwrap();
+    let attempts = auth.attempts(None);
+    let call = |token: &str| {
+        let header = format!("Bearer {token}");
+        let found = auth.authenticate(Some(header.as_bytes()), None, at(NOW), &attempts);
+        found.map(|caller| caller.principal().to_owned())
+    };
+    let (good, fresh) = (signer.sign(&claims()), signer.sign(&with(&json!({ "jti": 2 }))));
+    let expired = signer.sign(&with(&json!({ "exp": NOW - 100 })));
+    assert!(call(&good).is_ok());
+    for _ in 0..100 {
+        assert_eq!(call("another"), Err(Error::UnknownToken));
+        assert_eq!(call(&Signer::es256("f").sign(&claims())), Err(Error::Jwt(Refusal::Key)));
+        assert_eq!(
+            call(&expired),
+            Err(Error::Jwt(Refusal::Expired)),
+            "checked once, and not held against it"
+        );
+        assert_eq!(call(&"a".repeat(20 << 10)), Err(Error::Jwt(Refusal::TooLarge)));
+    }
+    let forged = Signer::es256("e");
+    let wrong: Vec<_> = (0..50).map(|i| call(&forged.sign(&with(&json!({ "jti": i }))))).collect();
+    let checked = wrong.iter().filter(|found| **found == Err(Error::Jwt(Refusal::Signature))).count();
+    assert_eq!(checked, 6, "a second's worth, and one into debt");
+    let Err(Error::TooManyFailures(too_many)) = &wrong[49] else { panic!("{wrong:?}") };
+    assert_eq!((too_many.of, too_many.limit), ("connection", 5));
+    let text = too_many.to_string();
+    assert!(text.contains("--auth-connection-failures-per-s") && text.contains("at most 5"), "{text}");
+    assert!(too_many.retry >= Duration::from_millis(100));
+    assert_eq!(call(&good).as_deref(), Ok("billing"), "it was verified before");
+    assert_eq!(call("secret-of-ops").as_deref(), Ok("ops"));
+    assert!(matches!(call(&fresh), Err(Error::TooManyFailures(_))));
+    let other = auth.attempts(None);
+    let header = format!("Bearer {fresh}");
+    assert!(auth.authenticate(Some(header.as_bytes()), None, at(NOW), &other).is_ok(), "another connection");
+    tokio::time::advance(too_many.retry).await;
+    assert!(call(&signer.sign(&with(&json!({ "jti": 3 })))).is_ok());
 }
 
 #[test]
@@ -259,8 +310,8 @@ fn a_file_of_keys_holds_only_public_keys_that_can_be_chosen() {
         principal_claim: "sub".into(),
         ..JwtOptions::default()
     };
-    assert!(super::jwt::verify(&token, &keys, &options, at(NOW)).is_ok());
-    assert_eq!(super::jwt::verify(&a.sign(&claims()), &keys, &options, at(NOW)).unwrap_err(), Refusal::Key);
+    let verify = |token: &str| Signed::read(token, &keys)?.verify(&options, at(NOW)).map(drop);
+    assert_eq!((verify(&token), verify(&a.sign(&claims()))), (Ok(()), Err(Refusal::Key)));
 }
 
 fn certificate(name: &str, expires: u64) -> PeerCertificate {
@@ -275,7 +326,7 @@ fn each_credential_has_its_place() {
     let auth = Auth::load(&Options { certificates: true, ..options(dir.path()) }).unwrap();
     let peer = certificate("billing", NOW + 60);
     let of = |header: Option<&str>, peer: Option<&PeerCertificate>| {
-        auth.authenticate(header.map(str::as_bytes), peer, at(NOW))
+        auth.authenticate(header.map(str::as_bytes), peer, at(NOW), &auth.attempts(None))
             .map(|caller| (caller.principal().to_owned(), caller.expires()))
     };
     let ops = |expires| Ok(("ops".to_owned(), expires));
@@ -300,7 +351,7 @@ fn each_credential_has_its_place() {
 #[test]
 fn nothing_configured_is_open_and_anything_configured_is_closed() {
     let open = Auth::open(Limits::default());
-    let caller = open.authenticate(None, None, at(NOW)).unwrap();
+    let caller = open.authenticate(None, None, at(NOW), &open.attempts(None)).unwrap();
     assert_eq!((caller.principal(), caller.allows(Action::Admin, "any")), (ANONYMOUS, true));
     assert!(open.caller(None).is_ok());
     let dir = tempfile::tempdir().unwrap();
@@ -309,7 +360,7 @@ fn nothing_configured_is_open_and_anything_configured_is_closed() {
     assert!(Auth::load(&Options { certificates: true, ..Options::default() }).is_err());
     write(dir.path(), "policy", "");
     let closed = Auth::load(&options(dir.path())).unwrap();
-    assert_eq!(closed.authenticate(None, None, at(NOW)).unwrap_err(), Error::Missing);
+    assert_eq!(closed.authenticate(None, None, at(NOW), &closed.attempts(None)).unwrap_err(), Error::Missing);
     assert_eq!(closed.caller(None).unwrap_err(), Error::Missing, "nobody looked: nobody may");
 }
 
@@ -319,7 +370,7 @@ fn anonymous_callers_may_what_the_policy_grants_them_by_name() {
     let rules = "[[rule]]\nprincipals = [\"anonymous\"]\ntopics = [\"news\"]\nactions = [\"subscribe\"]";
     write(dir.path(), "policy", rules);
     let auth = Auth::load(&options(dir.path())).unwrap();
-    let caller = auth.authenticate(None, None, at(NOW)).unwrap();
+    let caller = auth.authenticate(None, None, at(NOW), &auth.attempts(None)).unwrap();
     assert!(caller.allows(Action::Subscribe, "news") && !caller.allows(Action::Publish, "news"));
     // Who shows something must show something right.
     assert_eq!(authenticate(&auth, "x"), Err(Error::UnknownToken));
@@ -332,7 +383,7 @@ fn reloads_widen_and_narrow_and_a_bad_file_changes_nothing() {
     write(dir.path(), "tokens", &entry("ops", "secret-of-ops"));
     let auth = Auth::load(&options(dir.path())).unwrap();
     let header = b"Bearer secret-of-ops".as_slice();
-    let caller = auth.authenticate(Some(header), None, at(NOW)).unwrap();
+    let caller = auth.authenticate(Some(header), None, at(NOW), &auth.attempts(None)).unwrap();
     let may = || (caller.allows(Action::Publish, "orders"), caller.allows(Action::Subscribe, "orders"));
     assert_eq!(may(), (true, false));
     assert_eq!(auth.reload(), Ok(Reloaded::Unchanged));
@@ -363,7 +414,7 @@ fn reloads_widen_and_narrow_and_a_bad_file_changes_nothing() {
     assert_eq!(authenticate(&auth, "another").as_deref(), Ok("ops"));
     write(dir.path(), "policy", "");
     assert_eq!(auth.reload(), Ok(Reloaded::Changed));
-    let caller = auth.authenticate(Some(b"Bearer another"), None, at(NOW)).unwrap();
+    let caller = auth.authenticate(Some(b"Bearer another"), None, at(NOW), &auth.attempts(None)).unwrap();
     assert!(!caller.allows(Action::Any, "orders"));
 }
 
@@ -372,7 +423,7 @@ fn a_key_that_is_withdrawn_takes_its_tokens_with_it() {
     let (old, new) = (Signer::eddsa("old"), Signer::eddsa("new"));
     let (dir, auth) = issuer(&[&old]);
     let header = format!("Bearer {}", old.sign(&claims()));
-    let caller = auth.authenticate(Some(header.as_bytes()), None, at(NOW)).unwrap();
+    let caller = auth.authenticate(Some(header.as_bytes()), None, at(NOW), &auth.attempts(None)).unwrap();
     write(dir.path(), "jwks", &jwks(&[&old, &new]));
     auth.reload().unwrap();
     assert!(caller.allows(Action::Publish, "orders"), "rotation goes over both");
@@ -396,7 +447,7 @@ async fn a_principals_quota_is_shared_by_its_calls_and_lasts_between_them() {
     let auth = Auth::load(&Options { limits, ..options(dir.path()) }).unwrap();
     let call = |token: &str| {
         let header = format!("Bearer {token}");
-        auth.authenticate(Some(header.as_bytes()), None, at(NOW)).unwrap()
+        auth.authenticate(Some(header.as_bytes()), None, at(NOW), &auth.attempts(None)).unwrap()
     };
     assert_eq!(call("b").allowance(), Ok(Allowance { bytes: 1000, records: 10 }));
     call("b").pay(1, 30);
@@ -430,7 +481,7 @@ fn nothing_shows_a_credential() {
     let jwt = signer.sign(&claims());
     for token in ["secret-of-ops", &jwt] {
         let header = format!("Bearer {token}");
-        let caller = auth.authenticate(Some(header.as_bytes()), None, at(NOW)).unwrap();
+        let caller = auth.authenticate(Some(header.as_bytes()), None, at(NOW), &auth.attempts(None)).unwrap();
         let shown = format!("{auth:?} {caller:?}");
         assert!(!shown.contains(token) && shown.contains(caller.principal()), "{shown}");
         let error = authenticate(&auth, &format!("{token}x")).unwrap_err();

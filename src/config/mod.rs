@@ -134,6 +134,12 @@ pub struct Config {
     /// File that says who may do what.
     #[serde(deserialize_with = "human::optional")]
     pub auth_policy: Option<PathBuf>,
+    /// Most invalid tokens of one connection that are checked in a second; 0 for no limit.
+    #[serde(with = "human::plain")]
+    pub auth_connection_failures_per_s: u64,
+    /// Most invalid tokens of one peer's address that are checked in a second; 0 for no limit.
+    #[serde(with = "human::plain")]
+    pub auth_peer_failures_per_s: u64,
     /// Most bytes of records published in a second by all callers together; 0 for no limit.
     #[serde(with = "human::size")]
     pub quota_publish_bytes_per_s: u64,
@@ -300,6 +306,8 @@ impl Default for Config {
             auth_jwt_leeway: Duration::from_secs(30),
             auth_jwt_principal_claim: "sub".to_owned(),
             auth_policy: None,
+            auth_connection_failures_per_s: 20,
+            auth_peer_failures_per_s: 100,
             quota_publish_bytes_per_s: 0,
             quota_publish_records_per_s: 0,
             quota_subscriptions_max: 0,

@@ -134,6 +134,16 @@ pub const SETTINGS: &[Setting] = &[
     setting("auth_jwt_principal_claim", "CLAIM", "The claim of a JWT that names the principal"),
     setting("auth_policy", FILE, "Who may do what, in TOML; must be there where there are identities"),
     setting(
+        "auth_connection_failures_per_s",
+        COUNT,
+        "Most invalid JWTs of one connection whose signature is checked in a second; 0 for no limit",
+    ),
+    setting(
+        "auth_peer_failures_per_s",
+        COUNT,
+        "The same of one peer's address, all its connections together; 0 for no limit",
+    ),
+    setting(
         "quota_publish_bytes_per_s",
         SIZE,
         "Most bytes published in a second by all together; 0 for none",

@@ -71,7 +71,7 @@ pub(super) fn grpc(
             admission: topics.admission().of_connection(config.connection_inflight_bytes_max),
         });
         let observer = Observer { peer: stream.peer_addr().ok(), access_log_every };
-        let routes = Observed::new(routes.clone(), observer);
+        let routes = Observed::new(routes.clone().of_connection(observer.peer), observer);
         socket::cut_off_after(&stream, config.http2.keepalive_interval + config.http2.keepalive_timeout);
         let socket = Socket::new(stream);
         let port = Port { gate, routes, config, share, calls, turn: socket.turn(), peer: None };

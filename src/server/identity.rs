@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +16,7 @@ use tower::Service;
 use tracing::{debug, info, warn};
 
 use super::request;
-use crate::auth::{self, Auth, JwtOptions, Limits, Options, Reloaded};
+use crate::auth::{self, Attempts, Auth, FailureLimits, JwtOptions, Limits, Options, Reloaded};
 use crate::config::Config;
 use crate::service::status;
 
@@ -43,6 +44,10 @@ pub(super) fn options(config: &Config) -> Options {
             // Overall, the log's own limit holds.
             topics_max: 0,
         },
+        failures: FailureLimits {
+            connection: config.auth_connection_failures_per_s,
+            peer: config.auth_peer_failures_per_s,
+        },
     }
 }
 
@@ -68,11 +73,18 @@ pub(super) async fn keep_fresh(auth: Auth, interval: Duration, leaving: Cancella
 pub(super) struct Identified<S> {
     service: S,
     auth: Auth,
+    attempts: Attempts,
 }
 
 impl<S> Identified<S> {
-    pub(super) const fn new(service: S, auth: Auth) -> Self {
-        Self { service, auth }
+    pub(super) fn new(service: S, auth: Auth) -> Self {
+        Self { service, attempts: auth.attempts(None), auth }
+    }
+
+    /// The same for a new connection of this peer.
+    pub(super) fn of_connection(self, peer: Option<SocketAddr>) -> Self {
+        let attempts = self.auth.attempts(peer.map(|peer| peer.ip()));
+        Self { attempts, ..self }
     }
 
     /// Puts the caller where services look, and the credential out of their sight.
@@ -80,7 +92,9 @@ impl<S> Identified<S> {
         let found = match only(request.headers()) {
             // Where nobody is asked, nothing that is shown can be wrong.
             _ if self.auth.is_open() => self.auth.caller(None),
-            Ok(value) => self.auth.authenticate(value, request.extensions().get(), SystemTime::now()),
+            Ok(value) => {
+                self.auth.authenticate(value, request.extensions().get(), SystemTime::now(), &self.attempts)
+            }
             Err(error) => Err(error),
         };
         request.headers_mut().remove(header::AUTHORIZATION);

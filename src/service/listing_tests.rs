@@ -55,7 +55,9 @@ async fn house(more: &str) -> House {
 impl House {
     fn caller(&self, token: &str) -> Caller {
         let header = format!("Bearer {token}");
-        self.auth.authenticate(Some(header.as_bytes()), None, SystemTime::now()).unwrap()
+        self.auth
+            .authenticate(Some(header.as_bytes()), None, SystemTime::now(), &self.auth.attempts(None))
+            .unwrap()
     }
 }
 

@@ -124,6 +124,9 @@ fn verdict(error: &Error) -> Verdict {
         Error::Auth(auth::Error::Exceeded(exceeded)) => {
             (Code::ResourceExhausted, Reason::QuotaExceeded, exceeded.retry.or(between(1000, 3000)))
         }
+        Error::Auth(auth::Error::TooManyFailures(too_many)) => {
+            (Code::ResourceExhausted, Reason::QuotaExceeded, Some(too_many.retry))
+        }
         Error::Auth(
             auth::Error::Missing
             | auth::Error::Malformed
@@ -248,6 +251,9 @@ pub fn status(error: &Error, context: &Context) -> Status {
         ErrorReason::PermissionDenied => METRICS.denied(Denial::PermissionDenied),
         _ => {}
     }
+    if let Error::Auth(auth::Error::TooManyFailures(_)) = error {
+        METRICS.denied(Denial::Unauthenticated);
+    }
     let mut details = ErrorDetails::new();
     details.set_error_info(reason_name(reason), DOMAIN, metadata(error, context));
     if let Some(delay) = retry {
@@ -289,6 +295,9 @@ fn add_particulars(error: &Error, context: &Context, details: &mut ErrorDetails)
         },
         Error::Auth(auth::Error::Exceeded(exceeded)) => {
             details.add_quota_failure_violation(exceeded.subject(), error.to_string());
+        }
+        Error::Auth(auth::Error::TooManyFailures(too_many)) => {
+            details.add_quota_failure_violation(too_many.of, error.to_string());
         }
         Error::Topic(topic::Error::Overloaded) => {
             details.add_quota_failure_violation("bytes in flight", error.to_string());

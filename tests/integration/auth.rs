@@ -116,6 +116,50 @@ async fn forged_and_stale_jwts_are_refused_and_good_ones_taken() {
     }
 }
 
+/// A wrong signature is cheap to send and dear to check: so many are checked, and who is known passes.
+#[tokio::test]
+async fn invalid_tokens_are_checked_so_often_and_hold_up_nobody_who_is_known() {
+    let signer = Signer::rs256("r");
+    let mut setup = Setup::new(&["ops"], &rule(r#"["*"]"#, r#"["*"]"#, r#"["publish"]"#));
+    setup.jwks(&[&signer]);
+    let server =
+        setup.start(&["--auth-connection-failures-per-s", "1", "--auth-peer-failures-per-s", "4"]).await;
+    let good = signer.sign(&claims(unix_now() + 600));
+    let mut honest = server.client().await;
+    honest.publish(bearer(&good, publish("t", records("x", 1)))).await.unwrap();
+    let begun = Instant::now();
+    let (mut checked, mut refusals) = (0, Vec::new());
+    for _ in 0..10 {
+        let mut client = server.client().await;
+        for i in 0..20 {
+            // Another's signature below claims that were not signed.
+            let (token, signature) = (signer.sign(&claims(unix_now() + 700 + i)), good.rsplit('.').next());
+            let token = format!("{}.{}", token.rsplit_once('.').unwrap().0, signature.unwrap());
+            let status = client.publish(bearer(&token, publish("t", records("x", 1)))).await.unwrap_err();
+            match status.code() {
+                Code::Unauthenticated => checked += 1,
+                _ => refusals.push(status),
+            }
+            // On the same connection, and on another of the same address.
+            client.publish(bearer(&good, publish("t", records("x", 1)))).await.unwrap();
+            client.publish(of("ops", publish("t", records("x", 1)))).await.unwrap();
+        }
+    }
+    let most = 5 + 4 * (begun.elapsed().as_secs() + 1);
+    assert!(checked <= most, "{checked} of 200 were checked, at most {most}");
+    let connection = refusals.iter().any(|status| status.message().contains("from this connection"));
+    let address = refusals.iter().find(|status| status.message().contains("from this address"));
+    assert!(connection, "{refusals:?}");
+    let status = address.expect("one of the address");
+    refused(status, Code::ResourceExhausted, "QUOTA_EXCEEDED");
+    assert!(
+        status.message().contains("at most 4 a second")
+            && status.message().contains("--auth-peer-failures-per-s")
+    );
+    let details = detail(status);
+    assert!(details.retry_info().is_some() && details.quota_failure().is_some(), "{details:?}");
+}
+
 /// `/metrics` asks nobody who they are.
 #[tokio::test]
 async fn metrics_name_no_topic_that_a_policy_guards_unless_asked_to() {

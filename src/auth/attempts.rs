@@ -1,0 +1,204 @@
+//! Failed checks of signatures, by connection and by peer: whoever sends many bad ones is asked to come
+//! back later, before the next is checked. What is known already, static tokens and JWTs that were
+//! verified before, passes at any time: it costs a hash.
+//! Never: refuses what is known; grows with peers that are gone.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::error::{Error, TooMany};
+use super::meter::{Bucket, now_ns};
+
+/// Peers kept before those that owe nothing are looked for: some 100 bytes each.
+const SWEEP_AT: usize = 1024;
+/// Peers that are told apart at most; what is over that shares one bucket.
+const PEERS_MAX: usize = 65_536;
+/// Least wait that is asked for, so that clients do not come back by the millisecond.
+const WAIT_MIN: Duration = Duration::from_millis(100);
+
+/// How many failed checks a second; 0 for no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailureLimits {
+    /// Of one connection.
+    pub connection: u64,
+    /// Of one peer's address, all its connections together.
+    pub peer: u64,
+}
+
+/// The failures of all peers.
+#[derive(Debug)]
+pub(super) struct Failures {
+    limits: FailureLimits,
+    peers: Mutex<Peers>,
+    /// What peers share that are too many to be told apart.
+    others: Arc<Bucket>,
+}
+
+#[derive(Debug)]
+struct Peers {
+    by_address: HashMap<IpAddr, Arc<Bucket>>,
+    sweep_at: usize,
+}
+
+/// The failures of one connection, and of the peer that it is of.
+#[derive(Clone, Debug)]
+pub struct Attempts(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    failures: Arc<Failures>,
+    connection: Bucket,
+    peer: Option<IpAddr>,
+}
+
+impl Failures {
+    pub(super) fn new(limits: FailureLimits) -> Arc<Self> {
+        let peers = Peers { by_address: HashMap::new(), sweep_at: SWEEP_AT };
+        Arc::new(Self { limits, peers: Mutex::new(peers), others: Arc::default() })
+    }
+
+    /// Of a new connection of this peer.
+    pub(super) fn of_connection(self: &Arc<Self>, peer: Option<IpAddr>) -> Attempts {
+        let (failures, peer) = (Arc::clone(self), peer.map(network));
+        Attempts(Arc::new(Inner { failures, connection: Bucket::default(), peer }))
+    }
+
+    /// What this peer owes; none where it never failed.
+    fn known(&self, peer: IpAddr) -> Option<Arc<Bucket>> {
+        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = peers.by_address.len() >= PEERS_MAX;
+        peers.by_address.get(&peer).cloned().or_else(|| is_full.then(|| Arc::clone(&self.others)))
+    }
+
+    fn of_peer(&self, peer: IpAddr, now: u64) -> Arc<Bucket> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let Peers { by_address, sweep_at } = &mut *peers;
+        if let Some(known) = by_address.get(&peer) {
+            return Arc::clone(known);
+        }
+        if by_address.len() >= *sweep_at {
+            by_address.retain(|_, bucket| !bucket.is_full(now));
+            *sweep_at = (2 * by_address.len()).clamp(SWEEP_AT, PEERS_MAX);
+        }
+        if by_address.len() >= PEERS_MAX {
+            return Arc::clone(&self.others);
+        }
+        Arc::clone(by_address.entry(peer).or_default())
+    }
+}
+
+impl Attempts {
+    /// Whether one more signature may be checked.
+    ///
+    /// # Errors
+    /// Too many were wrong lately, on this connection or of this peer.
+    pub(super) fn admit(&self) -> Result<(), Error> {
+        let Inner { failures, connection, peer } = &*self.0;
+        let (limits, now) = (failures.limits, now_ns());
+        let too_many = |of, limit, flag, debt: Duration| {
+            Err(Error::TooManyFailures(TooMany { of, limit, flag, retry: debt.max(WAIT_MIN) }))
+        };
+        let debt = connection.debt(now);
+        if limits.connection > 0 && !debt.is_zero() {
+            return too_many("connection", limits.connection, "--auth-connection-failures-per-s", debt);
+        }
+        let debt = peer.filter(|_| limits.peer > 0).and_then(|peer| failures.known(peer));
+        let debt = debt.map(|bucket| bucket.debt(now)).unwrap_or_default();
+        if debt.is_zero() {
+            Ok(())
+        } else {
+            too_many("address", limits.peer, "--auth-peer-failures-per-s", debt)
+        }
+    }
+
+    /// A signature was checked in vain.
+    pub(super) fn failed(&self) {
+        let Inner { failures, connection, peer } = &*self.0;
+        let now = now_ns();
+        connection.pay(1, failures.limits.connection, now);
+        if let Some(peer) = peer.filter(|_| failures.limits.peer > 0) {
+            failures.of_peer(peer, now).pay(1, failures.limits.peer, now);
+        }
+    }
+}
+
+/// Whom an address stands for: a host of IPv6 has 2^64 of them.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FailureLimits, Failures, PEERS_MAX, network};
+    use crate::auth::Error;
+    use std::net::IpAddr;
+    use std::time::Duration;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// How many failures pass before the first that is refused.
+    fn pass(attempts: &super::Attempts) -> (usize, &'static str) {
+        for passed in 0..1000 {
+            match attempts.admit() {
+                Ok(()) => attempts.failed(),
+                Err(Error::TooManyFailures(too_many)) => return (passed, too_many.of),
+                Err(other) => panic!("{other}"),
+            }
+        }
+        panic!("nothing limits it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_and_a_peer_are_limited_and_recover() {
+        let failures = Failures::new(FailureLimits { connection: 5, peer: 12 });
+        let of = |peer: &str| failures.of_connection(Some(address(peer)));
+        // A second's worth, and one into debt.
+        let first = of("10.0.0.1");
+        assert_eq!(pass(&first), (6, "connection"));
+        assert_eq!(pass(&of("10.0.0.1")), (6, "connection"));
+        assert_eq!(pass(&of("10.0.0.1")), (1, "address"), "a new connection of the same peer");
+        assert_eq!(pass(&of("::ffff:10.0.0.1")), (0, "address"), "the same, written otherwise");
+        assert_eq!(pass(&of("10.0.0.2")), (6, "connection"), "another's");
+        assert_eq!(pass(&of("2001:db8::1")), (6, "connection"));
+        assert_eq!(pass(&of("2001:db8::ffff:1")), (6, "connection"));
+        assert_eq!(pass(&of("2001:db8::2:1")), (1, "address"), "one host has a whole network");
+        assert_eq!(pass(&failures.of_connection(None)), (6, "connection"));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(pass(&first), (5, "connection"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn peers_that_are_gone_are_forgotten_and_too_many_share() {
+        let failures = Failures::new(FailureLimits { connection: 0, peer: 2 });
+        let fail = |i: usize| {
+            failures.of_connection(Some(IpAddr::from(u32::try_from(i).unwrap().to_be_bytes()))).failed();
+        };
+        (0..PEERS_MAX + 100).for_each(fail);
+        let count = || failures.peers.lock().unwrap().by_address.len();
+        assert_eq!(count(), PEERS_MAX);
+        let more = failures.of_connection(Some(address("200.0.0.1")));
+        assert!(more.admit().is_err(), "what is over the limit shares a bucket");
+        tokio::time::advance(Duration::from_secs(100)).await;
+        fail(PEERS_MAX + 1000);
+        assert!(count() < 10, "{}", count());
+        assert!(more.admit().is_ok());
+    }
+
+    #[test]
+    fn no_limit_is_none() {
+        let attempts = Failures::new(FailureLimits::default()).of_connection(Some(address("10.0.0.1")));
+        (0..10_000).for_each(|_| attempts.failed());
+        assert!(attempts.admit().is_ok());
+        assert_eq!(network(address("2001:db8:1:2:3:4:5:6")), address("2001:db8:1:2::"));
+    }
+}
