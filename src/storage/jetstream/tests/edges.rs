@@ -1,16 +1,19 @@
 //! What NATS takes the zero, the first and the largest value of each of our requests for, and what the
 //! engine makes of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
 
 use super::{config, created, open, put};
-use crate::record::Offset;
-use crate::storage::conformance::{name, read_all};
+use crate::config::StorageConfig;
+use crate::record::{Offset, UnixMicros};
+use crate::storage::conformance::{batch, flatten, name, read_all};
+use crate::storage::embedded::EmbeddedLog;
 use crate::storage::jetstream::flight::{Outcome, send};
 use crate::storage::jetstream::server::Nats;
-use crate::storage::{Error, Log, Retention};
+use crate::storage::{Error, Hold, Log, Retention, Start, TopicLog};
 
 /// A server that answers one of these otherwise needs another engine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,4 +105,150 @@ async fn a_size_that_nats_cannot_reserve_is_refused() {
     log.update(&name("t"), of(1 << 60)).await.unwrap();
     log.create(name("u"), of(1 << 20)).await.unwrap();
     assert_eq!(read_all(&*topic, Offset::ZERO).await.unwrap().len(), 1);
+}
+
+/// A place in a topic, by its records, as engines number them differently.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Zero,
+    Record(usize),
+    /// The offset after a record's.
+    After(usize),
+    Tail,
+    BeyondTail,
+    Largest,
+}
+
+/// Records of each batch; each batch is stored by itself.
+const BATCHES: [usize; 4] = [3, 1, 2, 3];
+const RECORDS: usize = 9;
+
+/// One engine with these records.
+struct Side {
+    log: Arc<dyn Log>,
+    topic: Arc<dyn TopicLog>,
+    offsets: Vec<Offset>,
+}
+
+impl Side {
+    async fn new(log: Arc<dyn Log>) -> Self {
+        let topic = created(&*log, "edges").await;
+        let (mut offsets, mut payloads) = (Vec::new(), 0_u64..);
+        for count in BATCHES {
+            let of: Vec<_> = payloads.by_ref().take(count).collect();
+            let done = topic.appender().append(vec![batch(&of, 0)], Hold::default()).await;
+            offsets.extend((0..count as u64).map(|n| done.receipts[0].first.plus(n)));
+        }
+        Self { log, topic, offsets }
+    }
+
+    fn offset(&self, place: Place) -> Offset {
+        match place {
+            Place::Zero => Offset::ZERO,
+            Place::Record(n) => self.offsets[n],
+            Place::After(n) => self.offsets[n].plus(1),
+            Place::Tail => self.topic.tail(),
+            Place::BeyondTail => self.topic.tail().plus(1),
+            Place::Largest => Offset::new(u64::MAX),
+        }
+    }
+
+    /// Which record lies at an offset, or next after it.
+    fn record(&self, found: Result<Offset, Error>) -> Result<usize, &'static str> {
+        let of = |offset| self.offsets.partition_point(|at| *at < offset);
+        found.map(of).map_err(|error| error.kind())
+    }
+
+    async fn start(&self, start: Start) -> Result<usize, &'static str> {
+        self.record(self.topic.resolve(start).await)
+    }
+
+    async fn trim(&self, before: Place) -> Result<usize, &'static str> {
+        let trimmed = self.log.trim(&name("edges"), None, self.offset(before)).await;
+        if let Ok(earliest) = &trimmed {
+            assert_eq!(*earliest, self.topic.earliest());
+        }
+        self.record(trimmed)
+    }
+
+    /// The first record of what is read.
+    async fn read(&self, from: Place, bytes: usize) -> Result<Option<u64>, &'static str> {
+        let read = self.topic.read(self.offset(from), bytes).await;
+        read.map(|chunk| flatten(&chunk.runs).first().map(|(_, n)| *n)).map_err(|error| error.kind())
+    }
+
+    async fn publish(&self, expected: Place) -> Option<&'static str> {
+        let batch = batch(&[99], 0).expecting(Some(self.offset(expected)));
+        let done = self.topic.appender().append(vec![batch], Hold::default()).await;
+        done.failure.map(|error| error.kind())
+    }
+
+    async fn everything(&self) -> Vec<u64> {
+        let read = read_all(&*self.topic, self.topic.earliest()).await.unwrap();
+        read.into_iter().map(|(_, payload)| payload).collect()
+    }
+}
+
+/// What both answer to one question is the same, and is answered.
+macro_rules! alike {
+    ($sides:expr, $what:expr, $ask:ident($($arg:expr),*)) => {{
+        let (one, other) = tokio::join!($sides[0].$ask($($arg),*), $sides[1].$ask($($arg),*));
+        assert_eq!(one, other, "{} {:?}, embedded and JetStream", stringify!($ask), $what);
+        one
+    }};
+}
+
+/// Trims, starts, reads and conditions at zero, the first, the last, the largest and one more: both engines
+/// answer the same, whatever was trimmed before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_engines_answer_edge_values_alike() {
+    let (nats, dir) = (Nats::single(""), tempfile::tempdir().unwrap());
+    let embedded = EmbeddedLog::open(dir.path(), &StorageConfig::default(), 100).unwrap();
+    let sides = [Side::new(embedded).await, Side::new(open(&config(&nats)).await).await];
+    let mut places = vec![Place::Zero, Place::Tail];
+    places.extend((0..RECORDS).flat_map(|n| [Place::Record(n), Place::After(n)]));
+    let trims = [
+        Place::Zero,
+        Place::Record(0),
+        Place::After(0),
+        Place::Record(2),
+        Place::BeyondTail,
+        Place::Largest,
+        Place::After(2),
+        Place::Zero,
+        Place::After(3),
+        Place::Record(5),
+        Place::Record(8),
+        Place::Tail,
+        Place::Zero,
+    ];
+    for before in trims {
+        let _ = alike!(sides, before, trim(before));
+        alike!(sides, before, everything());
+        for place in &places {
+            let at = sides.iter().map(|side| Start::At(side.offset(*place))).collect::<Vec<_>>();
+            let (one, other) = (sides[0].start(at[0]).await, sides[1].start(at[1]).await);
+            assert_eq!(one, other, "a start at {place:?} after a trim before {before:?}");
+            for bytes in [0, 1, usize::MAX] {
+                let _ = alike!(sides, (place, bytes, before), read(*place, bytes));
+            }
+        }
+        let records = RECORDS as u64;
+        let lasts = [0, 1, 2, records - 1, records, records + 1, u64::MAX].map(Start::Last);
+        let times = [0, 1, u64::MAX - 1, u64::MAX].map(|time| Start::Time(UnixMicros(time)));
+        for start in [Start::Earliest, Start::Latest].into_iter().chain(lasts).chain(times) {
+            let _ = alike!(sides, (start, before), start(start));
+        }
+    }
+    for expected in [Place::Zero, Place::Record(0), Place::Record(8), Place::BeyondTail, Place::Largest] {
+        assert_eq!(alike!(sides, expected, publish(expected)), Some("expected_offset"));
+    }
+    assert_eq!(alike!(sides, "the tail", publish(Place::Tail)), None);
+    // JetStream waits whether it comes yet.
+    let beyond = [Place::BeyondTail, Place::Largest].map(async |place| {
+        for side in &sides {
+            assert_eq!(side.start(Start::At(side.offset(place))).await, Err("beyond_tail"), "{place:?}");
+        }
+    });
+    futures_util::future::join_all(beyond).await;
 }
