@@ -23,6 +23,7 @@ const PAUSE_MOST: Duration = Duration::from_secs(2);
 pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<Chunk, Error> {
     let mut pause = PAUSE_LEAST;
     loop {
+        from = topic.place(from);
         topic.check_readable(from)?;
         if let Some(chunk) = topic.read_cached(from, bytes_max) {
             return Ok(chunk);

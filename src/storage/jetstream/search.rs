@@ -40,9 +40,10 @@ pub async fn resolve(topic: &Topic, start: Start) -> Result<Offset, Error> {
     }
 }
 
-async fn at(topic: &Topic, offset: Offset, deadline: Instant) -> Result<Offset, Error> {
+async fn at(topic: &Topic, wanted: Offset, deadline: Instant) -> Result<Offset, Error> {
     let mut is_behind = true;
     loop {
+        let offset = topic.place(wanted);
         match topic.check_readable(offset) {
             Err(Error::BeyondTail { .. }) if Instant::now() < deadline => {
                 // Beyond the tail is only what NATS does not have: this replica may be cut off from it.

@@ -5,6 +5,7 @@ mod handle;
 
 pub use self::handle::Handle;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::cursor::Cursors;
 use super::follower;
-use super::message::{end_of, start_of};
+use super::message::{end_of, sequence_of, start_of};
 use super::names::{self, Meta};
 use super::nats::Nats;
 use super::queue::{Append, Queue};
@@ -24,6 +25,9 @@ use crate::record::walk::Malformed;
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
 use crate::storage::tail::TailCache;
 use crate::storage::{Chunk, Error, Retention, TopicInfo};
+
+/// Ends of messages remembered of one topic: 8 bytes each.
+const ENDS_MAX: usize = 1024;
 
 /// What can be changed.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +66,9 @@ pub struct Topic {
     last_publish: AtomicU64,
     stored_bytes: AtomicU64,
     deleted: AtomicBool,
+    /// Just after the last record of each of the newest messages, oldest first: of what is trimmed nobody
+    /// else knows where it ended.
+    ends: Mutex<VecDeque<Offset>>,
     /// Wakes those who wait for the tail or the end.
     moved: Notify,
     queue: Mutex<Queue>,
@@ -117,6 +124,7 @@ impl Topic {
             last_publish: AtomicU64::new(known.last_publish.map_or(0, |time| time.0)),
             stored_bytes: AtomicU64::new(known.stored_bytes),
             deleted: AtomicBool::new(false),
+            ends: Mutex::default(),
             moved: Notify::new(),
             queue: Mutex::default(),
             waiting: AtomicUsize::new(0),
@@ -217,6 +225,29 @@ impl Topic {
         self.last_publish.fetch_max(time.0, Ordering::Relaxed);
         self.tail.fetch_max(tail.get(), Ordering::AcqRel);
         self.moved.notify_waiters();
+    }
+
+    /// Takes notice of where a message ends that was seen.
+    pub fn note_end(&self, next: Offset) {
+        let mut ends = self.ends.lock().expect("no panic while it is held");
+        if ends.len() >= ENDS_MAX {
+            ends.pop_front();
+        }
+        ends.push_back(next);
+    }
+
+    /// The same place, where `from` lies behind the last record of a message that was trimmed, and nothing
+    /// after that was: the oldest offset kept. A receipt may have told of it so.
+    #[must_use]
+    pub fn place(&self, from: Offset) -> Offset {
+        let floor = self.floor();
+        if from >= floor || end_of(sequence_of(from)) != floor {
+            return from;
+        }
+        let ends = self.ends.lock().expect("no panic while it is held");
+        let sequence = sequence_of(from);
+        let is_behind = |next: &Offset| *next > start_of(sequence) && *next <= from;
+        if ends.iter().any(is_behind) { floor } else { from }
     }
 
     /// Forgets what is before `floor`.

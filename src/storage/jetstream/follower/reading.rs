@@ -56,6 +56,7 @@ impl Follower {
         self.seen = Some(Seen { sequence, next, records, time });
         self.grown = true;
         self.cached.push(run);
+        self.topic.note_end(next);
         self.topic.advance(end_of(sequence), time);
         let decided = self.flight.take_if(|flight| flight.group.sequence() <= sequence);
         let ours =
@@ -105,6 +106,7 @@ impl Follower {
             self.flight = None;
         }
         self.seen = Some(seen);
+        self.topic.note_end(seen.next);
         self.topic.advance(end_of(seen.sequence), seen.time);
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{config, created, eventually, everything, open, put};
 use crate::record::{Offset, Position, Scope, UnixMicros, unplaced};
-use crate::storage::conformance::{batch, flatten, name};
+use crate::storage::conformance::{batch, flatten, name, read_all};
 use crate::storage::jetstream::message::{Head, IdEntry, digest};
 use crate::storage::jetstream::names::subject;
 use crate::storage::jetstream::server::Nats;
@@ -283,4 +283,49 @@ async fn what_one_replica_does_to_a_topic_others_notice() {
     assert_eq!(on_b.epoch(), again.epoch());
     put(&*on_b, 1).await.unwrap();
     assert_eq!(everything(&*again).await.len(), 1);
+}
+
+/// Any offset behind which nothing was trimmed is accepted, as a receipt may have told of it, on every
+/// replica that saw it stored; and no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_is_trimmed_only_if_a_record_was_missed() {
+    let nats = Nats::single("");
+    let (a, b) = (open(&config(&nats)).await, open(&config(&nats)).await);
+    let on_a = created(&*a, "t").await;
+    let on_b = b.get(&name("t")).await.unwrap();
+    on_b.resolve(Start::Latest).await.unwrap();
+    let (mut nexts, mut records) = (Vec::new(), Vec::new());
+    for (n, sizes) in [&[1_usize, 3, 2][..], &[1], &[2, 2], &[3]].into_iter().enumerate() {
+        let batches = sizes.iter().map(|count| batch(&vec![n as u64; *count], 0)).collect();
+        let done = on_a.appender().append(batches, Hold::default()).await;
+        assert_eq!(done.failure, None);
+        nexts.push(done.receipts.last().unwrap().next.offset);
+        records.extend(done.receipts.iter().zip(sizes).flat_map(|(receipt, count)| {
+            (0..*count as u64).map(|n| receipt.first.plus(n)).collect::<Vec<_>>()
+        }));
+    }
+    let tail = on_a.tail();
+    assert_eq!(on_b.resolve(Start::At(tail)).await, Ok(tail));
+    for next in &nexts {
+        // All up to here is trimmed, and nothing behind it.
+        let earliest = a.trim(&name("t"), None, *next).await.unwrap();
+        eventually("b knows of the trim", Duration::from_secs(10), async || on_b.earliest() == earliest)
+            .await;
+        let edges =
+            nexts.iter().chain(&records).flat_map(|at| [at.get().saturating_sub(1), at.get(), at.get() + 1]);
+        for at in edges.filter(|at| *at <= tail.get()).map(Offset::new) {
+            let is_missed = records.iter().any(|record| *record >= at && *record < earliest);
+            for topic in [&on_a, &on_b] {
+                let found = topic.resolve(Start::At(at)).await;
+                let Ok(from) = found else {
+                    assert!(is_missed && matches!(found, Err(Error::Trimmed { .. })), "{at}: {found:?}");
+                    continue;
+                };
+                assert!(!is_missed, "{at} after a trim before {next}");
+                let left = read_all(&**topic, from).await.unwrap().len();
+                assert_eq!(left, records.iter().filter(|record| **record >= at).count(), "{at}");
+                assert_eq!(read_all(&**topic, at).await.unwrap().len(), left, "{at}");
+            }
+        }
+    }
 }
