@@ -3,7 +3,8 @@
 //! stream with NO_ERROR behind its whole answer, and h2 does where a body is dropped unread. But HAProxy
 //! makes CANCEL of that (its issue 1219), and clients on grpc-core then take CANCELLED for the status of a
 //! call that was answered UNAVAILABLE. So the answer goes out, and the peer, who has it, ends the stream.
-//! Never: reads for longer than a second, or more than a bounded amount.
+//! A client that keeps its side open, as those on hyper do while more may be sent, is reset all the same.
+//! Never: reads for longer than half a second, or more than a bounded amount.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -15,8 +16,9 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-/// A round trip through a load balancer, generously.
-const WAIT: Duration = Duration::from_secs(1);
+/// A round trip round the world and through a load balancer. A drain takes so much longer where clients keep
+/// their side of an open stream.
+const WAIT: Duration = Duration::from_millis(500);
 /// Bytes dropped: what a publisher at full speed has under way until it sees the answer.
 const BYTES_MAX: usize = 4 << 20;
 
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_never_ends_is_left_after_a_second_and_one_that_sends_on_sooner() {
+    async fn a_peer_that_never_ends_is_left_and_one_that_sends_on_sooner() {
         let (sender, body, tasks) = body();
         drop(body);
         tasks.wait().await;

@@ -333,7 +333,8 @@ async fn a_drain_tells_open_calls_where_to_resume() {
     assert_eq!(responses.next().await.unwrap().unwrap().notice, v1::Notice::Draining);
     assert_eq!(reason(&responses.next().await.unwrap().unwrap_err()), "SERVER_DRAINING");
     running.wait().await.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(1), "nobody was waited for: {:?}", begun.elapsed());
+    // Of 8 s. These clients keep their side of a call open, which is waited for a moment (read_on).
+    assert!(begun.elapsed() < Duration::from_secs(4), "nobody was waited for: {:?}", begun.elapsed());
 }
 
 /// A load balancer that does not ask for health connects until the port is closed.

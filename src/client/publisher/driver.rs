@@ -55,10 +55,11 @@ pub(super) async fn run(shared: Arc<Shared>, client: Client) {
             Ended::Closed => return,
             Ended::Broken(error) => client.reconsider(error, &endpoint),
         };
-        if let Some(error) = shared.cannot_resend(&error) {
+        let final_error = shared.cannot_resend(&error);
+        shared.end_call();
+        if let Some(error) = final_error {
             return shared.end(&error);
         }
-        shared.lock().end_call();
         if shared.lock().is_empty() {
             debug!(%error, "exchange ended while idle");
             continue;

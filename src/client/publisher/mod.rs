@@ -330,6 +330,19 @@ impl Shared {
         }
     }
 
+    /// The present call is over: what it was to send ends too, so that its server has not to reset it.
+    fn end_call(&self) {
+        let sender = {
+            let mut queue = self.lock();
+            let sender = queue.sender.take();
+            queue.end_call();
+            sender
+        };
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+    }
+
     fn is_done(&self) -> bool {
         let queue = self.lock();
         queue.ended.is_some() && queue.is_empty()
