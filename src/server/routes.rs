@@ -35,6 +35,10 @@ pub(super) const SERVICES: [&str; 5] = [
     <HealthServer<Health> as NamedService>::NAME,
 ];
 
+/// Most bytes of a message to the tutorial's services, to reflection and to health: tonic keeps a call's largest message,
+/// and an answer may repeat it, for as long as the call lasts, and nothing counts that but the calls.
+const SMALL_BYTES_MAX: usize = 16 << 10;
+
 /// A service with the limit and the encodings of all. tonic's servers share no trait for them.
 macro_rules! service {
     ($server:ident($service:expr), $message_bytes_max:expr) => {{
@@ -83,14 +87,15 @@ pub(super) fn public(config: &Config, topics: &Topics, auth: &Auth, board: &Boar
     let streams = service!(StreamServiceServer(Streams::new(topics.clone(), auth.clone(), config)), max);
     let administration = Administration::new(topics.clone(), auth.clone());
     let tutorial = Tutorial::new(topics.ending().clone());
-    let example = service!(ExampleServiceServer(tutorial.clone()), max);
-    let tutorial = service!(MyServiceServer(tutorial), max);
+    let small = max.min(SMALL_BYTES_MAX);
+    let example = service!(ExampleServiceServer(tutorial.clone()), small);
+    let tutorial = service!(MyServiceServer(tutorial), small);
     let routes = Routes::new(Served(service!(TopicServiceServer(administration), max)))
         .add_service(Served(Bare(example.clone())))
         .add_service(Served(example))
         .add_service(UntilEnding::new(Served(Bare(tutorial.clone())), topics.ending().clone()))
         .add_service(UntilEnding::new(Served(tutorial), topics.ending().clone()))
-        .add_service(HealthServer::new(Health::new(board.clone())));
+        .add_service(HealthServer::new(Health::new(board.clone())).max_decoding_message_size(small));
     let routes = if config.reflection { with_reflection(routes, topics.ending()) } else { routes };
     let services = Paths { streams: Served(streams), others: routes.prepare() };
     Identified::new(Deadlines(services), auth.clone())
@@ -105,8 +110,11 @@ fn with_reflection(mut routes: Routes, ending: &Ending) -> Routes {
     match (builder().build_v1(), builder().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => {
             routes = routes
-                .add_service(UntilEnding::new(v1, ending.clone()))
-                .add_service(UntilEnding::new(v1alpha, ending.clone()));
+                .add_service(UntilEnding::new(v1.max_decoding_message_size(SMALL_BYTES_MAX), ending.clone()))
+                .add_service(UntilEnding::new(
+                    v1alpha.max_decoding_message_size(SMALL_BYTES_MAX),
+                    ending.clone(),
+                ));
         }
         // The descriptors are compiled in, and a test serves them.
         (v1, v1alpha) => warn!(v1 = ?v1.err(), v1alpha = ?v1alpha.err(), "no reflection"),

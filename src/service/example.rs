@@ -19,7 +19,7 @@ use crate::wire::stubs::example::example_service_server::ExampleService;
 use crate::wire::stubs::example::my_service_server::MyService;
 
 /// Most bytes of names that ClientStreamingRPCMethod remembers for its one answer.
-const NAMES_BYTES_MAX: usize = 1 << 20;
+const NAMES_BYTES_MAX: usize = 16 << 10;
 
 /// Both services.
 #[derive(Clone, Debug, Default)]
@@ -83,7 +83,7 @@ impl MyService for Tutorial {
         while let Some(request) = requests.next().await {
             let name = request?.name;
             if names.len() + name.len() > NAMES_BYTES_MAX {
-                return Err(Status::resource_exhausted("names take more than 1 MiB"));
+                return Err(Status::resource_exhausted("names take more than 16 KiB"));
             }
             if count > 0 {
                 names.push_str(", ");

@@ -20,6 +20,7 @@ use crate::harness::{Server, refused, within};
 
 const EXCHANGE: &str = "/streamway.v1.StreamService/Exchange";
 const PUBLISH: &str = "/streamway.v1.StreamService/Publish";
+const TUTORIAL: &str = "/example.MyService/BidirectionalStreamingRPCMethod";
 const SUBSCRIBE: &str = "/streamway.v1.StreamService/Subscribe";
 const MIB: u64 = 1 << 20;
 /// A little less than a message may have.
@@ -101,7 +102,7 @@ fn call(
     let (answer, mut sending) = requests.send_request(request.body(()).unwrap(), false).unwrap();
     if !body.is_empty() {
         // A call of one message begins once its end has come.
-        sending.send_data(body, method != EXCHANGE).unwrap();
+        sending.send_data(body, method == PUBLISH || method == SUBSCRIBE).unwrap();
     }
     Held { answer: Some(answer), read: None, _sending: sending }
 }
@@ -164,6 +165,9 @@ async fn publishers(server: &Server) -> Vec<Held> {
     for idle in idle {
         held.push(idle.answered().await.said().await);
     }
+    // The tutorial's calls are as many as anybody likes too.
+    let echo: Bytes = zipped(&field(1, vec![b'x'; LARGE])).into();
+    held.extend((0..400).map(|_| call(&mut requests, TUTORIAL, &zstd_headers(), echo.clone())));
     held
 }
 
