@@ -23,6 +23,33 @@ pub fn encode(time: UnixMicros, batch: &Batch, out: &mut impl BufMut) {
     write_rest(time, batch.records(), trace, out);
 }
 
+/// Appends batches without their place once more, as stored at another time. Answers how many records.
+///
+/// # Errors
+/// They are not batches without their place.
+pub fn restamp(unplaced: &[u8], time: UnixMicros, out: &mut impl BufMut) -> Result<u64, Malformed> {
+    let mut records = 0;
+    for field in Fields::new(unplaced) {
+        let field = field?;
+        let (1, Value::Len(body)) = (field.number, field.value) else {
+            return Err(Malformed("not a batch"));
+        };
+        let mut inner = Fields::within(unplaced, body.clone());
+        let stamp = inner.next().ok_or(Malformed("an empty batch"))??;
+        if unplaced.get(body.start) != Some(&PUBLISH_TIME_TAG) {
+            return Err(Malformed("a batch without its time"));
+        }
+        let rest = &unplaced[stamp.at.end..body.end];
+        for field in inner {
+            records += u64::from(field?.number == 3);
+        }
+        out.put_u8(BATCHES_TAG);
+        prost::encoding::encode_varint(rest_len(time, rest.len(), 0) as u64, out);
+        write_rest(time, rest, b"", out);
+    }
+    Ok(records)
+}
+
 /// Batches that were given their place.
 #[derive(Clone, Debug)]
 pub struct Placed {
@@ -95,6 +122,13 @@ mod tests {
         }
         let placed = place(&unplaced, first).unwrap();
         assert_eq!((&placed.blocks[..], placed.batches, placed.records), (&blocks[..], 3, 204));
+        let (early, mut late) = (UnixMicros(1), Vec::new());
+        assert_eq!(super::restamp(&unplaced, early, &mut late), Ok(204));
+        assert_ne!(late, unplaced);
+        let mut again = Vec::new();
+        assert_eq!(super::restamp(&late, UnixMicros(1_700_000_000_123_456), &mut again), Ok(204));
+        assert_eq!(again, unplaced);
+        assert!(super::restamp(&blocks, early, &mut late).is_err());
         assert!(place(&unplaced[..unplaced.len() - 1], first).is_err());
         assert!(place(&blocks, first).is_err());
     }

@@ -9,6 +9,7 @@ mod history;
 
 mod abuse;
 mod ages;
+mod appenders;
 mod auth;
 mod bad_input;
 mod bad_stream;

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::ErrorCode;
@@ -127,6 +127,7 @@ pub async fn connect(config: &Config, reason: &Reason) -> Result<Nats, OpenError
         kept,
         storage: config.storage.clone(),
         cache: CacheBudget::new(config.storage.cache_bytes),
+        held_bytes: AtomicUsize::new(0),
         idle_times: IdleTimes::default(),
         tasks: TaskTracker::new(),
         hurried: CancellationToken::new(),

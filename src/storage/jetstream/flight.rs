@@ -8,9 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::client::RequestErrorKind;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
 
 use super::group::Group;
+use super::link::{Link, State};
 use super::nats::{Nats, unavailable};
 use super::topic::Topic;
 use crate::storage::{Error, Stored};
@@ -20,6 +23,15 @@ use crate::telemetry::trace::Steps;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// The longest pause between two attempts.
 const PAUSE_MOST: Duration = Duration::from_secs(1);
+/// How long the first copy of an attempt is waited for alone, at least; then four times what a group takes.
+/// A server that is about to stop, or a leader that is replaced, loses what it was sent just before.
+const COPY_AFTER: Duration = Duration::from_millis(250);
+/// The same beside it for each KiB: a slow connection is not made slower by copies.
+const COPY_AFTER_KIB: Duration = Duration::from_millis(4);
+/// Most copies of an attempt, each after twice the time.
+const COPIES_MAX: usize = 4;
+/// How long what took a group's place may take to be read, at first and at most.
+const FORGOTTEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 
 /// What NATS answered.
 #[derive(Debug)]
@@ -45,6 +57,10 @@ pub struct Flight {
     topic: Arc<Topic>,
     attempts: u32,
     begun: Instant,
+    /// How long a group takes, usually.
+    takes: Duration,
+    /// Since when something else is to be in its place.
+    taken: Option<Instant>,
     /// Whether an attempt was made whose outcome is not known.
     sent: Arc<AtomicBool>,
     /// Whether an attempt was not answered.
@@ -53,14 +69,16 @@ pub struct Flight {
 }
 
 impl Flight {
-    /// Sends a group.
+    /// Sends a group; one takes so long usually.
     #[must_use]
-    pub fn new(topic: &Arc<Topic>, group: Group) -> Self {
+    pub fn new(topic: &Arc<Topic>, group: Group, takes: Duration) -> Self {
         let mut flight = Self {
             group,
             topic: topic.clone(),
             attempts: 0,
             begun: Instant::now(),
+            takes,
+            taken: None,
             sent: Arc::default(),
             doubtful: Arc::default(),
             answer: None,
@@ -91,6 +109,24 @@ impl Flight {
         self.begun.elapsed()
     }
 
+    /// How long the answer took; none where it was to a later attempt.
+    #[must_use]
+    pub fn took(&self) -> Option<Duration> {
+        (self.attempts == 1).then(|| self.age())
+    }
+
+    /// Something else is to be in its place: the feed will bring it.
+    pub fn awaits_feed(&mut self) {
+        self.taken = Some(Instant::now());
+    }
+
+    /// Whether the feed has not brought what is to be in its place for too long.
+    #[must_use]
+    pub fn is_forgotten(&self) -> bool {
+        let patience = (FORGOTTEN.0 * 2_u32.pow(self.attempts.saturating_sub(1).min(8))).min(FORGOTTEN.1);
+        self.answer.is_none() && self.taken.is_some_and(|since| since.elapsed() >= patience)
+    }
+
     /// When what was done with it, if it is stored now.
     #[must_use]
     pub fn steps(&self) -> Steps {
@@ -105,24 +141,30 @@ impl Flight {
         };
         self.attempts += 1;
         let (topic, sent, doubtful) = (self.topic.clone(), self.sent.clone(), self.doubtful.clone());
-        let request = async_nats::Request::new()
-            .headers(self.group.headers())
-            .payload(self.group.payload.clone())
-            .timeout(Some(ANSWER_TIMEOUT));
+        let (headers, payload) = (self.group.headers(), self.group.payload.clone());
+        let kib = u32::try_from(payload.len() >> 10).unwrap_or(u32::MAX);
+        let wait = COPY_AFTER.max(4 * self.takes) + COPY_AFTER_KIB * kib;
         self.answer = Some(Box::pin(async move {
             if !pause.is_zero() {
                 tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             }
             let connection = topic.nats.link.up().await;
             let first = !sent.swap(true, Ordering::AcqRel);
-            let outcome = tokio::select! {
-                outcome = send(&topic.nats, &topic.subject, request) => outcome,
-                () = topic.nats.link.lost(connection) => Outcome::Unknown("the connection was lost".into()),
+            let copy = || {
+                let request = async_nats::Request::new().headers(headers.clone()).payload(payload.clone());
+                Box::pin(send(&topic.nats, &topic.subject, request.timeout(Some(ANSWER_TIMEOUT))))
             };
-            match outcome {
-                Outcome::Nobody if first => sent.store(false, Ordering::Release),
-                Outcome::Unknown(_) => doubtful.store(true, Ordering::Release),
-                _ => {}
+            let (outcome, copies) = tokio::select! {
+                answered = copied(&topic.nats.link, connection, wait, copy) => answered,
+                () = topic.nats.link.lost(connection) => {
+                    (Outcome::Unknown("the connection was lost".into()), COPIES_MAX)
+                }
+            };
+            // Of other copies an answer says nothing.
+            if copies > 1 || matches!(outcome, Outcome::Unknown(_)) {
+                doubtful.store(true, Ordering::Release);
+            } else if first && matches!(outcome, Outcome::Nobody) {
+                sent.store(false, Ordering::Release);
             }
             outcome
         }));
@@ -137,6 +179,28 @@ impl Flight {
                 outcome
             }
             None => std::future::pending().await,
+        }
+    }
+}
+
+/// Sends copies of one message until one is answered, at once where a server says that it is about to stop.
+/// Answers how many, too.
+async fn copied<F: Future<Output = Outcome> + Unpin>(
+    link: &Link,
+    connection: State,
+    mut wait: Duration,
+    copy: impl Fn() -> F,
+) -> (Outcome, usize) {
+    let mut copies = FuturesUnordered::new();
+    let mut warned = Box::pin(link.warned(connection));
+    let mut is_warned = false;
+    loop {
+        copies.push(copy());
+        let sent = copies.len();
+        tokio::select! {
+            Some(outcome) = copies.next() => return (outcome, sent),
+            () = tokio::time::sleep(wait), if sent < COPIES_MAX => wait *= 2,
+            () = &mut warned, if sent < COPIES_MAX && !is_warned => is_warned = true,
         }
     }
 }
@@ -215,8 +279,46 @@ impl Fault {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Outcome};
+    use super::{Answer, COPIES_MAX, Duration, Link, Outcome, copied};
     use crate::storage::Error;
+    use futures_util::future::BoxFuture;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::time::Instant;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Answers only to the copy of this number.
+    fn answering(nth: usize) -> impl Fn() -> BoxFuture<'static, Outcome> {
+        let count = AtomicUsize::new(0);
+        move || {
+            let is_it = count.fetch_add(1, Ordering::Relaxed) + 1 == nth;
+            Box::pin(async move { if is_it { Outcome::Stored(1) } else { std::future::pending().await } })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_answered_is_sent_again_each_time_later() {
+        let link = Link::default();
+        for (nth, after) in [(1, 0), (2, 250), (3, 750), (COPIES_MAX, 1750)] {
+            let begun = Instant::now();
+            let (outcome, copies) = copied(&link, link.state(), 250 * MS, answering(nth)).await;
+            assert!(matches!(outcome, Outcome::Stored(1)));
+            assert_eq!((copies, begun.elapsed().as_millis()), (nth, after));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_about_to_stop_is_sent_everything_again_at_once() {
+        let link = Link::default();
+        let begun = Instant::now();
+        let warning = async {
+            tokio::time::sleep(10 * MS).await;
+            link.notice(&async_nats::Event::LameDuckMode);
+        };
+        let sending = copied(&link, link.state(), 250 * MS, answering(2));
+        let ((_, copies), ()) = tokio::join!(sending, warning);
+        assert_eq!((copies, begun.elapsed().as_millis()), (2, 10));
+    }
 
     fn judge(text: &str) -> Outcome {
         serde_json::from_str::<Answer>(text).unwrap().error.unwrap().judge()

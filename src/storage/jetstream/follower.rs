@@ -11,6 +11,7 @@
 //! Never: holds a lock over an await, or waits for anything but in [`Follower::step`].
 
 mod appending;
+mod handing;
 mod reading;
 
 use std::future::Future;
@@ -22,14 +23,19 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::{MessagesError, Stream};
 use async_nats::jetstream::stream::Info;
 use futures_util::StreamExt;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
+use self::handing::HandedOver;
 use super::attach::{self, Attached, Lost};
+use super::bus::{Bus, Received};
 use super::cached::Cached;
+use super::contest::Contest;
 use super::flight::{Flight, Outcome};
-use super::group::Seen;
+use super::group::{Group, Seen};
+use super::handover::{Held, Why};
 use super::ids::Ids;
+use super::marks::Marks;
 use super::message::start_of;
 use super::names::{Meta, RECORDS_MAX};
 use super::nats::unavailable;
@@ -48,6 +54,9 @@ const LOOK_TICKS: u32 = 20;
 /// The longest pause between two attempts to read on.
 const PAUSE_MOST: Duration = Duration::from_secs(2);
 
+/// How long a follower that stops takes to send its last letters.
+const LAST_LETTERS: Duration = Duration::from_millis(100);
+
 type Doing<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 /// Follows a topic until nobody uses it, it is deleted, or the log closes.
@@ -59,6 +68,13 @@ pub async fn follow(topic: Arc<Topic>) {
         pause: Duration::ZERO,
         ids: Ids::new(topic.clone()),
         flight: None,
+        bus: Bus::new(topic.nats.client.clone()),
+        contest: Contest::default(),
+        marks: Marks::default(),
+        handed: None,
+        open: Vec::new(),
+        held: Held::default(),
+        held_first: false,
         looking: None,
         asked: None,
         certain: None,
@@ -76,6 +92,8 @@ pub async fn follow(topic: Arc<Topic>) {
         follower.begin();
         follower.step(&mut ticks).await;
     }
+    // What others still wait for they are told.
+    let _ = timeout(LAST_LETTERS, follower.bus.sent()).await;
 }
 
 struct Follower {
@@ -88,6 +106,17 @@ struct Follower {
     pause: Duration,
     ids: Ids,
     flight: Option<Flight>,
+    bus: Bus,
+    contest: Contest,
+    marks: Marks,
+    /// What another replica is to store; no flight meanwhile.
+    handed: Option<HandedOver>,
+    /// What was handed over or sent before, and may still be stored: made of the same appends.
+    open: Vec<Group>,
+    /// What others handed over.
+    held: Held,
+    /// Whether that goes first into the next group; it alternates.
+    held_first: bool,
     looking: Doing<Result<Option<Info>, Error>>,
     /// Where it is asked for the sake of conditions: how many appends waited then,
     asked: Option<usize>,
@@ -110,6 +139,7 @@ enum Event {
     Message(Option<Result<jetstream::Message, MessagesError>>),
     Attached(Result<Attached, Lost>),
     Answer(Outcome),
+    Received(Received),
     Loaded(Result<(), Error>),
     Looked(Result<Option<Info>, Error>),
     Trimmed(Result<(), Error>),
@@ -153,6 +183,7 @@ impl Follower {
                 outcome = answer => Event::Answer(outcome),
                 message = feed => Event::Message(message),
                 attached = done(&mut self.attaching) => Event::Attached(attached),
+                received = self.bus.next() => Event::Received(received),
                 loaded = self.ids.loaded() => Event::Loaded(loaded),
                 looked = done(&mut self.looking) => Event::Looked(looked),
                 trimmed = done(&mut self.trimming) => Event::Trimmed(trimmed),
@@ -171,6 +202,7 @@ impl Follower {
             Event::Attached(Err(Lost::Gone)) => self.topic.delete(),
             Event::Attached(Err(Lost::Error(error))) => self.detach(&error),
             Event::Answer(outcome) => self.answered(outcome),
+            Event::Received(received) => self.received(received),
             Event::Loaded(loaded) => self.loaded(loaded),
             Event::Looked(looked) => self.looked(looked),
             Event::Trimmed(Ok(())) => {}
@@ -192,7 +224,10 @@ impl Follower {
             let (topic, seen, pause) = (self.topic.clone(), self.seen, self.pause);
             self.attaching = Some(Box::pin(attach::attach(topic, seen, pause)));
         }
-        if self.flight.is_none() {
+        if self.topic.nats.closing.is_cancelled() {
+            self.give_back(Why::Stopping);
+        }
+        if self.flight.is_none() && self.handed.is_none() {
             self.begin_flight();
         }
     }
@@ -226,14 +261,18 @@ impl Follower {
             self.looking.get_or_insert_with(|| attach::look(&self.topic, Duration::ZERO));
         }
         self.trim();
+        self.take_back();
+        self.sift_held();
+        self.await_taken();
         let nats = &self.topic.nats;
         let closing = nats.closing.is_cancelled() || nats.hurried.is_cancelled();
         let troubled = self.trouble.is_some_and(|since| closing || since.elapsed() >= PATIENCE);
         // A group that NATS can be sent gets its time, however long the trouble has lasted: it ends it.
-        let late = self.flight.as_ref().is_none_or(|flight| flight.age() >= PATIENCE);
+        let age = self.age();
+        let late = age.is_none_or(|age| age >= PATIENCE);
         let closing_since = closing.then(|| *self.closing.get_or_insert_with(Instant::now));
         // What is sent while the server hurries gets the same time.
-        let is_old = self.flight.as_ref().is_none_or(|flight| flight.age() >= CLOSE_PATIENCE);
+        let is_old = age.is_none_or(|age| age >= CLOSE_PATIENCE);
         let is_stuck = is_old && closing_since.is_some_and(|since| since.elapsed() >= CLOSE_PATIENCE);
         if is_stuck || troubled && (closing || late || !self.topic.nats.link.state().up) {
             self.fail_all(&unavailable("it does not answer"), Stored::Unknown);
@@ -261,7 +300,7 @@ impl Follower {
 
     /// Whether there is nothing left to do; from then on nobody follows.
     fn may_stop(&self) -> bool {
-        if self.flight.is_some() {
+        if self.flight.is_some() || self.handed.is_some() || !self.held.all().is_empty() {
             return false;
         }
         let nats = &self.topic.nats;

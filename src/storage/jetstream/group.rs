@@ -8,10 +8,12 @@ use std::sync::atomic::Ordering;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 
-use super::message::{Head, ID_BYTES, IdEntry, digest, end_of, start_of};
+use super::bus::Address;
+use super::handover::Parcel;
+use super::message::{HANDED_BYTES, HANDED_MAX, Handed, Head, ID_BYTES, IdEntry, digest, end_of, start_of};
 use super::names::RECORDS_MAX;
-use super::queue::Append;
-use crate::record::{Batch, Epoch, Offset, Position, Receipt, UnixMicros, unplaced};
+use super::queue::{Append, pop_if};
+use crate::record::{Batch, Epoch, Offset, Position, Receipt, Scope, UnixMicros, unplaced};
 use crate::storage::Error;
 use crate::storage::window::{self, Mark, Owner, Window};
 use crate::telemetry::trace::Steps;
@@ -56,6 +58,14 @@ pub struct Basis<'a> {
     pub steady: UnixMicros,
     /// Most bytes of payload and ids.
     pub bytes_max: usize,
+    /// Who stores it.
+    pub by: Address,
+    /// Whether another is to store it: no more than stays true wherever it is stored.
+    pub for_other: bool,
+    /// What others handed over, to be stored too,
+    pub held: &'a [Parcel],
+    /// and whether before this replica's own.
+    pub held_first: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,10 +75,38 @@ enum Verdict {
 }
 
 /// What becomes of one append in this group.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Part {
+    /// Which append.
+    serial: u64,
+    /// How many of its batches were settled before.
+    from: usize,
     verdicts: Vec<Verdict>,
     refused: Option<Error>,
+}
+
+impl Part {
+    const fn settles(&self) -> bool {
+        !self.verdicts.is_empty() || self.refused.is_some()
+    }
+
+    const fn of(append: &Append) -> Self {
+        Self {
+            serial: append.serial,
+            from: append.appended.receipts.len(),
+            verdicts: Vec::new(),
+            refused: None,
+        }
+    }
+}
+
+/// Where a group is stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The offset of its first record.
+    pub base: Offset,
+    /// When.
+    pub time: UnixMicros,
 }
 
 /// A group that was built.
@@ -82,10 +120,13 @@ pub struct Group {
     pub after: Seen,
     epoch: Epoch,
     parts: Vec<Part>,
+    /// Whose groups cannot be stored as they are, and their nonces.
+    pub stale: Vec<(Address, u64)>,
 }
 
 /// What was made of the queue.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack; most are the large one")]
 pub enum Built {
     /// This.
     Group(Group),
@@ -100,6 +141,10 @@ struct Builder<'a> {
     ids: Vec<IdEntry>,
     fresh: window::Map,
     records: u32,
+    /// Whether there is something to answer before the batch that is added.
+    settles: bool,
+    handed: Vec<Handed>,
+    stale: Vec<(Address, u64)>,
 }
 
 enum Added {
@@ -118,16 +163,21 @@ const fn is_condition(error: &Error) -> bool {
 pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
     let time = basis.wall.max(basis.seen.time);
     let (payload, ids, fresh) = (Vec::new(), Vec::new(), window::Map::default());
-    let mut builder = Builder { basis, time, payload, ids, fresh, records: 0 };
+    let (handed, stale) = (Vec::new(), Vec::new());
+    let mut builder = Builder { basis, time, payload, ids, fresh, records: 0, settles: false, handed, stale };
+    if basis.held_first {
+        builder.add_held();
+    }
     let mut parts = Vec::new();
     'appends: for (append, index) in queue.iter().zip(0..) {
-        let mut part = Part::default();
+        let mut part = Part::of(append);
         if append.refused.load(Ordering::Relaxed) {
             part.refused = Some(Error::EarlierFailed);
             parts.push(part);
             continue;
         }
         for batch in &append.batches {
+            builder.settles = !parts.is_empty() || !part.verdicts.is_empty();
             match builder.add(batch, index < basis.certain) {
                 Added::Verdict(verdict) => part.verdicts.push(verdict),
                 Added::Refused(error) => {
@@ -135,7 +185,9 @@ pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
                     break;
                 }
                 // What was settled before it is settled first.
-                Added::Behind if parts.is_empty() && part.verdicts.is_empty() => return Built::Behind,
+                Added::Behind if parts.is_empty() && part.verdicts.is_empty() && builder.records == 0 => {
+                    return Built::Behind;
+                }
                 Added::Behind | Added::Full => {
                     parts.push(part);
                     break 'appends;
@@ -143,6 +195,9 @@ pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
             }
         }
         parts.push(part);
+    }
+    if !basis.held_first && (builder.records > 0 || !parts.iter().any(Part::settles)) {
+        builder.add_held();
     }
     Built::Group(builder.finish(parts))
 }
@@ -167,13 +222,16 @@ impl Builder<'_> {
             return Added::Refused(Error::Damaged(what.into()));
         }
         let bytes = unplaced::encoded_len(self.time, batch) + ID_BYTES;
-        let held = self.payload.len() + ID_BYTES * self.ids.len();
+        let held = self.bytes();
         if self.records + batch.count() > RECORDS_MAX
             || (self.records > 0 && held + bytes > self.basis.bytes_max)
         {
             return Added::Full;
         }
         let seen = self.basis.seen;
+        if self.basis.for_other && batch.expected_offset().is_some() {
+            return Added::Full;
+        }
         if let Some(expected) = batch.expected_offset() {
             let tail = seen.tail().plus(u64::from(self.records));
             // Where nothing precedes it in the group, everything between two records is one place.
@@ -186,6 +244,10 @@ impl Builder<'_> {
                 }
                 return Added::Refused(Error::ExpectedOffset { epoch: self.basis.epoch, tail });
             }
+        }
+        // What needs nothing stored is answered first, however often the group loses its place.
+        if self.records == 0 && self.settles {
+            return Added::Full;
         }
         let (index, count) = (self.records, batch.count());
         unplaced::encode(self.time, batch, &mut self.payload);
@@ -200,8 +262,69 @@ impl Builder<'_> {
         Added::Verdict(Verdict::Placed { index, count })
     }
 
+    fn bytes(&self) -> usize {
+        self.payload.len() + ID_BYTES * self.ids.len() + HANDED_BYTES * self.handed.len()
+    }
+
+    /// Adds what others handed over, as much as there is room for.
+    fn add_held(&mut self) {
+        for parcel in self.basis.held {
+            if self.handed.len() >= HANDED_MAX {
+                return;
+            }
+            match self.add_parcel(parcel) {
+                Some(true) => {}
+                Some(false) => return,
+                None => self.stale.push((parcel.from, parcel.head.nonce)),
+            }
+        }
+    }
+
+    /// Adds a group of another replica, whole; none where it cannot be stored as it is.
+    fn add_parcel(&mut self, Parcel { from, head, payload, .. }: &Parcel) -> Option<bool> {
+        let Head { nonce, records, ids, .. } = head;
+        if self.records + records > RECORDS_MAX
+            || (self.records > 0 && self.bytes() + payload.len() > self.basis.bytes_max)
+        {
+            return Some(false);
+        }
+        let window = self.basis.window;
+        // Of what is half as old as the window, the window may have forgotten whether it is stored.
+        let age = self.time.0 - window.oldest(self.time).0;
+        let is_old = self.time.0.saturating_sub(head.time.0) > age / 2;
+        let scope = |id: &IdEntry| id.mark.map_or(Scope::NONE, |mark| mark.scope);
+        let is_known = |id: &IdEntry| {
+            let (key, known) = window.find(0, scope(id), &id.digest, self.basis.steady);
+            known.is_some() || self.fresh.contains_key(&key)
+        };
+        if is_old || ids.iter().any(is_known) || crc32c::crc32c(payload) != head.crc {
+            return None;
+        }
+        let before = self.payload.len();
+        let restamped = unplaced::restamp(payload, self.time, &mut self.payload);
+        let bytes = self.bytes() + ID_BYTES * ids.len() + HANDED_BYTES;
+        let fits = self.records == 0 || bytes <= self.basis.bytes_max;
+        if !fits || restamped != Ok(u64::from(*records)) {
+            self.payload.truncate(before);
+            return if fits { None } else { Some(false) };
+        }
+        let index = self.records;
+        for id in ids {
+            let id = IdEntry { index: index + id.index, ..*id };
+            let first = self.basis.seen.tail().plus(u64::from(id.index));
+            let (content, owner) = (id.mark.map_or(0, |mark| mark.content), Owner::of(scope(&id)));
+            let (count, time, at) = (id.count, self.time, self.basis.steady);
+            let stored = window::Stored { first, count, content, owner, time, at };
+            self.fresh.insert(window.key(0, scope(&id), &id.digest), stored);
+            self.ids.push(id);
+        }
+        self.handed.push(Handed { from: *from, nonce: *nonce, index });
+        self.records += records;
+        Some(true)
+    }
+
     fn finish(self, parts: Vec<Part>) -> Group {
-        let Self { basis, time, payload, ids, records, .. } = self;
+        let Self { basis, time, payload, ids, records, handed, stale, .. } = self;
         let head = Head {
             nonce: fastrand::u64(..),
             time,
@@ -209,8 +332,10 @@ impl Builder<'_> {
             records,
             crc: crc32c::crc32c(&payload),
             ids,
+            by: Some(basis.by),
+            handed,
         };
-        Group { head, payload: payload.into(), after: basis.seen, epoch: basis.epoch, parts }
+        Group { head, payload: payload.into(), after: basis.seen, epoch: basis.epoch, parts, stale }
     }
 }
 
@@ -233,25 +358,60 @@ impl Group {
         self.head.headers(self.after.sequence)
     }
 
-    /// It is stored: answers those it settles, and takes them off the queue.
-    pub fn settle(self, queue: &mut VecDeque<Append>, steps: Option<Steps>) {
-        let base = start_of(self.sequence());
+    /// Where it is stored if it is at the place it was built for.
+    #[must_use]
+    pub const fn place(&self) -> Place {
+        Place { base: start_of(self.sequence()), time: self.head.time }
+    }
+
+    /// The newest append that has a part in it.
+    #[must_use]
+    pub fn last(&self) -> Option<u64> {
+        self.parts.last().map(|part| part.serial)
+    }
+
+    /// Whether it answers nobody.
+    #[must_use]
+    pub fn settles_nothing(&self) -> bool {
+        !self.parts.iter().any(Part::settles)
+    }
+
+    /// It is stored there: answers those it settles, and takes them off the queue.
+    pub fn settle(self, place: Place, queue: &mut VecDeque<Append>, steps: Option<Steps>) {
+        let (epoch, own) = (self.epoch, self.after.tail());
         let receipt = |first: Offset, count: u32, time, duplicate| {
-            let next = Position { epoch: self.epoch, offset: first.plus(u64::from(count)) };
+            let next = Position { epoch, offset: first.plus(u64::from(count)) };
             Receipt { first, next, time, duplicate }
         };
+        let judged = |verdict| match verdict {
+            Verdict::Placed { index, count } => {
+                receipt(place.base.plus(u64::from(index)), count, place.time, false)
+            }
+            // It repeats another of this group.
+            Verdict::Duplicate(stored) if stored.first >= own => {
+                let index = stored.first.get() - own.get();
+                receipt(place.base.plus(index), stored.count, place.time, true)
+            }
+            Verdict::Duplicate(stored) => receipt(stored.first, stored.count, stored.time, true),
+        };
+        let told = |refused| match refused {
+            Error::RequestIdReused { first } if first >= own => {
+                Error::RequestIdReused { first: place.base.plus(first.get() - own.get()) }
+            }
+            refused => refused,
+        };
         for part in self.parts {
-            let Some(mut append) = queue.pop_front() else { return };
+            // One that was answered since is no longer there.
+            let Some(mut append) = pop_if(queue, |append| append.serial == part.serial) else {
+                continue;
+            };
             append.appended.steps = steps;
-            append.batches.drain(..part.verdicts.len());
-            append.appended.receipts.extend(part.verdicts.into_iter().map(|verdict| match verdict {
-                Verdict::Placed { index, count } => {
-                    receipt(base.plus(u64::from(index)), count, self.head.time, false)
-                }
-                Verdict::Duplicate(stored) => receipt(stored.first, stored.count, stored.time, true),
-            }));
+            let settled = append.appended.receipts.len().saturating_sub(part.from);
+            let more = part.verdicts.len().saturating_sub(settled);
+            append.batches.drain(..more);
+            append.appended.receipts.extend(part.verdicts.into_iter().skip(settled).map(judged));
             if part.refused.is_some() || append.batches.is_empty() {
-                append.answer(part.refused);
+                append.answer(part.refused.map(told));
             } else {
                 queue.push_front(append);
             }
@@ -261,12 +421,158 @@ impl Group {
     /// It failed: answers everyone who has a part in it.
     pub fn fail(self, queue: &mut VecDeque<Append>, error: &Error) {
         for part in self.parts {
-            let Some(append) = queue.pop_front() else { return };
+            let Some(append) = pop_if(queue, |append| append.serial == part.serial) else { continue };
             // What was to be refused anyway is told why; a condition was judged by the group's own end.
             append.answer(Some(match part.refused {
                 Some(refused) if part.verdicts.is_empty() && !is_condition(&refused) => refused,
                 _ => error.clone(),
             }));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, Basis, Built, Group, Parcel, Seen, build};
+    use crate::record::{Batch, Epoch, Offset, Scope, UnixMicros};
+    use crate::storage::conformance::batch;
+    use crate::storage::jetstream::handover::{self, Content};
+    use crate::storage::jetstream::message::{Message, digest, start_of};
+    use crate::storage::jetstream::queue::Append;
+    use crate::storage::window::{self, Owner, Window};
+    use crate::storage::{Appended, Hold};
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::sync::oneshot::{Receiver, channel};
+
+    fn waiting(serial: u64, batches: Vec<Batch>) -> (Append, Receiver<Appended>) {
+        let (reply, answer) = channel();
+        let (refused, batches) = (Arc::default(), batches.into());
+        let (appended, hold) = (Appended::default(), Hold::default());
+        (Append { serial, refused, batches, appended, reply, _hold: hold }, answer)
+    }
+
+    fn window() -> Window {
+        Window::new(Duration::from_secs(600), 100, UnixMicros::now())
+    }
+
+    fn remember(window: &mut Window, id: &str) {
+        let (time, at) = (UnixMicros::now(), UnixMicros::now());
+        let key = window.key(0, Scope::NONE, &digest(id));
+        let (first, owner) = (Offset::ZERO, Owner::of(Scope::NONE));
+        let content = batch(&[1], 10).content();
+        window.insert(key, window::Stored { first, count: 1, content, owner, time, at }, at);
+    }
+
+    fn built(
+        queue: &VecDeque<Append>,
+        sequence: u64,
+        held: &[Parcel],
+        for_other: bool,
+        window: &Window,
+    ) -> Group {
+        let next = Offset::new(sequence << 10);
+        let seen = Seen { sequence, next, records: 0, time: UnixMicros::now() };
+        let basis = Basis {
+            epoch: Epoch::new(1),
+            seen,
+            certain: 0,
+            window,
+            bytes_max: 1 << 20,
+            wall: UnixMicros::now(),
+            steady: UnixMicros::now(),
+            by: Address::random(),
+            for_other,
+            held,
+            held_first: true,
+        };
+        let Built::Group(group) = build(queue, &basis) else { panic!("behind") };
+        group
+    }
+
+    /// As the one it is handed to reads it.
+    fn handed(group: &Group, from: Address) -> Parcel {
+        let mut letter = handover::letter(from, &group.head, group.after.sequence, group.payload.clone());
+        letter.who = from;
+        let Some(Content::Handed(parcel)) = handover::read(letter) else { panic!("not a group") };
+        parcel
+    }
+
+    /// What one replica builds another stores before its own, and the first answers from what is stored;
+    /// what was answered in the meantime stays so.
+    #[test]
+    fn a_group_is_stored_within_anothers() {
+        let id = |n: u64, id: &str| batch(&[n], 10).with_request_id(id).unwrap();
+        let (first, answer) = waiting(7, vec![id(1, "a"), id(2, "b"), id(1, "a"), batch(&[3, 4], 0)]);
+        let mut queue = VecDeque::from([first]);
+        let far = built(&queue, 4, &[], true, &window());
+        let from = Address::random();
+        let parcel = handed(&far, from);
+        let (own, _answer) = waiting(0, vec![batch(&[9], 10)]);
+        let near = built(&VecDeque::from([own]), 8, &[parcel], false, &window());
+        assert_eq!((near.head.records, near.head.ids.len(), near.head.handed[0].index), (5, 2, 0));
+        let stored = Message::read(9, Some(&near.headers()), &near.payload).unwrap();
+        assert_eq!((stored.head.handed[0].from, stored.head.handed[0].nonce), (from, far.head.nonce));
+        let place = super::Place { base: start_of(9), time: stored.head.time };
+        far.settle(place, &mut queue, None);
+        let receipts = answer.blocking_recv().unwrap().receipts;
+        let told = |n: usize| (receipts[n].first.get() - (8 << 10), receipts[n].duplicate);
+        assert_eq!([told(0), told(1), told(2), told(3)], [(0, false), (1, false), (0, true), (2, false)]);
+        assert!(receipts.iter().all(|receipt| receipt.time == stored.head.time));
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_stored_as_it_is_is_given_back() {
+        let (append, _answer) = waiting(0, vec![batch(&[1], 10).with_request_id("a").unwrap()]);
+        let far = built(&VecDeque::from([append]), 4, &[], true, &window());
+        let refused = |parcel: Parcel, window: &Window| {
+            let near = built(&VecDeque::new(), 8, &[parcel], false, window);
+            assert!(near.is_empty() || near.stale.is_empty());
+            near.stale.len()
+        };
+        let from = Address::random();
+        assert_eq!(refused(handed(&far, from), &window()), 0);
+        // What it repeats is stored since.
+        let mut known = window();
+        remember(&mut known, "a");
+        assert_eq!(refused(handed(&far, from), &known), 1);
+        // It is so old that this may have been forgotten.
+        let mut old = handed(&far, from);
+        old.head.time = UnixMicros(old.head.time.0 - 301_000_000);
+        assert_eq!(refused(old, &window()), 1);
+        // It changed on its way.
+        let mut damaged = handed(&far, from);
+        damaged.head.crc ^= 1;
+        assert_eq!(refused(damaged, &window()), 1);
+    }
+
+    /// A condition is judged by who was asked.
+    #[test]
+    fn a_condition_is_not_handed_over() {
+        let conditional = batch(&[2], 0).expecting(Some(Offset::new(4 << 10)));
+        let (first, _one) = waiting(0, vec![batch(&[1], 0), conditional.clone()]);
+        let far = built(&VecDeque::from([first]), 4, &[], true, &window());
+        assert_eq!(far.head.records, 1);
+        let (first, _two) = waiting(0, vec![conditional]);
+        let far = built(&VecDeque::from([first]), 4, &[], true, &window());
+        assert!(far.is_empty() && far.settles_nothing());
+    }
+
+    /// What needs nothing stored does not wait for what may lose its place again and again.
+    #[test]
+    fn a_duplicate_is_answered_without_what_waits_behind_it() {
+        let mut known = window();
+        remember(&mut known, "a");
+        let (first, mut answer) = waiting(0, vec![batch(&[1], 10).with_request_id("a").unwrap()]);
+        let (second, _other) = waiting(1, vec![batch(&[2], 10)]);
+        let mut queue = VecDeque::from([first, second]);
+        let group = built(&queue, 4, &[], false, &known);
+        assert!(group.is_empty());
+        let place = group.place();
+        group.settle(place, &mut queue, None);
+        assert!(answer.try_recv().unwrap().receipts[0].duplicate);
+        assert_eq!(built(&queue, 4, &[], false, &known).head.records, 1);
     }
 }

@@ -218,7 +218,15 @@ mod tests {
             time = time.max(u64::saturating_add_signed(at, skews[random.usize(..3)]));
             let mark = Some(Mark { scope: Scope::NONE, content: 1 });
             let ids = vec![IdEntry { index: 0, count: 1, digest: digest(n), mark }];
-            let head = Head { nonce: 0, time: UnixMicros(time), before: n, records: 1, crc: 0, ids };
+            let head = Head {
+                nonce: 0,
+                time: UnixMicros(time),
+                before: n,
+                records: 1,
+                crc: 0,
+                ids,
+                ..Head::default()
+            };
             stored.push(Stored { at, head });
         }
         stored

@@ -15,6 +15,8 @@ pub struct State {
     pub up: bool,
     /// How many there were: requests of an earlier one are never answered.
     pub connections: u64,
+    /// How many servers said that they are about to stop.
+    pub warnings: u64,
 }
 
 /// The connection to NATS. Clones are the same.
@@ -23,7 +25,7 @@ pub struct Link(Arc<watch::Sender<State>>);
 
 impl Default for Link {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(State { up: false, connections: 0 })))
+        Self(Arc::new(watch::Sender::new(State { up: false, connections: 0, warnings: 0 })))
     }
 }
 
@@ -32,7 +34,9 @@ impl Link {
     pub fn notice(&self, event: &Event) {
         match event {
             Event::Connected => {
-                self.0.send_modify(|state| *state = State { up: true, connections: state.connections + 1 });
+                self.0.send_modify(|state| {
+                    *state = State { up: true, connections: state.connections + 1, ..*state };
+                });
                 info!("connected to NATS");
             }
             Event::Disconnected | Event::Closed => {
@@ -41,7 +45,10 @@ impl Link {
                     warn!("the connection to NATS is lost; trying again");
                 }
             }
-            Event::LameDuckMode => info!("the NATS server is about to stop"),
+            Event::LameDuckMode => {
+                self.0.send_modify(|state| state.warnings += 1);
+                info!("the NATS server is about to stop");
+            }
             Event::SlowConsumer(_) => warn!("NATS sends faster than this server reads"),
             Event::ServerError(error) => warn!(%error, "NATS reports an error"),
             Event::ClientError(error) => warn!(%error, "the NATS client reports an error"),
@@ -60,6 +67,16 @@ impl Link {
         let mut changes = self.0.subscribe();
         let last = self.state();
         async move { changes.wait_for(|state| state.up).await.map_or(last, |state| *state) }
+    }
+
+    /// Resolves once another server says that it is about to stop.
+    pub fn warned(&self, known: State) -> impl Future<Output = ()> + Send + use<> {
+        let mut changes = self.0.subscribe();
+        async move {
+            if changes.wait_for(|state| state.warnings != known.warnings).await.is_err() {
+                std::future::pending().await
+            }
+        }
     }
 
     /// Resolves once this connection is lost.

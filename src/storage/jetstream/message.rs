@@ -6,6 +6,8 @@
 //! Streamway-Ids:   <index>.<records>.<SHA-256/128 of a request_id>.<scope>.<CRC32C of what its records say>,…
 //!                  where there are any; the scope is empty without an identity. Earlier programs wrote
 //!                  the first three, and read no more than these.
+//! Streamway-By:    <address of the follower that stored it>
+//! Streamway-Handed: <address of a follower>.<nonce>.<index>,…    whose batches it stored, and where
 //! payload:         batches without their place (crate::record::unplaced)
 //! ```
 //! Never: decides what goes into a group.
@@ -15,6 +17,7 @@ use std::fmt::Write;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 
+use super::bus::Address;
 use super::names::{INDEX_BITS, RECORDS_MAX};
 use crate::record::unplaced::place;
 use crate::record::{Offset, Scope, UnixMicros};
@@ -24,6 +27,8 @@ use crate::storage::window::Mark;
 const EXPECTED: &str = "Nats-Expected-Last-Sequence";
 const GROUP: &str = "Streamway-Group";
 const IDS: &str = "Streamway-Ids";
+const BY: &str = "Streamway-By";
+const HANDED: &str = "Streamway-Handed";
 
 /// Bytes of a [`Digest`].
 const DIGEST: usize = 16;
@@ -75,8 +80,24 @@ pub struct IdEntry {
     pub mark: Option<Mark>,
 }
 
+/// Most groups of others in one message: their places take less than a KiB of headers.
+pub const HANDED_MAX: usize = 16;
+/// Most bytes one takes in the header: two numbers of 16 digits, an index, three separators.
+pub const HANDED_BYTES: usize = 16 + 16 + 4 + 3;
+
+/// A group that another replica built, stored within this message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handed {
+    /// Who built it.
+    pub from: Address,
+    /// Its nonce.
+    pub nonce: u64,
+    /// Index of its first record.
+    pub index: u32,
+}
+
 /// What the headers of a message say.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// Random: whose message this is.
     pub nonce: u64,
@@ -90,15 +111,33 @@ pub struct Head {
     pub crc: u32,
     /// The request ids stored with it.
     pub ids: Vec<IdEntry>,
+    /// Who stored it; none where that was an earlier version.
+    pub by: Option<Address>,
+    /// What of it others built.
+    pub handed: Vec<Handed>,
 }
 
 impl Head {
     /// The headers of a message that must follow the message `after`.
     #[must_use]
     pub fn headers(&self, after: u64) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+        let mut headers = self.described();
         headers.insert(EXPECTED, after.to_string().as_str());
-        let Self { nonce, time, before, records, crc, ids } = self;
+        if let Some(by) = self.by {
+            headers.insert(BY, by.to_string().as_str());
+        }
+        if !self.handed.is_empty() {
+            let one = |Handed { from, nonce, index }: &Handed| format!("{from}.{nonce:016x}.{index}");
+            headers.insert(HANDED, self.handed.iter().map(one).collect::<Vec<_>>().join(",").as_str());
+        }
+        headers
+    }
+
+    /// Of these headers, what does not depend on who stores the group, and where.
+    #[must_use]
+    pub fn described(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let Self { nonce, time, before, records, crc, ids, .. } = self;
         headers.insert(GROUP, format!("{nonce:016x} {} {before} {records} {crc:08x}", time.0).as_str());
         if !ids.is_empty() {
             let mut text = String::with_capacity(ids.len() * ID_BYTES);
@@ -130,7 +169,12 @@ impl Head {
             None => Vec::new(),
             Some(ids) => ids.as_str().split(',').map(parse_id).collect::<Option<_>>()?,
         };
-        (records <= RECORDS_MAX).then_some(Self { nonce, time, before, records, crc, ids })
+        let by = headers.get(BY).and_then(|by| Address::parse(by.as_str()));
+        let handed = match headers.get(HANDED) {
+            None => Vec::new(),
+            Some(handed) => handed.as_str().split(',').map(parse_handed).collect::<Option<_>>()?,
+        };
+        (records <= RECORDS_MAX).then_some(Self { nonce, time, before, records, crc, ids, by, handed })
     }
 }
 
@@ -147,6 +191,12 @@ fn parse_id(text: &str) -> Option<IdEntry> {
         }
     };
     Some(IdEntry { index, count, digest, mark })
+}
+
+fn parse_handed(text: &str) -> Option<Handed> {
+    let mut parts = text.split('.');
+    let (from, nonce) = (Address::parse(parts.next()?)?, u64::from_str_radix(parts.next()?, 16).ok()?);
+    Some(Handed { from, nonce, index: parts.next()?.parse().ok()? })
 }
 
 /// A message that was read, ready to be handed to subscribers.
@@ -191,7 +241,7 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
-    use super::{Head, ID_BYTES, IdEntry, Message, digest};
+    use super::{Address, Handed, Head, ID_BYTES, IdEntry, Message, digest};
     use crate::record::{Offset, Scope, UnixMicros, unplaced};
     use crate::storage::window::Mark;
     use crate::topic::memory::batch_of;
@@ -213,6 +263,8 @@ mod tests {
             records: 3,
             crc: crc32c::crc32c(&payload),
             ids: ids.collect(),
+            by: Some(Address::random()),
+            handed: (1..3).map(|index| Handed { from: Address::random(), nonce: 0xdef, index }).collect(),
         };
         let headers = head.headers(6);
         assert_eq!(headers.get("Nats-Expected-Last-Sequence").unwrap().as_str(), "6");
@@ -240,7 +292,8 @@ mod tests {
             let mark = Some(Mark { scope, content: u32::MAX });
             let id = IdEntry { index: 1023, count: 1024, digest: [0xff; 16], mark };
             let (nonce, time, before, records, crc) = (1, UnixMicros(2), 3, 1024, 5);
-            let headers = Head { nonce, time, before, records, crc, ids: vec![id] }.headers(0);
+            let headers =
+                Head { nonce, time, before, records, crc, ids: vec![id], ..Head::default() }.headers(0);
             let text = headers.get("Streamway-Ids").unwrap().as_str();
             assert!(text.len() < ID_BYTES && text.starts_with("1023.1024.ffff"), "{text}");
             assert_eq!(Head::parse(&headers).unwrap().ids, [id]);

@@ -14,17 +14,21 @@
 
 mod ages;
 mod attach;
+mod bus;
 mod cached;
 mod claims;
 mod connect;
+mod contest;
 mod cursor;
 mod flight;
 mod follower;
 mod group;
+mod handover;
 mod health;
 mod ids;
 mod link;
 mod listing;
+mod marks;
 mod message;
 mod names;
 mod nats;
@@ -45,11 +49,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{DeleteStreamErrorKind, UpdateStreamErrorKind};
 use async_nats::jetstream::stream::Info;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use self::listing::Sampled;
 use self::message::{sequence_of, start_of};
@@ -59,6 +65,9 @@ use self::topic::{Handle, Topic, info_of};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
 use crate::storage::{BoxFuture, Error, Health, Log, Reason, Retention, TopicInfo, TopicLog};
+
+/// How long a log that closes waits for NATS to have its last letters.
+const LAST_LETTERS: Duration = Duration::from_millis(100);
 
 /// The JetStream engine.
 #[derive(Debug)]
@@ -322,6 +331,8 @@ impl Log for JetStreamLog {
             self.nats.closing.cancel();
             self.nats.tasks.close();
             self.nats.tasks.wait().await;
+            // Other replicas are told what this one gave back.
+            let _ = timeout(LAST_LETTERS, self.nats.client.flush()).await;
             self.health.send_replace(Health::Closed);
             Ok(())
         })

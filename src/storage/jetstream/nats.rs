@@ -2,7 +2,7 @@
 //! Never: retries; those who ask know how long they can wait.
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
@@ -88,6 +88,8 @@ pub struct Nats {
     pub storage: StorageConfig,
     /// The memory of all tail caches.
     pub cache: CacheBudget,
+    /// Bytes that other replicas handed over and that are not stored yet.
+    pub held_bytes: AtomicUsize,
     /// When what is idle ends.
     pub idle_times: IdleTimes,
     /// Every task of the engine.

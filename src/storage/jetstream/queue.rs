@@ -15,6 +15,8 @@ use crate::storage::{Appended, Appender, BoxFuture, Error, Hold, Stored};
 /// Batches of one appender, in order.
 #[derive(Debug)]
 pub struct Append {
+    /// Its number in the topic's queue.
+    pub serial: u64,
     /// Set once a batch of the same appender was refused.
     pub refused: Arc<AtomicBool>,
     /// What is not settled yet.
@@ -39,11 +41,18 @@ impl Append {
     }
 }
 
+/// The first append that waits, where it is one of these.
+pub fn pop_if(appends: &mut VecDeque<Append>, is: impl FnOnce(&Append) -> bool) -> Option<Append> {
+    appends.front().is_some_and(is).then(|| appends.pop_front())?
+}
+
 /// What waits, and whether anybody looks after it.
 #[derive(Debug, Default)]
 pub struct Queue {
     /// In order.
     pub appends: VecDeque<Append>,
+    /// How many came so far.
+    pub count: u64,
     /// Whether the topic's follower runs: it stops only with nothing left here.
     pub followed: bool,
 }
@@ -67,6 +76,7 @@ impl Appender for OrderedAppender {
     fn append(&mut self, batches: Vec<Batch>, hold: Hold) -> BoxFuture<'static, Appended> {
         let (reply, answer) = oneshot::channel();
         let append = Append {
+            serial: 0,
             refused: self.refused.clone(),
             batches: batches.into(),
             appended: Appended::default(),

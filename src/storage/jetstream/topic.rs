@@ -154,7 +154,7 @@ impl Topic {
     }
 
     /// Hands an append to the follower, which is started where there is none.
-    pub fn push(self: &Arc<Self>, append: Append) {
+    pub fn push(self: &Arc<Self>, mut append: Append) {
         self.touch();
         let mut queue = self.queue();
         if self.is_deleted() || self.nats.closed.load(Ordering::Acquire) {
@@ -162,6 +162,8 @@ impl Topic {
             let error = if self.is_deleted() { Error::TopicNotFound } else { Error::Closing };
             return append.answer(Some(error));
         }
+        append.serial = queue.count;
+        queue.count += 1;
         queue.appends.push_back(append);
         self.follow_with(&mut queue);
         drop(queue);

@@ -89,6 +89,17 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.frozen = true);
     }
 
+    /// Nothing comes through for so long, and then goes on, as where a process is stopped.
+    pub fn freeze_for(&self, long: Duration) {
+        self.freeze();
+        let weather = self.weather.clone();
+        tokio::spawn(async move {
+            // This is the weather itself, not a wait for something.
+            tokio::time::sleep(long).await;
+            weather.send_modify(|weather| weather.frozen = false);
+        });
+    }
+
     /// Ends every connection there is.
     pub fn cut(&self) {
         self.weather.send_modify(|weather| weather.cuts += 1);
@@ -130,6 +141,8 @@ async fn forward(
         tokio::time::sleep(begun.shuffle.mul_f64(fastrand::f64())).await;
     }
     let Ok(first) = TcpStream::connect(server).await else { return };
+    // The delay is the weather's, not that of two sides that wait for each other's segments.
+    let _ = (client.set_nodelay(true), first.set_nodelay(true));
     let second = if begun.doubled { TcpStream::connect(server).await.ok() } else { None };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = first.into_split();

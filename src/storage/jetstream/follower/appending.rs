@@ -13,26 +13,45 @@ use crate::storage::jetstream::group::{Basis, Built, build};
 use crate::storage::jetstream::message::Message;
 use crate::storage::{Error, Stored};
 
+/// Bytes by which a group may grow where another stores it at its own time.
+const RESTAMPING: usize = 8 << 10;
+
 impl Follower {
     /// Sends what waits, if it can be built.
     pub(super) fn begin_flight(&mut self) {
         let Some(seen) = self.seen else { return };
         let topic = self.topic.clone();
         let mut queue = topic.queue();
+        let mut alone = false;
         loop {
-            if queue.appends.is_empty() {
+            if queue.appends.is_empty() && self.held.all().is_empty() {
                 return;
             }
-            let Some(window) = self.ids.known(seen.sequence, self.pause) else { return };
+            self.bus.open();
+            if self.ids.known(seen.sequence, self.pause).is_none() {
+                return;
+            }
             if self.certain.is_some_and(|(_, end)| seen.sequence < end) {
                 return;
             }
-            let certain = self.certain.map_or(0, |(appends, _)| appends);
-            let bytes_max = topic.nats.kept.message_bytes_max;
-            let clock = &topic.nats.clock;
-            let (wall, steady) = (clock.wall(), clock.steady());
-            let basis = Basis { epoch: topic.epoch, seen, certain, window, bytes_max, wall, steady };
-            match build(&queue.appends, &basis) {
+            self.sift_held();
+            let peer = if alone || queue.appends.is_empty() { None } else { self.peer() };
+            let Some(window) = self.ids.known(seen.sequence, self.pause) else { return };
+            let message_max = topic.nats.kept.message_bytes_max;
+            let basis = Basis {
+                epoch: topic.epoch,
+                seen,
+                certain: self.certain.map_or(0, |(appends, _)| appends),
+                window,
+                bytes_max: if peer.is_some() { message_max - RESTAMPING } else { message_max },
+                by: self.bus.address,
+                for_other: peer.is_some(),
+                held: self.held.all(),
+                held_first: self.held_first,
+                wall: topic.nats.clock.wall(),
+                steady: topic.nats.clock.steady(),
+            };
+            let mut group = match build(&queue.appends, &basis) {
                 Built::Behind => {
                     // One that was asked before this came says nothing about it.
                     if self.asked.is_none() || self.looking.is_none() {
@@ -41,22 +60,44 @@ impl Follower {
                     }
                     return;
                 }
-                Built::Group(group) => {
-                    // Whoever comes now is not among those it was asked for.
-                    (self.asked, self.certain) = (None, None);
-                    if !group.is_empty() {
-                        self.flight = Some(Flight::new(&topic, group));
-                        return;
-                    }
-                    group.settle(&mut queue.appends, None);
-                }
+                Built::Group(group) => group,
+            };
+            // A condition is this replica's own to check.
+            alone = peer.is_some() && group.is_empty() && group.settles_nothing();
+            if alone {
+                continue;
             }
+            // Whoever comes now is not among those it was asked for.
+            (self.asked, self.certain) = (None, None);
+            self.held_first = !self.held_first;
+            self.give_back_stale(&mut group);
+            if !group.is_empty() {
+                match peer {
+                    Some(peer) => self.hand_over(group, peer),
+                    None => self.flight = Some(Flight::new(&topic, group, self.contest.takes())),
+                }
+                return;
+            }
+            let place = group.place();
+            group.settle(place, &mut queue.appends, None);
+        }
+    }
+
+    /// Sends again what was to be taken by a message that does not come, and reads on anew: NATS may have
+    /// refused it for the sake of a copy of its own that it lost, or the consumer is gone.
+    pub(super) fn await_taken(&mut self) {
+        if let Some(flight) = self.flight.as_mut().filter(|flight| flight.is_forgotten()) {
+            flight.again();
+            self.detach(&"what was stored there does not come");
         }
     }
 
     /// Takes in what NATS says of the group in flight.
     pub(super) fn answered(&mut self, outcome: Outcome) {
         let Some(flight) = &mut self.flight else { return };
+        if let (Outcome::Stored(_) | Outcome::Taken(_), Some(after)) = (&outcome, flight.took()) {
+            self.contest.answered(after);
+        }
         match outcome {
             Outcome::Stored(sequence) if sequence == flight.group.sequence() => {
                 let head = flight.group.head.headers(flight.group.after.sequence);
@@ -66,7 +107,7 @@ impl Follower {
                 }
             }
             // The feed will bring what is there, and decides.
-            Outcome::Taken(last) if last >= flight.group.sequence() => {}
+            Outcome::Taken(last) if last >= flight.group.sequence() => flight.awaits_feed(),
             Outcome::Stored(sequence) | Outcome::Taken(sequence) => {
                 let name = &self.topic.name;
                 warn!(topic = %name, sequence, "NATS numbers messages anew: is it behind or was it reset?");
@@ -75,10 +116,14 @@ impl Follower {
                 self.detach(&"NATS is behind what it acknowledged");
             }
             Outcome::Refused(error) => {
+                // Nor can it store what others handed over.
+                self.held.retain(|_| false);
                 if let Some(flight) = self.flight.take() {
                     let error = flight.refused(error);
+                    let error = if self.open.is_empty() { error } else { may_be_stored(&error) };
                     flight.group.fail(&mut self.topic.queue().appends, &error);
                 }
+                self.open.clear();
             }
             Outcome::Unknown(reason) => {
                 debug!(topic = %self.topic.name, reason, "publishing again");
@@ -96,22 +141,34 @@ impl Follower {
         }
     }
 
-    /// Answers everyone: what is in flight may have been `stored`, what waits was not.
+    /// Answers everyone: what was sent or handed over may be `stored`, what waits was not.
     pub(super) fn fail_all(&mut self, error: &Error, stored: Stored) {
+        let open = self.last_open();
         let topic = self.topic.clone();
         let mut queue = topic.queue();
+        let sent = match error {
+            Error::Unavailable { .. } if stored == Stored::Unknown => may_be_stored(error),
+            error => error.clone(),
+        };
         if let Some(flight) = self.flight.take() {
-            let error = match error.clone() {
-                Error::Unavailable { reason, .. } if flight.was_sent() => {
-                    Error::Unavailable { reason, stored }
-                }
-                error => error,
-            };
-            flight.group.fail(&mut queue.appends, &error);
+            let error = if open.is_some() { &sent } else { error };
+            flight.group.fail(&mut queue.appends, error);
         }
         for append in queue.appends.drain(..) {
-            append.answer(Some(error.clone()));
+            let is_open = open.is_some_and(|open| append.serial <= open);
+            append.answer(Some(if is_open { sent.clone() } else { error.clone() }));
         }
+        self.held.retain(|_| false);
+        (self.handed, self.open) = (None, Vec::new());
         (self.asked, self.certain) = (None, None);
     }
+}
+
+/// The same, of what may be stored all the same.
+fn may_be_stored(error: &Error) -> Error {
+    let reason = match error {
+        Error::Unavailable { reason, .. } => reason.clone(),
+        error => format!("{error}, and an earlier attempt may be stored"),
+    };
+    Error::Unavailable { reason, stored: Stored::Unknown }
 }

@@ -10,11 +10,9 @@ use tracing::{debug, error};
 use super::{Follower, PAUSE_MOST, TICK};
 use crate::record::UnixMicros;
 use crate::storage::jetstream::attach::Attached;
-use crate::storage::jetstream::flight::Flight;
 use crate::storage::jetstream::group::Seen;
 use crate::storage::jetstream::message::{Message, end_of, sequence_of};
 use crate::storage::jetstream::topic::micros;
-use crate::storage::{Error, Stored};
 
 impl Follower {
     /// Takes in what the stream delivers.
@@ -38,6 +36,8 @@ impl Follower {
                 error!(topic = %self.topic.name, reason = what, "stored data is damaged");
                 self.cached.clear();
                 self.ids.reload();
+                self.marks.begin(sequence);
+                self.give_up_open("what is stored there is damaged");
                 let next = end_of(sequence);
                 self.seen = Some(Seen { sequence, next, ..seen });
                 self.topic.advance(next, UnixMicros(0));
@@ -58,15 +58,8 @@ impl Follower {
         self.cached.push(run);
         self.topic.note_end(next);
         self.topic.advance(end_of(sequence), time);
-        let decided = self.flight.take_if(|flight| flight.group.sequence() <= sequence);
-        let ours =
-            |flight: &Flight| flight.group.sequence() == sequence && flight.group.head.nonce == head.nonce;
-        // Somebody else's message in its place means that it is not, and will not be, stored.
-        if let Some(flight) = decided.filter(ours) {
-            self.trouble = None;
-            let steps = flight.steps();
-            flight.group.settle(&mut self.topic.queue().appends, Some(steps));
-        }
+        self.marks.note(sequence, &head);
+        self.decide(sequence, &head);
     }
 
     /// Reads on later, from where it stopped.
@@ -98,12 +91,10 @@ impl Follower {
             // What lies between was trimmed before it was read, its ids too.
             self.cached.clear();
             self.ids.forget();
-            if let Some(flight) = self.flight.take_if(|flight| flight.was_sent()) {
-                let reason = "what was stored meanwhile is trimmed already".to_owned();
-                let error = Error::Unavailable { reason, stored: Stored::Unknown };
-                flight.group.fail(&mut self.topic.queue().appends, &error);
-            }
-            self.flight = None;
+            self.give_up_open("what was stored meanwhile is trimmed already");
+        }
+        if self.seen.is_none() || jumped {
+            self.marks.begin(seen.sequence);
         }
         self.seen = Some(seen);
         self.topic.note_end(seen.next);

@@ -4,12 +4,17 @@
 mod access;
 mod creation;
 mod edges;
+mod handing;
 mod idle;
 mod listing;
 mod outages;
 mod reading;
 mod replicas;
 mod room;
+
+#[path = "../../../../tests/integration/harness/proxy.rs"]
+#[allow(dead_code, reason = "the tests through the public door use all of it")]
+mod proxy;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -281,3 +281,44 @@ async fn a_leader_without_a_majority_is_not_ready() {
     let on = timeout(Duration::from_secs(60), health.wait_for(|health| *health == Health::Serving));
     on.await.unwrap().unwrap();
 }
+
+/// The leader of a topic's stream is stopped as planned: it says so (lame duck), and what it was sent just
+/// before is lost. It is sent again at once, not after all the time that an answer may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planned_stop_of_the_leader_does_not_hold_up_publishes() {
+    let mut nats = Nats::cluster();
+    let base = config(&nats);
+    // One replica at each server.
+    let logs = join_all(nats.servers.iter().map(async |server| {
+        let mut config = base.clone();
+        config.nats.url = format!("nats://127.0.0.1:{}", server.port);
+        open(&config).await
+    }))
+    .await;
+    created(&*logs[0], "t").await;
+    let topics = join_all(logs.iter().map(async |log| log.get(&name("t")).await.unwrap())).await;
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writers: Vec<_> = topics
+        .iter()
+        .map(|topic| {
+            let (topic, stop) = (topic.clone(), stop.clone());
+            tokio::spawn(async move {
+                let (mut n, mut longest) = (0, Duration::ZERO);
+                while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                    let begun = Instant::now();
+                    put(&*topic, n).await.unwrap();
+                    longest = longest.max(begun.elapsed());
+                    n += 1;
+                }
+                longest
+            })
+        })
+        .collect();
+    sleep(Duration::from_secs(1)).await;
+    nats.leader("streamway-t").signal(rustix::process::Signal::USR2);
+    sleep(Duration::from_secs(7)).await;
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    let longest = join_all(writers).await.into_iter().map(Result::unwrap).collect::<Vec<_>>();
+    println!("{longest:?}");
+    assert!(longest.iter().all(|longest| *longest < Duration::from_secs(4)), "{longest:?}");
+}

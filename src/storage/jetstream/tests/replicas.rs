@@ -237,7 +237,7 @@ async fn ids_that_an_earlier_program_stored_are_known() {
     unplaced::encode(time, &batch(&[1], 0), &mut payload);
     let id = IdEntry { index: 0, count: 1, digest: digest("id-1"), mark: None };
     let crc = crc32c::crc32c(&payload);
-    let head = Head { nonce: 7, time, before: 0, records: 1, crc, ids: vec![id] };
+    let head = Head { nonce: 7, time, before: 0, records: 1, crc, ids: vec![id], ..Head::default() };
     let subject = subject(&name("t"), topic.epoch());
     log.nats.client.publish_with_headers(subject, head.headers(0), payload.into()).await.unwrap();
     eventually("it is stored", Duration::from_secs(10), async || {

@@ -1,0 +1,175 @@
+//! Whether a replica appends by itself, or hands its batches to the one that keeps storing first: judged
+//! by who stored what in the topic, and how long a group takes.
+//! Never: needed for what is true; whoever appends, the sequence a group must follow decides.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::bus::Address;
+
+/// So often in a row a group loses its place before its batches are handed over.
+const LOSSES: u32 = 2;
+/// A rival that stored nothing of its own for so many times as long as a group takes is no rival any more.
+const QUIET_FACTOR: u32 = 8;
+/// The same, at least and at most.
+const QUIET_MIN: Duration = Duration::from_millis(20);
+const QUIET_MAX: Duration = Duration::from_secs(1);
+/// How long a group takes before one was timed.
+const TAKES_GUESS: Duration = Duration::from_millis(10);
+/// Most replicas of which it is remembered that they do not take batches.
+const AVOIDED_MAX: usize = 16;
+
+/// Who stores first.
+#[derive(Debug, Default)]
+pub struct Contest {
+    losses: u32,
+    /// Who stored something of its own, and when last.
+    rival: Option<(Address, Instant)>,
+    handing: bool,
+    avoided: Vec<(Address, Instant)>,
+    /// How long a group takes, on average.
+    takes: Option<Duration>,
+}
+
+impl Contest {
+    /// How long a group takes.
+    #[must_use]
+    pub fn takes(&self) -> Duration {
+        self.takes.unwrap_or(TAKES_GUESS)
+    }
+
+    fn quiet(&self) -> Duration {
+        (self.takes() * QUIET_FACTOR).clamp(QUIET_MIN, QUIET_MAX)
+    }
+
+    /// NATS answered to a group after so long.
+    pub fn answered(&mut self, after: Duration) {
+        self.takes = Some(self.takes.map_or(after, |takes| (takes * 7 + after) / 8));
+    }
+
+    /// Another replica stored something of its own; none where it is of a version that takes no batches.
+    pub fn stored_by(&mut self, by: Option<Address>, now: Instant) {
+        let Some(by) = by else { return };
+        let quiet = self.quiet();
+        match &mut self.rival {
+            // One that is busy stays the rival.
+            Some((rival, at)) if *rival != by && now - *at < quiet => {}
+            rival => *rival = Some((by, now)),
+        }
+    }
+
+    /// Another's message took the place of a group of this replica.
+    pub fn lost(&mut self) {
+        self.losses = self.losses.saturating_add(1);
+    }
+
+    /// A group of this replica's own was stored.
+    pub const fn won(&mut self) {
+        self.losses = 0;
+    }
+
+    /// This replica appends by itself.
+    pub const fn lead(&mut self) {
+        (self.losses, self.handing) = (0, false);
+    }
+
+    /// A replica does not take batches for so long.
+    pub fn refused(&mut self, by: Address, pause: Duration, now: Instant) {
+        self.lead();
+        self.avoided.retain(|(address, until)| *address != by && *until > now);
+        if self.avoided.len() < AVOIDED_MAX {
+            self.avoided.push((by, now + pause));
+        }
+    }
+
+    /// Whether this replica hands over.
+    #[must_use]
+    pub const fn is_handing(&self) -> bool {
+        self.handing
+    }
+
+    /// Whether this replica hands over to that one, if it has anything.
+    #[must_use]
+    pub fn hands_to(&self, other: Address) -> bool {
+        self.handing && self.rival.is_some_and(|(rival, _)| rival == other)
+    }
+
+    /// Whom this replica hands over to.
+    pub fn peer(&mut self, now: Instant) -> Option<Address> {
+        let peer = self.rival.filter(|(rival, at)| {
+            let avoided = self.avoided.iter().any(|(address, until)| address == rival && *until > now);
+            now - *at < self.quiet() && !avoided
+        });
+        if self.handing && peer.is_none() {
+            self.lead();
+        }
+        self.handing |= self.losses >= LOSSES && peer.is_some();
+        peer.filter(|_| self.handing).map(|(rival, _)| rival)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, Contest, Duration, Instant};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// One that takes 10 ms for a group, and lost twice to a rival.
+    fn beaten(rival: Address, now: Instant) -> Contest {
+        let mut contest = Contest::default();
+        contest.answered(10 * MS);
+        for _ in 0..2 {
+            assert_eq!(contest.peer(now), None);
+            contest.stored_by(Some(rival), now);
+            contest.lost();
+        }
+        contest
+    }
+
+    #[test]
+    fn batches_are_handed_over_after_two_losses_for_as_long_as_the_rival_is_busy() {
+        let (rival, mut now) = (Address::random(), Instant::now());
+        let mut contest = beaten(rival, now);
+        for _ in 0..100 {
+            now += 20 * MS;
+            contest.stored_by(Some(rival), now);
+            assert_eq!(contest.peer(now), Some(rival));
+        }
+        now += 79 * MS;
+        assert_eq!(contest.peer(now), Some(rival));
+        now += MS;
+        assert_eq!(contest.peer(now), None, "it is quiet");
+        contest.stored_by(Some(rival), now);
+        assert_eq!(contest.peer(now), None, "it has to be lost to again");
+    }
+
+    #[test]
+    fn a_loss_now_and_then_is_borne() {
+        let (rival, now) = (Address::random(), Instant::now());
+        let mut contest = Contest::default();
+        for _ in 0..100 {
+            contest.stored_by(Some(rival), now);
+            contest.lost();
+            assert_eq!(contest.peer(now), None);
+            contest.won();
+        }
+    }
+
+    #[test]
+    fn one_that_refuses_is_left_alone_for_a_while() {
+        let (rival, mut now) = (Address::random(), Instant::now());
+        let mut contest = beaten(rival, now);
+        assert_eq!(contest.peer(now), Some(rival));
+        contest.refused(rival, 50 * MS, now);
+        for after in [0, 49, 50] {
+            contest.stored_by(Some(rival), now + after * MS);
+            contest.lost();
+            contest.lost();
+            assert_eq!(contest.peer(now + after * MS).is_some(), after == 50);
+        }
+        now += 60 * MS;
+        contest.stored_by(None, now);
+        assert!(contest.hands_to(rival));
+    }
+}

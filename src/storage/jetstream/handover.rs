@@ -1,0 +1,156 @@
+//! A group that another replica built and handed over, as a letter; and those that are held until they
+//! are stored within a group of this replica's own.
+//! Never: handed on; a replica that cannot store it gives it back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::bus::{Address, Letter};
+use super::message::{HANDED_MAX, Head};
+use super::nats::Nats;
+
+/// The sequence up to which the group's batches were stored nowhere.
+const BASE: &str = "Streamway-Base";
+/// Why a group is given back.
+const BACK: &str = "Streamway-Back";
+
+/// Most bytes held for others by one replica, of all topics; one group is held whatever its size.
+const BYTES_MAX: usize = 16 << 20;
+/// How long one is held: whoever handed it over has given up before.
+const HELD_MAX: Duration = Duration::from_secs(10);
+
+/// Why a group is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It cannot be stored as it is: what it repeats or follows is stored since, or is not known here.
+    Stale,
+    /// This replica hands over itself.
+    Elsewhere,
+    /// It holds as much as it may.
+    Full,
+    /// It stops.
+    Stopping,
+}
+
+impl Why {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Stale, "stale"),
+        (Self::Elsewhere, "elsewhere"),
+        (Self::Full, "full"),
+        (Self::Stopping, "stopping"),
+    ];
+
+    /// How long to hand nothing more to who says so.
+    #[must_use]
+    pub const fn pause(self) -> Duration {
+        match self {
+            Self::Stale | Self::Elsewhere => Duration::from_millis(20),
+            Self::Full => Duration::from_millis(100),
+            Self::Stopping => Duration::from_secs(5),
+        }
+    }
+}
+
+/// The letter that hands over a group.
+#[must_use]
+pub fn letter(to: Address, head: &Head, base: u64, payload: Bytes) -> Letter {
+    let mut headers = head.described();
+    headers.insert(BASE, base.to_string().as_str());
+    Letter { who: to, tag: head.nonce, headers, payload }
+}
+
+/// The letter that gives one back.
+#[must_use]
+pub fn back(to: Address, nonce: u64, why: Why) -> Letter {
+    let mut headers = HeaderMap::new();
+    let text = Why::ALL.iter().find(|(reason, _)| *reason == why).map_or("stale", |(_, text)| text);
+    headers.insert(BACK, text);
+    Letter { who: to, tag: nonce, headers, payload: Bytes::new() }
+}
+
+/// What a letter says.
+#[derive(Debug)]
+pub enum Content {
+    /// It hands over a group.
+    Handed(Parcel),
+    /// It gives back the group of its tag.
+    Back(Why),
+}
+
+/// A group that another replica built.
+#[derive(Debug)]
+pub struct Parcel {
+    /// Who built it.
+    pub from: Address,
+    /// It is stored nowhere up to this sequence.
+    pub base: u64,
+    /// What its message would have said.
+    pub head: Head,
+    /// Its batches.
+    pub payload: Bytes,
+    came: Instant,
+    /// Bytes counted against what is held.
+    counted: Option<(Arc<Nats>, usize)>,
+}
+
+impl Drop for Parcel {
+    fn drop(&mut self) {
+        if let Some((nats, bytes)) = self.counted.take() {
+            nats.held_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Reads a letter; none where it says nothing that is known here.
+#[must_use]
+pub fn read(letter: Letter) -> Option<Content> {
+    if let Some(back) = letter.headers.get(BACK) {
+        let why = Why::ALL.iter().find(|(_, text)| *text == back.as_str());
+        return Some(Content::Back(why.map_or(Why::Stale, |(why, _)| *why)));
+    }
+    let base = letter.headers.get(BASE)?.as_str().parse().ok()?;
+    let head = Head::parse(&letter.headers).filter(|head| head.nonce == letter.tag && head.records > 0)?;
+    let (from, payload, came) = (letter.who, letter.payload, Instant::now());
+    Some(Content::Handed(Parcel { from, base, head, payload, came, counted: None }))
+}
+
+/// Groups of others that are to be stored: at most one of each.
+#[derive(Debug, Default)]
+pub struct Held(Vec<Parcel>);
+
+impl Held {
+    /// In the order they came.
+    #[must_use]
+    pub fn all(&self) -> &[Parcel] {
+        &self.0
+    }
+
+    /// Holds a group, in place of an earlier one of the same replica. Answers whether there is room.
+    #[must_use]
+    pub fn push(&mut self, mut parcel: Parcel, nats: &Arc<Nats>) -> bool {
+        self.0.retain(|held| held.from != parcel.from);
+        let bytes = parcel.payload.len();
+        let before = nats.held_bytes.fetch_add(bytes, Ordering::AcqRel);
+        parcel.counted = Some((nats.clone(), bytes));
+        if self.0.len() >= HANDED_MAX || (before > 0 && before + bytes > BYTES_MAX) {
+            return false;
+        }
+        self.0.push(parcel);
+        true
+    }
+
+    /// Forgets those of which `keep` says no, and those held too long.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Parcel) -> bool) {
+        self.0.retain(|parcel| parcel.came.elapsed() < HELD_MAX && keep(parcel));
+    }
+
+    /// Forgets all, and says whose they were.
+    pub fn drain(&mut self) -> impl Iterator<Item = (Address, u64)> + '_ {
+        self.0.drain(..).map(|parcel| (parcel.from, parcel.head.nonce))
+    }
+}
