@@ -3,10 +3,14 @@
 //! more the more there is that it does not answer.
 //! Never: names a topic that the caller may not see, not even in a page token.
 
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
 use super::request;
 use super::status::Error;
 use crate::auth::{Action, Caller, Scope, Span};
 use crate::proto::v1;
+use crate::record::TopicName;
 use crate::storage::TopicInfo;
 use crate::topic::Topics;
 
@@ -51,23 +55,55 @@ pub(super) async fn page(
         size => size.min(PAGE_MAX),
     };
     let scope = caller.scope(Action::Any);
+    let mut names = Names::new(topics, &asked.prefix);
     let mut scan = Scan { found: Vec::new(), size, at: begin(caller, &asked.page_token)?, cost: 0 };
     while let Some(span) = scope.next(&asked.prefix, &scan.at) {
         let stride = scan.stride(&scope, span);
         if stride == 0 {
             let next = caller.seal(&scan.at);
-            return Ok(Page { topics: scan.found, next, cost: scan.cost });
+            return scan.end(topics, next).await;
         }
-        let names = topics.list(span.text, Some(&scan.at), stride).await?;
-        let is_full = scan.take(&scope, span, names, stride);
-        if is_full {
+        let page = names.page(span, &scan.at, stride).await?;
+        if scan.take(&scope, span, page, stride) {
             scan.found.truncate(size);
-            let next = scan.found.last().map(|last| last.name.as_str().to_owned()).unwrap_or_default();
-            return Ok(Page { topics: scan.found, next, cost: scan.cost });
+            let next = scan.found.last().map(|last| last.as_str().to_owned()).unwrap_or_default();
+            return scan.end(topics, next).await;
         }
         tokio::task::yield_now().await;
     }
-    Ok(Page { topics: scan.found, next: String::new(), cost: scan.cost })
+    scan.end(topics, String::new()).await
+}
+
+/// Names of topics, as one call looks at them.
+pub(super) struct Names<'a> {
+    topics: &'a Topics,
+    prefix: &'a str,
+    /// Looked at once, where the engine cannot look at a few.
+    all: Option<Option<BTreeSet<TopicName>>>,
+}
+
+impl<'a> Names<'a> {
+    /// Those that begin with `prefix`.
+    pub(super) const fn new(topics: &'a Topics, prefix: &'a str) -> Self {
+        Self { topics, prefix, all: None }
+    }
+
+    /// Up to `limit` names of a span behind `after`, which never goes back.
+    pub(super) async fn page(
+        &mut self,
+        span: Span<'_>,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<TopicName>, Error> {
+        let all = match &mut self.all {
+            Some(all) => all,
+            none => none.insert(self.topics.all_names(self.prefix, after).await?),
+        };
+        let Some(all) = all else { return Ok(self.topics.names(span.text, Some(after), limit).await?) };
+        let from = if after >= span.text { Bound::Excluded(after) } else { Bound::Included(span.text) };
+        let range = all.range::<str, _>((from, Bound::Unbounded));
+        Ok(range.take_while(|name| name.as_str().starts_with(span.text)).take(limit).cloned().collect())
+    }
 }
 
 /// Where a page begins: behind the last topic of the one before, or where that stopped.
@@ -86,7 +122,7 @@ fn begin(caller: &Caller, token: &str) -> Result<String, Error> {
 
 /// A page that is being filled.
 struct Scan {
-    found: Vec<TopicInfo>,
+    found: Vec<TopicName>,
     size: usize,
     /// All names up to here were looked at.
     at: String,
@@ -108,11 +144,11 @@ impl Scan {
     }
 
     /// Takes in what a span holds, up to `stride` names of it; answers whether the page is full, with one more.
-    fn take(&mut self, scope: &Scope, span: Span<'_>, names: Vec<TopicInfo>, stride: usize) -> bool {
+    fn take(&mut self, scope: &Scope, span: Span<'_>, names: Vec<TopicName>, stride: usize) -> bool {
         self.cost += 1 + names.len() * if span.is_whole { 1 } else { scope.cost() };
         let is_all = span.is_name || names.len() < stride;
         for topic in names {
-            let name = topic.name.as_str();
+            let name = topic.as_str();
             name.clone_into(&mut self.at);
             // A name is also the beginning of other names.
             let is_seen = if span.is_name { name == span.text } else { span.is_whole || scope.holds(name) };
@@ -127,5 +163,10 @@ impl Scan {
             self.at = span.end();
         }
         false
+    }
+
+    /// The page, with what its topics are like.
+    async fn end(self, topics: &Topics, next: String) -> Result<Page, Error> {
+        Ok(Page { topics: topics.infos(self.found).await?, next, cost: self.cost })
     }
 }

@@ -23,6 +23,7 @@ mod window;
 
 pub use error::{Error, OpenError, Stored};
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -96,6 +97,31 @@ pub trait Log: Send + Sync + 'static {
         Box::pin(async move {
             let page = self.list(prefix, after, limit).await?;
             Ok(page.into_iter().map(|info| info.name).collect())
+        })
+    }
+
+    /// All names behind `after` that begin with `prefix`, where this engine looks at all to find any; none
+    /// where a look at a few of them costs no more than a few.
+    fn all_names<'a>(
+        &'a self,
+        _prefix: &'a str,
+        _after: &'a str,
+    ) -> BoxFuture<'a, Result<Option<BTreeSet<TopicName>>, Error>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// What these topics are like now; those that are gone are left out.
+    fn infos(&self, names: Vec<TopicName>) -> BoxFuture<'_, Result<Vec<TopicInfo>, Error>> {
+        Box::pin(async move {
+            let mut infos = Vec::with_capacity(names.len());
+            for name in &names {
+                match self.get(name).await {
+                    Ok(topic) => infos.push(topic.info()),
+                    Err(Error::TopicNotFound) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(infos)
         })
     }
 

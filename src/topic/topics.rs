@@ -2,6 +2,7 @@
 //! draining, and whether topics are created on first use.
 //! Never: knows gRPC, or how an engine stores.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -257,6 +258,24 @@ impl Topics {
     ) -> Result<Vec<TopicName>, Error> {
         let log = self.log().await?;
         Ok(self.in_time(Stored::Nothing, log.names(prefix, after, limit)).await?)
+    }
+
+    /// All names behind `after` that begin with `prefix`, where the engine looks at all to find any.
+    ///
+    /// # Errors
+    /// The server is not serving.
+    pub async fn all_names(&self, prefix: &str, after: &str) -> Result<Option<BTreeSet<TopicName>>, Error> {
+        let log = self.log().await?;
+        Ok(self.in_time(Stored::Nothing, log.all_names(prefix, after)).await?)
+    }
+
+    /// What these topics are like now; those that are gone are left out.
+    ///
+    /// # Errors
+    /// The server is not serving.
+    pub async fn infos(&self, names: Vec<TopicName>) -> Result<Vec<TopicInfo>, Error> {
+        let log = self.log().await?;
+        Ok(self.in_time(Stored::Nothing, log.infos(names)).await?)
     }
 
     /// Replaces a topic's retention.

@@ -230,6 +230,16 @@ impl Log for EmbeddedLog {
         Box::pin(std::future::ready(Ok(page.iter().map(|topic| topic.info()).collect())))
     }
 
+    fn names<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<TopicName>, Error>> {
+        let page = self.registry.page(prefix, after, limit);
+        Box::pin(std::future::ready(Ok(page.iter().map(|topic| topic.name.clone()).collect())))
+    }
+
     fn update<'a>(
         &'a self,
         name: &'a TopicName,

@@ -50,7 +50,10 @@ impl JetStreamLog {
     }
 
     /// What these topics are like; those that are gone, or not ours, are left out.
-    async fn infos(&self, names: impl IntoIterator<Item = TopicName>) -> Result<Vec<TopicInfo>, Error> {
+    pub(super) async fn infos(
+        &self,
+        names: impl IntoIterator<Item = TopicName>,
+    ) -> Result<Vec<TopicInfo>, Error> {
         let asked = stream::iter(names).map(async |name| {
             let info = self.nats.info(&names::stream(&name)).await?;
             Ok(info.and_then(|info| Some(info_of(Meta::of(&info.config)?, &info))))

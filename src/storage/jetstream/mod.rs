@@ -45,8 +45,8 @@ mod tests;
 
 pub use self::connect::OpenError;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -250,6 +250,18 @@ impl Log for JetStreamLog {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<TopicName>, Error>> {
         Box::pin(async move { Ok(self.names(prefix, after, limit).await?.into_iter().collect()) })
+    }
+
+    fn all_names<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+    ) -> BoxFuture<'a, Result<Option<BTreeSet<TopicName>>, Error>> {
+        Box::pin(async move { Ok(Some(self.names(prefix, Some(after), usize::MAX).await?)) })
+    }
+
+    fn infos(&self, names: Vec<TopicName>) -> BoxFuture<'_, Result<Vec<TopicInfo>, Error>> {
+        Box::pin(self.infos(names))
     }
 
     fn sample(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>, Error>> {
