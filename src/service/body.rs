@@ -154,7 +154,8 @@ impl<S: Answers> http_body::Body for Messages<S> {
                 // The peer has the beginning of a message that has no end: the call cannot end well.
                 Err(error) => {
                     (this.rest, this.end) = (None, End::Sent);
-                    let status = Status::aborted(format!("the rest of a delivery cannot be read: {error}"));
+                    let status =
+                        Status::unavailable(format!("the rest of a delivery cannot be read: {error}"));
                     return Poll::Ready(Some(Err(status)));
                 }
             }

@@ -178,7 +178,7 @@ async fn a_rest_that_is_gone_ends_the_call() {
     let _unread = frame(&mut other).await.unwrap();
     log.delete(&TopicName::parse("t").unwrap(), None).await.unwrap();
     let failed = poll_fn(|cx| Pin::new(&mut one).poll_frame(cx)).await.unwrap();
-    assert_eq!(failed.unwrap_err().code(), tonic::Code::Aborted);
+    assert_eq!(failed.unwrap_err().code(), tonic::Code::Unavailable);
     assert!(poll_fn(|cx| Pin::new(&mut one).poll_frame(cx)).await.is_none());
 }
 
