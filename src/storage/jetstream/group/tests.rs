@@ -1,0 +1,144 @@
+//! Groups of one's own and of others, built, stored and settled without NATS.
+
+use super::{Address, Basis, Built, Group, Parcel, Seen, build};
+use crate::record::{Batch, Epoch, Offset, Scope, UnixMicros};
+use crate::storage::conformance::batch;
+use crate::storage::jetstream::handover::{self, Content};
+use crate::storage::jetstream::message::{Message, digest, start_of};
+use crate::storage::jetstream::queue::Append;
+use crate::storage::window::{self, Owner, Window};
+use crate::storage::{Appended, Hold};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot::{Receiver, channel};
+
+fn waiting(serial: u64, batches: Vec<Batch>) -> (Append, Receiver<Appended>) {
+    let (reply, answer) = channel();
+    let (refused, batches) = (Arc::default(), batches.into());
+    let (appended, hold) = (Appended::default(), Hold::default());
+    (Append { serial, refused, batches, appended, reply, _hold: hold }, answer)
+}
+
+fn window() -> Window {
+    Window::new(Duration::from_secs(600), 100, UnixMicros::now())
+}
+
+fn remember(window: &mut Window, id: &str) {
+    let (time, at) = (UnixMicros::now(), UnixMicros::now());
+    let key = window.key(0, Scope::NONE, &digest(id));
+    let (first, owner) = (Offset::ZERO, Owner::of(Scope::NONE));
+    let content = batch(&[1], 10).content();
+    window.insert(key, window::Stored { first, count: 1, content, owner, time, at }, at);
+}
+
+fn built(
+    queue: &VecDeque<Append>,
+    sequence: u64,
+    held: &[Parcel],
+    for_other: bool,
+    window: &Window,
+) -> Group {
+    let next = Offset::new(sequence << 10);
+    let seen = Seen { sequence, next, records: 0, time: UnixMicros::now() };
+    let basis = Basis {
+        epoch: Epoch::new(1),
+        seen,
+        certain: 0,
+        window,
+        bytes_max: 1 << 20,
+        wall: UnixMicros::now(),
+        steady: UnixMicros::now(),
+        by: Address::random(),
+        for_other,
+        held,
+        held_first: true,
+    };
+    let Built::Group(group) = build(queue, &basis) else { panic!("behind") };
+    group
+}
+
+/// As the one it is handed to reads it.
+fn handed(group: &Group, from: Address) -> Parcel {
+    let mut letter = handover::letter(from, &group.head, group.after.sequence, group.payload.clone());
+    letter.who = from;
+    let Some(Content::Handed(parcel)) = handover::read(letter) else { panic!("not a group") };
+    parcel
+}
+
+/// What one replica builds another stores before its own, and the first answers from what is stored;
+/// what was answered in the meantime stays so.
+#[test]
+fn a_group_is_stored_within_anothers() {
+    let id = |n: u64, id: &str| batch(&[n], 10).with_request_id(id).unwrap();
+    let (first, answer) = waiting(7, vec![id(1, "a"), id(2, "b"), id(1, "a"), batch(&[3, 4], 0)]);
+    let mut queue = VecDeque::from([first]);
+    let far = built(&queue, 4, &[], true, &window());
+    let from = Address::random();
+    let parcel = handed(&far, from);
+    let (own, _answer) = waiting(0, vec![batch(&[9], 10)]);
+    let near = built(&VecDeque::from([own]), 8, &[parcel], false, &window());
+    assert_eq!((near.head.records, near.head.ids.len(), near.head.handed[0].index), (5, 2, 0));
+    let stored = Message::read(9, Some(&near.headers()), &near.payload).unwrap();
+    assert_eq!((stored.head.handed[0].from, stored.head.handed[0].nonce), (from, far.head.nonce));
+    let place = super::Place { base: start_of(9), time: stored.head.time };
+    far.settle(place, &mut queue, None);
+    let receipts = answer.blocking_recv().unwrap().receipts;
+    let told = |n: usize| (receipts[n].first.get() - (8 << 10), receipts[n].duplicate);
+    assert_eq!([told(0), told(1), told(2), told(3)], [(0, false), (1, false), (0, true), (2, false)]);
+    assert!(receipts.iter().all(|receipt| receipt.time == stored.head.time));
+    assert!(queue.is_empty());
+}
+
+#[test]
+fn a_group_that_cannot_be_stored_as_it_is_is_given_back() {
+    let (append, _answer) = waiting(0, vec![batch(&[1], 10).with_request_id("a").unwrap()]);
+    let far = built(&VecDeque::from([append]), 4, &[], true, &window());
+    let refused = |parcel: Parcel, window: &Window| {
+        let near = built(&VecDeque::new(), 8, &[parcel], false, window);
+        assert!(near.is_empty() || near.stale.is_empty());
+        near.stale.len()
+    };
+    let from = Address::random();
+    assert_eq!(refused(handed(&far, from), &window()), 0);
+    // What it repeats is stored since.
+    let mut known = window();
+    remember(&mut known, "a");
+    assert_eq!(refused(handed(&far, from), &known), 1);
+    // It is so old that this may have been forgotten.
+    let mut old = handed(&far, from);
+    old.head.time = UnixMicros(old.head.time.0 - 301_000_000);
+    assert_eq!(refused(old, &window()), 1);
+    // It changed on its way.
+    let mut damaged = handed(&far, from);
+    damaged.head.crc ^= 1;
+    assert_eq!(refused(damaged, &window()), 1);
+}
+
+/// A condition is judged by who was asked.
+#[test]
+fn a_condition_is_not_handed_over() {
+    let conditional = batch(&[2], 0).expecting(Some(Offset::new(4 << 10)));
+    let (first, _one) = waiting(0, vec![batch(&[1], 0), conditional.clone()]);
+    let far = built(&VecDeque::from([first]), 4, &[], true, &window());
+    assert_eq!(far.head.records, 1);
+    let (first, _two) = waiting(0, vec![conditional]);
+    let far = built(&VecDeque::from([first]), 4, &[], true, &window());
+    assert!(far.is_empty() && far.settles_nothing());
+}
+
+/// What needs nothing stored does not wait for what may lose its place again and again.
+#[test]
+fn a_duplicate_is_answered_without_what_waits_behind_it() {
+    let mut known = window();
+    remember(&mut known, "a");
+    let (first, mut answer) = waiting(0, vec![batch(&[1], 10).with_request_id("a").unwrap()]);
+    let (second, _other) = waiting(1, vec![batch(&[2], 10)]);
+    let mut queue = VecDeque::from([first, second]);
+    let group = built(&queue, 4, &[], false, &known);
+    assert!(group.is_empty());
+    let place = group.place();
+    group.settle(place, &mut queue, None);
+    assert!(answer.try_recv().unwrap().receipts[0].duplicate);
+    assert_eq!(built(&queue, 4, &[], false, &known).head.records, 1);
+}
