@@ -18,6 +18,11 @@ use crate::topic::Topics;
 const PAGE: usize = 100;
 /// Most topics of a page.
 const PAGE_MAX: usize = 1000;
+/// Most bytes of a page: what a call may hold whose client does not read the answer. The default page is shorter
+/// whatever its topics are called.
+pub(super) const PAGE_BYTES_MAX: usize = 32 << 10;
+/// Most bytes that a topic takes in the answer beside its name.
+const TOPIC_BYTES: usize = 160;
 /// Most that one page may cost, as [`Scope::cost`] counts: a name looked at, a look-up, a pattern tried. Twice what
 /// the fullest page takes where all is seen.
 pub(super) const COST_MAX: usize = 2 * PAGE_MAX;
@@ -56,7 +61,7 @@ pub(super) async fn page(
     };
     let scope = caller.scope(Action::Any);
     let mut names = Names::new(topics, &asked.prefix);
-    let mut scan = Scan { found: Vec::new(), size, at: begin(caller, &asked.page_token)?, cost: 0 };
+    let mut scan = Scan { found: Vec::new(), bytes: 0, size, at: begin(caller, &asked.page_token)?, cost: 0 };
     while let Some(span) = scope.next(&asked.prefix, &scan.at) {
         let stride = scan.stride(&scope, span);
         if stride == 0 {
@@ -65,7 +70,7 @@ pub(super) async fn page(
         }
         let page = names.page(span, &scan.at, stride).await?;
         if scan.take(&scope, span, page, stride) {
-            scan.found.truncate(size);
+            scan.found.pop();
             let next = scan.found.last().map(|last| last.as_str().to_owned()).unwrap_or_default();
             return scan.end(topics, next).await;
         }
@@ -123,6 +128,8 @@ fn begin(caller: &Caller, token: &str) -> Result<String, Error> {
 /// A page that is being filled.
 struct Scan {
     found: Vec<TopicName>,
+    /// Most bytes that they take in the answer.
+    bytes: usize,
     size: usize,
     /// All names up to here were looked at.
     at: String,
@@ -153,9 +160,10 @@ impl Scan {
             // A name is also the beginning of other names.
             let is_seen = if span.is_name { name == span.text } else { span.is_whole || scope.holds(name) };
             if is_seen {
+                self.bytes += name.len() + TOPIC_BYTES;
                 self.found.push(topic);
             }
-            if self.found.len() > self.size {
+            if self.found.len() > self.size || self.bytes > PAGE_BYTES_MAX {
                 return true;
             }
         }

@@ -1,10 +1,12 @@
 //! What a page of ListTopics costs: counted in names looked at and patterns tried, not in time.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use super::listing::{COST_MAX, STRIDE, page};
-use crate::auth::{self, Auth, Caller};
+use prost::Message;
+
+use super::listing::{COST_MAX, PAGE_BYTES_MAX, STRIDE, list, page};
+use crate::auth::{self, Auth, Caller, Limits};
 use crate::config::Config;
 use crate::proto::v1::ListTopicsRequest;
 use crate::record::TopicName;
@@ -97,6 +99,36 @@ async fn a_page_costs_what_it_answers_among_a_thousand_tokens_and_ten_thousand_t
         assert_eq!(all(&house, &house.caller(who), 1000, prefix).await, (vec![], 0), "{who}");
         assert_eq!(house.log.listed(), before, "{who}");
     }
+}
+
+/// What a client leaves unread is bounded, and nothing is lost by it.
+#[tokio::test]
+async fn a_page_has_so_many_bytes_whatever_topics_are_called() {
+    let topics = Topics::new(&Config::default());
+    let log = MemoryLog::new();
+    let most = Retention {
+        max_age: Some(Duration::from_secs(u64::from(u32::MAX)) + Duration::from_nanos(999_999_000)),
+        max_bytes: Some(u64::MAX),
+        max_records: Some(u64::MAX),
+    };
+    let names: Vec<_> = (0..1000).map(|n| format!("{n:0128}")).collect();
+    for name in &names {
+        log.create(TopicName::parse(name).unwrap(), most).await.unwrap();
+    }
+    topics.open(log);
+    let caller = Auth::open(Limits::default()).caller(None).unwrap();
+    let (mut found, mut token) = (Vec::new(), String::new());
+    loop {
+        let page = list(&topics, &caller, &asked(1000, token, "")).await.unwrap();
+        assert!(page.encoded_len() <= PAGE_BYTES_MAX, "{} bytes", page.encoded_len());
+        assert!(page.topics.len() >= 100 || page.next_page_token.is_empty(), "the default page is not cut");
+        found.extend(page.topics.into_iter().map(|topic| topic.name));
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(found, names);
 }
 
 const SEVENS: &str =
