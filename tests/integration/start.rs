@@ -167,13 +167,15 @@ async fn assert_gap(client: &mut StreamClient, request: SubscribeRequest, expect
 }
 
 #[tokio::test]
-async fn a_missing_topic_is_created_except_for_a_position() {
+async fn a_missing_topic_is_created_for_a_reader_that_waits_and_for_no_position() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let position = Position { epoch: "0123456789abcdef".into(), offset: 0 };
     let status = subscribe_fails(&mut client, subscribe("new", at(&position))).await;
     refused(&status, Code::NotFound, "TOPIC_NOT_FOUND");
-    let mut reader = Reader::open(&mut client.clone(), history("new")).await.unwrap();
-    assert_eq!(reader.rest().await.unwrap(), []);
+    let status = subscribe_fails(&mut client, history("new")).await;
+    refused(&status, Code::NotFound, "TOPIC_NOT_FOUND");
+    let mut reader = Reader::open(&mut client, subscribe("new", earliest())).await.unwrap();
+    assert_eq!(reader.until(Notice::CaughtUp).await, []);
     assert_eq!(reader.next.unwrap().offset, 0);
 }
