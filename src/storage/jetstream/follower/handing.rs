@@ -58,7 +58,10 @@ impl Follower {
     /// Takes a letter in.
     pub(super) fn received(&mut self, received: Received) {
         match received {
-            Received::Undelivered(nonce) => self.came_back(nonce, UNKNOWN_PAUSE),
+            Received::Undelivered(nonce) => {
+                self.came_back(nonce, UNKNOWN_PAUSE);
+                self.open.retain(|group| group.head.nonce != nonce);
+            }
             Received::Letter(letter) => {
                 let (from, nonce) = (letter.who, letter.tag);
                 match handover::read(letter) {
@@ -74,12 +77,13 @@ impl Follower {
         }
     }
 
-    /// A group was not, and will not be, stored by the one it was handed to.
+    /// A group is appended here again. Whoever gave it back may have had it on its way, and it is known until one of
+    /// both is stored.
     fn came_back(&mut self, nonce: u64, pause: Duration) {
-        self.open.retain(|group| group.head.nonce != nonce);
         if let Some(handed) = self.handed.take_if(|handed| handed.group.head.nonce == nonce) {
             debug!(topic = %self.topic.name, to = %handed.to, "what was handed over came back");
             self.contest.refused(handed.to, pause, Instant::now());
+            self.open.push(handed.group);
         }
     }
 
@@ -115,7 +119,7 @@ impl Follower {
         true
     }
 
-    /// Gives back what is held for others, but for what is on its way.
+    /// Gives back what is held for others, what is on its way too: that is settled where it is read.
     pub(super) fn give_back(&mut self, why: Why) {
         for (from, nonce) in self.held.drain() {
             self.bus.send(handover::back(from, nonce, why));

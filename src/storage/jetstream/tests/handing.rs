@@ -12,10 +12,13 @@ use tokio::time::{sleep, timeout};
 use super::proxy::Proxy;
 use super::{config, created, everything, open, put};
 use crate::config::Config;
-use crate::record::{Offset, Receipt};
+use crate::record::{Offset, Receipt, UnixMicros, unplaced};
 use crate::storage::conformance::{batch, name};
 use crate::storage::jetstream::JetStreamLog;
-use crate::storage::jetstream::message::Head;
+use crate::storage::jetstream::bus::{Bus, Received};
+use crate::storage::jetstream::flight::{Outcome, send};
+use crate::storage::jetstream::handover::{self, Content, Why};
+use crate::storage::jetstream::message::{Handed, Head, start_of};
 use crate::storage::jetstream::server::Nats;
 use crate::storage::{Error, Hold, Log, TopicLog};
 
@@ -40,6 +43,9 @@ struct Busy {
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<Done>>,
 }
+
+/// How long what passes the proxy is on its way.
+const WAY: Duration = Duration::from_millis(20);
 
 static PAYLOAD: AtomicU64 = AtomicU64::new(0);
 
@@ -73,6 +79,49 @@ impl Busy {
     }
 }
 
+/// A replica that stores one message after the other, until another hands it a group: that it gives back, as one does
+/// that stops, and stores in the same moment, as what was on its way. Answers the sequence.
+async fn store_and_give_back(log: &JetStreamLog, subject: &str) -> u64 {
+    let mut bus = Bus::new(log.nats.client.clone());
+    bus.open();
+    let mut after = log.nats.info("streamway-t").await.unwrap().unwrap().state.last_sequence;
+    loop {
+        let received = timeout(Duration::from_millis(2), bus.next()).await;
+        let time = UnixMicros::now();
+        let (mut bytes, mut handed, mut back) = (Vec::new(), Vec::new(), None);
+        let records = match received {
+            Ok(Received::Letter(letter)) => {
+                let Some(Content::Handed(parcel)) = handover::read(letter) else { panic!("no group") };
+                let (from, nonce) = (parcel.from, parcel.head.nonce);
+                unplaced::restamp(&parcel.payload, time, &mut bytes).unwrap();
+                handed.push(Handed { from, nonce, index: 0 });
+                back = Some(handover::back(from, nonce, Why::Stopping));
+                parcel.head.records
+            }
+            _ => {
+                unplaced::encode(time, &batch(&[payload()], 10), &mut bytes);
+                1
+            }
+        };
+        let crc = crc32c::crc32c(&bytes);
+        let (nonce, by) = (fastrand::u64(..), Some(bus.address));
+        let head = Head { nonce, time, before: after, records, crc, by, handed, ..Head::default() };
+        let request = async_nats::Request::new().headers(head.headers(after)).payload(bytes.into());
+        let is_last = back.is_some();
+        if let Some(back) = back {
+            bus.send(back);
+            bus.sent().await;
+            // Longer than it takes to be told, and less than the other one takes to store it itself.
+            sleep(WAY + WAY / 2).await;
+        }
+        match send(&log.nats, subject, request).await {
+            Outcome::Stored(sequence) if is_last => return sequence,
+            Outcome::Stored(sequence) | Outcome::Taken(sequence) => after = sequence,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 /// How many of the newest messages hold what others built.
 async fn handed(log: &JetStreamLog) -> usize {
     let last = log.nats.info("streamway-t").await.unwrap().unwrap().state.last_sequence;
@@ -100,6 +149,31 @@ async fn timed(topic: &dyn TopicLog, count: usize) -> (Vec<(u64, u64)>, Vec<Dura
     }
     took.sort_unstable();
     (stored, took)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_back_while_it_is_on_its_way_is_stored_once() {
+    let nats = Nats::single("");
+    let near = open(&config(&nats)).await;
+    let (proxy, far) = behind(&nats).await;
+    let topic = created(&*far, "t").await;
+    put(&*topic, payload()).await.unwrap();
+    let subject = far.topics()[&name("t")].subject.clone();
+    proxy.delay(WAY);
+    let wanted = payload();
+    let rival = store_and_give_back(&near, &subject);
+    let publishing = async {
+        // Not before the other one is busy.
+        topic.wait_beyond(start_of(10)).await;
+        put(&*topic, wanted).await.unwrap()
+    };
+    let both = async { tokio::join!(rival, publishing) };
+    let (sequence, receipt) = timeout(Duration::from_secs(20), both).await.unwrap();
+    assert_eq!(receipt.first, start_of(sequence));
+    let last = put(&*topic, payload()).await.unwrap();
+    let stored = everything(&*topic).await;
+    assert_eq!(stored.last().unwrap().0, last.first.get());
+    assert_eq!(stored.iter().filter(|(_, payload)| *payload == wanted).count(), 1);
 }
 
 /// A replica 5 ms from NATS beside one that is near and busy: alone a publish takes 11 ms or so, and
