@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either};
 use http::{HeaderMap, Request};
@@ -72,8 +73,9 @@ pub(super) fn grpc(
         });
         let observer = Observer { peer: stream.peer_addr().ok(), access_log_every };
         let routes = Observed::new(routes.clone().of_connection(observer.peer), observer);
-        socket::cut_off_after(&stream, config.http2.keepalive_interval + config.http2.keepalive_timeout);
-        let socket = Socket::new(stream);
+        let patience = config.http2.keepalive_interval + config.http2.keepalive_timeout;
+        socket::cut_off_after(&stream, patience);
+        let socket = Socket::new(stream, patience);
         let port = Port { gate, routes, config, share, calls, turn: socket.turn(), peer: None };
         let Some(tls) = tls.clone() else { return Box::pin(port.serve(socket)) };
         Box::pin(async move {
@@ -184,10 +186,14 @@ fn header_bytes(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + EACH).sum()
 }
 
+/// How long the answer to a ping may take. The socket knows before whether the peer is there, and a ping to one that
+/// reads slowly takes as long as all that is before it.
+const PONG_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 fn builder(config: &Config, gate: &Gate) -> http2::Builder<Tracked> {
     let Http2Config {
         keepalive_interval,
-        keepalive_timeout,
+        keepalive_timeout: _,
         stream_window_bytes,
         connection_window_bytes,
         send_buffer_bytes,
@@ -199,7 +205,7 @@ fn builder(config: &Config, gate: &Gate) -> http2::Builder<Tracked> {
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(keepalive_interval)
-        .keep_alive_timeout(keepalive_timeout)
+        .keep_alive_timeout(PONG_MAX)
         .max_concurrent_streams(config.streams_per_connection_max)
         .initial_stream_window_size(stream_window_bytes)
         .initial_connection_window_size(connection_window_bytes)
