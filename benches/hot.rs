@@ -28,7 +28,7 @@ const WARM_UP: u64 = 20;
 const COUNTED: &str = "hot::counted";
 /// What counts of a commit: the committer's own thread, from appends to answers. The caller's would count
 /// how the two threads happened to wait for each other.
-const COMMITTED: &str = "streamway::storage::embedded::commit::Committer::append";
+const COMMITTED: &str = "streamway::storage::embedded::committer::Committer::append";
 
 /// What is measured: its name, the records it is about, and one run of it.
 type Piece = (String, usize, Box<dyn FnMut()>);

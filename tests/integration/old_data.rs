@@ -1,5 +1,5 @@
 //! Data directories that an earlier program wrote, kept in `tests/data`: read as they are, and written on
-//! (P1, P5, P10). These are of a program whose catalog had neither the newest acknowledged group (`proven`)
+//! (P1, P5, P10). These are of a program whose catalog had neither the newest acknowledged group (`last_acked_commit`)
 //! nor the checksums of the files of request ids.
 
 use std::fs;

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::group::Pending;
+use super::commit::Pending;
 use super::topic::TopicState;
 use crate::record::Offset;
 
@@ -56,7 +56,7 @@ impl Cached {
     fn evict_forgotten(&mut self) {
         let bytes = &mut self.bytes;
         self.chunks.retain(|(topic, end, held)| {
-            let forgotten = topic.is_deleted() || *end <= topic.floor();
+            let forgotten = topic.is_deleted() || *end <= topic.earliest();
             if forgotten {
                 topic.cache.evict(*end);
                 *bytes -= held;

@@ -1,4 +1,4 @@
-//! The catalog: every topic with its settings and segments, as of one synced group. Written whole,
+//! The catalog: every topic with its settings and segments, as of one synced commit. Written whole,
 //! by atomic rename. Changes between two catalogs go through the journal as [`Change`]s.
 //! Never: changed in place.
 
@@ -22,10 +22,10 @@ const HEADER_LEN: usize = 24;
 /// The catalog's content.
 #[derive(Clone, PartialEq, Message)]
 pub struct Catalog {
-    /// It is the state at exactly this synced group; those after it are replayed.
+    /// It is the state at exactly this synced commit; those after it are replayed.
     #[prost(uint64, tag = "1")]
-    pub group: u64,
-    /// The first journal that holds groups after it.
+    pub commit: u64,
+    /// The first journal that holds commits after it.
     #[prost(uint64, tag = "2")]
     pub journal: u64,
     /// The id the next topic gets.
@@ -40,10 +40,10 @@ pub struct Catalog {
     /// The files of remembered request ids, oldest first.
     #[prost(message, repeated, tag = "6")]
     pub ids: Vec<IdsEntry>,
-    /// Every group up to this one was acknowledged: journals that end before it are damaged. Set by
+    /// Every commit up to this one was acknowledged: journals that end before it are damaged. Set by
     /// a clean stop; 0 where nobody could tell.
     #[prost(uint64, tag = "7")]
-    pub proven: u64,
+    pub last_acked_commit: u64,
 }
 
 /// One topic.
@@ -69,7 +69,7 @@ pub struct TopicEntry {
     pub retention: Option<RetentionEntry>,
     /// The oldest offset kept.
     #[prost(uint64, tag = "7")]
-    pub floor: u64,
+    pub earliest: u64,
     /// The offset the next record gets.
     #[prost(uint64, tag = "8")]
     pub tail: u64,
@@ -155,7 +155,7 @@ pub enum ChangeKind {
     /// The topic of this id is gone.
     #[prost(uint64, tag = "3")]
     Delete(u64),
-    /// A new floor: id and floor count.
+    /// A new earliest offset: only `id` and `earliest` are set.
     #[prost(message, tag = "4")]
     Trim(TopicEntry),
 }
@@ -240,7 +240,7 @@ mod tests {
     fn written() -> (SimDisk, Catalog) {
         let disk = SimDisk::default();
         let topic = TopicEntry { id: 7, name: "orders".into(), tail: 9, ..TopicEntry::default() };
-        let catalog = Catalog { group: 3, journal: 2, topics: vec![topic], ..Catalog::default() };
+        let catalog = Catalog { commit: 3, journal: 2, topics: vec![topic], ..Catalog::default() };
         catalog.write(&disk, Path::new(DIR)).unwrap();
         (disk, catalog)
     }

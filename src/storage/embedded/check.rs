@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use super::disk::{Disk, RealDisk};
 use super::open::OpenError;
 use super::repair;
-use super::survey::{self, Survey};
+use super::scan::{self, Scan};
 use crate::record::Epoch;
 
-pub use super::survey::Damage;
+pub use super::scan::Damage;
 
 /// What a data directory holds, and what is wrong with it.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub struct Repaired {
 /// A server has the directory; it is not one; a newer format; the file system's.
 pub fn check(dir: &Path) -> Result<Report, OpenError> {
     let _lock = take(dir)?;
-    Ok(report(&survey::survey(&RealDisk, dir)?))
+    Ok(report(&scan::scan(&RealDisk, dir)?))
 }
 
 /// Salvages what is whole into a data directory that a server takes. Files that are replaced are
@@ -80,14 +80,14 @@ pub fn repair(dir: &Path) -> Result<Repaired, OpenError> {
 
 /// [`repair`] without the lock.
 pub(super) fn repair_on(disk: &dyn Disk, dir: &Path) -> Result<Repaired, OpenError> {
-    let found = survey::survey(disk, dir)?;
+    let found = scan::scan(disk, dir)?;
     let before = report(&found);
     if before.damages.is_empty() {
         let after = report(&found);
         return Ok(Repaired { before, renewed: Vec::new(), kept: None, after });
     }
     let (renewed, kept) = repair::repair(disk, dir, &found)?;
-    let after = report(&survey::survey(disk, dir)?);
+    let after = report(&scan::scan(disk, dir)?);
     let of = |id: u64| found.topics.get(&id).map(topic_report);
     let named = |name: &str| after.topics.iter().find(|topic| topic.name == name).cloned();
     let pairs = renewed.iter().filter_map(|(id, name)| Some((of(*id)?, named(name)?)));
@@ -95,22 +95,22 @@ pub(super) fn repair_on(disk: &dyn Disk, dir: &Path) -> Result<Repaired, OpenErr
 }
 
 /// The report of what was found.
-pub(super) fn report(survey: &Survey) -> Report {
+pub(super) fn report(scan: &Scan) -> Report {
     Report {
-        topics: survey.topics.values().map(topic_report).collect(),
-        damages: survey.damages.clone(),
-        notes: survey.notes.clone(),
-        segments: survey.segments,
-        journals: survey.journals.len(),
-        ids: survey.ids.len(),
+        topics: scan.topics.values().map(topic_report).collect(),
+        damages: scan.damages.clone(),
+        notes: scan.notes.clone(),
+        segments: scan.segments,
+        journals: scan.journals.len(),
+        ids: scan.ids.len(),
     }
 }
 
-fn topic_report(topic: &survey::Topic) -> TopicReport {
+fn topic_report(topic: &scan::Topic) -> TopicReport {
     TopicReport {
         name: topic.entry.name.clone(),
         epoch: Epoch::new(topic.entry.epoch),
-        earliest: topic.entry.floor,
+        earliest: topic.entry.earliest,
         tail: topic.entry.tail,
         lost: topic.lost.clone(),
         doubt: topic.doubt || !topic.known,

@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::backlog::{Backlog, Snapshot, TopicMark, Work};
 use super::cached::Cached;
 use super::catalog::{Catalog, IdsEntry, SegmentEntry, TopicEntry};
+use super::checkpoint_queue::{CheckpointQueue, Snapshot, TopicMark, Work};
 use super::disk::{Disk, File, Mode, is_full, is_too_many_files};
 use super::health::Monitor;
 use super::ids;
 use super::journal;
 use super::reader::Files;
-use super::retention::Keeper;
+use super::retention::RetentionTask;
 use super::segment::{self, Fault, Segment};
 use super::topic::TopicState;
 use crate::record::{Offset, UnixMicros};
@@ -48,13 +48,13 @@ pub struct Checkpointer {
     /// The catalog on disk.
     pub catalog: Catalog,
     /// The way from the committer.
-    pub backlog: Arc<Backlog>,
+    pub checkpoint_queue: Arc<CheckpointQueue>,
     /// Open segments.
     pub files: Arc<Files>,
     /// Where failures are reported.
     pub health: Monitor,
     /// Retention.
-    pub keeper: Keeper,
+    pub retention_task: RetentionTask,
     /// When retention last looked.
     pub kept: Option<Instant>,
     /// When another journal was last tried for want of space.
@@ -66,15 +66,16 @@ pub struct Checkpointer {
 impl Checkpointer {
     /// Works until the log closes.
     pub fn run(mut self) {
-        let _guard = PanicGuard { backlog: self.backlog.clone(), health: self.health.clone() };
+        let _guard =
+            PanicGuard { checkpoint_queue: self.checkpoint_queue.clone(), health: self.health.clone() };
         loop {
-            match self.backlog.take(INTERVAL) {
+            match self.checkpoint_queue.take(INTERVAL) {
                 Work::Snapshot(snapshot) => {
                     if !self.retry(&snapshot) {
                         return;
                     }
                 }
-                Work::Quiet if self.backlog.is_short() => self.make_room(),
+                Work::Quiet if self.checkpoint_queue.is_short() => self.make_room(),
                 Work::Quiet => {}
                 Work::Closed(synced) => return self.prove(synced),
             }
@@ -85,8 +86,8 @@ impl Checkpointer {
     /// Notes in the catalog what a clean stop acknowledged, so that a journal that loses its end while
     /// nobody runs is found out. Where that cannot be written, the next start has less to go by.
     fn prove(&mut self, synced: Option<u64>) {
-        let Some(synced) = synced.filter(|synced| *synced > self.catalog.proven) else { return };
-        self.catalog.proven = synced;
+        let Some(synced) = synced.filter(|synced| *synced > self.catalog.last_acked_commit) else { return };
+        self.catalog.last_acked_commit = synced;
         if let Err(error) = self.catalog.write(&*self.disk, &self.dir) {
             tracing::warn!(%error, "end of the journal was not noted in the catalog");
         }
@@ -95,7 +96,7 @@ impl Checkpointer {
     /// Looks after retention, now and then, also where one checkpoint follows the other.
     fn keep(&mut self) {
         if self.kept.is_none_or(|last| last.elapsed() >= INTERVAL) {
-            self.keeper.pass(&self.files, &self.catalog);
+            self.retention_task.pass(&self.files, &self.catalog);
             self.kept = Some(Instant::now());
         }
     }
@@ -112,7 +113,7 @@ impl Checkpointer {
                 Err(Fault::Io(error)) if is_full(&error) || is_too_many_files(&error) => {
                     tracing::warn!(%error, "checkpoint waits for disk space or files");
                     self.reclaim();
-                    if self.backlog.wait_full(INTERVAL) {
+                    if self.checkpoint_queue.wait_full(INTERVAL) {
                         return false;
                     }
                     self.keep();
@@ -120,7 +121,7 @@ impl Checkpointer {
                 Err(fault) => {
                     let reason = format!("checkpoint: {fault}");
                     self.health.fail(&reason);
-                    self.backlog.fail(&reason);
+                    self.checkpoint_queue.fail(&reason);
                     return false;
                 }
             }
@@ -132,28 +133,33 @@ impl Checkpointer {
         self.reclaim();
         if self.tried.is_none_or(|last| last.elapsed() >= INTERVAL) {
             self.tried = Some(Instant::now());
-            self.keeper.rotate();
+            self.retention_task.rotate();
         }
     }
 
     /// Frees what the full disk holds in vain: spare journals, and segments that were trimmed or
     /// whose topic was deleted. The trims and deletions are in the journal, and replayed from there.
     fn reclaim(&mut self) {
-        while let Some(spare) = self.backlog.take_spare() {
+        while let Some(spare) = self.checkpoint_queue.take_spare() {
             self.remove(spare);
         }
         let (mut catalog, mut kept) = (self.catalog.clone(), Vec::new());
         for entry in &mut catalog.topics {
-            let Some(topic) = self.keeper.topic(entry.id) else {
+            let Some(topic) = self.retention_task.topic(entry.id) else {
                 // Its batches in the journal still need the entry.
                 entry.segments.clear();
                 continue;
             };
-            let floor = topic.floor().get();
-            entry.floor = entry.floor.max(floor);
-            entry.segments.retain(|segment| segment.end > floor);
-            let left =
-                topic.segments.load().iter().filter(|segment| segment.end.get() > floor).copied().collect();
+            let earliest = topic.earliest().get();
+            entry.earliest = entry.earliest.max(earliest);
+            entry.segments.retain(|segment| segment.end > earliest);
+            let left = topic
+                .segments
+                .load()
+                .iter()
+                .filter(|segment| segment.end.get() > earliest)
+                .copied()
+                .collect();
             kept.push((topic, left));
         }
         if catalog != self.catalog && catalog.write(&*self.disk, &self.dir).is_ok() {
@@ -174,13 +180,13 @@ impl Checkpointer {
         for mark in &snapshot.topics {
             let fresh = runs.remove(&mark.topic.id).unwrap_or_default();
             // What was trimmed since is durably so, and not written either: a trim may be what ends a full disk.
-            let floor = mark.floor.max(mark.topic.floor().min(mark.tail));
+            let earliest = mark.earliest.max(mark.topic.earliest().min(mark.tail));
             // A deleted topic's batches in the journal still need its entry. Its segments may be reclaimed.
             let segments = match mark.topic.is_deleted() {
                 true => Vec::new(),
-                false => self.flush(mark, floor, &fresh, snapshot.clock)?,
+                false => self.flush(mark, earliest, &fresh, snapshot.clock)?,
             };
-            topics.push((mark, floor, segments));
+            topics.push((mark, earliest, segments));
         }
         let (ids, fresh_ids) = self.write_ids(snapshot)?;
         self.disk.sync_dir(&self.dir.join("segments"))?;
@@ -189,20 +195,20 @@ impl Checkpointer {
             self.disk.sync_dir(&self.dir)?;
         }
         // What was reclaimed while this checkpoint waited for space was trimmed after its snapshot.
-        let floors: HashMap<u64, u64> =
-            self.catalog.topics.iter().map(|topic| (topic.id, topic.floor)).collect();
-        let reclaimed = |mark: &TopicMark| floors.get(&mark.topic.id).copied().unwrap_or(0);
+        let earliest_offsets: HashMap<u64, u64> =
+            self.catalog.topics.iter().map(|topic| (topic.id, topic.earliest)).collect();
+        let reclaimed = |mark: &TopicMark| earliest_offsets.get(&mark.topic.id).copied().unwrap_or(0);
         let entries = topics
             .iter()
-            .map(|(mark, floor, segments)| entry(mark, floor.get().max(reclaimed(mark)), segments));
+            .map(|(mark, earliest, segments)| entry(mark, earliest.get().max(reclaimed(mark)), segments));
         let catalog = Catalog {
-            group: snapshot.group,
+            commit: snapshot.commit,
             journal: snapshot.journal,
             next_topic: snapshot.next_topic,
             clock: snapshot.clock.0,
             topics: entries.collect(),
             ids: ids.into_iter().chain(fresh_ids).collect(),
-            proven: self.catalog.proven,
+            last_acked_commit: self.catalog.last_acked_commit,
         };
         catalog.write(&*self.disk, &self.dir)?;
         for (mark, _, segments) in topics {
@@ -215,11 +221,11 @@ impl Checkpointer {
     }
 
     /// Appends runs to the topic's segments and syncs them; answers the segments there are then, from
-    /// `floor` on.
+    /// `earliest` on.
     fn flush(
         &self,
         mark: &TopicMark,
-        floor: Offset,
+        earliest: Offset,
         runs: &[Run],
         now: UnixMicros,
     ) -> Result<Vec<Segment>, Fault> {
@@ -227,12 +233,13 @@ impl Checkpointer {
         let mut segments = topic.segments.load_full().to_vec();
         let mut open: Option<Arc<dyn File>> = None;
         // What was trimmed before it got here is not written at all.
-        let trimmed = runs.partition_point(|run| run.end <= floor);
+        let trimmed = runs.partition_point(|run| run.end <= earliest);
         let (mut rest, mut buf) = (&runs[trimmed..], Vec::new());
         while let Some(next) = rest.first() {
             // Nothing goes behind what was trimmed: that file is about to be removed, and may be damaged.
-            let full =
-                |last: &Segment| self.is_full(mark, last, now) || last.end != next.first || last.end <= floor;
+            let full = |last: &Segment| {
+                self.is_full(mark, last, now) || last.end != next.first || last.end <= earliest
+            };
             if let (None, Some(last)) = (&open, segments.last().filter(|last| !full(last))) {
                 open = self.reopen(topic, last)?;
             }
@@ -266,7 +273,7 @@ impl Checkpointer {
         if let Some(file) = open {
             file.sync()?;
         }
-        segments.retain(|segment| segment.end > floor);
+        segments.retain(|segment| segment.end > earliest);
         Ok(segments)
     }
 
@@ -344,7 +351,7 @@ impl Checkpointer {
             item.topic.unflushed.fetch_sub(item.run.blocks.len(), Ordering::Relaxed);
         }
         self.cached.add(&snapshot.pending);
-        self.backlog.finish(bytes);
+        self.checkpoint_queue.finish(bytes);
     }
 
     /// Removes what the catalog before named and the one now does not. What cannot be removed is
@@ -366,10 +373,10 @@ impl Checkpointer {
 
     fn retire(&self, seq: u64) {
         let path = self.dir.join(journal::file_name(seq));
-        if self.backlog.wants_spare() {
+        if self.checkpoint_queue.wants_spare() {
             let spare = self.dir.join(format!("spare-{seq:016x}.log"));
             if self.disk.rename(&path, &spare).is_ok() {
-                return self.backlog.add_spare(spare);
+                return self.checkpoint_queue.add_spare(spare);
             }
         }
         self.remove(path);
@@ -387,7 +394,7 @@ impl Checkpointer {
 
 /// Nobody waits for a checkpointer that panicked.
 struct PanicGuard {
-    backlog: Arc<Backlog>,
+    checkpoint_queue: Arc<CheckpointQueue>,
     health: Monitor,
 }
 
@@ -395,7 +402,7 @@ impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.health.fail("the checkpointer panicked");
-            self.backlog.fail("the checkpointer panicked");
+            self.checkpoint_queue.fail("the checkpointer panicked");
         }
     }
 }
@@ -408,7 +415,7 @@ fn segments_of(catalog: &Catalog) -> impl Iterator<Item = (u64, Offset)> {
     catalog.topics.iter().flat_map(of)
 }
 
-fn entry(mark: &TopicMark, floor: u64, segments: &[Segment]) -> TopicEntry {
+fn entry(mark: &TopicMark, earliest: u64, segments: &[Segment]) -> TopicEntry {
     TopicEntry {
         id: mark.topic.id,
         name: mark.topic.name.to_string(),
@@ -416,7 +423,7 @@ fn entry(mark: &TopicMark, floor: u64, segments: &[Segment]) -> TopicEntry {
         created: mark.topic.created.0,
         updated: mark.settings.updated.0,
         retention: Some(mark.settings.retention.into()),
-        floor,
+        earliest,
         tail: mark.tail.get(),
         last_publish: mark.last_publish.0,
         segments: segments.iter().map(SegmentEntry::from).collect(),

@@ -7,9 +7,9 @@ use crate::record::UnixMicros;
 
 /// Further ahead than this, the wall clock did not drift, it jumped.
 const JUMP: Duration = Duration::from_secs(60);
-/// A jump ahead is believed by retention once it has stood this long: time to correct a clock that is
+/// A jump ahead is trusted by retention once it has stood this long: time to correct a clock that is
 /// wrong before it makes records look old.
-const BELIEVED_AFTER: Duration = Duration::from_secs(3600);
+const TRUSTED_AFTER: Duration = Duration::from_secs(3600);
 
 /// The clocks of one log. Clones are the same clocks.
 #[derive(Clone, Debug)]
@@ -73,14 +73,14 @@ fn micros(time: Duration) -> u64 {
 
 /// The time that retention goes by: the wall clock's, but not at once where that jumps ahead.
 #[derive(Debug)]
-pub struct Believed {
+pub struct RetentionClock {
     clock: Clock,
     /// How far ahead of the steady clock the wall's was found to be right.
     ahead: u64,
     jumped: Option<UnixMicros>,
 }
 
-impl Believed {
+impl RetentionClock {
     /// By these clocks.
     #[must_use]
     pub const fn new(clock: Clock) -> Self {
@@ -101,7 +101,7 @@ impl Believed {
                     "wall clock jumped ahead: retention by age follows in an hour, if it stays"
                 );
             }
-            if steady.0.saturating_sub(since.0) < micros(BELIEVED_AFTER) {
+            if steady.0.saturating_sub(since.0) < micros(TRUSTED_AFTER) {
                 return expected;
             }
         }
@@ -113,7 +113,7 @@ impl Believed {
 
 #[cfg(test)]
 mod tests {
-    use super::{BELIEVED_AFTER, Believed, Clock, micros};
+    use super::{Clock, RetentionClock, TRUSTED_AFTER, micros};
     use std::time::Duration;
 
     const DAY: i64 = 86_400;
@@ -121,31 +121,31 @@ mod tests {
     #[test]
     fn a_jump_ahead_is_believed_after_it_has_stood_for_an_hour() {
         let clock = Clock::default();
-        let mut believed = Believed::new(clock.clone());
-        let start = believed.now().0;
+        let mut trusted = RetentionClock::new(clock.clone());
+        let start = trusted.now().0;
         let hours = |now: u64| (now - start) / 3_600_000_000;
         clock.jump(DAY);
-        assert_eq!(hours(believed.now().0), 0);
-        clock.pass(BELIEVED_AFTER / 2);
+        assert_eq!(hours(trusted.now().0), 0);
+        clock.pass(TRUSTED_AFTER / 2);
         clock.jump(-DAY);
-        assert_eq!(hours(believed.now().0), 0, "corrected in time");
+        assert_eq!(hours(trusted.now().0), 0, "corrected in time");
         clock.jump(DAY);
-        clock.pass(BELIEVED_AFTER / 2);
-        assert_eq!(hours(believed.now().0), 1);
-        clock.pass(BELIEVED_AFTER);
-        assert_eq!(hours(believed.now().0), 26, "it stayed");
+        clock.pass(TRUSTED_AFTER / 2);
+        assert_eq!(hours(trusted.now().0), 1);
+        clock.pass(TRUSTED_AFTER);
+        assert_eq!(hours(trusted.now().0), 26, "it stayed");
         clock.pass(Duration::from_secs(3600));
-        assert_eq!(hours(believed.now().0), 27);
+        assert_eq!(hours(trusted.now().0), 27);
     }
 
     #[test]
     fn a_jump_back_is_followed_at_once() {
         let clock = Clock::default();
-        let mut believed = Believed::new(clock.clone());
-        let start = believed.now().0;
+        let mut trusted = RetentionClock::new(clock.clone());
+        let start = trusted.now().0;
         clock.jump(-DAY);
-        assert!(believed.now().0 < start);
+        assert!(trusted.now().0 < start);
         clock.jump(DAY);
-        assert!(believed.now().0 - start < micros(Duration::from_secs(60)));
+        assert!(trusted.now().0 - start < micros(Duration::from_secs(60)));
     }
 }

@@ -1,472 +1,278 @@
-//! The committer: one thread that takes everything that waits, makes a group of it, writes and
-//! syncs it once, shows it and answers. It owns the journal, the window of request ids and every
-//! offset not yet given.
-//! Never: acknowledges before the sync, or writes a group before the one before it was synced.
+//! A commit being built: offsets assigned, duplicates found, conditions checked.
+//! Never: touches the disk, or shows anything to a reader before it is durable.
 
-use std::collections::VecDeque;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use prost::Message;
+use bytes::Bytes;
+use tokio::sync::oneshot;
 
-use super::backlog::{Backlog, Snapshot, TopicMark};
-use super::catalog::{self, ChangeKind, TopicEntry};
-use super::clock::Clock;
-use super::disk::{Disk, is_full, is_too_many_files};
-use super::frame::{Header, Kind};
-use super::group::{Built, Group, Pending};
-use super::health::Monitor;
-use super::journal::{self, GroupBuf, Synced};
-use super::queue::{Append, Change, Op, Queue, Taken};
-use super::registry::Registry;
-use super::reserve;
-use super::topic::{Settings, TopicState};
-use crate::record::{Epoch, Offset, UnixMicros};
-use crate::storage::window::Window;
-use crate::storage::{Appended, Error, Stored};
-use crate::telemetry::METRICS;
+use super::frame::{FRAME_TARGET, Header, IdEntry, Kind};
+use super::journal::CommitBuf;
+use super::queue::Append;
+use super::topic::TopicState;
+use crate::record::{Batch, Offset, Position, Receipt, UnixMicros, block};
+use crate::storage::tail::Run;
+use crate::storage::window::{self, Mark, Owner, Window};
+use crate::storage::{Appended, Error, Hold};
 use crate::telemetry::trace::Steps;
 
-/// A group takes appends until they make about this many bytes: a write of some milliseconds, so
-/// that nobody waits long for the one before.
-const GROUP_TARGET: u64 = 2 << 20;
-/// One part in so many of a journal is kept for changes of the catalog.
-const CHANGES_SHARE: u64 = 16;
-/// And room for at least so many.
-const CHANGES_MIN: u64 = 6;
-/// Quiet after which the newest group is sealed by an empty one, so that damage to it can be told
-/// from a torn tail.
-const SEAL_AFTER: Duration = Duration::from_millis(50);
+/// No batch takes more than its records and this many bytes in the journal: block head 40, trace
+/// context 60, request id 161, its share of a frame header 64.
+const BATCH_OVERHEAD_MAX: u64 = 340;
 
-/// Where the committer writes.
+/// A run that is not durable yet, or not in a segment yet.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    /// Whose it is.
+    pub topic: Arc<TopicState>,
+    /// The blocks.
+    pub run: Run,
+    /// The request ids stored with them.
+    pub ids: Bytes,
+}
+
+impl Pending {
+    /// Bytes it takes in memory until it is in a segment: more than its own where it is small.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        /// Itself, its slot in the tail cache, and the counts of references of its blocks and ids.
+        const BESIDE: usize = 2 * size_of::<Pending>() + 64;
+        self.run.blocks.len() + self.ids.len() + BESIDE
+    }
+}
+
 #[derive(Debug)]
-pub struct Store {
-    /// The disk.
-    pub disk: Arc<dyn Disk>,
-    /// The data directory.
-    pub dir: PathBuf,
-    /// Bytes of one journal file.
-    pub journal_bytes: u64,
-    /// Most topics.
-    pub topics_max: usize,
+struct Building {
+    topic: Arc<TopicState>,
+    first: Offset,
+    next: Offset,
+    batches: u32,
+    blocks: Vec<u8>,
+    ids: Vec<u8>,
 }
 
-/// What a new journal is wanted for, which decides how far a full disk is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum For {
-    /// Appends.
-    Appends,
-    /// A checkpoint of what the old one holds.
-    Checkpoint,
-    /// A change of the catalog.
-    Change,
-    /// A trim or a deletion, which frees space in the end.
-    Forgetting,
-}
-
-/// The committer's state.
+/// A commit being built.
 #[derive(Debug)]
-pub struct Committer {
-    /// Where to.
-    pub store: Store,
-    /// What waits.
-    pub queue: Queue,
-    /// The topics there are.
-    pub registry: Arc<Registry>,
-    /// The journal written to.
-    pub journal: journal::Writer,
-    /// The request ids remembered.
-    pub window: Window,
-    /// The newest publish time; times never decrease.
-    pub clock: UnixMicros,
-    /// The clocks.
-    pub time: Clock,
-    /// The id the next topic gets.
-    pub next_topic: u64,
-    /// What the journals hold that no segment does yet, since the last rotation.
-    pub pending: Vec<Pending>,
-    /// The way to the checkpointer.
-    pub backlog: Arc<Backlog>,
-    /// Where failures are reported.
-    pub health: Monitor,
-    /// The group's bytes; kept for its memory.
-    pub buffer: GroupBuf,
-    /// Whether the newest group is empty, so that the ones before it are proven.
-    pub sealed: bool,
-    /// The first journal that holds what was not handed over, where no checkpoint is under way.
-    pub first_journal: u64,
-    /// Why nothing is written any more.
-    pub failed: Option<String>,
+pub struct CommitBuilder {
+    time: UnixMicros,
+    /// The steady clock's, for ages.
+    steady: UnixMicros,
+    open: HashMap<u64, Building>,
+    /// Room that the first topic's blocks are given at once.
+    room: usize,
+    done: Vec<Pending>,
+    fresh: window::Map,
+    replies: Vec<Answer>,
 }
 
-impl Committer {
-    /// Works until the queue is closed and empty.
-    pub fn run(mut self) {
-        let _guard = PanicGuard {
-            backlog: self.backlog.clone(),
-            queue: self.queue.clone(),
-            health: self.health.clone(),
-        };
-        loop {
-            let wait = (!self.sealed && self.failed.is_none()).then_some(SEAL_AFTER);
-            match self.queue.take(wait) {
-                Taken::Ops(ops) => self.work(ops),
-                Taken::Quiet => self.seal(),
-                Taken::Closed => break,
-            }
+/// What an append will be answered once the commit is durable.
+#[derive(Debug)]
+struct Answer {
+    reply: oneshot::Sender<Appended>,
+    refused: Arc<AtomicBool>,
+    appended: Appended,
+    /// Dropped with the answer.
+    _hold: Hold,
+}
+
+impl CommitBuilder {
+    /// A commit stored at `time`, which is `steady` on the clock that does not jump; of so many appends, which
+    /// take at most `bound` bytes.
+    #[must_use]
+    pub fn new(time: UnixMicros, steady: UnixMicros, appends: usize, bound: u64) -> Self {
+        Self {
+            time,
+            steady,
+            open: HashMap::new(),
+            room: bound.min(FRAME_TARGET as u64) as usize,
+            done: Vec::new(),
+            fresh: window::Map::default(),
+            replies: Vec::with_capacity(appends),
         }
-        if !self.sealed {
-            self.seal();
-        }
-        self.backlog.close(Some(self.journal.next_group - 1));
     }
 
-    fn work(&mut self, mut ops: VecDeque<Op>) {
-        while let Some(op) = ops.pop_front() {
-            match op {
-                Op::Append(append) => self.append(append, &mut ops),
-                Op::Change(change, reply) => {
-                    let _ = reply.send(self.change(change));
+    /// No append takes more bytes in the journal.
+    #[must_use]
+    pub fn bound(append: &Append) -> u64 {
+        append.batches.iter().map(|batch| batch.records().len() as u64 + BATCH_OVERHEAD_MAX).sum()
+    }
+
+    /// Adds the batches of one append, up to the first that must be refused.
+    pub fn add(&mut self, append: Append, window: &Window) {
+        let Append { topic, refused, batches, reply, hold } = append;
+        let mut appended = Appended { receipts: Vec::with_capacity(batches.len()), ..Appended::default() };
+        if refused.load(Ordering::Relaxed) {
+            appended.failure = Some(Error::EarlierFailed);
+        } else if topic.is_deleted() {
+            appended.failure = Some(Error::TopicNotFound);
+        } else {
+            for batch in &batches {
+                match self.add_batch(&topic, batch, window) {
+                    Ok(receipt) => appended.receipts.push(receipt),
+                    Err(error) => {
+                        appended.failure = Some(error);
+                        break;
+                    }
                 }
-                Op::Rotate => self.try_rotate(),
             }
         }
+        if appended.failure.is_some() {
+            refused.store(true, Ordering::Relaxed);
+        }
+        self.replies.push(Answer { reply, refused, appended, _hold: hold });
     }
 
-    /// Commits `first` and the appends right behind it as one group.
-    // Never inlined, which costs a call a group: benches/instructions counts what happens in here by this name.
-    #[inline(never)]
-    fn append(&mut self, first: Append, ops: &mut VecDeque<Op>) {
-        let mut bound = Group::bound(&first);
-        let mut appends = vec![first];
-        while bound < GROUP_TARGET {
-            let Some(Op::Append(_)) = ops.front() else { break };
-            let Some(Op::Append(append)) = ops.pop_front() else { break };
-            bound += Group::bound(&append);
-            appends.push(append);
-        }
-        if let Err(error) = self.make_room(bound) {
-            return refuse(appends, &error);
-        }
-        let taken = Instant::now();
-        let mut group = Group::new(self.now(), self.time.steady(), appends.len(), bound);
-        for append in appends {
-            group.add(append, &self.window);
-        }
-        let built = group.finish(&mut self.buffer);
-        if built.runs.is_empty() {
-            return built.publish(&mut self.window, &mut self.pending, None);
-        }
-        METRICS.storage.group_bytes.record(self.buffer.len());
-        METRICS.storage.group_batches.record(built.runs.iter().map(|item| u64::from(item.run.batches)).sum());
-        match self.write() {
-            Ok(Synced { written, synced }) => {
-                self.publish(built, Steps { taken, written: Some(written), durable: synced });
+    fn add_batch(
+        &mut self,
+        topic: &Arc<TopicState>,
+        batch: &Batch,
+        window: &Window,
+    ) -> Result<Receipt, Error> {
+        let mut unknown = None;
+        if let Some(id) = batch.request_id() {
+            let (key, known) = window.find(topic.id, id.scope(), id.as_str().as_bytes(), self.steady);
+            if let Some(stored) = self.fresh.get(&key).copied().or(known) {
+                if !stored.is_repeated_by(batch) {
+                    return Err(Error::RequestIdReused { first: stored.first });
+                }
+                let end = stored.first.plus(u64::from(stored.count));
+                return Ok(receipt(topic, stored.first, end, stored.time, true));
             }
-            Err(error) => built.refuse(&error),
+            unknown = Some((key, id));
         }
-    }
-
-    fn publish(&mut self, built: Built, steps: Steps) {
-        self.backlog.add(built.runs.iter().map(Pending::bytes).sum());
-        built.publish(&mut self.window, &mut self.pending, Some(steps));
-    }
-
-    fn now(&mut self) -> UnixMicros {
-        self.clock = self.clock.max(self.time.wall());
-        self.clock
-    }
-
-    /// Whether a group of at most `bound` bytes can be written, and will not run out of disk.
-    fn make_room(&mut self, bound: u64) -> Result<(), Error> {
-        self.check_failed()?;
-        self.backlog.wait_for_room()?;
-        // Changes find room where appends find none: a trim or a deletion ends a full disk.
-        let reserve = (self.store.journal_bytes / CHANGES_SHARE).max(CHANGES_MIN * journal::ALIGN);
-        self.make_journal(bound + 2 * journal::ALIGN + reserve, For::Appends)
-    }
-
-    /// Whether `len` bytes fit this journal, or else a new one.
-    fn make_journal(&mut self, len: u64, what: For) -> Result<(), Error> {
-        if self.journal.has_room(len) {
-            return Ok(());
+        if crc32c::crc32c(batch.records()) != batch.crc() {
+            return Err(Error::Damaged("the batch changed in memory after it was received".into()));
         }
-        self.rotate(len, what).map_err(|error| self.failure(&error))
-    }
-
-    fn check_failed(&mut self) -> Result<(), Error> {
-        if self.failed.is_none() {
-            self.failed = self.backlog.failure();
+        let time = self.time;
+        let building = self.building(topic);
+        let first = building.next;
+        if batch.expected_offset().is_some_and(|expected| expected != first) {
+            return Err(Error::ExpectedOffset { epoch: topic.epoch, tail: first });
         }
-        match &self.failed {
-            None => Ok(()),
-            Some(reason) => Err(Error::Unavailable { reason: reason.clone(), stored: Stored::Nothing }),
+        block::encode(first, time, batch, &mut building.blocks);
+        building.next = first.plus(u64::from(batch.count()));
+        building.batches += 1;
+        let end = building.next;
+        if let Some((key, id)) = unknown {
+            let (count, scope, content) = (batch.count(), id.scope(), batch.content());
+            let mark = Some(Mark { scope, content });
+            IdEntry { first, count, mark, id: id.as_str().as_bytes() }.encode(&mut building.ids);
+            let owner = Owner::of(scope);
+            let stored = window::Stored { first, count, content, owner, time, at: self.steady };
+            self.fresh.insert(key, stored);
         }
+        Ok(receipt(topic, first, end, time, false))
     }
 
-    /// What a disk error means; any but a full disk ends writing for good.
-    fn failure(&mut self, error: &io::Error) -> Error {
-        if is_full(error) {
-            return Error::DiskFull;
-        }
-        if is_too_many_files(error) {
-            return Error::Unavailable { reason: error.to_string(), stored: Stored::Nothing };
-        }
-        let reason = format!("journal: {error}");
-        self.health.fail(&reason);
-        self.failed = Some(reason.clone());
-        Error::Unavailable { reason, stored: Stored::Unknown }
-    }
-
-    /// Writes and syncs what stands in the buffer.
-    fn write(&mut self) -> Result<Synced, Error> {
-        let synced = self.journal.append(&mut self.buffer).map_err(|error| self.failure(&error))?;
-        self.sealed = false;
-        Ok(synced)
-    }
-
-    fn seal(&mut self) {
-        if self.failed.is_some() {
-            return;
-        }
-        self.buffer.clear();
-        // The last of the room is for changes.
-        if self.journal.has_room(self.buffer.len() + CHANGES_MIN * journal::ALIGN) {
-            // A failure is reported; there is nobody to answer.
-            let _ = self.write();
-        }
-        self.sealed = true;
-    }
-
-    /// Begins a new journal for a checkpoint, where that is possible.
-    fn try_rotate(&mut self) {
-        if self.failed.is_none()
-            && let Err(error) = self.rotate(0, For::Checkpoint)
-        {
-            let error = self.failure(&error);
-            if error != Error::DiskFull {
-                tracing::warn!(%error, "journal was not rotated");
-            }
-        }
-    }
-
-    /// Begins a new journal with room for `len` bytes and hands what the old ones hold to the checkpointer.
-    fn rotate(&mut self, len: u64, what: For) -> io::Result<()> {
-        if let Some(reason) = &self.failed {
-            return Err(io::Error::other(reason.clone()));
-        }
-        let capacity = self.store.journal_bytes.max(len + 2 * journal::ALIGN);
-        let spare = self.backlog.take_spare();
-        let made = match self.begin_journal(capacity, spare.as_deref()) {
-            // Those before this one can be let go of all the same.
-            Err(full) if is_full(&full) && what == For::Checkpoint && self.has_older_journals() => {
-                self.hand_over();
-                return Ok(());
-            }
-            Err(full) if is_full(&full) => self.begin_small_journal(len, what, full),
-            made => made,
-        };
-        self.journal = made.inspect_err(|error| {
-            if is_full(error) && self.backlog.run_short() {
-                tracing::warn!(%error, "no room for a journal: trim or delete topics, or free space");
-            }
-        })?;
-        self.hand_over();
-        self.sealed = true;
-        Ok(())
-    }
-
-    /// Hands what is in no segment yet to the checkpointer, which lets go of the journals before this one.
-    fn hand_over(&mut self) {
-        let snapshot = self.snapshot();
-        self.first_journal = snapshot.journal;
-        self.backlog.push(snapshot);
-    }
-
-    fn has_older_journals(&self) -> bool {
-        self.first_journal < self.journal.seq && !self.backlog.is_waiting()
-    }
-
-    fn begin_journal(&self, capacity: u64, spare: Option<&Path>) -> io::Result<journal::Writer> {
-        let (seq, first_group) = (self.journal.seq + 1, self.journal.next_group);
-        let spec = journal::Spec { seq, capacity, first_group };
-        journal::Writer::create(&*self.store.disk, &self.store.dir, spec, spare, None)
-    }
-
-    /// On a disk too full for a whole journal, a smaller one, and for what can free it one of the reserve.
-    fn begin_small_journal(&self, len: u64, what: For, full: io::Error) -> io::Result<journal::Writer> {
-        let (is_waiting, frees) = (self.backlog.is_waiting(), self.holds_garbage());
-        let (small, reserve) = match what {
-            // Behind a checkpoint that waits for space itself they would only take more.
-            For::Appends => (!is_waiting, false),
-            For::Checkpoint => (!is_waiting, !is_waiting && frees),
-            For::Change => (true, false),
-            For::Forgetting => (true, true),
-        };
-        let least = ((CHANGES_MIN + 2) * journal::ALIGN).max(len + 2 * journal::ALIGN);
-        let mut made = Err(full);
-        for part in [4, CHANGES_SHARE] {
-            if small && made.as_ref().is_err_and(is_full) {
-                made = self.begin_journal((self.store.journal_bytes / part).max(least), None);
-            }
-        }
-        match made {
-            Err(full) if reserve && is_full(&full) => {
-                let found = reserve::find(&*self.store.disk, &self.store.dir, least);
-                let (path, size) = found.ok_or(full)?;
-                self.begin_journal(size, Some(&path))
-            }
-            made => made,
-        }
-    }
-
-    /// Whether the journals hold what was trimmed or deleted.
-    fn holds_garbage(&self) -> bool {
-        self.pending.iter().any(|item| item.topic.is_deleted() || item.run.end <= item.topic.floor())
-    }
-
-    /// Has a full disk freed of what was forgotten just now.
-    fn free_space(&mut self) {
-        if self.backlog.is_short() && !self.backlog.is_waiting() && self.holds_garbage() {
-            self.try_rotate();
-        }
-        self.backlog.look_again();
-    }
-
-    fn snapshot(&mut self) -> Snapshot {
-        let mark = |topic: Arc<TopicState>| {
-            // What is published from now on is not in segments when this is, and stays in memory.
-            topic.cache.seal();
-            TopicMark {
-                floor: topic.floor(),
-                tail: topic.tail(),
-                last_publish: topic.last_publish(),
-                settings: **topic.settings.load(),
-                topic,
-            }
-        };
-        Snapshot {
-            group: self.journal.next_group - 1,
-            journal: self.journal.seq,
-            next_topic: self.next_topic,
-            clock: self.clock,
-            oldest_id: self.window.oldest(self.time.steady()),
-            oldest_kept_id: self.window.oldest_kept(),
-            topics: self.registry.all().into_iter().map(mark).collect(),
-            pending: std::mem::take(&mut self.pending),
-        }
-    }
-
-    fn change(&mut self, change: Change) -> Result<Arc<TopicState>, Error> {
-        let (topic, kind) = self.plan(change)?;
-        let body = catalog::Change { kind: Some(kind.clone()) }.encode_to_vec();
-        self.check_failed()?;
-        self.buffer.clear();
-        let (zero, time) = (Offset::ZERO, self.clock);
-        let header = Header {
-            kind: Kind::Change,
-            body_crc: crc32c::crc32c(&body),
-            blocks_len: body.len() as u32,
-            ids_len: 0,
+    /// The run this topic's next batch goes into.
+    fn building(&mut self, topic: &Arc<TopicState>) -> &mut Building {
+        let (time, room) = (self.time, &mut self.room);
+        let building = self.open.entry(topic.id).or_insert_with(|| Building {
+            topic: topic.clone(),
+            first: topic.tail(),
+            next: topic.tail(),
             batches: 0,
-            topic: topic.id,
-            first: zero,
-            end: zero,
+            blocks: Vec::with_capacity(std::mem::take(room)),
+            ids: Vec::new(),
+        });
+        if building.blocks.len() >= FRAME_TARGET {
+            self.done.push(building.finish(time));
+        }
+        building
+    }
+
+    /// Ends building: the journal's bytes of the commit go into `out`.
+    #[must_use]
+    pub fn finish(mut self, out: &mut CommitBuf) -> Built {
+        let time = self.time;
+        let last = self.open.values_mut().filter(|building| building.batches > 0);
+        self.done.extend(last.map(|building| building.finish(time)));
+        out.clear();
+        for Pending { topic, run, ids } in &self.done {
+            let header = Header {
+                kind: Kind::Batches,
+                body_crc: crc32c::crc32c_append(run.crc, ids),
+                blocks_len: run.blocks.len() as u32,
+                ids_len: ids.len() as u32,
+                batches: run.batches,
+                topic: topic.id,
+                first: run.first,
+                end: run.end,
+                first_time: run.first_time,
+                last_time: run.last_time,
+            };
+            out.push(&header, &[&run.blocks, ids]);
+        }
+        Built { runs: self.done, fresh: self.fresh, replies: self.replies }
+    }
+}
+
+impl Building {
+    /// The run so far; what comes next begins another.
+    fn finish(&mut self, time: UnixMicros) -> Pending {
+        let blocks = Bytes::copy_from_slice(&self.blocks);
+        let run = Run {
+            crc: crc32c::crc32c(&blocks),
+            blocks,
+            batches: self.batches,
+            first: self.first,
+            end: self.next,
             first_time: time,
             last_time: time,
         };
-        self.buffer.push(&header, &[&body]);
-        let forgets = matches!(kind, ChangeKind::Delete(_) | ChangeKind::Trim(_));
-        self.make_journal(self.buffer.len(), if forgets { For::Forgetting } else { For::Change })?;
-        self.write()?;
-        if let ChangeKind::Create(entry) = &kind {
-            self.next_topic = entry.id + 1;
-        }
-        self.registry.apply(&kind, Some(&topic));
-        if forgets {
-            self.free_space();
-        }
-        Ok(topic)
-    }
-
-    /// What a change means for which topic, if it may be made.
-    fn plan(&mut self, change: Change) -> Result<(Arc<TopicState>, ChangeKind), Error> {
-        let now = self.now();
-        match change {
-            Change::Create(name, retention) => {
-                if self.registry.get(&name).is_some() {
-                    return Err(Error::TopicExists);
-                }
-                if self.registry.len() >= self.store.topics_max {
-                    return Err(Error::TopicLimit { limit: self.store.topics_max });
-                }
-                let entry = TopicEntry {
-                    id: self.next_topic,
-                    name: name.to_string(),
-                    epoch: random_epoch()?,
-                    created: now.0,
-                    updated: now.0,
-                    retention: Some(retention.into()),
-                    ..TopicEntry::default()
-                };
-                let settings = Settings { retention, updated: now };
-                let topic = TopicState::new(entry.id, name, Epoch::new(entry.epoch), now, settings);
-                Ok((Arc::new(topic), ChangeKind::Create(entry)))
-            }
-            Change::Update(name, retention) => {
-                let topic = self.registry.get(&name).ok_or(Error::TopicNotFound)?;
-                let (id, updated) = (topic.id, now.0);
-                let entry =
-                    TopicEntry { id, updated, retention: Some(retention.into()), ..TopicEntry::default() };
-                Ok((topic, ChangeKind::Update(entry)))
-            }
-            Change::Delete(name, epoch) => {
-                let topic = self.registry.get(&name).ok_or(Error::TopicNotFound)?;
-                if epoch.is_some_and(|epoch| epoch != topic.epoch) {
-                    return Err(Error::EpochChanged { current: topic.epoch });
-                }
-                let id = topic.id;
-                Ok((topic, ChangeKind::Delete(id)))
-            }
-            Change::Trim(topic, floor) => {
-                if topic.is_deleted() {
-                    return Err(Error::TopicNotFound);
-                }
-                let floor = floor.max(topic.floor()).min(topic.tail()).get();
-                let entry = TopicEntry { id: topic.id, floor, ..TopicEntry::default() };
-                Ok((topic, ChangeKind::Trim(entry)))
-            }
-        }
+        let ids = Bytes::copy_from_slice(&self.ids);
+        (self.first, self.batches) = (self.next, 0);
+        self.blocks.clear();
+        self.ids.clear();
+        Pending { topic: self.topic.clone(), run, ids }
     }
 }
 
-/// Nobody waits for a committer that panicked.
-struct PanicGuard {
-    backlog: Arc<Backlog>,
-    queue: Queue,
-    health: Monitor,
+fn receipt(topic: &TopicState, first: Offset, end: Offset, time: UnixMicros, duplicate: bool) -> Receipt {
+    Receipt { first, next: Position { epoch: topic.epoch, offset: end }, time, duplicate }
 }
 
-impl Drop for PanicGuard {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.health.fail("the committer panicked");
-            self.queue.abandon();
-            self.backlog.close(None);
+/// A commit that was built, and is to be written.
+#[derive(Debug)]
+pub struct Built {
+    /// Its runs, of each topic in order.
+    pub runs: Vec<Pending>,
+    fresh: window::Map,
+    replies: Vec<Answer>,
+}
+
+impl Built {
+    /// Shows the commit to readers and answers publishers: it is durable, since `steps` where it had
+    /// to be written.
+    pub fn publish(self, window: &mut Window, pending: &mut Vec<Pending>, steps: Option<Steps>) {
+        for (key, stored) in self.fresh {
+            window.insert(key, stored, stored.at);
         }
+        for item in &self.runs {
+            item.topic.publish(item.run.clone());
+        }
+        for Answer { reply, mut appended, .. } in self.replies {
+            appended.steps = steps;
+            // A caller that went away has no use for the answer.
+            let _ = reply.send(appended);
+        }
+        let mut last = None;
+        for item in &self.runs {
+            if last != Some(item.topic.id) {
+                item.topic.wake();
+            }
+            last = Some(item.topic.id);
+        }
+        pending.extend(self.runs);
     }
-}
 
-fn random_epoch() -> Result<u64, Error> {
-    getrandom::u64()
-        .map_err(|error| Error::Unavailable { reason: error.to_string(), stored: Stored::Nothing })
-}
-
-fn refuse(appends: Vec<Append>, error: &Error) {
-    for append in appends {
-        append.refused.store(true, std::sync::atomic::Ordering::Relaxed);
-        let _ = append.reply.send(Appended::failed(error.clone()));
+    /// Answers every publisher whose batches were to be stored with `error`.
+    pub fn refuse(self, error: &Error) {
+        for Answer { reply, refused, .. } in self.replies {
+            refused.store(true, Ordering::Relaxed);
+            let _ = reply.send(Appended::failed(error.clone()));
+        }
     }
 }

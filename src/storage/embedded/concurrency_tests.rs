@@ -71,13 +71,13 @@ async fn a_file_removed_while_it_is_opened_is_not_kept_open() {
     assert!(!log.files.is_open(1, bases[0]));
 }
 
-/// Whether the newest group of the journal is empty. docs/format.md has the bytes.
+/// Whether the newest commit of the journal is empty. docs/format.md has the bytes.
 fn is_sealed(disk: &SimDisk) -> bool {
     let files = disk.files();
     let journal =
         files.iter().find(|(path, _)| path.to_string_lossy().contains("journal-")).expect("a journal").1;
     let newest = journal.chunks(4096).rfind(|page| page.starts_with(b"SWGP"));
-    newest.is_some_and(|group| group[28..32] == [0; 4])
+    newest.is_some_and(|commit| commit[28..32] == [0; 4])
 }
 
 /// P7: what was written before the committer ended is not told as if nothing were stored.

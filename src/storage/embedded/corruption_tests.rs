@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::crash_tests::{DIR, name, open};
 use super::disk::sim::SimDisk;
 use super::tests::{batch, read_all};
-use super::{OpenError, check, survey};
+use super::{OpenError, check, scan};
 use crate::record::{Epoch, Offset};
 use crate::storage::{Error, Health, Hold, Log, Retention, TopicLog};
 
@@ -35,7 +35,7 @@ struct Image {
 }
 
 /// Three topics through several checkpoints, one of them trimmed, a fourth deleted; then a restart,
-/// so that there is a copied group, and more batches that are in the journal only.
+/// so that there is a copied commit, and more batches that are in the journal only.
 async fn image(closed: bool) -> Image {
     let disk = SimDisk::default();
     let mut log = open(&disk).unwrap();
@@ -252,12 +252,12 @@ async fn case(image: Arc<Image>, seed: u64) -> Option<Outcome> {
     let (path, what) = damage(&mut files, &mut rng)?;
     let place = format!("TESTS_SEED={seed}, closed {}: {}: {what}", image.closed, path.display());
     let outcome = serve(&image, &files, &place).await;
-    match survey::survey(&SimDisk::with(&files), Path::new(DIR)) {
+    match scan::scan(&SimDisk::with(&files), Path::new(DIR)) {
         Ok(found) => {
             let bad = !found.damages.is_empty();
             let serves = matches!(outcome, Outcome::Harmless | Outcome::Cut);
             // What was trimmed is not served, and may be damaged.
-            let trimmed = found.topics.values().all(super::survey::Topic::is_whole);
+            let trimmed = found.topics.values().all(super::scan::Topic::is_whole);
             assert!(
                 bad != serves || bad && trimmed,
                 "{place}: {outcome:?}, but check says {:?}",

@@ -44,7 +44,7 @@ pub fn name(n: u8) -> TopicName {
 struct Topic {
     epoch: Option<Epoch>,
     records: Vec<u64>,
-    floor: u64,
+    earliest: u64,
     starts: Vec<u64>,
     /// By id: its receipt, and what was stored under it.
     ids: BTreeMap<u64, (Receipt, Vec<u64>)>,
@@ -127,11 +127,11 @@ impl World {
         let model = self.topics.get_mut(&n)?;
         let before = self.rng.u64(..=model.records.len() as u64);
         let want = model.starts.iter().rev().find(|start| **start <= before).copied().unwrap_or(0);
-        let want = if before == model.records.len() as u64 { before } else { want }.max(model.floor);
+        let want = if before == model.records.len() as u64 { before } else { want }.max(model.earliest);
         match self.log.trim(&name(n), None, Offset::new(before)).await {
-            Ok(floor) => {
-                assert_eq!(floor.get(), want);
-                model.floor = want;
+            Ok(earliest) => {
+                assert_eq!(earliest.get(), want);
+                model.earliest = want;
                 None
             }
             Err(Error::DiskFull) => None,
@@ -207,13 +207,13 @@ impl World {
             self.disk = SimDisk::with(&self.disk.image());
         }
         // What a power cut leaves is no damage.
-        let found = super::survey::survey(&self.disk, Path::new(DIR)).unwrap();
+        let found = super::scan::scan(&self.disk, Path::new(DIR)).unwrap();
         let names: Vec<_> = self.disk.files().into_keys().collect();
         assert!(
             found.damages.is_empty(),
             "{:?} {:?} {names:?}",
             found.damages,
-            found.catalog.map(|c| (c.group, c.journal))
+            found.catalog.map(|c| (c.commit, c.journal))
         );
         // A full disk is no reason not to start.
         let full = self.rng.u8(..3) == 0;
@@ -230,10 +230,10 @@ impl World {
                 let gone = self.log.get(&name(n)).await.is_err();
                 self.topics.retain(|topic, _| !gone || *topic != n);
             }
-            Some(Unknown::Trim(n, floor)) => {
+            Some(Unknown::Trim(n, trimmed)) => {
                 let earliest = self.log.get(&name(n)).await.unwrap().earliest().get();
                 let model = self.topics.get_mut(&n).unwrap();
-                model.floor = if earliest == floor { floor } else { model.floor };
+                model.earliest = if earliest == trimmed { trimmed } else { model.earliest };
             }
             None => {}
         }
@@ -269,10 +269,10 @@ impl World {
             };
             let topic = found.unwrap();
             assert_eq!(Some(topic.epoch()), model.epoch);
-            assert_eq!(topic.earliest().get(), model.floor);
+            assert_eq!(topic.earliest().get(), model.earliest);
             let got = read_all(&*topic, topic.earliest()).await.unwrap();
             let want: Vec<(u64, u64)> =
-                (model.floor..).zip(model.records[model.floor as usize..].iter().copied()).collect();
+                (model.earliest..).zip(model.records[model.earliest as usize..].iter().copied()).collect();
             assert_eq!(got, want);
         }
     }
@@ -378,7 +378,7 @@ async fn no_flipped_bit_is_served() {
     assert!(refused > 50 && reported > 50 && harmless > 50, "{refused} {reported} {harmless}");
 }
 
-/// P10: a file that is cut short or missing is reported, a torn last group is cut.
+/// P10: a file that is cut short or missing is reported, a torn last commit is cut.
 #[tokio::test]
 async fn missing_and_shortened_files_are_reported() {
     let (files, _) = filled().await;
@@ -524,6 +524,6 @@ async fn a_trim_while_a_checkpoint_waits_for_space_does_not_look_like_damage() {
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     disk.set_full(false);
     settled().await;
-    let found = super::survey::survey(&disk.survivor(), Path::new(DIR)).unwrap();
+    let found = super::scan::scan(&disk.survivor(), Path::new(DIR)).unwrap();
     assert!(found.damages.is_empty(), "{:?}", found.damages);
 }

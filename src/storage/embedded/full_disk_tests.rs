@@ -18,12 +18,12 @@ use crate::storage::{Error, Hold, Log, Retention, TopicLog};
 #[derive(Clone, Debug, Default)]
 struct Want {
     records: Vec<u64>,
-    floor: u64,
+    earliest: u64,
     /// One request id that was acknowledged, with its record and the offset that got.
     id: Option<(String, u64, u64)>,
 }
 
-/// A journal of some forty groups: what the reserve takes is not most of it, as it is not in the field.
+/// A journal of some forty commits: what the reserve takes is not most of it, as it is not in the field.
 fn open(disk: &SimDisk) -> Result<Arc<EmbeddedLog>, OpenError> {
     open_with(disk, &StorageConfig { journal_bytes: 160 << 10, ..config() })
 }
@@ -51,8 +51,8 @@ async fn work(log: &EmbeddedLog, model: &mut Model) {
             Err(error) => assert_eq!(error, Error::DiskFull),
         }
         if i == 24 || i == 51 {
-            want.floor = log.trim(&name(n), None, topic.tail()).await.expect("a trim is taken").get();
-            assert_eq!(want.floor, want.records.len() as u64);
+            want.earliest = log.trim(&name(n), None, topic.tail()).await.expect("a trim is taken").get();
+            assert_eq!(want.earliest, want.records.len() as u64);
         }
         if i == 38 {
             log.delete(&name(n), None).await.expect("a deletion is taken");
@@ -69,7 +69,7 @@ async fn check(log: &EmbeddedLog, model: &Model) {
             continue;
         };
         let topic = found.unwrap();
-        let records = (want.floor..).zip(want.records[want.floor as usize..].iter().copied());
+        let records = (want.earliest..).zip(want.records[want.earliest as usize..].iter().copied());
         assert_eq!(read_all(&*topic, topic.earliest()).await.unwrap(), records.collect::<Vec<_>>());
     }
 }
@@ -110,7 +110,7 @@ async fn case(step: u32, seed: u64) {
         if round == 2 {
             let tail = log.get(&name(0)).await.unwrap().tail();
             log.trim(&name(0), None, tail).await.expect("a trim is taken");
-            model.get_mut(&0).unwrap().floor = tail.get();
+            model.get_mut(&0).unwrap().earliest = tail.get();
         }
         if round == 3 {
             for n in [1, 2] {
@@ -134,11 +134,11 @@ async fn case(step: u32, seed: u64) {
         }
         want.records.push(i);
         if i % 10 == 0 {
-            want.floor = log.trim(&name(0), None, topic.tail()).await.unwrap().get();
+            want.earliest = log.trim(&name(0), None, topic.tail()).await.unwrap().get();
         }
     }
     if let Some((id, value, first)) = &want.id {
-        want.floor = log.trim(&name(0), None, topic.tail()).await.unwrap().get();
+        want.earliest = log.trim(&name(0), None, topic.tail()).await.unwrap().get();
         let begun = Instant::now();
         let again = loop {
             match append(&*topic, *value, id).await {

@@ -11,7 +11,7 @@ use super::catalog::{Catalog, Change, ChangeKind, FILE_NAME, TopicEntry};
 use super::crash_tests::{DIR, open};
 use super::disk::sim::SimDisk;
 use super::frame::{Header, ids};
-use super::{check, journal, survey};
+use super::{check, journal, scan};
 use crate::record::block::{Blocks, ending_at, starting_at};
 use crate::record::walk::check_record;
 use crate::record::{Batch, BatchLimits, Offset};
@@ -33,7 +33,7 @@ fn catalog(body: &[u8]) -> Vec<u8> {
     file
 }
 
-/// A journal whose only group holds these frames, all checksums right.
+/// A journal whose only commit holds these frames, all checksums right.
 fn journal_of(body: &[u8]) -> Vec<u8> {
     let mut head = vec![0; 24];
     head[0] = 1;
@@ -42,16 +42,16 @@ fn journal_of(body: &[u8]) -> Vec<u8> {
     file.extend(crc32c::crc32c(&head).to_le_bytes());
     file.extend(head);
     file.resize(4096, 0);
-    let mut group = Vec::new();
-    group.extend(0_u64.to_le_bytes());
-    group.extend(1_u64.to_le_bytes());
-    group.extend((body.len() as u32).to_le_bytes());
-    group.extend(1_u32.to_le_bytes());
-    group.extend(crc32c::crc32c(&body[..64.min(body.len())]).to_le_bytes());
-    group.resize(56, 0);
+    let mut commit = Vec::new();
+    commit.extend(0_u64.to_le_bytes());
+    commit.extend(1_u64.to_le_bytes());
+    commit.extend((body.len() as u32).to_le_bytes());
+    commit.extend(1_u32.to_le_bytes());
+    commit.extend(crc32c::crc32c(&body[..64.min(body.len())]).to_le_bytes());
+    commit.resize(56, 0);
     file.extend(0x5047_5753_u32.to_le_bytes());
-    file.extend(crc32c::crc32c(&group).to_le_bytes());
-    file.extend(group);
+    file.extend(crc32c::crc32c(&commit).to_le_bytes());
+    file.extend(commit);
     file.extend(body);
     file.resize(file.len().next_multiple_of(4096), 0);
     file
@@ -73,7 +73,7 @@ fn frame(kind: u16, split: usize, numbers: [u64; 3], body: &[u8]) -> Vec<u8> {
 fn look_at(files: &[(&str, Vec<u8>)]) {
     let files = files.iter().map(|(name, data)| (Path::new(DIR).join(name), data.clone())).collect();
     drop(open(&SimDisk::with(&files)));
-    let _ = survey::survey(&SimDisk::with(&files), Path::new(DIR));
+    let _ = scan::scan(&SimDisk::with(&files), Path::new(DIR));
     let disk = SimDisk::with(&files);
     if check::repair_on(&disk, Path::new(DIR)).is_ok() {
         drop(open(&disk));
@@ -104,7 +104,7 @@ proptest! {
     fn frames_and_changes(data in bytes(300)) {
         let _ = (Header::decode(&data), Header::decode_frame(&data), Change::decode(&data[..]));
         ids(&data).for_each(drop);
-        survey::frames(&data, 0, |_| true, |_, _| {});
+        scan::frames(&data, 0, |_| true, |_, _| {});
     }
 }
 
@@ -148,7 +148,7 @@ fn no_change_of_records_makes_the_walker_panic() {
 fn no_change_of_a_stored_format_makes_reading_panic() {
     crate::corpus::fuzz("frames", 1, |bytes| {
         let _ = (Header::decode(bytes), Header::decode_frame(bytes), Change::decode(bytes));
-        survey::frames(bytes, 0, |_| true, |_, _| {});
+        scan::frames(bytes, 0, |_| true, |_, _| {});
         ids(bytes).for_each(drop);
         let run = Bytes::copy_from_slice(bytes);
         for block in Blocks::new(&run).map_while(Result::ok) {
@@ -157,7 +157,7 @@ fn no_change_of_a_stored_format_makes_reading_panic() {
     });
 }
 
-/// P10: catalogs and journals whose checksums are right, opened, surveyed and repaired.
+/// P10: catalogs and journals whose checksums are right, opened, scanned and repaired.
 #[test]
 fn no_change_of_a_catalog_or_a_journal_makes_opening_panic() {
     crate::corpus::fuzz("catalogs", 20, |bytes| {
@@ -250,7 +250,7 @@ fn make_the_corpora() {
         keep("bodies", name, &[&[kind as u8, split as u8][..], &body].concat());
     }
     let full = Catalog {
-        group: 3,
+        commit: 3,
         journal: 1,
         next_topic: 2,
         clock: 5,

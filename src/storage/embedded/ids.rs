@@ -5,8 +5,8 @@
 use std::io;
 use std::path::Path;
 
-use super::backlog::Snapshot;
 use super::catalog::IdsEntry;
+use super::checkpoint_queue::Snapshot;
 use super::disk::{Disk, Mode};
 use super::frame::{self, Header, Kind};
 use super::open::OpenError;
@@ -27,7 +27,7 @@ pub fn parse_name(name: &str) -> Option<u64> {
     (hex.len() == 16).then(|| u64::from_str_radix(hex, 16).ok()).flatten()
 }
 
-/// Writes and syncs the snapshot's request ids; none where it has none. Named after its group.
+/// Writes and syncs the snapshot's request ids; none where it has none. Named after its commit.
 ///
 /// # Errors
 /// The disk's.
@@ -37,7 +37,7 @@ pub fn write(disk: &dyn Disk, dir: &Path, snapshot: &Snapshot) -> io::Result<Opt
     for item in snapshot.pending.iter().filter(|item| !item.ids.is_empty() && !item.topic.is_deleted()) {
         out.push(item.topic.id, (item.run.first, item.run.end), item.run.last_time, &item.ids);
     }
-    out.write(disk, dir, snapshot.group)
+    out.write(disk, dir, snapshot.commit)
 }
 
 /// An ids file being put together.

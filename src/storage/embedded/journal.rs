@@ -1,4 +1,4 @@
-//! The journal: commit groups of all topics, one write and one sync each. Groups begin on 4 KiB
+//! The journal: commits of all topics, one write and one sync each. Commits begin on 4 KiB
 //! boundaries, so that no later sync rewrites acknowledged bytes. docs/format.md gives the bytes.
 //! Never: appends to a journal of an earlier run, or guesses about damage.
 
@@ -14,20 +14,20 @@ use super::frame::{HEADER_LEN as FRAME_HEADER_LEN, Header};
 use super::open::OpenError;
 use crate::telemetry::METRICS;
 
-/// Groups and the file header begin on multiples of this.
+/// Commits and the file header begin on multiples of this.
 pub const ALIGN: u64 = disk::ALIGN as u64;
-/// Zeros written behind the small groups that reach space not written before. There a sync must make
-/// the file system's own metadata durable too, a second wait for the disk; so the next small groups
+/// Zeros written behind the small commits that reach space not written before. There a sync must make
+/// the file system's own metadata durable too, a second wait for the disk; so the next small commits
 /// find the space written. A journal that is written over needs none.
 const ZEROS_AHEAD: u64 = 128 << 10;
-/// A larger group gains less by it than the zeros cost: they double what is written.
-const SMALL_GROUP: u64 = 16 << 10;
-/// So many small groups in a row, and the next ones will be small too.
-const SMALL_GROUPS: u32 = 32;
+/// A larger commit gains less by it than the zeros cost: they double what is written.
+const SMALL_COMMIT: u64 = 16 << 10;
+/// So many small commits in a row, and the next ones will be small too.
+const SMALL_COMMITS: u32 = 32;
 const MAGIC: &[u8; 8] = b"STRMWYJ1";
 const VERSION: u32 = 1;
-const GROUP_MAGIC: u32 = 0x5047_5753;
-const GROUP_HEADER_LEN: usize = 64;
+const COMMIT_MAGIC: u32 = 0x5047_5753;
+const COMMIT_HEADER_LEN: usize = 64;
 
 /// The name of journal `seq`.
 #[must_use]
@@ -46,19 +46,19 @@ fn align_up(len: u64) -> u64 {
     len.div_ceil(ALIGN) * ALIGN
 }
 
-/// A commit group being put together: room for its header, then frames.
+/// A commit being put together: room for its header, then frames.
 #[derive(Debug, Default)]
-pub struct GroupBuf {
+pub struct CommitBuf {
     bytes: AlignedBuf,
     heads_crc: u32,
     frames: u32,
 }
 
-impl GroupBuf {
+impl CommitBuf {
     /// Starts over, keeping the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.resize(GROUP_HEADER_LEN);
+        self.bytes.resize(COMMIT_HEADER_LEN);
         (self.heads_crc, self.frames) = (0, 0);
     }
 
@@ -73,21 +73,21 @@ impl GroupBuf {
         }
     }
 
-    /// Whether it holds nothing, and seals the groups before it.
+    /// Whether it holds nothing, and seals the commits before it.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.frames == 0
     }
 
-    /// Bytes the group takes in the journal.
+    /// Bytes the commit takes in the journal.
     #[must_use]
     pub fn len(&self) -> u64 {
         align_up(self.bytes.len() as u64)
     }
 
     fn seal(&mut self, file_id: u64, number: u64) -> &[u8] {
-        let body_len = (self.bytes.len() - GROUP_HEADER_LEN) as u32;
-        let mut head = [0; GROUP_HEADER_LEN];
+        let body_len = (self.bytes.len() - COMMIT_HEADER_LEN) as u32;
+        let mut head = [0; COMMIT_HEADER_LEN];
         let mut out = &mut head[8..];
         out.put_u64_le(file_id);
         out.put_u64_le(number);
@@ -95,11 +95,11 @@ impl GroupBuf {
         out.put_u32_le(self.frames);
         out.put_u32_le(self.heads_crc);
         let crc = crc32c::crc32c(&head[8..]);
-        head[..4].copy_from_slice(&GROUP_MAGIC.to_le_bytes());
+        head[..4].copy_from_slice(&COMMIT_MAGIC.to_le_bytes());
         head[4..8].copy_from_slice(&crc.to_le_bytes());
         self.bytes.resize(self.len() as usize);
         let bytes = self.bytes.settled();
-        bytes[..GROUP_HEADER_LEN].copy_from_slice(&head);
+        bytes[..COMMIT_HEADER_LEN].copy_from_slice(&head);
         bytes
     }
 }
@@ -111,8 +111,8 @@ pub struct Spec {
     pub seq: u64,
     /// Bytes to reserve.
     pub capacity: u64,
-    /// The number of its first group: all below it are durable elsewhere.
-    pub first_group: u64,
+    /// The number of its first commit: all below it are durable elsewhere.
+    pub first_commit: u64,
 }
 
 /// The journal that is written to.
@@ -125,29 +125,29 @@ pub struct Writer {
     at: u64,
     /// Space before here was written before.
     written: u64,
-    /// Small groups since the last that was not.
-    small_groups: u32,
+    /// Small commits since the last that was not.
+    small_commits: u32,
     capacity: u64,
-    /// The number the next group gets.
-    pub next_group: u64,
+    /// The number the next commit gets.
+    pub next_commit: u64,
 }
 
-/// Where the groups of a journal end.
+/// Where the commits of a journal end.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
     /// Its place among the journals.
     pub seq: u64,
     /// The file's id.
     pub id: u64,
-    /// The number after that of its last whole group.
-    pub next_group: u64,
+    /// The number after that of its last whole commit.
+    pub next_commit: u64,
     /// The place after it.
     pub at: u64,
     /// Where it begins; none where there is none, or it was durable before the file got its name.
     pub last: Option<u64>,
 }
 
-/// When a group was written, and when it was synced.
+/// When a commit was written, and when it was synced.
 #[derive(Clone, Copy, Debug)]
 pub struct Synced {
     /// Written.
@@ -157,7 +157,7 @@ pub struct Synced {
 }
 
 impl Writer {
-    /// Creates a journal under a temporary name, with `first` (if any) as its first group, syncs it
+    /// Creates a journal under a temporary name, with `first` (if any) as its first commit, syncs it
     /// and puts it in place. `spare` is an old file to write over, whose space is there already.
     ///
     /// # Errors
@@ -167,7 +167,7 @@ impl Writer {
         dir: &Path,
         spec: Spec,
         spare: Option<&Path>,
-        first: Option<&mut GroupBuf>,
+        first: Option<&mut CommitBuf>,
     ) -> io::Result<Self> {
         let making = dir.join("journal.tmp");
         let made = Self::make(disk, &making, spec, spare, first);
@@ -186,7 +186,7 @@ impl Writer {
         making: &Path,
         spec: Spec,
         spare: Option<&Path>,
-        first: Option<&mut GroupBuf>,
+        first: Option<&mut CommitBuf>,
     ) -> io::Result<Self> {
         let file = match spare {
             Some(spare) => {
@@ -206,38 +206,38 @@ impl Writer {
             at: ALIGN,
             // Of a spare all, most likely; where not, syncs there are slower, once.
             written: if spare.is_some() { spec.capacity } else { ALIGN },
-            small_groups: 0,
+            small_commits: 0,
             capacity: spec.capacity,
-            next_group: spec.first_group,
+            next_commit: spec.first_commit,
         };
-        writer.file.write_at(file_header(id, spec.first_group, first.is_some()).settled(), 0)?;
+        writer.file.write_at(file_header(id, spec.first_commit, first.is_some()).settled(), 0)?;
         match first {
-            Some(group) => drop(writer.append(group)?),
+            Some(commit) => drop(writer.append(commit)?),
             None => writer.file.sync()?,
         }
         Ok(writer)
     }
 
-    /// Goes on in a journal that is there, which takes no space: behind its last group, which is written
+    /// Goes on in a journal that is there, which takes no space: behind its last commit, which is written
     /// once more where it stands and synced, as it may be in the system's cache only.
     ///
     /// # Errors
     /// The disk's.
-    pub fn go_on(disk: &dyn Disk, dir: &Path, end: &End, last: Option<&mut GroupBuf>) -> io::Result<Self> {
+    pub fn go_on(disk: &dyn Disk, dir: &Path, end: &End, last: Option<&mut CommitBuf>) -> io::Result<Self> {
         let file = disk.open(&dir.join(file_name(end.seq)), Mode::Write)?;
         file.bypass_cache();
         let capacity = file.size()? / ALIGN * ALIGN;
         let (seq, id) = (end.seq, end.id);
-        let (at, written, next_group) = (end.at, end.at, end.next_group);
-        let mut writer = Self { file, seq, id, at, written, small_groups: 0, capacity, next_group };
+        let (at, written, next_commit) = (end.at, end.at, end.next_commit);
+        let mut writer = Self { file, seq, id, at, written, small_commits: 0, capacity, next_commit };
         match (last, end.last) {
-            (Some(group), Some(at)) => {
-                (writer.at, writer.next_group) = (at, next_group - 1);
-                match writer.append(group) {
+            (Some(commit), Some(at)) => {
+                (writer.at, writer.next_commit) = (at, next_commit - 1);
+                match writer.append(commit) {
                     // A file system that writes nothing in place; the same bytes stand there.
                     Err(error) if disk::is_full(&error) => {
                         writer.file.sync()?;
-                        (writer.at, writer.next_group) = (end.at, next_group);
+                        (writer.at, writer.next_commit) = (end.at, next_commit);
                     }
                     written => drop(written?),
                 }
@@ -247,23 +247,23 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Whether a group of `len` bytes fits.
+    /// Whether a commit of `len` bytes fits.
     #[must_use]
     pub const fn has_room(&self, len: u64) -> bool {
         self.at + len <= self.capacity
     }
 
-    /// Writes a group and syncs it; answers when.
+    /// Writes a commit and syncs it; answers when.
     ///
     /// # Errors
-    /// The disk's. The group may or may not be there then.
-    pub fn append(&mut self, group: &mut GroupBuf) -> io::Result<Synced> {
-        let bytes = group.seal(self.id, self.next_group);
+    /// The disk's. The commit may or may not be there then.
+    pub fn append(&mut self, commit: &mut CommitBuf) -> io::Result<Synced> {
+        let bytes = commit.seal(self.id, self.next_commit);
         let begun = Instant::now();
         let end = self.at + bytes.len() as u64;
-        self.small_groups =
-            if bytes.len() as u64 > SMALL_GROUP { 0 } else { self.small_groups.saturating_add(1) };
-        // Before the group: one that is refused for want of room for zeros must not be there.
+        self.small_commits =
+            if bytes.len() as u64 > SMALL_COMMIT { 0 } else { self.small_commits.saturating_add(1) };
+        // Before the commit: one that is refused for want of room for zeros must not be there.
         self.write_ahead(end)?;
         self.file.write_at(bytes, self.at)?;
         let written = Instant::now();
@@ -273,32 +273,32 @@ impl Writer {
         let synced = Instant::now();
         METRICS.storage.sync.record_time(synced - written);
         self.at = end;
-        self.next_group += 1;
+        self.next_commit += 1;
         Ok(Synced { written, synced })
     }
 
-    /// Writes zeros from `end` on, where the groups to come have use for it.
+    /// Writes zeros from `end` on, where the commits to come have use for it.
     fn write_ahead(&mut self, end: u64) -> io::Result<()> {
         if end <= self.written {
             return Ok(());
         }
-        let ahead = if self.small_groups < SMALL_GROUPS { 0 } else { ZEROS_AHEAD };
+        let ahead = if self.small_commits < SMALL_COMMITS { 0 } else { ZEROS_AHEAD };
         self.written = (end + ahead).min(self.capacity / ALIGN * ALIGN).max(end);
         self.file.write_at(AlignedBuf::zeros((self.written - end) as usize).settled(), end)
     }
 }
 
-/// A number nobody can guess, so that nothing a payload holds looks like a group of this file.
+/// A number nobody can guess, so that nothing a payload holds looks like a commit of this file.
 fn random_id() -> io::Result<u64> {
     getrandom::u64().map_err(|error| io::Error::other(error.to_string()))
 }
 
-fn file_header(id: u64, first_group: u64, copied: bool) -> AlignedBuf {
+fn file_header(id: u64, first_commit: u64, copied: bool) -> AlignedBuf {
     let mut body = Vec::with_capacity(32);
     body.put_u32_le(VERSION);
     body.put_u32_le(u32::from(copied));
     body.put_u64_le(id);
-    body.put_u64_le(first_group);
+    body.put_u64_le(first_commit);
     let mut header = AlignedBuf::zeros(ALIGN as usize);
     let bytes = header.settled();
     bytes[..8].copy_from_slice(MAGIC);
@@ -307,25 +307,25 @@ fn file_header(id: u64, first_group: u64, copied: bool) -> AlignedBuf {
     header
 }
 
-/// One group as read back.
+/// One commit as read back.
 #[derive(Debug)]
-pub struct Group<'a> {
+pub struct Commit<'a> {
     /// Its number.
     pub number: u64,
     /// Its frames with their checked bodies.
     pub frames: Vec<(Header, &'a [u8])>,
 }
 
-impl Group<'_> {
-    /// The same group, to be written again.
+impl Commit<'_> {
+    /// The same commit, to be written again.
     #[must_use]
-    pub fn to_buf(&self) -> GroupBuf {
-        let mut group = GroupBuf::default();
-        group.clear();
+    pub fn to_buf(&self) -> CommitBuf {
+        let mut commit = CommitBuf::default();
+        commit.clear();
         for (header, body) in &self.frames {
-            group.push(header, &[body]);
+            commit.push(header, &[body]);
         }
-        group
+        commit
     }
 }
 
@@ -335,9 +335,9 @@ pub struct Image {
     path: PathBuf,
     bytes: Vec<u8>,
     id: u64,
-    /// The number of its first group.
-    pub first_group: u64,
-    /// Whether that group was copied from an earlier journal, which proves it acknowledged.
+    /// The number of its first commit.
+    pub first_commit: u64,
+    /// Whether that commit was copied from an earlier journal, which proves it acknowledged.
     pub copied: bool,
 }
 
@@ -352,8 +352,8 @@ impl Image {
         Self::parse(path, bytes.ok_or_else(missing)?)
     }
 
-    /// A journal whose header is damaged, told by its first group above number `above`: those of an
-    /// earlier use of the space are below. None where there is no such group.
+    /// A journal whose header is damaged, told by its first commit above number `above`: those of an
+    /// earlier use of the space are below. None where there is no such commit.
     ///
     /// # Errors
     /// The disk's.
@@ -363,15 +363,15 @@ impl Image {
             path: path.into(),
             bytes: bytes.unwrap_or_default(),
             id: 0,
-            first_group: 0,
+            first_commit: 0,
             copied: false,
         };
         for at in (ALIGN as usize..image.bytes.len()).step_by(ALIGN as usize) {
             let Some(head) = image.bytes.get(at + 8..at + 24) else { break };
             let (mut id, mut number) = (&head[..8], &head[8..]);
             image.id = id.get_u64_le();
-            image.first_group = number.get_u64_le();
-            if image.first_group > above && image.group_header(at).is_some() {
+            image.first_commit = number.get_u64_le();
+            if image.first_commit > above && image.commit_header(at).is_some() {
                 return Ok(Some(image));
             }
         }
@@ -389,42 +389,42 @@ impl Image {
         if version > VERSION {
             return Err(OpenError::NewerFormat { path: path.into(), version });
         }
-        let (id, first_group) = (body.get_u64_le(), body.get_u64_le());
-        Ok(Self { path: path.into(), bytes, id, first_group, copied })
+        let (id, first_commit) = (body.get_u64_le(), body.get_u64_le());
+        Ok(Self { path: path.into(), bytes, id, first_commit, copied })
     }
 
-    /// Hands every group to `visit`, in order, up to (not including) number `before`, which is the
-    /// first of the next file; the last file has none, and ends where its groups do. Answers where that is,
+    /// Hands every commit to `visit`, in order, up to (not including) number `before`, which is the
+    /// first of the next file; the last file has none, and ends where its commits do. Answers where that is,
     /// in file `seq`.
     ///
     /// # Errors
-    /// [`OpenError::Damaged`] where a group that was acknowledged is not whole (P10), or `visit`'s.
+    /// [`OpenError::Damaged`] where a commit that was acknowledged is not whole (P10), or `visit`'s.
     pub fn replay(
         &self,
         seq: u64,
         before: Option<u64>,
-        mut visit: impl FnMut(&Group<'_>) -> Result<(), OpenError>,
+        mut visit: impl FnMut(&Commit<'_>) -> Result<(), OpenError>,
     ) -> Result<End, OpenError> {
-        let (mut at, mut number, mut last) = (ALIGN as usize, self.first_group, None);
+        let (mut at, mut number, mut last) = (ALIGN as usize, self.first_commit, None);
         while before.is_none_or(|before| number < before) {
-            let Some((group, len)) = self.group(at, number) else {
+            let Some((commit, len)) = self.commit(at, number) else {
                 self.check_torn(at, number, before)?;
                 break;
             };
-            visit(&group)?;
-            let copied = self.copied && number == self.first_group;
+            visit(&commit)?;
+            let copied = self.copied && number == self.first_commit;
             last = (!copied).then_some(at as u64);
             at += len;
             number += 1;
         }
-        Ok(End { seq, id: self.id, next_group: number, at: at as u64, last })
+        Ok(End { seq, id: self.id, next_commit: number, at: at as u64, last })
     }
 
-    /// Whether what is not a group at `at` can only be a torn tail, which was never acknowledged.
+    /// Whether what is not a commit at `at` can only be a torn tail, which was never acknowledged.
     fn check_torn(&self, at: usize, number: u64, before: Option<u64>) -> Result<(), OpenError> {
-        let copied = self.copied && number == self.first_group;
-        if before.is_some() || copied || self.next_group(at, number).is_some() {
-            let what = format!("group {number} at byte {at} is damaged, and was acknowledged");
+        let copied = self.copied && number == self.first_commit;
+        if before.is_some() || copied || self.next_commit(at, number).is_some() {
+            let what = format!("commit {number} at byte {at} is damaged, and was acknowledged");
             return Err(OpenError::damaged(&self.path, what));
         }
         Ok(())
@@ -436,28 +436,28 @@ impl Image {
         self.bytes.len()
     }
 
-    /// The next place from `at` on with the header of a group of this file above `number`, and its number.
+    /// The next place from `at` on with the header of a commit of this file above `number`, and its number.
     #[must_use]
-    pub fn next_group(&self, at: usize, number: u64) -> Option<(usize, u64)> {
+    pub fn next_commit(&self, at: usize, number: u64) -> Option<(usize, u64)> {
         let places = (at..self.bytes.len()).step_by(ALIGN as usize);
-        let mut heads = places.filter_map(|at| Some((at, self.group_header(at)?.number)));
+        let mut heads = places.filter_map(|at| Some((at, self.commit_header(at)?.number)));
         heads.find(|(_, found)| *found > number)
     }
 
-    /// The frames' bytes of group `number` at `at`, whose header is whole; none where it is not.
+    /// The frames' bytes of commit `number` at `at`, whose header is whole; none where it is not.
     #[must_use]
-    pub fn group_body(&self, at: usize, number: u64) -> Option<&[u8]> {
-        let head = self.group_header(at).filter(|head| head.number == number)?;
-        self.bytes.get(at + GROUP_HEADER_LEN..at + GROUP_HEADER_LEN + head.body_len)
+    pub fn commit_body(&self, at: usize, number: u64) -> Option<&[u8]> {
+        let head = self.commit_header(at).filter(|head| head.number == number)?;
+        self.bytes.get(at + COMMIT_HEADER_LEN..at + COMMIT_HEADER_LEN + head.body_len)
     }
 
-    fn group_header(&self, at: usize) -> Option<GroupHead> {
-        let head = self.bytes.get(at..at + GROUP_HEADER_LEN)?;
+    fn commit_header(&self, at: usize) -> Option<CommitHead> {
+        let head = self.bytes.get(at..at + COMMIT_HEADER_LEN)?;
         let (mut prefix, mut body) = (&head[..8], &head[8..]);
-        if prefix.get_u32_le() != GROUP_MAGIC || prefix.get_u32_le() != crc32c::crc32c(body) {
+        if prefix.get_u32_le() != COMMIT_MAGIC || prefix.get_u32_le() != crc32c::crc32c(body) {
             return None;
         }
-        (body.get_u64_le() == self.id).then(|| GroupHead {
+        (body.get_u64_le() == self.id).then(|| CommitHead {
             number: body.get_u64_le(),
             body_len: body.get_u32_le() as usize,
             frames: body.get_u32_le(),
@@ -465,11 +465,11 @@ impl Image {
         })
     }
 
-    /// Group `number` at `at`, and the bytes it takes; none where it is not whole.
+    /// Commit `number` at `at`, and the bytes it takes; none where it is not whole.
     #[must_use]
-    pub fn group(&self, at: usize, number: u64) -> Option<(Group<'_>, usize)> {
-        let head = self.group_header(at).filter(|head| head.number == number)?;
-        let start = at + GROUP_HEADER_LEN;
+    pub fn commit(&self, at: usize, number: u64) -> Option<(Commit<'_>, usize)> {
+        let head = self.commit_header(at).filter(|head| head.number == number)?;
+        let start = at + COMMIT_HEADER_LEN;
         let body = self.bytes.get(start..start + head.body_len)?;
         let (mut frames, mut rest, mut heads_crc) = (Vec::new(), body, 0);
         while !rest.is_empty() {
@@ -479,12 +479,12 @@ impl Image {
             rest = &rest[header.frame_len()..];
         }
         let whole = frames.len() == head.frames as usize && heads_crc == head.heads_crc;
-        let len = align_up((GROUP_HEADER_LEN + head.body_len) as u64) as usize;
-        whole.then_some((Group { number, frames }, len))
+        let len = align_up((COMMIT_HEADER_LEN + head.body_len) as u64) as usize;
+        whole.then_some((Commit { number, frames }, len))
     }
 }
 
-struct GroupHead {
+struct CommitHead {
     number: u64,
     body_len: usize,
     frames: u32,

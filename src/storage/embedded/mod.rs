@@ -9,16 +9,16 @@
 //! ```
 //! Never: knows the network, or acknowledges before the sync.
 
-mod backlog;
 mod cached;
 mod catalog;
 pub mod check;
 mod checkpoint;
+mod checkpoint_queue;
 pub(super) mod clock;
 mod commit;
+mod committer;
 mod disk;
 mod frame;
-mod group;
 mod health;
 mod ids;
 mod journal;
@@ -30,8 +30,8 @@ mod registry;
 mod repair;
 mod reserve;
 mod retention;
+mod scan;
 mod segment;
-mod survey;
 mod topic;
 
 #[cfg(test)]
@@ -62,7 +62,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
-use self::backlog::Backlog;
+use self::checkpoint_queue::CheckpointQueue;
 use self::clock::Clock;
 use self::disk::{Disk, RealDisk};
 use self::health::Monitor;
@@ -120,15 +120,15 @@ impl EmbeddedLog {
         let registry = Arc::new(found.registry);
         let files = Files::new(disk.clone(), dir.into(), config.open_files_max, health.clone());
         let files = Arc::new(files);
-        let backlog = Arc::new(Backlog::new(config.unflushed_bytes_max, found.spares));
-        backlog.add(found.pending.iter().map(group::Pending::bytes).sum());
-        let store = commit::Store {
+        let checkpoint_queue = Arc::new(CheckpointQueue::new(config.unflushed_bytes_max, found.spares));
+        checkpoint_queue.add(found.pending.iter().map(commit::Pending::bytes).sum());
+        let store = committer::Store {
             disk: disk.clone(),
             dir: dir.into(),
             journal_bytes: config.journal_bytes,
             topics_max,
         };
-        let committer = commit::Committer {
+        let committer = committer::Committer {
             store,
             queue: queue.clone(),
             registry: registry.clone(),
@@ -138,9 +138,9 @@ impl EmbeddedLog {
             time: clock.clone(),
             next_topic: found.next_topic,
             pending: found.pending,
-            backlog: backlog.clone(),
+            checkpoint_queue: checkpoint_queue.clone(),
             health: health.clone(),
-            buffer: journal::GroupBuf::default(),
+            buffer: journal::CommitBuf::default(),
             sealed: found.sealed,
             first_journal: found.catalog.journal,
             failed: None,
@@ -152,10 +152,10 @@ impl EmbeddedLog {
             segment_bytes: config.segment_bytes,
             ids_max: config.request_ids_max,
             catalog: found.catalog,
-            backlog,
+            checkpoint_queue,
             files: files.clone(),
             health: health.clone(),
-            keeper: retention::Keeper::new(registry.clone(), queue.clone(), clock),
+            retention_task: retention::RetentionTask::new(registry.clone(), queue.clone(), clock),
             kept: None,
             tried: None,
             cached: cached::Cached::new(config.cache_bytes),
@@ -186,17 +186,17 @@ impl EmbeddedLog {
     async fn trim_to(&self, topic: Arc<TopicState>, before: Offset) -> Result<Offset, Error> {
         let tail = topic.tail();
         if before > tail {
-            return Err(Error::BeyondTail { epoch: topic.epoch, earliest: topic.floor(), tail });
+            return Err(Error::BeyondTail { epoch: topic.epoch, earliest: topic.earliest(), tail });
         }
         let (state, files) = (topic.clone(), self.files.clone());
-        let floor = tokio::task::spawn_blocking(move || reader::batch_start(&state, &files, before)).await;
+        let earliest = tokio::task::spawn_blocking(move || reader::batch_start(&state, &files, before)).await;
         let unavailable = |error: tokio::task::JoinError| Error::Unavailable {
             reason: error.to_string(),
             stored: Stored::Nothing,
         };
-        let floor = floor.map_err(unavailable)??;
-        self.queue.change(Change::Trim(topic.clone(), floor)).await?;
-        Ok(topic.floor())
+        let earliest = earliest.map_err(unavailable)??;
+        self.queue.change(Change::Trim(topic.clone(), earliest)).await?;
+        Ok(topic.earliest())
     }
 }
 

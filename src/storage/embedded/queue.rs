@@ -49,7 +49,7 @@ pub enum Change {
     Update(TopicName, Retention),
     /// No such topic any more.
     Delete(TopicName, Option<Epoch>),
-    /// A new floor, where a batch begins.
+    /// A trim to this offset, at which a batch begins.
     Trim(Arc<TopicState>, Offset),
 }
 

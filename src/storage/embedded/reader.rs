@@ -170,12 +170,12 @@ const SEARCH_BYTES: usize = 64 << 10;
 /// # Errors
 /// As [`read`].
 pub fn batch_start(topic: &TopicState, files: &Files, offset: Offset) -> Result<Offset, Error> {
-    let floor = topic.floor();
-    if offset <= floor || offset >= topic.tail() {
-        return Ok(offset.clamp(floor, topic.tail().max(floor)));
+    let earliest = topic.earliest();
+    if offset <= earliest || offset >= topic.tail() {
+        return Ok(offset.clamp(earliest, topic.tail().max(earliest)));
     }
     // A read inside a batch is encoded anew, so look from where the frame begins.
-    let mut at = frame_start(topic, files, offset)?.max(floor);
+    let mut at = frame_start(topic, files, offset)?.max(earliest);
     loop {
         let chunk = match read(topic, files, at, SEARCH_BYTES) {
             Err(Error::Trimmed { earliest, .. }) if earliest >= offset => return Ok(earliest),
@@ -207,7 +207,7 @@ fn frame_start(topic: &TopicState, files: &Files, offset: Offset) -> Result<Offs
     }
     let segments = topic.segments.load_full();
     let at = segments.partition_point(|segment| segment.end <= offset);
-    let Some(segment) = segments.get(at) else { return Ok(topic.floor()) };
+    let Some(segment) = segments.get(at) else { return Ok(topic.earliest()) };
     let look = |marks: &[Mark]| {
         marks
             .partition_point(|mark| mark.first <= offset)
@@ -239,7 +239,7 @@ pub fn first_since(
 ) -> Result<(Offset, Option<UnixMicros>), Error> {
     // What is published from now on is not looked at: a busy topic must not keep this going.
     let tail = topic.tail();
-    let mut at = time_start(topic, files, time)?.max(topic.floor());
+    let mut at = time_start(topic, files, time)?.max(topic.earliest());
     while at < tail {
         let chunk = match read(topic, files, at, SEARCH_BYTES) {
             // Trimmed meanwhile: what is left is all newer.
@@ -267,16 +267,16 @@ pub fn first_since(
 /// When the oldest batch kept was stored, or earlier, without reading anything; none where none is kept.
 #[must_use]
 pub fn oldest_time(topic: &TopicState) -> Option<UnixMicros> {
-    let (floor, tail) = (topic.floor(), topic.tail());
-    if floor >= tail {
+    let (earliest, tail) = (topic.earliest(), topic.tail());
+    if earliest >= tail {
         return None;
     }
     let segments = topic.segments.load();
-    if let Some(segment) = segments.get(segments.partition_point(|segment| segment.end <= floor)) {
+    if let Some(segment) = segments.get(segments.partition_point(|segment| segment.end <= earliest)) {
         return Some(segment.first_time);
     }
     let mut once = false;
-    let runs = topic.cache.runs_from(floor, |_| !std::mem::replace(&mut once, true));
+    let runs = topic.cache.runs_from(earliest, |_| !std::mem::replace(&mut once, true));
     // Where it is in neither, a checkpoint came in between.
     Some(runs.first().map_or(UnixMicros(0), |run| run.first_time))
 }
@@ -287,24 +287,24 @@ fn time_start(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<Off
     const LOOKS: usize = 8;
     for _ in 0..LOOKS {
         // First of all: what is published from now on is not looked at, so it lies after the answer.
-        let (tail, floor) = (topic.tail(), topic.floor());
+        let (tail, earliest) = (topic.tail(), topic.earliest());
         let segments = topic.segments.load_full();
         // What was trimmed is not read: its file may be gone, or damaged, which is why it was trimmed.
-        let at = segments.partition_point(|segment| segment.last_time < time || segment.end <= floor);
+        let at = segments.partition_point(|segment| segment.last_time < time || segment.end <= earliest);
         if let Some(segment) = segments.get(at) {
             let look = |marks: &[Mark]| {
                 let at = marks.partition_point(|mark| mark.first_time < time);
                 at.checked_sub(1).map_or(segment.base, |i| marks[i].first)
             };
             let found = files.open(topic, segment.base).and_then(|file| file.marks(segment.len, look));
-            if found.is_err() && segment.end <= topic.floor() {
+            if found.is_err() && segment.end <= topic.earliest() {
                 // It was trimmed away meanwhile, and the file perhaps with it.
                 continue;
             }
-            let from = segment.base.max(topic.floor());
+            let from = segment.base.max(topic.earliest());
             return found.map_err(|fault| files.error(topic, from, segment.base, &fault));
         }
-        let flushed = segments.last().map_or(Offset::ZERO, |segment| segment.end).max(floor);
+        let flushed = segments.last().map_or(Offset::ZERO, |segment| segment.end).max(earliest);
         let runs = topic.cache.runs_from(flushed, |_| true);
         // Where nothing is cached, a checkpoint came in between: what left the cache is in a
         // segment that was not looked at.
@@ -315,7 +315,7 @@ fn time_start(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<Off
         return Ok(runs.iter().find(|run| run.last_time >= time).map_or(tail, |run| run.first));
     }
     // Always true, if far: whoever reads on from here is told of what is wrong there.
-    Ok(topic.floor())
+    Ok(topic.earliest())
 }
 
 /// The newest frame boundary with at least `bytes` bytes after it; the oldest offset kept where there are fewer.
@@ -324,16 +324,16 @@ fn time_start(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<Off
 /// As [`read`].
 pub fn offset_keeping(topic: &TopicState, files: &Files, bytes: u64) -> Result<Offset, Error> {
     let segments = topic.segments.load_full();
-    let flushed = segments.last().map_or(topic.floor(), |segment| segment.end);
+    let flushed = segments.last().map_or(topic.earliest(), |segment| segment.end);
     let mut kept = 0;
-    let runs = topic.cache.runs_from(flushed.max(topic.floor()), |_| true);
+    let runs = topic.cache.runs_from(flushed.max(topic.earliest()), |_| true);
     for run in runs.iter().rev() {
         kept += run.blocks.len() as u64;
         if kept >= bytes {
             return Ok(run.first);
         }
     }
-    for segment in segments.iter().rev().filter(|segment| segment.end > topic.floor()) {
+    for segment in segments.iter().rev().filter(|segment| segment.end > topic.earliest()) {
         if kept + segment.len < bytes {
             kept += segment.len;
             continue;
@@ -346,7 +346,7 @@ pub fn offset_keeping(topic: &TopicState, files: &Files, bytes: u64) -> Result<O
         };
         let found = files.open(topic, segment.base).and_then(|file| file.marks(segment.len, look));
         return found
-            .map_err(|fault| files.error(topic, segment.base.max(topic.floor()), segment.base, &fault));
+            .map_err(|fault| files.error(topic, segment.base.max(topic.earliest()), segment.base, &fault));
     }
-    Ok(topic.floor())
+    Ok(topic.earliest())
 }

@@ -1,4 +1,4 @@
-//! Recovery: the catalog, then the groups after it. Its time does not grow with the data kept.
+//! Recovery: the catalog, then the commits after it. Its time does not grow with the data kept.
 //! Never: serves before what it found is durable in a journal of its own, or changes a damaged one.
 
 use std::collections::{HashMap, HashSet};
@@ -10,11 +10,11 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::catalog::{self, Catalog};
+use super::commit::Pending;
 use super::disk::{Disk, Mode, is_full};
 use super::frame::{Header, Kind};
-use super::group::Pending;
 use super::ids;
-use super::journal::{self, Group, GroupBuf, Image};
+use super::journal::{self, Commit, CommitBuf, Image};
 use super::open::OpenError;
 use super::registry::{Registry, topic_of};
 use super::reserve;
@@ -42,7 +42,7 @@ pub struct Recovered {
     pub catalog: Catalog,
     /// Old journals whose space can be written again.
     pub spares: Vec<PathBuf>,
-    /// Whether the newest group is empty already.
+    /// Whether the newest commit is empty already.
     pub sealed: bool,
 }
 
@@ -69,7 +69,7 @@ pub fn recover(
     if fresh {
         files.check_empty(disk, dir)?;
     }
-    let first = Catalog { group: 0, journal: 1, next_topic: 1, ..Catalog::default() };
+    let first = Catalog { commit: 0, journal: 1, next_topic: 1, ..Catalog::default() };
     let catalog = found.unwrap_or(first);
     check_segments(disk, &segments, &catalog)?;
     for entry in &catalog.ids {
@@ -115,8 +115,8 @@ fn begin_journal(
     spares: &mut Vec<String>,
     found: &mut Replayed,
 ) -> Result<(journal::Writer, bool), OpenError> {
-    let first_group = if found.last.is_some() { found.next - 1 } else { found.next };
-    let spec = journal::Spec { seq, capacity, first_group };
+    let first_commit = if found.last.is_some() { found.next - 1 } else { found.next };
+    let spec = journal::Spec { seq, capacity, first_commit };
     let spare = spares.pop().map(|name| dir.join(name));
     match new_journal(disk, dir, spec, spare.as_deref(), found.last.as_mut()) {
         Err(OpenError::Io { source, .. }) if is_full(&source) && found.end.is_some() => {
@@ -128,7 +128,7 @@ fn begin_journal(
             );
             let journal = journal::Writer::go_on(disk, dir, end, found.last.as_mut())
                 .map_err(|e| OpenError::io(&path, e))?;
-            Ok((journal, found.last.as_ref().is_some_and(GroupBuf::is_empty)))
+            Ok((journal, found.last.as_ref().is_some_and(CommitBuf::is_empty)))
         }
         made => Ok((made?, false)),
     }
@@ -139,7 +139,7 @@ fn new_journal(
     dir: &Path,
     mut spec: journal::Spec,
     spare: Option<&Path>,
-    last: Option<&mut GroupBuf>,
+    last: Option<&mut CommitBuf>,
 ) -> Result<journal::Writer, OpenError> {
     let copied = last.as_ref().map_or(0, |last| last.len());
     spec.capacity = spec.capacity.max(copied + 4 * journal::ALIGN);
@@ -221,8 +221,8 @@ impl Listing {
         }
         for seq in &self.journals {
             let image = Image::read(disk, &dir.join(journal::file_name(*seq)))?;
-            // A first start that was cut short leaves a journal that begins with group 1, and no group.
-            if image.first_group != 1 {
+            // A first start that was cut short leaves a journal that begins with commit 1, and no commit.
+            if image.first_commit != 1 {
                 return Err(missing());
             }
             image.replay(*seq, None, |_| Err(missing()))?;
@@ -255,8 +255,8 @@ impl Listing {
 
 /// What the journals held.
 struct Replayed {
-    /// The last group, if there is one.
-    last: Option<GroupBuf>,
+    /// The last commit, if there is one.
+    last: Option<CommitBuf>,
     /// The number after it.
     next: u64,
     /// Where the last journal ends, if it can be gone on with.
@@ -282,7 +282,7 @@ impl Replay {
         Ok(Self { registry, window, clock, next_topic, pending: Vec::new() })
     }
 
-    /// Replays the journals after the catalog's group.
+    /// Replays the journals after the catalog's commit.
     fn journals(
         &mut self,
         disk: &dyn Disk,
@@ -292,7 +292,7 @@ impl Replay {
         fresh: bool,
     ) -> Result<Replayed, OpenError> {
         let seqs: Vec<u64> = all.iter().copied().filter(|seq| *seq >= catalog.journal).collect();
-        let mut next = catalog.group + 1;
+        let mut next = catalog.commit + 1;
         for (i, want) in (catalog.journal..).take(seqs.len().max(usize::from(!fresh))).enumerate() {
             if seqs.get(i) != Some(&want) {
                 return Err(OpenError::damaged(&dir.join(journal::file_name(want)), "journal is missing"));
@@ -308,32 +308,35 @@ impl Replay {
             if let Some(seq) = seqs.get(i + 1) {
                 ahead = Some(Image::read(disk, &dir.join(journal::file_name(*seq)))?);
             }
-            let before = ahead.as_ref().map(|image: &Image| image.first_group);
-            if image.first_group > next {
-                return Err(OpenError::damaged(&path, format!("groups from {next} on are missing")));
+            let before = ahead.as_ref().map(|image: &Image| image.first_commit);
+            if image.first_commit > next {
+                return Err(OpenError::damaged(&path, format!("commits from {next} on are missing")));
             }
             let already = next;
-            let end = image.replay(*seq, before, |group| {
-                // A group that was copied has been replayed from where it stood first.
-                if group.number >= already {
-                    self.group(&path, group)?;
+            let end = image.replay(*seq, before, |commit| {
+                // A commit that was copied has been replayed from where it stood first.
+                if commit.number >= already {
+                    self.commit(&path, commit)?;
                 }
-                last = Some(group.to_buf());
+                last = Some(commit.to_buf());
                 Ok(())
             })?;
-            next = next.max(end.next_group);
+            next = next.max(end.next_commit);
             found_end = Some(end);
         }
-        if next <= catalog.proven {
+        if next <= catalog.last_acked_commit {
             let path = seqs.last().map_or_else(|| dir.into(), |seq| dir.join(journal::file_name(*seq)));
-            let what = format!("groups from {next} to {} are missing, and were acknowledged", catalog.proven);
+            let what = format!(
+                "commits from {next} to {} are missing, and were acknowledged",
+                catalog.last_acked_commit
+            );
             return Err(OpenError::damaged(&path, what));
         }
-        Ok(Replayed { last, next, end: found_end.filter(|end| end.next_group == next) })
+        Ok(Replayed { last, next, end: found_end.filter(|end| end.next_commit == next) })
     }
 
-    fn group(&mut self, path: &Path, group: &Group<'_>) -> Result<(), OpenError> {
-        for (header, body) in &group.frames {
+    fn commit(&mut self, path: &Path, commit: &Commit<'_>) -> Result<(), OpenError> {
+        for (header, body) in &commit.frames {
             self.clock = self.clock.max(header.last_time);
             match header.kind {
                 Kind::Batches => self.batches(path, header, body)?,

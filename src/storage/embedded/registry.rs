@@ -92,7 +92,7 @@ impl Registry {
             }
             ChangeKind::Trim(entry) => {
                 if let Some(topic) = self.by_id(entry.id) {
-                    topic.trim(Offset::new(entry.floor));
+                    topic.trim(Offset::new(entry.earliest));
                 }
             }
         }
@@ -106,7 +106,7 @@ pub fn topic_of(entry: &TopicEntry) -> Option<TopicState> {
     let retention = entry.retention.unwrap_or_default().into();
     let settings = Settings { retention, updated: UnixMicros(entry.updated) };
     let topic = TopicState::new(entry.id, name, Epoch::new(entry.epoch), UnixMicros(entry.created), settings);
-    topic.restore(Offset::new(entry.floor), Offset::new(entry.tail), UnixMicros(entry.last_publish));
+    topic.restore(Offset::new(entry.earliest), Offset::new(entry.tail), UnixMicros(entry.last_publish));
     topic.segments.store(Arc::new(entry.segments.iter().map(super::segment::Segment::from).collect()));
     Some(topic)
 }

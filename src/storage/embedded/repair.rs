@@ -1,4 +1,4 @@
-//! Repair: a new catalog and an empty journal around what a survey found whole. Topics that lost
+//! Repair: a new catalog and an empty journal around what a scan found whole. Topics that lost
 //! nothing keep their segments and their epoch; the others are written anew under a new epoch, what
 //! follows a loss moving up, so that positions of before fail loudly.
 //! Never: removes a file; what is replaced is moved aside, after the new catalog is durable.
@@ -15,8 +15,8 @@ use super::frame::{self, FRAME_TARGET, HEADER_LEN, Header, IdEntry, Kind};
 use super::ids;
 use super::journal;
 use super::open::OpenError;
+use super::scan::{self, Scan, Topic};
 use super::segment::{self, Segment};
-use super::survey::{self, Survey, Topic};
 use crate::record::block::Blocks;
 use crate::record::{Offset, TopicName, UnixMicros};
 use crate::storage::tail::Run;
@@ -33,7 +33,7 @@ pub type Done = (Vec<(u64, String)>, PathBuf);
 ///
 /// # Errors
 /// The disk's. Where it fails, the old catalog is still in place, and a repair can begin anew.
-pub fn repair(disk: &dyn Disk, dir: &Path, found: &Survey) -> Result<Done, OpenError> {
+pub fn repair(disk: &dyn Disk, dir: &Path, found: &Scan) -> Result<Done, OpenError> {
     let io = |error| OpenError::io(dir, error);
     disk.create_dir(&dir.join("segments")).map_err(io)?;
     let mut work = Repair {
@@ -56,22 +56,22 @@ pub fn repair(disk: &dyn Disk, dir: &Path, found: &Survey) -> Result<Done, OpenE
     }
     let kept_ids = work.old_ids()?;
     disk.sync_dir(&dir.join("segments")).map_err(io)?;
-    let group = found.group;
+    let commit = found.commit;
     let seq = found.journals.last().copied().max(found.catalog.as_ref().map(|c| c.journal)).unwrap_or(0) + 1;
-    // Above every group, and so above every ids file there is.
-    let fresh_ids = std::mem::take(&mut work.ids).write(disk, dir, group + 1).map_err(io)?;
-    let spec = journal::Spec { seq, capacity: JOURNAL_BYTES, first_group: group + 2 };
+    // Above every commit, and so above every ids file there is.
+    let fresh_ids = std::mem::take(&mut work.ids).write(disk, dir, commit + 1).map_err(io)?;
+    let spec = journal::Spec { seq, capacity: JOURNAL_BYTES, first_commit: commit + 2 };
     journal::Writer::create(disk, dir, spec, None, None).map_err(io)?;
     let next = Catalog {
-        group: group + 1,
+        commit: commit + 1,
         journal: seq,
         next_topic: work.next_topic,
         clock: found.clock,
         topics,
         ids: kept_ids.into_iter().chain(fresh_ids).collect(),
-        proven: 0,
+        last_acked_commit: 0,
     };
-    let aside = work.make_aside(group)?;
+    let aside = work.make_aside(commit)?;
     disk.sync_dir(dir).map_err(io)?;
     next.write(disk, dir).map_err(io)?;
     work.move_aside(&next, &aside)?;
@@ -81,7 +81,7 @@ pub fn repair(disk: &dyn Disk, dir: &Path, found: &Survey) -> Result<Done, OpenE
 struct Repair<'a> {
     disk: &'a dyn Disk,
     dir: &'a Path,
-    found: &'a Survey,
+    found: &'a Scan,
     next_topic: u64,
     ids: ids::FileOut,
     /// Of each topic written anew: its new id, and the old and new first offset of each batch kept;
@@ -95,9 +95,9 @@ impl Repair<'_> {
     /// A topic that lost nothing: its segments stay, what the journals held gets one of its own.
     fn keep(&mut self, topic: &Topic) -> Result<TopicEntry, OpenError> {
         let mut entry = topic.entry.clone();
-        entry.segments.retain(|segment| segment.end > entry.floor);
+        entry.segments.retain(|segment| segment.end > entry.earliest);
         let mut out = SegmentOut::new(self.disk, self.dir, entry.id, entry.epoch);
-        for pending in topic.pending.iter().filter(|pending| pending.header.end.get() > entry.floor) {
+        for pending in topic.pending.iter().filter(|pending| pending.header.end.get() > entry.earliest) {
             out.push(run(&pending.header, pending.blocks.clone()))?;
         }
         entry.segments.extend(out.finish()?);
@@ -116,7 +116,7 @@ impl Repair<'_> {
         self.next_topic += 1;
         let epoch = if topic.is_whole() { old.epoch } else { self.random()? };
         let mut out = SegmentOut::new(self.disk, self.dir, id, epoch);
-        let (mut next, mut seen, mut last) = (Offset::new(old.floor), Offset::new(old.floor), 0);
+        let (mut next, mut seen, mut last) = (Offset::new(old.earliest), Offset::new(old.earliest), 0);
         let mut moved = BTreeMap::new();
         let mut take = |header: &Header, blocks: &Bytes| -> Result<(), OpenError> {
             let mut kept = BytesMut::new();
@@ -140,9 +140,9 @@ impl Repair<'_> {
         segments.sort_unstable_by_key(|segment| segment.base);
         for segment in &segments {
             let path = segment::path(self.dir, old.id, Offset::new(segment.base));
-            let mut bytes = survey::read_file(self.disk, &path)?.unwrap_or_default();
+            let mut bytes = scan::read_file(self.disk, &path)?.unwrap_or_default();
             bytes.truncate(usize::try_from(segment.len).unwrap_or(usize::MAX));
-            for (header, blocks) in survey::segment_frames(&bytes, old.id, segment, |_, _| {}) {
+            for (header, blocks) in scan::segment_frames(&bytes, old.id, segment, |_, _| {}) {
                 take(&header, &blocks)?;
             }
         }
@@ -202,10 +202,10 @@ impl Repair<'_> {
             self.found.ids.iter().map(|e| (e, true)).chain(self.found.bad_ids.iter().map(|e| (e, false)))
         {
             let path = self.dir.join(ids::file_name(entry.seq));
-            let mut bytes = survey::read_file(self.disk, &path)?.unwrap_or_default();
+            let mut bytes = scan::read_file(self.disk, &path)?.unwrap_or_default();
             bytes.truncate(usize::try_from(entry.len).unwrap_or(usize::MAX));
             let mut sections = Vec::new();
-            survey::frames(
+            scan::frames(
                 &bytes,
                 0,
                 |header| header.kind == Kind::Ids,
@@ -226,12 +226,12 @@ impl Repair<'_> {
     }
 
     /// The directory for what is replaced, with the old catalog in it already.
-    fn make_aside(&self, group: u64) -> Result<PathBuf, OpenError> {
-        let aside = self.dir.join(format!("replaced-{group:016x}"));
+    fn make_aside(&self, commit: u64) -> Result<PathBuf, OpenError> {
+        let aside = self.dir.join(format!("replaced-{commit:016x}"));
         let io = |error| OpenError::io(&aside, error);
         self.disk.create_dir(&aside).map_err(io)?;
         let catalog = self.dir.join(catalog::FILE_NAME);
-        if let Some(bytes) = survey::read_file(self.disk, &catalog)? {
+        if let Some(bytes) = scan::read_file(self.disk, &catalog)? {
             let copy = self.disk.open(&aside.join(catalog::FILE_NAME), Mode::Create).map_err(io)?;
             copy.write_at(&bytes, 0).map_err(io)?;
             copy.sync().map_err(io)?;

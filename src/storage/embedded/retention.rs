@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::catalog::Catalog;
-use super::clock::{Believed, Clock};
+use super::clock::{Clock, RetentionClock};
 use super::queue::{Change, Op, Queue};
 use super::reader::{self, Files};
 use super::registry::Registry;
@@ -32,11 +32,11 @@ const AGE_SLACK_MAX: Duration = Duration::from_secs(60);
 
 /// Looks after the retention of every topic.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct RetentionTask {
     registry: Arc<Registry>,
     queue: Queue,
     reclaimed: Option<Instant>,
-    time: Believed,
+    time: RetentionClock,
     /// Topics with limits, by id.
     known: HashMap<u64, Known>,
     passes: u64,
@@ -48,10 +48,10 @@ struct Known {
     /// Its limits then.
     retention: Retention,
     /// What they asked for: nothing before it is to be kept.
-    floor: Offset,
+    earliest: Offset,
     /// Its tail then.
     tail: Offset,
-    /// When the first batch from `floor` on was stored; none where there was none.
+    /// When the first batch from `earliest` on was stored; none where there was none.
     oldest: Option<UnixMicros>,
     /// Which pass that was.
     pass: u64,
@@ -59,11 +59,11 @@ struct Known {
     failed: Option<(Error, Instant)>,
 }
 
-impl Keeper {
+impl RetentionTask {
     /// Trims by way of `queue`.
     #[must_use]
     pub fn new(registry: Arc<Registry>, queue: Queue, clock: Clock) -> Self {
-        let (time, known) = (Believed::new(clock), HashMap::new());
+        let (time, known) = (RetentionClock::new(clock), HashMap::new());
         Self { registry, queue, reclaimed: None, time, known, passes: 0 }
     }
 
@@ -101,9 +101,9 @@ impl Keeper {
         let mut due = Vec::new();
         for topic in topics {
             let known = self.known.get(&topic.id);
-            if let Some(known) = known.filter(|known| known.floor > topic.floor()) {
+            if let Some(known) = known.filter(|known| known.earliest > topic.earliest()) {
                 // Refused the last time, as by a full disk.
-                self.trim(&topic, known.floor);
+                self.trim(&topic, known.earliest);
             }
             if is_due(&topic, known, now) {
                 due.push((known.map_or(0, |known| known.pass), topic));
@@ -117,14 +117,20 @@ impl Keeper {
 
     fn look_into(&mut self, topic: Arc<TopicState>, files: &Files, now: UnixMicros) {
         let (retention, tail) = (topic.settings.load().retention, topic.tail());
-        let mut found =
-            Known { retention, floor: topic.floor(), tail, oldest: None, pass: self.passes, failed: None };
-        match floor(&topic, &retention, files, now) {
-            Ok((floor, oldest)) => {
-                (found.floor, found.oldest) = (floor, oldest);
-                if floor > topic.floor() {
-                    METRICS.storage.retention_records.add(floor.since(topic.floor()));
-                    self.trim(&topic, floor);
+        let mut found = Known {
+            retention,
+            earliest: topic.earliest(),
+            tail,
+            oldest: None,
+            pass: self.passes,
+            failed: None,
+        };
+        match wanted_earliest(&topic, &retention, files, now) {
+            Ok((earliest, oldest)) => {
+                (found.earliest, found.oldest) = (earliest, oldest);
+                if earliest > topic.earliest() {
+                    METRICS.storage.retention_records.add(earliest.since(topic.earliest()));
+                    self.trim(&topic, earliest);
                 }
             }
             Err(Error::TopicNotFound | Error::Trimmed { .. }) => return,
@@ -139,35 +145,37 @@ impl Keeper {
         self.known.insert(topic.id, found);
     }
 
-    fn trim(&self, topic: &Arc<TopicState>, floor: Offset) {
+    fn trim(&self, topic: &Arc<TopicState>, earliest: Offset) {
         let (reply, _) = oneshot::channel();
         // Where it is refused, a later pass asks again.
-        let _ = self.queue.push(Op::Change(Change::Trim(topic.clone(), floor), reply));
+        let _ = self.queue.push(Op::Change(Change::Trim(topic.clone(), earliest), reply));
     }
 
     /// Whether the catalog names segments that nothing needs.
     fn has_garbage(&self, catalog: &Catalog) -> bool {
         catalog.topics.iter().filter(|entry| !entry.segments.is_empty()).any(|entry| {
             let topic = self.registry.by_id(entry.id);
-            topic.is_none_or(|topic| entry.segments.iter().any(|segment| segment.end <= topic.floor().get()))
+            topic.is_none_or(|topic| {
+                entry.segments.iter().any(|segment| segment.end <= topic.earliest().get())
+            })
         })
     }
 }
 
-/// Whether a topic's limits may ask for another floor than the last time. Reads nothing.
+/// Whether a topic's limits may ask for another earliest offset than the last time. Reads nothing.
 fn is_due(topic: &TopicState, known: Option<&Known>, now: UnixMicros) -> bool {
     let retention = topic.settings.load().retention;
     let known = known.filter(|known| known.retention == retention);
-    if let Some(Known { floor, failed: Some((_, again)), .. }) = known
-        && topic.floor() <= *floor
+    if let Some(Known { earliest, failed: Some((_, again)), .. }) = known
+        && topic.earliest() <= *earliest
         && Instant::now() < *again
     {
         return false;
     }
-    let floor = known.map_or_else(|| topic.floor(), |known| known.floor.max(topic.floor()));
+    let earliest = known.map_or_else(|| topic.earliest(), |known| known.earliest.max(topic.earliest()));
     // Whole batches are kept, so that what is above a limit may stay so: until there is more.
     let grown = known.is_none_or(|known| known.failed.is_some() || topic.tail() > known.tail);
-    let many = retention.max_records.is_some_and(|most| topic.tail().since(floor) > most);
+    let many = retention.max_records.is_some_and(|most| topic.tail().since(earliest) > most);
     let much = retention.max_bytes.is_some_and(|most| topic.info().stored_bytes > most);
     grown && (many || much) || retention.max_age.is_some_and(|age| is_old(topic, known, age, now))
 }
@@ -178,7 +186,7 @@ fn is_old(topic: &TopicState, known: Option<&Known>, age: Duration, now: UnixMic
     let found = known.and_then(|known| match known.oldest {
         Some(oldest) => Some(oldest),
         // What came since is newer than everything then, by the segment or the cache it is in.
-        None if topic.floor() < known.floor => Some(UnixMicros(u64::MAX)),
+        None if topic.earliest() < known.earliest => Some(UnixMicros(u64::MAX)),
         None => None,
     });
     let oldest = found.map_or(oldest, |found| found.max(oldest));
@@ -189,29 +197,29 @@ fn is_old(topic: &TopicState, known: Option<&Known>, age: Duration, now: UnixMic
     if known.is_none() { oldest.0.saturating_add(micros(age)) < now.0 } else { due < now.0 }
 }
 
-/// The floor a topic's retention asks for, and when the first batch from there on was stored, where that is
+/// The earliest offset that a topic's retention asks for, and when the first batch from there on was stored, where that is
 /// known and there is one.
-fn floor(
+fn wanted_earliest(
     topic: &TopicState,
     retention: &Retention,
     files: &Files,
     now: UnixMicros,
 ) -> Result<(Offset, Option<UnixMicros>), Error> {
-    let (mut floor, tail, mut oldest) = (topic.floor(), topic.tail(), None);
+    let (mut earliest, tail, mut oldest) = (topic.earliest(), topic.tail(), None);
     if let Some(records) = retention.max_records
-        && tail.since(floor) > records
+        && tail.since(earliest) > records
     {
-        floor = floor.max(reader::batch_start(topic, files, Offset::new(tail.get() - records))?);
+        earliest = earliest.max(reader::batch_start(topic, files, Offset::new(tail.get() - records))?);
     }
     if let Some(age) = retention.max_age {
         let cutoff = UnixMicros(now.0.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX)));
         let (first, time) = reader::first_since(topic, files, cutoff)?;
-        (floor, oldest) = (floor.max(first), time);
+        (earliest, oldest) = (earliest.max(first), time);
     }
     if let Some(bytes) = retention.max_bytes
         && topic.info().stored_bytes > bytes
     {
-        floor = floor.max(reader::offset_keeping(topic, files, bytes)?);
+        earliest = earliest.max(reader::offset_keeping(topic, files, bytes)?);
     }
-    Ok((floor, oldest))
+    Ok((earliest, oldest))
 }

@@ -11,7 +11,7 @@ use super::clock::Clock;
 use super::crash_tests::{DIR, config, name};
 use super::disk::sim::SimDisk;
 use super::queue::{Change, Op, Queue, Taken};
-use super::retention::Keeper;
+use super::retention::RetentionTask;
 use super::tests::batch;
 use super::topic::Settings;
 use crate::record::{Offset, UnixMicros};
@@ -60,8 +60,8 @@ fn asked(queue: &Queue) -> BTreeMap<String, u64> {
     let mut asked = BTreeMap::new();
     if let Taken::Ops(ops) = queue.take(Some(Duration::ZERO)) {
         for op in ops {
-            if let Op::Change(Change::Trim(topic, floor), _) = op {
-                asked.insert(topic.name.to_string(), floor.get());
+            if let Op::Change(Change::Trim(topic, earliest), _) = op {
+                asked.insert(topic.name.to_string(), earliest.get());
             }
         }
     }
@@ -73,10 +73,10 @@ async fn an_idle_topic_is_read_once_and_again_when_something_is_due() {
     let (disk, clock) = (SimDisk::default(), Clock::default());
     let log = stopped(&disk, &clock).await;
     let queue = Queue::default();
-    let mut keeper = Keeper::new(log.registry.clone(), queue.clone(), clock.clone());
+    let mut retention_task = RetentionTask::new(log.registry.clone(), queue.clone(), clock.clone());
     let mut pass = || {
         let before = disk.reads();
-        keeper.pass(&log.files, &Catalog::default());
+        retention_task.pass(&log.files, &Catalog::default());
         disk.reads() - before
     };
     pass();
@@ -115,13 +115,13 @@ async fn a_topic_that_cannot_be_read_is_not_read_again_at_once() {
     let log = open(&disk, &clock);
     let _ = log.close().await;
     limit(&log);
-    let mut keeper = Keeper::new(log.registry.clone(), Queue::default(), clock.clone());
+    let mut retention_task = RetentionTask::new(log.registry.clone(), Queue::default(), clock.clone());
     clock.pass(Duration::from_secs(3 * HOURS));
-    keeper.pass(&log.files, &Catalog::default());
+    retention_task.pass(&log.files, &Catalog::default());
     let reads = disk.reads();
     for _ in 0..20 {
         clock.pass(Duration::from_secs(1));
-        keeper.pass(&log.files, &Catalog::default());
+        retention_task.pass(&log.files, &Catalog::default());
     }
     assert_eq!(disk.reads(), reads, "it is read again");
 }

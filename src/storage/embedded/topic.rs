@@ -39,7 +39,7 @@ pub struct TopicState {
     /// Everything before it is durable. Written by the committer only.
     tail: AtomicU64,
     /// Everything before it is forgotten. Written by the committer only.
-    floor: AtomicU64,
+    earliest: AtomicU64,
     /// When the newest batch was stored; 0 where there never was one.
     last_publish: AtomicU64,
     /// Bytes of blocks not in a segment yet.
@@ -63,7 +63,7 @@ impl TopicState {
             created,
             settings: ArcSwap::from_pointee(settings),
             tail: AtomicU64::new(0),
-            floor: AtomicU64::new(0),
+            earliest: AtomicU64::new(0),
             last_publish: AtomicU64::new(0),
             unflushed: AtomicUsize::new(0),
             deleted: AtomicBool::new(false),
@@ -81,8 +81,8 @@ impl TopicState {
 
     /// The oldest offset kept.
     #[must_use]
-    pub fn floor(&self) -> Offset {
-        Offset::new(self.floor.load(Ordering::Acquire))
+    pub fn earliest(&self) -> Offset {
+        Offset::new(self.earliest.load(Ordering::Acquire))
     }
 
     /// When the newest batch was stored; 0 where there never was one.
@@ -104,8 +104,8 @@ impl TopicState {
     }
 
     /// Sets what recovery found.
-    pub fn restore(&self, floor: Offset, tail: Offset, last_publish: UnixMicros) {
-        self.floor.store(floor.get(), Ordering::Release);
+    pub fn restore(&self, earliest: Offset, tail: Offset, last_publish: UnixMicros) {
+        self.earliest.store(earliest.get(), Ordering::Release);
         self.last_publish.store(last_publish.0, Ordering::Release);
         self.tail.store(tail.get(), Ordering::Release);
     }
@@ -124,9 +124,9 @@ impl TopicState {
         self.moved.notify_waiters();
     }
 
-    /// Forgets what is before `floor`.
-    pub fn trim(&self, floor: Offset) {
-        self.floor.store(floor.get(), Ordering::Release);
+    /// Forgets what is before `earliest`.
+    pub fn trim(&self, earliest: Offset) {
+        self.earliest.store(earliest.get(), Ordering::Release);
     }
 
     /// Ends the topic.
@@ -137,7 +137,7 @@ impl TopicState {
     }
 
     fn trimmed(&self) -> Error {
-        Error::Trimmed { epoch: self.epoch, earliest: self.floor(), tail: self.tail() }
+        Error::Trimmed { epoch: self.epoch, earliest: self.earliest(), tail: self.tail() }
     }
 
     /// Whether reading at `from` makes sense.
@@ -148,12 +148,12 @@ impl TopicState {
         if self.is_deleted() {
             return Err(Error::TopicNotFound);
         }
-        if from < self.floor() {
+        if from < self.earliest() {
             return Err(self.trimmed());
         }
         let tail = self.tail();
         if from > tail {
-            return Err(Error::BeyondTail { epoch: self.epoch, earliest: self.floor(), tail });
+            return Err(Error::BeyondTail { epoch: self.epoch, earliest: self.earliest(), tail });
         }
         Ok(())
     }
@@ -163,7 +163,7 @@ impl TopicState {
     pub fn read_cached(&self, from: Offset, bytes_max: usize) -> Option<Chunk> {
         // The tail bounds what is visible: a run is in the cache a moment before it is.
         let tail = self.tail();
-        if from >= tail || from < self.floor() {
+        if from >= tail || from < self.earliest() {
             return None;
         }
         let mut taken = 0;
@@ -179,7 +179,7 @@ impl TopicState {
     #[must_use]
     pub fn info(&self) -> TopicInfo {
         let settings = **self.settings.load();
-        let (earliest, last) = (self.floor(), self.last_publish());
+        let (earliest, last) = (self.earliest(), self.last_publish());
         let flushed = self.segments.load().iter().filter(|s| s.end > earliest).map(|s| s.len).sum::<u64>();
         TopicInfo {
             name: self.name.clone(),
@@ -245,7 +245,7 @@ impl TopicLog for Handle {
     }
 
     fn earliest(&self) -> Offset {
-        self.state.floor()
+        self.state.earliest()
     }
 
     fn is_deleted(&self) -> bool {
@@ -268,12 +268,12 @@ impl TopicLog for Handle {
 
     fn resolve(&self, start: Start) -> BoxFuture<'_, Result<Offset, Error>> {
         Box::pin(async move {
-            let (floor, tail) = (self.state.floor(), self.state.tail());
+            let (earliest, tail) = (self.state.earliest(), self.state.tail());
             match start {
-                Start::Earliest => Ok(floor),
+                Start::Earliest => Ok(earliest),
                 Start::Latest => Ok(tail),
                 Start::At(offset) => self.state.check_readable(offset).map(|()| offset),
-                Start::Last(records) => Ok(floor.max(Offset::new(tail.get().saturating_sub(records)))),
+                Start::Last(records) => Ok(earliest.max(Offset::new(tail.get().saturating_sub(records)))),
                 Start::Time(time) => {
                     let (state, files) = (self.state.clone(), self.files.clone());
                     blocking(move || reader::offset_at(&state, &files, time)).await

@@ -1,4 +1,4 @@
-//! The journals: every group after the catalog's, and what is whole of those that are damaged.
+//! The journals: every commit after the catalog's, and what is whole of those that are damaged.
 //! Never: takes for damage what can only be a torn tail.
 
 use std::path::Path;
@@ -15,7 +15,8 @@ use crate::storage::embedded::open::OpenError;
 
 impl Looking<'_> {
     pub(super) fn journals(&mut self) -> Result<(), OpenError> {
-        let (first, proven) = self.out.catalog.as_ref().map_or((0, 0), |c| (c.journal, c.proven));
+        let (first, last_acked_commit) =
+            self.out.catalog.as_ref().map_or((0, 0), |c| (c.journal, c.last_acked_commit));
         let seqs: Vec<u64> = self.out.journals.iter().copied().filter(|seq| *seq >= first).collect();
         let mut want = if first == 0 { seqs.first().copied().unwrap_or(0) } else { first };
         let mut images = Vec::new();
@@ -31,18 +32,20 @@ impl Looking<'_> {
         }
         for (i, (seq, image)) in images.iter().enumerate() {
             let before =
-                images[i + 1..].iter().find_map(|(_, image)| image.as_ref()).map(|image| image.first_group);
+                images[i + 1..].iter().find_map(|(_, image)| image.as_ref()).map(|image| image.first_commit);
             if let Some(image) = image {
-                self.journal(*seq, image, before, proven)?;
+                self.journal(*seq, image, before, last_acked_commit)?;
             }
         }
-        if self.out.group < proven {
+        if self.out.commit < last_acked_commit {
             let path = self.dir.join(journal::file_name(seqs.last().copied().unwrap_or(first)));
-            let what =
-                format!("groups from {} to {proven} are missing, and were acknowledged", self.out.group + 1);
+            let what = format!(
+                "commits from {} to {last_acked_commit} are missing, and were acknowledged",
+                self.out.commit + 1
+            );
             self.damage(&path, 0, what);
             self.doubt();
-            self.out.group = proven;
+            self.out.commit = last_acked_commit;
         }
         Ok(())
     }
@@ -77,32 +80,37 @@ impl Looking<'_> {
         seq: u64,
         image: &Image,
         before: Option<u64>,
-        proven: u64,
+        last_acked_commit: u64,
     ) -> Result<(), OpenError> {
         let path = self.dir.join(journal::file_name(seq));
-        if image.first_group > self.already + 1 && self.out.catalog.is_some() {
-            let what = format!("groups from {} on are missing", self.already + 1);
+        if image.first_commit > self.already + 1 && self.out.catalog.is_some() {
+            let what = format!("commits from {} on are missing", self.already + 1);
             self.damage(&path, 0, what);
             self.doubt();
         }
-        let (mut at, mut number) = (journal::ALIGN as usize, image.first_group);
+        let (mut at, mut number) = (journal::ALIGN as usize, image.first_commit);
         while before.is_none_or(|before| number < before) {
-            if let Some((group, len)) = image.group(at, number) {
-                self.group(number, &path, at, group.frames.iter().map(|(header, body)| Ok((*header, *body))));
+            if let Some((commit, len)) = image.commit(at, number) {
+                self.commit(
+                    number,
+                    &path,
+                    at,
+                    commit.frames.iter().map(|(header, body)| Ok((*header, *body))),
+                );
                 (at, number) = (at + len, number + 1);
                 continue;
             }
-            let next = image.next_group(at, number);
-            let proof = before.is_some() || next.is_some() || number <= proven;
-            let copied = image.copied && number == image.first_group;
+            let next = image.next_commit(at, number);
+            let proof = before.is_some() || next.is_some() || number <= last_acked_commit;
+            let copied = image.copied && number == image.first_commit;
             if !proof && !copied {
-                if at < image.len() && image.group_body(at, number).is_some() {
-                    let what = "the newest group is torn: it was not acknowledged, unless it was damaged before its seal";
+                if at < image.len() && image.commit_body(at, number).is_some() {
+                    let what = "the newest commit is torn: it was not acknowledged, unless it was damaged before its seal";
                     self.out.notes.push(format!("{} at byte {at}: {what}", path.display()));
                 }
                 break;
             }
-            self.damage(&path, at as u64, format!("group {number} is damaged, and was acknowledged"));
+            self.damage(&path, at as u64, format!("commit {number} is damaged, and was acknowledged"));
             self.salvage(image, at, number, &path);
             let Some(next) = next else { break };
             if next.1 > number + 1 {
@@ -113,30 +121,30 @@ impl Looking<'_> {
         Ok(())
     }
 
-    /// Takes what is whole of a group that is not.
+    /// Takes what is whole of a commit that is not.
     fn salvage(&mut self, image: &Image, at: usize, number: u64, path: &Path) {
-        let Some(body) = image.group_body(at, number) else {
+        let Some(body) = image.commit_body(at, number) else {
             self.doubt();
-            self.out.group = self.out.group.max(number);
+            self.out.commit = self.out.commit.max(number);
             return;
         };
         let mut found = Vec::new();
         frames(body, 0, |header| header.kind != Kind::Ids, |_, frame| found.push(frame));
         let all_headers = found.iter().all(|frame| matches!(frame, Ok(_) | Err((_, Some(_)))));
-        self.group(number, path, at, found.into_iter());
+        self.commit(number, path, at, found.into_iter());
         if !all_headers {
             self.doubt();
         }
     }
 
-    fn group<'b>(
+    fn commit<'b>(
         &mut self,
         number: u64,
         path: &Path,
         at: usize,
         frames: impl Iterator<Item = Result<(Header, &'b [u8]), (BadFrame, Option<Header>)>>,
     ) {
-        self.out.group = self.out.group.max(number);
+        self.out.commit = self.out.commit.max(number);
         if number <= self.already {
             return;
         }
@@ -217,7 +225,7 @@ impl Looking<'_> {
             }
             ChangeKind::Trim(change) => {
                 if let Some(topic) = self.out.topics.get_mut(&change.id) {
-                    topic.entry.floor = topic.entry.floor.max(change.floor);
+                    topic.entry.earliest = topic.entry.earliest.max(change.earliest);
                 }
             }
         }

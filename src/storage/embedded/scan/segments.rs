@@ -23,9 +23,9 @@ impl Looking<'_> {
                 whole.extend(self.segment(entry.id, entry.epoch, segment)?);
             }
             whole.sort_unstable();
-            let lost = gaps(entry.floor, &whole, entry.tail);
+            let lost = gaps(entry.earliest, &whole, entry.tail);
             let named = gaps(
-                entry.floor,
+                entry.earliest,
                 &entry.segments.iter().map(|s| (s.base, s.end)).collect::<Vec<_>>(),
                 entry.tail,
             );
@@ -83,7 +83,7 @@ impl Looking<'_> {
             let Some(end) = found.iter().map(|(header, _)| header.end.get()).max() else { continue };
             let topic = self.owner(id, base.get());
             topic.entry.tail = topic.entry.tail.max(end);
-            topic.entry.floor = topic.entry.floor.min(base.get());
+            topic.entry.earliest = topic.entry.earliest.min(base.get());
             topic.entry.segments.push(SegmentEntry { end, ..entry });
             self.out.clock =
                 found.iter().map(|(header, _)| header.last_time.0).fold(self.out.clock, u64::max);

@@ -72,7 +72,7 @@ impl Topic {
 
 /// All of it.
 #[derive(Debug, Default)]
-pub struct Survey {
+pub struct Scan {
     /// The catalog; none where it is missing or damaged.
     pub catalog: Option<Catalog>,
     /// By id.
@@ -87,8 +87,8 @@ pub struct Survey {
     pub bad_ids: Vec<IdsEntry>,
     /// Journals there are, by number.
     pub journals: Vec<u64>,
-    /// The highest number of a group seen.
-    pub group: u64,
+    /// The highest number of a commit seen.
+    pub commit: u64,
     /// The id the next topic gets.
     pub next_topic: u64,
     /// The newest publish time seen, in microseconds since 1970.
@@ -101,13 +101,13 @@ pub struct Survey {
 ///
 /// # Errors
 /// A newer format; the disk's. Damage is no error here.
-pub fn survey(disk: &dyn Disk, dir: &Path) -> Result<Survey, OpenError> {
-    let mut survey = Survey { next_topic: 1, ..Survey::default() };
+pub fn scan(disk: &dyn Disk, dir: &Path) -> Result<Scan, OpenError> {
+    let mut scan = Scan { next_topic: 1, ..Scan::default() };
     let listed = disk.list(dir).map_err(|e| OpenError::io(dir, e))?;
     let names: Vec<String> = listed.into_iter().map(|(name, _)| name).collect();
-    survey.journals = names.iter().filter_map(|name| journal::parse_name(name)).collect();
-    survey.journals.sort_unstable();
-    let mut looking = Looking { disk, dir, out: survey, already: 0, fresh: false };
+    scan.journals = names.iter().filter_map(|name| journal::parse_name(name)).collect();
+    scan.journals.sort_unstable();
+    let mut looking = Looking { disk, dir, out: scan, already: 0, fresh: false };
     looking.catalog()?;
     if looking.fresh {
         return Ok(looking.out);
@@ -121,17 +121,17 @@ pub fn survey(disk: &dyn Disk, dir: &Path) -> Result<Survey, OpenError> {
         let what = format!("topic {name} names no segment for offsets {first} to {end}");
         looking.damage(&dir.join(catalog::FILE_NAME), 0, what);
     }
-    let mut survey = looking.out;
-    let no_catalog = survey.catalog.is_none();
-    for topic in survey.topics.values_mut() {
+    let mut scan = looking.out;
+    let no_catalog = scan.catalog.is_none();
+    for topic in scan.topics.values_mut() {
         topic.doubt |= no_catalog;
         // What was trimmed is not lost.
-        let floor = topic.entry.floor;
-        topic.lost.retain(|(_, end)| *end > floor);
-        topic.lost.iter_mut().for_each(|(first, _)| *first = floor.max(*first));
+        let earliest = topic.entry.earliest;
+        topic.lost.retain(|(_, end)| *end > earliest);
+        topic.lost.iter_mut().for_each(|(first, _)| *first = earliest.max(*first));
         topic.lost.sort_unstable();
     }
-    Ok(survey)
+    Ok(scan)
 }
 
 /// Reads a whole file; none where it is not there.
@@ -145,8 +145,8 @@ pub fn read_file(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, OpenEr
 struct Looking<'a> {
     disk: &'a dyn Disk,
     dir: &'a Path,
-    out: Survey,
-    /// Groups up to this one are in segments, or were seen already.
+    out: Scan,
+    /// Commits up to this one are in segments, or were seen already.
     already: u64,
     /// Nothing was ever stored here.
     fresh: bool,
@@ -169,7 +169,7 @@ impl Looking<'_> {
                     self.out.topics.insert(entry.id, topic(entry.clone(), known));
                 }
                 (self.out.next_topic, self.out.clock) = (catalog.next_topic, catalog.clock);
-                (self.out.group, self.already) = (catalog.group, catalog.group);
+                (self.out.commit, self.already) = (catalog.commit, catalog.commit);
                 self.out.catalog = Some(catalog);
             }
             Ok(None) => match Listing::read(self.disk, self.dir)?.check_empty(self.disk, self.dir) {
@@ -193,11 +193,11 @@ impl Looking<'_> {
     }
 
     /// The topic of this id, made up where nothing else speaks of it.
-    fn owner(&mut self, id: u64, floor: u64) -> &mut Topic {
+    fn owner(&mut self, id: u64, earliest: u64) -> &mut Topic {
         self.out.next_topic = self.out.next_topic.max(id + 1);
         self.out.topics.entry(id).or_insert_with(|| {
             let name = format!("recovered-{id:x}");
-            topic(TopicEntry { id, name, floor, tail: floor, ..TopicEntry::default() }, false)
+            topic(TopicEntry { id, name, earliest, tail: earliest, ..TopicEntry::default() }, false)
         })
     }
 }

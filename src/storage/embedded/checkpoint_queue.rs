@@ -7,17 +7,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::group::Pending;
+use super::commit::Pending;
 use super::topic::{Settings, TopicState};
 use crate::record::{Offset, UnixMicros};
 use crate::storage::{Error, Stored};
 use crate::telemetry::METRICS;
 
-/// The state at exactly one synced group, and what the journals before it hold.
+/// The state at exactly one synced commit, and what the journals before it hold.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The group.
-    pub group: u64,
+    /// The commit.
+    pub commit: u64,
     /// The journal that goes on after it.
     pub journal: u64,
     /// The id the next topic gets.
@@ -34,13 +34,13 @@ pub struct Snapshot {
     pub pending: Vec<Pending>,
 }
 
-/// One topic at the snapshot's group.
+/// One topic at the snapshot's commit.
 #[derive(Debug)]
 pub struct TopicMark {
     /// Which.
     pub topic: Arc<TopicState>,
     /// The oldest offset kept.
-    pub floor: Offset,
+    pub earliest: Offset,
     /// The offset the next record gets.
     pub tail: Offset,
     /// When the newest batch was stored.
@@ -63,7 +63,7 @@ struct State {
 
 /// Between the committer and the checkpointer.
 #[derive(Debug)]
-pub struct Backlog {
+pub struct CheckpointQueue {
     state: Mutex<State>,
     changed: Condvar,
     bytes_max: usize,
@@ -76,11 +76,11 @@ pub enum Work {
     Snapshot(Snapshot),
     /// Nothing within the time.
     Quiet,
-    /// The log closes; the newest group that was synced, where the committer ended in order.
+    /// The log closes; the newest commit that was synced, where the committer ended in order.
     Closed(Option<u64>),
 }
 
-impl Backlog {
+impl CheckpointQueue {
     /// Holds at most about `bytes_max` bytes of runs.
     #[must_use]
     pub fn new(bytes_max: usize, spares: Vec<PathBuf>) -> Self {
@@ -232,7 +232,7 @@ impl Backlog {
         self.changed.notify_all();
     }
 
-    /// The log closes; `synced` is its newest group, where that is known.
+    /// The log closes; `synced` is its newest commit, where that is known.
     pub fn close(&self, synced: Option<u64>) {
         let mut state = self.lock();
         state.closed = true;
