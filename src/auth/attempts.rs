@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::error::{Error, TooMany};
-use super::meter::{Bucket, now_ns};
+use super::rate_limiter::{Bucket, now_ns};
 
 /// Peers kept before those that owe nothing are looked for: some 100 bytes each.
 const SWEEP_AT: usize = 1024;
@@ -97,19 +97,19 @@ impl Attempts {
     pub(super) fn admit(&self) -> Result<(), Error> {
         let Inner { failures, connection, peer } = &*self.0;
         let (limits, now) = (failures.limits, now_ns());
-        let too_many = |of, limit, flag, debt: Duration| {
-            Err(Error::TooManyFailures(TooMany { of, limit, flag, retry: debt.max(WAIT_MIN) }))
+        let too_many = |of, limit, flag, deficit: Duration| {
+            Err(Error::TooManyFailures(TooMany { of, limit, flag, retry: deficit.max(WAIT_MIN) }))
         };
-        let debt = connection.debt(now);
-        if limits.connection > 0 && !debt.is_zero() {
-            return too_many("connection", limits.connection, "--auth-connection-failures-per-s", debt);
+        let deficit = connection.deficit(now);
+        if limits.connection > 0 && !deficit.is_zero() {
+            return too_many("connection", limits.connection, "--auth-connection-failures-per-s", deficit);
         }
-        let debt = peer.filter(|_| limits.peer > 0).and_then(|peer| failures.known(peer));
-        let debt = debt.map(|bucket| bucket.debt(now)).unwrap_or_default();
-        if debt.is_zero() {
+        let deficit = peer.filter(|_| limits.peer > 0).and_then(|peer| failures.known(peer));
+        let deficit = deficit.map(|bucket| bucket.deficit(now)).unwrap_or_default();
+        if deficit.is_zero() {
             Ok(())
         } else {
-            too_many("address", limits.peer, "--auth-peer-failures-per-s", debt)
+            too_many("address", limits.peer, "--auth-peer-failures-per-s", deficit)
         }
     }
 
@@ -117,9 +117,9 @@ impl Attempts {
     pub(super) fn failed(&self) {
         let Inner { failures, connection, peer } = &*self.0;
         let now = now_ns();
-        connection.pay(1, failures.limits.connection, now);
+        connection.consume(1, failures.limits.connection, now);
         if let Some(peer) = peer.filter(|_| failures.limits.peer > 0) {
-            failures.of_peer(peer, now).pay(1, failures.limits.peer, now);
+            failures.of_peer(peer, now).consume(1, failures.limits.peer, now);
         }
     }
 }
@@ -162,7 +162,7 @@ mod tests {
     async fn a_connection_and_a_peer_are_limited_and_recover() {
         let failures = Failures::new(FailureLimits { connection: 5, peer: 12 });
         let of = |peer: &str| failures.of_connection(Some(address(peer)));
-        // A second's worth, and one into debt.
+        // A second's worth, and one into deficit.
         let first = of("10.0.0.1");
         assert_eq!(pass(&first), (6, "connection"));
         assert_eq!(pass(&of("10.0.0.1")), (6, "connection"));

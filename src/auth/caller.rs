@@ -8,9 +8,9 @@ use std::time::SystemTime;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::meter::{Allowance, Limits, Subscribed, now_ns};
 use super::policy::Action;
 use super::principals::Principal;
+use super::rate_limiter::{Allowance, Limits, SubscriptionPermit, now_ns};
 use super::scope::Scope;
 use super::{Auth, Error, Exceeded, seal};
 
@@ -125,16 +125,16 @@ impl Caller {
     /// What it may publish now; one publish is admitted however little that is.
     ///
     /// # Errors
-    /// Nothing: a quota is in debt, for as long as the error says.
+    /// Nothing: a quota is in deficit, for as long as the error says.
     pub fn allowance(&self) -> Result<Allowance, Exceeded> {
         let (own_limits, all_limits) = (&self.limits(), &self.auth.0.limits);
         if own_limits.publishing_is_free() && all_limits.publishing_is_free() {
             return Ok(Allowance::ANY);
         }
-        let (now, own, all) = (now_ns(), &self.who.principal.meter, &self.auth.0.meter);
-        let mine = own.debt(own_limits, now).map(|debt| (Some(&self.who.principal.name), debt));
-        let everybodys = all.debt(all_limits, now).map(|debt| (None, debt));
-        match mine.into_iter().chain(everybodys).max_by_key(|(_, debt)| debt.2) {
+        let (now, own, all) = (now_ns(), &self.who.principal.rate_limiter, &self.auth.0.rate_limiter);
+        let mine = own.deficit(own_limits, now).map(|deficit| (Some(&self.who.principal.name), deficit));
+        let everybodys = all.deficit(all_limits, now).map(|deficit| (None, deficit));
+        match mine.into_iter().chain(everybodys).max_by_key(|(_, deficit)| deficit.2) {
             None => Ok(own.allowance(own_limits, now).and(all.allowance(all_limits, now))),
             Some((principal, (quota, limit, retry))) => {
                 Err(Exceeded { quota, principal: principal.cloned(), limit, retry: Some(retry) })
@@ -143,14 +143,14 @@ impl Caller {
     }
 
     /// Pays for what was published.
-    pub fn pay(&self, bytes: u64, records: u64) {
+    pub fn consume(&self, bytes: u64, records: u64) {
         let (own, all) = (self.limits(), &self.auth.0.limits);
         if own.publishing_is_free() && all.publishing_is_free() {
             return;
         }
         let now = now_ns();
-        self.who.principal.meter.pay(&own, bytes, records, now);
-        self.auth.0.meter.pay(all, bytes, records, now);
+        self.who.principal.rate_limiter.consume(&own, bytes, records, now);
+        self.auth.0.rate_limiter.consume(all, bytes, records, now);
     }
 
     /// Most topics among those it may do the same to for it to create one more; none for no limit.
@@ -160,8 +160,8 @@ impl Caller {
     }
 
     /// Its turn to count topics and create one, so that it does not create two in the place of one.
-    pub async fn creating(&self) -> Creating {
-        Creating(self.who.principal.meter.creating().await)
+    pub async fn creating(&self) -> CreationPermit {
+        CreationPermit(self.who.principal.rate_limiter.creating().await)
     }
 
     /// The quota on topics, used up.
@@ -179,7 +179,7 @@ impl Caller {
     ///
     /// # Errors
     /// It would be one too many.
-    pub fn subscribe(&self) -> Result<Subscribed, Exceeded> {
+    pub fn subscribe(&self) -> Result<SubscriptionPermit, Exceeded> {
         let (own, all) = (self.limits(), &self.auth.0.limits);
         let exceeded = |principal, limits: &Limits| Exceeded {
             quota: "subscriptions_max",
@@ -187,16 +187,16 @@ impl Caller {
             limit: limits.subscriptions_max,
             retry: None,
         };
-        let mine = self.who.principal.meter.subscribe(&own);
+        let mine = self.who.principal.rate_limiter.subscribe(&own);
         let mine = mine.ok_or_else(|| exceeded(Some(Arc::clone(&self.who.principal.name)), &own))?;
-        let everybodys = self.auth.0.meter.subscribe(all).ok_or_else(|| exceeded(None, all))?;
-        Ok(Subscribed([mine, everybodys]))
+        let everybodys = self.auth.0.rate_limiter.subscribe(all).ok_or_else(|| exceeded(None, all))?;
+        Ok(SubscriptionPermit([mine, everybodys]))
     }
 }
 
 /// Held while a topic is created within a quota.
 #[derive(Debug)]
-pub struct Creating(#[expect(dead_code, reason = "held")] OwnedMutexGuard<()>);
+pub struct CreationPermit(#[expect(dead_code, reason = "held")] OwnedMutexGuard<()>);
 
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

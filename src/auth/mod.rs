@@ -14,12 +14,12 @@ mod error;
 mod files;
 mod jwks;
 mod jwt;
-mod meter;
 mod name;
 mod pattern;
 mod peer;
 mod policy;
 mod principals;
+mod rate_limiter;
 mod rules;
 mod scope;
 mod seal;
@@ -32,14 +32,14 @@ mod tests;
 mod tokens;
 
 pub use attempts::{Attempts, FailureLimits};
-pub use caller::{Caller, Creating};
+pub use caller::{Caller, CreationPermit};
 pub use error::{Error, Exceeded, TooMany};
 pub use files::LoadError;
 pub use jwt::Refusal;
-pub use meter::{Allowance, Limits, Subscribed};
 pub use name::{ANONYMOUS, check_name};
 pub use peer::PeerCertificate;
 pub use policy::Action;
+pub use rate_limiter::{Allowance, Limits, SubscriptionPermit};
 pub use scope::Scope;
 pub use set::Span;
 pub use tokens::{entry, new_token};
@@ -54,8 +54,8 @@ use arc_swap::ArcSwap;
 use attempts::Failures;
 use caller::{Proof, Who};
 use files::Files;
-use meter::Meter;
 use principals::{Principal, Principals};
+use rate_limiter::RateLimiter;
 use rules::Rules;
 
 /// What identities there are, and where their files lie.
@@ -99,7 +99,7 @@ struct Inner {
     principals: Mutex<Principals>,
     files: Mutex<Files>,
     /// What all callers together have used.
-    meter: Arc<Meter>,
+    rate_limiter: Arc<RateLimiter>,
     limits: Limits,
     failures: Arc<Failures>,
     /// Who calls without a credential.
@@ -128,7 +128,7 @@ impl Auth {
             rules: ArcSwap::from_pointee(rules),
             principals: Mutex::default(),
             files: Mutex::new(files),
-            meter: Arc::default(),
+            rate_limiter: Arc::default(),
             limits,
             failures: Failures::new(failures),
             anonymous: Arc::new(Who {

@@ -8,9 +8,9 @@ use figment::providers::{Format, Toml};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::meter::Limits;
 use super::name::ANONYMOUS;
 use super::pattern::Pattern;
+use super::rate_limiter::Limits;
 use super::set::PatternSet;
 
 /// What a caller wants with a topic.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-use super::meter::{Limits, Meter, now_ns};
 use super::name::ANONYMOUS;
 use super::policy::{Action, Granted, Policy};
+use super::rate_limiter::{Limits, RateLimiter, now_ns};
 use super::set::PatternSet;
 
 /// Principals kept before those that are idle are looked for.
@@ -20,14 +20,14 @@ pub(super) struct Principal {
     pub(super) name: Arc<str>,
     /// What stands for the name where it is stored: half of its SHA-256; zero for nobody's.
     pub(super) digest: [u8; 16],
-    pub(super) meter: Arc<Meter>,
+    pub(super) rate_limiter: Arc<RateLimiter>,
     /// As the policy of the time said; made anew where there is another.
     granted: ArcSwapOption<(Arc<Policy>, Granted)>,
 }
 
 impl Principal {
     pub(super) fn new(name: Arc<str>) -> Self {
-        Self { digest: digest(&name), name, meter: Arc::default(), granted: ArcSwapOption::empty() }
+        Self { digest: digest(&name), name, rate_limiter: Arc::default(), granted: ArcSwapOption::empty() }
     }
 
     fn granted(&self, policy: &Arc<Policy>) -> Arc<(Arc<Policy>, Granted)> {
@@ -87,7 +87,8 @@ impl Principals {
         if self.by_name.len() >= self.sweep_at {
             // One that nobody holds and that owes nothing is the same when it is made anew.
             let now = now_ns();
-            self.by_name.retain(|_, known| Arc::strong_count(known) > 1 || !known.meter.is_unused(now));
+            self.by_name
+                .retain(|_, known| Arc::strong_count(known) > 1 || !known.rate_limiter.is_unused(now));
             self.sweep_at = SWEEP_AT.max(2 * self.by_name.len());
         }
         let principal = Arc::new(Principal::new(Arc::clone(name)));

@@ -260,7 +260,7 @@ async fn wrong_signatures_are_limited_and_hold_up_nobody_who_is_known() {
     let forged = Signer::es256("e");
     let wrong: Vec<_> = (0..50).map(|i| call(&forged.sign(&with(&json!({ "jti": i }))))).collect();
     let checked = wrong.iter().filter(|found| **found == Err(Error::Jwt(Refusal::Signature))).count();
-    assert_eq!(checked, 6, "a second's worth, and one into debt");
+    assert_eq!(checked, 6, "a second's worth, and one into deficit");
     let Err(Error::TooManyFailures(too_many)) = &wrong[49] else { panic!("{wrong:?}") };
     assert_eq!((too_many.of, too_many.limit), ("connection", 5));
     let text = too_many.to_string();
@@ -450,20 +450,20 @@ async fn a_principals_quota_is_shared_by_its_calls_and_lasts_between_them() {
         auth.authenticate(Some(header.as_bytes()), None, at(NOW), &auth.attempts(None)).unwrap()
     };
     assert_eq!(call("b").allowance(), Ok(Allowance { bytes: 1000, records: 10 }));
-    call("b").pay(1, 30);
-    let debt = call("b").allowance().unwrap_err();
+    call("b").consume(1, 30);
+    let deficit = call("b").allowance().unwrap_err();
     assert_eq!(
-        (debt.quota, debt.limit, debt.subject().as_str()),
+        (deficit.quota, deficit.limit, deficit.subject().as_str()),
         ("publish_records_per_s", 10, "principal:billing")
     );
-    assert_eq!(debt.retry, Some(Duration::from_secs(2)));
+    assert_eq!(deficit.retry, Some(Duration::from_secs(2)));
     assert!(call("o").allowance().is_ok(), "another principal's");
     tokio::time::advance(Duration::from_secs(2)).await;
     assert!(call("b").allowance().is_ok());
     // All together.
-    call("o").pay(3500, 1);
-    let debt = call("b").allowance().unwrap_err();
-    assert_eq!((debt.quota, debt.principal, debt.limit), ("publish_bytes_per_s", None, 1000));
+    call("o").consume(3500, 1);
+    let deficit = call("b").allowance().unwrap_err();
+    assert_eq!((deficit.quota, deficit.principal, deficit.limit), ("publish_bytes_per_s", None, 1000));
     let first = call("b").subscribe().unwrap();
     let refused = call("b").subscribe().unwrap_err();
     assert_eq!((refused.quota, refused.limit, refused.retry), ("subscriptions_max", 1, None));

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use tracing::{info, warn};
 
 use super::{Failure, logging};
-use crate::telemetry::{Command, Exporters, Settings, Unless};
+use crate::telemetry::{Command, Exporters, NoParent, Settings};
 
 /// The `OTEL_*` variables of this process.
 pub(super) fn settings(service: &str) -> Result<Settings, String> {
@@ -31,8 +31,8 @@ pub(super) fn traced(
     }
     // W3C's header as a variable, which is how one process hands its trace to the next.
     let parent = std::env::var("TRACEPARENT").ok();
-    let unless = if verbose > 0 { Unless::Traced } else { Unless::Untraced };
-    let span = Command::begin(name, parent.as_deref(), unless);
+    let no_parent = if verbose > 0 { NoParent::NewTrace } else { NoParent::NoTrace };
+    let span = Command::begin(name, parent.as_deref(), no_parent);
     let outcome = {
         let _inside = span.enter();
         if let Some(trace_id) = span.trace_id() {

@@ -25,7 +25,7 @@ use super::token::{Bearer, Token};
 use super::topics::Topics;
 use crate::proto::v1::topic_service_client::TopicServiceClient;
 use crate::reload::{Contents, Files};
-use crate::telemetry::{Origin, Outgoing};
+use crate::telemetry::{Outgoing, ParentContext};
 use crate::wire::stubs::v1::stream_service_client::StreamServiceClient;
 
 /// Bytes a server may send ahead on one call: what a subscriber that reads at full speed takes in
@@ -108,7 +108,7 @@ pub struct Client {
     compression: Option<Compression>,
     bearer: Bearer,
     /// What its calls are part of.
-    origin: Origin,
+    origin: ParentContext,
     /// Counts the changes of certificates and token.
     renewals: Arc<AtomicU64>,
     /// What looks at their files; it ends with the last clone.
@@ -157,7 +157,7 @@ impl Client {
             answer_timeout: options.answer_timeout,
             compression: options.compression,
             bearer,
-            origin: Origin::current(),
+            origin: ParentContext::current(),
             renewals,
             _following: following.into_iter().flatten().map(AbortOnDropHandle::new).collect(),
         })

@@ -245,7 +245,7 @@ impl Config {
 
     /// Where records are kept: a directory, or NATS.
     #[must_use]
-    pub fn kept_in(&self) -> String {
+    pub fn storage_location(&self) -> String {
         match self.engine {
             Engine::Embedded => self.data_dir.display().to_string(),
             Engine::JetStream => self.nats.url.clone(),

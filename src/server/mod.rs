@@ -176,7 +176,7 @@ async fn start_on(
         listen = %grpc,
         admin_listen = %admin,
         engine = %config.engine,
-        kept_in = config.kept_in(),
+        kept_in = config.storage_location(),
         tls = tls.is_some(),
         identities = config.has_identities(),
         telemetry = trace::is_on(),

@@ -12,7 +12,7 @@ use tracing::debug;
 use super::health::Board;
 use crate::config::Config;
 use crate::storage::Log;
-use crate::telemetry::{METRICS, Seen};
+use crate::telemetry::{METRICS, TopicStats};
 use crate::topic::Topics;
 
 /// How often; the metrics' descriptions name it.
@@ -56,7 +56,7 @@ async fn topics(log: &dyn Log) {
         Err(error) => return debug!(%error, "topics cannot be listed"),
     };
     METRICS.topics_count.set(all.len() as u64);
-    METRICS.topics.see(all.iter().map(|info| Seen {
+    METRICS.topics.see(all.iter().map(|info| TopicStats {
         name: info.name.as_str(),
         stored_bytes: info.stored_bytes,
         tail: info.tail.get(),

@@ -15,7 +15,7 @@ use tonic::Status;
 use super::Streams;
 use super::expiry::Expiry;
 use super::status::Error;
-use crate::auth::{self, Action, Caller, Subscribed};
+use crate::auth::{self, Action, Caller, SubscriptionPermit};
 use crate::record::TopicName;
 use crate::topic::{self, Cause, Connection, Ending};
 
@@ -37,7 +37,7 @@ pub(super) struct Call {
     /// Until the rules that permitted that are replaced; none where there are none.
     rules_replaced: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Held for as long as the call lasts, however it ends.
-    subscribed: Option<Subscribed>,
+    subscribed: Option<SubscriptionPermit>,
     /// While the first message is waited for: wakes where the end begins.
     begun: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }

@@ -3,7 +3,7 @@
 
 use super::listing::{Names, STRIDE};
 use super::status::Error;
-use crate::auth::{self, Action, Caller, Creating};
+use crate::auth::{self, Action, Caller, CreationPermit};
 use crate::record::TopicName;
 use crate::storage;
 use crate::topic::{self, Topics};
@@ -18,7 +18,7 @@ pub(super) async fn room(
     caller: &Caller,
     action: Action,
     name: &TopicName,
-) -> Result<Option<Creating>, Error> {
+) -> Result<Option<CreationPermit>, Error> {
     let Some(most) = caller.topics_max() else { return Ok(None) };
     if exists(topics, name).await? {
         return Ok(None);

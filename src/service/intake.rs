@@ -137,7 +137,7 @@ impl Intake {
                 return;
             }
             self.read(cx, requests, check);
-            self.quota.pay();
+            self.quota.consume();
             let before = self.publisher.unflushed();
             if let Poll::Ready(Err(error)) = self.publisher.poll_flush(cx) {
                 let number = self.taken - before as u64 + 1;

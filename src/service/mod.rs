@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::auth::{Action, Auth, Caller, Creating};
+use crate::auth::{Action, Auth, Caller, CreationPermit};
 use crate::config::Config;
 use crate::proto::v1::{IngestResponse, SubscribeRequest};
 use crate::record::{BatchLimits, TopicName};
@@ -108,7 +108,7 @@ impl Streams {
         caller: &Caller,
         action: Action,
         name: &TopicName,
-    ) -> Result<Option<Creating>, status::Error> {
+    ) -> Result<Option<CreationPermit>, status::Error> {
         if !self.topics.creates_on_first_use() {
             return Ok(None);
         }

@@ -67,7 +67,7 @@ impl Checked {
             let of = (request::scope(&caller), &*call_trace);
             let batch = request::batch(publish, streams.batch_limits, of, "")?;
             caller.allowance().map_err(auth::Error::from)?;
-            caller.pay(batch.records().len() as u64, batch.count().into());
+            caller.consume(batch.records().len() as u64, batch.count().into());
             Ok((name, batch))
         };
         let (name, batch) = checked().map_err(|error| status(&error, &Context::topic(&*name)))?;

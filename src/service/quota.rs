@@ -16,7 +16,7 @@ pub(super) struct Quota {
     allowed: Option<Allowance>,
     /// Taken and not paid for.
     taken: Allowance,
-    /// Set while a quota is in debt.
+    /// Set while a quota is exceeded.
     in_debt: Option<Pin<Box<Sleep>>>,
 }
 
@@ -51,16 +51,16 @@ impl Quota {
         let within =
             |allowed: Allowance| self.taken.bytes <= allowed.bytes && self.taken.records <= allowed.records;
         if !self.allowed.is_some_and(within) {
-            self.pay();
+            self.consume();
         }
     }
 
     /// Pays for what was taken. To be called before others are given their turn.
-    pub(super) fn pay(&mut self) {
+    pub(super) fn consume(&mut self) {
         let taken = std::mem::replace(&mut self.taken, NOTHING);
         self.allowed = None;
         if taken != NOTHING {
-            self.caller.pay(taken.bytes, taken.records);
+            self.caller.consume(taken.bytes, taken.records);
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use super::cell::{Gauge, Histogram};
+use super::metric::{Gauge, Histogram};
 use super::names::{DURATIONS, LONG_DURATIONS, METHODS};
 
 /// gRPC's status codes by number.

@@ -1,7 +1,7 @@
 //! Every metric with its values at one moment: what `/metrics` prints and OTLP sends.
 //! Never: a name; those are in `names`.
 
-use super::cell::Spread;
+use super::metric::HistogramSnapshot;
 use super::metrics::{Connections, DENIALS, METRICS, SIGNALS, STATES};
 use super::names::{self as n, Metric};
 use super::process::Process;
@@ -31,7 +31,7 @@ pub enum Value {
     /// Of a counter or a gauge.
     Number(f64),
     /// Of a histogram.
-    Spread(Spread),
+    Histogram(HistogramSnapshot),
 }
 
 /// Everything, now.
@@ -75,8 +75,8 @@ impl Collector {
         self.number(metric, labels, value as f64);
     }
 
-    fn spread(&mut self, metric: &'static Metric, labels: &[&str], value: Spread) {
-        self.add(metric, labels, Value::Spread(value));
+    fn histogram(&mut self, metric: &'static Metric, labels: &[&str], value: HistogramSnapshot) {
+        self.add(metric, labels, Value::Histogram(value));
     }
 
     fn each_topic(
@@ -93,9 +93,9 @@ impl Collector {
 
 fn calls(out: &mut Collector) {
     for (streaming, metric) in [(false, &n::CALL_DURATION), (true, &n::STREAM_DURATION)] {
-        for (method, code, spread) in METRICS.calls.ended() {
+        for (method, code, histogram) in METRICS.calls.ended() {
             if method.is_streaming() == streaming {
-                out.spread(metric, &[method.name(), code], spread.spread());
+                out.histogram(metric, &[method.name(), code], histogram.snapshot());
             }
         }
     }
@@ -126,21 +126,21 @@ fn publish(out: &mut Collector) {
     out.each_topic(&n::PUBLISH_BYTES, &all, |topic| topic.published_bytes.get() as f64);
     out.count(&n::PUBLISH_DUPLICATES, &[], publish.duplicates.get());
     out.count(&n::PUBLISH_FAILED, &[], publish.failed.get());
-    out.spread(&n::PUBLISH_BATCH_RECORDS, &[], publish.batch_records.spread());
-    out.spread(&n::PUBLISH_BATCH_BYTES, &[], publish.batch_bytes.spread());
-    out.spread(&n::PUBLISH_ACK_DURATION, &[], publish.ack.spread());
+    out.histogram(&n::PUBLISH_BATCH_RECORDS, &[], publish.batch_records.snapshot());
+    out.histogram(&n::PUBLISH_BATCH_BYTES, &[], publish.batch_bytes.snapshot());
+    out.histogram(&n::PUBLISH_ACK_DURATION, &[], publish.ack.snapshot());
     out.gauge(&n::PUBLISH_INFLIGHT, &[], publish.inflight.get());
 }
 
 fn storage(out: &mut Collector) {
     let storage = &METRICS.storage;
-    out.spread(&n::GROUP_BATCHES, &[], storage.group_batches.spread());
-    out.spread(&n::GROUP_BYTES, &[], storage.group_bytes.spread());
-    out.spread(&n::WRITE_DURATION, &[], storage.write.spread());
-    out.spread(&n::SYNC_DURATION, &[], storage.sync.spread());
+    out.histogram(&n::GROUP_BATCHES, &[], storage.group_batches.snapshot());
+    out.histogram(&n::GROUP_BYTES, &[], storage.group_bytes.snapshot());
+    out.histogram(&n::WRITE_DURATION, &[], storage.write.snapshot());
+    out.histogram(&n::SYNC_DURATION, &[], storage.sync.snapshot());
     out.gauge(&n::QUEUE_DEPTH, &[], storage.queue.get());
     out.gauge(&n::UNFLUSHED, &[], storage.unflushed.get());
-    out.spread(&n::CHECKPOINT_DURATION, &[], storage.checkpoint.spread());
+    out.histogram(&n::CHECKPOINT_DURATION, &[], storage.checkpoint.snapshot());
     out.number(&n::RECOVERY_DURATION, &[], storage.recovery_us.get() as f64 / 1e6);
     out.count(&n::RETENTION_RECORDS, &[], storage.retention_records.get());
     out.gauge(&n::STORAGE_FAILED, &[], storage.failed.get());
@@ -160,20 +160,20 @@ fn topics(out: &mut Collector) {
 }
 
 fn subscriptions(out: &mut Collector) {
-    let (readers, look) = (&METRICS.readers, METRICS.readers.look());
+    let (readers, summary) = (&METRICS.readers, METRICS.readers.summary());
     for (source, counter) in [("memory", &readers.memory), ("disk", &readers.disk)] {
         out.count(&n::READS, &[source], counter.get());
     }
-    out.count(&n::SUBSCRIPTIONS, &[], look.open);
-    out.count(&n::SLOW_READERS, &[], look.slow);
+    out.count(&n::SUBSCRIPTIONS, &[], summary.open);
+    out.count(&n::SLOW_READERS, &[], summary.slow);
     out.count(&n::FALLBACKS, &[], readers.fallbacks.get());
     out.count(&n::HEARTBEATS, &[], readers.heartbeats.get());
-    out.spread(&n::LAG_RECORDS, &[], readers.lag_records.spread());
-    out.spread(&n::LAG_SECONDS, &[], readers.lag_time.spread());
-    for (topic, lag) in &look.worst {
+    out.histogram(&n::LAG_RECORDS, &[], readers.lag_records.snapshot());
+    out.histogram(&n::LAG_SECONDS, &[], readers.lag_time.snapshot());
+    for (topic, lag) in &summary.worst {
         out.count(&n::LAG_RECORDS_WORST, &[topic], lag.records);
     }
-    for (topic, lag) in &look.worst {
+    for (topic, lag) in &summary.worst {
         out.number(&n::LAG_SECONDS_WORST, &[topic], lag.time.as_secs_f64());
     }
 }
@@ -213,7 +213,7 @@ fn telemetry(out: &mut Collector) {
 }
 
 fn process(out: &mut Collector) {
-    let process = Process::look();
+    let process = Process::read();
     let mut some = |metric, labels: &[&str], value: Option<f64>| {
         if let Some(value) = value {
             out.number(metric, labels, value);

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::calls::Calls;
-use super::cell::{Counter, Gauge, Histogram, Tally};
+use super::metric::{Counter, Gauge, Histogram, LocalHistogram};
 use super::names::{COUNTS, DURATIONS, SIZES};
 use super::readers::Readers;
 use super::topics::{Topic, Topics};
@@ -175,7 +175,7 @@ pub const STATES: [&str; 6] = ["starting", "serving", "draining", "lame_duck", "
 pub struct Life {
     state: AtomicUsize,
     /// Microseconds since the epoch when the shutdown began; 0 before.
-    drain_begun: AtomicU64,
+    drain_started: AtomicU64,
     /// 1 while health says SERVING.
     pub ready: Gauge,
 }
@@ -185,7 +185,7 @@ impl Life {
     pub fn enter(&self, state: State) {
         self.state.store(state as usize, Relaxed);
         if state == State::Draining {
-            self.drain_begun.store(super::readers::unix_micros(), Relaxed);
+            self.drain_started.store(super::readers::unix_micros(), Relaxed);
         }
     }
 
@@ -194,7 +194,7 @@ impl Life {
     }
 
     pub(super) fn draining_for(&self) -> Duration {
-        match self.drain_begun.load(Relaxed) {
+        match self.drain_started.load(Relaxed) {
             0 => Duration::ZERO,
             begun => Duration::from_micros(super::readers::unix_micros().saturating_sub(begun)),
         }
@@ -243,7 +243,7 @@ impl Metrics {
                 disk_free: Gauge::new(),
                 disk_size: Gauge::new(),
             },
-            life: Life { state: AtomicUsize::new(0), drain_begun: AtomicU64::new(0), ready: Gauge::new() },
+            life: Life { state: AtomicUsize::new(0), drain_started: AtomicU64::new(0), ready: Gauge::new() },
             tls_expiry: Gauge::new(),
             auth_denials: [const { Counter::new() }; DENIALS.len()],
             panics: Counter::new(),
@@ -303,14 +303,14 @@ impl Export {
 /// The sizes of batches of one call, given to [`METRICS`] in one piece.
 #[derive(Debug)]
 pub struct Batches {
-    records: Tally,
-    bytes: Tally,
-    total: Handed,
+    records: LocalHistogram,
+    bytes: LocalHistogram,
+    total: BatchTotals,
 }
 
 /// What was handed to the storage in one piece.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Handed {
+pub struct BatchTotals {
     /// How many batches.
     pub batches: u64,
     /// How many records.
@@ -321,7 +321,11 @@ pub struct Handed {
 
 impl Default for Batches {
     fn default() -> Self {
-        Self { records: Tally::new(&COUNTS), bytes: Tally::new(&SIZES), total: Handed::default() }
+        Self {
+            records: LocalHistogram::new(&COUNTS),
+            bytes: LocalHistogram::new(&SIZES),
+            total: BatchTotals::default(),
+        }
     }
 }
 
@@ -336,7 +340,7 @@ impl Batches {
     }
 
     /// All taken so far are handed over; begins anew.
-    pub fn hand_over(&mut self) -> Handed {
+    pub fn hand_over(&mut self) -> BatchTotals {
         self.records.flush(&METRICS.publish.batch_records);
         self.bytes.flush(&METRICS.publish.batch_bytes);
         std::mem::take(&mut self.total)
@@ -346,7 +350,14 @@ impl Batches {
 impl Publish {
     /// Batches of `handed` were stored; the others failed, or are in `duplicates`. Records and
     /// bytes are exact where all were stored, and shared out evenly where not.
-    pub fn acknowledged(&self, topic: &Topic, handed: Handed, stored: u64, duplicates: u64, since: Instant) {
+    pub fn acknowledged(
+        &self,
+        topic: &Topic,
+        handed: BatchTotals,
+        stored: u64,
+        duplicates: u64,
+        since: Instant,
+    ) {
         self.ack.record_time(since.elapsed());
         let share = |of: u64| if stored == handed.batches { of } else { of * stored / handed.batches.max(1) };
         topic.published_batches.add(stored);

@@ -4,11 +4,11 @@
 //! Never: blocks or slows what it watches; what there is no room for is dropped, and counted.
 
 mod calls;
-mod cell;
 mod collect;
 #[cfg(test)]
 mod document;
 pub mod logs;
+mod metric;
 mod metrics;
 pub mod names;
 mod otlp;
@@ -22,12 +22,12 @@ mod topics;
 pub mod trace;
 
 pub use calls::{CODES, Method};
-pub use cell::{Counter, Gauge, Held, Histogram};
 pub use collect::{Family, Point, Value, collect};
-pub use metrics::{Batches, Connections, Denial, Handed, METRICS, Metrics, Signal, State};
+pub use metric::{Counter, Gauge, GaugeGuard, Histogram};
+pub use metrics::{BatchTotals, Batches, Connections, Denial, METRICS, Metrics, Signal, State};
 pub use otlp::Exporters;
-pub use outgoing::{Command, Origin, Outgoing, Unless};
+pub use outgoing::{Command, NoParent, Outgoing, ParentContext};
 pub use process::Times;
 pub use readers::{Reader, unix_micros};
 pub use settings::Settings;
-pub use topics::{Seen, Topic};
+pub use topics::{Topic, TopicStats};

@@ -2,7 +2,7 @@
 //! held equal to it by a test; OpenTelemetry semantic conventions go before names of our own.
 //! Never: a value.
 
-use super::cell::Scale;
+use super::metric::Scale;
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

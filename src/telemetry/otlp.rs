@@ -68,7 +68,11 @@ impl Exporters {
             let provider = SdkTracerProvider::builder()
                 .with_sampler(settings.sampler.clone())
                 .with_resource(settings.resource.clone())
-                .with_span_processor(Gate { inner, queue: queue(Signal::Traces), max: settings.queues[0] })
+                .with_span_processor(BoundedQueue {
+                    inner,
+                    queue: queue(Signal::Traces),
+                    max: settings.queues[0],
+                })
                 .build();
             spans::install(provider.tracer("streamway"));
             exporters.traces = Some(provider);
@@ -82,7 +86,11 @@ impl Exporters {
             let inner = BatchLogProcessor::builder(Counted::new(exporter, Signal::Logs)).build();
             let provider = SdkLoggerProvider::builder()
                 .with_resource(settings.resource.clone())
-                .with_log_processor(Gate { inner, queue: queue(Signal::Logs), max: settings.queues[1] })
+                .with_log_processor(BoundedQueue {
+                    inner,
+                    queue: queue(Signal::Logs),
+                    max: settings.queues[1],
+                })
                 .build();
             exporters.logs = Some(provider);
         }
@@ -172,13 +180,13 @@ struct Queue {
 
 /// Lets only as many items into a batch processor as it has room for.
 #[derive(Debug)]
-struct Gate<P> {
+struct BoundedQueue<P> {
     inner: P,
     queue: Arc<Queue>,
     max: usize,
 }
 
-impl<P> Gate<P> {
+impl<P> BoundedQueue<P> {
     fn enters(&self) -> bool {
         if self.queue.waiting.load(Relaxed) >= self.max as i64 {
             self.queue.counts.queue_full.inc();
@@ -189,7 +197,7 @@ impl<P> Gate<P> {
     }
 }
 
-impl<P: SpanProcessor> SpanProcessor for Gate<P> {
+impl<P: SpanProcessor> SpanProcessor for BoundedQueue<P> {
     fn on_start(&self, span: &mut Span, context: &Context) {
         self.inner.on_start(span, context);
     }
@@ -213,7 +221,7 @@ impl<P: SpanProcessor> SpanProcessor for Gate<P> {
     }
 }
 
-impl<P: LogProcessor> LogProcessor for Gate<P> {
+impl<P: LogProcessor> LogProcessor for BoundedQueue<P> {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
         if self.enters() {
             self.inner.emit(record, scope);

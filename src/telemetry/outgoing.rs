@@ -13,9 +13,9 @@ use super::trace::{from_traceparent, tracer};
 
 /// What a client's calls are part of: whatever its maker was doing.
 #[derive(Clone, Debug)]
-pub struct Origin(Context);
+pub struct ParentContext(Context);
 
-impl Origin {
+impl ParentContext {
     /// What this thread does now.
     #[must_use]
     pub fn current() -> Self {
@@ -29,24 +29,24 @@ pub struct Command(Context);
 
 /// Where the trace of a command comes from, if nobody says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unless {
+pub enum NoParent {
     /// A trace of its own, which servers are asked to sample.
-    Traced,
+    NewTrace,
     /// None.
-    Untraced,
+    NoTrace,
 }
 
 impl Command {
     /// Begins a command, a child of `traceparent`. Where spans are not exported, its calls carry that
-    /// all the same, or what `unless` says.
+    /// all the same, or what `no_parent` says.
     #[must_use]
-    pub fn begin(name: &'static str, traceparent: Option<&str>, unless: Unless) -> Self {
+    pub fn begin(name: &'static str, traceparent: Option<&str>, no_parent: NoParent) -> Self {
         let parent = traceparent.map(from_traceparent).unwrap_or_default();
         if let Some(tracer) = tracer() {
             let builder = tracer.span_builder(format!("{} {name}", n::SPAN_COMMAND.name));
             return Self(parent.with_span(tracer.build_with_context(builder, &parent)));
         }
-        if parent.has_active_span() || unless == Unless::Untraced {
+        if parent.has_active_span() || no_parent == NoParent::NoTrace {
             return Self(parent);
         }
         let (trace, span) = (TraceId::from(fastrand::u128(1..)), SpanId::from(fastrand::u64(1..)));
@@ -89,7 +89,7 @@ pub struct Outgoing(Option<Context>);
 impl Outgoing {
     /// Begins a call of `package.Service/Method` to the server at this URL.
     #[must_use]
-    pub fn begin(origin: &Origin, method: &'static str, url: &str, topic: Option<&str>) -> Self {
+    pub fn begin(origin: &ParentContext, method: &'static str, url: &str, topic: Option<&str>) -> Self {
         let parent = &origin.0;
         let Some(tracer) = tracer() else {
             return Self(Some(parent.clone()).filter(Context::has_active_span));
@@ -132,21 +132,24 @@ impl Drop for Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, Origin, Outgoing, Unless};
+    use super::{Command, NoParent, Outgoing, ParentContext};
 
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
 
     fn sent(command: &Command) -> Option<String> {
         let _inside = command.enter();
-        Outgoing::begin(&Origin::current(), "a.B/C", "http://x:1", None).traceparent()
+        Outgoing::begin(&ParentContext::current(), "a.B/C", "http://x:1", None).traceparent()
     }
 
     #[test]
     fn calls_carry_the_trace_they_were_given_and_none_that_nobody_asked_for() {
-        assert_eq!(sent(&Command::begin("publish", Some(PARENT), Unless::Traced)).as_deref(), Some(PARENT));
-        assert_eq!(sent(&Command::begin("publish", None, Unless::Untraced)), None);
-        assert_eq!(sent(&Command::begin("publish", Some("rubbish"), Unless::Untraced)), None);
-        let own = Command::begin("publish", None, Unless::Traced);
+        assert_eq!(
+            sent(&Command::begin("publish", Some(PARENT), NoParent::NewTrace)).as_deref(),
+            Some(PARENT)
+        );
+        assert_eq!(sent(&Command::begin("publish", None, NoParent::NoTrace)), None);
+        assert_eq!(sent(&Command::begin("publish", Some("rubbish"), NoParent::NoTrace)), None);
+        let own = Command::begin("publish", None, NoParent::NewTrace);
         let (trace, sent) = (own.trace_id().unwrap(), sent(&own).unwrap());
         assert!(sent.starts_with(&format!("00-{trace}-")) && sent.ends_with("-01"), "{sent}");
     }

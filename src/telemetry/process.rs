@@ -28,7 +28,7 @@ pub struct Process {
 impl Process {
     /// Looks now.
     #[must_use]
-    pub fn look() -> Self {
+    pub fn read() -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let times = Times::of("self");
         let number = |key: &str| {
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn this_process_is_seen() {
-        let process = Process::look();
+        let process = Process::read();
         assert!(process.memory.is_some_and(|bytes| bytes > 1 << 20));
         assert!(process.files.is_some_and(|files| files > 2) && process.files_max.is_some());
         assert!(process.threads.is_some() && process.uptime.is_some());

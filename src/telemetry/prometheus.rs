@@ -61,16 +61,16 @@ fn put(family: &Family, out: &mut String) -> std::fmt::Result {
                 put_labels(out, &name, metric, labels, None)?;
                 writeln!(out, " {value}")?;
             }
-            Value::Spread(spread) => {
+            Value::Histogram(snapshot) => {
                 let mut total = 0;
-                let bounds = spread.bounds.iter().map(ToString::to_string).chain(["+Inf".to_owned()]);
-                for (bound, count) in bounds.zip(&spread.counts) {
+                let bounds = snapshot.bounds.iter().map(ToString::to_string).chain(["+Inf".to_owned()]);
+                for (bound, count) in bounds.zip(&snapshot.counts) {
                     total += count;
                     put_labels(out, &format!("{name}_bucket"), metric, labels, Some(&bound))?;
                     writeln!(out, " {total}")?;
                 }
                 put_labels(out, &format!("{name}_sum"), metric, labels, None)?;
-                writeln!(out, " {}", spread.sum)?;
+                writeln!(out, " {}", snapshot.sum)?;
                 put_labels(out, &format!("{name}_count"), metric, labels, None)?;
                 writeln!(out, " {total}")?;
             }
@@ -103,8 +103,8 @@ fn put_labels(
 #[cfg(test)]
 mod tests {
     use super::{name, put};
-    use crate::telemetry::cell::Spread;
     use crate::telemetry::collect::{Family, Point, Value};
+    use crate::telemetry::metric::HistogramSnapshot;
     use crate::telemetry::names;
 
     #[test]
@@ -131,9 +131,9 @@ mod tests {
 
     #[test]
     fn a_histogram_is_cumulative() {
-        let spread = Spread { bounds: vec![0.5, 1.0], counts: vec![1, 2, 3], sum: 9.5 };
+        let snapshot = HistogramSnapshot { bounds: vec![0.5, 1.0], counts: vec![1, 2, 3], sum: 9.5 };
         let labels = vec!["a/B".to_owned(), "OK".to_owned()];
-        let points = vec![Point { labels, value: Value::Spread(spread) }];
+        let points = vec![Point { labels, value: Value::Histogram(snapshot) }];
         let mut out = String::new();
         put(&Family { metric: &names::CALL_DURATION, points }, &mut out).unwrap();
         let lines: Vec<&str> = out.lines().skip(1).collect();

@@ -123,14 +123,14 @@ fn message(family: &Family, started: u64, now: u64) -> v1::Metric {
                 value: Some(number_data_point::Value::AsDouble(*value)),
                 ..NumberDataPoint::default()
             }),
-            Value::Spread(spread) => histograms.push(HistogramDataPoint {
+            Value::Histogram(snapshot) => histograms.push(HistogramDataPoint {
                 attributes: attributes(point),
                 start_time_unix_nano: started,
                 time_unix_nano: now,
-                count: spread.counts.iter().sum(),
-                sum: Some(spread.sum),
-                bucket_counts: spread.counts.clone(),
-                explicit_bounds: spread.bounds.clone(),
+                count: snapshot.counts.iter().sum(),
+                sum: Some(snapshot.sum),
+                bucket_counts: snapshot.counts.clone(),
+                explicit_bounds: snapshot.bounds.clone(),
                 ..HistogramDataPoint::default()
             }),
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::cell::{Counter, Histogram};
+use super::metric::{Counter, Histogram};
 use super::names::{LAG_DURATIONS, LAGS};
 use super::topics::Topic;
 
@@ -42,7 +42,7 @@ impl Reader {
     }
 
     /// It reads at `next` now, and has everything.
-    pub fn level(&self, next: u64) {
+    pub fn caught_up(&self, next: u64) {
         self.0.next.store(next, Relaxed);
         self.0.behind_since.store(0, Relaxed);
     }
@@ -71,7 +71,7 @@ pub struct Lag {
 
 /// What a look at all subscriptions found.
 #[derive(Debug, Default)]
-pub struct Look {
+pub struct Summary {
     /// How many there are.
     pub open: u64,
     /// How many are slow.
@@ -145,18 +145,18 @@ impl Readers {
 
     /// Looks at every subscription.
     #[must_use]
-    pub fn look(&self) -> Look {
-        let (mut look, mut worst) = (Look::default(), HashMap::<Box<str>, Lag>::new());
+    pub fn summary(&self) -> Summary {
+        let (mut summary, mut worst) = (Summary::default(), HashMap::<Box<str>, Lag>::new());
         self.visit(|topic, lag| {
-            look.open += 1;
-            look.slow += u64::from(lag.time > SLOW);
+            summary.open += 1;
+            summary.slow += u64::from(lag.time > SLOW);
             let known = worst.entry(topic.name.clone()).or_default();
             known.records = known.records.max(lag.records);
             known.time = known.time.max(lag.time);
         });
-        look.worst = worst.into_iter().collect();
-        look.worst.sort_by(|a, b| a.0.cmp(&b.0));
-        look
+        summary.worst = worst.into_iter().collect();
+        summary.worst.sort_by(|a, b| a.0.cmp(&b.0));
+        summary
     }
 
     fn visit(&self, mut each: impl FnMut(&Topic, Lag)) {
@@ -192,8 +192,8 @@ mod tests {
     use std::time::Duration;
 
     fn worst(topic: &str) -> Option<Lag> {
-        let look = METRICS.readers.look();
-        look.worst.iter().find(|(name, _)| **name == *topic).map(|(_, lag)| *lag)
+        let summary = METRICS.readers.summary();
+        summary.worst.iter().find(|(name, _)| **name == *topic).map(|(_, lag)| *lag)
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
         assert!(worst("lag-test").is_some_and(|lag| lag.time >= Duration::from_millis(2)));
         reader.behind(12, unix_micros() - 20_000_000);
         assert!(worst("lag-test").is_some_and(|lag| lag.records == 3 && lag.time > SLOW));
-        reader.level(15);
+        reader.caught_up(15);
         assert_eq!(worst("lag-test"), Some(Lag::default()));
         drop(reader);
         assert_eq!(worst("lag-test"), None);

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
-use super::cell::{Counter, Gauge};
+use super::metric::{Counter, Gauge};
 use super::names::OTHER;
 
 /// Topics with a label of their own, where nothing else was set.
@@ -44,7 +44,7 @@ impl Topic {
 
 /// What is known of a topic when the server looks at all of them.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen<'a> {
+pub struct TopicStats<'a> {
     /// Its name.
     pub name: &'a str,
     /// Bytes kept.
@@ -96,7 +96,7 @@ impl Topics {
     }
 
     /// Takes in what all topics are like now. Those that are gone give their label up.
-    pub fn see<'a>(&self, all: impl Iterator<Item = Seen<'a>>) {
+    pub fn see<'a>(&self, all: impl Iterator<Item = TopicStats<'a>>) {
         let (mut alive, mut others) = (HashSet::new(), 0);
         for seen in all {
             let topic = self.of(seen.name);
@@ -133,7 +133,7 @@ impl Topics {
 
 #[cfg(test)]
 mod tests {
-    use super::{OTHER, Seen, Topics};
+    use super::{OTHER, TopicStats, Topics};
 
     #[test]
     fn labels_are_capped_and_given_up_by_deleted_topics() {
@@ -141,7 +141,7 @@ mod tests {
         topics.limit(2);
         assert_eq!([&*topics.of("a").name, &*topics.of("b").name, &*topics.of("c").name], ["a", "b", OTHER]);
         topics.of("b").published_records.add(7);
-        let seen = |name| Seen { name, stored_bytes: 10, tail: 5, earliest: 1 };
+        let seen = |name| TopicStats { name, stored_bytes: 10, tail: 5, earliest: 1 };
         topics.see([seen("b"), seen("c")].into_iter());
         assert_eq!(&*topics.of("c").name, "c", "a's label is free");
         assert_eq!((topics.of("b").published_records.get(), topics.of("b").stored_bytes.get()), (7, 10));

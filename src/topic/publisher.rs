@@ -13,7 +13,7 @@ use super::{Connection, Error, Receipts};
 use crate::record::{Batch, Receipt, TopicName};
 use crate::storage::{self, Appended, Appender, BoxFuture, Hold, TopicLog};
 use crate::telemetry::trace::Publishing;
-use crate::telemetry::{self, Batches, Handed, METRICS};
+use crate::telemetry::{self, BatchTotals, Batches, METRICS};
 
 /// Most batches handed to the log at once: enough to make the hand-over cheap, few enough that the
 /// log syncs the first while the next are read.
@@ -48,7 +48,7 @@ pub struct Publisher {
 struct InFlight {
     append: BoxFuture<'static, Appended>,
     batches: usize,
-    handed: Handed,
+    handed: BatchTotals,
     since: Instant,
     traced: Vec<Publishing>,
 }
@@ -58,7 +58,7 @@ impl InFlight {
         appender: &mut dyn Appender,
         batches: Vec<Batch>,
         permit: Permit,
-        handed: Handed,
+        handed: BatchTotals,
         traced: Vec<Publishing>,
     ) -> Self {
         let (count, since) = (batches.len(), Instant::now());

@@ -283,7 +283,7 @@ impl Subscription {
 
     fn at_tail(&mut self) -> Step {
         self.live = true;
-        self.reader.level(self.next.get());
+        self.reader.caught_up(self.next.get());
         if !std::mem::replace(&mut self.caught_up, true) {
             return self.bare(Some(Notice::CaughtUp));
         }
@@ -323,7 +323,7 @@ impl Subscription {
         counts.delivered_messages.inc();
         if self.next >= tail {
             self.live = true;
-            self.reader.level(self.next.get());
+            self.reader.caught_up(self.next.get());
         } else {
             // What comes next was stored at about the time of what is delivered now.
             let last = chunk.runs.last().and_then(|run| Blocks::new(run).next()?.ok());

@@ -56,9 +56,9 @@ impl Gauge {
 
     /// Adds one until the guard is dropped.
     #[must_use]
-    pub fn hold(&'static self) -> Held {
+    pub fn hold(&'static self) -> GaugeGuard {
         self.add(1);
-        Held(self)
+        GaugeGuard(self)
     }
 
     /// The value now.
@@ -70,9 +70,9 @@ impl Gauge {
 
 /// One of a [`Gauge`], until dropped.
 #[derive(Debug)]
-pub struct Held(&'static Gauge);
+pub struct GaugeGuard(&'static Gauge);
 
-impl Drop for Held {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.add(-1);
     }
@@ -100,7 +100,7 @@ pub struct Histogram {
 
 /// What a histogram holds at one moment.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Spread {
+pub struct HistogramSnapshot {
     /// Upper bounds of all buckets but the last, which has none.
     pub bounds: Vec<f64>,
     /// How many values lie in each bucket; one more than bounds.
@@ -130,9 +130,9 @@ impl Histogram {
 
     /// What it holds.
     #[must_use]
-    pub fn spread(&self) -> Spread {
+    pub fn snapshot(&self) -> HistogramSnapshot {
         let buckets = self.scale.bounds.len() + 1;
-        Spread {
+        HistogramSnapshot {
             bounds: self.scale.bounds.iter().map(|bound| *bound as f64 * self.scale.unit).collect(),
             counts: self.counts[..buckets].iter().map(|count| count.load(Relaxed)).collect(),
             sum: self.sum.load(Relaxed) as f64 * self.scale.unit,
@@ -146,13 +146,13 @@ fn bucket(scale: &Scale, value: u64) -> usize {
 
 /// Values of one task, given to the shared histogram in one piece.
 #[derive(Debug)]
-pub struct Tally {
+pub struct LocalHistogram {
     scale: &'static Scale,
     counts: [u32; BOUNDS_MAX + 1],
     sum: u64,
 }
 
-impl Tally {
+impl LocalHistogram {
     /// Empty.
     #[must_use]
     pub const fn new(scale: &'static Scale) -> Self {
@@ -179,7 +179,7 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use super::{Histogram, Scale, Tally};
+    use super::{Histogram, LocalHistogram, Scale};
     use std::time::Duration;
 
     static SCALE: Scale = Scale { bounds: &[0, 10, 100], unit: 0.5 };
@@ -190,24 +190,24 @@ mod tests {
         for value in [0, 1, 10, 11, 100, 101, 1000] {
             histogram.record(value);
         }
-        let spread = histogram.spread();
-        assert_eq!(spread.bounds, [0.0, 5.0, 50.0]);
-        assert_eq!(spread.counts, [1, 2, 2, 2]);
-        assert_eq!(spread.sum, 1223.0 / 2.0);
+        let snapshot = histogram.snapshot();
+        assert_eq!(snapshot.bounds, [0.0, 5.0, 50.0]);
+        assert_eq!(snapshot.counts, [1, 2, 2, 2]);
+        assert_eq!(snapshot.sum, 1223.0 / 2.0);
         histogram.record_time(Duration::from_nanos(7));
-        assert_eq!(histogram.spread().counts, [1, 3, 2, 2]);
+        assert_eq!(histogram.snapshot().counts, [1, 3, 2, 2]);
     }
 
     #[test]
-    fn a_tally_is_as_good_as_its_values() {
-        let (direct, tallied) = (Histogram::new(&SCALE), Histogram::new(&SCALE));
-        let mut tally = Tally::new(&SCALE);
+    fn a_local_histogram_adds_what_recording_directly_adds() {
+        let (direct, flushed) = (Histogram::new(&SCALE), Histogram::new(&SCALE));
+        let mut local = LocalHistogram::new(&SCALE);
         for value in [3, 30, 300, 0] {
             direct.record(value);
-            tally.record(value);
+            local.record(value);
         }
-        tally.flush(&tallied);
-        tally.flush(&tallied);
-        assert_eq!(direct.spread(), tallied.spread());
+        local.flush(&flushed);
+        local.flush(&flushed);
+        assert_eq!(direct.snapshot(), flushed.snapshot());
     }
 }

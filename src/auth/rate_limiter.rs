@@ -1,5 +1,5 @@
 //! Quotas: what was used, as one number a bucket. A publish is admitted while its buckets are not in
-//! debt, and then pays, whatever it costs; a bucket holds what one second brings. A stream takes what
+//! deficit, and then pays, whatever it costs; a bucket holds what one second brings. A stream takes what
 //! is left without asking for each publish, and pays for them together.
 //! Never: a lock or an allocation for a publish.
 
@@ -39,7 +39,7 @@ impl Limits {
     }
 }
 
-/// What may be published until a quota is in debt, and one publish more.
+/// What may be published until a quota is in deficit, and one publish more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
     /// Bytes of records.
@@ -60,7 +60,7 @@ impl Allowance {
 
 /// What one principal, or all together, have used.
 #[derive(Debug, Default)]
-pub(super) struct Meter {
+pub(super) struct RateLimiter {
     bytes: Bucket,
     records: Bucket,
     subscriptions: AtomicU64,
@@ -75,19 +75,19 @@ pub(super) fn now_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl Meter {
-    /// The quota that is in debt, its limit, and for how long it is.
-    pub(super) fn debt(&self, limits: &Limits, now: u64) -> Option<(&'static str, u64, Duration)> {
+impl RateLimiter {
+    /// The quota that is in deficit, its limit, and for how long it is.
+    pub(super) fn deficit(&self, limits: &Limits, now: u64) -> Option<(&'static str, u64, Duration)> {
         let buckets = [
             ("publish_bytes_per_s", limits.publish_bytes_per_s, &self.bytes),
             ("publish_records_per_s", limits.publish_records_per_s, &self.records),
         ];
         let owing = buckets.into_iter().filter(|(_, limit, _)| *limit > 0);
-        let owing = owing.map(|(name, limit, bucket)| (name, limit, bucket.debt(now)));
-        owing.filter(|(.., debt)| !debt.is_zero()).max_by_key(|(.., debt)| *debt)
+        let owing = owing.map(|(name, limit, bucket)| (name, limit, bucket.deficit(now)));
+        owing.filter(|(.., deficit)| !deficit.is_zero()).max_by_key(|(.., deficit)| *deficit)
     }
 
-    /// What may be published before there is a debt.
+    /// What may be published before there is a deficit.
     pub(super) fn allowance(&self, limits: &Limits, now: u64) -> Allowance {
         Allowance {
             bytes: self.bytes.left(limits.publish_bytes_per_s, now),
@@ -96,17 +96,17 @@ impl Meter {
     }
 
     /// Pays for what was published.
-    pub(super) fn pay(&self, limits: &Limits, bytes: u64, records: u64, now: u64) {
-        self.bytes.pay(bytes, limits.publish_bytes_per_s, now);
-        self.records.pay(records, limits.publish_records_per_s, now);
+    pub(super) fn consume(&self, limits: &Limits, bytes: u64, records: u64, now: u64) {
+        self.bytes.consume(bytes, limits.publish_bytes_per_s, now);
+        self.records.consume(records, limits.publish_records_per_s, now);
     }
 
     /// Counts one subscription more, where the limit leaves room.
-    pub(super) fn subscribe(self: &Arc<Self>, limits: &Limits) -> Option<Counted> {
+    pub(super) fn subscribe(self: &Arc<Self>, limits: &Limits) -> Option<CountedSubscription> {
         let most = if limits.subscriptions_max == 0 { u64::MAX } else { limits.subscriptions_max };
         let more = |open: u64| (open < most).then_some(open + 1);
         let counted = self.subscriptions.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
-        counted.is_ok().then(|| Counted(Arc::clone(self)))
+        counted.is_ok().then(|| CountedSubscription(Arc::clone(self)))
     }
 
     /// Waits until no other call may create a topic, and keeps others from it.
@@ -114,7 +114,7 @@ impl Meter {
         Arc::clone(&self.creating).lock_owned().await
     }
 
-    /// Whether a new meter would say the same.
+    /// Whether a new rate limiter would say the same.
     pub(super) fn is_unused(&self, now: u64) -> bool {
         self.bytes.is_full(now)
             && self.records.is_full(now)
@@ -124,9 +124,9 @@ impl Meter {
 
 /// A subscription that is counted until this is dropped.
 #[derive(Debug)]
-pub(super) struct Counted(Arc<Meter>);
+pub(super) struct CountedSubscription(Arc<RateLimiter>);
 
-impl Drop for Counted {
+impl Drop for CountedSubscription {
     fn drop(&mut self) {
         self.0.subscriptions.fetch_sub(1, Ordering::AcqRel);
     }
@@ -134,18 +134,18 @@ impl Drop for Counted {
 
 /// A subscription that counts against the quotas until this is dropped.
 #[derive(Debug)]
-pub struct Subscribed(#[expect(dead_code, reason = "held")] pub(super) [Counted; 2]);
+pub struct SubscriptionPermit(#[expect(dead_code, reason = "held")] pub(super) [CountedSubscription; 2]);
 
-/// A bucket as the time at which it is full (GCRA, ATM Forum TM 4.1 §4.4.2, with debt): every payment
-/// puts that off. It is in debt where that is further away than filling it from empty takes.
+/// A bucket as the time at which it is full (GCRA, ATM Forum TM 4.1 §4.4.2, with deficit): every payment
+/// puts that off. It is in deficit where that is further away than filling it from empty takes.
 #[derive(Debug, Default)]
 pub(super) struct Bucket {
     full_at: AtomicU64,
 }
 
 impl Bucket {
-    /// For how long it is in debt.
-    pub(super) fn debt(&self, now: u64) -> Duration {
+    /// For how long it is in deficit.
+    pub(super) fn deficit(&self, now: u64) -> Duration {
         let full_at = self.full_at.load(Ordering::Acquire);
         Duration::from_nanos(full_at.saturating_sub(now.saturating_add(BURST_NS)))
     }
@@ -165,7 +165,7 @@ impl Bucket {
         self.full_at.load(Ordering::Relaxed) <= now
     }
 
-    pub(super) fn pay(&self, amount: u64, rate: u64, now: u64) {
+    pub(super) fn consume(&self, amount: u64, rate: u64, now: u64) {
         if rate == 0 {
             return;
         }
@@ -178,7 +178,7 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bucket, Limits, Meter};
+    use super::{Bucket, Limits, RateLimiter};
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -188,17 +188,17 @@ mod tests {
     fn a_full_bucket_admits_a_seconds_worth_and_one_publish_into_debt() {
         let (bucket, now) = (Bucket::default(), 7 * SECOND);
         for _ in 0..10 {
-            assert!(bucket.debt(now).is_zero());
-            bucket.pay(100, 1000, now);
+            assert!(bucket.deficit(now).is_zero());
+            bucket.consume(100, 1000, now);
         }
-        assert!(bucket.debt(now).is_zero(), "empty is not in debt");
+        assert!(bucket.deficit(now).is_zero(), "empty is not in deficit");
         assert_eq!(bucket.left(1000, now), 0);
-        bucket.pay(2500, 1000, now);
+        bucket.consume(2500, 1000, now);
         assert_eq!((bucket.left(1000, now), bucket.left(1000, now + 3 * SECOND)), (0, 500));
         assert_eq!((bucket.left(1000, now + 9 * SECOND), bucket.left(0, now)), (1000, u64::MAX));
-        assert_eq!(bucket.debt(now), Duration::from_millis(2500));
-        assert_eq!(bucket.debt(now + SECOND), Duration::from_millis(1500));
-        assert!(bucket.debt(now + 5 * SECOND / 2).is_zero());
+        assert_eq!(bucket.deficit(now), Duration::from_millis(2500));
+        assert_eq!(bucket.deficit(now + SECOND), Duration::from_millis(1500));
+        assert!(bucket.deficit(now + 5 * SECOND / 2).is_zero());
     }
 
     #[test]
@@ -206,8 +206,8 @@ mod tests {
         let bucket = Bucket::default();
         let (mut admitted, mut now) = (0, SECOND);
         while now < 11 * SECOND {
-            if bucket.debt(now).is_zero() {
-                bucket.pay(50, 1000, now);
+            if bucket.deficit(now).is_zero() {
+                bucket.consume(50, 1000, now);
                 admitted += 50;
             }
             now += SECOND / 1000;
@@ -216,33 +216,33 @@ mod tests {
     }
 
     #[test]
-    fn the_quota_that_owes_longest_is_named() {
+    fn the_quota_with_the_longest_deficit_is_named() {
         let limits = Limits { publish_bytes_per_s: 1000, publish_records_per_s: 10, ..Limits::default() };
-        let meter = Meter::default();
-        meter.pay(&limits, 1100, 30, 0);
-        let (name, limit, debt) = meter.debt(&limits, 0).unwrap();
-        assert_eq!((name, limit, debt), ("publish_records_per_s", 10, Duration::from_secs(2)));
-        assert!(meter.debt(&Limits { publish_records_per_s: 0, ..limits }, SECOND).is_none());
-        assert_eq!((meter.is_unused(2 * SECOND), meter.is_unused(3 * SECOND)), (false, true));
+        let rate_limiter = RateLimiter::default();
+        rate_limiter.consume(&limits, 1100, 30, 0);
+        let (name, limit, deficit) = rate_limiter.deficit(&limits, 0).unwrap();
+        assert_eq!((name, limit, deficit), ("publish_records_per_s", 10, Duration::from_secs(2)));
+        assert!(rate_limiter.deficit(&Limits { publish_records_per_s: 0, ..limits }, SECOND).is_none());
+        assert_eq!((rate_limiter.is_unused(2 * SECOND), rate_limiter.is_unused(3 * SECOND)), (false, true));
     }
 
     #[test]
     fn subscriptions_are_given_back() {
-        let (limits, meter) =
-            (Limits { subscriptions_max: 2, ..Limits::default() }, Arc::new(Meter::default()));
-        let (first, second) = (meter.subscribe(&limits), meter.subscribe(&limits));
-        assert!(first.is_some() && second.is_some() && meter.subscribe(&limits).is_none());
+        let (limits, rate_limiter) =
+            (Limits { subscriptions_max: 2, ..Limits::default() }, Arc::new(RateLimiter::default()));
+        let (first, second) = (rate_limiter.subscribe(&limits), rate_limiter.subscribe(&limits));
+        assert!(first.is_some() && second.is_some() && rate_limiter.subscribe(&limits).is_none());
         drop(first);
-        assert!(meter.subscribe(&limits).is_some());
-        assert!(meter.subscribe(&Limits::default()).is_some(), "0 is no limit");
+        assert!(rate_limiter.subscribe(&limits).is_some());
+        assert!(rate_limiter.subscribe(&Limits::default()).is_some(), "0 is no limit");
     }
 
     #[test]
     fn amounts_beyond_all_measure_overflow_nothing() {
         let bucket = Bucket::default();
-        bucket.pay(u64::MAX, 1, u64::MAX / 2);
-        bucket.pay(u64::MAX, 1, 0);
-        assert!(!bucket.debt(0).is_zero());
+        bucket.consume(u64::MAX, 1, u64::MAX / 2);
+        bucket.consume(u64::MAX, 1, 0);
+        assert!(!bucket.deficit(0).is_zero());
         assert_eq!((bucket.left(1, 0), Bucket::default().left(u64::MAX, 0)), (0, u64::MAX));
     }
 }
