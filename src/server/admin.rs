@@ -27,9 +27,9 @@ use tracing::debug;
 
 use super::age::{Age, Step};
 use super::connection::Tracked;
-use super::health::{Board, Health};
+use super::health::{Health, Readiness};
 use super::linger::Lingering;
-use super::listener::Gate;
+use super::listener::ConnectionLimiter;
 use super::preface::Ahead;
 use super::residents::{Resident, Residents};
 use super::socket;
@@ -49,25 +49,25 @@ const AGE_GRACE: Duration = Duration::from_secs(60);
 
 /// Serves connections of the admin port.
 pub(super) fn serve(
-    board: &Board,
+    readiness: &Readiness,
     config: &Config,
-) -> impl Fn(TcpStream, Gate) -> futures_util::future::BoxFuture<'static, ()> + Send + 'static {
-    let health = Routes::new(HealthServer::new(Health::new(board.clone()))).prepare();
+) -> impl Fn(TcpStream, ConnectionLimiter) -> futures_util::future::BoxFuture<'static, ()> + Send + 'static {
+    let health = Routes::new(HealthServer::new(Health::new(readiness.clone()))).prepare();
     let residents = Residents::new(config.admin_connections_max);
     let age = Config { connection_age_max: AGE_MAX, connection_age_grace: AGE_GRACE, ..config.clone() };
     let port = Port {
-        board: board.clone(),
+        readiness: readiness.clone(),
         health,
         config: Arc::new(age),
         metrics: Arc::new(Semaphore::new(METRICS_MAX)),
     };
-    move |stream, gate| {
+    move |stream, limiter| {
         socket::cut_off_after(
             &stream,
             port.config.http2.keepalive_interval + port.config.http2.keepalive_timeout,
         );
         let resident = residents.enter(stream.peer_addr().ok().map(|peer| peer.ip()));
-        Box::pin(connection(stream, gate, port.clone(), resident))
+        Box::pin(connection(stream, limiter, port.clone(), resident))
     }
 }
 
@@ -77,36 +77,36 @@ pub(super) const LEAVING_MAX: usize = 32;
 /// What all connections are served with.
 #[derive(Clone)]
 struct Port {
-    board: Board,
+    readiness: Readiness,
     health: Routes,
     config: Arc<Config>,
     metrics: Arc<Semaphore>,
 }
 
-async fn connection(mut stream: TcpStream, gate: Gate, port: Port, resident: Resident) {
-    let Port { board, health, config, metrics } = port;
+async fn connection(mut stream: TcpStream, limiter: ConnectionLimiter, port: Port, resident: Resident) {
+    let Port { readiness, health, config, metrics } = port;
     // How long a peer may take to say its first word, and its request's headers. hyper-util has no
     // deadline of its own for telling the two protocols apart.
     let patience = config.preface_timeout;
     let ahead = tokio::select! {
         ahead = tokio::time::timeout(patience, Ahead::read(&mut stream)) => ahead,
-        () = gate.leaving.cancelled() => return,
+        () = limiter.leaving.cancelled() => return,
         () = resident.evicted() => return,
     };
     let Ok(Ok(ahead)) = ahead else { return };
     let calls = resident.calls();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (board, mut health, metrics) = (board.clone(), health.clone(), Arc::clone(&metrics));
+        let (readiness, mut health, metrics) = (readiness.clone(), health.clone(), Arc::clone(&metrics));
         calls.note();
         async move {
-            match probe(request.uri().path(), &board, &metrics) {
+            match probe(request.uri().path(), &readiness, &metrics) {
                 Some(answer) => Ok::<_, Infallible>(answer),
                 None if is_grpc(&request) => health.call(request.map(Body::new)).await,
                 None => Ok(plain(StatusCode::NOT_FOUND, "not found: /livez, /readyz, /metrics, /version\n")),
             }
         }
     });
-    let mut builder = auto::Builder::new(Tracked(gate.tasks.clone()));
+    let mut builder = auto::Builder::new(Tracked(limiter.tasks.clone()));
     builder.http1().timer(TokioTimer::new()).header_read_timeout(patience);
     builder
         .http2()
@@ -127,11 +127,11 @@ async fn connection(mut stream: TcpStream, gate: Gate, port: Port, resident: Res
                 }
                 return;
             }
-            () = gate.leaving.cancelled(), if !leaving => {
+            () = limiter.leaving.cancelled(), if !leaving => {
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = gate.abort.cancelled() => return,
+            () = limiter.abort.cancelled() => return,
             () = resident.evicted() => return debug!("admin connection made room for another"),
             step = age.next() => match step {
                 Step::GoAway if leaving => {}
@@ -144,18 +144,18 @@ async fn connection(mut stream: TcpStream, gate: Gate, port: Port, resident: Res
 }
 
 /// The plain HTTP paths.
-fn probe(path: &str, board: &Board, metrics: &Arc<Semaphore>) -> Option<Response<Body>> {
+fn probe(path: &str, readiness: &Readiness, metrics: &Arc<Semaphore>) -> Option<Response<Body>> {
     let (code, text) = match path {
         "/metrics" => return Some(self::metrics(metrics)),
         "/livez" => (StatusCode::OK, "ok\n"),
-        "/readyz" if board.is_ready() => {
+        "/readyz" if readiness.is_ready() => {
             // Ready for those who read, trim or delete, which is what makes room.
             let reason =
-                board.reason().get().map(|reason| format!("ok, but publishes are refused: {reason}\n"));
+                readiness.reason().get().map(|reason| format!("ok, but publishes are refused: {reason}\n"));
             return Some(answer(StatusCode::OK, TEXT, reason.unwrap_or_else(|| "ok\n".into())));
         }
         "/readyz" => {
-            let reason = board.reason().get().map(|reason| format!("not ready: {reason}\n"));
+            let reason = readiness.reason().get().map(|reason| format!("not ready: {reason}\n"));
             let text = reason.unwrap_or_else(|| "not ready\n".into());
             return Some(answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text));
         }

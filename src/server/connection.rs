@@ -22,11 +22,11 @@ use tracing::debug;
 use super::age::{Age, Step};
 use super::identity::Identified;
 use super::linger::Lingering;
-use super::listener::Gate;
+use super::listener::ConnectionLimiter;
 use super::observe::{Observed, Observer};
-use super::partial::{Budget, Counted, Share};
 use super::preface::Ahead;
 use super::read_on::ReadOn;
+use super::receive_budget::{ConnectionBudget, CountedBody, ReceiveBudget};
 use super::routes::Services;
 use super::socket::{self, Socket, Turn};
 use super::tls::Tls;
@@ -60,14 +60,14 @@ pub(super) fn grpc(
     config: &Config,
     topics: &Topics,
     tls: Option<Tls>,
-) -> impl Fn(TcpStream, Gate) -> BoxFuture<'static, ()> + Send + 'static {
-    let budget = Budget::new(config.connection_inflight_bytes_max, config.inflight_bytes_max);
+) -> impl Fn(TcpStream, ConnectionLimiter) -> BoxFuture<'static, ()> + Send + 'static {
+    let budget = ReceiveBudget::new(config.connection_inflight_bytes_max, config.inflight_bytes_max);
     let (config, topics) = (Arc::new(config.clone()), topics.clone());
     let access_log_every = config.telemetry.access_log_every;
-    move |stream, gate| {
-        let (config, share) = (Arc::clone(&config), budget.share());
+    move |stream, limiter| {
+        let (config, connection_budget) = (Arc::clone(&config), budget.connection());
         let calls = Arc::new(Connection {
-            ending: topics.ending().child(),
+            shutdown: topics.shutdown_signal().child(),
             deliveries: topics.deliveries().of_connection(),
             admission: topics.admission().of_connection(config.connection_inflight_bytes_max),
         });
@@ -76,10 +76,11 @@ pub(super) fn grpc(
         let patience = config.http2.keepalive_interval + config.http2.keepalive_timeout;
         socket::cut_off_after(&stream, patience);
         let socket = Socket::new(stream, patience);
-        let port = Port { gate, routes, config, share, calls, turn: socket.turn(), peer: None };
+        let port =
+            Port { limiter, routes, config, connection_budget, calls, turn: socket.turn(), peer: None };
         let Some(tls) = tls.clone() else { return Box::pin(port.serve(socket)) };
         Box::pin(async move {
-            let accepted = port.gate.open_in_time(tls.accept(socket)).await.flatten();
+            let accepted = port.limiter.open_in_time(tls.accept(socket)).await.flatten();
             if let Some((stream, peer)) = accepted {
                 Port { peer, ..port }.serve(stream).await;
             }
@@ -89,10 +90,10 @@ pub(super) fn grpc(
 
 /// What one connection is served with.
 struct Port {
-    gate: Gate,
+    limiter: ConnectionLimiter,
     routes: Observed<Identified<Services>>,
     config: Arc<Config>,
-    share: Share,
+    connection_budget: ConnectionBudget,
     calls: Arc<Connection>,
     turn: Turn,
     /// Whoever TLS has verified.
@@ -106,7 +107,7 @@ impl Port {
     {
         let patience = self.config.preface_timeout;
         let reading = tokio::time::timeout(patience, Ahead::read(&mut stream));
-        let Some(ahead) = self.gate.open_in_time(reading).await else { return };
+        let Some(ahead) = self.limiter.open_in_time(reading).await else { return };
         match ahead {
             Ok(Ok(ahead)) if ahead.is_whole_preface() => {
                 self.speak(Lingering::new(stream, ahead)).await;
@@ -129,9 +130,9 @@ impl Port {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let Self { gate, routes, config, share, calls, turn, peer } = self;
-        let (ending, tasks) = (calls.ending.clone(), gate.tasks.clone());
-        let (open, streams_max) = (gate.clone(), config.streams_max);
+        let Self { limiter, routes, config, connection_budget, calls, turn, peer } = self;
+        let (shutdown, tasks) = (calls.shutdown.clone(), limiter.tasks.clone());
+        let (open, streams_max) = (limiter.clone(), config.streams_max);
         let service = service_fn(move |mut request: Request<Incoming>| {
             if open.streams() > streams_max {
                 debug!(streams_max, "call over the cap refused");
@@ -144,11 +145,12 @@ impl Port {
             }
             let headers = header_bytes(request.headers());
             let read_on = |body| ReadOn::new(body, tasks.clone());
-            let request = request.map(|body| Body::new(Counted::new(read_on(body), share.clone(), headers)));
+            let request = request
+                .map(|body| Body::new(CountedBody::new(read_on(body), connection_budget.clone(), headers)));
             // Not in the task of the call, which would keep its room for as long as a subscription lasts.
             Either::Right(Box::pin(routes.clone().oneshot(request)))
         });
-        let builder = builder(&config, &gate);
+        let builder = builder(&config, &limiter);
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         let (mut leaving, mut age) = (false, Age::begin(&config));
         loop {
@@ -163,15 +165,15 @@ impl Port {
                     }
                     return;
                 }
-                () = gate.leaving.cancelled(), if !leaving => {
+                () = limiter.leaving.cancelled(), if !leaving => {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = gate.abort.cancelled() => return,
+                () = limiter.abort.cancelled() => return,
                 step = age.next() => match step {
                     Step::GoAway if leaving => {}
                     Step::GoAway => connection.as_mut().graceful_shutdown(),
-                    Step::Tell => ending.begin(Cause::MaxAge),
+                    Step::Tell => shutdown.cancel(Cause::MaxAge),
                     Step::Cut => return debug!("connection past its age cut off"),
                 },
             }
@@ -190,7 +192,7 @@ fn header_bytes(headers: &HeaderMap) -> usize {
 /// reads slowly takes as long as all that is before it.
 const PONG_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn builder(config: &Config, gate: &Gate) -> http2::Builder<Tracked> {
+fn builder(config: &Config, limiter: &ConnectionLimiter) -> http2::Builder<Tracked> {
     let Http2Config {
         keepalive_interval,
         keepalive_timeout: _,
@@ -201,7 +203,7 @@ fn builder(config: &Config, gate: &Gate) -> http2::Builder<Tracked> {
         local_resets_max,
         pending_resets_max,
     } = config.http2;
-    let mut builder = http2::Builder::new(Tracked(gate.tasks.clone()));
+    let mut builder = http2::Builder::new(Tracked(limiter.tasks.clone()));
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(keepalive_interval)

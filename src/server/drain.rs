@@ -28,7 +28,7 @@ impl Server {
         let budget = self.config.drain_timeout;
         let begun = Instant::now();
         let (deadline, abort_at) = (begun + budget, begun + budget - self.config.close_reserve());
-        self.board.drain();
+        self.readiness.drain();
         METRICS.life.enter(State::Draining);
         info!(budget_ms = budget.as_millis() as u64, "draining");
         if log.is_some() {
@@ -39,17 +39,17 @@ impl Server {
 
         METRICS.life.enter(State::LameDuck);
         self.topics.drain();
-        self.board.end_watches();
-        self.gate.go_away();
+        self.readiness.end_watches();
+        self.limiter.go_away();
         let left = abort_at.saturating_duration_since(Instant::now());
-        if timeout_at(abort_at - LAST_WORD.min(left / 2), self.gate.tasks.wait()).await.is_err() {
+        if timeout_at(abort_at - LAST_WORD.min(left / 2), self.limiter.tasks.wait()).await.is_err() {
             self.topics.hurry();
         }
-        if timeout_at(abort_at, self.gate.tasks.wait()).await.is_err() {
-            warn!(connections = self.gate.connections(), "drain deadline: cutting connections off");
+        if timeout_at(abort_at, self.limiter.tasks.wait()).await.is_err() {
+            warn!(connections = self.limiter.connections(), "drain deadline: cutting connections off");
             METRICS.life.enter(State::Aborting);
-            self.gate.abort.cancel();
-            let _ = tokio::time::timeout(ABORT_GRACE, self.gate.tasks.wait()).await;
+            self.limiter.abort.cancel();
+            let _ = tokio::time::timeout(ABORT_GRACE, self.limiter.tasks.wait()).await;
         }
 
         METRICS.life.enter(State::Closing);
@@ -57,9 +57,9 @@ impl Server {
             Some(log) => close(&**log, deadline).await,
             None => Ok(()),
         };
-        self.admin_gate.go_away();
-        let _ = tokio::time::timeout(ABORT_GRACE, self.admin_gate.tasks.wait()).await;
-        self.admin_gate.abort.cancel();
+        self.admin_limiter.go_away();
+        let _ = tokio::time::timeout(ABORT_GRACE, self.admin_limiter.tasks.wait()).await;
+        self.admin_limiter.abort.cancel();
         info!("drained");
         closed
     }

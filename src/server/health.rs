@@ -8,18 +8,33 @@ use std::sync::Arc;
 
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
+use tonic::server::NamedService;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 
-use super::routes::SERVICES;
 use crate::service::status::{Context, status};
+use crate::service::{Administration, Streams, Tutorial};
 use crate::storage::Reason;
-use crate::topic::{self, Cause, Connection, Ending};
+use crate::topic::{self, Cause, Connection, ShutdownSignal};
+use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
+use crate::wire::stubs::example::my_service_server::MyServiceServer;
+use crate::wire::stubs::v1::stream_service_server::StreamServiceServer;
+use crate::wire::stubs::v1::topic_service_server::TopicServiceServer;
+
+/// Every service of the gRPC port, by the names health answers for.
+pub(super) const SERVICES: [&str; 5] = [
+    <StreamServiceServer<Streams> as NamedService>::NAME,
+    <TopicServiceServer<Administration> as NamedService>::NAME,
+    <ExampleServiceServer<Tutorial> as NamedService>::NAME,
+    <MyServiceServer<Tutorial> as NamedService>::NAME,
+    <HealthServer<Health> as NamedService>::NAME,
+];
 
 /// What the server says of itself.
 #[derive(Clone)]
-pub struct Board(Arc<watch::Sender<State>>, Reason);
+pub struct Readiness(Arc<watch::Sender<State>>, Reason);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
@@ -46,19 +61,19 @@ impl State {
     }
 }
 
-impl Default for Board {
+impl Default for Readiness {
     fn default() -> Self {
         Self(Arc::new(watch::channel(State::default()).0), Reason::default())
     }
 }
 
-impl fmt::Debug for Board {
+impl fmt::Debug for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.borrow().fmt(f)
     }
 }
 
-impl Board {
+impl Readiness {
     /// Recovery is done.
     pub(super) fn serve(&self) {
         self.0.send_modify(|state| state.serving = true);
@@ -99,11 +114,11 @@ impl Board {
 
 /// The health protocol.
 #[derive(Clone, Debug)]
-pub(super) struct Health(Board);
+pub(super) struct Health(Readiness);
 
 impl Health {
-    pub(super) const fn new(board: Board) -> Self {
-        Self(board)
+    pub(super) const fn new(readiness: Readiness) -> Self {
+        Self(readiness)
     }
 }
 
@@ -127,12 +142,12 @@ impl health_server::Health for Health {
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Updates>, Status> {
         // On the admin port connections have no end of their own.
-        let ending =
-            request.extensions().get::<Arc<Connection>>().map(|all| all.ending.clone()).unwrap_or_default();
+        let shutdown =
+            request.extensions().get::<Arc<Connection>>().map(|all| all.shutdown.clone()).unwrap_or_default();
         let watch = Watch {
             service: request.into_inner().service,
             state: self.0.0.subscribe(),
-            ending,
+            shutdown,
             told: None,
             ended: false,
         };
@@ -147,7 +162,7 @@ fn answer(status: ServingStatus) -> HealthCheckResponse {
 struct Watch {
     service: String,
     state: watch::Receiver<State>,
-    ending: Ending,
+    shutdown: ShutdownSignal,
     told: Option<ServingStatus>,
     ended: bool,
 }
@@ -178,7 +193,7 @@ impl Watch {
         tokio::select! {
             changed = self.state.changed() => changed.is_err().then_some(Cause::Draining),
             // A drain is told by `watches_end`, after the change that comes before it.
-            () = self.ending.begun() => match self.ending.cause() {
+            () = self.shutdown.cancelled() => match self.shutdown.cause() {
                 Some(Cause::Draining) | None => {
                     let changed = self.state.changed().await;
                     changed.is_err().then_some(Cause::Draining)

@@ -29,7 +29,7 @@ const BACKLOG: usize = 1024;
 
 /// What rules over the connections of one port.
 #[derive(Clone, Debug)]
-pub(super) struct Gate {
+pub(super) struct ConnectionLimiter {
     /// No new connections; those there are finish their calls and go.
     pub(super) leaving: CancellationToken,
     /// Connections end at once.
@@ -41,7 +41,7 @@ pub(super) struct Gate {
     spares: Spares,
 }
 
-impl Gate {
+impl ConnectionLimiter {
     pub(super) fn new(connections_max: usize) -> Self {
         Self {
             leaving: CancellationToken::new(),
@@ -87,15 +87,19 @@ impl Gate {
     }
 }
 
-/// Accepts until the gate is leaving. A connection over the cap is closed at once: its client then
+/// Accepts until the limiter is leaving. A connection over the cap is closed at once: its client then
 /// knows, and may try another replica.
-pub(super) async fn accept<S, F>(listener: TcpListener, gate: Gate, counts: &'static Connections, serve: S)
-where
-    S: Fn(TcpStream, Gate) -> F + Send + 'static,
+pub(super) async fn accept<S, F>(
+    listener: TcpListener,
+    limiter: ConnectionLimiter,
+    counts: &'static Connections,
+    serve: S,
+) where
+    S: Fn(TcpStream, ConnectionLimiter) -> F + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
     let admit = |stream: TcpStream| {
-        let Ok(permit) = Arc::clone(&gate.free).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&limiter.free).try_acquire_owned() else {
             counts.over_cap.inc();
             debug!(peer = ?stream.peer_addr(), "connection over the cap closed");
             return;
@@ -106,8 +110,8 @@ where
         }
         counts.accepted.inc();
         let open = counts.active.hold();
-        let (served, spares) = (serve(stream, gate.clone()), gate.spares.clone());
-        gate.tasks.spawn(async move {
+        let (served, spares) = (serve(stream, limiter.clone()), limiter.spares.clone());
+        limiter.tasks.spawn(async move {
             served.await;
             spares.refill();
             drop((permit, open));
@@ -117,18 +121,18 @@ where
     loop {
         let accepted = tokio::select! {
             biased;
-            () = gate.leaving.cancelled() => break,
+            () = limiter.leaving.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) if concerns_one_connection(&error) => continue,
-            Err(error) if concerns_files(&error) && gate.spares.release() => continue,
+            Err(error) if concerns_files(&error) && limiter.spares.release() => continue,
             Err(error) => {
                 counts.system.inc();
                 warn!(%error, backoff_ms = backoff.as_millis() as u64, "accepting a connection");
                 tokio::select! {
-                    () = gate.leaving.cancelled() => break,
+                    () = limiter.leaving.cancelled() => break,
                     () = tokio::time::sleep(backoff) => {}
                 }
                 backoff = (backoff * 2).min(BACKOFF_MAX);

@@ -16,21 +16,21 @@ mod identity;
 mod linger;
 mod listener;
 mod observe;
-mod partial;
 mod preface;
 mod read_on;
+mod receive_budget;
 mod request;
 mod residents;
 mod routes;
 mod sample;
 mod signals;
 mod socket;
+mod stop_on_shutdown;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod until;
 
-pub use health::Board;
+pub use health::Readiness;
 pub use signals::shutdown_on_signals;
 pub use tls::Tls;
 
@@ -49,7 +49,7 @@ use crate::storage::{self, Log, OpenError};
 use crate::telemetry::{METRICS, State, trace};
 use crate::topic::Topics;
 use files::Spares;
-use listener::Gate;
+use listener::ConnectionLimiter;
 
 /// Descriptors put aside for probes: liveness and readiness at once, of two who ask.
 const ADMIN_SPARES: usize = 4;
@@ -97,7 +97,7 @@ pub struct Running {
     grpc: SocketAddr,
     admin: SocketAddr,
     tls: Option<Tls>,
-    board: Board,
+    readiness: Readiness,
     shutdown: CancellationToken,
     supervisor: Option<JoinHandle<Result<(), Error>>>,
 }
@@ -123,15 +123,15 @@ pub async fn run(mut config: Config, shutdown: CancellationToken) -> Result<(), 
 /// # Errors
 /// A port could not be bound.
 pub async fn start(config: Config) -> Result<Running, Error> {
-    let (board, shutdown) = (Board::default(), CancellationToken::new());
-    let (reason, stop) = (board.reason().clone(), shutdown.clone());
+    let (readiness, shutdown) = (Readiness::default(), CancellationToken::new());
+    let (reason, stop) = (readiness.reason().clone(), shutdown.clone());
     let open: Opener = Box::new(move |config| storage::open(config, &reason, &stop));
-    start_on(board, config, open, shutdown).await
+    start_on(readiness, config, open, shutdown).await
 }
 
 #[cfg(test)]
 async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
-    start_on(Board::default(), config, open, CancellationToken::new()).await
+    start_on(Readiness::default(), config, open, CancellationToken::new()).await
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
@@ -142,7 +142,7 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
 }
 
 async fn start_on(
-    board: Board,
+    readiness: Readiness,
     config: Config,
     open: Opener,
     shutdown: CancellationToken,
@@ -155,22 +155,23 @@ async fn start_on(
     let (admin_listener, admin) = bind(config.admin_listen).await?;
     let topics = Topics::new(&config);
 
-    let gate = Gate::new(config.connections_max);
-    let routes = routes::public(&config, &topics, &auth, &board);
+    let limiter = ConnectionLimiter::new(config.connections_max);
+    let routes = routes::public(&config, &topics, &auth, &readiness);
     let serve = connection::grpc(routes, &config, &topics, tls.clone());
-    gate.tasks.spawn(listener::accept(listener, gate.clone(), &METRICS.connections, serve));
+    limiter.tasks.spawn(listener::accept(listener, limiter.clone(), &METRICS.connections, serve));
     if let Some((tls, source)) = tls.clone().zip(source) {
-        let (leaving, interval) = (gate.leaving.clone(), config.reload_interval);
-        gate.tasks.spawn(async move { leaving.run_until_cancelled(tls.follow(source, interval)).await });
+        let (leaving, interval) = (limiter.leaving.clone(), config.reload_interval);
+        limiter.tasks.spawn(async move { leaving.run_until_cancelled(tls.follow(source, interval)).await });
     }
     if !auth.is_open() {
-        gate.tasks.spawn(identity::keep_fresh(auth, config.reload_interval, gate.leaving.clone()));
+        limiter.tasks.spawn(identity::keep_fresh(auth, config.reload_interval, limiter.leaving.clone()));
     }
-    let admin_gate = Gate::new(config.admin_connections_max.saturating_add(admin::LEAVING_MAX))
-        .with_spares(Spares::hold(ADMIN_SPARES));
-    let serve = admin::serve(&board, &config);
+    let admin_limiter =
+        ConnectionLimiter::new(config.admin_connections_max.saturating_add(admin::LEAVING_MAX))
+            .with_spares(Spares::hold(ADMIN_SPARES));
+    let serve = admin::serve(&readiness, &config);
     let counts = &METRICS.admin_connections;
-    admin_gate.tasks.spawn(listener::accept(admin_listener, admin_gate.clone(), counts, serve));
+    admin_limiter.tasks.spawn(listener::accept(admin_listener, admin_limiter.clone(), counts, serve));
     info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %grpc,
@@ -183,19 +184,25 @@ async fn start_on(
         "listening"
     );
 
-    let server =
-        Server { config, topics, board: board.clone(), gate, admin_gate, shutdown: shutdown.clone() };
+    let server = Server {
+        config,
+        topics,
+        readiness: readiness.clone(),
+        limiter,
+        admin_limiter,
+        shutdown: shutdown.clone(),
+    };
     let supervisor = Some(tokio::spawn(server.supervise(open)));
-    Ok(Running { grpc, admin, tls, board, shutdown, supervisor })
+    Ok(Running { grpc, admin, tls, readiness, shutdown, supervisor })
 }
 
 /// What the supervisor holds.
 struct Server {
     config: Config,
     topics: Topics,
-    board: Board,
-    gate: Gate,
-    admin_gate: Gate,
+    readiness: Readiness,
+    limiter: ConnectionLimiter,
+    admin_limiter: ConnectionLimiter,
     shutdown: CancellationToken,
 }
 
@@ -203,7 +210,7 @@ impl Server {
     /// From recovery to the end.
     async fn supervise(self, open: Opener) -> Result<(), Error> {
         METRICS.life.enter(State::Starting);
-        sample::before_collecting(&self.config, &self.topics, &self.board);
+        sample::before_collecting(&self.config, &self.topics, &self.readiness);
         let begun = Instant::now();
         let config = self.config.clone();
         let mut opening = tokio::task::spawn_blocking(move || open(&config));
@@ -221,7 +228,7 @@ impl Server {
         };
         self.topics.open(Arc::clone(&log));
         METRICS.storage.recovery_us.set(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
-        self.board.serve();
+        self.readiness.serve();
         METRICS.life.enter(State::Serving);
         let sampling = sample::spawn(&self.config, Arc::clone(&log));
         info!("serving");
@@ -238,8 +245,8 @@ impl Server {
                 storage::Health::Closed => None,
             };
             if let Some((serves, reason)) = serves {
-                self.board.reason().set(reason);
-                self.board.storage_serves(serves);
+                self.readiness.reason().set(reason);
+                self.readiness.storage_serves(serves);
                 METRICS.storage.failed.set(u64::from(!serves));
             }
             tokio::select! {
@@ -280,9 +287,9 @@ impl Running {
     /// # Errors
     /// The log could not be opened.
     pub async fn ready(&mut self) -> Result<(), Error> {
-        let board = self.board.clone();
+        let readiness = self.readiness.clone();
         tokio::select! {
-            () = board.ready() => Ok(()),
+            () = readiness.ready() => Ok(()),
             ended = self.ended() => ended,
         }
     }

@@ -13,27 +13,18 @@ use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
 use tracing::warn;
 
-use super::health::{Board, Health};
+use super::health::{Health, Readiness};
 use super::identity::Identified;
-use super::until::UntilEnding;
+use super::stop_on_shutdown::StopOnShutdown;
 use crate::auth::Auth;
 use crate::config::Config;
 use crate::proto;
-use crate::service::{Administration, Bare, Deadlines, ENCODINGS, Served, Streams, Tutorial};
-use crate::topic::{Ending, Topics};
+use crate::service::{Administration, Deadlines, ENCODINGS, Served, Streams, Tutorial, Unpackaged};
+use crate::topic::{ShutdownSignal, Topics};
 use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
 use crate::wire::stubs::example::my_service_server::MyServiceServer;
 use crate::wire::stubs::v1::stream_service_server::StreamServiceServer;
 use crate::wire::stubs::v1::topic_service_server::TopicServiceServer;
-
-/// Every service of the gRPC port, by the names health answers for.
-pub(super) const SERVICES: [&str; 5] = [
-    <StreamServiceServer<Streams> as NamedService>::NAME,
-    <TopicServiceServer<Administration> as NamedService>::NAME,
-    <ExampleServiceServer<Tutorial> as NamedService>::NAME,
-    <MyServiceServer<Tutorial> as NamedService>::NAME,
-    <HealthServer<Health> as NamedService>::NAME,
-];
 
 /// Most bytes of a message to the tutorial's services, to reflection and to health: tonic keeps a call's largest message,
 /// and an answer may repeat it, for as long as the call lasts, and nothing counts that but the calls.
@@ -82,26 +73,34 @@ impl Service<Request<Body>> for Paths {
 }
 
 /// The gRPC port.
-pub(super) fn public(config: &Config, topics: &Topics, auth: &Auth, board: &Board) -> Identified<Services> {
+pub(super) fn public(
+    config: &Config,
+    topics: &Topics,
+    auth: &Auth,
+    readiness: &Readiness,
+) -> Identified<Services> {
     let max = config.message_bytes_max;
     let streams = service!(StreamServiceServer(Streams::new(topics.clone(), auth.clone(), config)), max);
     let administration = Administration::new(topics.clone(), auth.clone());
-    let tutorial = Tutorial::new(topics.ending().clone());
+    let tutorial = Tutorial::new(topics.shutdown_signal().clone());
     let small = max.min(SMALL_BYTES_MAX);
     let example = service!(ExampleServiceServer(tutorial.clone()), small);
     let tutorial = service!(MyServiceServer(tutorial), small);
     let routes = Routes::new(Served(service!(TopicServiceServer(administration), max)))
-        .add_service(Served(Bare(example.clone())))
+        .add_service(Served(Unpackaged(example.clone())))
         .add_service(Served(example))
-        .add_service(UntilEnding::new(Served(Bare(tutorial.clone())), topics.ending().clone()))
-        .add_service(UntilEnding::new(Served(tutorial), topics.ending().clone()))
-        .add_service(HealthServer::new(Health::new(board.clone())).max_decoding_message_size(small));
-    let routes = if config.reflection { with_reflection(routes, topics.ending()) } else { routes };
+        .add_service(StopOnShutdown::new(
+            Served(Unpackaged(tutorial.clone())),
+            topics.shutdown_signal().clone(),
+        ))
+        .add_service(StopOnShutdown::new(Served(tutorial), topics.shutdown_signal().clone()))
+        .add_service(HealthServer::new(Health::new(readiness.clone())).max_decoding_message_size(small));
+    let routes = if config.reflection { with_reflection(routes, topics.shutdown_signal()) } else { routes };
     let services = Paths { streams: Served(streams), others: routes.prepare() };
     Identified::new(Deadlines(services), auth.clone())
 }
 
-fn with_reflection(mut routes: Routes, ending: &Ending) -> Routes {
+fn with_reflection(mut routes: Routes, shutdown: &ShutdownSignal) -> Routes {
     let builder = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)
@@ -110,10 +109,13 @@ fn with_reflection(mut routes: Routes, ending: &Ending) -> Routes {
     match (builder().build_v1(), builder().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => {
             routes = routes
-                .add_service(UntilEnding::new(v1.max_decoding_message_size(SMALL_BYTES_MAX), ending.clone()))
-                .add_service(UntilEnding::new(
+                .add_service(StopOnShutdown::new(
+                    v1.max_decoding_message_size(SMALL_BYTES_MAX),
+                    shutdown.clone(),
+                ))
+                .add_service(StopOnShutdown::new(
                     v1alpha.max_decoding_message_size(SMALL_BYTES_MAX),
-                    ending.clone(),
+                    shutdown.clone(),
                 ));
         }
         // The descriptors are compiled in, and a test serves them.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tracing::debug;
 
-use super::health::Board;
+use super::health::Readiness;
 use crate::config::Config;
 use crate::storage::Log;
 use crate::telemetry::{METRICS, TopicStats};
@@ -19,14 +19,14 @@ use crate::topic::Topics;
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Sets what is only known when somebody asks.
-pub(super) fn before_collecting(config: &Config, topics: &Topics, board: &Board) {
+pub(super) fn before_collecting(config: &Config, topics: &Topics, readiness: &Readiness) {
     METRICS.topics.limit(config.named_topics_max());
-    let (topics, board) = (topics.clone(), board.clone());
+    let (topics, readiness) = (topics.clone(), readiness.clone());
     let runtime = tokio::runtime::Handle::current();
     METRICS.before_collecting(move || {
         METRICS.tasks.set(runtime.metrics().num_alive_tasks() as u64);
         METRICS.publish.inflight.set(topics.inflight_bytes() as u64);
-        METRICS.life.ready.set(u64::from(board.is_ready()));
+        METRICS.life.ready.set(u64::from(readiness.is_ready()));
     });
 }
 

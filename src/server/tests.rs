@@ -138,11 +138,11 @@ async fn a_shutdown_during_recovery_ends_in_time_and_serves_nothing() {
         });
         let config = Config { drain_timeout: Duration::from_secs(1), ..config("unused".as_ref()) };
         let running = start_with(config, open).await.unwrap();
-        let (board, begun) = (running.board.clone(), Instant::now());
+        let (readiness, begun) = (running.readiness.clone(), Instant::now());
         running.shutdown();
         running.wait().await.unwrap();
         assert!(begun.elapsed() < Duration::from_millis(1500), "took {:?}", begun.elapsed());
-        assert!(format!("{board:?}").contains("serving: false"), "{board:?}");
+        assert!(format!("{readiness:?}").contains("serving: false"), "{readiness:?}");
     }
 }
 
@@ -253,7 +253,7 @@ async fn reflection_lists_every_service_in_both_versions() {
     use tonic_reflection::pb::{v1, v1alpha};
     let running = in_memory().await;
     let channel = channel(running.grpc_addr()).await;
-    let names = super::routes::SERVICES.map(str::to_owned);
+    let names = super::health::SERVICES.map(str::to_owned);
 
     let list = v1::server_reflection_request::MessageRequest::ListServices(String::new());
     let request = v1::ServerReflectionRequest { host: String::new(), message_request: Some(list) };

@@ -17,7 +17,7 @@ use super::expiry::Expiry;
 use super::status::Error;
 use crate::auth::{self, Action, Caller, SubscriptionPermit};
 use crate::record::TopicName;
-use crate::topic::{self, Cause, Connection, Ending};
+use crate::topic::{self, Cause, Connection, ShutdownSignal};
 
 /// How much calls' ages differ, so that those that began together do not end together.
 const AGE_JITTER: f64 = 0.1;
@@ -25,7 +25,7 @@ const AGE_JITTER: f64 = 0.1;
 /// One open call.
 #[derive(Debug)]
 pub(super) struct Call {
-    ending: Ending,
+    shutdown: ShutdownSignal,
     /// Until the call is as old as it may get; none where it may get as old as it likes.
     age: Option<Pin<Box<Sleep>>>,
     connection: Arc<Connection>,
@@ -56,7 +56,7 @@ impl Call {
         });
         let expiry = Expiry::of(&caller);
         Ok(Self {
-            ending: connection.ending.child(),
+            shutdown: connection.shutdown.child(),
             age,
             connection,
             caller,
@@ -69,8 +69,8 @@ impl Call {
     }
 
     /// Who publishes by it, and when it should end.
-    pub(super) fn caller_and_ending(&self) -> (Caller, Ending) {
-        (self.caller.clone(), self.ending.clone())
+    pub(super) fn caller_and_shutdown(&self) -> (Caller, ShutdownSignal) {
+        (self.caller.clone(), self.shutdown.clone())
     }
 
     /// What it came by.
@@ -109,8 +109,8 @@ impl Call {
         requests: &mut (impl Stream<Item = Result<R, Status>> + Unpin),
     ) -> Poll<Option<Result<R, Error>>> {
         self.poll(cx);
-        if self.begun.get_or_insert_with(|| Box::pin(self.ending.begun())).as_mut().poll(cx).is_ready()
-            && let Some(cause) = self.ending.cause()
+        if self.begun.get_or_insert_with(|| Box::pin(self.shutdown.cancelled())).as_mut().poll(cx).is_ready()
+            && let Some(cause) = self.shutdown.cause()
         {
             return Poll::Ready(Some(Err(topic::Error::from(cause).into())));
         }
@@ -120,19 +120,19 @@ impl Call {
     }
 
     /// Begins the end where the call's time has come. To be polled before anything that looks at
-    /// [`Self::ending`].
+    /// [`Self::shutdown`].
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         if let Some(age) = &mut self.age
             && age.as_mut().poll(cx).is_ready()
         {
             self.age = None;
-            self.ending.begin(Cause::MaxAge);
+            self.shutdown.cancel(Cause::MaxAge);
         }
         if let Some(expiry) = &mut self.expiry
             && expiry.poll(cx).is_ready()
         {
             self.expiry = None;
-            self.ending.begin(Cause::IdentityExpired);
+            self.shutdown.cancel(Cause::IdentityExpired);
         }
         self.poll_rules(cx);
     }
@@ -145,7 +145,7 @@ impl Call {
             self.rules_replaced = self.caller.rules_replaced().map(Box::pin);
             if !self.permitted.iter().all(|(action, topic)| self.caller.allows(*action, topic.as_str())) {
                 self.rules_replaced = None;
-                self.ending.begin(Cause::PermissionWithdrawn);
+                self.shutdown.cancel(Cause::PermissionWithdrawn);
             }
         }
     }

@@ -14,7 +14,7 @@ use tower::Service;
 
 use super::status::{Context as CallContext, status, with_details};
 use crate::proto::example;
-use crate::topic::{self, Ending};
+use crate::topic::{self, ShutdownSignal};
 use crate::wire::stubs::example::example_service_server::ExampleService;
 use crate::wire::stubs::example::my_service_server::MyService;
 
@@ -24,24 +24,24 @@ const NAMES_BYTES_MAX: usize = 16 << 10;
 /// Both services.
 #[derive(Clone, Debug, Default)]
 pub struct Tutorial {
-    ending: Ending,
+    shutdown: ShutdownSignal,
 }
 
 impl Tutorial {
     /// Its open calls end with the connection they are on, or with this.
     #[must_use]
-    pub const fn new(ending: Ending) -> Self {
-        Self { ending }
+    pub const fn new(shutdown: ShutdownSignal) -> Self {
+        Self { shutdown }
     }
 
-    fn ending<T>(&self, request: &Request<T>) -> Ending {
-        request.extensions().get().unwrap_or(&self.ending).clone()
+    fn shutdown<T>(&self, request: &Request<T>) -> ShutdownSignal {
+        request.extensions().get().unwrap_or(&self.shutdown).clone()
     }
 }
 
 /// Why a call ends before its client ended it.
-fn ended(ending: &Ending) -> Option<Status> {
-    let cause = ending.cause()?;
+fn ended(shutdown: &ShutdownSignal) -> Option<Status> {
+    let cause = shutdown.cause()?;
     Some(status(&topic::Error::from(cause).into(), &CallContext::default()))
 }
 
@@ -77,8 +77,8 @@ impl MyService for Tutorial {
         &self,
         request: Request<Streaming<example::MyRequest>>,
     ) -> Result<Response<example::MyResponse>, Status> {
-        let ending = self.ending(&request);
-        let mut requests = request.into_inner().take_until(Box::pin(ending.begun()));
+        let shutdown = self.shutdown(&request);
+        let mut requests = request.into_inner().take_until(Box::pin(shutdown.cancelled()));
         let (mut names, mut count) = (String::new(), 0_u64);
         while let Some(request) = requests.next().await {
             let name = request?.name;
@@ -91,7 +91,7 @@ impl MyService for Tutorial {
             names.push_str(&name);
             count += 1;
         }
-        if let Some(status) = requests.take_result().and_then(|()| ended(&ending)) {
+        if let Some(status) = requests.take_result().and_then(|()| ended(&shutdown)) {
             return Err(status);
         }
         Ok(Response::new(example::MyResponse { message: format!("Received {count} requests: {names}") }))
@@ -103,15 +103,15 @@ impl MyService for Tutorial {
         &self,
         request: Request<Streaming<example::MyRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        let ending = self.ending(&request);
-        let begun = ending.begun();
+        let shutdown = self.shutdown(&request);
+        let begun = shutdown.cancelled();
         let answers = request.into_inner().map(|request| {
             let answer = |request: example::MyRequest| example::MyResponse {
                 message: format!("Response for {}", request.name),
             };
             request.map(answer).map_err(with_details)
         });
-        let last = stream::once(async move { ended(&ending) });
+        let last = stream::once(async move { ended(&shutdown) });
         let last = last.filter_map(|status| std::future::ready(status.map(Err)));
         Ok(Response::new(Box::pin(answers.take_until(begun).chain(last))))
     }
@@ -119,19 +119,19 @@ impl MyService for Tutorial {
 
 /// Serves a service of package `example` under its bare name, as the tutorial's proto names no package.
 #[derive(Clone, Debug)]
-pub struct Bare<S>(pub S);
+pub struct Unpackaged<S>(pub S);
 
-impl NamedService for Bare<crate::wire::stubs::example::my_service_server::MyServiceServer<Tutorial>> {
+impl NamedService for Unpackaged<crate::wire::stubs::example::my_service_server::MyServiceServer<Tutorial>> {
     const NAME: &'static str = "MyService";
 }
 
 impl NamedService
-    for Bare<crate::wire::stubs::example::example_service_server::ExampleServiceServer<Tutorial>>
+    for Unpackaged<crate::wire::stubs::example::example_service_server::ExampleServiceServer<Tutorial>>
 {
     const NAME: &'static str = "ExampleService";
 }
 
-impl<S, B> Service<HttpRequest<B>> for Bare<S>
+impl<S, B> Service<HttpRequest<B>> for Unpackaged<S>
 where
     S: Service<HttpRequest<B>, Error = Infallible>,
 {

@@ -18,7 +18,7 @@ use crate::auth::{Action, Caller};
 use crate::proto::v1;
 use crate::record::{Batch, BatchLimits, Receipt, Scope, TopicName};
 use crate::storage::{BoxFuture, TopicLog};
-use crate::topic::{self, Connection, Ending, Notice, Publisher, Subscribe, Subscription, Unread};
+use crate::topic::{self, Connection, Notice, Publisher, ShutdownSignal, Subscribe, Subscription, Unread};
 use crate::wire::{ExchangeRequest, ExchangeResponse};
 
 pub(super) fn exchange(
@@ -104,7 +104,7 @@ where
                                 checked,
                                 window,
                                 call.connection(),
-                                call.caller_and_ending(),
+                                call.caller_and_shutdown(),
                             );
                             this.state = State::Resolving(Box::pin(resolving));
                             continue;
@@ -200,7 +200,7 @@ async fn resolve(
     checked: Checked,
     window: usize,
     connection: Arc<Connection>,
-    (caller, ending): (Caller, Ending),
+    (caller, shutdown): (Caller, ShutdownSignal),
 ) -> Result<Box<Running>, (Error, Context)> {
     let Checked { name, asked, merging, .. } = checked;
     let mut after = None;
@@ -216,18 +216,18 @@ async fn resolve(
             after = Some(asked);
         }
         Some((topic, asked)) => {
-            let subscribed = streams.subscription(&caller, &topic, asked, ending.clone()).await;
+            let subscribed = streams.subscription(&caller, &topic, asked, shutdown.clone()).await;
             subscription = Some(subscribed.map_err(about(topic.as_str()))?);
         }
     }
     let topic = streams.topic(&caller, &name).await.map_err(about(name.as_str()))?;
     let publisher = Publisher::new(&*topic, connection);
     if let Some(asked) = after {
-        let subscribed = streams.subscription(&caller, &name, asked, ending.clone()).await;
+        let subscribed = streams.subscription(&caller, &name, asked, shutdown.clone()).await;
         subscription = Some(subscribed.map_err(about(name.as_str()))?);
     }
     let scope = request::scope(&caller);
-    let intake = Intake::new(publisher, window, (caller, ending));
+    let intake = Intake::new(publisher, window, (caller, shutdown));
     let log = subscription.as_ref().map(Subscription::log);
     let (failed, end_told, receipts) = (None, false, Vec::new());
     Ok(Box::new(Running { name, scope, intake, subscription, log, failed, end_told, receipts, merging }))

@@ -68,12 +68,12 @@ async fn begin(
     let begun = async {
         let name = request::topic("publish.topic", &topic)?;
         call.permit(Action::Publish, &name)?;
-        let (caller, ending) = call.caller_and_ending();
+        let (caller, shutdown) = call.caller_and_shutdown();
         let scope = request::scope(&caller);
         let batch = check(streams, first, 1, &name, (scope, &call_trace))?;
         let topic = streams.topic(&caller, &name).await?;
         let publisher = Publisher::new(&*topic, call.connection());
-        let mut intake = Intake::new(publisher, streams.window(0), (caller, ending));
+        let mut intake = Intake::new(publisher, streams.window(0), (caller, shutdown));
         let counts = VecDeque::from([batch.count()]);
         intake.take(batch);
         Ok((

@@ -13,7 +13,7 @@ use super::quota::Quota;
 use super::status::Error;
 use crate::auth::Caller;
 use crate::record::{Batch, Position, Receipt};
-use crate::topic::{self, Cause, Ending, Publisher, Receipts};
+use crate::topic::{self, Cause, Publisher, Receipts, ShutdownSignal};
 
 /// Groups handed to the log in one poll before other tasks of this thread get their turn.
 const GROUPS_MAX: usize = 8;
@@ -47,12 +47,16 @@ pub(super) struct Intake {
     /// Whether the client may still be read from.
     reading: bool,
     quota: Quota,
-    ending: Ending,
+    shutdown: ShutdownSignal,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Intake {
-    pub(super) fn new(publisher: Publisher, window: usize, (caller, ending): (Caller, Ending)) -> Self {
+    pub(super) fn new(
+        publisher: Publisher,
+        window: usize,
+        (caller, shutdown): (Caller, ShutdownSignal),
+    ) -> Self {
         Self {
             unread: publisher.receipts(),
             publisher,
@@ -63,8 +67,8 @@ impl Intake {
             fault: None,
             reading: true,
             quota: Quota::new(caller),
-            ended: Box::pin(ending.begun()),
-            ending,
+            ended: Box::pin(shutdown.cancelled()),
+            shutdown,
         }
     }
 
@@ -170,10 +174,10 @@ impl Intake {
     }
 
     /// Why the call should end; where it should not, wakes once it should.
-    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Option<Cause> {
-        self.ending.cause().or_else(|| {
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Option<Cause> {
+        self.shutdown.cause().or_else(|| {
             let begun = self.ended.as_mut().poll(cx).is_ready();
-            self.ending.cause().filter(|_| begun)
+            self.shutdown.cause().filter(|_| begun)
         })
     }
 
@@ -186,7 +190,7 @@ impl Intake {
         S: Stream<Item = Result<R, Status>> + Unpin,
     {
         if self.reading
-            && let Some(cause) = self.poll_ending(cx)
+            && let Some(cause) = self.poll_shutdown(cx)
         {
             self.fail(Fault { number: None, error: topic::Error::from(cause).into() });
         }

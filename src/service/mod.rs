@@ -30,7 +30,7 @@ mod topics;
 pub use body::Beside;
 pub use compression::ENCODINGS;
 pub use deadline::Deadlines;
-pub use example::{Bare, Tutorial};
+pub use example::{Tutorial, Unpackaged};
 pub use expiry::Expiry;
 pub use fault::Served;
 pub use topics::Administration;
@@ -45,7 +45,7 @@ use crate::config::Config;
 use crate::proto::v1::{IngestResponse, SubscribeRequest};
 use crate::record::{BatchLimits, TopicName};
 use crate::storage::{BoxFuture, TopicLog};
-use crate::topic::{Connection, Ending, Subscribe, Subscription, Topics};
+use crate::topic::{Connection, ShutdownSignal, Subscribe, Subscription, Topics};
 use crate::wire::stubs::v1::stream_service_server::StreamService;
 use crate::wire::{ExchangeRequest, ExchangeResponse, SubscribeResponse};
 use crate::wire::{IngestRequest, PublishRequest, PublishResponse};
@@ -96,11 +96,11 @@ impl Streams {
         caller: &Caller,
         name: &TopicName,
         asked: Subscribe,
-        ending: Ending,
+        shutdown: ShutdownSignal,
     ) -> Result<Subscription, status::Error> {
         let creates = self.topics.creates_for(&asked);
         let _room = if creates { self.room(caller, Action::Subscribe, name).await? } else { None };
-        Ok(self.topics.subscribe(name, asked, ending).await?)
+        Ok(self.topics.subscribe(name, asked, shutdown).await?)
     }
 
     async fn room(

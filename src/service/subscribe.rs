@@ -41,8 +41,8 @@ async fn begin(
     let asked = request::subscribe(request, "")?;
     call.permit(Action::Subscribe, &name)?;
     call.subscribe()?;
-    let (caller, ending) = call.caller_and_ending();
-    streams.subscription(&caller, &name, asked, ending).await
+    let (caller, shutdown) = call.caller_and_shutdown();
+    streams.subscription(&caller, &name, asked, shutdown).await
 }
 
 /// The messages of one subscription.

@@ -1,13 +1,13 @@
 //! What the calls of one connection have in common.
 //! Never: knows a socket.
 
-use super::{Admission, Deliveries, Ending};
+use super::{Admission, Deliveries, ShutdownSignal};
 
 /// What the calls of one connection have in common.
 #[derive(Debug)]
 pub struct Connection {
     /// When they should end.
-    pub ending: Ending,
+    pub shutdown: ShutdownSignal,
     /// What they may have in flight together.
     pub admission: Admission,
     /// What their answers may have unread together.

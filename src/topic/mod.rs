@@ -4,12 +4,12 @@
 mod admission;
 mod connection;
 mod deliveries;
-mod ending;
 mod error;
 mod limit;
 #[cfg(test)]
 pub(crate) mod memory;
 mod publisher;
+mod shutdown;
 mod start;
 mod subscription;
 #[cfg(test)]
@@ -19,10 +19,10 @@ mod topics;
 pub use admission::{Admission, Permit};
 pub use connection::Connection;
 pub use deliveries::{Deliveries, FRAME_MAX, Kept, Pieces, Receipts, Source, Unread};
-pub use ending::{Cause, Ending};
 pub use error::Error;
 pub use limit::ReadLimit;
 pub use publisher::{Publisher, publish};
+pub use shutdown::{Cause, ShutdownSignal};
 pub use start::{From, OutOfRange, Subscribe};
 pub use subscription::{Delivery, Notice, Subscription};
 pub use topics::Topics;

@@ -15,7 +15,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::limit::{self, Remaining};
 use super::start::{self, Subscribe};
-use super::{Cause, Ending, Error, OutOfRange, Topics};
+use super::{Cause, Error, OutOfRange, ShutdownSignal, Topics};
 use crate::record::block::Blocks;
 use crate::record::walk::Malformed;
 use crate::record::{Offset, Position, UnixMicros};
@@ -74,7 +74,7 @@ impl Notice {
 pub struct Subscription {
     topics: Topics,
     topic: Arc<dyn TopicLog>,
-    ending: Ending,
+    shutdown: ShutdownSignal,
     next: Offset,
     /// What was stored before this is left out, until the first batch that was not.
     not_before: Option<UnixMicros>,
@@ -109,7 +109,7 @@ enum Work {
 /// What else a waiting subscription waits for.
 struct Rest {
     timer: Pin<Box<Sleep>>,
-    ending: Pin<Box<WaitForCancellationFutureOwned>>,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 /// A step of the loop: go round again, or hand this out.
@@ -123,7 +123,7 @@ impl Subscription {
         topics: Topics,
         topic: Arc<dyn TopicLog>,
         request: Subscribe,
-        ending: Ending,
+        shutdown: ShutdownSignal,
     ) -> Result<Self, Error> {
         let (next, gap) = start::resolve(&*topic, &request).await?;
         let limit =
@@ -134,7 +134,7 @@ impl Subscription {
         let mut subscription = Self {
             topics,
             topic,
-            ending,
+            shutdown,
             next,
             not_before: request.not_before(),
             out_of_range: request.out_of_range,
@@ -205,7 +205,7 @@ impl Subscription {
         if self.ended {
             return Step::Out(None);
         }
-        if let Some(cause) = self.ending.cause() {
+        if let Some(cause) = self.shutdown.cause() {
             if std::mem::replace(&mut self.end_told, true) {
                 return Step::Out(Some(Err(cause.into())));
             }
@@ -387,9 +387,9 @@ impl Subscription {
         let wake = until.map_or(self.due, |until| self.due.min(Instant::now() + until_left(until)));
         let rest = self.rest.get_or_insert_with(|| Rest {
             timer: Box::pin(tokio::time::sleep_until(wake)),
-            ending: Box::pin(self.ending.begun()),
+            shutdown: Box::pin(self.shutdown.cancelled()),
         });
-        if rest.ending.as_mut().poll(cx).is_ready() {
+        if rest.shutdown.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Step::Again);
         }
         // It may have been set before there was a time limit to wait for.

@@ -24,12 +24,15 @@ async fn served(config: Config) -> (Topics, Arc<MemoryLog>) {
 }
 
 async fn subscribe(topics: &Topics, start: Start) -> Subscription {
-    topics.subscribe(&name(), Subscribe::from(From::Start(start)), topics.ending().child()).await.unwrap()
+    topics
+        .subscribe(&name(), Subscribe::from(From::Start(start)), topics.shutdown_signal().child())
+        .await
+        .unwrap()
 }
 
 async fn limited(topics: &Topics, start: Start, limit: ReadLimit) -> Subscription {
     let request = Subscribe { limit, ..Subscribe::from(From::Start(start)) };
-    topics.subscribe(&name(), request, topics.ending().child()).await.unwrap()
+    topics.subscribe(&name(), request, topics.shutdown_signal().child()).await.unwrap()
 }
 
 async fn next(subscription: &mut Subscription) -> Delivery {
@@ -110,7 +113,8 @@ async fn silence_is_broken_by_heartbeats_with_jitter() {
         heartbeat_interval: Some(Duration::from_secs(10)),
         ..Subscribe::from(From::Start(Start::Latest))
     };
-    let mut subscription = topics.subscribe(&name(), request, topics.ending().child()).await.unwrap();
+    let mut subscription =
+        topics.subscribe(&name(), request, topics.shutdown_signal().child()).await.unwrap();
     next(&mut subscription).await;
     for _ in 0..5 {
         let before = tokio::time::Instant::now();
@@ -190,7 +194,7 @@ async fn a_start_out_of_range_follows_the_policy() {
     topics.trim(&name(), None, Offset::new(1)).await.unwrap();
     let ask = async |at, out_of_range| {
         let request = Subscribe { out_of_range, ..Subscribe::from(From::Start(Start::At(Offset::new(at)))) };
-        topics.subscribe(&name(), request, topics.ending().child()).await
+        topics.subscribe(&name(), request, topics.shutdown_signal().child()).await
     };
     for at in [0, 9] {
         let error = ask(at, OutOfRange::Fail).await.unwrap_err();
@@ -220,7 +224,8 @@ async fn trimming_under_a_reader_follows_the_policy() {
             log.topic("orders").put(&[value], TIME);
         }
         let request = Subscribe { out_of_range: policy, ..Subscribe::from(From::Start(Start::Earliest)) };
-        let mut subscription = topics.subscribe(&name(), request, topics.ending().child()).await.unwrap();
+        let mut subscription =
+            topics.subscribe(&name(), request, topics.shutdown_signal().child()).await.unwrap();
         topics.trim(&name(), None, Offset::new(2)).await.unwrap();
         let Some(first) = subscription.next().await else { panic!("goes on") };
         if policy == OutOfRange::Fail {
@@ -264,7 +269,9 @@ async fn positions_hold_for_their_epoch_only_and_create_nothing() {
         let name = TopicName::parse(name).unwrap();
         let topics = topics.clone();
         async move {
-            topics.subscribe(&name, Subscribe::from(From::Position(position)), topics.ending().child()).await
+            topics
+                .subscribe(&name, Subscribe::from(From::Position(position)), topics.shutdown_signal().child())
+                .await
         }
     };
     let mut resumed = at("orders", epoch, 1).await.unwrap();
@@ -290,7 +297,7 @@ async fn a_drain_tells_where_to_resume() {
     assert_eq!(error.unwrap().unwrap_err(), Error::Draining);
     assert!(end.is_none());
     let request = Subscribe::from(From::Start(Start::Earliest));
-    let late = topics.subscribe(&name(), request, topics.ending().child()).await;
+    let late = topics.subscribe(&name(), request, topics.shutdown_signal().child()).await;
     assert_eq!(late.err(), Some(Error::Draining));
     assert!(topics.get(&name()).await.is_ok(), "a call of one answer is served");
 }
@@ -315,8 +322,8 @@ async fn a_call_waits_for_a_server_that_starts_but_not_for_long() {
     starting.open(MemoryLog::new());
     early.await.unwrap().unwrap();
     let starting = Topics::new(&Config::default());
-    let ending = starting.clone();
-    let early = tokio::spawn(async move { ending.get(&name()).await.err() });
+    let closing = starting.clone();
+    let early = tokio::spawn(async move { closing.get(&name()).await.err() });
     tokio::task::yield_now().await;
     starting.drain();
     assert_eq!(early.await.unwrap(), Some(Error::Draining));
@@ -409,7 +416,7 @@ async fn a_read_creates_a_topic_only_where_it_waits_for_records() {
             let (topics, log) = (Topics::new(&config), MemoryLog::new());
             topics.open(Arc::clone(&log) as Arc<dyn Log>);
             let request = Subscribe { from, out_of_range, limit, heartbeat_interval: None };
-            let found = topics.subscribe(&name(), request, topics.ending().child()).await;
+            let found = topics.subscribe(&name(), request, topics.shutdown_signal().child()).await;
             let what = format!("{from:?} {out_of_range:?} {limit:?} {auto_create_on_subscribe}");
             assert_eq!(found.is_ok(), creates, "{what}");
             assert!(creates || found.err() == Some(storage::Error::TopicNotFound.into()), "{what}");

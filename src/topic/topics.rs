@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
-use super::{Admission, Cause, Connection, Deliveries, Ending, Error, Subscribe, Subscription};
+use super::{Admission, Cause, Connection, Deliveries, Error, ShutdownSignal, Subscribe, Subscription};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::{self, Log, Retention, Stored, TopicInfo, TopicLog};
@@ -41,7 +41,7 @@ impl Topics {
         Self(Arc::new(Inner {
             log: SetOnce::new(),
             connections: Arc::new(Connection {
-                ending: Ending::default(),
+                shutdown: ShutdownSignal::default(),
                 admission: Admission::new(config.inflight_bytes_max),
                 deliveries: Deliveries::new(config.delivery_bytes_max),
             }),
@@ -60,7 +60,7 @@ impl Topics {
     /// Shut down: subscriptions and streams of publishes are told to end. A call of one answer that comes
     /// on a connection not told yet is served, until the log closes.
     pub fn drain(&self) {
-        self.0.connections.ending.begin(Cause::Draining);
+        self.0.connections.shutdown.cancel(Cause::Draining);
     }
 
     /// Calls are cut off soon: those that wait for a storage which does not answer are told so.
@@ -94,8 +94,8 @@ impl Topics {
 
     /// The wish that every call end.
     #[must_use]
-    pub fn ending(&self) -> &Ending {
-        &self.0.connections.ending
+    pub fn shutdown_signal(&self) -> &ShutdownSignal {
+        &self.0.connections.shutdown
     }
 
     /// All connections together, for a call that comes by none.
@@ -148,7 +148,7 @@ impl Topics {
         }
         tokio::select! {
             log = self.0.log.wait() => Ok(log),
-            () = self.0.connections.ending.begun() => Err(Error::Draining),
+            () = self.0.connections.shutdown.cancelled() => Err(Error::Draining),
             () = tokio::time::sleep(STARTING_PATIENCE) => Err(Error::Starting),
         }
     }
@@ -193,7 +193,7 @@ impl Topics {
         Err(storage::Error::TopicNotFound.into())
     }
 
-    /// Starts a subscription, which ends with `ending` if not before.
+    /// Starts a subscription, which ends with `shutdown` if not before.
     ///
     /// # Errors
     /// The topic or the start is not there, or the server is not serving.
@@ -201,25 +201,25 @@ impl Topics {
         &self,
         name: &TopicName,
         request: Subscribe,
-        ending: Ending,
+        shutdown: ShutdownSignal,
     ) -> Result<Subscription, Error> {
-        if let Some(cause) = self.0.connections.ending.cause() {
+        if let Some(cause) = self.0.connections.shutdown.cause() {
             return Err(cause.into());
         }
-        let begun = ending.begun();
+        let begun = shutdown.cancelled();
         let starting = async {
             let topic = if self.creates_for(&request) {
                 self.get_or_create(name).await?
             } else {
                 self.get(name).await?
             };
-            Subscription::start(self.clone(), topic, request, ending.clone()).await
+            Subscription::start(self.clone(), topic, request, shutdown.clone()).await
         };
         // A start waits for a storage that does not answer, and a call that ends does not.
         tokio::select! {
             biased;
             started = starting => started,
-            () = begun => Err(ending.cause().unwrap_or(Cause::Draining).into()),
+            () = begun => Err(shutdown.cause().unwrap_or(Cause::Draining).into()),
         }
     }
 

@@ -17,26 +17,26 @@ use tonic::server::NamedService;
 use tower::Service;
 
 use crate::service::{Expiry, status};
-use crate::topic::{self, Cause, Ending};
+use crate::topic::{self, Cause, ShutdownSignal};
 
 /// Wraps a service of tonic.
 #[derive(Clone, Debug)]
-pub(super) struct UntilEnding<S> {
+pub(super) struct StopOnShutdown<S> {
     service: S,
-    ending: Ending,
+    shutdown: ShutdownSignal,
 }
 
-impl<S> UntilEnding<S> {
-    pub(super) const fn new(service: S, ending: Ending) -> Self {
-        Self { service, ending }
+impl<S> StopOnShutdown<S> {
+    pub(super) const fn new(service: S, shutdown: ShutdownSignal) -> Self {
+        Self { service, shutdown }
     }
 }
 
-impl<S: NamedService> NamedService for UntilEnding<S> {
+impl<S: NamedService> NamedService for StopOnShutdown<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> Service<Request<Body>> for UntilEnding<S>
+impl<S> Service<Request<Body>> for StopOnShutdown<S>
 where
     S: Service<Request<Body>, Error = Infallible>,
 {
@@ -49,8 +49,8 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let ending = request.extensions().get().unwrap_or(&self.ending);
-        let begun = Box::pin(ending.begun());
+        let shutdown = request.extensions().get().unwrap_or(&self.shutdown);
+        let begun = Box::pin(shutdown.cancelled());
         let expiry = request.extensions().get().and_then(Expiry::of);
         self.service.call(request.map(|body| Body::new(Until { body, begun, expiry })))
     }

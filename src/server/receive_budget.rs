@@ -45,31 +45,31 @@ impl Counter {
 
 /// The server's budget.
 #[derive(Clone, Debug)]
-pub(super) struct Budget {
+pub(super) struct ReceiveBudget {
     total: Arc<Counter>,
     connection_max: usize,
 }
 
-impl Budget {
+impl ReceiveBudget {
     /// So many bytes on one connection, and so many on all together.
     pub(super) fn new(connection_max: usize, total_max: usize) -> Self {
         Self { total: Counter::new(total_max), connection_max }
     }
 
     /// A connection's part of it.
-    pub(super) fn share(&self) -> Share {
-        Share { connection: Counter::new(self.connection_max), total: Arc::clone(&self.total) }
+    pub(super) fn connection(&self) -> ConnectionBudget {
+        ConnectionBudget { connection: Counter::new(self.connection_max), total: Arc::clone(&self.total) }
     }
 }
 
 /// What the calls of one connection take from.
 #[derive(Clone, Debug)]
-pub(super) struct Share {
+pub(super) struct ConnectionBudget {
     connection: Arc<Counter>,
     total: Arc<Counter>,
 }
 
-impl Share {
+impl ConnectionBudget {
     fn take(&self, bytes: usize) -> bool {
         if !self.connection.take(bytes) {
             return false;
@@ -124,9 +124,9 @@ impl Framing {
 
 /// A request's body that counts.
 #[derive(Debug)]
-pub(super) struct Counted<B> {
+pub(super) struct CountedBody<B> {
     body: B,
-    share: Share,
+    budget: ConnectionBudget,
     framing: Framing,
     taken: usize,
     /// Of those, what is taken for headers. None where they did not fit.
@@ -136,38 +136,38 @@ pub(super) struct Counted<B> {
 /// Bytes of headers that every call may have uncounted: more than its metadata and a token take.
 const HEADERS_FREE: usize = 4096;
 
-impl<B> Counted<B> {
+impl<B> CountedBody<B> {
     /// A body that came with so many bytes of headers, which its call may keep for as long.
-    pub(super) fn new(body: B, share: Share, headers: usize) -> Self {
+    pub(super) fn new(body: B, budget: ConnectionBudget, headers: usize) -> Self {
         let long = headers.saturating_sub(HEADERS_FREE);
-        let headers = (long == 0 || share.take(long)).then_some(long);
-        Self { body, share, framing: Framing::default(), taken: headers.unwrap_or(0), headers }
+        let headers = (long == 0 || budget.take(long)).then_some(long);
+        Self { body, budget, framing: Framing::default(), taken: headers.unwrap_or(0), headers }
     }
 
     fn count(&mut self, bytes: &[u8]) -> Result<(), Status> {
         self.framing.follow(bytes);
         let partial = self.framing.partial + self.headers.unwrap_or(0);
         if partial > self.taken {
-            if !self.share.take(partial - self.taken) {
+            if !self.budget.take(partial - self.taken) {
                 return Err(Status::resource_exhausted(PARTLY_RECEIVED));
             }
         } else if partial < self.taken {
-            self.share.give_back(self.taken - partial);
+            self.budget.give_back(self.taken - partial);
         }
         self.taken = partial;
         Ok(())
     }
 }
 
-impl<B> Drop for Counted<B> {
+impl<B> Drop for CountedBody<B> {
     fn drop(&mut self) {
         if self.taken > 0 {
-            self.share.give_back(self.taken);
+            self.budget.give_back(self.taken);
         }
     }
 }
 
-impl<B> http_body::Body for Counted<B>
+impl<B> http_body::Body for CountedBody<B>
 where
     B: http_body::Body<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Unpin,
 {
@@ -203,7 +203,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::{Budget, Counted, Framing};
+    use super::{CountedBody, Framing, ReceiveBudget};
     use std::sync::atomic::Ordering;
 
     fn message(len: usize) -> Vec<u8> {
@@ -230,22 +230,23 @@ mod tests {
 
     #[test]
     fn a_connection_and_all_together_are_limited_and_what_ends_is_given_back() {
-        let budget = Budget::new(100, 150);
-        let (first, second) = (budget.share(), budget.share());
+        let budget = ReceiveBudget::new(100, 150);
+        let (first, second) = (budget.connection(), budget.connection());
         let partial = message(1000);
-        let mut calls: Vec<Counted<()>> = (0..2).map(|_| Counted::new((), first.clone(), 100)).collect();
+        let mut calls: Vec<CountedBody<()>> =
+            (0..2).map(|_| CountedBody::new((), first.clone(), 100)).collect();
         calls[0].count(&partial[..60]).unwrap();
         let status = calls[1].count(&partial[..60]).unwrap_err();
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
-        let mut third = Counted::new((), second.clone(), 0);
+        let mut third = CountedBody::new((), second.clone(), 0);
         third.count(&partial[..90]).unwrap();
         assert!(third.count(&partial[90..91]).is_err(), "151 of 150");
         drop(calls);
         third.count(&partial[91..100]).unwrap();
         drop(third);
-        let long = Counted::new((), first.clone(), super::HEADERS_FREE + 90);
+        let long = CountedBody::new((), first.clone(), super::HEADERS_FREE + 90);
         assert_eq!(first.connection.used.load(Ordering::Relaxed), 90);
-        let mut refused = Counted::new((), first.clone(), super::HEADERS_FREE + 11);
+        let mut refused = CountedBody::new((), first.clone(), super::HEADERS_FREE + 11);
         assert!(refused.headers.is_none(), "101 of 100");
         assert!(refused.count(&partial[..5]).is_ok());
         drop((long, refused));

@@ -1,5 +1,4 @@
-//! The wish that calls end, as calls see it: the server's, a connection's, a call's own.
-//! Never: decides when.
+//! The signal that calls should end, and why: of the whole server, of one connection, or of one call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -8,17 +7,17 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::Error;
 
-/// Why calls end that could have gone on.
+/// Reason why a call ends that could have gone on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Cause {
     /// The server is shutting down.
     Draining = 1,
-    /// The call, or its connection, is as old as it may get.
+    /// The call, or its connection, has reached its maximum age.
     MaxAge = 2,
-    /// The identity that the call was begun with has expired.
+    /// The identity that the call was started with has expired.
     IdentityExpired = 3,
-    /// The permission that the call was begun with was withdrawn.
+    /// The permission that the call was started with was withdrawn.
     PermissionWithdrawn = 4,
 }
 
@@ -37,34 +36,34 @@ impl From<Cause> for Error {
     }
 }
 
-/// Whether calls should end, and why; cheap to ask, and to wait for. Ends form a tree: what ends the
-/// server ends its connections, and what ends a connection ends its calls.
+/// Cancellation signal with a cause, cheap to check and to wait for. Signals form a tree: cancelling the server's
+/// cancels those of its connections, and cancelling a connection's cancels those of its calls.
 #[derive(Clone, Debug, Default)]
-pub struct Ending(Arc<Node>);
+pub struct ShutdownSignal(Arc<Node>);
 
 #[derive(Debug, Default)]
 struct Node {
-    /// A [`Cause`], or 0. Asked on every delivery, so without the token's lock.
+    /// A [`Cause`], or 0. Subscriptions load it for every delivery, so it does not take the token's lock.
     cause: AtomicU8,
     token: CancellationToken,
-    parent: Option<Ending>,
+    parent: Option<ShutdownSignal>,
 }
 
-impl Ending {
-    /// One that begins with this one, or before it by itself.
+impl ShutdownSignal {
+    /// Creates a signal that is cancelled together with this one, and that can be cancelled alone.
     #[must_use]
     pub fn child(&self) -> Self {
         let (token, parent) = (self.0.token.child_token(), Some(self.clone()));
         Self(Arc::new(Node { cause: AtomicU8::new(0), token, parent }))
     }
 
-    /// Begins it. There is no way back, and the first cause stays.
-    pub fn begin(&self, cause: Cause) {
+    /// Cancels the signal for good. The first cause stays.
+    pub fn cancel(&self, cause: Cause) {
         let _ = self.0.cause.compare_exchange(0, cause as u8, Ordering::Release, Ordering::Relaxed);
         self.0.token.cancel();
     }
 
-    /// Why it began; none while it has not.
+    /// Returns why the signal was cancelled, or `None` if it was not.
     #[must_use]
     pub fn cause(&self) -> Option<Cause> {
         let own = self.0.cause.load(Ordering::Acquire);
@@ -72,27 +71,27 @@ impl Ending {
         found.or_else(|| self.0.parent.as_ref().and_then(Self::cause))
     }
 
-    /// Resolves once it begins.
-    pub fn begun(&self) -> WaitForCancellationFutureOwned {
+    /// Waits until the signal is cancelled.
+    pub fn cancelled(&self) -> WaitForCancellationFutureOwned {
         self.0.token.clone().cancelled_owned()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Cause, Ending};
+    use super::{Cause, ShutdownSignal};
 
     #[tokio::test]
-    async fn what_ends_the_whole_ends_its_parts_and_not_the_other_way_round() {
-        let server = Ending::default();
+    async fn cancelling_a_signal_cancels_its_children_but_not_its_parent() {
+        let server = ShutdownSignal::default();
         let (connection, other) = (server.child(), server.child());
         let call = connection.child();
-        call.begin(Cause::MaxAge);
-        call.begun().await;
+        call.cancel(Cause::MaxAge);
+        call.cancelled().await;
         assert_eq!((call.cause(), connection.cause()), (Some(Cause::MaxAge), None));
-        server.begin(Cause::Draining);
-        other.child().begun().await;
-        let causes = [&connection, &other, &call].map(Ending::cause);
+        server.cancel(Cause::Draining);
+        other.child().cancelled().await;
+        let causes = [&connection, &other, &call].map(ShutdownSignal::cause);
         assert_eq!(causes, [Some(Cause::Draining), Some(Cause::Draining), Some(Cause::MaxAge)]);
     }
 }
