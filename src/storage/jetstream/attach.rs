@@ -11,7 +11,7 @@ use async_nats::jetstream::consumer::pull::Stream;
 use async_nats::jetstream::stream::Info;
 
 use super::ages::Ages;
-use super::group::Seen;
+use super::commit::Seen;
 use super::message::end_of;
 use super::names::Meta;
 use super::nats::unavailable;

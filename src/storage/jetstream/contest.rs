@@ -1,6 +1,6 @@
 //! Whether a replica appends by itself, or hands its batches to the one that keeps storing first: judged
-//! by who stored what in the topic, and how long a group takes.
-//! Never: needed for what is true; whoever appends, the sequence a group must follow decides.
+//! by who stored what in the topic, and how long a commit takes.
+//! Never: needed for what is true; whoever appends, the sequence a commit must follow decides.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use tokio::time::Instant;
 
 use super::bus::Address;
 
-/// So often in a row a group loses its place before its batches are handed over.
+/// So often in a row a commit loses its place before its batches are handed over.
 const LOSSES: u32 = 2;
-/// A rival that stored nothing of its own for so many times as long as a group takes is no rival any more.
+/// A rival that stored nothing of its own for so many times as long as a commit takes is no rival any more.
 const QUIET_FACTOR: u32 = 8;
 /// The same, at least and at most.
 const QUIET_MIN: Duration = Duration::from_millis(20);
 const QUIET_MAX: Duration = Duration::from_secs(1);
-/// How long a group takes before one was timed.
+/// How long a commit takes before one was timed.
 const TAKES_GUESS: Duration = Duration::from_millis(10);
 /// Most replicas of which it is remembered that they do not take batches.
 const AVOIDED_MAX: usize = 16;
@@ -28,12 +28,12 @@ pub struct Contest {
     rival: Option<(Address, Instant)>,
     handing: bool,
     avoided: Vec<(Address, Instant)>,
-    /// How long a group takes, on average.
+    /// How long a commit takes, on average.
     takes: Option<Duration>,
 }
 
 impl Contest {
-    /// How long a group takes.
+    /// How long a commit takes.
     #[must_use]
     pub fn takes(&self) -> Duration {
         self.takes.unwrap_or(TAKES_GUESS)
@@ -43,7 +43,7 @@ impl Contest {
         (self.takes() * QUIET_FACTOR).clamp(QUIET_MIN, QUIET_MAX)
     }
 
-    /// NATS answered to a group after so long.
+    /// NATS answered to a commit after so long.
     pub fn answered(&mut self, after: Duration) {
         self.takes = Some(self.takes.map_or(after, |takes| (takes * 7 + after) / 8));
     }
@@ -59,12 +59,12 @@ impl Contest {
         }
     }
 
-    /// Another's message took the place of a group of this replica.
+    /// Another's message took the place of a commit of this replica.
     pub fn lost(&mut self) {
         self.losses = self.losses.saturating_add(1);
     }
 
-    /// A group of this replica's own was stored.
+    /// A commit of this replica's own was stored.
     pub const fn won(&mut self) {
         self.losses = 0;
     }
@@ -115,7 +115,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// One that takes 10 ms for a group, and lost twice to a rival.
+    /// One that takes 10 ms for a commit, and lost twice to a rival.
     fn beaten(rival: Address, now: Instant) -> Contest {
         let mut contest = Contest::default();
         contest.answered(10 * MS);

@@ -1,4 +1,4 @@
-//! One group on its way to NATS, sent until the outcome is known.
+//! One commit on its way to NATS, sent until the outcome is known.
 //! Never: decides whether to go on.
 
 use std::future::Future;
@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
 
-use super::group::Group;
+use super::commit::Commit;
 use super::link::{Link, State};
 use super::nats::{Nats, unavailable};
 use super::topic::Topic;
@@ -23,14 +23,14 @@ use crate::telemetry::trace::Steps;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// The longest pause between two attempts.
 const PAUSE_MOST: Duration = Duration::from_secs(1);
-/// How long the first copy of an attempt is waited for alone, at least; then four times what a group takes.
+/// How long the first copy of an attempt is waited for alone, at least; then four times what a commit takes.
 /// A server that is about to stop, or a leader that is replaced, loses what it was sent just before.
 const COPY_AFTER: Duration = Duration::from_millis(250);
 /// The same beside it for each KiB: a slow connection is not made slower by copies.
 const COPY_AFTER_KIB: Duration = Duration::from_millis(4);
 /// Most copies of an attempt, each after twice the time.
 const COPIES_MAX: usize = 4;
-/// How long what took a group's place may take to be read, at first and at most.
+/// How long what took a commit's place may take to be read, at first and at most.
 const FORGOTTEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 
 /// What NATS answered.
@@ -50,14 +50,14 @@ pub enum Outcome {
     Nobody,
 }
 
-/// One group on its way.
+/// One commit on its way.
 pub struct Flight {
     /// What.
-    pub group: Group,
+    pub commit: Commit,
     topic: Arc<Topic>,
     attempts: u32,
     begun: Instant,
-    /// How long a group takes, usually.
+    /// How long a commit takes, usually.
     takes: Duration,
     /// Since when something else is to be in its place.
     taken: Option<Instant>,
@@ -69,11 +69,11 @@ pub struct Flight {
 }
 
 impl Flight {
-    /// Sends a group; one takes so long usually.
+    /// Sends a commit; one takes so long usually.
     #[must_use]
-    pub fn new(topic: &Arc<Topic>, group: Group, takes: Duration) -> Self {
+    pub fn new(topic: &Arc<Topic>, commit: Commit, takes: Duration) -> Self {
         let mut flight = Self {
-            group,
+            commit,
             topic: topic.clone(),
             attempts: 0,
             begun: Instant::now(),
@@ -141,7 +141,7 @@ impl Flight {
         };
         self.attempts += 1;
         let (topic, sent, doubtful) = (self.topic.clone(), self.sent.clone(), self.doubtful.clone());
-        let (headers, payload) = (self.group.headers(), self.group.payload.clone());
+        let (headers, payload) = (self.commit.headers(), self.commit.payload.clone());
         let kib = u32::try_from(payload.len() >> 10).unwrap_or(u32::MAX);
         let wait = COPY_AFTER.max(4 * self.takes) + COPY_AFTER_KIB * kib;
         self.answer = Some(Box::pin(async move {

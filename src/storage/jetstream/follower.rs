@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! stream ──feed──▶ seen (sequence, request ids) ──▶ cache, tail ──▶ subscribers
-//! queue ──build──▶ group ──publish, must follow `seen`──▶ stored: settled │ taken: read on, rebuild
+//! queue ──build──▶ commit ──publish, must follow `seen`──▶ stored: settled │ taken: read on, rebuild
 //! ```
-//! One group is in flight; what comes meanwhile makes the next one. The condition makes it safe to
-//! send a group again and again: at most one copy can follow `seen`, and whoever reads the message
+//! One commit is in flight; what comes meanwhile makes the next one. The condition makes it safe to
+//! send a commit again and again: at most one copy can follow `seen`, and whoever reads the message
 //! there knows by its nonce whose it is.
 //!
 //! Never: holds a lock over an await, or waits for anything but in [`Follower::step`].
@@ -30,9 +30,9 @@ use self::handing::HandedOver;
 use super::attach::{self, Attached, Lost};
 use super::bus::{Bus, Received};
 use super::cached::Cached;
+use super::commit::{Commit, Seen};
 use super::contest::Contest;
 use super::flight::{Flight, Outcome};
-use super::group::{Group, Seen};
 use super::handover::{Held, Why};
 use super::ids::Ids;
 use super::marks::Marks;
@@ -112,10 +112,10 @@ struct Follower {
     /// What another replica is to store; no flight meanwhile.
     handed: Option<HandedOver>,
     /// What was handed over or sent before, and may still be stored: made of the same appends.
-    open: Vec<Group>,
+    open: Vec<Commit>,
     /// What others handed over.
     held: Held,
-    /// Whether that goes first into the next group; it alternates.
+    /// Whether that goes first into the next commit; it alternates.
     held_first: bool,
     looking: Doing<Result<Option<Info>, Error>>,
     /// Where it is asked for the sake of conditions: how many appends waited then,
@@ -267,7 +267,7 @@ impl Follower {
         let nats = &self.topic.nats;
         let closing = nats.closing.is_cancelled() || nats.hurried.is_cancelled();
         let troubled = self.trouble.is_some_and(|since| closing || since.elapsed() >= PATIENCE);
-        // A group that NATS can be sent gets its time, however long the trouble has lasted: it ends it.
+        // A commit that NATS can be sent gets its time, however long the trouble has lasted: it ends it.
         let age = self.age();
         let late = age.is_none_or(|age| age >= PATIENCE);
         let closing_since = closing.then(|| *self.closing.get_or_insert_with(Instant::now));

@@ -1,5 +1,5 @@
-//! A group that another replica built and handed over, as a letter; and those that are held until they
-//! are stored within a group of this replica's own.
+//! A commit that another replica built and handed over, as a letter; and those that are held until they
+//! are stored within a commit of this replica's own.
 //! Never: handed on; a replica that cannot store it gives it back.
 
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use super::bus::{Address, Letter};
 use super::message::{HANDED_MAX, Head};
 use super::nats::Nats;
 
-/// The sequence up to which the group's batches were stored nowhere.
+/// The sequence up to which the commit's batches were stored nowhere.
 const BASE: &str = "Streamway-Base";
-/// Why a group is given back.
+/// Why a commit is given back.
 const BACK: &str = "Streamway-Back";
 
-/// Most bytes held for others by one replica, of all topics; one group is held whatever its size.
+/// Most bytes held for others by one replica, of all topics; one commit is held whatever its size.
 const BYTES_MAX: usize = 16 << 20;
 /// How long one is held: whoever handed it over has given up before.
 const HELD_MAX: Duration = Duration::from_secs(10);
 
-/// Why a group is given back.
+/// Why a commit is given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
     /// It cannot be stored as it is: what it repeats or follows is stored since, or is not known here.
@@ -56,7 +56,7 @@ impl Why {
     }
 }
 
-/// The letter that hands over a group.
+/// The letter that hands over a commit.
 #[must_use]
 pub fn letter(to: Address, head: &Head, base: u64, payload: Bytes) -> Letter {
     let mut headers = head.described();
@@ -76,13 +76,13 @@ pub fn back(to: Address, nonce: u64, why: Why) -> Letter {
 /// What a letter says.
 #[derive(Debug)]
 pub enum Content {
-    /// It hands over a group.
+    /// It hands over a commit.
     Handed(Parcel),
-    /// It gives back the group of its tag.
+    /// It gives back the commit of its tag.
     Back(Why),
 }
 
-/// A group that another replica built.
+/// A commit that another replica built.
 #[derive(Debug)]
 pub struct Parcel {
     /// Who built it.
@@ -130,7 +130,7 @@ impl Held {
         &self.0
     }
 
-    /// Holds a group, in place of an earlier one of the same replica. Answers whether there is room.
+    /// Holds a commit, in place of an earlier one of the same replica. Answers whether there is room.
     #[must_use]
     pub fn push(&mut self, mut parcel: Parcel, nats: &Arc<Nats>) -> bool {
         self.0.retain(|held| held.from != parcel.from);

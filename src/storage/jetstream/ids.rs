@@ -1,6 +1,6 @@
 //! The request ids that are stored in a topic (P5): those the follower sees stored, and, read before it
 //! appends anything, those stored in the window before.
-//! Never: decides what is a duplicate; a group is built on what is known here.
+//! Never: decides what is a duplicate; a commit is built on what is known here.
 
 use std::future::Future;
 use std::pin::Pin;

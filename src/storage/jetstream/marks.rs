@@ -1,4 +1,4 @@
-//! Which messages bear whose mark: a follower's own groups, and those that hold batches it handed over.
+//! Which messages bear whose mark: a follower's own commits, and those that hold batches it handed over.
 //!
 //! Batches that a follower hands over were stored nowhere up to a sequence that it had read, and while
 //! nobody knows what became of them it hands over the same again, or appends them itself. So of all that

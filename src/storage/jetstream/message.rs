@@ -1,7 +1,7 @@
-//! One message of a topic's stream: a group of batches, stored whole or not at all.
+//! One message of a topic's stream: a commit of batches, stored whole or not at all.
 //!
 //! ```text
-//! Nats-Expected-Last-Sequence: the sequence this group follows
+//! Nats-Expected-Last-Sequence: the sequence this commit follows
 //! Streamway-Group: <nonce> <time in µs> <records before it> <records> <CRC32C of the payload>
 //! Streamway-Ids:   <index>.<records>.<SHA-256/128 of a request_id>.<scope>.<CRC32C of what its records say>,…
 //!                  where there are any; the scope is empty without an identity. Earlier programs wrote
@@ -10,7 +10,7 @@
 //! Streamway-Handed: <address of a follower>.<nonce>.<index>,…    whose batches it stored, and where
 //! payload:         batches without their place (crate::record::unplaced)
 //! ```
-//! Never: decides what goes into a group.
+//! Never: decides what goes into a commit.
 
 use std::fmt::Write;
 
@@ -67,7 +67,7 @@ pub const fn sequence_of(offset: Offset) -> u64 {
     (offset.get() >> INDEX_BITS) + 1
 }
 
-/// A `request_id` stored with a group.
+/// A `request_id` stored with a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdEntry {
     /// Index of its batch's first record.
@@ -80,12 +80,12 @@ pub struct IdEntry {
     pub mark: Option<Mark>,
 }
 
-/// Most groups of others in one message: their places take less than a KiB of headers.
+/// Most commits of others in one message: their places take less than a KiB of headers.
 pub const HANDED_MAX: usize = 16;
 /// Most bytes one takes in the header: two numbers of 16 digits, an index, three separators.
 pub const HANDED_BYTES: usize = 16 + 16 + 4 + 3;
 
-/// A group that another replica built, stored within this message.
+/// A commit that another replica built, stored within this message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handed {
     /// Who built it.
@@ -133,7 +133,7 @@ impl Head {
         headers
     }
 
-    /// Of these headers, what does not depend on who stores the group, and where.
+    /// Of these headers, what does not depend on who stores the commit, and where.
     #[must_use]
     pub fn described(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -160,11 +160,11 @@ impl Head {
     /// What the headers of a message say; none where they are not ours.
     #[must_use]
     pub fn parse(headers: &HeaderMap) -> Option<Self> {
-        let mut group = headers.get(GROUP)?.as_str().split(' ');
-        let nonce = u64::from_str_radix(group.next()?, 16).ok()?;
-        let time = UnixMicros(group.next()?.parse().ok()?);
-        let (before, records) = (group.next()?.parse().ok()?, group.next()?.parse().ok()?);
-        let crc = u32::from_str_radix(group.next()?, 16).ok()?;
+        let mut commit = headers.get(GROUP)?.as_str().split(' ');
+        let nonce = u64::from_str_radix(commit.next()?, 16).ok()?;
+        let time = UnixMicros(commit.next()?.parse().ok()?);
+        let (before, records) = (commit.next()?.parse().ok()?, commit.next()?.parse().ok()?);
+        let crc = u32::from_str_radix(commit.next()?, 16).ok()?;
         let ids = match headers.get(IDS) {
             None => Vec::new(),
             Some(ids) => ids.as_str().split(',').map(parse_id).collect::<Option<_>>()?,

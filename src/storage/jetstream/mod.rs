@@ -1,10 +1,10 @@
 //! The JetStream engine: topics kept by a NATS cluster and shared by every replica of this server.
 //! docs/engines.md says what it promises, and what of NATS that needs.
 //!
-//! One stream a topic, one message a **group** of batches: whatever came while the group before was
+//! One stream a topic, one message a **commit** of batches: whatever came while the commit before was
 //! being stored, at most 1024 records. A record's offset is `(sequence - 1) << 10 | index`.
 //!
-//! Every group carries the sequence it must follow. So at most one copy of it can ever be stored,
+//! Every commit carries the sequence it must follow. So at most one copy of it can ever be stored,
 //! however often it is sent; whatever a replica checked against everything stored before (request
 //! ids, conditions, counts) holds; and nothing that was sent later can be stored before it. Message
 //! ids of NATS are not used: a clustered stream of 2.10 keeps the id of a message that it refused,
@@ -17,12 +17,12 @@ mod attach;
 mod bus;
 mod cached;
 mod claims;
+mod commit;
 mod connect;
 mod contest;
 mod cursor;
 mod flight;
 mod follower;
-mod group;
 mod handover;
 mod health;
 mod ids;

@@ -1,5 +1,5 @@
-//! How a follower appends: one group at a time, until it is known what became of it.
-//! Never: reads; what another stored in a group's place comes from the feed.
+//! How a follower appends: one commit at a time, until it is known what became of it.
+//! Never: reads; what another stored in a commit's place comes from the feed.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use tracing::{debug, error, warn};
 
 use super::Follower;
 use crate::storage::jetstream::attach;
+use crate::storage::jetstream::commit::{Basis, Built, build};
 use crate::storage::jetstream::flight::{Flight, Outcome};
-use crate::storage::jetstream::group::{Basis, Built, build};
 use crate::storage::jetstream::message::Message;
 use crate::storage::{Error, Stored};
 
-/// Bytes by which a group may grow where another stores it at its own time.
+/// Bytes by which a commit may grow where another stores it at its own time.
 const RESTAMPING: usize = 8 << 10;
 
 impl Follower {
@@ -51,7 +51,7 @@ impl Follower {
                 wall: topic.nats.clock.wall(),
                 steady: topic.nats.clock.steady(),
             };
-            let mut group = match build(&queue.appends, &basis) {
+            let mut commit = match build(&queue.appends, &basis) {
                 Built::Behind => {
                     // One that was asked before this came says nothing about it.
                     if self.asked.is_none() || self.looking.is_none() {
@@ -60,26 +60,26 @@ impl Follower {
                     }
                     return;
                 }
-                Built::Group(group) => group,
+                Built::Commit(commit) => commit,
             };
             // A condition is this replica's own to check.
-            alone = peer.is_some() && group.is_empty() && group.settles_nothing();
+            alone = peer.is_some() && commit.is_empty() && commit.settles_nothing();
             if alone {
                 continue;
             }
             // Whoever comes now is not among those it was asked for.
             (self.asked, self.certain) = (None, None);
             self.held_first = !self.held_first;
-            self.give_back_stale(&mut group);
-            if !group.is_empty() {
+            self.give_back_stale(&mut commit);
+            if !commit.is_empty() {
                 match peer {
-                    Some(peer) => self.hand_over(group, peer),
-                    None => self.flight = Some(Flight::new(&topic, group, self.contest.takes())),
+                    Some(peer) => self.hand_over(commit, peer),
+                    None => self.flight = Some(Flight::new(&topic, commit, self.contest.takes())),
                 }
                 return;
             }
-            let place = group.place();
-            group.settle(place, &mut queue.appends, None);
+            let place = commit.place();
+            commit.settle(place, &mut queue.appends, None);
         }
     }
 
@@ -92,22 +92,22 @@ impl Follower {
         }
     }
 
-    /// Takes in what NATS says of the group in flight.
+    /// Takes in what NATS says of the commit in flight.
     pub(super) fn answered(&mut self, outcome: Outcome) {
         let Some(flight) = &mut self.flight else { return };
         if let (Outcome::Stored(_) | Outcome::Taken(_), Some(after)) = (&outcome, flight.took()) {
             self.contest.answered(after);
         }
         match outcome {
-            Outcome::Stored(sequence) if sequence == flight.group.sequence() => {
-                let head = flight.group.head.headers(flight.group.after.sequence);
-                match Message::read(sequence, Some(&head), &flight.group.payload) {
+            Outcome::Stored(sequence) if sequence == flight.commit.sequence() => {
+                let head = flight.commit.head.headers(flight.commit.after.sequence);
+                match Message::read(sequence, Some(&head), &flight.commit.payload) {
                     Ok(message) => self.take(message, None),
                     Err(what) => error!(topic = %self.topic.name, reason = what, "memory is damaged"),
                 }
             }
             // The feed will bring what is there, and decides.
-            Outcome::Taken(last) if last >= flight.group.sequence() => flight.awaits_feed(),
+            Outcome::Taken(last) if last >= flight.commit.sequence() => flight.awaits_feed(),
             Outcome::Stored(sequence) | Outcome::Taken(sequence) => {
                 let name = &self.topic.name;
                 warn!(topic = %name, sequence, "NATS numbers messages anew: is it behind or was it reset?");
@@ -121,7 +121,7 @@ impl Follower {
                 if let Some(flight) = self.flight.take() {
                     let error = flight.refused(error);
                     let error = if self.open.is_empty() { error } else { may_be_stored(&error) };
-                    flight.group.fail(&mut self.topic.queue().appends, &error);
+                    flight.commit.fail(&mut self.topic.queue().appends, &error);
                 }
                 self.open.clear();
             }
@@ -130,7 +130,7 @@ impl Follower {
                 self.trouble.get_or_insert_with(Instant::now);
                 flight.again();
             }
-            // Said of conditions on a subject, which a group has none of.
+            // Said of conditions on a subject, which a commit has none of.
             Outcome::Racing => flight.again(),
             Outcome::Nobody => {
                 self.trouble.get_or_insert_with(Instant::now);
@@ -152,7 +152,7 @@ impl Follower {
         };
         if let Some(flight) = self.flight.take() {
             let error = if open.is_some() { &sent } else { error };
-            flight.group.fail(&mut queue.appends, error);
+            flight.commit.fail(&mut queue.appends, error);
         }
         for append in queue.appends.drain(..) {
             let is_open = open.is_some_and(|open| append.serial <= open);

@@ -1,7 +1,7 @@
 //! How a follower hands its batches to the one that stores first, and takes those of others.
 //!
 //! ```text
-//! lost twice ──build──▶ group ──letter──▶ the rival's group ──stored──▶ read: settled
+//! lost twice ──build──▶ commit ──letter──▶ the rival's commit ──stored──▶ read: settled
 //!                         └─ given back, undelivered, or not stored in time: appended here
 //! ```
 //! What was handed over was built on a sequence, as a flight is, and bears this follower's mark when it is
@@ -14,8 +14,8 @@ use tracing::debug;
 
 use super::Follower;
 use crate::storage::jetstream::bus::{Address, Received};
+use crate::storage::jetstream::commit::{Commit, Place};
 use crate::storage::jetstream::flight::Flight;
-use crate::storage::jetstream::group::{Group, Place};
 use crate::storage::jetstream::handover::{self, Content, Parcel, Why};
 use crate::storage::jetstream::marks::Standing;
 use crate::storage::jetstream::message::{Head, start_of};
@@ -23,18 +23,18 @@ use crate::storage::jetstream::queue::pop_if;
 use crate::storage::{Error, Stored};
 use crate::telemetry::trace::Steps;
 
-/// How long another replica has to store what was handed to it, beside four times what a group takes.
+/// How long another replica has to store what was handed to it, beside four times what a commit takes.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long one that did not is handed nothing more.
 const SILENT_PAUSE: Duration = Duration::from_secs(1);
 /// How long one that has no address yet, or none any more, is handed nothing.
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(50);
-/// Most groups of which it is not known what became; with more, nothing is handed over.
+/// Most commits of which it is not known what became; with more, nothing is handed over.
 const OPEN_MAX: usize = 32;
 
-/// A group on its way through another replica.
+/// A commit on its way through another replica.
 pub(super) struct HandedOver {
-    group: Group,
+    commit: Commit,
     to: Address,
     begun: Instant,
 }
@@ -48,11 +48,11 @@ impl Follower {
         Some(peer)
     }
 
-    /// Hands a group over.
-    pub(super) fn hand_over(&mut self, mut group: Group, to: Address) {
-        let payload = std::mem::take(&mut group.payload);
-        self.bus.send(handover::letter(to, &group.head, group.after.sequence, payload));
-        self.handed = Some(HandedOver { group, to, begun: Instant::now() });
+    /// Hands a commit over.
+    pub(super) fn hand_over(&mut self, mut commit: Commit, to: Address) {
+        let payload = std::mem::take(&mut commit.payload);
+        self.bus.send(handover::letter(to, &commit.head, commit.after.sequence, payload));
+        self.handed = Some(HandedOver { commit, to, begun: Instant::now() });
     }
 
     /// Takes a letter in.
@@ -60,7 +60,7 @@ impl Follower {
         match received {
             Received::Undelivered(nonce) => {
                 self.came_back(nonce, UNKNOWN_PAUSE);
-                self.open.retain(|group| group.head.nonce != nonce);
+                self.open.retain(|commit| commit.head.nonce != nonce);
             }
             Received::Letter(letter) => {
                 let (from, nonce) = (letter.who, letter.tag);
@@ -77,13 +77,13 @@ impl Follower {
         }
     }
 
-    /// A group is appended here again. Whoever gave it back may have had it on its way, and it is known until one of
+    /// A commit is appended here again. Whoever gave it back may have had it on its way, and it is known until one of
     /// both is stored.
     fn came_back(&mut self, nonce: u64, pause: Duration) {
-        if let Some(handed) = self.handed.take_if(|handed| handed.group.head.nonce == nonce) {
+        if let Some(handed) = self.handed.take_if(|handed| handed.commit.head.nonce == nonce) {
             debug!(topic = %self.topic.name, to = %handed.to, "what was handed over came back");
             self.contest.refused(handed.to, pause, Instant::now());
-            self.open.push(handed.group);
+            self.open.push(handed.commit);
         }
     }
 
@@ -127,8 +127,8 @@ impl Follower {
     }
 
     /// Gives back what cannot be stored as it is.
-    pub(super) fn give_back_stale(&mut self, group: &mut Group) {
-        for (from, nonce) in group.stale.drain(..) {
+    pub(super) fn give_back_stale(&mut self, commit: &mut Commit) {
+        for (from, nonce) in commit.stale.drain(..) {
             self.held.retain(|parcel| parcel.head.nonce != nonce);
             self.bus.send(handover::back(from, nonce, Why::Stale));
         }
@@ -146,33 +146,33 @@ impl Follower {
         if let Some(handed) = self.handed.take_if(|handed| handed.begun.elapsed() >= patience) {
             debug!(topic = %self.topic.name, to = %handed.to, "what was handed over is not stored in time");
             self.contest.refused(handed.to, SILENT_PAUSE, Instant::now());
-            self.open.push(handed.group);
+            self.open.push(handed.commit);
         }
     }
 
-    /// Settles what of this follower's own is in a stored message: the flight, or a group handed over. The
+    /// Settles what of this follower's own is in a stored message: the flight, or a commit handed over. The
     /// first that is stored ends all others.
     pub(super) fn decide(&mut self, sequence: u64, head: &Head) {
         let address = self.bus.address;
         let by_us = head.by == Some(address);
         let within = head.handed.iter().find(|handed| handed.from == address);
         self.held.retain(|parcel| head.handed.iter().all(|handed| handed.nonce != parcel.head.nonce));
-        let flight = self.flight.take_if(|flight| flight.group.sequence() <= sequence);
+        let flight = self.flight.take_if(|flight| flight.commit.sequence() <= sequence);
         let (mut settled, mut foreign) = (None, !by_us);
         if let Some(handed) = within {
-            let groups = self.handed.take().into_iter().map(|handed| (handed.group, Some(handed.begun)));
-            let mut groups = groups.chain(self.open.drain(..).map(|group| (group, None)));
-            let found = groups.find(|(group, _)| group.head.nonce == handed.nonce);
-            drop(groups);
-            if let Some((group, begun)) = found {
-                foreign = head.records > group.head.records;
+            let commits = self.handed.take().into_iter().map(|handed| (handed.commit, Some(handed.begun)));
+            let mut commits = commits.chain(self.open.drain(..).map(|commit| (commit, None)));
+            let found = commits.find(|(commit, _)| commit.head.nonce == handed.nonce);
+            drop(commits);
+            if let Some((commit, begun)) = found {
+                foreign = head.records > commit.head.records;
                 let base = start_of(sequence).plus(u64::from(handed.index));
                 let steps = begun.map(|begun| Steps {
                     taken: begun.into_std(),
                     written: None,
                     durable: std::time::Instant::now(),
                 });
-                settled = Some((group, Place { base, time: head.time }, steps));
+                settled = Some((commit, Place { base, time: head.time }, steps));
             }
         }
         if by_us || within.is_some() {
@@ -183,17 +183,17 @@ impl Follower {
         }
         if let Some(flight) = flight {
             // Somebody else's message in its place means that it is not, and will not be, stored.
-            if flight.group.sequence() == sequence && flight.group.head.nonce == head.nonce {
+            if flight.commit.sequence() == sequence && flight.commit.head.nonce == head.nonce {
                 self.contest.won();
-                let (place, steps) = (flight.group.place(), flight.steps());
-                settled = Some((flight.group, place, Some(steps)));
+                let (place, steps) = (flight.commit.place(), flight.steps());
+                settled = Some((flight.commit, place, Some(steps)));
             } else if foreign {
                 self.contest.lost();
             }
         }
-        if let Some((group, place, steps)) = settled {
+        if let Some((commit, place, steps)) = settled {
             self.trouble = None;
-            group.settle(place, &mut self.topic.queue().appends, steps);
+            commit.settle(place, &mut self.topic.queue().appends, steps);
         }
     }
 
@@ -218,8 +218,8 @@ impl Follower {
 
     /// The newest append of which something may be stored.
     pub(super) fn last_open(&self) -> Option<u64> {
-        let flight = self.flight.as_ref().filter(|flight| flight.was_sent()).map(|flight| &flight.group);
-        let handed = self.handed.as_ref().map(|handed| &handed.group);
-        flight.into_iter().chain(handed).chain(&self.open).filter_map(Group::last).max()
+        let flight = self.flight.as_ref().filter(|flight| flight.was_sent()).map(|flight| &flight.commit);
+        let handed = self.handed.as_ref().map(|handed| &handed.commit);
+        flight.into_iter().chain(handed).chain(&self.open).filter_map(Commit::last).max()
     }
 }

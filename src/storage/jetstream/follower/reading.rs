@@ -1,4 +1,4 @@
-//! How a follower reads: what the stream delivers goes into the cache, and decides about the group in flight.
+//! How a follower reads: what the stream delivers goes into the cache, and decides about the commit in flight.
 //! Never: sends anything.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tracing::{debug, error};
 use super::{Follower, PAUSE_MOST, TICK};
 use crate::record::UnixMicros;
 use crate::storage::jetstream::attach::Attached;
-use crate::storage::jetstream::group::Seen;
+use crate::storage::jetstream::commit::Seen;
 use crate::storage::jetstream::message::{Message, end_of, sequence_of};
 use crate::storage::jetstream::topic::micros;
 

@@ -79,7 +79,7 @@ impl Busy {
     }
 }
 
-/// A replica that stores one message after the other, until another hands it a group: that it gives back, as one does
+/// A replica that stores one message after the other, until another hands it a commit: that it gives back, as one does
 /// that stops, and stores in the same moment, as what was on its way. Answers the sequence.
 async fn store_and_give_back(log: &JetStreamLog, subject: &str) -> u64 {
     let mut bus = Bus::new(log.nats.client.clone());
@@ -91,7 +91,7 @@ async fn store_and_give_back(log: &JetStreamLog, subject: &str) -> u64 {
         let (mut bytes, mut handed, mut back) = (Vec::new(), Vec::new(), None);
         let records = match received {
             Ok(Received::Letter(letter)) => {
-                let Some(Content::Handed(parcel)) = handover::read(letter) else { panic!("no group") };
+                let Some(Content::Handed(parcel)) = handover::read(letter) else { panic!("no commit") };
                 let (from, nonce) = (parcel.from, parcel.head.nonce);
                 unplaced::restamp(&parcel.payload, time, &mut bytes).unwrap();
                 handed.push(Handed { from, nonce, index: 0 });

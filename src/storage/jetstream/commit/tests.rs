@@ -1,6 +1,6 @@
 //! Groups of one's own and of others, built, stored and settled without NATS.
 
-use super::{Address, Basis, Built, Group, Parcel, Seen, build};
+use super::{Address, Basis, Built, Commit, Parcel, Seen, build};
 use crate::record::{Batch, Epoch, Offset, Scope, UnixMicros};
 use crate::storage::conformance::batch;
 use crate::storage::jetstream::handover::{self, Content};
@@ -38,7 +38,7 @@ fn built(
     held: &[Parcel],
     for_other: bool,
     window: &Window,
-) -> Group {
+) -> Commit {
     let next = Offset::new(sequence << 10);
     let seen = Seen { sequence, next, records: 0, time: UnixMicros::now() };
     let basis = Basis {
@@ -54,15 +54,15 @@ fn built(
         held,
         held_first: true,
     };
-    let Built::Group(group) = build(queue, &basis) else { panic!("behind") };
-    group
+    let Built::Commit(commit) = build(queue, &basis) else { panic!("behind") };
+    commit
 }
 
 /// As the one it is handed to reads it.
-fn handed(group: &Group, from: Address) -> Parcel {
-    let mut letter = handover::letter(from, &group.head, group.after.sequence, group.payload.clone());
+fn handed(commit: &Commit, from: Address) -> Parcel {
+    let mut letter = handover::letter(from, &commit.head, commit.after.sequence, commit.payload.clone());
     letter.who = from;
-    let Some(Content::Handed(parcel)) = handover::read(letter) else { panic!("not a group") };
+    let Some(Content::Handed(parcel)) = handover::read(letter) else { panic!("not a commit") };
     parcel
 }
 
@@ -135,10 +135,10 @@ fn a_duplicate_is_answered_without_what_waits_behind_it() {
     let (first, mut answer) = waiting(0, vec![batch(&[1], 10).with_request_id("a").unwrap()]);
     let (second, _other) = waiting(1, vec![batch(&[2], 10)]);
     let mut queue = VecDeque::from([first, second]);
-    let group = built(&queue, 4, &[], false, &known);
-    assert!(group.is_empty());
-    let place = group.place();
-    group.settle(place, &mut queue, None);
+    let commit = built(&queue, 4, &[], false, &known);
+    assert!(commit.is_empty());
+    let place = commit.place();
+    commit.settle(place, &mut queue, None);
     assert!(answer.try_recv().unwrap().receipts[0].duplicate);
     assert_eq!(built(&queue, 4, &[], false, &known).head.records, 1);
 }

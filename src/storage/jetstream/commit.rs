@@ -27,7 +27,7 @@ pub struct Seen {
     pub next: Offset,
     /// Records stored so far, counted from some point.
     pub records: u64,
-    /// When the newest group was stored.
+    /// When the newest commit was stored.
     pub time: UnixMicros,
 }
 
@@ -39,7 +39,7 @@ impl Seen {
     }
 }
 
-/// What the group is built on.
+/// What the commit is built on.
 #[derive(Debug)]
 pub struct Basis<'a> {
     /// The incarnation.
@@ -74,7 +74,7 @@ enum Verdict {
     Duplicate(window::Stored),
 }
 
-/// What becomes of one append in this group.
+/// What becomes of one append in this commit.
 #[derive(Debug)]
 struct Part {
     /// Which append.
@@ -100,7 +100,7 @@ impl Part {
     }
 }
 
-/// Where a group is stored.
+/// Where a commit is stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     /// The offset of its first record.
@@ -109,9 +109,9 @@ pub struct Place {
     pub time: UnixMicros,
 }
 
-/// A group that was built.
+/// A commit that was built.
 #[derive(Debug)]
-pub struct Group {
+pub struct Commit {
     /// What its message says.
     pub head: Head,
     /// The message's bytes.
@@ -120,7 +120,7 @@ pub struct Group {
     pub after: Seen,
     epoch: Epoch,
     parts: Vec<Part>,
-    /// Whose groups cannot be stored as they are, and their nonces.
+    /// Whose commits cannot be stored as they are, and their nonces.
     pub stale: Vec<(Address, u64)>,
 }
 
@@ -129,7 +129,7 @@ pub struct Group {
 #[expect(clippy::large_enum_variant, reason = "one at a time, on the stack; most are the large one")]
 pub enum Built {
     /// This.
-    Group(Group),
+    Commit(Commit),
     /// Nothing yet: a condition does not hold, but another replica may have moved the end.
     Behind,
 }
@@ -158,7 +158,7 @@ const fn is_condition(error: &Error) -> bool {
     matches!(error, Error::ExpectedOffset { .. })
 }
 
-/// Makes a group of what waits, as much as one message takes.
+/// Makes a commit of what waits, as much as one message takes.
 #[must_use]
 pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
     let time = basis.wall.max(basis.seen.time);
@@ -199,7 +199,7 @@ pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
     if !basis.held_first && (builder.records > 0 || !parts.iter().any(Part::settles)) {
         builder.add_held();
     }
-    Built::Group(builder.finish(parts))
+    Built::Commit(builder.finish(parts))
 }
 
 impl Builder<'_> {
@@ -234,10 +234,10 @@ impl Builder<'_> {
         }
         if let Some(expected) = batch.expected_offset() {
             let tail = seen.tail().plus(u64::from(self.records));
-            // Where nothing precedes it in the group, everything between two records is one place.
+            // Where nothing precedes it in the commit, everything between two records is one place.
             let least = if self.records == 0 { seen.next } else { tail };
             if !(least..=tail).contains(&expected) {
-                // Behind others of its group it is told once these are stored, which makes it true.
+                // Behind others of its commit it is told once these are stored, which makes it true.
                 let is_known = if self.records == 0 { certain } else { expected < tail };
                 if !is_known {
                     return Added::Behind;
@@ -245,7 +245,7 @@ impl Builder<'_> {
                 return Added::Refused(Error::ExpectedOffset { epoch: self.basis.epoch, tail });
             }
         }
-        // What needs nothing stored is answered first, however often the group loses its place.
+        // What needs nothing stored is answered first, however often the commit loses its place.
         if self.records == 0 && self.settles {
             return Added::Full;
         }
@@ -280,7 +280,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Adds a group of another replica, whole; none where it cannot be stored as it is.
+    /// Adds a commit of another replica, whole; none where it cannot be stored as it is.
     fn add_parcel(&mut self, Parcel { from, head, payload, .. }: &Parcel) -> Option<bool> {
         let Head { nonce, records, ids, .. } = head;
         if self.records + records > RECORDS_MAX
@@ -323,7 +323,7 @@ impl Builder<'_> {
         Some(true)
     }
 
-    fn finish(self, parts: Vec<Part>) -> Group {
+    fn finish(self, parts: Vec<Part>) -> Commit {
         let Self { basis, time, payload, ids, records, handed, stale, .. } = self;
         let head = Head {
             nonce: fastrand::u64(..),
@@ -335,11 +335,11 @@ impl Builder<'_> {
             by: Some(basis.by),
             handed,
         };
-        Group { head, payload: payload.into(), after: basis.seen, epoch: basis.epoch, parts, stale }
+        Commit { head, payload: payload.into(), after: basis.seen, epoch: basis.epoch, parts, stale }
     }
 }
 
-impl Group {
+impl Commit {
     /// Whether there is nothing to store: only duplicates and refusals.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -387,7 +387,7 @@ impl Group {
             Verdict::Placed { index, count } => {
                 receipt(place.base.plus(u64::from(index)), count, place.time, false)
             }
-            // It repeats another of this group.
+            // It repeats another of this commit.
             Verdict::Duplicate(stored) if stored.first >= own => {
                 let index = stored.first.get() - own.get();
                 receipt(place.base.plus(index), stored.count, place.time, true)
@@ -422,7 +422,7 @@ impl Group {
     pub fn fail(self, queue: &mut VecDeque<Append>, error: &Error) {
         for part in self.parts {
             let Some(append) = pop_if(queue, |append| append.serial == part.serial) else { continue };
-            // What was to be refused anyway is told why; a condition was judged by the group's own end.
+            // What was to be refused anyway is told why; a condition was judged by the commit's own end.
             append.answer(Some(match part.refused {
                 Some(refused) if part.verdicts.is_empty() && !is_condition(&refused) => refused,
                 _ => error.clone(),
