@@ -5,7 +5,7 @@ pub mod batch;
 pub mod block;
 mod content;
 mod names;
-pub mod unplaced;
+pub mod offsetless;
 pub mod walk;
 
 pub use batch::{Batch, BatchLimits, Violation};

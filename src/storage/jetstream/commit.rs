@@ -13,7 +13,7 @@ use super::handover::Parcel;
 use super::message::{HANDED_BYTES, HANDED_MAX, Handed, Head, ID_BYTES, IdEntry, digest, end_of, start_of};
 use super::names::RECORDS_MAX;
 use super::queue::{Append, pop_if};
-use crate::record::{Batch, Epoch, Offset, Position, Receipt, Scope, UnixMicros, unplaced};
+use crate::record::{Batch, Epoch, Offset, Position, Receipt, Scope, UnixMicros, offsetless};
 use crate::storage::Error;
 use crate::storage::window::{self, Mark, Owner, Window};
 use crate::telemetry::trace::Steps;
@@ -221,7 +221,7 @@ impl Builder<'_> {
             let what = "the batch changed in memory after it was received";
             return Added::Refused(Error::Damaged(what.into()));
         }
-        let bytes = unplaced::encoded_len(self.time, batch) + ID_BYTES;
+        let bytes = offsetless::encoded_len(self.time, batch) + ID_BYTES;
         let held = self.bytes();
         if self.records + batch.count() > RECORDS_MAX
             || (self.records > 0 && held + bytes > self.basis.bytes_max)
@@ -250,7 +250,7 @@ impl Builder<'_> {
             return Added::Full;
         }
         let (index, count) = (self.records, batch.count());
-        unplaced::encode(self.time, batch, &mut self.payload);
+        offsetless::encode(self.time, batch, &mut self.payload);
         self.records += count;
         if let Some((key, digest, scope)) = unknown {
             let content = batch.content();
@@ -301,7 +301,7 @@ impl Builder<'_> {
             return None;
         }
         let before = self.payload.len();
-        let restamped = unplaced::restamp(payload, self.time, &mut self.payload);
+        let restamped = offsetless::restamp(payload, self.time, &mut self.payload);
         let bytes = self.bytes() + ID_BYTES * ids.len() + HANDED_BYTES;
         let fits = self.records == 0 || bytes <= self.basis.bytes_max;
         if !fits || restamped != Ok(u64::from(*records)) {

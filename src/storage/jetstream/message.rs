@@ -8,7 +8,7 @@
 //!                  the first three, and read no more than these.
 //! Streamway-By:    <address of the follower that stored it>
 //! Streamway-Handed: <address of a follower>.<nonce>.<index>,…    whose batches it stored, and where
-//! payload:         batches without their place (crate::record::unplaced)
+//! payload:         batches without their offsets (crate::record::offsetless)
 //! ```
 //! Never: decides what goes into a commit.
 
@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use super::bus::Address;
 use super::names::{INDEX_BITS, RECORDS_MAX};
-use crate::record::unplaced::place;
+use crate::record::offsetless::assign_offsets;
 use crate::record::{Offset, Scope, UnixMicros};
 use crate::storage::tail::Run;
 use crate::storage::window::Mark;
@@ -222,35 +222,35 @@ impl Message {
             return Err(damaged("its checksum does not match"));
         }
         let first = start_of(sequence);
-        let placed = place(payload, first).map_err(|error| damaged(&error.to_string()))?;
-        if placed.records != u64::from(head.records) || placed.records == 0 {
+        let assigned = assign_offsets(payload, first).map_err(|error| damaged(&error.to_string()))?;
+        if assigned.records != u64::from(head.records) || assigned.records == 0 {
             return Err(damaged("it holds another number of records than it says"));
         }
         let run = Run {
             crc: head.crc,
-            batches: placed.batches,
-            blocks: placed.blocks,
+            batches: assigned.batches,
+            blocks: assigned.blocks,
             first,
             end: end_of(sequence),
             first_time: head.time,
             last_time: head.time,
         };
-        Ok(Self { next: first.plus(placed.records), head, run })
+        Ok(Self { next: first.plus(assigned.records), head, run })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Address, Handed, Head, ID_BYTES, IdEntry, Message, digest};
-    use crate::record::{Offset, Scope, UnixMicros, unplaced};
+    use crate::record::{Offset, Scope, UnixMicros, offsetless};
     use crate::storage::window::Mark;
     use crate::topic::memory::batch_of;
 
     #[test]
     fn a_message_is_read_as_it_was_written() {
         let mut payload = Vec::new();
-        unplaced::encode(UnixMicros(1_700_000_000_000_000), &batch_of(&["a", "b"]), &mut payload);
-        unplaced::encode(UnixMicros(1_700_000_000_000_000), &batch_of(&["c"]), &mut payload);
+        offsetless::encode(UnixMicros(1_700_000_000_000_000), &batch_of(&["a", "b"]), &mut payload);
+        offsetless::encode(UnixMicros(1_700_000_000_000_000), &batch_of(&["c"]), &mut payload);
         let marks = [None, Some(Scope::new([0xab; 16]))];
         let ids = (0..2).zip(marks).map(|(n, scope)| {
             let mark = scope.map(|scope| Mark { scope, content: 0xc0ffee });

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::proxy::Proxy;
 use super::{config, created, everything, open, put};
 use crate::config::Config;
-use crate::record::{Offset, Receipt, UnixMicros, unplaced};
+use crate::record::{Offset, Receipt, UnixMicros, offsetless};
 use crate::storage::conformance::{batch, name};
 use crate::storage::jetstream::JetStreamLog;
 use crate::storage::jetstream::bus::{Bus, Received};
@@ -93,13 +93,13 @@ async fn store_and_give_back(log: &JetStreamLog, subject: &str) -> u64 {
             Ok(Received::Letter(letter)) => {
                 let Some(Content::Handed(parcel)) = handover::read(letter) else { panic!("no commit") };
                 let (from, nonce) = (parcel.from, parcel.head.nonce);
-                unplaced::restamp(&parcel.payload, time, &mut bytes).unwrap();
+                offsetless::restamp(&parcel.payload, time, &mut bytes).unwrap();
                 handed.push(Handed { from, nonce, index: 0 });
                 back = Some(handover::back(from, nonce, Why::Stopping));
                 parcel.head.records
             }
             _ => {
-                unplaced::encode(time, &batch(&[payload()], 10), &mut bytes);
+                offsetless::encode(time, &batch(&[payload()], 10), &mut bytes);
                 1
             }
         };

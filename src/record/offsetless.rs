@@ -1,6 +1,5 @@
-//! A batch that does not know its place yet: what [`super::block`] writes, but for the offset. An
-//! engine whose store gives the offset keeps batches so, and each reader puts the offset before them.
-//! Never: accepts another layout than the one it writes.
+//! Batches without offsets: the layout of [`super::block`] without its `first_offset` field. An engine whose
+//! store assigns the offsets keeps batches in this form, and each reader inserts the offsets.
 
 use bytes::{BufMut, Bytes};
 
@@ -8,14 +7,14 @@ use super::block::{BATCHES_TAG, FIRST_OFFSET_TAG, PUBLISH_TIME_TAG, rest_len, va
 use super::walk::{Fields, Malformed, Value};
 use super::{Batch, Offset, UnixMicros};
 
-/// Bytes of a batch without its place.
+/// Encoded length of a batch without its offset, in bytes.
 #[must_use]
 pub fn encoded_len(time: UnixMicros, batch: &Batch) -> usize {
     let rest = rest_len(time, batch.records().len(), batch.traceparent().map_or(0, str::len));
     1 + varint_len(rest as u64) + rest
 }
 
-/// Appends a batch without its place to `out`.
+/// Appends a batch without its offset to `out`.
 pub fn encode(time: UnixMicros, batch: &Batch, out: &mut impl BufMut) {
     let trace = batch.traceparent().unwrap_or("").as_bytes();
     out.put_u8(BATCHES_TAG);
@@ -23,23 +22,23 @@ pub fn encode(time: UnixMicros, batch: &Batch, out: &mut impl BufMut) {
     write_rest(time, batch.records(), trace, out);
 }
 
-/// Appends batches without their place once more, as stored at another time. Answers how many records.
+/// Copies batches without offsets to `out` with another publish time, and returns the number of their records.
 ///
 /// # Errors
-/// They are not batches without their place.
-pub fn restamp(unplaced: &[u8], time: UnixMicros, out: &mut impl BufMut) -> Result<u64, Malformed> {
+/// `batches` is not a run of batches without offsets.
+pub fn restamp(batches: &[u8], time: UnixMicros, out: &mut impl BufMut) -> Result<u64, Malformed> {
     let mut records = 0;
-    for field in Fields::new(unplaced) {
+    for field in Fields::new(batches) {
         let field = field?;
         let (1, Value::Len(body)) = (field.number, field.value) else {
             return Err(Malformed("not a batch"));
         };
-        let mut inner = Fields::within(unplaced, body.clone());
+        let mut inner = Fields::within(batches, body.clone());
         let stamp = inner.next().ok_or(Malformed("an empty batch"))??;
-        if unplaced.get(body.start) != Some(&PUBLISH_TIME_TAG) {
+        if batches.get(body.start) != Some(&PUBLISH_TIME_TAG) {
             return Err(Malformed("a batch without its time"));
         }
-        let rest = &unplaced[stamp.at.end..body.end];
+        let rest = &batches[stamp.at.end..body.end];
         for field in inner {
             records += u64::from(field?.number == 3);
         }
@@ -50,34 +49,34 @@ pub fn restamp(unplaced: &[u8], time: UnixMicros, out: &mut impl BufMut) -> Resu
     Ok(records)
 }
 
-/// Batches that were given their place.
+/// A run of blocks made by [`assign_offsets`].
 #[derive(Clone, Debug)]
-pub struct Placed {
-    /// The blocks.
+pub struct Assigned {
+    /// Encoded blocks, end to end.
     pub blocks: Bytes,
-    /// How many batches.
+    /// Number of batches.
     pub batches: u32,
-    /// How many records.
+    /// Number of records.
     pub records: u64,
 }
 
-/// Gives batches their place: the first record of the first gets `first`, and so on without a gap.
+/// Makes blocks of batches without offsets: their records get the consecutive offsets from `first` on.
 ///
 /// # Errors
-/// They are not batches without their place.
-pub fn place(unplaced: &[u8], first: Offset) -> Result<Placed, Malformed> {
-    /// Bytes a head grows by at most: an offset, and a length that got longer.
+/// `batches` is not a run of batches without offsets.
+pub fn assign_offsets(batches: &[u8], first: Offset) -> Result<Assigned, Malformed> {
+    /// Most bytes a batch grows by: its offset, and a longer length prefix.
     const GROWTH: usize = 12;
-    /// A guess, for capacity alone.
+    /// Assumed size of a batch. It only determines the initial capacity.
     const BATCH_BYTES: usize = 256;
-    let mut blocks = Vec::with_capacity(unplaced.len() + GROWTH * (1 + unplaced.len() / BATCH_BYTES));
-    let (mut batches, mut records) = (0, 0);
-    for field in Fields::new(unplaced) {
+    let mut blocks = Vec::with_capacity(batches.len() + GROWTH * (1 + batches.len() / BATCH_BYTES));
+    let (mut count, mut records) = (0, 0);
+    for field in Fields::new(batches) {
         let field = field?;
         let (1, Value::Len(body)) = (field.number, field.value) else {
             return Err(Malformed("not a batch"));
         };
-        if unplaced.get(body.start) != Some(&PUBLISH_TIME_TAG) {
+        if batches.get(body.start) != Some(&PUBLISH_TIME_TAG) {
             return Err(Malformed("a batch without its time"));
         }
         let offset = first.plus(records);
@@ -86,50 +85,50 @@ pub fn place(unplaced: &[u8], first: Offset) -> Result<Placed, Malformed> {
         prost::encoding::encode_varint((head + body.len()) as u64, &mut blocks);
         blocks.put_u8(FIRST_OFFSET_TAG);
         prost::encoding::encode_varint(offset.get(), &mut blocks);
-        blocks.put_slice(&unplaced[body.clone()]);
-        for inner in Fields::within(unplaced, body) {
+        blocks.put_slice(&batches[body.clone()]);
+        for inner in Fields::within(batches, body) {
             records += u64::from(inner?.number == 3);
         }
-        batches += 1;
+        count += 1;
     }
-    // It may be kept: many small batches outgrow the guess, and a vector doubles.
+    // The blocks may be cached for long: many small batches outgrow the assumed size, and a vector doubles.
     if blocks.capacity() > blocks.len() + blocks.len() / 8 {
         blocks.shrink_to_fit();
     }
-    Ok(Placed { blocks: blocks.into(), batches, records })
+    Ok(Assigned { blocks: blocks.into(), batches: count, records })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{encode, encoded_len, place};
+    use super::{assign_offsets, encode, encoded_len};
     use crate::record::block::{self, records_fields};
     use crate::record::{Batch, BatchLimits, Offset, UnixMicros};
 
     #[test]
-    fn a_placed_batch_is_the_block_of_its_offset() {
+    fn a_batch_that_is_assigned_an_offset_is_the_block_of_that_offset() {
         let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let (mut unplaced, mut blocks, mut next) = (Vec::new(), Vec::new(), Offset::new((5 << 10) - 3));
+        let (mut encoded, mut blocks, mut next) = (Vec::new(), Vec::new(), Offset::new((5 << 10) - 3));
         let first = next;
         for (count, trace) in [(1_usize, ""), (3, trace), (200, "")] {
             let record = [0x12, 2, 7, 7];
             let fields = records_fields(std::iter::repeat_n(&record[..], count));
             let batch = Batch::check(fields, BatchLimits::default()).unwrap().with_traceparent(trace);
-            let (time, before) = (UnixMicros(1_700_000_000_123_456), unplaced.len());
-            encode(time, &batch, &mut unplaced);
-            assert_eq!(unplaced.len() - before, encoded_len(time, &batch));
+            let (time, before) = (UnixMicros(1_700_000_000_123_456), encoded.len());
+            encode(time, &batch, &mut encoded);
+            assert_eq!(encoded.len() - before, encoded_len(time, &batch));
             block::encode(next, time, &batch, &mut blocks);
             next = next.plus(count as u64);
         }
-        let placed = place(&unplaced, first).unwrap();
-        assert_eq!((&placed.blocks[..], placed.batches, placed.records), (&blocks[..], 3, 204));
+        let assigned = assign_offsets(&encoded, first).unwrap();
+        assert_eq!((&assigned.blocks[..], assigned.batches, assigned.records), (&blocks[..], 3, 204));
         let (early, mut late) = (UnixMicros(1), Vec::new());
-        assert_eq!(super::restamp(&unplaced, early, &mut late), Ok(204));
-        assert_ne!(late, unplaced);
+        assert_eq!(super::restamp(&encoded, early, &mut late), Ok(204));
+        assert_ne!(late, encoded);
         let mut again = Vec::new();
         assert_eq!(super::restamp(&late, UnixMicros(1_700_000_000_123_456), &mut again), Ok(204));
-        assert_eq!(again, unplaced);
+        assert_eq!(again, encoded);
         assert!(super::restamp(&blocks, early, &mut late).is_err());
-        assert!(place(&unplaced[..unplaced.len() - 1], first).is_err());
-        assert!(place(&blocks, first).is_err());
+        assert!(assign_offsets(&encoded[..encoded.len() - 1], first).is_err());
+        assert!(assign_offsets(&blocks, first).is_err());
     }
 }
