@@ -1,12 +1,11 @@
-//! A record on its way out, and a record seen in a delivery.
-//! Never: copies what was received.
+//! A record to publish, and a record of a delivery, which points into the received bytes.
 
 use bytes::{BufMut, Bytes};
-use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::error::Error;
 use crate::record::batch::RECORDS_TAG;
-use crate::record::walk::{Fields, Malformed, Value};
+use crate::record::protobuf::{bytes_len, field_len, put_bytes, put_time, put_varint, time_len};
+use crate::record::walk::{Fields, Malformed, Timestamp, Value};
 use crate::record::{Offset, UnixMicros};
 
 /// A record to publish.
@@ -44,64 +43,34 @@ impl Record {
     }
 
     fn body_len(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|header| bytes_len(header_len(header))).sum();
-        let time = self.event_time.map_or(0, |time| 2 + time_len(time));
-        field_len(&self.key) + field_len(&self.value) + headers + time
+        let headers: usize = self.headers.iter().map(|header| field_len(header_len(header))).sum();
+        let time = self.event_time.map_or(0, |time| field_len(time_len(time)));
+        bytes_len(&self.key) + bytes_len(&self.value) + headers + time
     }
 
     /// Bytes of the `records` field that [`Self::put_field`] writes.
     pub(crate) fn field_len(&self) -> usize {
-        bytes_len(self.body_len())
+        field_len(self.body_len())
     }
 
     /// Writes the record as one `records` field of a publish.
     pub(crate) fn put_field(&self, out: &mut impl BufMut) {
-        out.put_u8(RECORDS_TAG);
-        encode_varint(self.body_len() as u64, out);
+        put_varint(RECORDS_TAG, self.body_len() as u64, out);
         put_bytes(0x0a, &self.key, out);
         put_bytes(0x12, &self.value, out);
         for header in &self.headers {
-            out.put_u8(0x1a);
-            encode_varint(header_len(header) as u64, out);
+            put_varint(0x1a, header_len(header) as u64, out);
             put_bytes(0x0a, header.0.as_bytes(), out);
             put_bytes(0x12, header.1.as_bytes(), out);
         }
         if let Some(time) = self.event_time {
-            let (seconds, nanos) = time.parts();
-            out.put_u8(0x22);
-            encode_varint(time_len(time) as u64, out);
-            out.put_u8(0x08);
-            encode_varint(seconds, out);
-            out.put_u8(0x10);
-            encode_varint(u64::from(nanos), out);
+            put_time(0x22, time, out);
         }
     }
 }
 
-/// Bytes of a length-delimited field of this content, one-byte tag included.
-fn bytes_len(len: usize) -> usize {
-    1 + encoded_len_varint(len as u64) + len
-}
-
-fn field_len(content: &[u8]) -> usize {
-    if content.is_empty() { 0 } else { bytes_len(content.len()) }
-}
-
 fn header_len((key, value): &(String, String)) -> usize {
-    field_len(key.as_bytes()) + field_len(value.as_bytes())
-}
-
-fn time_len(time: UnixMicros) -> usize {
-    let (seconds, nanos) = time.parts();
-    2 + encoded_len_varint(seconds) + encoded_len_varint(u64::from(nanos))
-}
-
-fn put_bytes(tag: u8, content: &[u8], out: &mut impl BufMut) {
-    if !content.is_empty() {
-        out.put_u8(tag);
-        encode_varint(content.len() as u64, out);
-        out.put_slice(content);
-    }
+    bytes_len(key.as_bytes()) + bytes_len(value.as_bytes())
 }
 
 /// A record as received; slices of the delivery.
@@ -142,20 +111,14 @@ impl<'a> RecordRef<'a> {
     /// When the event happened, as the publisher says: seconds since 1970, and nanoseconds.
     #[must_use]
     pub fn event_time(&self) -> Option<(i64, u32)> {
-        let mut time = None;
+        let mut time: Option<Timestamp> = None;
         for field in Fields::new(self.encoded).map_while(Result::ok) {
             if let (4, Value::Len(range)) = (field.number, field.value) {
-                let (seconds, nanos) = time.get_or_insert((0, 0));
-                for part in Fields::within(self.encoded, range).map_while(Result::ok) {
-                    match (part.number, part.value) {
-                        (1, Value::Varint(value)) => *seconds = value as i64,
-                        (2, Value::Varint(value)) => *nanos = u32::try_from(value).unwrap_or(0),
-                        _ => {}
-                    }
-                }
+                // The server has checked it; of bytes that are damaged all the same, what can be read counts.
+                let _ = time.get_or_insert_default().merge(&self.encoded[range]);
             }
         }
-        time
+        time.map(|time| (time.seconds, u32::try_from(time.nanos).unwrap_or(0)))
     }
 }
 

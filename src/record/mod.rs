@@ -1,11 +1,11 @@
-//! What a record, a batch and a place in a topic are, and their encodings.
-//! Never: I/O, async, gRPC, or an import from elsewhere in this crate.
+//! Records, batches and positions in a topic, and their encodings.
 
 pub mod batch;
 pub mod block;
 mod content;
 mod names;
 pub mod offsetless;
+pub mod protobuf;
 pub mod walk;
 
 pub use batch::{Batch, BatchLimits, Violation};

@@ -3,22 +3,21 @@
 
 use bytes::{BufMut, Bytes};
 
-use super::block::{BATCHES_TAG, FIRST_OFFSET_TAG, PUBLISH_TIME_TAG, rest_len, varint_len, write_rest};
+use super::block::{BATCHES_TAG, FIRST_OFFSET_TAG, PUBLISH_TIME_TAG, rest_len, write_rest};
+use super::protobuf::{field_len, put_varint, varint_len};
 use super::walk::{Fields, Malformed, Value};
 use super::{Batch, Offset, UnixMicros};
 
 /// Encoded length of a batch without its offset, in bytes.
 #[must_use]
 pub fn encoded_len(time: UnixMicros, batch: &Batch) -> usize {
-    let rest = rest_len(time, batch.records().len(), batch.traceparent().map_or(0, str::len));
-    1 + varint_len(rest as u64) + rest
+    field_len(rest_len(time, batch.records(), batch.traceparent().unwrap_or("").as_bytes()))
 }
 
 /// Appends a batch without its offset to `out`.
 pub fn encode(time: UnixMicros, batch: &Batch, out: &mut impl BufMut) {
     let trace = batch.traceparent().unwrap_or("").as_bytes();
-    out.put_u8(BATCHES_TAG);
-    prost::encoding::encode_varint(rest_len(time, batch.records().len(), trace.len()) as u64, out);
+    put_varint(BATCHES_TAG, rest_len(time, batch.records(), trace) as u64, out);
     write_rest(time, batch.records(), trace, out);
 }
 
@@ -42,8 +41,7 @@ pub fn restamp(batches: &[u8], time: UnixMicros, out: &mut impl BufMut) -> Resul
         for field in inner {
             records += u64::from(field?.number == 3);
         }
-        out.put_u8(BATCHES_TAG);
-        prost::encoding::encode_varint(rest_len(time, rest.len(), 0) as u64, out);
+        put_varint(BATCHES_TAG, rest_len(time, rest, b"") as u64, out);
         write_rest(time, rest, b"", out);
     }
     Ok(records)
@@ -81,10 +79,8 @@ pub fn assign_offsets(batches: &[u8], first: Offset) -> Result<Assigned, Malform
         }
         let offset = first.plus(records);
         let head = 1 + varint_len(offset.get());
-        blocks.put_u8(BATCHES_TAG);
-        prost::encoding::encode_varint((head + body.len()) as u64, &mut blocks);
-        blocks.put_u8(FIRST_OFFSET_TAG);
-        prost::encoding::encode_varint(offset.get(), &mut blocks);
+        put_varint(BATCHES_TAG, (head + body.len()) as u64, &mut blocks);
+        put_varint(FIRST_OFFSET_TAG, offset.get(), &mut blocks);
         blocks.put_slice(&batches[body.clone()]);
         for inner in Fields::within(batches, body) {
             records += u64::from(inner?.number == 3);

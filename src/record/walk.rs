@@ -1,39 +1,40 @@
-//! Walks protobuf bytes without building messages: a cursor over fields, and the check of one
-//! encoded `Record`.
-//! Never: allocates, or accepts what a protobuf parser would refuse.
+//! Reading of protobuf bytes without building messages or allocating: a cursor over fields, and the check of one
+//! encoded `Record`. It refuses whatever a protobuf parser refuses.
 
 use std::ops::Range;
 
-/// The bytes are not a well-formed message.
+use super::UnixMicros;
+
+/// The reason why bytes are not a well-formed message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed message: {0}")]
 pub struct Malformed(pub &'static str);
 
-/// The value of one field. Ranges are into the walked bytes.
+/// The value of one field. Ranges are indexes of the bytes being read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// Wire type 0.
     Varint(u64),
     /// Wire type 1.
     Fixed64,
-    /// Wire type 2: where the content stands.
+    /// Wire type 2: the range of the content.
     Len(Range<usize>),
     /// Wire type 5.
     Fixed32,
 }
 
-/// One field: its number, the place of the whole field (tag included), and its value.
+/// One field of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
     /// The field's number, at least 1.
     pub number: u32,
-    /// The whole field, tag included.
+    /// The range of the whole field, tag included.
     pub at: Range<usize>,
     /// The value.
     pub value: Value,
 }
 
-/// A cursor over the fields of one message.
+/// An iterator over the fields of one message. It ends after an error.
 #[derive(Clone, Debug)]
 pub struct Fields<'a> {
     bytes: &'a [u8],
@@ -42,13 +43,13 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Walks all of `bytes`.
+    /// Iterates over all of `bytes`.
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0, end: bytes.len() }
     }
 
-    /// Walks a part of `bytes`; ranges stay relative to the whole.
+    /// Iterates over a part of `bytes`; ranges stay relative to the whole.
     #[must_use]
     pub const fn within(bytes: &'a [u8], range: Range<usize>) -> Self {
         Self { bytes, at: range.start, end: range.end }
@@ -106,7 +107,7 @@ impl<'a> Fields<'a> {
                 Value::Len(self.take(len)?)
             }
             5 => self.take(4).map(|_| Value::Fixed32)?,
-            // Groups left protobuf before this API was written.
+            // Groups are deprecated, and no message of this API has one.
             _ => return Err(Malformed("unknown wire type")),
         };
         Ok(Field { number, at: start..self.at, value })
@@ -129,14 +130,16 @@ impl Iterator for Fields<'_> {
     }
 }
 
-const NOT_UTF8: Malformed = Malformed("a string is not UTF-8");
-const WIRE_TYPE: Malformed = Malformed("a field has the wrong wire type");
+/// A string that is not UTF-8.
+pub const NOT_UTF8: Malformed = Malformed("a string is not UTF-8");
+/// A known field with another wire type.
+pub const WIRE_TYPE: Malformed = Malformed("a field has the wrong wire type");
 
-/// Checks one encoded `Record`: wire types of the known fields, UTF-8 of the headers,
-/// range of the time. Unknown fields pass.
+/// Checks one encoded `Record`: the wire types of known fields, the UTF-8 of headers and the range of the time.
+/// Unknown fields are accepted.
 ///
 /// # Errors
-/// What a protobuf parser, or the rule of a well-known type, would refuse.
+/// A protobuf parser would refuse the bytes, or the time is out of the range of a `Timestamp`.
 pub fn check_record(bytes: &[u8]) -> Result<(), Malformed> {
     for field in Fields::new(bytes) {
         let field = field?;
@@ -165,23 +168,61 @@ fn check_header(bytes: &[u8], range: Range<usize>) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// 0001-01-01T00:00:00Z, the least time a `Timestamp` may hold, in Unix seconds.
+/// 0001-01-01T00:00:00Z, the smallest time a `Timestamp` may hold, in Unix seconds.
 const SECONDS_MIN: i64 = -62_135_596_800;
-/// 9999-12-31T23:59:59Z, the greatest.
+/// 9999-12-31T23:59:59Z, the largest time a `Timestamp` may hold, in Unix seconds.
 const SECONDS_MAX: i64 = 253_402_300_799;
 
 fn check_timestamp(bytes: &[u8], range: Range<usize>) -> Result<(), Malformed> {
-    for field in Fields::within(bytes, range) {
-        let field = field?;
-        match (field.number, field.value) {
-            (1, Value::Varint(seconds)) if (SECONDS_MIN..=SECONDS_MAX).contains(&(seconds as i64)) => {}
-            (2, Value::Varint(nanos)) if nanos < 1_000_000_000 => {}
-            (1 | 2, Value::Varint(_)) => return Err(Malformed("event_time is out of range")),
-            (1 | 2, _) => return Err(WIRE_TYPE),
-            _ => {}
-        }
+    let time = Timestamp::parse(&bytes[range])?;
+    if (SECONDS_MIN..=SECONDS_MAX).contains(&time.seconds) && time.nanos < 1_000_000_000 {
+        return Ok(());
     }
-    Ok(())
+    Err(Malformed("event_time is out of range"))
+}
+
+/// A `google.protobuf.Timestamp` as it is encoded; its fields may be out of range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timestamp {
+    /// Seconds since 1970.
+    pub seconds: i64,
+    /// Nanoseconds after those seconds.
+    pub nanos: u64,
+}
+
+impl Timestamp {
+    /// Reads a whole message.
+    ///
+    /// # Errors
+    /// The bytes are not a well-formed `Timestamp`.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut time = Self::default();
+        time.merge(bytes)?;
+        Ok(time)
+    }
+
+    /// Reads a message, or a further piece of one, which replaces the fields that it holds.
+    ///
+    /// # Errors
+    /// The bytes are not a well-formed `Timestamp`.
+    pub fn merge(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        for field in Fields::new(bytes) {
+            match field.map(|field| (field.number, field.value))? {
+                (1, Value::Varint(seconds)) => self.seconds = seconds as i64,
+                (2, Value::Varint(nanos)) => self.nanos = nanos,
+                (1 | 2, _) => return Err(WIRE_TYPE),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The time in microseconds; 0 for a time before 1970.
+    #[must_use]
+    pub fn micros(self) -> UnixMicros {
+        let seconds = u64::try_from(self.seconds).unwrap_or(0);
+        UnixMicros(seconds.saturating_mul(1_000_000).saturating_add(self.nanos / 1000))
+    }
 }
 
 #[cfg(test)]

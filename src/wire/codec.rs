@@ -1,5 +1,5 @@
-//! The codec of every call: the hand-written messages beside the generated ones.
-//! Never: copies records it decodes; they are handed over as a slice of what was received.
+//! The codec of every call, for the hand-written and the generated messages. Decoded records are slices of the
+//! received bytes.
 
 use std::marker::PhantomData;
 
@@ -9,19 +9,19 @@ use tonic::codec::{BufferSettings, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 use crate::record::walk::Malformed;
 
-/// How the status of a message that cannot be decoded begins; the error layer adds its details.
+/// Prefix of the status message for a message that cannot be decoded; the error layer adds the details.
 pub const MALFORMED: &str = "malformed message";
 
-/// A message of the wire.
+/// A message that [`Codec`] encodes and decodes.
 pub trait Wire: Sized + Send + 'static {
-    /// Bytes [`Self::put`] will write.
+    /// Number of bytes that [`Self::put`] writes.
     fn wire_len(&self) -> usize;
     /// Writes the message.
     fn put(&self, out: &mut impl BufMut);
     /// Reads the message.
     ///
     /// # Errors
-    /// The bytes are not one.
+    /// The bytes are not a message of this type.
     fn parse(bytes: Bytes) -> Result<Self, Malformed>;
 }
 
@@ -39,7 +39,7 @@ impl<M: prost::Message + Default + 'static> Wire for M {
     }
 }
 
-/// Encodes `T` and decodes `U`.
+/// A codec that encodes `T` and decodes `U`.
 #[derive(Debug)]
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
@@ -49,11 +49,11 @@ impl<T, U> Default for Codec<T, U> {
     }
 }
 
-/// Start size of a call's buffers, in bytes: an idle subscription keeps one for as long as it
-/// lasts, and every message reserves what it needs.
+/// Initial size of a call's buffers, in bytes. An idle subscription holds one for as long as it lasts, and every
+/// message reserves what it needs.
 const BUFFER_START: usize = 64;
-/// Messages that are ready are sent together until they make this many bytes: one frame of
-/// HTTP/2's default 16 KiB would cost a system call and a wake each.
+/// Size up to which messages that are ready are sent together, in bytes. Smaller groups would cost a system call and
+/// a wake-up each.
 const BUFFER_YIELD: usize = 32 << 10;
 
 impl<T: Wire + Sync, U: Wire + Sync> tonic::codec::Codec for Codec<T, U> {

@@ -1,34 +1,18 @@
-//! The messages that carry a batch to the server.
-//! Never: looks into a record.
+//! The messages that carry a batch to the server. Records are not read.
 
 use std::ops::Range;
 
 use bytes::{BufMut, Bytes};
 use prost::Message;
-use prost::encoding::{encode_varint, encoded_len_varint};
 
-use super::Wire;
+use super::codec::Wire;
 use crate::proto::v1;
 use crate::record::batch::RecordsCollector;
-use crate::record::walk::{Fields, Malformed, Value};
-
-const WIRE_TYPE: Malformed = Malformed("a field has the wrong wire type");
+use crate::record::protobuf::{bytes_len, field_len, put_bytes, put_varint, varint_len};
+use crate::record::walk::{Fields, Malformed, NOT_UTF8, Value, WIRE_TYPE};
 
 fn text(bytes: &[u8]) -> Result<Box<str>, Malformed> {
-    let text = std::str::from_utf8(bytes).map_err(|_| Malformed("a string is not UTF-8"))?;
-    Ok(text.into())
-}
-
-fn text_len(text: &str) -> usize {
-    if text.is_empty() { 0 } else { 1 + encoded_len_varint(text.len() as u64) + text.len() }
-}
-
-fn put_text(tag: u8, text: &str, out: &mut impl BufMut) {
-    if !text.is_empty() {
-        out.put_u8(tag);
-        encode_varint(text.len() as u64, out);
-        out.put_slice(text.as_bytes());
-    }
+    Ok(std::str::from_utf8(bytes).map_err(|_| NOT_UTF8)?.into())
 }
 
 /// `PublishRequest`, its records unparsed.
@@ -48,40 +32,30 @@ pub struct PublishRequest {
 
 impl Wire for PublishRequest {
     fn wire_len(&self) -> usize {
-        let expected = self.expected_offset.map_or(0, |offset| 1 + encoded_len_varint(offset));
-        text_len(&self.topic)
-            + text_len(&self.request_id)
-            + self.records.len()
-            + expected
-            + text_len(&self.traceparent)
+        let texts = [&self.topic, &self.request_id, &self.traceparent].map(|text| bytes_len(text.as_bytes()));
+        let expected = self.expected_offset.map_or(0, |offset| 1 + varint_len(offset));
+        texts.iter().sum::<usize>() + self.records.len() + expected
     }
 
     fn put(&self, out: &mut impl BufMut) {
-        put_text(0x0a, &self.topic, out);
-        put_text(0x12, &self.request_id, out);
+        put_bytes(0x0a, self.topic.as_bytes(), out);
+        put_bytes(0x12, self.request_id.as_bytes(), out);
         out.put_slice(&self.records);
         if let Some(offset) = self.expected_offset {
-            out.put_u8(0x20);
-            encode_varint(offset, out);
+            put_varint(0x20, offset, out);
         }
-        put_text(0x2a, &self.traceparent, out);
+        put_bytes(0x2a, self.traceparent.as_bytes(), out);
     }
 
     fn parse(bytes: Bytes) -> Result<Self, Malformed> {
-        let all = 0..bytes.len();
-        parse_publish(bytes, all)
+        let mut reading = Reading::default();
+        reading.merge(&bytes, 0..bytes.len())?;
+        Ok(reading.finish(bytes))
     }
 }
 
-/// The request that stands in `range` of `message`, which its records go on to hold.
-fn parse_publish(message: Bytes, range: Range<usize>) -> Result<PublishRequest, Malformed> {
-    let mut reading = Reading::default();
-    reading.merge(&message, range)?;
-    Ok(reading.finish(message))
-}
-
-/// A request that is being read. A message within another may come in several pieces, which count as one:
-/// of its single fields the last counts, the repeated ones add up.
+/// A request that is being read. A message may hold it in several pieces, which are merged: the last value of a
+/// singular field counts, and the values of a repeated field are concatenated.
 #[derive(Debug, Default)]
 struct Reading {
     request: PublishRequest,
@@ -120,7 +94,7 @@ pub struct IngestRequest {
 
 impl Wire for IngestRequest {
     fn wire_len(&self) -> usize {
-        self.publish.as_ref().map_or(0, |publish| 1 + nested_len(publish))
+        self.publish.as_ref().map_or(0, |publish| field_len(publish.wire_len()))
     }
 
     fn put(&self, out: &mut impl BufMut) {
@@ -159,29 +133,20 @@ pub enum ExchangeRequest {
     Empty,
 }
 
-fn nested_len(message: &impl Wire) -> usize {
-    let len = message.wire_len();
-    encoded_len_varint(len as u64) + len
-}
-
 fn put_nested(tag: u8, message: &impl Wire, out: &mut impl BufMut) {
-    out.put_u8(tag);
-    encode_varint(message.wire_len() as u64, out);
+    put_varint(tag, message.wire_len() as u64, out);
     message.put(out);
 }
 
 fn numbered_len(number: u64, publish: &PublishRequest) -> usize {
-    1 + encoded_len_varint(number) + 1 + nested_len(publish)
+    1 + varint_len(number) + field_len(publish.wire_len())
 }
 
 impl Wire for ExchangeRequest {
     fn wire_len(&self) -> usize {
         match self {
-            Self::Open(open) => 1 + nested_len(&**open),
-            Self::Publish { number, publish } => {
-                let len = numbered_len(*number, publish);
-                1 + encoded_len_varint(len as u64) + len
-            }
+            Self::Open(open) => field_len(open.wire_len()),
+            Self::Publish { number, publish } => field_len(numbered_len(*number, publish)),
             Self::Empty => 0,
         }
     }
@@ -190,10 +155,8 @@ impl Wire for ExchangeRequest {
         match self {
             Self::Open(open) => put_nested(0x0a, &**open, out),
             Self::Publish { number, publish } => {
-                out.put_u8(0x12);
-                encode_varint(numbered_len(*number, publish) as u64, out);
-                out.put_u8(0x08);
-                encode_varint(*number, out);
+                put_varint(0x12, numbered_len(*number, publish) as u64, out);
+                put_varint(0x08, *number, out);
                 put_nested(0x12, publish, out);
             }
             Self::Empty => {}
@@ -221,8 +184,8 @@ impl Wire for ExchangeRequest {
     }
 }
 
-/// What an [`ExchangeRequest`] is, as far as it was read. Of two kinds the last counts, and pieces of one
-/// kind count as one, as with every parser.
+/// The kind of an [`ExchangeRequest`] that is being read. The last of two kinds counts, and pieces of one kind are
+/// merged, as in every protobuf parser.
 enum Kind {
     Open(Box<v1::Open>),
     Publish(Numbered),

@@ -1,46 +1,25 @@
-//! The messages that carry receipts to a publisher.
-//! Never: allocates a receipt.
+//! The messages that carry receipts to a publisher. No receipt is allocated.
 
 use bytes::{BufMut, Bytes};
-use prost::encoding::{encode_varint, encoded_len_varint};
 
-use super::subscribe::Reading as Delivery;
-use super::{ReadingPosition, SubscribeResponse, Wire, position_len, put_position};
+use super::codec::Wire;
+use super::position::{ReadingPosition, position_len, put_position};
+use super::subscribe::{Reading as Delivery, SubscribeResponse, notice, notice_len, put_notice};
 use crate::proto::v1;
-use crate::record::walk::{Fields, Malformed, Value};
-use crate::record::{Offset, Receipt, UnixMicros};
-
-const WIRE_TYPE: Malformed = Malformed("a field has the wrong wire type");
-
-fn time_len(time: UnixMicros) -> usize {
-    let (seconds, nanos) = time.parts();
-    2 + encoded_len_varint(seconds) + encoded_len_varint(u64::from(nanos))
-}
+use crate::record::protobuf::{field_len, put_time, put_varint, time_len, varint_len};
+use crate::record::walk::{Fields, Malformed, Timestamp, Value, WIRE_TYPE};
+use crate::record::{Offset, Receipt};
 
 impl Wire for Receipt {
     fn wire_len(&self) -> usize {
-        // Every nested length fits one byte.
-        1 + encoded_len_varint(self.first.get())
-            + 2
-            + position_len(self.next)
-            + 2
-            + time_len(self.time)
-            + if self.duplicate { 2 } else { 0 }
+        let (next, time) = (field_len(position_len(self.next)), field_len(time_len(self.time)));
+        1 + varint_len(self.first.get()) + next + time + if self.duplicate { 2 } else { 0 }
     }
 
     fn put(&self, out: &mut impl BufMut) {
-        out.put_u8(0x08);
-        encode_varint(self.first.get(), out);
-        out.put_u8(0x12);
-        out.put_u8(position_len(self.next) as u8);
-        put_position(self.next, out);
-        let (seconds, nanos) = self.time.parts();
-        out.put_u8(0x1a);
-        out.put_u8(time_len(self.time) as u8);
-        out.put_u8(0x08);
-        encode_varint(seconds, out);
-        out.put_u8(0x10);
-        encode_varint(u64::from(nanos), out);
+        put_varint(0x08, self.first.get(), out);
+        put_position(0x12, self.next, out);
+        put_time(0x1a, self.time, out);
         if self.duplicate {
             out.put_slice(&[0x20, 1]);
         }
@@ -53,13 +32,12 @@ impl Wire for Receipt {
     }
 }
 
-/// A receipt that is being read, perhaps from several pieces, which count as one.
+/// A receipt that is being read. A message may hold it in several pieces, which are merged.
 #[derive(Clone, Copy, Debug, Default)]
 struct Reading {
     first: u64,
     next: Option<ReadingPosition>,
-    seconds: u64,
-    nanos: u64,
+    time: Timestamp,
     duplicate: bool,
 }
 
@@ -69,7 +47,7 @@ impl Reading {
             match field.map(|f| (f.number, f.value))? {
                 (1, Value::Varint(offset)) => self.first = offset,
                 (2, Value::Len(range)) => self.next.get_or_insert_default().merge(&bytes[range])?,
-                (3, Value::Len(range)) => self.merge_time(&bytes[range])?,
+                (3, Value::Len(range)) => self.time.merge(&bytes[range])?,
                 (4, Value::Varint(flag)) => self.duplicate = flag != 0,
                 (1..=4, _) => return Err(WIRE_TYPE),
                 _ => {}
@@ -78,24 +56,11 @@ impl Reading {
         Ok(())
     }
 
-    fn merge_time(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
-        for field in Fields::new(bytes) {
-            match field.map(|f| (f.number, f.value))? {
-                (1, Value::Varint(seconds)) => self.seconds = seconds,
-                (2, Value::Varint(nanos)) => self.nanos = nanos,
-                (1 | 2, _) => return Err(WIRE_TYPE),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
     fn finish(self) -> Result<Receipt, Malformed> {
-        let none = Receipt::default();
         Ok(Receipt {
             first: Offset::new(self.first),
-            next: self.next.map_or(Ok(none.next), ReadingPosition::finish)?,
-            time: UnixMicros(self.seconds.saturating_mul(1_000_000).saturating_add(self.nanos / 1000)),
+            next: self.next.map_or(Ok(Receipt::default().next), ReadingPosition::finish)?,
+            time: self.time.micros(),
             duplicate: self.duplicate,
         })
     }
@@ -110,12 +75,11 @@ pub struct PublishResponse {
 
 impl Wire for PublishResponse {
     fn wire_len(&self) -> usize {
-        2 + self.receipt.wire_len()
+        field_len(self.receipt.wire_len())
     }
 
     fn put(&self, out: &mut impl BufMut) {
-        out.put_u8(0x0a);
-        out.put_u8(self.receipt.wire_len() as u8);
+        put_varint(0x0a, self.receipt.wire_len() as u64, out);
         self.receipt.put(out);
     }
 
@@ -142,9 +106,27 @@ pub struct NumberedReceipt {
 }
 
 impl NumberedReceipt {
-    /// At most 90 bytes, so its length takes one byte.
     fn wire_len(&self) -> usize {
-        1 + encoded_len_varint(self.number) + 2 + self.receipt.wire_len()
+        1 + varint_len(self.number) + field_len(self.receipt.wire_len())
+    }
+
+    fn put(&self, out: &mut impl BufMut) {
+        put_varint(0x08, self.number, out);
+        put_varint(0x12, self.receipt.wire_len() as u64, out);
+        self.receipt.put(out);
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+        let (mut number, mut receipt) = (0, Reading::default());
+        for field in Fields::new(bytes) {
+            match field.map(|f| (f.number, f.value))? {
+                (1, Value::Varint(value)) => number = value,
+                (2, Value::Len(range)) => receipt.merge(&bytes[range])?,
+                (1 | 2, _) => return Err(WIRE_TYPE),
+                _ => {}
+            }
+        }
+        Ok(Self { number, receipt: receipt.finish()? })
     }
 }
 
@@ -161,42 +143,30 @@ pub struct ExchangeResponse {
 
 impl Wire for ExchangeResponse {
     fn wire_len(&self) -> usize {
-        let receipts: usize = self.receipts.iter().map(|receipt| 2 + receipt.wire_len()).sum();
-        let delivery = self.delivery.as_ref().map_or(0, |delivery| {
-            let len = delivery.wire_len();
-            1 + encoded_len_varint(len as u64) + len
-        });
-        let notice = if self.notice == v1::Notice::Unspecified { 0 } else { 2 };
-        receipts + delivery + notice
+        let receipts: usize = self.receipts.iter().map(|receipt| field_len(receipt.wire_len())).sum();
+        let delivery = self.delivery.as_ref().map_or(0, |delivery| field_len(delivery.wire_len()));
+        receipts + delivery + notice_len(self.notice)
     }
 
     fn put(&self, out: &mut impl BufMut) {
         for numbered in &self.receipts {
-            out.put_u8(0x0a);
-            out.put_u8(numbered.wire_len() as u8);
-            out.put_u8(0x08);
-            encode_varint(numbered.number, out);
-            out.put_u8(0x12);
-            out.put_u8(numbered.receipt.wire_len() as u8);
-            numbered.receipt.put(out);
+            put_varint(0x0a, numbered.wire_len() as u64, out);
+            numbered.put(out);
         }
         if let Some(delivery) = &self.delivery {
-            out.put_u8(0x12);
-            encode_varint(delivery.wire_len() as u64, out);
+            put_varint(0x12, delivery.wire_len() as u64, out);
             delivery.put(out);
         }
-        if self.notice != v1::Notice::Unspecified {
-            out.put_slice(&[0x18, self.notice as u8]);
-        }
+        put_notice(0x18, self.notice, out);
     }
 
     fn parse(bytes: Bytes) -> Result<Self, Malformed> {
         let (mut response, mut delivery) = (Self::default(), None::<Delivery>);
         for field in Fields::new(&bytes) {
             match field.map(|f| (f.number, f.value))? {
-                (1, Value::Len(range)) => response.receipts.push(parse_numbered(&bytes[range])?),
+                (1, Value::Len(range)) => response.receipts.push(NumberedReceipt::parse(&bytes[range])?),
                 (2, Value::Len(range)) => delivery.get_or_insert_default().merge(&bytes, range)?,
-                (3, Value::Varint(notice)) => response.notice = super::subscribe::notice(notice),
+                (3, Value::Varint(number)) => response.notice = notice(number),
                 (1..=3, _) => return Err(WIRE_TYPE),
                 _ => {}
             }
@@ -204,17 +174,4 @@ impl Wire for ExchangeResponse {
         response.delivery = delivery.map(|delivery| delivery.finish(&bytes)).transpose()?;
         Ok(response)
     }
-}
-
-fn parse_numbered(bytes: &[u8]) -> Result<NumberedReceipt, Malformed> {
-    let (mut number, mut receipt) = (0, Reading::default());
-    for field in Fields::new(bytes) {
-        match field.map(|f| (f.number, f.value))? {
-            (1, Value::Varint(value)) => number = value,
-            (2, Value::Len(range)) => receipt.merge(&bytes[range])?,
-            (1 | 2, _) => return Err(WIRE_TYPE),
-            _ => {}
-        }
-    }
-    Ok(NumberedReceipt { number, receipt: receipt.finish()? })
 }

@@ -1,20 +1,20 @@
-//! The message that carries blocks to a subscriber.
-//! Never: looks into a block.
+//! The message that carries blocks to a subscriber. Blocks are not read.
 
 use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::encoding::{encode_varint, encoded_len_varint};
 
-use super::{ReadingPosition, Wire, position_len, put_position};
+use super::codec::Wire;
+use super::position::{ReadingPosition, position_len, put_position};
 use crate::proto::v1;
-use crate::record::walk::{Fields, Malformed, Value};
+use crate::record::protobuf::{field_len, put_varint, varint_len};
+use crate::record::walk::{Fields, Malformed, Value, WIRE_TYPE};
 use crate::record::{Epoch, Offset, Position};
 
 /// `SubscribeResponse`, its batches unparsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubscribeResponse {
-    /// All of field 1: runs of blocks (see [`crate::record::block`]), to be sent end to end.
+    /// All of field 1: consecutive runs of blocks (see [`crate::record::block`]).
     pub batches: Vec<Bytes>,
     /// Field 2.
     pub next: Position,
@@ -25,37 +25,43 @@ pub struct SubscribeResponse {
 }
 
 impl SubscribeResponse {
-    /// A message without batches: a heartbeat, or a bare notice.
+    /// A message without batches: a heartbeat, or a notice alone.
     #[must_use]
     pub const fn bare(next: Position, tail: Offset, notice: v1::Notice) -> Self {
         Self { batches: Vec::new(), next, tail, notice }
     }
 }
 
-/// The notice of this number; one from a newer server is none.
+/// The notice of this number; unspecified where only a newer version knows it.
 pub(super) fn notice(number: u64) -> v1::Notice {
     i32::try_from(number).ok().and_then(|n| v1::Notice::try_from(n).ok()).unwrap_or_default()
+}
+
+/// Encoded length of a field of a notice, which is left out where there is none.
+pub(super) const fn notice_len(notice: v1::Notice) -> usize {
+    if matches!(notice, v1::Notice::Unspecified) { 0 } else { 2 }
+}
+
+pub(super) fn put_notice(tag: u8, notice: v1::Notice, out: &mut impl BufMut) {
+    if notice != v1::Notice::Unspecified {
+        out.put_slice(&[tag, notice as u8]);
+    }
 }
 
 impl Wire for SubscribeResponse {
     fn wire_len(&self) -> usize {
         let batches: usize = self.batches.iter().map(Bytes::len).sum();
-        let notice = if self.notice == v1::Notice::Unspecified { 0 } else { 2 };
-        batches + 2 + position_len(self.next) + 1 + encoded_len_varint(self.tail.get()) + notice
+        let next = field_len(position_len(self.next));
+        batches + next + 1 + varint_len(self.tail.get()) + notice_len(self.notice)
     }
 
     fn put(&self, out: &mut impl BufMut) {
         for run in &self.batches {
             out.put_slice(run);
         }
-        out.put_u8(0x12);
-        out.put_u8(position_len(self.next) as u8);
-        put_position(self.next, out);
-        out.put_u8(0x18);
-        encode_varint(self.tail.get(), out);
-        if self.notice != v1::Notice::Unspecified {
-            out.put_slice(&[0x20, self.notice as u8]);
-        }
+        put_position(0x12, self.next, out);
+        put_varint(0x18, self.tail.get(), out);
+        put_notice(0x20, self.notice, out);
     }
 
     fn parse(bytes: Bytes) -> Result<Self, Malformed> {
@@ -65,11 +71,11 @@ impl Wire for SubscribeResponse {
     }
 }
 
-/// A response that is being read, perhaps from several pieces, which count as one.
+/// A response that is being read. A message may hold it in several pieces, which are merged.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     batches: Vec<Bytes>,
-    /// Batches that stand together, and are not among those yet.
+    /// The range of adjacent batches that are not in `batches` yet.
     run: Option<Range<usize>>,
     next: Option<ReadingPosition>,
     tail: u64,
@@ -77,7 +83,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Reads the piece of `message` that stands in `range`.
+    /// Reads the piece at `range` of `message`.
     pub(super) fn merge(&mut self, message: &Bytes, range: Range<usize>) -> Result<(), Malformed> {
         for field in Fields::within(message, range) {
             let field = field?;
@@ -89,14 +95,14 @@ impl Reading {
                 (2, Value::Len(range)) => self.next.get_or_insert_default().merge(&message[range])?,
                 (3, Value::Varint(tail)) => self.tail = tail,
                 (4, Value::Varint(number)) => self.notice = number,
-                (1..=4, _) => return Err(Malformed("a field has the wrong wire type")),
+                (1..=4, _) => return Err(WIRE_TYPE),
                 _ => {}
             }
         }
         Ok(())
     }
 
-    /// The response, after all its pieces.
+    /// Completes the response after its last piece.
     pub(super) fn finish(mut self, message: &Bytes) -> Result<SubscribeResponse, Malformed> {
         self.batches.extend(self.run.map(|run| message.slice(run)));
         let none = Position { epoch: Epoch::new(0), offset: Offset::ZERO };
@@ -107,7 +113,7 @@ impl Reading {
 }
 
 impl SubscribeResponse {
-    /// The message as bytes, for tests and benchmarks.
+    /// Encodes the message, for tests and benchmarks.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(self.wire_len());
