@@ -68,7 +68,7 @@ pub(super) fn grpc(
         let (config, connection_budget) = (Arc::clone(&config), budget.connection());
         let calls = Arc::new(Connection {
             shutdown: topics.shutdown_signal().child(),
-            deliveries: topics.deliveries().of_connection(),
+            send_budget: topics.send_budget().for_connection(),
             admission: topics.admission().of_connection(config.connection_inflight_bytes_max),
         });
         let observer = Observer { peer: stream.peer_addr().ok(), access_log_every };

@@ -1,7 +1,7 @@
 //! The bodies of long answers: each frame in a buffer of just its size, given up once sent. The body tonic makes keeps
 //! its largest buffer for as long as the call lasts, which ten thousand subscribers that caught up once and are idle now
 //! would pay for. A frame is made only while the peer has little unread, and a message too large for one goes out in
-//! pieces, of which [`crate::topic::Deliveries`] keeps the rest, or drops it to be read again.
+//! pieces, of which [`crate::topic::SendBudget`] keeps the rest, or drops it to be read again.
 //! Never: holds a message back for another.
 
 use std::pin::Pin;
@@ -20,7 +20,7 @@ use tonic::{Response, Status};
 use super::{compression, panics};
 use crate::record::block::Blocks;
 use crate::storage::{self, BoxFuture, TopicLog};
-use crate::topic::{FRAME_MAX, Kept, Pieces, Source, Unread};
+use crate::topic::{FRAME_MAX, Pieces, Remainder, StoredRange, UnreadFrames};
 use crate::wire::{ExchangeResponse, SubscribeResponse, Wire};
 
 /// Messages that are ready go out together until they make this many bytes: two frames of HTTP/2's default size.
@@ -88,7 +88,7 @@ impl Outgoing for ExchangeResponse {
 }
 
 /// An answer of these messages, for [`taken`] to take.
-pub(super) fn beside<S: Answers>(messages: S, unread: Unread) -> Response<Beside<S::Message>> {
+pub(super) fn beside<S: Answers>(messages: S, unread: UnreadFrames) -> Response<Beside<S::Message>> {
     let make: Make =
         Box::new(|encoding| Body::new(Messages { messages, encoding, unread, rest: None, end: End::NotYet }));
     let mut response = Response::new(stream::empty());
@@ -110,7 +110,7 @@ pub(super) fn taken(mut response: http::Response<Body>) -> http::Response<Body> 
 struct Messages<S: Answers> {
     messages: S,
     encoding: Option<CompressionEncoding>,
-    unread: Unread,
+    unread: UnreadFrames,
     /// Of the message that is on its way in pieces.
     rest: Option<Box<Rest<S::Message>>>,
     end: End,
@@ -129,8 +129,8 @@ struct Rest<T> {
     message: T,
     encoding: Option<CompressionEncoding>,
     /// None where the message is kept for good.
-    source: Option<Source>,
-    kept: Kept,
+    source: Option<StoredRange>,
+    kept: Remainder,
     len: usize,
     sent: usize,
     /// The blocks once more, where they were dropped.
@@ -201,7 +201,7 @@ impl<S: Answers> Messages<S> {
         if sent == len {
             return;
         }
-        let kept = self.unread.kept();
+        let kept = self.unread.remainder();
         let mut rest = Rest { message, encoding: self.encoding, source, kept, len, sent, again: None };
         rest.keep(pieces);
         self.rest = Some(Box::new(rest));
@@ -239,7 +239,7 @@ impl<T: Outgoing> Rest<T> {
         }
         match self.source {
             Some(_) => self.kept.put(pieces, self.len),
-            None => self.kept.put_for_good(pieces),
+            None => self.kept.put_pinned(pieces),
         }
     }
 
@@ -268,10 +268,10 @@ impl<T: Outgoing> Rest<T> {
 }
 
 /// Where the blocks of a message's delivery are stored.
-fn source(message: &mut impl Outgoing, log: Arc<dyn TopicLog>) -> Option<Source> {
+fn source(message: &mut impl Outgoing, log: Arc<dyn TopicLog>) -> Option<StoredRange> {
     let delivery = message.delivery()?;
     let first = Blocks::new(delivery.batches.first()?).next()?.ok()?.first;
-    Some(Source { log, from: first, to: delivery.next.offset })
+    Some(StoredRange { log, from: first, to: delivery.next.offset })
 }
 
 /// The whole message, of whose delivery these are the blocks; by reference where it is not compressed.

@@ -18,7 +18,9 @@ use crate::auth::{Action, Caller};
 use crate::proto::v1;
 use crate::record::{Batch, BatchLimits, Receipt, Scope, TopicName};
 use crate::storage::{BoxFuture, TopicLog};
-use crate::topic::{self, Connection, Notice, Publisher, ShutdownSignal, Subscribe, Subscription, Unread};
+use crate::topic::{
+    self, Connection, Notice, Publisher, ShutdownSignal, Subscribe, Subscription, UnreadFrames,
+};
 use crate::wire::{ExchangeRequest, ExchangeResponse};
 
 pub(super) fn exchange(
@@ -68,8 +70,8 @@ type Out = Option<Result<ExchangeResponse, Status>>;
 
 impl<S> Exchange<S> {
     /// The count of what its peer has not read.
-    pub(super) fn unread(&self) -> Unread {
-        self.call.connection().deliveries.unread()
+    pub(super) fn unread(&self) -> UnreadFrames {
+        UnreadFrames::new(&self.call.connection().send_budget)
     }
 
     pub(super) fn new(streams: Streams, call: Call, requests: S, call_trace: Box<str>) -> Self {

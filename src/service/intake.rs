@@ -13,7 +13,7 @@ use super::quota::Quota;
 use super::status::Error;
 use crate::auth::Caller;
 use crate::record::{Batch, Position, Receipt};
-use crate::topic::{self, Cause, Publisher, Receipts, ShutdownSignal};
+use crate::topic::{self, Cause, Publisher, ReceiptBudget, ShutdownSignal};
 
 /// Groups handed to the log in one poll before other tasks of this thread get their turn.
 const GROUPS_MAX: usize = 8;
@@ -36,7 +36,7 @@ pub(super) struct Intake {
     /// Most publishes taken and not acknowledged.
     window: usize,
     /// What they keep in memory, though all of them may be stored, until the client takes their receipts.
-    unread: Receipts,
+    unread: ReceiptBudget,
     /// Number of the last publish taken, counted from 1.
     taken: u64,
     /// Number of the last publish acknowledged.
@@ -58,7 +58,7 @@ impl Intake {
         (caller, shutdown): (Caller, ShutdownSignal),
     ) -> Self {
         Self {
-            unread: publisher.receipts(),
+            unread: publisher.receipt_budget(),
             publisher,
             window,
             taken: 0,

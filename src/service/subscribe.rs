@@ -16,7 +16,7 @@ use super::status::{Context, Error, status};
 use crate::auth::Action;
 use crate::proto::v1;
 use crate::storage::TopicLog;
-use crate::topic::{self, Delivery, Subscription, Unread};
+use crate::topic::{self, Delivery, Subscription, UnreadFrames};
 use crate::wire::SubscribeResponse;
 
 pub(super) async fn subscribe(
@@ -75,8 +75,8 @@ impl Answers for Deliveries {
 
 impl Deliveries {
     /// The count of what its peer has not read.
-    pub(super) fn unread(&self) -> Unread {
-        self.call.connection().deliveries.unread()
+    pub(super) fn unread(&self) -> UnreadFrames {
+        UnreadFrames::new(&self.call.connection().send_budget)
     }
 }
 

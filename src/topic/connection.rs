@@ -1,7 +1,7 @@
 //! What the calls of one connection have in common.
 //! Never: knows a socket.
 
-use super::{Admission, Deliveries, ShutdownSignal};
+use super::{Admission, SendBudget, ShutdownSignal};
 
 /// What the calls of one connection have in common.
 #[derive(Debug)]
@@ -10,6 +10,6 @@ pub struct Connection {
     pub shutdown: ShutdownSignal,
     /// What they may have in flight together.
     pub admission: Admission,
-    /// What their answers may have unread together.
-    pub deliveries: Deliveries,
+    /// The memory budget of their unread answers.
+    pub send_budget: SendBudget,
 }

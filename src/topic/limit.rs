@@ -1,11 +1,9 @@
 //! When a subscription ends by itself: records, bytes, the tail, a time.
 //! Never: waits.
 
-use bytes::Bytes;
-
 use crate::record::block::{Block, Blocks};
 use crate::record::walk::Malformed;
-use crate::record::{Offset, UnixMicros};
+use crate::record::{Offset, UnixMicros, protobuf};
 use crate::storage::Chunk;
 
 /// When to end by itself. The first limit reached counts.
@@ -143,9 +141,7 @@ impl Remaining {
 
     /// How many of the block's records fit the bytes left; one where none was sent yet.
     fn fitting(&self, block: &Block<'_>) -> u64 {
-        let field_len = |record: &[u8]| {
-            (1 + prost::encoding::encoded_len_varint(record.len() as u64) + record.len()) as u64
-        };
+        let field_len = |record: &[u8]| protobuf::field_len(record.len()) as u64;
         let head = block.bytes.len() as u64 - block.records().map(field_len).sum::<u64>();
         let mut size = head;
         let fits = block.records().map(field_len).take_while(|len| {
@@ -171,18 +167,4 @@ pub(super) fn stored_from(chunk: &mut Chunk, time: UnixMicros) -> Result<(), Mal
         chunk.runs.remove(0);
     }
     Ok(())
-}
-
-/// The runs from `from` on, where a chunk begins before it.
-pub(super) fn starting_at(runs: &[Bytes], from: Offset) -> Result<Vec<Bytes>, Malformed> {
-    let mut kept = Vec::with_capacity(runs.len() + 1);
-    for (at, run) in runs.iter().enumerate() {
-        // A run is dropped whole only where the next one begins at or before the offset.
-        let following = runs.get(at + 1).and_then(|run| Blocks::new(run).next()).transpose()?;
-        if following.is_some_and(|block| block.first <= from) {
-            continue;
-        }
-        kept.extend(crate::record::block::starting_at(run, from)?);
-    }
-    Ok(kept)
 }

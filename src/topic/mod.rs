@@ -3,12 +3,12 @@
 
 mod admission;
 mod connection;
-mod deliveries;
 mod error;
 mod limit;
 #[cfg(test)]
 pub(crate) mod memory;
 mod publisher;
+mod send_budget;
 mod shutdown;
 mod start;
 mod subscription;
@@ -18,10 +18,10 @@ mod topics;
 
 pub use admission::{Admission, Permit};
 pub use connection::Connection;
-pub use deliveries::{Deliveries, FRAME_MAX, Kept, Pieces, Receipts, Source, Unread};
 pub use error::Error;
 pub use limit::ReadLimit;
 pub use publisher::{Publisher, publish};
+pub use send_budget::{FRAME_MAX, Pieces, ReceiptBudget, Remainder, SendBudget, StoredRange, UnreadFrames};
 pub use shutdown::{Cause, ShutdownSignal};
 pub use start::{From, OutOfRange, Subscribe};
 pub use subscription::{Delivery, Notice, Subscription};

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use super::admission::Permit;
-use super::{Connection, Error, Receipts};
+use super::{Connection, Error, ReceiptBudget};
 use crate::record::{Batch, Receipt, TopicName};
 use crate::storage::{self, Appended, Appender, BoxFuture, Hold, TopicLog};
 use crate::telemetry::trace::Publishing;
@@ -103,10 +103,10 @@ impl Publisher {
         }
     }
 
-    /// A count of what this call's receipts keep in memory until they are taken.
+    /// A new counter of the memory that this call's publishes occupy until their receipts are taken.
     #[must_use]
-    pub fn receipts(&self) -> Receipts {
-        self.connection.deliveries.receipts()
+    pub fn receipt_budget(&self) -> ReceiptBudget {
+        ReceiptBudget::new(&self.connection.send_budget)
     }
 
     /// Batches taken and not acknowledged yet.

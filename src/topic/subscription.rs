@@ -16,7 +16,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::limit::{self, Remaining};
 use super::start::{self, Subscribe};
 use super::{Cause, Error, OutOfRange, ShutdownSignal, Topics};
-use crate::record::block::Blocks;
+use crate::record::block::{Blocks, runs_starting_at};
 use crate::record::walk::Malformed;
 use crate::record::{Offset, Position, UnixMicros};
 use crate::storage::{self, BoxFuture, Chunk, TopicLog};
@@ -346,7 +346,7 @@ impl Subscription {
 
     fn cut(&mut self, chunk: &mut Chunk) -> Result<(), Malformed> {
         if chunk.first < self.next && !chunk.runs.is_empty() {
-            chunk.runs = limit::starting_at(&chunk.runs, self.next)?;
+            chunk.runs = runs_starting_at(&chunk.runs, self.next)?;
             chunk.records = chunk.records.saturating_sub(self.next.since(chunk.first));
             chunk.first = self.next;
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
-use super::{Admission, Cause, Connection, Deliveries, Error, ShutdownSignal, Subscribe, Subscription};
+use super::{Admission, Cause, Connection, Error, SendBudget, ShutdownSignal, Subscribe, Subscription};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::{self, Log, Retention, Stored, TopicInfo, TopicLog};
@@ -43,7 +43,7 @@ impl Topics {
             connections: Arc::new(Connection {
                 shutdown: ShutdownSignal::default(),
                 admission: Admission::new(config.inflight_bytes_max),
-                deliveries: Deliveries::new(config.delivery_bytes_max),
+                send_budget: SendBudget::new(config.delivery_bytes_max),
             }),
             auto_create: config.auto_create_topics,
             auto_create_on_subscribe: config.auto_create_on_subscribe,
@@ -116,10 +116,10 @@ impl Topics {
         self.0.connections.admission.taken()
     }
 
-    /// The budget of what answers keep until it is read.
+    /// The memory budget of unread answers.
     #[must_use]
-    pub fn deliveries(&self) -> &Deliveries {
-        &self.0.connections.deliveries
+    pub fn send_budget(&self) -> &SendBudget {
+        &self.0.connections.send_budget
     }
 
     /// The budget of bytes in flight.

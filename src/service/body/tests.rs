@@ -16,7 +16,7 @@ use crate::proto::v1;
 use crate::record::{Epoch, Offset, Position, Receipt, TopicName, UnixMicros};
 use crate::storage::{Log, Retention, TopicLog};
 use crate::topic::memory::MemoryLog;
-use crate::topic::{Deliveries, FRAME_MAX};
+use crate::topic::{FRAME_MAX, SendBudget, UnreadFrames};
 use crate::wire::{ExchangeResponse, NumberedReceipt, SubscribeResponse, Wire};
 
 /// These messages, then the end.
@@ -70,8 +70,8 @@ fn exchange(delivery: SubscribeResponse) -> ExchangeResponse {
     }
 }
 
-fn body<S: Answers>(messages: S, all: &Deliveries, encoding: Option<CompressionEncoding>) -> Body {
-    let answer: Response<_> = beside(messages, all.unread());
+fn body<S: Answers>(messages: S, all: &SendBudget, encoding: Option<CompressionEncoding>) -> Body {
+    let answer: Response<_> = beside(messages, UnreadFrames::new(all));
     let (metadata, _, extensions) = answer.into_parts();
     let mut response = http::Response::new(Body::empty());
     (*response.headers_mut(), *response.extensions_mut()) = (metadata.into_headers(), extensions);
@@ -119,9 +119,9 @@ async fn messages_of_every_size_arrive_whole_in_frames_of_a_bounded_size() {
     let (log, deliveries) = stored(&SIZES).await;
     for bytes_max in [64 << 20, 1] {
         for encoding in [None, Some(CompressionEncoding::Zstd)] {
-            let all = Deliveries::new(bytes_max);
+            let all = SendBudget::new(bytes_max);
             // With a budget of nothing, frames are small while another call has something unread.
-            let stuck = all.unread().frame([7; 9][..].into());
+            let stuck = UnreadFrames::new(&all).frame([7; 9][..].into());
             let log = Some(Arc::clone(&log.topic("t")) as Arc<dyn TopicLog>);
             let plain = Scripted { messages: deliveries.clone().into_iter(), log: log.clone() };
             let (bytes, largest) = read(&mut body(plain, &all, encoding)).await;
@@ -134,7 +134,7 @@ async fn messages_of_every_size_arrive_whole_in_frames_of_a_bounded_size() {
             let expected: Vec<_> = expected.into_iter().map(exchange).collect();
             assert_eq!(messages::<ExchangeResponse>(&bytes), expected);
             drop(stuck);
-            assert_eq!(all.held(), 0, "what was sent is given back");
+            assert_eq!(all.used(), 0, "what was sent is given back");
         }
     }
 }
@@ -143,7 +143,7 @@ async fn messages_of_every_size_arrive_whole_in_frames_of_a_bounded_size() {
 #[tokio::test]
 async fn the_rests_of_those_that_do_not_read_are_dropped_and_read_again() {
     let (log, deliveries) = stored(&[1_000_000; 3]).await;
-    let all = Deliveries::new(16 << 20);
+    let all = SendBudget::new(16 << 20);
     let topic: Arc<dyn TopicLog> = log.topic("t");
     let begin = || Scripted { messages: deliveries.clone().into_iter(), log: Some(Arc::clone(&topic)) };
     let mut stuck = Vec::new();
@@ -153,7 +153,7 @@ async fn the_rests_of_those_that_do_not_read_are_dropped_and_read_again() {
         let first = frame(&mut body).await.unwrap();
         stuck.push((body, first));
     }
-    assert!(all.held() <= 16 << 20, "{}", all.held());
+    assert!(all.used() <= 16 << 20, "{}", all.used());
     let expected: Vec<_> = deliveries.iter().map(joined).collect();
     let (bytes, _) = read(&mut body(begin(), &all, None)).await;
     assert_eq!(messages::<SubscribeResponse>(&bytes), expected, "one that reads");
@@ -163,13 +163,13 @@ async fn the_rests_of_those_that_do_not_read_are_dropped_and_read_again() {
         bytes.extend(read(&mut body).await.0);
         assert_eq!(messages::<SubscribeResponse>(&bytes), expected, "one that goes on");
     }
-    assert_eq!(all.held(), 0);
+    assert_eq!(all.used(), 0);
 }
 
 #[tokio::test]
 async fn a_rest_that_is_gone_ends_the_call() {
     let (log, deliveries) = stored(&[1_000_000]).await;
-    let all = Deliveries::new(8);
+    let all = SendBudget::new(8);
     let log_of = Some(Arc::clone(&log.topic("t")) as Arc<dyn TopicLog>);
     let mut one =
         body(Scripted { messages: deliveries.clone().into_iter(), log: log_of.clone() }, &all, None);
@@ -199,7 +199,7 @@ async fn a_panic_in_a_long_answer_ends_it_with_a_status() {
             None
         }
     }
-    let mut body = body(Panics, &Deliveries::new(1 << 20), None);
+    let mut body = body(Panics, &SendBudget::new(1 << 20), None);
     let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap().unwrap();
     assert_eq!(frame.trailers_ref().unwrap()["grpc-status"], "13");
     assert!(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_none());
