@@ -14,9 +14,9 @@ use tonic::Code;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
-use super::carried::Carried;
 use super::compression::Compression;
 use super::error::{Error, deepest};
+use super::interceptor::CallMetadata;
 use super::publisher::{Publisher, PublisherOptions};
 use super::retry::{Backoff, RetryPolicy};
 use super::subscriber::{Subscriber, SubscriberOptions};
@@ -95,7 +95,7 @@ struct Server {
 }
 
 /// What calls go through.
-pub(crate) type Transport = InterceptedService<Channel, Carried>;
+pub(crate) type Transport = InterceptedService<Channel, CallMetadata>;
 
 /// A client. Cheap to clone; connects when it is first used, and again whenever it must.
 #[derive(Clone, Debug)]
@@ -216,13 +216,13 @@ impl Client {
         let _ = self.current.compare_exchange(from, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    fn carried(&self, endpoint: &Endpointed) -> Carried {
-        Carried::new(self.bearer.clone(), &endpoint.trace)
+    fn metadata(&self, endpoint: &Endpointed) -> CallMetadata {
+        CallMetadata::new(self.bearer.clone(), &endpoint.trace)
     }
 
     /// The unparsed calls of a server.
     pub(crate) fn streams(&self, endpoint: &Endpointed) -> StreamServiceClient<Transport> {
-        let client = StreamServiceClient::with_interceptor(endpoint.channel.clone(), self.carried(endpoint))
+        let client = StreamServiceClient::with_interceptor(endpoint.channel.clone(), self.metadata(endpoint))
             .max_decoding_message_size(self.message_bytes_max);
         match self.compression.map(Into::into) {
             Some(encoding) => client.send_compressed(encoding).accept_compressed(encoding),
@@ -232,7 +232,7 @@ impl Client {
 
     /// Administration at a server.
     pub(crate) fn administration(&self, endpoint: &Endpointed) -> TopicServiceClient<Transport> {
-        TopicServiceClient::with_interceptor(endpoint.channel.clone(), self.carried(endpoint))
+        TopicServiceClient::with_interceptor(endpoint.channel.clone(), self.metadata(endpoint))
     }
 
     /// What a call to that endpoint failed with. An identity that has expired under a long call is

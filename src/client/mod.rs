@@ -17,10 +17,10 @@
 //! ```
 //! Never: knows the server's insides; it speaks `proto/`, through the unparsed messages of `wire`.
 
-mod carried;
 mod compression;
 mod connect;
 mod error;
+mod interceptor;
 mod printable;
 mod publisher;
 mod record;

@@ -1,5 +1,4 @@
-//! What every call carries: who calls, and the trace it is part of.
-//! Never: shown, as a token is in it.
+//! The metadata that every call sends: the caller's token, and the trace it belongs to.
 
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -8,20 +7,20 @@ use tonic::{Request, Status};
 use super::token::Bearer;
 use crate::telemetry::Outgoing;
 
-/// Puts it into a call.
+/// Adds the token and the trace context to a call.
 #[derive(Clone, Debug)]
-pub(crate) struct Carried {
+pub(crate) struct CallMetadata {
     bearer: Bearer,
     traceparent: Option<MetadataValue<Ascii>>,
 }
 
-impl Carried {
+impl CallMetadata {
     pub(super) fn new(bearer: Bearer, call: &Outgoing) -> Self {
         Self { bearer, traceparent: call.traceparent().and_then(|text| text.parse().ok()) }
     }
 }
 
-impl Interceptor for Carried {
+impl Interceptor for CallMetadata {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(traceparent) = &self.traceparent {
             request.metadata_mut().insert("traceparent", traceparent.clone());
