@@ -562,7 +562,7 @@ def test_one_version_of_nats_is_named_everywhere(rendered):
         for container in template["spec"]["containers"]:
             named |= set(re.findall(r"^nats:([0-9.]+)-alpine$", container["image"]))
     assert len(named) == 1, named
-    assert f"have {named.pop()}" in (ROOT / "docs" / "engines.md").read_text()
+    assert f"use {named.pop()}" in (ROOT / "docs" / "engines.md").read_text()
 
 
 def test_the_document_names_what_is_there(rendered, tmp_path):
