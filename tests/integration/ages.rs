@@ -1,5 +1,5 @@
-//! Connections and streams that have an age (P3): GOAWAY first, a grace, then MAX_AGE with the place to
-//! resume; the client library goes on by itself.
+//! Maximum age of connections and streams (P3): GOAWAY first, then a grace period, then MAX_AGE with the position to
+//! resume from; the client library resumes by itself.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::harness::frames::{Frames, Peer};
 use crate::harness::make::{latest, published, records, subscribe};
 use crate::harness::{Reader, Server, refused, within};
 
-/// GOAWAY's code where nothing is wrong.
+/// Code of a GOAWAY without an error.
 const NO_ERROR: u32 = 0;
 
 async fn aging() -> Server {
@@ -44,7 +44,7 @@ async fn the_client_library_goes_on_from_connection_to_connection() {
     let publisher = client.publisher("old", PublisherOptions::default()).unwrap();
     let mut subscriber = client.subscribe(SubscriberOptions::from_earliest("old"));
     let (begun, mut number) = (Instant::now(), 0_u64);
-    // Some three ages, grace included, of publishing and reading one record after the other.
+    // Publishes and reads one record after the other for about three maximum ages, grace included.
     while begun.elapsed() < Duration::from_secs(10) {
         publisher.publish(&Record::new(number.to_string())).await.unwrap().await.unwrap();
         let mut seen = Vec::new();

@@ -1,5 +1,5 @@
-//! Two replicas that publish to one topic, one of them farther from NATS: it hands its batches to the
-//! other, which is stopped, killed and drained meanwhile. Every client keeps to one replica.
+//! Two replicas publish to one topic. The one farther from NATS hands its batches to the other, which is stopped, killed and
+//! drained meanwhile. Every client uses a single replica.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use fastrand::Rng;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::crash::judged;
+use crate::crash::assert_sound;
 use crate::harness::make::history;
 use crate::harness::proxy::Proxy;
 use crate::harness::{Nats, Reader, Server, seed, signal, soak, within};
@@ -15,7 +15,7 @@ use crate::history::Recorder;
 use crate::history::clients::{Publisher, follow};
 
 const TOPIC: &str = "appended";
-/// Batches acknowledged before, while and after something happens.
+/// Batches that must be acknowledged before, during and after each fault.
 const BATCHES: u64 = 100;
 
 #[derive(Clone, Copy, Debug)]
@@ -74,12 +74,12 @@ async fn nothing_is_lost_repeated_or_reordered_while_one_replica_appends_for_ano
         match event {
             Event::Stopped(seconds) => {
                 signal(servers[0].pid(), "STOP");
-                // The other goes on without it.
+                // The other replica continues without it.
                 recorder.reach(BATCHES / 2).await;
                 tokio::time::sleep(Duration::from_secs(seconds)).await;
                 signal(servers[0].pid(), "CONT");
             }
-            // The one that hands over reaches nobody.
+            // The replica that hands over reaches nobody.
             Event::Frozen => proxy.freeze_for(Duration::from_secs(1)),
             Event::Killed => {
                 servers[0].kill9().await;
@@ -103,7 +103,7 @@ async fn nothing_is_lost_repeated_or_reordered_while_one_replica_appends_for_ano
     let topic = within(60, "the topic", reader.sparse().rest()).await.unwrap();
     end.send_replace(topic.last().map(|seen| seen.offset + 1));
     within(120, "the followers", followers.join_all()).await;
-    let summary = judged(&recorder.history(&topic).dense());
+    let summary = assert_sound(&recorder.history(&topic).dense());
     println!("{summary:?}");
     assert_eq!(summary.delivered, 2 * topic.len(), "every subscriber saw everything");
 }

@@ -1,5 +1,5 @@
-//! Bad input of calls with one request: its own clear error, and nothing is stored (P7, P9).
-//! Streams of requests are in `bad_stream`; starts out of range in `start`.
+//! Bad input to calls with one request gets a specific error, and nothing is stored (P7, P9).
+//! Request streams are in `bad_stream`, starts out of range in `start`.
 
 use prost::Message;
 use streamway::proto::v1::{
@@ -14,8 +14,8 @@ use crate::harness::{Reader, Server, StreamClient, metadata, raw, read_all, refu
 const PUBLISH: &str = "/streamway.v1.StreamService/Publish";
 const SUBSCRIBE: &str = "/streamway.v1.StreamService/Subscribe";
 
-/// A server with one topic, `good`, that holds one record. Auto-creation is on, so that a wrong
-/// publish could create one.
+/// A server with one topic, `good`, that contains one record. Auto-creation is on, so that an invalid publish could
+/// create a topic.
 struct Case {
     server: Server,
     client: StreamClient,
@@ -29,7 +29,7 @@ impl Case {
         Self { server, client }
     }
 
-    /// Nothing was stored or created, and the server goes on.
+    /// Asserts that nothing was stored or created, and that the server still works.
     async fn assert_unchanged(&mut self) {
         let topics = self.server.topics().await.list_topics(ListTopicsRequest::default()).await;
         let names: Vec<_> =
@@ -185,7 +185,7 @@ async fn an_expected_offset_that_lost_the_race() {
         assert_eq!(metadata(&status)["tail"], "1", "the offset it would have got");
     }
     case.assert_unchanged().await;
-    // And the one that wins.
+    // The one with the correct offset succeeds.
     let request = PublishRequest { expected_offset: Some(1), ..publish("good", records("x", 1)) };
     case.client.publish(request).await.unwrap();
 }

@@ -1,5 +1,4 @@
-//! `streamway bench` against a real server: that its figures add up.
-//! Never: asks for a speed.
+//! `streamway bench` against a real server: its figures are consistent. No test here requires a speed.
 
 use std::process::{Command, Output};
 
@@ -13,7 +12,7 @@ fn bench(server: &Server, args: &[&str]) -> Output {
     command.env("STREAMWAY_SERVER", server.url()).output().unwrap()
 }
 
-/// The JSON lines of a run that found everything.
+/// JSON lines of a run that verified everything.
 fn figures(output: &Output) -> Vec<Value> {
     assert!(output.status.success(), "{output:?}");
     let text = std::str::from_utf8(&output.stdout).unwrap();
@@ -24,7 +23,7 @@ fn count(figures: &Value, what: &str) -> u64 {
     figures[what]["records"].as_u64().unwrap()
 }
 
-/// A latency is told where anything was measured: on a busy machine 300 ms may bring nothing.
+/// A latency is reported if anything was measured: on a busy machine 300 ms may yield nothing.
 fn is_told(figures: &Value, what: &str, latency: &str) -> bool {
     let measured = figures[what]["measured"].as_u64().unwrap();
     measured == 0 || figures[latency]["p50"].as_f64().unwrap() > 0.0
@@ -58,7 +57,7 @@ async fn every_kind_of_load_accounts_for_every_record() {
 
     let steps = ["ramp", "--from", "100", "--to", "250", "--latency-max", "1m"];
     let steps = figures(&bench(&server, &steps));
-    // How many steps a busy machine holds is its own affair; the knee is the last that it did.
+    // The number of steps depends on how busy the machine is; the knee is the last step it sustained.
     let held =
         ["null", "100", "200"][steps.iter().filter(|step| step["rate"].is_u64() && keeps_up(step)).count()];
     let knee = steps.last().unwrap()["knee_records_per_second"].to_string();

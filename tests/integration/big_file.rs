@@ -1,4 +1,4 @@
-//! A large real text through the command line, across a kill -9 in the middle of each direction.
+//! A large real text passes through the command line, with a kill -9 in the middle of each direction.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use streamway::proto::v1::GetTopicRequest;
 
 use crate::harness::{Server, within};
 
-/// Enough for many batches, segments and checkpoints; short enough for every run.
+/// Large enough for many batches, segments and checkpoints, small enough for every run.
 const BYTES_MAX: usize = 40 << 20;
 const BYTES_MIN: usize = 10 << 20;
 
@@ -45,7 +45,7 @@ async fn a_big_text_survives_kill_9_in_both_directions_byte_for_byte() {
     assert!(back == text, "byte for byte");
 }
 
-/// This machine's package index; where there is none, the sources of our own dependencies.
+/// The package index of this machine; without one, the sources of our dependencies.
 fn real_text() -> Vec<u8> {
     let mut text = Vec::new();
     for path in walk(Path::new("/var/lib/apt/lists"), "_Packages") {
@@ -85,7 +85,7 @@ fn walk(root: &Path, part: &str) -> Vec<PathBuf> {
     found
 }
 
-/// A command of the binary against a server; ended by its own pid where the test fails.
+/// A command of the binary against a server; killed by pid if the test fails.
 struct Running(Child);
 
 impl Running {

@@ -1,5 +1,5 @@
-//! The wall clock of a running server jumps a day ahead and back (P2, P5): order, retention by age and
-//! request ids stay sane.
+//! The wall clock of a running server jumps a day ahead and back: order, retention by age and request ids are not
+//! affected (P2, P5).
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn create(server: &Server, name: &str, retention: Retention) {
     server.topics().await.create_topic(create).await.expect("created");
 }
 
-/// Waits until retention has looked at all topics, which a topic that keeps one record shows.
+/// Waits until retention has examined all topics, using a topic that keeps a single record.
 async fn looked_after(server: &Server, witness: &str) {
     create(server, witness, Retention { max_records: 1, ..Retention::default() }).await;
     for i in 0..2 {
@@ -38,7 +38,7 @@ async fn looked_after(server: &Server, witness: &str) {
             if topic.earliest_offset > 0 {
                 return;
             }
-            // Nothing tells when another process has looked.
+            // There is no event for this in another process.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };

@@ -1,4 +1,4 @@
-//! Messages compressed on the way, where a client asks; bombs and bytes that do not decompress (P9).
+//! Compressed messages for clients that ask for them; decompression bombs and corrupt compressed bytes (P9).
 
 use bytes::Bytes;
 use streamway::client::{Client, Compression, Options, PublisherOptions, Record, SubscriberOptions};
@@ -13,7 +13,7 @@ use crate::harness::proxy::Proxy;
 use crate::harness::{Server, StreamClient, read_all, refused};
 
 const PUBLISH: &str = "/streamway.v1.StreamService/Publish";
-/// What a bomb may add to the server's memory, in MiB: a few times the largest message.
+/// Memory that a bomb may cost the server, in MiB: a few times the largest message.
 const GROWTH_MAX: u64 = 64;
 
 async fn speaking(server: &Server, encoding: CompressionEncoding) -> StreamClient {
@@ -21,7 +21,7 @@ async fn speaking(server: &Server, encoding: CompressionEncoding) -> StreamClien
     client.send_compressed(encoding).accept_compressed(encoding)
 }
 
-/// A status answered in headers alone, to a request whose one message has that flag and those bytes.
+/// Sends a request with one message of this flag and these bytes; returns the status from the answer's headers.
 async fn answer(server: &Server, encoding: Option<&str>, flag: u8, message: &[u8]) -> (Status, String) {
     let tcp = tokio::net::TcpStream::connect(server.listen()).await.unwrap();
     let (mut client, connection) = h2::client::handshake(tcp).await.unwrap();
@@ -63,7 +63,7 @@ async fn a_client_that_compresses_is_answered_compressed_in_the_same_way() {
         let seen = read_all(&mut client, &topic).await;
         assert_eq!(seen.len(), 3);
         assert!(seen.iter().all(|seen| seen.record.value == value.as_bytes()));
-        // Who does not ask is answered as ever, and reads the same records.
+        // A client that does not ask gets uncompressed answers with the same records.
         let mut plain = server.client().await.accept_compressed(encoding);
         let response = plain.subscribe(to_tail(history(&topic))).await.unwrap();
         assert!(response.metadata().get("grpc-encoding").is_none(), "able is not asking");

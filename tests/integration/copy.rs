@@ -39,7 +39,7 @@ async fn fleet(nats: &Nats) -> Server {
     Server::with(&["--engine", "jetstream", "--nats-url", &url, "--nats-replicas", "1"]).await
 }
 
-/// What users see of a topic: its batches with their trace contexts, without what is the server's own.
+/// Content of a topic as users see it: batches with their trace contexts, without values assigned by the server.
 async fn content(server: &Server, topic: &str) -> Vec<(Vec<streamway::proto::v1::Record>, String)> {
     let mut client = server.client().await;
     let request = to_tail(subscribe(topic, earliest()));
@@ -51,7 +51,7 @@ async fn content(server: &Server, topic: &str) -> Vec<(Vec<streamway::proto::v1:
     batches
 }
 
-/// Three topics: one of everything a record may hold, one with a retention, and an empty one.
+/// A server with three topics: one with everything a record may contain, one with retention, and an empty one.
 async fn filled() -> Server {
     let server = Server::start().await;
     let mut client = server.client().await;
@@ -98,21 +98,21 @@ async fn topics_come_through_a_backup_as_they_were() {
     let target = Server::start().await;
     assert!(copied(&file, &target.url()).await.contains("copied 170 records"));
     is_same(&source, &target).await;
-    // Again: nothing is stored twice, however long ago the first time was.
+    // A second run stores nothing twice, however long ago the first one was.
     assert!(copied(&file, &target.url()).await.contains("copied 0 records"));
     is_same(&source, &target).await;
     let one = Server::start().await;
     assert!(copy(&file, &one.url(), &["-t", "kept"]).await.status.success());
     assert_eq!(content(&one, "kept").await, content(&source, "kept").await);
     refusal(&copy(&file, &one.url(), &["-t", "none"]).await, "holds no topic none");
-    // What is somebody else's is left alone.
+    // A topic with other content is left alone.
     published(&mut one.client().await, "kept", records("x", 1)).await;
     refusal(&copy(&file, &one.url(), &["-t", "kept"]).await, "more records than the source, at offset");
     published(&mut one.client().await, "everything", records("x", 1)).await;
     refusal(&copy(&file, &one.url(), &[]).await, "other records than the source, at offset 0");
 }
 
-/// From one machine to a fleet and back; what is published between two runs comes with the second.
+/// Copies from one machine to a fleet and back; records published between two runs are copied by the second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn topics_move_from_one_machine_to_a_fleet_and_back() {
     let (source, nats, dir) = (filled().await, Nats::single(""), TempDir::new().unwrap());
@@ -125,14 +125,14 @@ async fn topics_move_from_one_machine_to_a_fleet_and_back() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("copied 3 records"), "{output:?}");
     is_same(&source, &target).await;
     offsets_are_right(&source, &target, Path::new(&map)).await;
-    // Offsets with gaps, through a file, become dense ones.
+    // A copy through a file turns offsets with gaps into dense ones.
     let (back, file) = (Server::start().await, path(&dir, "fleet.backup"));
     copied(&target.url(), &file).await;
     copied(&file, &back.url()).await;
     is_same(&source, &back).await;
 }
 
-/// The record at each offset of the source is at the one the map names.
+/// Asserts that the record at each offset of the source is at the offset given by the map.
 async fn offsets_are_right(source: &Server, target: &Server, map: &Path) {
     let all = async |server: &Server| {
         let request = to_tail(subscribe("everything", earliest()));
@@ -156,11 +156,11 @@ async fn offsets_are_right(source: &Server, target: &Server, map: &Path) {
     assert_eq!(records, from.len());
 }
 
-/// A copy is killed at a random moment, again and again, and in the end everything is there once.
+/// Kills a copy at random moments until a run completes.
 async fn killed_and_resumed(from: &str, to: &str, done: impl Fn() -> bool) {
     for round in 0..100 {
         let mut child = command(&[from, to]).spawn().unwrap();
-        // The moment itself is what is random here: nothing is awaited.
+        // A random delay, not a wait for a condition.
         tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(5..60) + round * 10)).await;
         let _ = child.kill();
         let output = child.wait_with_output().unwrap();
@@ -192,7 +192,7 @@ async fn a_copy_that_is_killed_goes_on_and_stores_everything_once() {
     is_same(&source, &restored).await;
 }
 
-/// P9, P10: of a backup that does not check out nothing is restored.
+/// P9, P10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_backup_is_refused_and_nothing_of_it_is_stored() {
     let (source, dir) = (filled().await, TempDir::new().unwrap());

@@ -1,5 +1,5 @@
-//! kill -9 under load: what was acknowledged is there, once, in order; and the history of all
-//! clients is one that a sound topic can have.
+//! kill -9 under load: everything acknowledged is there, once, in order, and a sound topic can explain the history of all
+//! clients.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::history::clients::{Publisher, follow};
 use crate::history::{History, Recorder};
 
 const TOPIC: &str = "crash";
-/// Small files, so that checkpoints and segment changes happen under the kills.
+/// Small files, so that checkpoints and segment changes happen during the kills.
 const SMALL: [&str; 4] = ["--storage-journal-bytes", "1048576", "--storage-segment-bytes", "1048576"];
 
-/// Prints a history that was refused, and where it broke.
-pub fn judged(history: &History) -> Summary {
+/// Checks a history; on failure prints the broken promise.
+pub fn assert_sound(history: &History) -> Summary {
     check(history).unwrap_or_else(|reason| panic!("{reason}"))
 }
 
@@ -78,17 +78,17 @@ async fn kill_9_under_load_loses_repeats_and_reorders_nothing_acknowledged() {
     let topic = read_all(&mut server.client().await, TOPIC).await;
     end.send_replace(topic.last().map(|seen| seen.offset + 1));
     within(120, "the followers", followers.join_all()).await;
-    let summary = judged(&recorder.history(&topic));
+    let summary = assert_sound(&recorder.history(&topic));
     println!("{rounds} kills: {summary:?}");
     assert!(summary.acknowledged >= rounds && summary.delivered == 2 * topic.len(), "the load was real");
 }
 
-/// Starts the server and kills it at a random moment of its first tenth of a second: within
-/// recovery, or within the checkpoint that follows.
+/// Starts the server and kills it at a random moment of its first tenth of a second: during recovery, or during the
+/// checkpoint that follows.
 async fn kill_inside_recovery(server: &mut Server, rng: &mut Rng) {
     for _ in 0..rng.u8(1..4) {
         server.start_again();
-        // The moment itself is what is random here: nothing is awaited.
+        // A random delay, not a wait for a condition.
         tokio::time::sleep(Duration::from_micros(rng.u64(..100_000))).await;
         server.kill9().await;
     }

@@ -1,4 +1,4 @@
-//! Damaged files are reported, never silently skipped, cut or served (P10).
+//! Damaged files are reported, never silently skipped, truncated or served (P10).
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -22,7 +22,7 @@ async fn filled(dir: &Path) -> Server {
 
 const SMALL: [&str; 4] = ["--storage-journal-bytes", "1048576", "--storage-segment-bytes", "1048576"];
 
-/// The files under `dir` whose name has this part, largest first.
+/// Files under `dir` whose name contains this part, largest first.
 fn files(root: &Path, part: &str) -> Vec<PathBuf> {
     let (mut found, mut dirs) = (Vec::new(), vec![root.to_owned()]);
     while let Some(dir) = dirs.pop() {
@@ -78,10 +78,10 @@ async fn a_flipped_bit_in_the_middle_of_the_journal_is_reported_at_the_start() {
     for i in 0..40_u8 {
         published(&mut client, "t", vec![record(vec![i; 10_000])]).await;
     }
-    // A power cut: the journal is all there is.
+    // As after a power cut, everything is in the journal only.
     server.kill9().await;
     let journal = files(dir.path(), "journal").into_iter().next().expect("a journal");
-    // In the middle of a record: between groups there is room that nothing covers.
+    // In the middle of a record, because no checksum covers the padding between commits.
     let bytes = std::fs::read(&journal).unwrap();
     let record = bytes.windows(100).position(|window| window == [20; 100]).expect("a record");
     flip_a_bit(&journal, record + 50);
@@ -99,9 +99,9 @@ async fn a_flipped_bit_in_the_middle_of_the_journal_is_reported_at_the_start() {
     assert_eq!(std::fs::read(&journal).unwrap(), before, "nothing was changed");
 }
 
-/// What a power cut leaves of a group that was never acknowledged.
+/// A torn commit, as a power cut leaves it, was never acknowledged.
 #[tokio::test]
-async fn a_torn_last_group_is_cut_and_the_server_starts() {
+async fn a_torn_last_commit_is_truncated_and_the_server_starts() {
     let dir = TempDir::new().unwrap();
     let mut server = Server::on(dir.path(), &[]).await;
     published(&mut server.client().await, "t", vec![record(vec![1; 10_000])]).await;
@@ -117,7 +117,7 @@ async fn a_torn_last_group_is_cut_and_the_server_starts() {
     assert_eq!(seen.len(), 1);
 }
 
-/// Runs `streamway check`; answers its exit code and what it printed.
+/// Runs `streamway check`; returns its exit code and its output.
 fn check(args: &[&str], dir: &Path) -> (i32, String) {
     let mut check = Command::new(env!("CARGO_BIN_EXE_streamway"));
     let output = check.arg("check").args(args).arg(dir).stdin(Stdio::null()).output().unwrap();

@@ -1,4 +1,4 @@
-//! A data directory the server cannot use: it says so in one line, exits non-zero, changes nothing.
+//! A data directory that the server cannot use: it says so in one line, exits with a non-zero code and changes nothing.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::harness::make::{published, records};
 use crate::harness::{Server, read_all};
 
-/// Runs `serve` where it must refuse, and answers what it said. The pid of none is left: this waits.
+/// Runs `serve` on a directory that it must refuse, waits for its exit, and returns its output.
 fn refuses(command: &mut Command, data_dir: &Path) -> String {
     let output = serve(command, data_dir);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -20,7 +20,7 @@ fn refuses(command: &mut Command, data_dir: &Path) -> String {
     error.to_lowercase()
 }
 
-/// `timeout` ends it where it serves against expectation.
+/// `timeout` ends it if it serves against expectation.
 fn serve(command: &mut Command, data_dir: &Path) -> Output {
     let serve = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"];
     command.args(serve).arg(data_dir).stdin(Stdio::null()).output().expect("runs")
@@ -55,7 +55,7 @@ fn a_file_is_not_a_directory() {
 
 #[test]
 fn a_read_only_directory_is_refused() {
-    // Root may write anywhere, so this runs as nobody where it can, from a place nobody can reach.
+    // Root may write anywhere, so this runs as user nobody if possible, in a directory that nobody else can reach.
     let dir = TempDir::new_in("/tmp").unwrap();
     let (data, copy) = (dir.path().join("data"), dir.path().join("streamway"));
     std::fs::create_dir(&data).unwrap();
@@ -86,7 +86,7 @@ async fn a_directory_of_a_newer_format_is_refused_and_left_as_it_was() {
     let mut server = Server::on(dir.path(), &[]).await;
     published(&mut server.client().await, "kept", records("a", 3)).await;
     server.sigterm().await;
-    // docs/format.md: the catalog's version stands at byte 8.
+    // docs/format.md: the version of the catalog is at byte 8.
     let catalog = dir.path().join("catalog");
     let before = std::fs::read(&catalog).unwrap();
     let mut newer = before.clone();
@@ -133,7 +133,7 @@ fn modes(dir: &Path, found: &mut Vec<(PathBuf, u32)>) {
     }
 }
 
-/// Whatever the umask: what is stored is nobody else's to read.
+/// Whatever the umask, only the server's user can read what is stored.
 #[tokio::test]
 async fn a_new_directory_and_every_file_in_it_are_the_servers_alone() {
     let above = TempDir::new().unwrap();
@@ -156,7 +156,7 @@ async fn a_new_directory_and_every_file_in_it_are_the_servers_alone() {
     }
 }
 
-/// One that is there and lets others in is left as it is, and the log says so.
+/// An existing directory that is accessible to others is left unchanged, and the log warns.
 #[tokio::test]
 async fn an_open_directory_is_left_as_it_is_and_told() {
     let dir = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! The server keeps the deadline of a call, whether its client does or not.
+//! The server enforces the deadline of a call, whether or not its client does.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn framed(message: &impl Message) -> Bytes {
     [&[0][..], &(body.len() as u32).to_be_bytes(), &body].concat().into()
 }
 
-/// Begins a call that its client never ends, with a timeout; answers the status it ends with.
+/// Starts a call with a timeout that its client never ends; returns its status.
 async fn left_open(server: &Server, method: &str, first: Bytes, half_close: bool) -> String {
     let address = server.listen();
     let socket = TcpStream::connect(address).await.unwrap();
@@ -68,7 +68,7 @@ async fn a_call_that_its_client_leaves_open_ends_at_its_deadline() {
         assert_eq!(status, DEADLINE_EXCEEDED, "{method}");
         assert!(begun.elapsed() >= Duration::from_millis(700), "{method}: not before it");
     }
-    // What the Ingest had sent is stored.
+    // Batches sent by the Ingest before are stored.
     let seen = read_all(&mut server.client().await, "t").await;
     assert_eq!(seen.len(), 3);
 }

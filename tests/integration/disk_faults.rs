@@ -1,5 +1,5 @@
-//! A disk that fails, fills and crawls under the real binary (P1, P7, P8): nothing is acknowledged that
-//! may not be on disk, and the server says so.
+//! The real binary on a disk that fails, fills up or is slow (P1, P7, P8): nothing is acknowledged that may not be on disk,
+//! and errors say so.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,15 +23,15 @@ use crate::history::clients::Publisher;
 
 const TOPIC: &str = "faults";
 
-/// What a gRPC probe of that port learns.
+/// Answer to a gRPC health check on that port.
 async fn health(port: SocketAddr, service: &str) -> ServingStatus {
     let channel = Endpoint::from_shared(format!("http://{port}")).unwrap().connect().await.unwrap();
     let request = HealthCheckRequest { service: service.to_owned() };
     HealthClient::new(channel).check(request).await.unwrap().into_inner().status()
 }
 
-/// After `fault` nothing is acknowledged, also once it has passed; reads go on; readiness is off,
-/// liveness on; the exit code is not zero; and what was acknowledged is there afterwards.
+/// Asserts that after `fault`, even once it has passed, nothing is acknowledged, reads continue, readiness is off, liveness
+/// is on, the exit code is not zero, and everything acknowledged is there after a restart.
 async fn ends_writing_for_good(fault: &str) {
     let mut server = Server::start().await;
     let mut client = server.client().await;
@@ -42,7 +42,7 @@ async fn ends_writing_for_good(fault: &str) {
     let status = client.publish(publish(TOPIC, records("unknown", 3))).await.expect_err("must be refused");
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert_eq!(detail(&status).error_info().unwrap().reason, "STORAGE_UNAVAILABLE");
-    // Where the seal of the group before failed first, nothing of this one was written.
+    // If sealing the previous commit failed first, nothing of this one was written.
     let nothing_stored = metadata(&status)["side_effects"] == "none";
     drop(failing);
     for _ in 0..3 {
@@ -80,7 +80,8 @@ async fn a_failed_write_ends_writing_for_good() {
     ends_writing_for_good("pwrite64:error=EIO").await;
 }
 
-/// P1, P7: a full disk refuses before anything is written, readiness stays on, and it goes on by itself.
+/// P1, P7: on a full disk publishes are refused before anything is written, readiness stays on, and publishing continues
+/// by itself once there is space.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
     let disk = SmallDisk::mount(12 << 20);
@@ -115,7 +116,7 @@ async fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
             Err(status) => refused(&status, Code::ResourceExhausted, "DISK_FULL"),
         }
         assert!(begun.elapsed() < Duration::from_secs(10), "it goes on by itself");
-        // The client's back-off.
+        // Back-off of the client.
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     stored.push("more".into());
@@ -127,7 +128,7 @@ async fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
     server.sigterm().await;
 }
 
-/// Fills what is left of a file system.
+/// Fills the remaining space of a file system.
 fn fill(path: &Path) {
     use std::io::Write;
     let mut file = std::fs::File::create(path).unwrap();
@@ -135,8 +136,8 @@ fn fill(path: &Path) {
     while file.write_all(&[1]).is_ok() {}
 }
 
-/// P1, P7: with not a byte free, a start works after a clean stop as after a kill, again and again; what was
-/// acknowledged is there; a trim and a deletion are taken and make room; and publishing goes on.
+/// P1, P7: without a free byte, starts succeed repeatedly after clean stops and kills, everything acknowledged is there, a
+/// trim and a deletion are accepted and free space, and publishing continues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_no_reason_not_to_start_and_can_be_freed_by_trims() {
     let disk = SmallDisk::mount(16 << 20);
@@ -178,7 +179,7 @@ async fn a_full_disk_is_no_reason_not_to_start_and_can_be_freed_by_trims() {
     let mut client = server.client().await;
     let goes_on = async {
         for i in 0..50 {
-            // The client's back-off.
+            // Back-off of the client.
             while let Err(status) = client.publish(publish(TOPIC, records(&format!("{i}-"), 1))).await {
                 refused(&status, Code::ResourceExhausted, "DISK_FULL");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -193,7 +194,7 @@ async fn a_full_disk_is_no_reason_not_to_start_and_can_be_freed_by_trims() {
     server.sigterm().await;
 }
 
-/// Group commit: what waits for a sync that takes a second is stored by the next one, all of it.
+/// Group commit: everything that waits during a sync of one second is stored by the next one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_takes_a_second_to_sync_slows_down_and_breaks_nothing() {
     let mut server = Server::start().await;
@@ -220,8 +221,7 @@ async fn a_disk_that_takes_a_second_to_sync_slows_down_and_breaks_nothing() {
     assert!(seen == 202 || (seen == 201 && last.is_err()), "{seen} {last:?}");
 }
 
-/// P1, P4: killed in the middle of what recovery, checkpoints and commits do to files, at the n-th of
-/// a kind of system call.
+/// P1, P4: kills the server during recovery, checkpoints and commits, at the n-th system call of a kind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_system_call_it_loses_nothing_acknowledged() {
     let rounds = if soak() { 100 } else { 10 };
@@ -260,7 +260,7 @@ async fn killed_at_any_system_call_it_loses_nothing_acknowledged() {
             };
             publishers.spawn(publisher.exchanging());
         }
-        // Not every call comes often enough: after a while it is killed all the same.
+        // Some calls are too rare, so the server is killed after a while in any case.
         let ended = tokio::time::timeout(Duration::from_secs(2), server.ended()).await.is_ok();
         killed += usize::from(ended);
         server.kill9().await;

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::crash::judged;
+use crate::crash::assert_sound;
 use crate::harness::haproxy::HaProxy;
 use crate::harness::make::history;
 use crate::harness::proxy::Proxy;
@@ -186,7 +186,7 @@ async fn a_fleet_loses_repeats_and_reorders_nothing_whatever_fails() {
     let topic = within(60, "the topic", fleet.topic()).await;
     end.send_replace(topic.last().map(|seen| seen.offset + 1));
     within(120, "the followers", followers.join_all()).await;
-    let summary = judged(&fleet.recorder.history(&topic).dense());
+    let summary = assert_sound(&fleet.recorder.history(&topic).dense());
     println!("{summary:?}");
     assert_eq!(summary.delivered, 2 * topic.len(), "every subscriber saw everything");
 }

@@ -1,4 +1,4 @@
-//! Replicas on the JetStream engine: one topic through all of them, while they and NATS come and go.
+//! Replicas on the JetStream engine use one topic while they and NATS stop and restart.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ async fn replica(nats: &Nats) -> Server {
     Server::with(&["--engine", "jetstream", "--nats-url", &url, "--nats-replicas", "1"]).await
 }
 
-/// P1, P2, P3: replicas are drained and killed in turn; a subscriber goes on at another one.
+/// P1, P2, P3: replicas are drained and killed in turn, and a subscriber resumes at another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscriber_moves_among_replicas_that_come_and_go() {
     const ROUNDS: usize = 6;
@@ -20,7 +20,7 @@ async fn a_subscriber_moves_among_replicas_that_come_and_go() {
     let mut replicas = [replica(&nats).await, replica(&nats).await];
     let (mut all, mut start) = (Vec::new(), earliest());
     for round in 0..ROUNDS {
-        // What one acknowledges the other serves at once.
+        // A record acknowledged by one replica is served by the other at once.
         for (n, replica) in replicas.iter().enumerate() {
             let mut client = replica.client().await;
             for i in 0..5 {
@@ -29,7 +29,7 @@ async fn a_subscriber_moves_among_replicas_that_come_and_go() {
         }
         let mut client = replicas[round % 2].client().await;
         let mut reader = Reader::open(&mut client, subscribe("fleet", start)).await.unwrap().sparse();
-        // Leaves some unread, so that each round begins inside history.
+        // Leaves some records unread, so that each round starts in the middle of the topic.
         while all.len() < (round + 1) * 70 - 10 {
             all.extend(reader.records().await.unwrap().unwrap());
         }
@@ -51,7 +51,7 @@ async fn a_subscriber_moves_among_replicas_that_come_and_go() {
     assert!(all.iter().map(Seen::text).eq(expected), "nothing lost, repeated or out of order");
 }
 
-/// What of P1 the settings give up is said at start, and only that.
+/// The start log warns of settings that weaken P1, and only of those.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_start_warns_of_settings_that_keep_records_less_safely() {
     let nats = Nats::single("");
@@ -65,7 +65,7 @@ async fn the_start_warns_of_settings_that_keep_records_less_safely() {
     assert_eq!(warnings(&["--nats-storage", "memory"]).await, [true, true]);
 }
 
-/// Whoever looks at a server that is not ready is told why, again and again.
+/// The log and `/readyz` of a server that is not ready say why, repeatedly.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_waits_for_nats_says_so_where_it_is_asked() {
     let dir = tempfile::tempdir().unwrap();
@@ -96,7 +96,7 @@ async fn a_server_that_waits_for_nats_says_so_where_it_is_asked() {
     said.expect("the reason in /readyz");
 }
 
-/// NATS is away: publishers are told, readiness is off, a subscriber's stream stays; it comes back.
+/// While NATS is away publishes fail, readiness is off and a subscriber's stream stays open; all recover afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_waits_for_nats_and_goes_on_by_itself() {
     let mut nats = Nats::single("");

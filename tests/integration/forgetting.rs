@@ -1,5 +1,5 @@
-//! kill -9 under load while records are forgotten: what was neither trimmed by a call, nor beyond retention,
-//! nor of a topic that was deleted is there, once, in order.
+//! kill -9 under load while records are deleted: every record that was not trimmed, has not expired and does not belong to
+//! a deleted topic is there, once, in order.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use streamway::proto::v1::{CreateTopicRequest, DeleteTopicRequest, GetTopicReque
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::crash::judged;
+use crate::crash::assert_sound;
 use crate::harness::{Server, TopicClient, read_all, seed, soak, within};
 use crate::history::Recorder;
 use crate::history::check::Summary;
@@ -16,7 +16,7 @@ use crate::history::clients::{Publisher, trimming};
 use crate::history::gone;
 
 const TOPIC: &str = "forgetting";
-/// Small files, so that whole ones are forgotten under the kills.
+/// Small files, so that whole ones are deleted during the kills.
 const SMALL: [&str; 4] = ["--storage-journal-bytes", "1048576", "--storage-segment-bytes", "1048576"];
 
 struct Load {
@@ -56,7 +56,7 @@ impl Load {
         }
     }
 
-    /// Kills the server in the middle of it, and starts it again.
+    /// Kills the server during the load and restarts it.
     async fn round(&mut self, name: &str) {
         let mut publishers = JoinSet::new();
         publishers.spawn(self.publisher(name).await.exchanging());
@@ -71,7 +71,7 @@ impl Load {
         within(60, "the lasting clients", std::mem::take(&mut self.lasting).join_all()).await;
         let epoch = epoch(&mut self.server.topics().await).await.expect("the topic is there");
         let topic = read_all(&mut self.server.client().await, TOPIC).await;
-        judged(&self.recorder.history_of(&epoch, &topic))
+        assert_sound(&self.recorder.history_of(&epoch, &topic))
     }
 }
 
@@ -112,7 +112,7 @@ async fn retention_under_kill_9_loses_nothing_within_it() {
     assert!(summary.gone > 0 && summary.records >= 500, "retention under load: {summary:?}");
 }
 
-/// P1: a topic is empty, or of another incarnation, only after somebody deleted it.
+/// P1: a topic becomes empty or gets another epoch only if somebody deleted it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_deleted_under_kill_9_loses_its_old_incarnations_alone() {
     let mut load = Load::begin(Retention::default()).await;
@@ -121,7 +121,7 @@ async fn a_topic_deleted_under_kill_9_loses_its_old_incarnations_alone() {
         if let Some(epoch) = epoch(&mut topics).await {
             let begun = load.recorder.begin_deletion(&epoch);
             let request = DeleteTopicRequest { name: TOPIC.into(), epoch };
-            // Publishing creates it again.
+            // Publishing recreates it.
             if topics.delete_topic(request).await.is_ok() {
                 load.recorder.end_deletion(begun);
             }

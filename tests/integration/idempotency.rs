@@ -26,7 +26,7 @@ async fn a_repeated_request_id_answers_the_first_receipt_and_stores_nothing() {
     let first = send(&mut client, with_id("a", "id-1", "x")).await;
     published(&mut client, "a", records("between", 1)).await;
     assert_repeats(&first, &send(&mut client, with_id("a", "id-1", "x")).await);
-    // Another topic and another id are other publishes.
+    // The same id on another topic, and another id, are different publishes.
     assert!(!send(&mut client, with_id("b", "id-1", "x")).await.duplicate);
     assert!(!send(&mut client, with_id("a", "id-2", "x")).await.duplicate);
     assert_eq!(read_all(&mut client, "a").await.len(), 7);
@@ -80,7 +80,7 @@ async fn the_request_id_is_checked_before_expected_offset() {
     let mut client = server.client().await;
     let request = |id: &str| PublishRequest { expected_offset: Some(0), ..with_id("a", id, "x") };
     let first = send(&mut client, request("once")).await;
-    // The tail has moved, yet this is the same publish: no mismatch.
+    // The tail has moved, but this is a repeat of the same publish, so there is no mismatch.
     assert_repeats(&first, &send(&mut client, request("once")).await);
     let status = client.publish(request("other")).await.unwrap_err();
     refused(&status, Code::FailedPrecondition, "EXPECTED_OFFSET_MISMATCH");
@@ -116,8 +116,7 @@ async fn streams_know_repeated_ids_too() {
     assert_eq!(read_all(&mut client, "a").await.len(), 9);
 }
 
-/// P5, P9: an id names one batch. Other records under it are refused, by every kind of call, and nothing of
-/// them is stored.
+/// P5, P9: an id names one batch. Every kind of call refuses different records under it and stores none of them.
 #[tokio::test]
 async fn other_records_under_an_id_are_refused_and_not_called_a_duplicate() {
     let server = Server::start().await;
@@ -148,14 +147,14 @@ async fn other_records_under_an_id_are_refused_and_not_called_a_duplicate() {
     };
     refused(&status, Code::FailedPrecondition, "REQUEST_ID_REUSED");
     assert_eq!((receipts.len(), metadata(&status)["number"].as_str()), (1, "2"));
-    // The very same is a repetition still, with another trace and another condition.
+    // The same records are still a repeat, even with another trace context and another condition.
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into();
     let again = PublishRequest { traceparent: trace, expected_offset: Some(9), ..with_id("a", "id", "x") };
     assert_repeats(&first, &send(&mut client, again).await);
     assert_eq!(read_all(&mut client, "a").await.len(), 6);
 }
 
-/// Some languages write the entries of a map in another order each time.
+/// Some languages encode the entries of a map in a different order each time.
 #[tokio::test]
 async fn a_repetition_with_its_headers_in_another_order_is_a_repetition() {
     let server = Server::start().await;
@@ -163,7 +162,7 @@ async fn a_repetition_with_its_headers_in_another_order_is_a_repetition() {
     let headers: std::collections::HashMap<String, String> =
         (0..12).map(|i| (format!("key-{i}"), format!("value-{i}"))).collect();
     let of = || {
-        // A map of its own each time iterates in an order of its own.
+        // Each new map iterates in its own order.
         let headers = headers.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         let record = Record { headers, ..record("x") };
         PublishRequest { request_id: "id".into(), ..publish("a", vec![record]) }

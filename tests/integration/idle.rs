@@ -1,4 +1,4 @@
-//! A server that has nothing to do does nothing: after faults and recoveries too, no thread of it is busy.
+//! An idle server uses no processor time: no thread is busy, also after faults and recoveries.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::harness::{Reader, Server, within};
 
 const SMALL: [&str; 4] = ["--storage-journal-bytes", "1048576", "--storage-segment-bytes", "1048576"];
 
-/// What each thread has used of a processor, in hundredths of a second, with its name.
+/// Processor time of each thread with its name, in hundredths of a second.
 fn used(pid: u32) -> BTreeMap<u32, (String, u64)> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
     let stats = tasks.filter_map(|task| {
@@ -29,8 +29,8 @@ fn used(pid: u32) -> BTreeMap<u32, (String, u64)> {
     stats.collect()
 }
 
-/// Waits for a second in which every thread is idle. One that spins gets its share of the machine in each,
-/// however many others want one.
+/// Waits for a second in which every thread is idle. A spinning thread gets processor time in every second, however busy
+/// the machine is.
 async fn comes_to_rest(server: &Server, when: &str) {
     /// A twentieth of a core.
     const TICKS_MAX: u64 = 5;
@@ -72,8 +72,8 @@ fn first_segment(data: &Path) -> PathBuf {
     files.min().expect("a segment")
 }
 
-/// At rest, after kill -9, and after damage that is trimmed away under retention by age: once, that kept the
-/// storage thread busy for ever.
+/// Covers a server at rest, after kill -9, and after damage was trimmed away with retention by age set, which once kept
+/// the storage thread busy for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_thread_is_busy_after_recovery_and_after_damage_was_trimmed() {
     let dir = TempDir::new().unwrap();
@@ -113,7 +113,7 @@ async fn no_thread_is_busy_after_recovery_and_after_damage_was_trimmed() {
     comes_to_rest(&server, "trimmed").await;
 }
 
-/// While the disk is full, after a restart on it, and after a sync failed.
+/// Covers a full disk, a restart on it, and a failed sync.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_thread_is_busy_while_the_disk_is_full_or_has_failed() {
     let disk = SmallDisk::mount(12 << 20);

@@ -1,4 +1,4 @@
-//! Read limits: the call ends by itself, with status OK, and says where to go on.
+//! Read limits: the call ends by itself with status OK and the position to resume from.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn max_records_cuts_inside_a_batch_and_resumes_there() {
             read(&mut client, limited(ReadLimit { max_records: n, ..ReadLimit::default() })).await;
         assert_eq!((seen.len() as u64, next), (n, n));
     }
-    // Reading on piece by piece gives the whole, once.
+    // Reading piece by piece yields every record once.
     let (mut all, mut request) = (Vec::new(), limited(ReadLimit { max_records: 7, ..ReadLimit::default() }));
     request.limit.as_mut().unwrap().stop_at_tail = true;
     loop {

@@ -1,6 +1,5 @@
 //! Tests through the public door: the real binary as a child process, real clients over loopback.
-//! The names P1 to P10 in comments are the promises of docs/guarantees.md.
-//! Never: reaches into the server's modules to make a test pass.
+//! P1 to P10 in comments are the promises of docs/guarantees.md. No test here reaches into the server's modules.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

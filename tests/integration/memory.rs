@@ -1,5 +1,5 @@
-//! What clients can make a server keep in memory, in a cgroup with the limit of the shipped manifests: whatever they
-//! send or leave unread, it is not killed, and serves an honest client beside them.
+//! Memory of a server in a cgroup with the limit of the shipped manifests: whatever clients send or leave unread, the server
+//! is not killed, and it still serves an honest client.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,10 +23,10 @@ const PUBLISH: &str = "/streamway.v1.StreamService/Publish";
 const TUTORIAL: &str = "/example.MyService/BidirectionalStreamingRPCMethod";
 const SUBSCRIBE: &str = "/streamway.v1.StreamService/Subscribe";
 const MIB: u64 = 1 << 20;
-/// A little less than a message may have.
+/// Slightly less than the limit of a message.
 const LARGE: usize = (4 << 20) - 4096;
 
-/// The server's settings and the memory limit of the shipped manifests.
+/// Settings and memory limit of the shipped manifests.
 fn shipped() -> (Vec<String>, u64) {
     let base = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kubernetes/base/");
     let read = |name: &str| std::fs::read_to_string(format!("{base}{name}")).unwrap();
@@ -38,7 +38,7 @@ fn shipped() -> (Vec<String>, u64) {
     (settings, gib << 30)
 }
 
-/// A server with the settings of the manifests under their limit.
+/// Starts a server with the settings and the memory limit of the manifests.
 async fn in_a_pod(group: &Cgroup, data: &std::path::Path, settings: &[String]) -> Server {
     let mut under = vec!["env".to_owned()];
     under.extend(settings.iter().cloned());
@@ -46,11 +46,11 @@ async fn in_a_pod(group: &Cgroup, data: &std::path::Path, settings: &[String]) -
     Server::under(under, data, &[]).await
 }
 
-/// A connection of its own whose windows for answers are so large.
+/// Opens a connection with this window for answers.
 async fn connection(server: &Server, window: u32) -> (SendRequest<Bytes>, JoinHandle<()>) {
     let tcp = TcpStream::connect(server.listen()).await.unwrap();
     let mut builder = h2::client::Builder::new();
-    // The connection's own is large: this end too counts small frames that are not read against it.
+    // The window of the connection is large, because this side counts small unread frames against it as well.
     builder
         .initial_window_size(window)
         .initial_connection_window_size(1 << 30)
@@ -62,7 +62,7 @@ async fn connection(server: &Server, window: u32) -> (SendRequest<Bytes>, JoinHa
     (requests.ready().await.unwrap(), task)
 }
 
-/// A call that is held open, its answer unread.
+/// An open call whose answer is not read.
 struct Held {
     answer: Option<h2::client::ResponseFuture>,
     read: Option<h2::RecvStream>,
@@ -70,7 +70,7 @@ struct Held {
 }
 
 impl Held {
-    /// Waits until the server has begun to answer.
+    /// Waits until the server has started to answer.
     async fn answered(mut self) -> Self {
         if let Some(answer) = self.answer.take() {
             let answer = within(60, "the answer's beginning", answer).await.expect("answered");
@@ -101,7 +101,7 @@ fn call(
     }
     let (answer, mut sending) = requests.send_request(request.body(()).unwrap(), false).unwrap();
     if !body.is_empty() {
-        // A call of one message begins once its end has come.
+        // A unary call starts when its request has ended.
         sending.send_data(body, method == PUBLISH || method == SUBSCRIBE).unwrap();
     }
     Held { answer: Some(answer), read: None, _sending: sending }
@@ -114,7 +114,7 @@ fn framed(message: &[u8], compressed: bool) -> Vec<u8> {
     out
 }
 
-/// The message compressed, as it comes by the wire.
+/// The compressed message as it is sent.
 fn zipped(message: &[u8]) -> Vec<u8> {
     framed(&zstd::encode_all(message, 1).unwrap(), true)
 }
@@ -125,7 +125,7 @@ fn field(tag: u32, bytes: Vec<u8>) -> Vec<u8> {
     out
 }
 
-/// A publish of a record of two bytes beside an unknown field of 4 MiB: 170 bytes by the wire.
+/// A publish of a record of two bytes and an unknown field of 4 MiB: 170 bytes when compressed.
 fn swollen(number: u64) -> Vec<u8> {
     let mut inner = publish("t", vec![record("xx")]).encode_to_vec();
     inner.extend(field(99, vec![0; LARGE - 200]));
@@ -135,7 +135,7 @@ fn swollen(number: u64) -> Vec<u8> {
     zipped(&field(2, numbered))
 }
 
-/// The first message of an Exchange that is told so once it has come, likewise.
+/// The first message of an Exchange with such an unknown field.
 fn swollen_open() -> Vec<u8> {
     let mut exchange = open("t");
     if let Some(Kind::Open(open)) = &mut exchange.kind {
@@ -150,7 +150,7 @@ fn zstd_headers() -> BTreeMap<&'static str, String> {
     BTreeMap::from([("grpc-encoding", "zstd".to_owned())])
 }
 
-/// Exchanges whose publishes keep 4 MiB each if all of their messages is kept, and idle ones whose open did.
+/// Exchanges whose publishes would retain 4 MiB each if whole messages were retained, and idle ones whose Open would.
 async fn publishers(server: &Server) -> Vec<Held> {
     let (mut requests, _task) = connection(server, 1 << 20).await;
     let mut held = Vec::new();
@@ -165,13 +165,13 @@ async fn publishers(server: &Server) -> Vec<Held> {
     for idle in idle {
         held.push(idle.answered().await.said().await);
     }
-    // The tutorial's calls are as many as anybody likes too.
+    // Calls of the tutorial's services are not limited in number either.
     let echo: Bytes = zipped(&field(1, vec![b'x'; LARGE])).into();
     held.extend((0..400).map(|_| call(&mut requests, TUTORIAL, &zstd_headers(), echo.clone())));
     held
 }
 
-/// Subscribers whose window is a byte, of records of 1 MB, from different places.
+/// Subscribers with a window of one byte to records of 1 MB, from different offsets.
 async fn subscribers(server: &Server) -> Vec<Held> {
     let mut client = server.client().await;
     for n in 0..8_u8 {
@@ -193,14 +193,14 @@ async fn subscribers(server: &Server) -> Vec<Held> {
     held
 }
 
-/// Calls with long headers that send nothing else, and messages that never end.
+/// Calls that send only long headers, and messages that never end.
 async fn unfinished(server: &Server) -> Vec<Held> {
     let (mut requests, _task) = connection(server, 1 << 20).await;
     let long = BTreeMap::from([("x-long", "x".repeat(30_000))]);
     let mut held: Vec<_> = (0..500).map(|_| call(&mut requests, PUBLISH, &long, Bytes::new())).collect();
     let part: Bytes = [&[0, 0, 0x3f, 0xf0, 0][..], &[0; 60_000]].concat().into();
     held.extend((0..500).map(|_| call(&mut requests, EXCHANGE, &BTreeMap::new(), part.clone())));
-    // Behind all of them on the connection, so that by its answer the server has taken them in.
+    // The last request on the connection: its answer shows that the server has read the others.
     let last = framed(&publish("t", vec![record("last")]).encode_to_vec(), false);
     held.push(call(&mut requests, PUBLISH, &BTreeMap::new(), last.into()).answered().await);
     held
@@ -226,10 +226,10 @@ async fn no_mix_of_clients_has_a_server_of_the_manifests_killed() {
         );
     }
     assert_eq!(server.ready_and_alive().await, (true, true));
-    // What it was brought to is within what its settings add up to.
+    // The peak is within the sum of the limits.
     assert!(server.resident_bytes() < 2048 * MIB, "{} MiB", server.resident_bytes() / MIB);
     honest.end_at_limit().await;
-    // One that reads is served what the others leave unread.
+    // A subscriber that reads receives everything.
     let mut reader = server.client().await.subscribe(to_tail("large")).await.unwrap().into_inner();
     let mut read = 0;
     while let Some(message) = within(30, "a delivery", reader.message()).await.unwrap() {
@@ -287,7 +287,7 @@ async fn connections_that_stay_on_the_admin_port_do_not_fail_liveness() {
     for _ in 0..10 {
         assert_eq!(server.ready_and_alive().await, (true, true));
     }
-    // Those that unread metrics keep busy are no reason either.
+    // Unread metrics do not prevent it either.
     for peer in &mut stay {
         let frames = crate::harness::frames::Frames::default();
         if !peer.send(frames.call(1, "/metrics")).await {

@@ -1,5 +1,5 @@
-//! How a replica shows NATS who it is, and makes sure that it is NATS: TLS, a client certificate, JWT
-//! and nkey of an operator's account, a token. Each from publish to subscribe on a real nats-server.
+//! Authentication between a replica and NATS: TLS, a client certificate, JWT and nkey of an operator's account, a token.
+//! Each test publishes and subscribes through a real nats-server.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ fn flags<'a>(url: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["--engine", "jetstream", "--nats-replicas", "1", "--nats-url", url], more].concat()
 }
 
-/// What is published comes back.
+/// Asserts that a published record can be read back.
 async fn works(nats: &Nats, more: &[&str]) {
     let server = Server::with(&flags(&nats.url(), more)).await;
     let mut client = server.client().await;
@@ -28,7 +28,7 @@ async fn works(nats: &Nats, more: &[&str]) {
     assert_eq!(found.iter().map(crate::harness::Seen::text).collect::<Vec<_>>(), ["r0", "r1", "r2"]);
 }
 
-/// What a server says that cannot use NATS: until it ends, or waits.
+/// Output of a server that cannot use NATS, until it exits or waits.
 fn log_without_access(nats: &Nats, more: &[&str]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let any = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
@@ -103,7 +103,7 @@ async fn nats_with_a_token() {
     assert!(log.contains("refuses the credentials") && !log.contains("\"wrong\""), "{log}");
 }
 
-/// A JWT of NATS's: claims about `subject`, signed by `issuer`.
+/// A NATS JWT with claims about `subject`, signed by `issuer`.
 fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: Value) -> String {
     let claims = json!({
         "jti": subject.public_key(), "iat": 1_700_000_000, "iss": issuer.public_key(),
@@ -123,7 +123,7 @@ fn account(operator: &KeyPair, account: &KeyPair, storage: i64) -> String {
     jwt(operator, account, json!({"limits": limits, "type": "account", "version": 2}))
 }
 
-/// A file of credentials, as `nsc` writes it.
+/// A credentials file as written by `nsc`.
 fn credentials(dir: &Path, name: &str, account: &KeyPair) -> PathBuf {
     let user = KeyPair::new_user();
     let claims = json!({"subs": -1, "data": -1, "payload": -1, "type": "user", "version": 2});

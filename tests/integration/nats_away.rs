@@ -1,4 +1,4 @@
-//! Stops of a server that cannot reach NATS: every call is answered (P7), and in time (P8).
+//! Shutdown of a server that cannot reach NATS: every call is answered (P7) in time (P8).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ fn one(topic: &str, id: String) -> PublishRequest {
     PublishRequest { request_id: id, ..publish(topic, vec![record(vec![7; BYTES])]) }
 }
 
-/// Bytes of publishes that were taken and are not acknowledged.
+/// Bytes of accepted publishes that are not acknowledged.
 fn inflight_bytes(server: &Server) -> usize {
     let url = format!("http://{}/metrics", server.admin());
     let output = std::process::Command::new("curl").args(["-s", &url]).output().unwrap();
@@ -36,7 +36,7 @@ fn inflight_bytes(server: &Server) -> usize {
     line.map_or(0, |number| number.parse::<f64>().unwrap() as usize)
 }
 
-/// An Exchange of which one publish is acknowledged, and another sent once `go` says so.
+/// An Exchange with one acknowledged publish and another one that is sent when `go` fires.
 async fn exchange(
     mut client: StreamClient,
     acknowledged: Arc<Semaphore>,
@@ -70,7 +70,7 @@ fn told(status: &Status) -> String {
     metadata(status)["side_effects"].clone()
 }
 
-/// Stops a server that waits for a NATS which `go_away` took away.
+/// Stops a server while it waits for a NATS that `go_away` made unavailable.
 async fn stop(go_away: impl FnOnce(&mut Nats), come_back: impl FnOnce(&mut Nats)) {
     let mut nats = tokio::task::spawn_blocking(|| Nats::single("")).await.unwrap();
     let mut server = replica(&nats).await;
@@ -90,7 +90,7 @@ async fn stop(go_away: impl FnOnce(&mut Nats), come_back: impl FnOnce(&mut Nats)
         let mut client = client.clone();
         unary.spawn(async move { client.publish(one("away", format!("id-{n}"))).await });
     }
-    // A start waits too.
+    // A start waits as well.
     let starting = tokio::spawn({
         let mut client = client.clone();
         async move { client.subscribe(subscribe("away", earliest())).await.map(drop) }
@@ -136,7 +136,7 @@ async fn a_stop_while_nats_hangs_answers_every_call() {
     stop(signal(Signal::STOP), signal(Signal::CONT)).await;
 }
 
-/// A server that waits for a NATS it never found stops at once, and in peace.
+/// A server that is still waiting for NATS at its start stops at once and without a panic.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_while_the_start_waits_for_nats_is_clean() {
     let args = ["--engine", "jetstream", "--nats-url", "nats://127.0.0.1:1"];

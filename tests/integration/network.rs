@@ -65,12 +65,12 @@ async fn cuts_and_delays_lose_repeat_and_reorder_nothing() {
     proxy.delay(Duration::ZERO);
     done.send_replace(true);
     within(60, "the publishers", publishers.join_all()).await;
-    let summary = judged(&server, &recorder, &end, followers).await;
+    let summary = assert_sound(&server, &recorder, &end, followers).await;
     println!("{rounds} cuts: {summary:?}");
 }
 
 /// What the judge says once two followers have seen all that the topic holds.
-async fn judged(
+async fn assert_sound(
     server: &Server,
     recorder: &Recorder,
     end: &watch::Sender<Option<u64>>,
@@ -257,7 +257,7 @@ async fn connections_that_come_twice_and_out_of_order_store_everything_once() {
     }
     done.send_replace(true);
     within(60, "the publishers", publishers.join_all()).await;
-    let summary = judged(&server, &recorder, &end, followers).await;
+    let summary = assert_sound(&server, &recorder, &end, followers).await;
     println!("{rounds} rounds of doubled connections: {summary:?}");
 }
 

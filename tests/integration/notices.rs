@@ -1,4 +1,4 @@
-//! CAUGHT_UP and heartbeats.
+//! The notice CAUGHT_UP, and heartbeats.
 
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ async fn a_silent_topic_is_heard_of_by_heartbeats_with_the_place_to_resume() {
         let beat = reader.message().await.unwrap().expect("a heartbeat");
         assert_eq!((beat.batches.len(), beat.notice(), beat.tail), (0, Notice::Unspecified, 3));
         assert_eq!(beat.next.unwrap().offset, 3);
-        // 1 s ± 10 %, and what a busy machine adds.
+        // 1 s ± 10 %, plus the delay of a busy machine.
         let took = begun.elapsed();
         assert!((Duration::from_millis(800)..Duration::from_secs(5)).contains(&took), "{took:?}");
     }

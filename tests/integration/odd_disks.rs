@@ -1,5 +1,5 @@
-//! A file system that turns read-only under the server, one that is read-only at its start, and one
-//! whose reads and writes do less than they are asked (P1, P7, P10).
+//! A file system that becomes read-only while the server runs, one that is read-only at its start, and one with short reads
+//! and writes (P1, P7, P10).
 
 use std::process::{Command, Stdio};
 
@@ -13,8 +13,8 @@ use crate::harness::{Server, metadata, read_all, refused};
 
 const TOPIC: &str = "odd";
 
-/// P1, P7: nothing is acknowledged once it is read-only; reads go on; and a start is refused in words
-/// that say why, changes nothing, and works once the file system is writable again.
+/// P1, P7: on a read-only file system nothing is acknowledged and reads continue; a start fails with the reason, changes
+/// nothing, and succeeds once the file system is writable again.
 #[tokio::test]
 async fn a_file_system_that_turns_read_only_ends_writing_and_loses_nothing() {
     let disk = FragileDisk::mount(256 << 20);
@@ -27,7 +27,7 @@ async fn a_file_system_that_turns_read_only_ends_writing_and_loses_nothing() {
     disk.turn_read_only();
     let status = client.publish(publish(TOPIC, records("unknown", 3))).await.expect_err("must be refused");
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-    // Where the seal of the group before failed first, nothing of this one was written.
+    // If sealing the previous commit failed first, nothing of this one was written.
     let nothing_stored = metadata(&status)["side_effects"] == "none";
     let status = client.publish(publish(TOPIC, records("after", 1))).await.expect_err("must be refused");
     refused(&status, Code::Unavailable, "STORAGE_UNAVAILABLE");
@@ -59,8 +59,8 @@ async fn a_file_system_that_turns_read_only_ends_writing_and_loses_nothing() {
     server.sigterm().await;
 }
 
-/// P1, P10: short writes, short reads and interruptions, as the system may give at any time, through
-/// commits, checkpoints, recovery after kill -9, and reads from segments.
+/// P1, P10: short writes, short reads and interrupted system calls during commits, checkpoints, recovery after kill -9, and
+/// reads from segments.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_and_writes_that_do_less_than_asked_change_nothing() {
     let (preload, dir) = (Preload::new(), TempDir::new().unwrap());
@@ -81,7 +81,7 @@ async fn reads_and_writes_that_do_less_than_asked_change_nothing() {
         server.kill9().await;
         server.restart().await;
     }
-    // The bytes on disk are those of a disk that does all of it at once.
+    // The bytes on disk are the same as without short writes.
     preload.set_io_bytes_max(0);
     let seen = read_all(&mut server.client().await, TOPIC).await;
     assert!(seen.iter().map(|seen| seen.text()).eq(want), "{} records", seen.len());

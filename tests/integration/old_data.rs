@@ -1,5 +1,5 @@
-//! Data directories that an earlier program wrote, kept in `tests/data`: read as they are, and written on
-//! (P1, P5, P10). These are of a program whose catalog had neither the newest acknowledged group (`last_acked_commit`)
+//! Data directories written by an earlier version, stored in `tests/data`, can be read and extended (P1, P5, P10). They are
+//! of a version whose catalog had neither the newest acknowledged group (`last_acked_commit`)
 //! nor the checksums of the files of request ids.
 
 use std::fs;
@@ -16,8 +16,8 @@ use crate::harness::preload::Preload;
 use crate::harness::{Server, read_all};
 
 const TOPIC: &str = "old";
-/// When the images were made, in Unix seconds: the server is told that it is then, as it remembers request
-/// ids for minutes.
+/// Time at which the images were made, in Unix seconds. The server runs with this clock, because it remembers request ids
+/// only for minutes.
 const MADE: i64 = 1_795_522_470;
 
 fn unpack(from: &Path, to: &Path) {
@@ -60,7 +60,7 @@ async fn goes_on(image: &str) {
         }
         published(&mut client, TOPIC, vec![record(format!("new{round}"))]).await;
         want.push(format!("new{round}"));
-        // What this program writes beside what it found is read again, after a stop and after a kill.
+        // Records added by this version can be read after a stop and after a kill.
         if round == 0 {
             server.sigterm().await;
             assert!(is_whole(dir.path()), "{image}: check finds nothing after a stop");

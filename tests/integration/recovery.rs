@@ -1,4 +1,4 @@
-//! The time of a start after kill -9 does not grow with the data kept.
+//! The duration of a start after kill -9 does not grow with the amount of stored data.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::harness::make::{ingest, publish, record};
 use crate::harness::{Server, soak};
 
 const BATCH_BYTES: u64 = 1_000_000;
-/// Small, so that the replay of the journal does not hide what grows.
+/// Small, so that the replay of the journal does not hide any growth.
 const ARGS: [&str; 2] = ["--storage-journal-bytes", "8388608"];
 
 async fn add(server: &Server, megabytes: u64) {
@@ -26,7 +26,7 @@ async fn add(server: &Server, megabytes: u64) {
     sender.await.unwrap();
 }
 
-/// The best of three, as the machine is shared.
+/// The fastest of three starts, because the machine is shared.
 async fn start_after_kill(server: &mut Server) -> Duration {
     let mut best = Duration::MAX;
     for _ in 0..3 {
@@ -40,7 +40,7 @@ async fn start_after_kill(server: &mut Server) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_after_kill_9_takes_as_long_with_much_data_as_with_little() {
-    // What reading all of it would take is several times the allowance, in a debug build too.
+    // Reading everything would take several times the allowed time, also in a debug build.
     let (little, much, allowance) =
         if soak() { (20, 2000, Duration::from_secs(2)) } else { (20, 300, Duration::from_millis(300)) };
     let mut server = Server::with(&ARGS).await;

@@ -1,4 +1,4 @@
-//! Retention by age, bytes and count forgets the oldest whole batches, and never a newer one.
+//! Retention by age, bytes and count deletes the oldest whole batches, and never a newer one.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use streamway::proto::v1::{
 use crate::harness::make::{or_else, published, record, subscribe, to_tail};
 use crate::harness::{Reader, Seen, Server, TopicClient, read_all, within};
 
-/// Segments as small as they may be, so that there are whole ones to forget.
+/// The smallest segments allowed, so that there are whole ones to delete.
 const SMALL: [&str; 4] = ["--storage-journal-bytes", "1048576", "--storage-segment-bytes", "1048576"];
 /// 100 of them make about 10 MB.
 const BATCH_BYTES: usize = 100_000;
@@ -32,7 +32,7 @@ async fn topic(topics: &mut TopicClient) -> Topic {
     topics.get_topic(get).await.unwrap().into_inner().topic.unwrap()
 }
 
-/// What is left once retention, which works in the background, has begun and is done.
+/// Records left after background retention has started and finished.
 async fn left(server: &Server) -> Vec<Seen> {
     within(60, "retention", forgets(server)).await;
     read_all(&mut server.client().await, "r").await
@@ -88,9 +88,9 @@ async fn by_age_also_after_a_restart() {
     let mut server = filled(Retention { max_age, max_bytes: 0, max_records: 0 }).await;
     server.kill9().await;
     server.restart().await;
-    // All of it is older than a second soon; only what shares the newest segment may stay.
+    // Soon everything is older than a second; only records in the newest segment may remain.
     let forgotten = async {
-        // Not by reading, which what is forgotten meanwhile would interrupt.
+        // Not by reading, which concurrent deletion would interrupt.
         while topic(&mut server.topics().await).await.earliest_offset < 75 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

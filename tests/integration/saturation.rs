@@ -1,6 +1,6 @@
-//! Mixed load at saturation: as much as the server takes from every kind of publisher, subscribers that
-//! follow, that begin again and that go away, topics that come and go. Memory, files, tasks and disk are
-//! flat at the end, and nothing that was published is missing, repeated or out of order (P2, P3, P6).
+//! Mixed load at saturation: every kind of publisher at full speed, subscribers that follow, restart and leave, topics that
+//! are created and deleted. Memory, files, tasks and disk do not grow, and no published record is missing, repeated or out of
+//! order (P2, P3, P6).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,11 +19,11 @@ use crate::harness::make::{
 use crate::harness::vitals::{Vitals, mean};
 use crate::harness::{Reader, Server, StreamClient, read_all, soak, within};
 
-/// Two that never forget, whose end is read in full, would fill the disk: these keep 32 MiB each.
+/// Retention of 32 MiB each, because topics without retention would fill the disk.
 const TOPICS: [&str; 3] = ["unary", "ingest", "exchange"];
 const KEPT_BYTES: u64 = 32 << 20;
 const RECORDS: usize = 10;
-/// Small files and caches, so that all of them were full and emptied many times over.
+/// Small files and caches, so that all of them fill up and are recycled many times.
 const ARGS: [&str; 12] = [
     "--storage-journal-bytes",
     "8MiB",
@@ -100,7 +100,7 @@ impl Load {
         assert_eq!(sender.await.unwrap(), acknowledged, "everything sent was acknowledged");
     }
 
-    /// Reads on; retention may pass by who is slow, which the reader is told.
+    /// Continues to read; a slow reader may be told that retention has overtaken it.
     async fn following(mut self, topic: &str, request: SubscribeRequest, records: u64) {
         let request = or_else(request, OutOfRangePolicy::Earliest);
         let mut reader = Reader::open(&mut self.client, request).await.expect(topic);
@@ -117,7 +117,7 @@ impl Load {
         }
     }
 
-    /// Comes on a connection of its own, reads some of the history, and goes.
+    /// Connects, reads some old records, and disconnects.
     async fn coming_and_going(self, at: std::net::SocketAddr) {
         while !self.stopped() {
             let client = StreamClient::new(crate::harness::connect(at).await);
@@ -127,7 +127,7 @@ impl Load {
         }
     }
 
-    /// Topics that are made, used and deleted.
+    /// Creates, uses and deletes topics.
     async fn passing_topics(mut self, mut topics: crate::harness::TopicClient, name: String) {
         while !self.stopped() {
             published(&mut self.client, &name, records("passing", 100)).await;
@@ -198,7 +198,7 @@ async fn mixed_load_at_saturation_leaves_memory_files_tasks_and_disk_flat() {
     within(60, "the load's end", ending).await;
     drop(load);
 
-    // The second half against the second quarter: by then everything was full once.
+    // Compares the second half with the second quarter, when everything has been full once.
     let quarter = seen.len() / 4;
     let (early, late) = (mean(&seen[quarter..2 * quarter]), mean(&seen[2 * quarter..]));
     println!(
@@ -220,7 +220,7 @@ async fn mixed_load_at_saturation_leaves_memory_files_tasks_and_disk_flat() {
             {
                 return now;
             }
-            // Nothing tells when another process has closed everything.
+            // There is no event for this in another process.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };

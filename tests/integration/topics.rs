@@ -45,7 +45,7 @@ async fn a_topic_is_created_described_and_kept_over_a_restart() {
         server.kill9().await;
         server.restart().await;
         let kept = get(&mut server.topics().await, "orders").await.unwrap();
-        // The journal and the segments frame batches differently: bytes are told approximately.
+        // The journal and the segments frame batches differently, so bytes are reported approximately.
         assert!(kept.stored_bytes > 0);
         assert_eq!(Topic { stored_bytes: now.stored_bytes, ..kept }, now);
     }
@@ -133,7 +133,7 @@ async fn trim_forgets_whole_batches_and_says_where_the_topic_begins() {
     assert_eq!(kept, 50, "the batch that holds offset 55 is kept whole");
     let status = server.topics().await.trim_topic(trim(101)).await.unwrap_err();
     refused(&status, Code::OutOfRange, "OFFSET_BEYOND_TAIL");
-    // Trimming never goes back.
+    // A trim never moves backwards.
     let again = server.topics().await.trim_topic(trim(10)).await.unwrap().into_inner();
     assert_eq!(again.earliest_offset, 50);
     server.kill9().await;

@@ -1,32 +1,31 @@
-//! The judge: whether a history could have come from one ordered, durable, atomic, idempotent topic.
-//! Offsets are dense on the embedded engine, and the judge relies on it.
-//! Never: asks a server.
+//! The history checker: decides whether one ordered, durable, atomic, idempotent topic can explain a history.
+//! It relies on dense offsets, as the embedded engine has them.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::gone::Kept;
 use super::{Attempt, History, Outcome};
 
-/// What a sound history held.
+/// Counts of a history that passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     pub attempts: usize,
-    /// Batches acknowledged, repeats left out.
+    /// Acknowledged batches, without repeats.
     pub acknowledged: usize,
-    /// Batches stored though no acknowledgement came.
+    /// Batches that were stored although their publisher received no acknowledgement.
     pub unacknowledged: usize,
     pub duplicates: usize,
     pub refused: usize,
-    /// Batches that were acknowledged and are rightly gone.
+    /// Acknowledged batches that are gone because of a trim, retention or a deletion.
     pub gone: usize,
     pub records: usize,
     pub delivered: usize,
 }
 
-/// Judges a history.
+/// Checks a history.
 ///
 /// # Errors
-/// The first promise that was broken.
+/// Describes the first broken promise.
 pub fn check(history: &History) -> Result<Summary, String> {
     let (mut others, mut ours) = (Vec::new(), Vec::new());
     for attempt in &history.attempts {
@@ -79,7 +78,7 @@ pub fn check(history: &History) -> Result<Summary, String> {
     Ok(summary)
 }
 
-/// Where an acknowledgement says that a batch was stored.
+/// Range of offsets at which an acknowledgement says that a batch was stored.
 fn told(attempts: &[&Attempt]) -> Option<u64> {
     attempts.iter().find_map(|attempt| match attempt.outcome {
         Outcome::Acknowledged { first, .. } => Some(first),
@@ -91,16 +90,16 @@ fn lost(first: u64, attempts: &[&Attempt], why: &str) -> String {
     format!("acknowledged at {first}, and lost, {why}: {}", short(&attempts[0].values[0]))
 }
 
-/// What the topic holds at the end.
+/// Content of the topic at the end.
 struct Topic<'a> {
-    /// By value. Compared and not hashed: hashing half a gigabyte in a debug build takes most of a minute.
+    /// Ordered by value. A hash map would be slower: hashing half a gigabyte in a debug build takes most of a minute.
     places: BTreeMap<&'a str, (u64, u64)>,
     values: Vec<&'a str>,
     start: u64,
 }
 
 impl<'a> Topic<'a> {
-    /// P2: offsets rise one by one, and no value is there twice.
+    /// P2: checks that offsets increase one by one and that no value occurs twice.
     fn read(topic: &'a [(u64, u64, String)], kept: &Kept<'_>) -> Result<Self, String> {
         let start = kept.start;
         let mut places = BTreeMap::new();
@@ -116,7 +115,7 @@ impl<'a> Topic<'a> {
         Ok(Self { places, values, start })
     }
 
-    /// P4: where a batch begins, whole and in order; none where no record of it is stored.
+    /// P4: offset of a batch that is stored whole and in order; `None` if no record of it is stored.
     fn place(&self, values: &[String]) -> Result<Option<u64>, String> {
         let found: Vec<Option<(u64, u64)>> =
             values.iter().map(|value| self.places.get(value.as_str()).copied()).collect();
@@ -133,7 +132,7 @@ impl<'a> Topic<'a> {
         Ok(Some(first))
     }
 
-    /// The value at an offset.
+    /// Value at an offset.
     fn at(&self, offset: u64) -> Option<&str> {
         let index = usize::try_from(offset.checked_sub(self.start)?).ok()?;
         self.values.get(index).copied()
@@ -144,7 +143,7 @@ impl<'a> Topic<'a> {
     }
 }
 
-/// P1, P5: a batch that is stored, and what its attempts were told.
+/// P1, P5: compares a stored batch with the answers to all attempts to publish it.
 fn present(first: u64, attempts: &[&Attempt], summary: &mut Summary) -> Result<(), String> {
     let name = short(&attempts[0].values[0]);
     let (mut originals, mut told, mut possible) = (0, false, false);
@@ -182,8 +181,8 @@ fn present(first: u64, attempts: &[&Attempt], summary: &mut Summary) -> Result<(
     Ok(())
 }
 
-/// A batch that is not there, and of which no receipt says where it was. What a call summed up as stored is
-/// left to [`sums`].
+/// Checks a batch that is not stored and has no receipt with an offset. Batches that only the summary of an Ingest
+/// reports as stored are left to [`sums`].
 fn absent<'a>(
     attempts: &[&'a Attempt],
     summary: &mut Summary,
@@ -200,7 +199,7 @@ fn absent<'a>(
     }
 }
 
-/// P2: no two batches were acknowledged at one place, those that are gone included.
+/// P2: checks that no two batches, including those that are gone, were acknowledged at the same offset.
 fn places(stored: &[(u64, Vec<&Attempt>)]) -> Result<(), String> {
     for pair in stored.windows(2) {
         let end = pair[0].0 + pair[0].1[0].values.len() as u64;
@@ -212,8 +211,8 @@ fn places(stored: &[(u64, Vec<&Attempt>)]) -> Result<(), String> {
     Ok(())
 }
 
-/// P1: what was summed up as stored is there, or has had a place before the oldest record that is: there is
-/// room for it, and nothing that was acknowledged behind that place came before it was sent.
+/// P1: checks that batches reported by a summary are stored, or can have been stored before the oldest record: there
+/// is room for them there, and no batch acknowledged after that place was acknowledged before they were sent.
 fn sums(nowhere: &[&Attempt], stored: &[(u64, Vec<&Attempt>)], kept: &Kept<'_>) -> Result<(), String> {
     let gone = stored.iter().filter(|(first, _)| *first < kept.start);
     let known: u64 = gone.map(|(_, attempts)| attempts[0].values.len() as u64).sum();
@@ -228,10 +227,10 @@ fn sums(nowhere: &[&Attempt], stored: &[(u64, Vec<&Attempt>)], kept: &Kept<'_>) 
     nowhere.iter().find(|attempt| attempt.called > since).map_or(Ok(()), |attempt| Err(lost(attempt)))
 }
 
-/// P2: the order of the topic is one that the clients can have seen: what was acknowledged before
-/// another was first called is stored before it.
+/// P2: checks that the order of the topic agrees with the clients' clock: a batch acknowledged before another one was
+/// first sent is stored before it.
 fn real_time(stored: &[(u64, Vec<&Attempt>)]) -> Result<(), String> {
-    // Behind every batch: the earliest time at which one stored after it was known to be stored.
+    // For every batch: the earliest time at which a batch stored after it was known to be stored.
     let mut earliest = u64::MAX;
     for (first, attempts) in stored.iter().rev() {
         let called = attempts.iter().map(|attempt| attempt.called).min().unwrap_or(0);
@@ -248,7 +247,7 @@ fn real_time(stored: &[(u64, Vec<&Attempt>)]) -> Result<(), String> {
     Ok(())
 }
 
-/// P2: the batches of one call are stored in the order sent, none behind one that is missing.
+/// P2: checks that the batches of one call are stored in the order sent, and none after a missing one.
 fn calls(history: &History, topic: &Topic<'_>, stored: &[(u64, Vec<&Attempt>)]) -> Result<(), String> {
     let places: HashMap<&str, u64> =
         stored.iter().map(|(first, attempts)| (attempts[0].values[0].as_str(), *first)).collect();
@@ -264,13 +263,13 @@ fn calls(history: &History, topic: &Topic<'_>, stored: &[(u64, Vec<&Attempt>)]) 
         for (number, attempt) in attempts {
             let name = short(&attempt.values[0]);
             let Some(first) = places.get(attempt.values[0].as_str()).copied() else {
-                // It may have been stored where everything is gone.
+                // It may have been stored in the range that is gone.
                 if after >= topic.start {
                     missing = missing.or(Some(*number));
                 }
                 continue;
             };
-            // A repeat stands where it was stored first.
+            // A repeated batch stays where it was first stored.
             if matches!(attempt.outcome, Outcome::Acknowledged { duplicate: true, .. }) {
                 continue;
             }
@@ -290,8 +289,8 @@ fn calls(history: &History, topic: &Topic<'_>, stored: &[(u64, Vec<&Attempt>)]) 
     Ok(())
 }
 
-/// `expected_offset` is linearizable: it was the tail at one moment between call and answer where it
-/// succeeded, and was not at one such moment where it was refused.
+/// Checks that `expected_offset` is linearizable: if the publish succeeded, it was the tail at some moment between call
+/// and answer; if it was refused, there was such a moment at which it was not.
 fn conditions(history: &History, stored: &[(u64, Vec<&Attempt>)], topic: &Topic<'_>) -> Result<(), String> {
     let begins: HashMap<u64, &Vec<&Attempt>> =
         stored.iter().map(|(first, attempts)| (*first, attempts)).collect();
@@ -328,8 +327,8 @@ fn conditions(history: &History, stored: &[(u64, Vec<&Attempt>)], topic: &Topic<
     Ok(())
 }
 
-/// P2, P3: every subscriber saw the topic's own records at their offsets, one by one. Where it was told of a
-/// gap, everything in the gap is gone.
+/// P2, P3: checks that every subscriber saw the topic's records at their offsets, one by one, and that every record in a
+/// gap it was told of is gone.
 fn deliveries(history: &History, topic: &Topic<'_>, stored: &[(u64, Vec<&Attempt>)]) -> Result<(), String> {
     let gone = stored.iter().filter(|(first, _)| *first < topic.start);
     let gone: HashMap<u64, &str> = gone
@@ -346,7 +345,7 @@ fn deliveries(history: &History, topic: &Topic<'_>, stored: &[(u64, Vec<&Attempt
             }
             want = offset + 1;
             let there = topic.at(*offset).or_else(|| gone.get(offset).copied());
-            // What nobody was told of and what is gone may have been anything.
+            // A record that is gone and that no receipt mentions may have had any value.
             let unknown = there.is_none() && *offset < topic.start;
             if !unknown && there != Some(value.as_str()) {
                 return Err(format!("subscriber {who} saw at {offset} what is not there: {}", short(value)));
@@ -356,7 +355,7 @@ fn deliveries(history: &History, topic: &Topic<'_>, stored: &[(u64, Vec<&Attempt
     Ok(())
 }
 
-/// A value without its filler.
+/// Value without its filler.
 fn short(value: &str) -> &str {
     value.rsplit_once('/').map_or(value, |(name, _)| name)
 }

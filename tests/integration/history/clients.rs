@@ -1,5 +1,5 @@
-//! Clients that write down what they do: publishers by each kind of call, and a subscriber that
-//! resumes across whatever happens. Each stops when told, or where its call ends for good.
+//! Clients that record what they do: publishers with each kind of call, and a subscriber that resumes after every
+//! interruption. Each stops when told to, or when its call ends for good.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::{Begun, Outcome, Recorder};
 use crate::harness::make::{at, earliest, ingest, numbered, open, publish, record, subscribe};
 use crate::harness::{Reader, Seen, StreamClient, TopicClient, detail, metadata};
 
-/// One publisher.
+/// A publisher.
 pub struct Publisher {
     pub client: StreamClient,
     pub topic: String,
@@ -22,12 +22,12 @@ pub struct Publisher {
     pub rng: Rng,
     pub recorder: Recorder,
     pub stop: watch::Receiver<bool>,
-    /// Between two batches of one streaming call.
+    /// Pause between two batches of one streaming call.
     pub pause: Duration,
 }
 
 static UNIQUE: AtomicU64 = AtomicU64::new(0);
-/// Back-off of a client whose server is down or starting.
+/// Back-off of a client while its server is down or starting.
 const BACK_OFF: Duration = Duration::from_millis(20);
 
 fn outcome(receipt: &Receipt) -> Outcome {
@@ -39,7 +39,7 @@ fn epoch(receipt: &Receipt) -> &str {
     receipt.next.as_ref().map_or("", |next| &next.epoch)
 }
 
-/// Trims a topic again and again: within its first batch, to its middle, to its very end.
+/// Trims a topic repeatedly: within its first batch, to its middle, and to its tail.
 pub async fn trimming(
     mut topics: TopicClient,
     topic: String,
@@ -48,7 +48,7 @@ pub async fn trimming(
     stop: watch::Receiver<bool>,
 ) {
     while !*stop.borrow() {
-        // This is the load itself, not a wait for something.
+        // This paces the load; it does not wait for a condition.
         tokio::time::sleep(BACK_OFF).await;
         let Ok(found) = topics.get_topic(GetTopicRequest { name: topic.clone() }).await else { continue };
         let found = found.into_inner().topic.expect("a topic");
@@ -62,7 +62,7 @@ pub async fn trimming(
         let request = TrimTopicRequest { name: topic.clone(), before_offset, epoch: found.epoch };
         match topics.trim_topic(request).await {
             Ok(answer) => recorder.end_trim(begun, Some(answer.into_inner().earliest_offset)),
-            // Where it says nothing of itself it may be done.
+            // Without `side_effects` the trim may have happened.
             Err(status) if detail(&status).error_info().is_none() => {}
             Err(status) if status.code() == Code::Unavailable => {}
             Err(_) => recorder.end_trim(begun, None),
@@ -70,7 +70,7 @@ pub async fn trimming(
     }
 }
 
-/// What a failed publish says about itself (P7).
+/// Outcome of a failed publish according to its error details (P7).
 fn failure(status: &Status) -> Outcome {
     let details = detail(status);
     let Some(info) = details.error_info() else { return Outcome::Unknown };
@@ -85,7 +85,7 @@ fn failure(status: &Status) -> Outcome {
 }
 
 impl Publisher {
-    /// A batch of 1 to 8 records of 20 to 1000 bytes, none like any other.
+    /// A batch of 1 to 8 records of 20 to 1000 bytes, all unique.
     fn batch(&mut self) -> Vec<String> {
         let filler = "x".repeat(self.rng.usize(0..1000));
         let name = &self.name;
@@ -97,7 +97,7 @@ impl Publisher {
         publish(&self.topic, values.iter().map(|value| record(value.as_bytes())).collect())
     }
 
-    /// One unary attempt.
+    /// Makes one unary attempt.
     async fn attempt(
         &mut self,
         values: &[String],
@@ -119,8 +119,8 @@ impl Publisher {
         (outcome, status)
     }
 
-    /// Batches with a `request_id` each, one after the other, each repeated until it is
-    /// acknowledged, and now and then once more for nothing.
+    /// Publishes batches with a `request_id`, one after the other. Each is repeated until it is acknowledged, and
+    /// sometimes once more afterwards.
     pub async fn faithful(mut self) {
         for number in 0.. {
             if *self.stop.borrow() {
@@ -138,7 +138,7 @@ impl Publisher {
         }
     }
 
-    /// Batches that expect the offset the last answer told of: compare and set, against others.
+    /// Publishes batches with the tail of the last answer as `expected_offset`: compare-and-set in competition with others.
     pub async fn conditional(mut self) {
         let mut expected = 0;
         while !*self.stop.borrow() {
@@ -151,7 +151,7 @@ impl Publisher {
         }
     }
 
-    /// One Ingest after the other.
+    /// Makes one Ingest after the other.
     pub async fn ingesting(mut self) {
         while !*self.stop.borrow() {
             let call = self.recorder.call();
@@ -161,7 +161,7 @@ impl Publisher {
             let answer = tokio::spawn(async move { client.ingest(ReceiverStream::new(requests)).await });
             for number in 0..count {
                 let values = self.batch();
-                // Noted first: once it is queued it may be stored.
+                // Recorded first, because it may be stored as soon as it is queued.
                 let Some(room) = reserve(Some(&sender), self.pause).await else { break };
                 begun.push(self.recorder.begin(Some((call, number)), &values, "", None));
                 room.send(ingest(self.request(&values)));
@@ -178,7 +178,7 @@ impl Publisher {
         }
     }
 
-    /// One Exchange, pipelined as fast as the server takes it but for the pause, until it ends or it is told to stop.
+    /// Makes one Exchange, pipelined as fast as the server and the pause allow, until it ends or is told to stop.
     pub async fn exchanging(mut self) {
         let call = self.recorder.call();
         let (sender, requests) = mpsc::channel(64);
@@ -223,17 +223,17 @@ impl Publisher {
     }
 }
 
-/// A place in the queue, after a pause; none where the call has ended.
+/// Reserves a place in the queue after a pause; `None` if the call has ended.
 async fn reserve<T>(sender: Option<&mpsc::Sender<T>>, pause: Duration) -> Option<mpsc::Permit<'_, T>> {
     if !pause.is_zero() {
-        // This is the load itself, not a wait for something.
+        // This paces the load; it does not wait for a condition.
         tokio::time::sleep(pause).await;
     }
     sender?.reserve().await.ok()
 }
 
-/// Subscribes from the beginning, and after every cut subscribes again at `next`, until it has seen
-/// everything before `end` (P3); then writes down what it saw.
+/// Subscribes from the beginning, and after every interruption again at `next`, until it has seen everything before `end`
+/// (P3); then records what it saw.
 pub async fn follow(
     mut client: StreamClient,
     topic: String,
@@ -253,14 +253,14 @@ pub async fn follow(
         let mut reader = match Reader::open(&mut client, subscribe(&topic, start)).await {
             Ok(reader) => reader,
             Err(status) => {
-                // Without details it is the connection that broke.
+                // An error without details means that the connection broke.
                 let told = detail(&status).error_info().is_some();
                 assert!(!told || status.code() == Code::Unavailable, "{status:?}");
                 tokio::time::sleep(BACK_OFF).await;
                 continue;
             }
         };
-        // Offsets may have gaps here: the judge decides about them.
+        // Offsets may have gaps here; the checker decides about them.
         reader = reader.sparse();
         loop {
             if reached(*end.borrow_and_update(), &seen) {
@@ -276,7 +276,7 @@ pub async fn follow(
             }
         }
     }
-    // A batch whose publisher was told that it may be stored may be so after the topic was read.
+    // A batch with an unknown outcome may be stored after the topic was read.
     let end = end.borrow().unwrap_or(u64::MAX);
     seen.retain(|seen| seen.offset < end);
     recorder.delivered(&seen);

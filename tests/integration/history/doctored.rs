@@ -1,4 +1,4 @@
-//! The judge judged: a sound history passes, and each way of breaking a promise is found.
+//! Tests of the history checker: a sound history passes, and each way of breaking a promise is found.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ fn acknowledged(first: u64, records: u64) -> Outcome {
     Outcome::Acknowledged { first, next: first + records, duplicate: false }
 }
 
-/// a (2 records), b (1) and c (3) stored; d refused; e (1) stored without an answer; f lost without
-/// one; c repeated; g refused by its condition. a, b and e are of one call.
+/// A sound history: a (2 records), b (1) and c (3) are stored; d is refused; e (1) is stored without an answer; f is lost
+/// without an answer; c is repeated; g is refused by its condition. a, b and e belong to one call.
 fn sound() -> History {
     let duplicate = Outcome::Acknowledged { first: 3, next: 6, duplicate: true };
     let mut attempts = vec![
@@ -64,7 +64,7 @@ fn a_sound_history_passes() {
     assert_eq!((summary.duplicates, summary.refused, summary.records, summary.delivered), (1, 2, 7, 10));
 }
 
-/// Doctors a sound history; the judge must name the reason.
+/// Doctors a sound history and asserts that the checker names the reason.
 fn rejects(what: &str, doctor: impl FnOnce(&mut History)) {
     let mut history = sound();
     doctor(&mut history);

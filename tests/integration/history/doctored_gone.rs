@@ -1,5 +1,5 @@
-//! The judge judged where records are gone: by trims, beyond retention, with a deleted incarnation. What is
-//! rightly gone passes, and each way of losing something beside it is found.
+//! Tests of the history checker with records deleted by trims, by retention or with their topic. Histories in which only
+//! such records are gone pass, and each way of losing other records is found.
 
 use std::time::Duration;
 
@@ -25,12 +25,12 @@ fn trim(before: u64, earliest: u64) -> Trim {
     Trim { returned: Some(41), before, earliest: Some(earliest), refused: false }
 }
 
-/// a (0 to 2), b (2 to 3), c (3 to 6) and d (6 to 10) were acknowledged, one after the other.
+/// A history in which a (0 to 2), b (2 to 3), c (3 to 6) and d (6 to 10) were acknowledged one after the other.
 fn acknowledged() -> Vec<Attempt> {
     vec![attempt("a", 0, 2, 0), attempt("b", 2, 1, 2), attempt("c", 3, 3, 4), attempt("d", 6, 4, 6)]
 }
 
-/// Of which those from `from` on are there.
+/// The same history, of which only the records from `from` on are left.
 fn kept(from: u64, gone: Gone) -> History {
     let attempts = acknowledged();
     let records = attempts.iter().flat_map(|attempt| {
@@ -42,7 +42,7 @@ fn kept(from: u64, gone: Gone) -> History {
     History { attempts, gone, deliveries: Vec::new(), topic }
 }
 
-/// After a trim was asked for before `before`, and answered with what is left.
+/// The same history after a trim before `before`, answered with the earliest offset left.
 fn trimmed(from: u64, before: u64) -> History {
     kept(from, Gone { trims: vec![trim(before, from)], ..Gone::default() })
 }
@@ -77,7 +77,7 @@ fn what_was_trimmed_is_gone_and_what_was_not_is_lost() {
     rejects("and lost, although the older 3 is there", &hole);
 }
 
-/// The first batch of a topic that was never trimmed: all of it went where one record was asked for.
+/// A topic never trimmed before: the trim asked for one record of the first batch and deleted all of it.
 #[test]
 fn a_trim_that_takes_everything_is_found() {
     rejects("and lost, neither", &trimmed(10, 1));
@@ -122,12 +122,12 @@ fn what_is_beyond_retention_is_gone_and_nothing_else() {
     rejects("acknowledged at 0, and lost, neither", &retaining(6, age(101)));
 }
 
-/// Sums of Ingest calls say of no batch where it is.
+/// Summaries of Ingest calls do not say at which offset a batch is.
 #[test]
 fn a_sum_is_gone_only_where_there_was_room_and_time() {
     let ingested = |called, records| {
         let mut history = trimmed(6, 6);
-        // b was not acknowledged by itself, but by a call's sum.
+        // b was acknowledged only by the summary of its call.
         history.attempts[1] = Attempt { outcome: Outcome::Stored, ..attempt("s", 2, records, called) };
         history
     };
@@ -154,7 +154,7 @@ fn a_wiped_topic_is_found_and_a_deleted_one_passes() {
     let mut late = wiped(vec![deletion.clone()]);
     late.attempts.last_mut().unwrap().called = 22;
     rejects("acknowledged in one, which had been deleted", &late);
-    // The same incarnation, and nothing in it.
+    // The same incarnation, with no records.
     rejects("and lost, neither", &kept(10, Gone::default()));
     rejects("and lost, neither", &kept(10, Gone { deletions: vec![deletion], ..Gone::default() }));
 }

@@ -1,33 +1,32 @@
-//! What of a topic may be gone at the end: what a trim was asked for, what is beyond its retention, and
-//! what was of an incarnation that was deleted. Whatever else cannot be read is lost.
-//! Never: excuses a record that is behind one that is still there.
+//! Decides which records may be gone at the end: those before a trim, those beyond retention, and those of a deleted
+//! incarnation of the topic. Any other record that cannot be read is lost, and so is one behind a record still there.
 
 use std::time::Duration;
 
 use super::{Attempt, History, Outcome};
 
-/// One TrimTopic.
+/// A call of TrimTopic.
 #[derive(Clone, Debug)]
 pub struct Trim {
-    /// Tick of the clients' clock.
+    /// Tick of the clients' shared clock.
     pub returned: Option<u64>,
     pub before: u64,
-    /// Where the answer says that the topic begins.
+    /// Earliest offset according to the answer.
     pub earliest: Option<u64>,
-    /// Definitely not done.
+    /// The trim was refused, so it deleted nothing.
     pub refused: bool,
 }
 
-/// One DeleteTopic; the topic is created again by whoever uses it next.
+/// A call of DeleteTopic; the next use creates the topic again.
 #[derive(Clone, Debug)]
 pub struct Deletion {
-    /// Tick of the clients' clock.
+    /// Tick of the clients' shared clock.
     pub returned: Option<u64>,
-    /// Of which incarnation.
+    /// Epoch of the deleted incarnation.
     pub epoch: String,
 }
 
-/// The topic's retention, the same from its creation on; none where it keeps everything.
+/// Retention of the topic, constant since its creation; `None` if it keeps everything.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Retention {
     pub records: Option<u64>,
@@ -35,45 +34,45 @@ pub struct Retention {
     pub age: Option<Duration>,
 }
 
-/// What was done to a topic beside publishing.
+/// Everything done to a topic other than publishing.
 #[derive(Clone, Debug, Default)]
 pub struct Gone {
     pub trims: Vec<Trim>,
     pub deletions: Vec<Deletion>,
     pub retention: Retention,
-    /// The incarnation that was read at the end; empty where nobody looked.
+    /// Epoch of the incarnation that was read at the end; empty if it was not queried.
     pub epoch: String,
-    /// When the topic had been read, since the history began.
+    /// Time at which the topic had been read, since the history began.
     pub read: Duration,
 }
 
-/// A record takes at most so much more than its value, and so does a batch: the greatest either can be, so
-/// that retention by bytes excuses nothing too early.
+/// Upper bound of what the encoding adds to a record's value, and to a batch, so that retention by bytes does not excuse
+/// a record too early.
 const RECORD_OVERHEAD: u64 = 64;
 const BATCH_OVERHEAD: u64 = 256;
 
 impl Gone {
-    /// Whether nothing may be gone.
+    /// True if no record may be gone.
     pub fn is_nothing(&self) -> bool {
         let Retention { records, bytes, age } = self.retention;
         let kept = records.is_none() && bytes.is_none() && age.is_none();
         kept && self.trims.is_empty() && self.deletions.is_empty()
     }
 
-    /// Everything before this may have been trimmed by a call.
+    /// Offset before which everything may have been trimmed by a call.
     fn trimmed(&self) -> u64 {
         self.trims.iter().filter(|trim| !trim.refused).map(|trim| trim.before).max().unwrap_or(0)
     }
 
-    /// Whether the incarnation that an attempt was stored in may have been deleted since.
+    /// True if the incarnation in which an attempt was stored may have been deleted since.
     pub fn may_be_deleted(&self, attempt: &Attempt) -> bool {
         self.deletions.iter().any(|deletion| deletion.returned.is_none_or(|at| at > attempt.called))
     }
 
-    /// Whether an attempt is of another incarnation than the one that was read.
+    /// True if an attempt belongs to an incarnation other than the one that was read.
     ///
     /// # Errors
-    /// Nobody deleted that one, or it was acknowledged there after it had been deleted.
+    /// That incarnation was never deleted, or the attempt was acknowledged in it after its deletion.
     pub fn is_of_another(&self, attempt: &Attempt) -> Result<bool, String> {
         if self.epoch.is_empty() || attempt.epoch.is_empty() || attempt.epoch == self.epoch {
             return Ok(false);
@@ -90,13 +89,13 @@ impl Gone {
     }
 }
 
-/// The end of a topic as its records and receipts tell it, and what was kept when.
+/// Content of a topic at the end, reconstructed from its records and receipts.
 pub struct Kept<'a> {
     gone: &'a Gone,
-    /// Of the oldest record that is there; the tail where there is none.
+    /// Offset of the oldest record left; the tail if there is none.
     pub start: u64,
     tail: u64,
-    /// Bytes of the batches, at most, from an offset on: ascending offsets.
+    /// Upper bound of the bytes of all batches from an offset on, ordered by offset.
     bytes_from: Vec<(u64, u64)>,
 }
 
@@ -115,10 +114,10 @@ impl<'a> Kept<'a> {
             history.topic.iter().map(|(offset, _, value)| (*offset, offset + 1, weight([value.as_str()])));
         let (start, receipts) = (history.topic.first().map(|first| first.0), batches.len());
         batches.extend(read);
-        // A trim of everything tells of what nobody acknowledged, too.
+        // The answer to a trim of everything also covers records that nobody acknowledged.
         let trims = history.gone.trims.iter().filter_map(|trim| trim.earliest);
         let tail = batches.iter().map(|(_, end, _)| *end).chain(trims).max().unwrap_or(0);
-        // What is told of twice counts twice: an upper bound, and for what was read the receipts are left out.
+        // A batch reported twice counts twice, which keeps this an upper bound; receipts of batches that were read are left out.
         let start = start.unwrap_or(tail);
         let read = batches.split_off(receipts);
         batches.retain(|(first, ..)| *first < start);
@@ -134,10 +133,10 @@ impl<'a> Kept<'a> {
         Self { gone: &history.gone, start, tail, bytes_from }
     }
 
-    /// Whether a batch that was stored may be gone.
+    /// True if a stored batch may be gone.
     ///
     /// # Errors
-    /// Why it must be there.
+    /// Says why it must still be there.
     pub fn excuses(&self, first: u64, end: u64, sent: Duration) -> Result<(), String> {
         if first >= self.start && self.start < self.tail {
             return Err(format!("although the older {} is there", self.start));
@@ -158,10 +157,10 @@ impl<'a> Kept<'a> {
         self.bytes_from.get(at).map_or(0, |(_, bytes)| *bytes)
     }
 
-    /// Whether what is before the oldest record, acknowledged or not, may be gone.
+    /// True if everything before the oldest record, acknowledged or not, may be gone.
     ///
     /// # Errors
-    /// Nobody trimmed the topic there.
+    /// No trim reached that offset.
     pub fn excuses_the_start(&self, is_empty: bool) -> Result<(), String> {
         if is_empty || self.start <= self.gone.trimmed() || !self.gone.retention_is_none() {
             return Ok(());
@@ -169,10 +168,10 @@ impl<'a> Kept<'a> {
         Err(format!("the topic begins at {}, and nobody trimmed it there", self.start))
     }
 
-    /// What trims were answered holds: batches whole, and nothing comes back.
+    /// Checks the answers to trims: batches are not split, and trimmed records do not come back.
     ///
     /// # Errors
-    /// The first one that does not.
+    /// Describes the first wrong answer.
     pub fn trims(&self, batches: impl Iterator<Item = (u64, u64)> + Clone) -> Result<(), String> {
         for trim in &self.gone.trims {
             let Some(earliest) = trim.earliest else { continue };

@@ -1,7 +1,6 @@
-//! The history of a test: what every client called, when, and what it was answered; what every
-//! subscriber was delivered; and what the topic holds at the end. [`check`](check::check) decides
-//! whether the promises of docs/guarantees.md held.
-//! Never: a decision while the test runs; a history is judged once, as a whole.
+//! The history of a test: every call with its time and its answer, every delivery to a subscriber, and the content of the
+//! topic at the end. [`check`](check::check) decides once, about the whole history, whether the promises of
+//! docs/guarantees.md were kept.
 
 pub mod check;
 pub mod clients;
@@ -21,61 +20,60 @@ use tokio::sync::watch;
 use crate::harness::{Seen, within};
 use gone::{Deletion, Gone, Retention, Trim};
 
-/// What became of one publish, as its client was told.
+/// Outcome of a publish, as reported to its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Stored: offset of the first record, position after the last, whether it was there before.
+    /// Stored: offset of the first record, offset after the last, and whether it was a duplicate.
     Acknowledged { first: u64, next: u64, duplicate: bool },
-    /// Stored, by a call that sums up without saying where.
+    /// Stored, according to the summary of a call, at an unknown offset.
     Stored,
-    /// Definitely not stored.
+    /// Not stored.
     Refused,
-    /// Not stored, as its `expected_offset` was not the tail, which was this.
+    /// Not stored, because its `expected_offset` was not the tail; contains the tail.
     Mismatch { tail: u64 },
-    /// No answer, or one that leaves it open.
+    /// Unknown: there was no answer, or one with `side_effects: unknown`.
     Unknown,
 }
 
-/// One attempt to publish one batch.
+/// An attempt to publish a batch.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    /// Ticks of one clock for all clients: before it was sent, and after it was answered.
+    /// Ticks of the clock shared by all clients, before it was sent and after it was answered.
     pub called: u64,
     pub returned: Option<u64>,
-    /// The streaming call it was part of, and its place there; none for a unary one.
+    /// Number of its streaming call and its index there; `None` for a unary call.
     pub place: Option<(u64, u64)>,
-    /// Idempotency key; empty for none. Repeats of a key carry the same values.
+    /// Request id; empty for none. Repeats carry the same values.
     pub request_id: String,
     pub expected: Option<u64>,
-    /// The records' values: unique in the whole history.
+    /// Values of the records, unique in the whole history.
     pub values: Vec<String>,
     pub outcome: Outcome,
-    /// Before it was sent, since the history began: what was stored is no older.
+    /// Time before it was sent, since the history began; a stored batch cannot be older.
     pub sent: Duration,
-    /// The incarnation of the topic that the receipt named; empty where there was none.
+    /// Epoch in the receipt; empty without a receipt.
     pub epoch: String,
 }
 
-/// All there is to know.
+/// A complete history.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     pub attempts: Vec<Attempt>,
-    /// What else was done to the topic.
+    /// Trims, deletions and retention of the topic.
     pub gone: Gone,
-    /// What each subscriber was delivered, across its resumptions: offset and value.
+    /// Deliveries to each subscriber, across its resumptions: offset and value.
     pub deliveries: Vec<Vec<(u64, String)>>,
-    /// What the topic holds at the end: offset, first offset of its batch, value.
+    /// Content of the topic at the end: offset, first offset of its batch, value.
     pub topic: Vec<(u64, u64, String)>,
 }
 
 impl History {
-    /// The same history with each offset replaced by how many records are before it: what the judge
-    /// asks for, of an engine whose offsets have gaps. An offset that must be a record's and is none's
-    /// becomes one that no topic has.
+    /// The same history with each offset replaced by the number of records before it, which the checker requires for an
+    /// engine whose offsets have gaps. An offset that should be a record's but is not becomes one that no topic has.
     pub fn dense(mut self) -> Self {
         let read: Vec<u64> = self.topic.iter().map(|(offset, ..)| *offset).collect();
         assert!(read.is_sorted_by(|a, b| a < b), "offsets rise");
-        // What was acknowledged and trimmed had its place too.
+        // Trimmed batches occupied offsets too.
         let trimmed = self.attempts.iter().filter_map(|attempt| match attempt.outcome {
             Outcome::Acknowledged { first, .. } => Some(first..first + attempt.values.len() as u64),
             _ => None,
@@ -124,11 +122,11 @@ struct Inner {
     acknowledged: watch::Sender<u64>,
 }
 
-/// Writes a history down. Clones write the same one.
+/// Records a history. Clones record into the same one.
 #[derive(Clone, Debug)]
 pub struct Recorder(Arc<Inner>);
 
-/// An attempt that was begun.
+/// An attempt that has been started.
 #[derive(Clone, Copy, Debug)]
 pub struct Begun(usize);
 
@@ -141,7 +139,7 @@ impl Recorder {
         Self::with(false)
     }
 
-    /// Of clients whose network sends everything twice: beside each attempt there is another, whose
+    /// A recorder for clients whose network duplicates everything: each attempt is accompanied by another one whose
     /// answer nobody sees.
     pub fn of_doubled() -> Self {
         Self::with(true)
@@ -164,12 +162,12 @@ impl Recorder {
         self.0.clock.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// The number of a new streaming call.
+    /// Allocates the number of a new streaming call.
     pub fn call(&self) -> u64 {
         self.0.calls.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Before a batch is sent.
+    /// Records an attempt; call it before the batch is sent.
     pub fn begin(
         &self,
         place: Option<(u64, u64)>,
@@ -196,44 +194,44 @@ impl Recorder {
         Begun(attempts.len() - 1)
     }
 
-    /// The topic forgets what is beyond this, from its creation on.
+    /// Records the retention that the topic has had since its creation.
     pub fn retains(&self, retention: Retention) {
         lock(&self.0.gone).retention = retention;
     }
 
-    /// Before a trim is asked for.
+    /// Records a trim; call it before the request is sent.
     pub fn begin_trim(&self, before: u64) -> Begun {
         let mut gone = lock(&self.0.gone);
         gone.trims.push(Trim { returned: None, before, earliest: None, refused: false });
         Begun(gone.trims.len() - 1)
     }
 
-    /// After it was answered: where the topic begins now, or none where it was refused.
+    /// Records the answer to a trim: the new earliest offset, or `None` if it was refused.
     pub fn end_trim(&self, begun: Begun, earliest: Option<u64>) {
         let mut gone = lock(&self.0.gone);
         let trim = &mut gone.trims[begun.0];
         (trim.returned, trim.earliest, trim.refused) = (Some(self.tick()), earliest, earliest.is_none());
     }
 
-    /// Before the topic is deleted.
+    /// Records a deletion; call it before the request is sent.
     pub fn begin_deletion(&self, epoch: &str) -> Begun {
         let mut gone = lock(&self.0.gone);
         gone.deletions.push(Deletion { returned: None, epoch: epoch.to_owned() });
         Begun(gone.deletions.len() - 1)
     }
 
-    /// After it was.
+    /// Records that the topic has been deleted.
     pub fn end_deletion(&self, begun: Begun) {
         let returned = Some(self.tick());
         lock(&self.0.gone).deletions[begun.0].returned = returned;
     }
 
-    /// The incarnation that a receipt names.
+    /// Records the epoch in a receipt.
     pub fn of_epoch(&self, begun: Begun, epoch: &str) {
         lock(&self.0.attempts)[begun.0].epoch = epoch.to_owned();
     }
 
-    /// After the answer came.
+    /// Records the outcome of an attempt.
     pub fn end(&self, begun: Begun, outcome: Outcome) {
         let acknowledged = matches!(outcome, Outcome::Acknowledged { .. } | Outcome::Stored);
         let mut attempts = lock(&self.0.attempts);
@@ -243,7 +241,7 @@ impl Recorder {
         self.0.acknowledged.send_modify(|count| *count += u64::from(acknowledged));
     }
 
-    /// What one subscriber was delivered in all.
+    /// Records everything delivered to one subscriber.
     pub fn delivered(&self, seen: &[Seen]) {
         let seen = seen.iter().map(|seen| (seen.offset, seen.text())).collect();
         lock(&self.0.deliveries).push(seen);
@@ -253,19 +251,19 @@ impl Recorder {
         *self.0.acknowledged.borrow()
     }
 
-    /// Waits until so many more batches are acknowledged.
+    /// Waits until that many more batches have been acknowledged.
     pub async fn reach(&self, more: u64) {
         let mut count = self.0.acknowledged.subscribe();
         let want = self.acknowledged() + more;
         within(60, "acknowledgements", count.wait_for(|count| *count >= want)).await.expect("we hold it");
     }
 
-    /// The history, with what the topic holds now that all clients have ended.
+    /// Returns the history with the content of the topic, after all clients have ended.
     pub fn history(&self, topic: &[Seen]) -> History {
         self.history_of("", topic)
     }
 
-    /// The same, with the topic's incarnation.
+    /// Returns the same with the topic's epoch.
     pub fn history_of(&self, epoch: &str, topic: &[Seen]) -> History {
         let gone = lock(&self.0.gone).clone();
         History {
