@@ -1,7 +1,7 @@
-//! The hot pieces by themselves: the walker, the codecs, blocks, and the log without a network. Timed
-//! by criterion, and counted in instructions by benches/instructions.
+//! Benchmarks of the hot pieces in isolation: the walker, the codecs, blocks, and the log without a network. Criterion
+//! times them, and benches/instructions counts their instructions.
 //!
-//! `cargo bench --bench hot`, once each and untimed with `-- --test`
+//! `cargo bench --bench hot`; with `-- --test` each runs once, untimed
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -17,20 +17,20 @@ use streamway::wire::{
     ExchangeRequest, ExchangeResponse, NumberedReceipt, PublishRequest, SubscribeResponse, Wire as _,
 };
 
-/// Batches that one read of a live subscription takes, about 64 KiB.
+/// Batches in one read of a live subscription, about 64 KiB.
 const DELIVERY_BATCHES: usize = 400;
 const DELIVERY_BYTES: usize = 64 << 10;
 const TIME: UnixMicros = UnixMicros(1_700_000_000_000_000);
 
-/// Runs before those that are counted, so that memory was allocated and branches of a first time were taken.
+/// Warm-up runs before the counted ones, so that memory is allocated and first-time branches have been taken.
 const WARM_UP: u64 = 20;
-/// What counts of a piece that runs on the caller's thread alone.
+/// Function that is counted for a piece that runs only on the caller's thread.
 const COUNTED: &str = "hot::counted";
-/// What counts of a commit: the committer's own thread, from appends to answers. The caller's would count
-/// how the two threads happened to wait for each other.
+/// Function that is counted for a commit: the committer's own work, from appends to answers. Counting the caller's thread
+/// would include how the two threads happened to wait for each other.
 const COMMITTED: &str = "streamway::storage::embedded::committer::Committer::append";
 
-/// What is measured: its name, the records it is about, and one run of it.
+/// A measured piece: its name, its number of records, and a function that runs it once.
 type Piece = (String, usize, Box<dyn FnMut()>);
 
 fn main() {
@@ -42,12 +42,12 @@ fn main() {
     }
 }
 
-/// The function whose instructions are the piece's, as callgrind names it.
+/// Name in callgrind of the function whose instructions are counted.
 fn core(name: &str) -> &'static str {
     if name.starts_with("commit ") { COMMITTED } else { COUNTED }
 }
 
-/// Runs one piece so often, for a tool that counts what that takes.
+/// Runs one piece this many times, for a tool that counts instructions.
 fn run(name: &str, runs: u64) {
     let mut pieces = pieces();
     let (_, _, piece) = pieces.iter_mut().find(|piece| piece.0 == name).expect("a piece of that name");
@@ -55,7 +55,7 @@ fn run(name: &str, runs: u64) {
     counted(piece, runs);
 }
 
-/// Counting begins where this is entered. A function of its own, so that a tool finds it by its name.
+/// Counting starts when this function is entered. It is a separate function so that the tool can find it by name.
 #[inline(never)]
 fn counted(piece: &mut dyn FnMut(), runs: u64) {
     (0..runs).for_each(|_| piece());
@@ -188,7 +188,7 @@ fn log() -> Vec<Piece> {
     pieces
 }
 
-/// Where a subscriber stands that lags by one delivery.
+/// Offset of a subscriber that lags by one delivery.
 fn newest(topic: &dyn TopicLog) -> Offset {
     Offset::new(topic.tail().get() - DELIVERY_BATCHES as u64)
 }

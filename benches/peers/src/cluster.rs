@@ -1,5 +1,4 @@
-//! A cluster of three nats-servers, each of which syncs every message: what a fleet keeps its topics in,
-//! and what plain NATS beside it has. Never: measures.
+//! A cluster of three nats-servers that sync every message, used by the fleet and by plain NATS.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,20 +9,20 @@ use async_nats::jetstream::{self, stream};
 use crate::Outcome;
 use crate::peer::{Process, free_port};
 
-/// Servers, and copies of each stream.
+/// Number of servers, and of copies of each stream.
 pub const SERVERS: usize = 3;
-/// How long they may take to find each other.
+/// Time allowed for the cluster to form.
 const READY_MAX: Duration = Duration::from_secs(60);
 
-/// Starts them, and waits until they keep a stream of three copies.
+/// Starts the servers and waits until they accept a stream of three copies.
 pub async fn start(binary: &Path) -> Outcome<Vec<Process>> {
     let mut routes = Vec::new();
     for _ in 0..SERVERS {
         routes.push(free_port()?);
     }
     let mut servers = Vec::new();
-    // One after the other, and one route a pair: servers of 2.10 that call each other at once may close
-    // each other's routes as duplicates, again and again.
+    // Started one after the other, with one route per pair: servers of 2.10 that connect to each other at the same time may
+    // repeatedly close each other's routes as duplicates.
     for own in 0..SERVERS {
         let command = |port: u16, dir: &Path| {
             std::fs::write(dir.join("nats.conf"), config(port, dir, own, &routes))?;
@@ -50,7 +49,7 @@ fn config(port: u16, dir: &Path, own: usize, routes: &[u16]) -> String {
     )
 }
 
-/// Where clients find them.
+/// URLs for clients.
 pub fn urls(servers: &[Process]) -> Vec<String> {
     servers.iter().map(|server| format!("nats://127.0.0.1:{}", server.port)).collect()
 }

@@ -1,4 +1,4 @@
-//! Who is measured, in which rows, and what each promises. Never: how.
+//! The contestants: the rows each takes part in, and its durability.
 
 use std::sync::Arc;
 
@@ -46,12 +46,12 @@ impl Contestant {
         }
     }
 
-    /// Whether an acknowledgement means that the record is on disk.
+    /// True if an acknowledgement means that the record is on disk.
     pub fn is_durable(name: &str) -> bool {
         matches!(name, "Streamway" | "Redis always" | "NATS always" | "s2-lite" | FLEET | "NATS R3 always")
     }
 
-    /// Whether the row is measured for this one in this round.
+    /// True if the row is measured for this contestant in this round.
     pub fn runs(self, row: Row, round: usize) -> bool {
         let fleet = matches!(self, Self::Fleet | Self::NatsR3);
         if row.is_fleet() || fleet {

@@ -1,5 +1,5 @@
-//! How a figure grows, as SVG: records a second and memory over an amount, both axes by powers of ten, so that a
-//! cliff shows as one. Never: decides what is shown.
+//! Plots of scaling as SVG: records per second and memory against an amount, on logarithmic axes, so that a cliff is
+//! visible as one.
 
 use std::fmt::Write as _;
 
@@ -12,14 +12,14 @@ const RIGHT: f64 = 70.0;
 const TOP: f64 = 64.0;
 const BOTTOM: f64 = 44.0;
 
-/// One line: what it shows, in which colour, and its values, one for each label.
+/// A line: its name, its colour, and one value for each label.
 pub struct Line<'a> {
     pub what: &'a str,
     pub colour: &'a str,
     pub values: Vec<f64>,
 }
 
-/// Lines over the same labels, evenly spaced; each on a scale of its own by powers of ten.
+/// Lines over the same evenly spaced labels, each on its own logarithmic scale.
 pub fn lines(title: &str, labels: &[String], lines: &[Line<'_>]) -> String {
     let x = |n: usize| LEFT + n as f64 / (labels.len() - 1).max(1) as f64 * (WIDTH - LEFT - RIGHT);
     let mut out = head(title, HEIGHT, 12);
@@ -45,7 +45,7 @@ pub fn lines(title: &str, labels: &[String], lines: &[Line<'_>]) -> String {
 fn draw(out: &mut String, line: &Line<'_>, x: impl Fn(usize) -> f64) {
     let log = |value: f64| value.max(1e-3).log10();
     let least = line.values.iter().copied().map(log).fold(f64::MAX, f64::min).floor();
-    // Two powers of ten at least, so that noise does not look like a cliff.
+    // At least two powers of ten, so that noise does not look like a cliff.
     let most = line.values.iter().copied().map(log).fold(f64::MIN, f64::max).ceil().max(least + 2.0);
     let y = |value: f64| HEIGHT - BOTTOM - (log(value) - least) / (most - least) * (HEIGHT - TOP - BOTTOM);
     let points: Vec<_> = line.values.iter().enumerate().map(|(n, value)| (x(n), y(*value), *value)).collect();

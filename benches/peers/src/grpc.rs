@@ -1,5 +1,5 @@
-//! What Streamway's adapter and the limit's share: channels, and a reader that walks over a delivery
-//! as the readers of the other protocols do. Never: starts a server.
+//! Code shared by the adapters of Streamway and of the limit: channels, and a reader that skips over the fields of a delivery
+//! like the readers of the other protocols.
 
 use bytes::{Buf, Bytes};
 use prost::Message as _;
@@ -12,7 +12,7 @@ use crate::pace::Seen;
 use crate::peer::Decode;
 use crate::proto::v1::SubscribeResponse;
 
-/// The largest message that is taken; Streamway's own limit is 4 MiB.
+/// Largest accepted message; Streamway's own limit is 4 MiB.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 pub async fn channel(port: u16) -> Outcome<Channel> {
@@ -24,7 +24,7 @@ pub async fn channel(port: u16) -> Outcome<Channel> {
         .await?)
 }
 
-/// Starts a server-streaming call whose answers stay bytes.
+/// Starts a server-streaming call whose answers are not decoded.
 pub async fn deliveries<T: prost::Message + 'static>(
     channel: Channel,
     path: &'static str,

@@ -1,5 +1,4 @@
-//! The limit: a tonic server that stores nothing, and the disk by itself. What a server of gRPC on
-//! this machine could reach at best. Never: a fair peer; it promises nothing.
+//! The limit: a tonic server that stores nothing, and the disk alone, as an upper bound for a gRPC server on this machine.
 
 use std::io::Write as _;
 use std::process::Command;
@@ -21,11 +20,11 @@ use crate::proto::limit::limit_server::{self, LimitServer};
 use crate::proto::v1::{Position, Record, RecordBatch, SubscribeResponse};
 use crate::{Failure, Outcome};
 
-/// The argument that makes this program the limit's server.
+/// Argument that makes this program run the server of the limit.
 pub const SERVE: &str = "--serve-limit";
-/// Bytes of one delivery of the sink: what Streamway coalesces to.
+/// Bytes of one delivery, the size to which Streamway coalesces.
 const DELIVERY_BYTES: usize = 32 << 10;
-/// Samples of a lone sync.
+/// Number of samples of a single sync.
 const SYNCS: usize = 500;
 
 pub struct Limit {
@@ -48,7 +47,7 @@ impl Limit {
         Ok(Self { process, shared })
     }
 
-    /// Median microseconds of rewriting 4 KiB and syncing them.
+    /// Measures the median microseconds of rewriting 4 KiB with a sync.
     pub fn sync_micros(&self) -> Outcome<f64> {
         use std::os::unix::fs::FileExt as _;
         let file = std::fs::File::create(self.process.dir.path().join("sync"))?;
@@ -66,7 +65,7 @@ impl Limit {
         Ok(micros[SYNCS / 2])
     }
 
-    /// The same bytes written one after the other, synced as often as the window is full.
+    /// Writes the same bytes sequentially and syncs whenever the window is full.
     pub async fn disk(&self, pace: Arc<Pace>) -> Outcome<()> {
         let mut file = std::fs::File::create(self.process.dir.path().join("disk"))?;
         let chunk = vec![b'x'; pace.load.value_len * (pace.load.batch as usize) * pace.load.window];
@@ -114,7 +113,7 @@ fn delivery(records_a_batch: u64) -> Bytes {
     delivery.encode_to_vec().into()
 }
 
-/// Every record as a message.
+/// Encodes every record as a message of its own.
 fn requests(pace: Arc<Pace>) -> impl Stream<Item = Payload> + Send + 'static {
     stream::unfold(pace, |pace| async {
         let number = pace.next().await?;
@@ -159,7 +158,7 @@ impl Peer for Limit {
         let mut messages = deliveries(channel, "/limit.Limit/Sink", request).await?;
         reader.progress.subscribed();
         while let Some(mut message) = messages.message().await? {
-            // The payload's own field: a key, a length of three bytes, then the delivery.
+            // The field of the payload: a tag, a length of three bytes, then the delivery.
             let payload = <Payload as prost::Message>::decode(&mut message)?;
             reader.progress.add(count(payload.value, reader.decode)?);
         }
@@ -167,7 +166,7 @@ impl Peer for Limit {
     }
 }
 
-/// Runs the limit's server until the process is killed.
+/// Runs the server of the limit until the process is killed.
 pub async fn serve(port: u16) -> Result<(), Failure> {
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(256 << 10)

@@ -31,7 +31,7 @@ use contestant::Contestant;
 use report::Results;
 use workload::{Row, Runner, Scale};
 
-/// What tonic generates for a user of the protos.
+/// Code that tonic generates from the protos.
 #[allow(clippy::all, missing_docs)]
 pub mod proto {
     pub mod v1 {
@@ -81,7 +81,7 @@ struct Args {
     /// A Streamway binary to measure; without it, this clone's is built for release.
     #[arg(long)]
     streamway: Option<PathBuf>,
-    /// Where the results go.
+    /// File for the results.
     #[arg(long, default_value_os_t = peer::cache().join("results.json"))]
     json: PathBuf,
     /// Instead of the rows: how Streamway's cost grows with subscribers, topics, the size of a record and the

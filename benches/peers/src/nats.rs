@@ -1,4 +1,4 @@
-//! NATS JetStream: nats-server with one stream a topic, file storage, and the async-nats client.
+//! NATS JetStream: nats-server with one stream per topic, file storage, and the async-nats client.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,11 +16,11 @@ use crate::cluster::{self, urls};
 use crate::pace::{Pace, Seen};
 use crate::peer::{Connection, Peer, Process, Reader, SHARED};
 
-/// A slow disk is measured, not an error.
+/// Long, because a slow disk is to be measured and is not an error.
 const ACK_WAIT_MAX: Duration = Duration::from_secs(60);
 
 pub struct Nats {
-    /// One, or a cluster.
+    /// A single server or a cluster.
     servers: Vec<Process>,
     shared: Vec<Context>,
 }
@@ -41,7 +41,7 @@ impl Nats {
         Self::on(vec![Process::start(command).await?]).await
     }
 
-    /// Three servers that sync every message, and three copies of each.
+    /// Three servers that sync every message, with three copies of each.
     pub async fn cluster(binary: &Path) -> Outcome<Self> {
         Self::on(cluster::start(binary).await?).await
     }
@@ -101,7 +101,7 @@ impl Peer for Nats {
         });
         while let Some(batch) = pace.next().await {
             for value in pace.values(batch) {
-                // Refused only where the other half has failed, and that says why.
+                // Sending fails only if the other half has failed, and its error says why.
                 let _ = sent.send(context.publish(topic.to_owned(), value).await?);
             }
         }

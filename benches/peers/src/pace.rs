@@ -1,5 +1,5 @@
 //! When the next batch may be sent, and what became of it: the half of a workload that is the same
-//! for every peer. Never: knows a peer.
+//! for every peer.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ const NUMBER_BITS: u32 = 40;
 /// Records a subscriber may lag behind the publisher of a fan-out, so that a run stays bounded.
 const LAG_MAX: u64 = 20_000;
 
-/// What one publisher is to do.
+/// Work of one publisher.
 #[derive(Clone, Default)]
 pub struct Load {
     /// Tells this publisher's records from the others'.
@@ -45,7 +45,7 @@ impl Default for Until {
     }
 }
 
-/// How far one subscriber came.
+/// Progress of one subscriber.
 #[derive(Default)]
 pub struct Progress {
     pub ready: AtomicU64,
@@ -212,7 +212,7 @@ impl Pace {
         self.values(batch).next().unwrap_or_default()
     }
 
-    /// What was acknowledged, once the publisher is done. Fails where something sent was not.
+    /// Waits for the publisher and returns what was acknowledged. Fails if something sent was not acknowledged.
     pub fn outcome(&self) -> crate::Outcome<Seen> {
         let (sent, acknowledged) =
             (self.sent.load(Ordering::Relaxed), self.acknowledged.load(Ordering::Relaxed));

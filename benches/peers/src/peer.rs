@@ -1,4 +1,4 @@
-//! What a workload asks of a peer, and the process that a peer is. Never: measures.
+//! The interface between workloads and peers, and the process of a peer.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -10,26 +10,26 @@ use std::time::{Duration, Instant};
 use crate::pace::{Pace, Progress};
 use crate::{Failure, Outcome};
 
-/// How long a peer may take to listen.
+/// Time allowed for a peer to start listening.
 const START_MAX: Duration = Duration::from_secs(30);
 
-/// A server under measurement. Every method takes a topic that nothing else uses.
+/// A server under measurement. Every method gets a topic that nothing else uses.
 #[tonic::async_trait]
 pub trait Peer: Send + Sync {
     fn process(&self) -> &Process;
 
-    /// Makes topics that are not made by their first use.
+    /// Creates topics, for a peer that does not create them on first use.
     async fn create(&self, _topics: &[String]) -> Outcome<()> {
         Ok(())
     }
 
-    /// Publishes in order over a connection (or a stream) of its own, until the pace ends.
+    /// Publishes in order over its own connection or stream, until the pace ends.
     async fn publish(&self, topic: &str, pace: Arc<Pace>) -> Outcome<()>;
 
-    /// Publishes request by request, each answered before the next, to the topics in turn.
+    /// Publishes to the topics in turn, waiting for each answer before the next request.
     async fn one_by_one(&self, topics: &[String], pace: Arc<Pace>) -> Outcome<()>;
 
-    /// Reads the topic from its beginning until it is dropped.
+    /// Reads the topic from the beginning until dropped.
     async fn read(&self, topic: &str, reader: Reader) -> Outcome<()>;
 }
 
@@ -42,7 +42,7 @@ pub struct Reader {
     pub progress: Arc<Progress>,
 }
 
-/// Where a subscriber's deliveries arrive, where the peer's protocol has a choice.
+/// Connection of a subscriber, for peers whose protocol has a choice.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Connection {
     /// One of [`SHARED`], by the subscriber's index.
@@ -50,28 +50,28 @@ pub enum Connection {
     Own,
 }
 
-/// How a gRPC subscriber looks at what it gets.
+/// How a gRPC subscriber reads deliveries.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Decode {
-    /// Walks over the fields, as the other protocols' readers here do.
+    /// Skips over the fields, like the readers of the other protocols.
     Walk,
-    /// Into the generated messages.
+    /// Decodes into the generated messages.
     Typed,
 }
 
-/// Connections that shared subscribers are spread over.
+/// Connections that subscribers share.
 pub const SHARED: usize = 10;
 
-/// Whether servers started from now on sync slowly.
+/// True if servers started from now on sync slowly.
 static SLOW_SYNCS: AtomicBool = AtomicBool::new(false);
 
-/// Whether each sync of servers that are started from now on takes 1 ms longer.
+/// Makes every sync of servers started from now on take 1 ms longer.
 pub fn slow_syncs(slow: bool) {
     SLOW_SYNCS.store(slow, Ordering::Relaxed);
 }
 
-/// The same command with 1 ms before every sync: only those calls are stopped at, and strace is the grandchild, so
-/// that killing the child ends both.
+/// Wraps a command so that every sync is delayed by 1 ms. Only those system calls are traced, and strace is the grandchild,
+/// so that killing the child ends both.
 fn slowed(command: &Command) -> Command {
     let mut slow = Command::new("strace");
     slow.args(["-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync,msync"]);
@@ -89,7 +89,7 @@ fn slowed(command: &Command) -> Command {
     slow
 }
 
-/// A server process with a data directory of its own; both end with it.
+/// A server process with its own data directory; dropping it removes both.
 pub struct Process {
     child: Child,
     pub port: u16,
@@ -97,7 +97,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts what `command` makes of a free port and an empty directory, and waits until it listens.
+    /// Starts the command for a free port and an empty directory, and waits until it listens.
     pub async fn start(command: impl Fn(u16, &Path) -> Outcome<Command>) -> Outcome<Self> {
         Self::start_in(data_dir()?, command).await
     }
@@ -144,13 +144,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself; the directory goes either way.
+        // It may have exited by itself; the directory is removed in any case.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// On the disk of the clone, not in a directory that may be memory.
+/// Directory on the disk of the clone, because the temporary directory may be in memory.
 fn data_dir() -> Outcome<tempfile::TempDir> {
     let parent = cache();
     std::fs::create_dir_all(&parent)?;
@@ -161,7 +161,7 @@ pub fn free_port() -> Result<u16, Failure> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// What the tool installs and writes, outside version control.
+/// Directory for everything the tool installs and writes, outside version control.
 pub fn cache() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache")
 }

@@ -1,20 +1,20 @@
-//! Bars as SVG: one figure of every contestant. Never: decides what is shown.
+//! Bar charts as SVG: one figure for all contestants.
 
 use std::fmt::Write as _;
 
 use crate::contestant::{Contestant, FLEET};
 use crate::report::{Spread, number};
 
-/// Of every plot.
+/// Width of every plot.
 pub const WIDTH: f64 = 720.0;
 const BAR: f64 = 22.0;
 const STEP: f64 = 32.0;
 const TOP: f64 = 44.0;
 const LEFT: f64 = 190.0;
-/// Room for the value behind the longest bar.
+/// Room for the value after the longest bar.
 const RIGHT: f64 = 110.0;
 
-/// A bar is the median, the line across its end goes from the least to the greatest.
+/// Draws a bar for the median, with a line from the minimum to the maximum.
 pub fn bars(title: &str, all: &[(&str, Spread)]) -> String {
     let greatest = all.iter().map(|(_, spread)| spread.greatest).fold(f64::MIN_POSITIVE, f64::max);
     let x = |value: f64| LEFT + value / greatest * (WIDTH - LEFT - RIGHT);
@@ -46,7 +46,7 @@ pub fn bars(title: &str, all: &[(&str, Spread)]) -> String {
     out + "</svg>\n"
 }
 
-/// How a plot begins: its size, its letters, its title on white.
+/// Opening of a plot: size, font, and title on white.
 pub fn head(title: &str, height: f64, letters: u8) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" \

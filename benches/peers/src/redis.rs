@@ -1,5 +1,5 @@
-//! Redis Streams: redis-server with an append-only file, and pipelined XADD and XREAD by hand, with
-//! no client's cost but the socket's.
+//! Redis Streams: redis-server with an append-only file, with handwritten pipelined XADD and XREAD, so that the client costs
+//! little more than its socket.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +17,7 @@ use crate::peer::{Peer, Process, Reader};
 
 /// Entries of one XREAD.
 const READ_COUNT: &str = "1000";
-/// Bytes that one read from the socket may take.
+/// Maximum bytes of one read from the socket.
 const READ_BYTES: usize = 256 << 10;
 
 pub struct Redis {
@@ -64,7 +64,7 @@ fn add(topic: &str, value: &[u8], out: &mut Vec<u8>) {
     command(&[b"XADD", topic.as_bytes(), b"*", b"v", value], out);
 }
 
-/// Replies as they come.
+/// Reader of replies.
 struct Replies {
     socket: OwnedReadHalf,
     bytes: BytesMut,
@@ -83,7 +83,7 @@ impl Replies {
         }
     }
 
-    /// Takes the complete replies at hand, at least one.
+    /// Returns the complete replies received so far, at least one.
     async fn take(&mut self, mut each: impl FnMut(&[&[u8]])) -> Outcome<u64> {
         loop {
             let (mut at, mut complete, mut replies) = (0, 0, 0);
@@ -104,7 +104,7 @@ impl Replies {
     }
 }
 
-/// One reply from `at` on: its strings in order; nothing where it is not complete.
+/// Parses one reply at `at` into its strings; `None` if it is incomplete.
 fn parse<'a>(bytes: &'a [u8], at: &mut usize, leaves: &mut Vec<&'a [u8]>) -> Outcome<Option<()>> {
     let rest = &bytes[*at..];
     let Some(line_len) = rest.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! Medians, ratios, and where they are written. Never: measures.
+//! Medians and ratios, and the files they are written to.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -211,14 +211,14 @@ pub fn fill_section(mark: &str, section: &str) -> Outcome<()> {
     Ok(std::fs::write(page, format!("{head}{begin}\n{section}\n{end}{tail}"))?)
 }
 
-/// Where the plots of docs/performance.md and their data are, made where it is missing.
+/// Directory of the plots of docs/performance.md and their data; created if missing.
 pub fn docs_dir() -> Outcome<PathBuf> {
     let dir = clone_dir().join("docs/performance");
     std::fs::create_dir_all(&dir)?;
     Ok(dir)
 }
 
-/// Whose figure is set beside the others'.
+/// The contestant that the others are compared with.
 fn subject(what: &str) -> &'static str {
     if is_fleet(what) { FLEET } else { "Streamway" }
 }

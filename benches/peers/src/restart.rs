@@ -1,4 +1,4 @@
-//! How long a server takes to answer again, killed with data kept.
+//! Time until a server answers again after kill -9, with stored data.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,12 +12,12 @@ use crate::workload::Figure;
 
 pub const START_2: &str = "start after kill -9 with 2 GB kept, ms";
 pub const START_10: &str = "start after kill -9 with 10 GB kept, ms";
-/// What is kept, one after the other on the same data.
+/// Amounts of stored data, measured one after the other on the same data.
 const LEVELS: [(u64, &str); 2] = [(2_000_000_000, START_2), (10_000_000_000, START_10)];
-/// Bytes of one batch that fills the topic: 100 records of 1 KiB.
+/// Bytes of one batch of the fill: 100 records of 1 KiB.
 const BATCH_BYTES: u64 = 100 << 10;
 
-/// Up to `bytes_max` kept.
+/// Measures with up to `bytes_max` of stored data.
 pub async fn measure(binary: &Path, bytes_max: u64) -> Outcome<Vec<Figure>> {
     let mut server = Streamway::start(binary).await?;
     let (mut figures, mut kept) = (Vec::new(), 0);
@@ -31,7 +31,7 @@ pub async fn measure(binary: &Path, bytes_max: u64) -> Outcome<Vec<Figure>> {
     Ok(figures)
 }
 
-/// The server killed and started again on its data, and the milliseconds until it has stored something.
+/// Kills the server and restarts it on its data; returns the milliseconds until it has stored a record.
 pub async fn restarted(
     server: Streamway,
     command: impl Fn(u16, &Path) -> Outcome<Command>,
@@ -42,7 +42,7 @@ pub async fn restarted(
     Ok((server, begin.elapsed().as_secs_f64() * 1e3))
 }
 
-/// Stores so many bytes more.
+/// Stores this many more bytes.
 pub async fn fill(server: &Streamway, bytes: u64) -> Outcome<()> {
     let until = Until::Batches(bytes / BATCH_BYTES);
     let pace = Pace::new(Load { window: 16, batch: 100, value_len: 1024, until, ..Load::default() });

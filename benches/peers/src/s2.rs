@@ -1,4 +1,4 @@
-//! s2-lite on a local directory, and its own SDK: one append session a publisher.
+//! s2-lite on a local directory, with its own SDK: one append session per publisher.
 
 use std::path::Path;
 use std::process::Command;
@@ -96,7 +96,7 @@ impl Peer for S2Lite {
             Outcome::Ok(())
         });
         while let Some(number) = pace.next().await {
-            // Refused only where the other half has failed, and that says why.
+            // Sending fails only if the other half has failed, and its error says why.
             let _ = sent.send(session.submit(batch(&pace, number)?).await?);
         }
         drop(sent);

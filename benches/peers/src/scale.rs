@@ -1,5 +1,5 @@
-//! How Streamway's cost grows: records a second and resident memory over subscribers, topics, the size of a record and
-//! the data kept. Each point on a server of its own, but for the data kept, which grows. Never: knows another peer.
+//! Scaling of Streamway: records per second and resident memory against subscribers, topics, record size and stored data.
+//! Each point has its own server, except for stored data, which grows on one.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -19,18 +19,18 @@ use crate::workload::{Row, Runner, Scale};
 
 const SUBSCRIBERS: [usize; 5] = [1, 10, 100, 1_000, 5_000];
 const TOPICS: [usize; 5] = [1, 10, 100, 1_000, 10_000];
-/// The last is what a batch takes at most, less room for what surrounds a value.
+/// The last one is the limit of a batch minus the overhead of a value.
 const SIZES: [usize; 6] = [16, 256, 4 << 10, 64 << 10, 256 << 10, (1 << 20) - 1024];
 const KEPT_GB: [u64; 4] = [0, 1, 4, 10];
 
-/// Publishers of the topics' points, a request at a time each.
+/// Publishers for the points over topics, each with one request at a time.
 const PUBLISHERS: usize = 256;
-/// Bytes in flight of the points of large records.
+/// Bytes in flight for the points with large records.
 const IN_FLIGHT_BYTES: usize = 16 << 20;
 
 struct Point {
     label: String,
-    /// Records or deliveries a second.
+    /// Records or deliveries per second.
     rate: f64,
     memory_mib: f64,
     start_ms: Option<f64>,
@@ -42,7 +42,7 @@ struct Sweep {
     points: Vec<Point>,
 }
 
-/// Measures every point once, writes JSON, and with `write_docs` the marked section of docs/performance.md.
+/// Measures every point once and writes JSON; with `write_docs`, also the marked section of docs/performance.md.
 pub async fn measure(
     binary: &Path,
     seconds: f64,
@@ -63,7 +63,7 @@ pub async fn measure(
     for count in TOPICS {
         let runner = runner(start(binary).await?, time);
         let names: Vec<_> = (0..count).map(|n| format!("topic-{n}")).collect();
-        // One topic's records are read back and compared, and a first one would be too many.
+        // The records of one topic are read back and compared, and a first record would be one too many.
         if count > 1 {
             use_once(&runner, &names).await?;
         }
@@ -87,7 +87,7 @@ pub async fn measure(
     if write_docs { fill_docs(&conditions, &sweeps, &result) } else { Ok(()) }
 }
 
-/// Publishing into a new topic, and starting again after kill -9, beside ever more data.
+/// Measures publishing to a new topic and a restart after kill -9, with a growing amount of stored data.
 async fn kept(binary: &Path, time: Duration, gb_max: u64) -> Outcome<Sweep> {
     let mut sweep = Sweep::new("GB of data kept, pipelined", "records/s");
     let (mut server, mut bytes) = (start(binary).await?, 0);
@@ -104,7 +104,7 @@ async fn kept(binary: &Path, time: Duration, gb_max: u64) -> Outcome<Sweep> {
     Ok(sweep)
 }
 
-/// The server once the tasks that used it, which were told to end, are gone.
+/// Waits until the tasks that use the server have ended, and returns it.
 async fn alone(mut server: Arc<Streamway>) -> Outcome<Streamway> {
     loop {
         server = match Arc::try_unwrap(server) {
@@ -115,7 +115,7 @@ async fn alone(mut server: Arc<Streamway>) -> Outcome<Streamway> {
     }
 }
 
-/// Creates the topics by a first publish to each, so that creation is not of the measured time.
+/// Creates the topics by a first publish to each, so that creation is not measured.
 async fn use_once(runner: &Runner, topics: &[String]) -> Outcome<()> {
     let mut tasks = tokio::task::JoinSet::new();
     for part in topics.chunks(topics.len().div_ceil(PUBLISHERS)) {
@@ -130,7 +130,7 @@ async fn use_once(runner: &Runner, topics: &[String]) -> Outcome<()> {
     Ok(())
 }
 
-/// A server that takes as many topics as there are here.
+/// Starts a server that allows this many topics.
 fn command(binary: &Path) -> impl Fn(u16, &Path) -> Outcome<std::process::Command> {
     let serve = serve(binary);
     move |port, dir| {

@@ -21,13 +21,13 @@ use crate::proto::v1::{
     SubscribeRequest, Topic, exchange_request::Kind, subscribe_request::Start,
 };
 
-/// How long recovery may take.
+/// Time allowed for recovery.
 const READY_MAX: Duration = Duration::from_secs(60);
 
 pub struct Streamway {
     process: Process,
     shared: Vec<Channel>,
-    /// Where the topics are, for a replica of a fleet. Ended after it.
+    /// The NATS cluster of a replica of a fleet; stopped after the replica.
     nats: Vec<Process>,
 }
 

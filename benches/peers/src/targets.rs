@@ -1,4 +1,4 @@
-//! The ratios to reach: Streamway's figure over another's. Never: what was measured.
+//! The target ratios: Streamway's figure divided by another's.
 
 use crate::restart::{START_2, START_10};
 use crate::workload::{FLEET_FANOUT, FLEET_P50, FLEET_P50_CALM, FLEET_PIPELINED, SLOW_SYNC};
@@ -76,7 +76,7 @@ pub const OWN: &[(&str, f64)] = &[
     (START_10, 1_000.0),
 ];
 
-/// Whether less is better.
+/// True if a smaller figure is better.
 pub fn less_is_better(what: &str) -> bool {
     ["latency", "idle", "start", "fleet latency"].iter().any(|start| what.starts_with(start))
 }

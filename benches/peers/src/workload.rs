@@ -1,4 +1,4 @@
-//! The workload specification: every row once, for whichever peer. Never: knows a protocol.
+//! The workload specification: every row is defined once, for all peers.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,11 +10,11 @@ use crate::Outcome;
 use crate::pace::{Load, Pace, Progress, Seen, Until};
 use crate::peer::{Connection, Decode, Peer, Reader};
 
-/// How long subscribers may take to get what was published for them.
+/// Time allowed for subscribers to receive everything published for them.
 const READ_MAX: Duration = Duration::from_secs(120);
-/// Bytes of a record's value, but for the bulk row.
+/// Bytes of a record's value, except in the bulk row.
 const VALUE_LEN: usize = 100;
-/// Publishes a second of the latency row.
+/// Publishes per second in the latency row.
 const RATE: f64 = 5_000.0;
 
 pub const SLOW_SYNC: &str = "pipelined publish, 256 in flight, 1 ms added to every sync, records/s";
@@ -24,8 +24,8 @@ pub const FLEET_FANOUT: &str = "fleet fan-out 1 to 100, deliveries/s";
 pub const FLEET_P50_CALM: &str = "fleet latency of a delivery at 100/s, p50, µs";
 pub const FLEET_P50: &str = "fleet latency of a delivery at 500/s, p50, µs";
 
-/// The same of the fleet's, and its figures: far within what plain NATS takes of one publisher, each
-/// message by itself, and nearer to it.
+/// The same for the fleet, with the names of its figures: one rate far below what plain NATS accepts from one publisher
+/// without batching, and one closer to it.
 const FLEET_LATENCY: [(f64, [&str; 3]); 2] = [
     (
         100.0,
@@ -45,73 +45,73 @@ const FLEET_LATENCY: [(f64, [&str; 3]); 2] = [
     ),
 ];
 
-/// A row of the table.
+/// A row of the tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Row {
     /// One publisher, 1000 in flight, one record each.
     Pipelined,
     /// 64 publishers, 16 in flight each.
     Publishers,
-    /// 64 requests at a time, each answered before the next.
+    /// 64 concurrent workers, each of which waits for an answer before its next request.
     Unary,
-    /// 1 KiB x 100 a batch, 16 batches in flight.
+    /// Batches of 100 records of 1 KiB, 16 batches in flight.
     Bulk,
     /// One publisher to 100 subscribers.
     Fanout100,
     /// One publisher to 10 subscribers.
     Fanout10,
-    /// Reading what is stored from its beginning.
+    /// Reading a topic from the beginning.
     Replay,
     /// 5,000 publishes a second, open loop.
     Latency,
-    /// One publisher, 256 in flight, where every sync takes 1 ms longer.
+    /// One publisher, 256 in flight, with every sync taking 1 ms longer.
     SlowSync,
     /// Memory of an idle subscription.
     Idle,
     /// 256 publishers over 1,000 topics.
     Topics,
-    /// From exec to the first stored publish, killed with 2 GB and with 10 GB kept.
+    /// From exec to the first stored publish after a kill, with 2 GB and with 10 GB of stored data.
     Start,
-    /// The row of this name, over a cluster of three NATS servers.
+    /// Pipelined publishing on a cluster of three NATS servers.
     FleetPipelined,
     /// The same.
     FleetFanout100,
-    /// From publish to delivery at 100 and 500 a second, open loop, over such a cluster.
+    /// From publish to delivery at 100 and 500 per second, open loop, on such a cluster.
     FleetLatency,
 }
 
 impl Row {
-    /// Whether the row is about topics kept by a cluster.
+    /// True for rows that run on a cluster.
     pub fn is_fleet(self) -> bool {
         matches!(self, Self::FleetPipelined | Self::FleetFanout100 | Self::FleetLatency)
     }
 }
 
-/// How much of each row.
+/// Scale of a run.
 #[derive(Clone, Default)]
 pub struct Scale {
-    /// Of each timed measurement.
+    /// Duration of each timed measurement.
     pub time: Duration,
     pub replay_records: u64,
     pub idle_subscriptions: usize,
     pub topics: usize,
-    /// The most data kept when the server is started again.
+    /// Largest amount of stored data for a restart.
     pub start_bytes_max: u64,
 }
 
-/// One measured value: what, and how much of it.
+/// A measured value with its name.
 pub type Figure = (&'static str, f64);
 
-/// A peer with the scale of this run and the number of the round.
+/// A peer, with the scale of the run and the number of the round.
 pub struct Runner {
     pub peer: Arc<dyn Peer>,
     pub scale: Scale,
     pub round: usize,
-    /// The peer is the limit: it stores nothing, and sends by itself.
+    /// True for the limit, which stores nothing and generates its own deliveries.
     pub is_limit: bool,
-    /// What a sync takes, where the peer itself does none.
+    /// Duration of a sync, for a peer that does none itself.
     pub sync_micros: Option<f64>,
-    /// The peer keeps what it acknowledges.
+    /// True if the peer stores what it acknowledges.
     pub stores: bool,
 }
 
@@ -163,7 +163,7 @@ impl Runner {
         Ok(topic)
     }
 
-    /// Records a second of `count` publishers into one topic, and their paces.
+    /// Measures records per second of `count` publishers to one topic; also returns their paces.
     pub async fn publishers(&self, row: Row, count: u64, load: Load) -> Outcome<(f64, Vec<Arc<Pace>>)> {
         let topic = self.topic(&format!("{row:?}")).await?;
         let begin = Instant::now();
@@ -193,7 +193,7 @@ impl Runner {
         paces.iter().try_fold(Seen::default(), |sum, pace| Ok(sum.and(pace.outcome()?)))
     }
 
-    /// Everything acknowledged can be read back, and nothing else.
+    /// Verifies that exactly the acknowledged records can be read back.
     async fn check(&self, topics: &[String], acknowledged: Seen) -> Outcome<()> {
         if !self.stores {
             return Ok(());
@@ -206,7 +206,7 @@ impl Runner {
         }
     }
 
-    /// Requests a second of `workers` over `topics`.
+    /// Measures requests per second of `workers` over `topics`.
     pub async fn requests(&self, workers: u64, topics: Vec<String>) -> Outcome<f64> {
         let mut tasks = JoinSet::new();
         let mut paces = Vec::new();
@@ -251,7 +251,7 @@ impl Runner {
         let topic = self.topic(&format!("{row:?}")).await?;
         let readers = Readers::start(&self.peer, std::slice::from_ref(&topic), subscribers, Decode::Walk);
         readers.subscribed().await?;
-        // The limit's sink sends before the last has subscribed: that is not of the measured time.
+        // The limit starts to send before the last subscriber is there; that is not part of the measured time.
         let (begin, before) = (Instant::now(), readers.sum().records);
         if self.is_limit {
             tokio::time::sleep(self.scale.time).await;
@@ -288,7 +288,7 @@ impl Runner {
         let (_, paces) = self.publishers(Row::Latency, 1, load).await?;
         let micros = paces[0].micros();
         let at = |quantile| micros.value_at_quantile(quantile) as f64;
-        // The limit of a durable answer: a round trip and a sync, which is shown by itself too.
+        // The limit of a durable answer is a round trip plus a sync; the sync is also shown separately.
         let sync = self.sync_micros.unwrap_or(0.0);
         let mut figures = vec![
             ("latency at 5,000/s, p50, µs", at(0.5) + sync),
@@ -300,7 +300,7 @@ impl Runner {
         Ok(figures)
     }
 
-    /// From when a record is due until the one subscriber has it, and until the publisher is told.
+    /// Measures from the time a record is due until the subscriber has it, and until the publisher has its acknowledgement.
     async fn live_latency(&self) -> Outcome<Vec<Figure>> {
         let mut figures = Vec::new();
         for (n, (rate, [p50, p99, acknowledged])) in FLEET_LATENCY.into_iter().enumerate() {
@@ -346,7 +346,7 @@ impl Runner {
     }
 }
 
-/// Subscribers at work; they end with this.
+/// Running subscribers, which end when this is dropped.
 struct Readers {
     tasks: JoinSet<Outcome<()>>,
     progress: Vec<Arc<Progress>>,
@@ -358,7 +358,7 @@ impl Readers {
         Self { tasks: JoinSet::new(), progress: Vec::new(), failed: Arc::default() }
     }
 
-    /// `count` subscribers of each topic, over shared connections.
+    /// Starts `count` subscribers of each topic on shared connections.
     fn start(peer: &Arc<dyn Peer>, topics: &[String], count: usize, decode: Decode) -> Self {
         let mut readers = Self::none();
         for topic in topics {
@@ -381,7 +381,7 @@ impl Readers {
         self.spawn(peer, topic, reader);
     }
 
-    /// One that notes when each record comes, on a connection of its own.
+    /// Starts a subscriber on its own connection that notes when each record arrives.
     fn add_timed(&mut self, peer: &Arc<dyn Peer>, topic: &str) {
         let progress = Arc::new(Progress::timed());
         let reader = Reader { index: 0, connection: Connection::Own, decode: Decode::Walk, progress };
@@ -422,7 +422,7 @@ impl Readers {
         self.wait(|progress| done(progress.seen())).await
     }
 
-    /// Each subscriber has exactly this.
+    /// Verifies that each subscriber received exactly this.
     async fn each(&self, expected: Seen) -> Outcome<()> {
         self.until(|seen| seen.records >= expected.records).await?;
         match self.progress.iter().map(|progress| progress.seen()).find(|seen| *seen != expected) {
