@@ -27,8 +27,8 @@ const NOT_SERVING: u8 = 4;
 /// Prints the answer and exits 0 when it is SERVING.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Services: `liveness`, `readiness`, a full service name such as streamway.v1.StreamService, or
-nothing for the server as a whole.
+Services: `liveness`, `readiness`, `publishing` (not while the store of NATS is full), a full
+service name such as streamway.v1.StreamService, or nothing for the server as a whole.
 
 Exit codes, those of grpc_health_probe: 0 serving, 1 wrong arguments, 2 connection failed or
 timed out, 3 call failed or timed out, 4 not serving.")]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::human::format_size;
-use super::{ClientAuth, Config, Http2Config, StorageConfig, TlsConfig, nats};
+use super::{ClientAuth, Config, Engine, Http2Config, StorageConfig, TlsConfig, nats};
 
 /// Room a gRPC message needs beside the records of a batch: names, keys, trace context.
 const MESSAGE_OVERHEAD: usize = 4096;
@@ -268,13 +268,31 @@ fn ages(config: &Config, faults: &mut Vec<String>) {
 /// takes half of it.
 const STREAM_BYTES: u64 = 24 << 10;
 
+/// What one remembered `request_id` takes on JetStream, where for a moment an eighth more than the limit are: 180 bytes each.
+const REQUEST_ID_BYTES: u64 = 203;
+/// What a replica on JetStream holds for others at most.
+const HANDED_OVER_BYTES: u64 = 16 << 20;
+
 /// Adds up what the limits allow at once. The memory of the process itself and of the system's sockets is not in it.
 fn memory(config: &Config, faults: &mut Vec<String>) {
     let (storage, inflight) = (&config.storage, config.inflight_bytes_max as u64);
     let (connections, window) = (config.connections_max as u64, config.http2.connection_window_bytes);
+    let engine = match config.engine {
+        Engine::Embedded => (storage.unflushed_bytes_max as u64, "storage.unflushed_bytes_max".to_owned()),
+        Engine::JetStream => {
+            let ids = storage.request_ids_max;
+            let bytes = (ids as u64).saturating_mul(REQUEST_ID_BYTES).saturating_add(HANDED_OVER_BYTES);
+            (
+                bytes,
+                format!(
+                    "storage.request_ids_max {ids} × {REQUEST_ID_BYTES} + batches of other replicas 16MiB"
+                ),
+            )
+        }
+    };
     let terms = [
         (storage.cache_bytes as u64, "storage.cache_bytes".to_owned()),
-        (storage.unflushed_bytes_max as u64, "storage.unflushed_bytes_max".to_owned()),
+        engine,
         (
             inflight.saturating_mul(3),
             "3 × inflight_bytes_max (admitted, waiting, partly received)".to_owned(),
@@ -312,7 +330,7 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::faults;
-    use crate::config::Config;
+    use crate::config::{Config, Engine};
     use std::time::Duration;
 
     #[test]
@@ -391,6 +409,18 @@ mod tests {
             + 256MiB for delivery_bytes_max + 240000KiB for streams_max 10000 × 24KiB \
             + 1GiB for connections_max 64 × http2.connection_window_bytes 16MiB";
         assert_eq!(faults, [expected]);
+    }
+
+    #[test]
+    fn request_ids_on_jetstream_are_charged_to_the_memory() {
+        let mut config = Config { memory_max: 1536 << 20, connections_max: 32, ..Config::default() };
+        (config.streams_max, config.engine) = (10_000, Engine::JetStream);
+        config.nats.url = "nats://127.0.0.1:4222".into();
+        assert_eq!(faults(&config), Vec::<String>::new());
+        config.storage.request_ids_max = 10_000_000;
+        let faults = faults(&config);
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].contains("for storage.request_ids_max 10000000 × 203"), "{faults:?}");
     }
 
     #[test]

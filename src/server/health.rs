@@ -40,6 +40,7 @@ pub struct Readiness(Arc<watch::Sender<State>>, Reason);
 struct State {
     serving: bool,
     storage_failed: bool,
+    storage_full: bool,
     draining: bool,
     watches_end: bool,
 }
@@ -54,6 +55,7 @@ impl State {
         let up = match service {
             "liveness" => true,
             "" | "readiness" => self.is_ready(),
+            "publishing" => self.is_ready() && !self.storage_full,
             service if SERVICES.contains(&service) => self.is_ready(),
             _ => return None,
         };
@@ -82,6 +84,11 @@ impl Readiness {
     /// Whether the storage takes writes.
     pub(super) fn storage_serves(&self, serves: bool) {
         self.0.send_modify(|state| state.storage_failed = !serves);
+    }
+
+    /// Sets whether the storage refuses publishes for lack of room.
+    pub(super) fn storage_is_full(&self, full: bool) {
+        self.0.send_modify(|state| state.storage_full = full);
     }
 
     /// The shutdown has begun.
@@ -201,5 +208,34 @@ impl Watch {
                 cause => cause,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Health, Readiness};
+    use tonic::Request;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_check_response::ServingStatus;
+    use tonic_health::pb::health_server::Health as _;
+
+    /// Readers are served, and trims make room: only who asks for publishing is told otherwise.
+    #[tokio::test]
+    async fn a_full_storage_ends_the_readiness_of_publishing_alone() {
+        let readiness = Readiness::default();
+        let of = async |service: &str| {
+            let request = HealthCheckRequest { service: service.into() };
+            let answer = Health::new(readiness.clone()).check(Request::new(request)).await.unwrap();
+            answer.into_inner().status() == ServingStatus::Serving
+        };
+        assert!(!of("publishing").await, "it starts");
+        readiness.serve();
+        assert!(of("publishing").await && of("readiness").await);
+        readiness.storage_is_full(true);
+        assert!(!of("publishing").await && of("readiness").await && of("").await && readiness.is_ready());
+        readiness.storage_is_full(false);
+        assert!(of("publishing").await);
+        readiness.storage_serves(false);
+        assert!(!of("publishing").await && !of("readiness").await);
     }
 }

@@ -234,6 +234,8 @@ impl Server {
         info!("serving");
         let mut health = log.health();
         loop {
+            let is_full = matches!(&*health.borrow(), storage::Health::Full(_));
+            self.readiness.storage_is_full(is_full);
             // The engine has logged why.
             let serves = match &*health.borrow_and_update() {
                 storage::Health::Serving => Some((true, None)),

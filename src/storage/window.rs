@@ -92,6 +92,9 @@ impl Hasher for Taken {
     }
 }
 
+/// A map of so many entries is not worth shrinking.
+const SMALL: usize = 64;
+
 /// What was stored, by key.
 pub type Map = HashMap<Key, Stored, BuildHasherDefault<Taken>>;
 
@@ -193,10 +196,25 @@ impl Window {
         {
             self.forget(oldest.1);
         }
-        while self.stored.len() > self.count_max
+        self.forget_beyond(self.count_max);
+    }
+
+    /// Number of ids.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.stored.len()
+    }
+
+    /// Forgets the oldest ids, of the owner that has the most, until there are no more than `count`.
+    pub fn forget_beyond(&mut self, count: usize) {
+        while self.stored.len() > count
             && let Some(owner) = self.order.largest()
         {
             self.forget(owner);
+        }
+        // A map does not give back its memory by itself.
+        if self.stored.capacity() > 8 * self.stored.len().max(SMALL) {
+            self.stored.shrink_to(2 * self.stored.len());
         }
     }
 

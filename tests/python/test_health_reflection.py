@@ -21,7 +21,7 @@ def health(channel):
     return health_pb2_grpc.HealthStub(channel)
 
 
-@pytest.mark.parametrize("service", ["", "liveness", "readiness", *SERVICES])
+@pytest.mark.parametrize("service", ["", "liveness", "readiness", "publishing", *SERVICES])
 def test_check_and_watch(health, service):
     request = health_pb2.HealthCheckRequest(service=service)
     assert health.Check(request, timeout=10).status == Status.SERVING

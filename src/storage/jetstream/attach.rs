@@ -6,12 +6,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::Stream;
 use async_nats::jetstream::stream::Info;
+use futures_util::StreamExt;
 
 use super::ages::Ages;
 use super::commit::Seen;
+use super::last_end;
 use super::message::end_of;
 use super::names::Meta;
 use super::nats::unavailable;
@@ -23,19 +26,41 @@ use crate::storage::Error;
 const AHEAD_MESSAGES: usize = 256;
 /// Most bytes asked for ahead.
 const AHEAD_BYTES: usize = 8 << 20;
-/// Silence after which NATS says that the consumer lives; it is taken for gone after twice that.
-const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// A stream that is read again.
 pub struct Attached {
     /// The end of what was read before, or where reading begins.
     pub seen: Seen,
     /// What comes after it.
-    pub feed: Stream,
+    pub feed: Feed,
     /// Whether something in between was trimmed before it was read.
     pub jumped: bool,
     /// How old what comes is.
     pub ages: Ages,
+}
+
+/// What a stream delivers over one connection.
+pub struct Feed {
+    messages: Stream,
+    lost: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Feed {
+    /// The next message. Cancel-safe.
+    ///
+    /// # Errors
+    /// Why there is no more. The consumer may be gone with the server that the connection was to, and the silence of
+    /// one that is would be noticed much later.
+    pub async fn next(&mut self) -> Result<Message, String> {
+        tokio::select! {
+            biased;
+            message = self.messages.next() => match message {
+                Some(message) => message.map_err(|error| error.to_string()),
+                None => Err("the consumer ended".into()),
+            },
+            () = &mut self.lost => Err("the connection to NATS is lost".into()),
+        }
+    }
 }
 
 /// Why a stream is not read.
@@ -68,7 +93,7 @@ pub fn look(topic: &Arc<Topic>, pause: Duration) -> Looking {
 /// Reads a stream from `seen` on, or from its end; after a pause, and once NATS can be reached.
 pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> Result<Attached, Lost> {
     tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-    topic.nats.link.up().await;
+    let connection = topic.nats.link.up().await;
     let info = topic.nats.info(&topic.stream).await?.ok_or(Lost::Gone)?;
     let meta = Meta::of(&info.config).filter(|meta| meta.epoch == topic.epoch).ok_or(Lost::Gone)?;
     topic.refresh(meta, &info);
@@ -87,25 +112,30 @@ pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> R
     let ages = topic.nats.ages(&topic.stream, end_of(last)).await?;
     let policy = DeliverPolicy::ByStartSequence { start_sequence: seen.sequence + 1 };
     let consumer = topic.nats.consumer(&topic.stream, policy, false).await?;
-    let feed = consumer
+    let messages = consumer
         .stream()
         .max_messages_per_batch(AHEAD_MESSAGES)
         .max_bytes_per_batch(AHEAD_BYTES.max(2 * topic.nats.kept.message_bytes_max))
         .expires(topic.nats.idle_times.request)
-        .heartbeat(HEARTBEAT.min(topic.nats.idle_times.request / 4))
+        .heartbeat(topic.nats.idle_times.heartbeat.min(topic.nats.idle_times.request / 4))
         .messages()
         .await
         .map_err(unavailable)?;
+    let feed = Feed { messages, lost: Box::pin(topic.nats.link.lost(connection)) };
     Ok(Attached { seen, feed, jumped, ages })
 }
 
-/// What is known of the end at `sequence`; where the message was trimmed, only its place.
+/// What is known of the end at `sequence`; where the message was trimmed, only where that ended.
 async fn at(topic: &Topic, sequence: u64) -> Result<Seen, Error> {
     let found = if sequence == 0 { None } else { search::message(topic, sequence).await? };
-    Ok(found.map_or(Seen { sequence, next: end_of(sequence), ..Seen::default() }, |message| Seen {
+    let Some(message) = found else {
+        let next = last_end::of_trimmed(topic, sequence).await?.unwrap_or_else(|| end_of(sequence));
+        return Ok(Seen { sequence, next, ..Seen::default() });
+    };
+    Ok(Seen {
         sequence,
         next: message.next,
         records: message.head.before + u64::from(message.head.records),
         time: message.run.first_time,
-    }))
+    })
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::bus::Address;
 use super::handover::Parcel;
 use super::message::{HANDED_BYTES, HANDED_MAX, Handed, Head, ID_BYTES, IdEntry, digest, end_of, start_of};
-use super::names::RECORDS_MAX;
+use super::names::{INDEX_BITS, RECORDS_MAX};
 use super::queue::{Append, pop_if};
 use crate::record::{Batch, Epoch, Offset, Position, Receipt, Scope, UnixMicros, offsetless};
 use crate::storage::Error;
@@ -32,6 +32,13 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Records of the newest message; none where there is none, they fill it, or they are not known.
+    #[must_use]
+    pub fn newest_records(&self) -> Option<u32> {
+        let records = self.next.get().checked_sub(self.sequence.checked_sub(1)? << INDEX_BITS)?;
+        u32::try_from(records).ok().filter(|records| *records < RECORDS_MAX)
+    }
+
     /// The offset the next record gets.
     #[must_use]
     pub const fn tail(&self) -> Offset {
@@ -334,6 +341,7 @@ impl Builder<'_> {
             ids,
             by: Some(basis.by),
             handed,
+            previous: basis.seen.newest_records(),
         };
         Commit { head, payload: payload.into(), after: basis.seen, epoch: basis.epoch, parts, stale }
     }

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::cached::CacheBudget;
 use super::claims;
+use super::id_budget::IdBudget;
 use super::link::Link;
 use super::names::Kept;
 use super::nats::{IdleTimes, Nats};
@@ -127,6 +128,7 @@ pub async fn connect(config: &Config, reason: &Reason) -> Result<Nats, OpenError
         kept,
         storage: config.storage.clone(),
         cache: CacheBudget::new(config.storage.cache_bytes),
+        ids: Arc::new(IdBudget::new(config.storage.request_ids_max)),
         held_bytes: AtomicUsize::new(0),
         idle_times: IdleTimes::default(),
         tasks: TaskTracker::new(),

@@ -123,10 +123,16 @@ async fn fetch(
         }
         Ok(())
     };
-    match tokio::time::timeout(FETCH_TIMEOUT, reading).await {
-        Ok(Ok(())) => Ok(found),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(unavailable("reading took too long")),
+    let lost = topic.nats.link.lost(topic.nats.link.state());
+    let read = tokio::select! {
+        biased;
+        read = tokio::time::timeout(FETCH_TIMEOUT, reading) => read.ok(),
+        // What was asked of a connection that is lost is never answered.
+        () = lost => None,
+    };
+    match read {
+        Some(read) => read.map(|()| found),
+        None => Err(unavailable("reading took too long")),
     }
 }
 

@@ -20,14 +20,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::pull::{MessagesError, Stream};
 use async_nats::jetstream::stream::Info;
-use futures_util::StreamExt;
+use futures_util::future;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
 use self::handing::HandedOver;
-use super::attach::{self, Attached, Lost};
+use super::attach::{self, Attached, Feed, Lost};
 use super::bus::{Bus, Received};
 use super::cached::Cached;
 use super::commit::{Commit, Seen};
@@ -35,12 +34,14 @@ use super::contest::Contest;
 use super::flight::{Flight, Outcome};
 use super::handover::{Held, Why};
 use super::ids::Ids;
+use super::last_end;
 use super::marks::Marks;
 use super::message::start_of;
 use super::names::{Meta, RECORDS_MAX};
 use super::nats::unavailable;
 use super::search;
 use super::topic::Topic;
+use crate::record::Offset;
 use crate::storage::{Error, Stored};
 
 /// How long publishers wait for a NATS that does not answer: longer than a new leader takes.
@@ -80,6 +81,7 @@ pub async fn follow(topic: Arc<Topic>) {
         certain: None,
         trimming: None,
         grown: false,
+        unwritten_end: None,
         cached: Cached::new(topic.clone()),
         trouble: None,
         closing: None,
@@ -93,14 +95,19 @@ pub async fn follow(topic: Arc<Topic>) {
         follower.step(&mut ticks).await;
     }
     // What others still wait for they are told.
-    let _ = timeout(LAST_LETTERS, follower.bus.sent()).await;
+    let last_end = async {
+        if let Some((end, _)) = follower.unwritten_end {
+            last_end::write_of_expiring(&follower.topic, end).await;
+        }
+    };
+    let _ = timeout(LAST_LETTERS, future::join(follower.bus.sent(), last_end)).await;
 }
 
 struct Follower {
     topic: Arc<Topic>,
     /// The end of what was read; none until attached for the first time.
     seen: Option<Seen>,
-    feed: Option<Stream>,
+    feed: Option<Feed>,
     attaching: Doing<Result<Attached, Lost>>,
     /// Before the next attempt to attach.
     pause: Duration,
@@ -125,6 +132,8 @@ struct Follower {
     trimming: Doing<Result<(), Error>>,
     /// Whether there is more than when it was trimmed last.
     grown: bool,
+    /// Where the newest message ends, which this follower stored then: to be written down where it may expire.
+    unwritten_end: Option<(Offset, Instant)>,
     cached: Cached,
     /// Since when NATS has not done what it was asked.
     trouble: Option<Instant>,
@@ -136,7 +145,7 @@ struct Follower {
 /// What a step waited for.
 #[expect(clippy::large_enum_variant, reason = "one at a time, on the stack; most are the large one")]
 enum Event {
-    Message(Option<Result<jetstream::Message, MessagesError>>),
+    Message(Result<jetstream::Message, String>),
     Attached(Result<Attached, Lost>),
     Answer(Outcome),
     Received(Received),
@@ -195,9 +204,8 @@ impl Follower {
             }
         };
         match event {
-            Event::Message(Some(Ok(message))) => self.message(&message),
-            Event::Message(Some(Err(error))) => self.detach(&error),
-            Event::Message(None) => self.detach(&"the consumer ended"),
+            Event::Message(Ok(message)) => self.message(&message),
+            Event::Message(Err(why)) => self.detach(&why),
             Event::Attached(Ok(attached)) => self.attached(attached),
             Event::Attached(Err(Lost::Gone)) => self.topic.delete(),
             Event::Attached(Err(Lost::Error(error))) => self.detach(&error),
@@ -261,6 +269,8 @@ impl Follower {
             self.looking.get_or_insert_with(|| attach::look(&self.topic, Duration::ZERO));
         }
         self.trim();
+        self.ids.keep_to_budget();
+        self.write_end();
         self.take_back();
         self.sift_held();
         self.await_taken();
@@ -291,11 +301,26 @@ impl Follower {
         self.trimming = Some(Box::pin(async move {
             let first = search::first_keeping(&topic, seen.sequence, seen.records, records).await?;
             if start_of(first) > topic.floor() {
+                if first > seen.sequence
+                    && let Some(end) = last_end::before(&topic, first).await
+                {
+                    last_end::write(&topic.nats, &topic.name, topic.epoch, end).await;
+                }
                 topic.nats.purge(&topic.stream, first).await?;
                 topic.trim(start_of(first));
             }
             Ok(())
         }));
+    }
+
+    /// Writes down where the newest message ends once it has been so for a while.
+    fn write_end(&mut self) {
+        let quiet = self.topic.nats.idle_times.quiet;
+        if let Some((end, _)) = self.unwritten_end.take_if(|(_, since)| since.elapsed() >= quiet) {
+            let topic = self.topic.clone();
+            let writing = async move { last_end::write_of_expiring(&topic, end).await };
+            self.topic.nats.tasks.spawn(writing);
+        }
     }
 
     /// Whether there is nothing left to do; from then on nobody follows.

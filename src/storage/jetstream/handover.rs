@@ -115,7 +115,8 @@ pub fn read(letter: Letter) -> Option<Content> {
     }
     let base = letter.headers.get(BASE)?.as_str().parse().ok()?;
     let head = Head::parse(&letter.headers).filter(|head| head.nonce == letter.tag && head.records > 0)?;
-    let (from, payload, came) = (letter.who, letter.payload, Instant::now());
+    // A slice keeps the whole buffer that it was read into.
+    let (from, payload, came) = (letter.who, Bytes::copy_from_slice(&letter.payload), Instant::now());
     Some(Content::Handed(Parcel { from, base, head, payload, came, counted: None }))
 }
 
@@ -152,5 +153,20 @@ impl Held {
     /// Forgets all, and says whose they were.
     pub fn drain(&mut self) -> impl Iterator<Item = (Address, u64)> + '_ {
         self.0.drain(..).map(|parcel| (parcel.from, parcel.head.nonce))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, Bytes, Content, Head, letter, read};
+
+    #[test]
+    fn what_is_held_for_others_keeps_no_buffer_that_it_was_read_into() {
+        let buffer = Bytes::from(vec![7; 64 << 10]);
+        let head = Head { nonce: 1, records: 1, ..Head::default() };
+        let letter = letter(Address::random(), &head, 5, buffer.slice(100..200));
+        assert!(!letter.payload.is_unique());
+        let Some(Content::Handed(parcel)) = read(letter) else { panic!("it hands over a group") };
+        assert!(parcel.payload.is_unique() && *parcel.payload == [7; 100]);
     }
 }

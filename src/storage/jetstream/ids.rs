@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 
 use super::ages::Ages;
+use super::id_budget::CountedWindow;
 use super::message::{Head, IdEntry, start_of};
 use super::nats::unavailable;
 use super::topic::{Topic, micros};
@@ -30,23 +31,24 @@ pub struct Ids {
 /// Whether the window holds every id that is stored.
 enum State {
     /// Some may be missing.
-    Unknown(Window),
+    Unknown(CountedWindow),
     Loading {
         loading: Loading,
         /// What comes meanwhile.
-        later: Window,
+        later: CountedWindow,
         /// Whether one was missed meanwhile.
         again: bool,
     },
-    Known(Window),
+    Known(CountedWindow),
 }
 
 /// The window, with all that was read of what is missing.
-type Loading = Pin<Box<dyn Future<Output = (Window, Result<(), Error>)> + Send>>;
+type Loading = Pin<Box<dyn Future<Output = (CountedWindow, Result<(), Error>)> + Send>>;
 
-fn empty(topic: &Topic) -> Window {
+fn empty(topic: &Topic) -> CountedWindow {
     let storage = &topic.nats.storage;
-    Window::new(storage.request_id_window, storage.request_ids_max, topic.nats.clock.steady())
+    let window = Window::new(storage.request_id_window, storage.request_ids_max, topic.nats.clock.steady());
+    CountedWindow::new(window, topic.nats.ids.clone())
 }
 
 impl Ids {
@@ -61,7 +63,8 @@ impl Ids {
     pub fn known(&mut self, last: u64, pause: Duration) -> Option<&Window> {
         if let State::Unknown(window) = &mut self.state {
             let later = window.empty();
-            let window = std::mem::replace(window, window.empty());
+            let empty = window.empty();
+            let window = std::mem::replace(window, empty);
             let loading = Box::pin(load(self.topic.clone(), window, last, pause));
             self.state = State::Loading { loading, later, again: false };
         }
@@ -101,7 +104,15 @@ impl Ids {
             State::Unknown(window) | State::Known(window) => window,
             State::Loading { later, .. } => later,
         };
-        insert(window, head, first, (at, now));
+        window.change(|window| insert(window, head, first, (at, now)));
+    }
+
+    /// Forgets what is too much, as other topics remember more than before.
+    pub fn keep_to_budget(&mut self) {
+        match &mut self.state {
+            State::Unknown(window) | State::Known(window) => window.keep_to_budget(),
+            State::Loading { later, .. } => later.keep_to_budget(),
+        }
     }
 
     /// A message was not read: they are read again.
@@ -110,7 +121,8 @@ impl Ids {
             State::Unknown(_) => {}
             State::Loading { again, .. } => *again = true,
             State::Known(window) => {
-                let window = std::mem::replace(window, window.empty());
+                let empty = window.empty();
+                let window = std::mem::replace(window, empty);
                 self.state = State::Unknown(window);
             }
         }
@@ -136,17 +148,17 @@ fn insert(window: &mut Window, head: &Head, first: Offset, (at, now): (UnixMicro
 /// its limit however many there are.
 async fn load(
     topic: Arc<Topic>,
-    mut window: Window,
+    mut window: CountedWindow,
     last: u64,
     pause: Duration,
-) -> (Window, Result<(), Error>) {
+) -> (CountedWindow, Result<(), Error>) {
     tokio::time::sleep(pause).await;
     topic.nats.link.up().await;
     let loaded = read(&topic, &mut window, last).await;
     (window, loaded)
 }
 
-async fn read(topic: &Topic, window: &mut Window, last: u64) -> Result<(), Error> {
+async fn read(topic: &Topic, window: &mut CountedWindow, last: u64) -> Result<(), Error> {
     /// Headers asked for at once: no more than a few MiB.
     const AT_ONCE: usize = 200;
     /// How long the next one may take: what was asked of a connection that was lost, or of a server
@@ -176,7 +188,7 @@ async fn read(topic: &Topic, window: &mut Window, last: u64) -> Result<(), Error
             let Some(head) = message.headers.as_ref().and_then(Head::parse) else { continue };
             let (first, now) = (start_of(info.stream_sequence), topic.nats.clock.steady());
             let stored = ages.at(first, micros(info.published), now);
-            insert(window, &head, first, (stored, now));
+            window.change(|window| insert(window, &head, first, (stored, now)));
         }
         // A server that was restarted has less than the others for a while.
         if at == before {

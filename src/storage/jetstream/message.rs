@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Nats-Expected-Last-Sequence: the sequence this commit follows
-//! Streamway-Group: <nonce> <time in µs> <records before it> <records> <CRC32C of the payload>
+//! Streamway-Group: <nonce> <time in µs> <records before it> <records> <CRC32C of the payload> <records of the
+//!                  message it follows>; earlier programs wrote the first five, and read no more than these.
 //! Streamway-Ids:   <index>.<records>.<SHA-256/128 of a request_id>.<scope>.<CRC32C of what its records say>,…
 //!                  where there are any; the scope is empty without an identity. Earlier programs wrote
 //!                  the first three, and read no more than these.
@@ -115,6 +116,9 @@ pub struct Head {
     pub by: Option<Address>,
     /// What of it others built.
     pub handed: Vec<Handed>,
+    /// Records of the message it follows, which may be trimmed first. None where they fill their message, where there
+    /// is no such message, or where the writer did not know.
+    pub previous: Option<u32>,
 }
 
 impl Head {
@@ -137,8 +141,12 @@ impl Head {
     #[must_use]
     pub fn described(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        let Self { nonce, time, before, records, crc, ids, .. } = self;
-        headers.insert(GROUP, format!("{nonce:016x} {} {before} {records} {crc:08x}", time.0).as_str());
+        let Self { nonce, time, before, records, crc, ids, previous, .. } = self;
+        let mut group = format!("{nonce:016x} {} {before} {records} {crc:08x}", time.0);
+        if let Some(previous) = previous {
+            let _ = write!(group, " {previous}");
+        }
+        headers.insert(GROUP, group.as_str());
         if !ids.is_empty() {
             let mut text = String::with_capacity(ids.len() * ID_BYTES);
             for IdEntry { index, count, digest, mark } in ids {
@@ -165,6 +173,7 @@ impl Head {
         let time = UnixMicros(commit.next()?.parse().ok()?);
         let (before, records) = (commit.next()?.parse().ok()?, commit.next()?.parse().ok()?);
         let crc = u32::from_str_radix(commit.next()?, 16).ok()?;
+        let previous = commit.next().and_then(|previous| previous.parse().ok());
         let ids = match headers.get(IDS) {
             None => Vec::new(),
             Some(ids) => ids.as_str().split(',').map(parse_id).collect::<Option<_>>()?,
@@ -174,7 +183,8 @@ impl Head {
             None => Vec::new(),
             Some(handed) => handed.as_str().split(',').map(parse_handed).collect::<Option<_>>()?,
         };
-        (records <= RECORDS_MAX).then_some(Self { nonce, time, before, records, crc, ids, by, handed })
+        let is_ours = records <= RECORDS_MAX && previous.is_none_or(|previous| previous < RECORDS_MAX);
+        is_ours.then_some(Self { nonce, time, before, records, crc, ids, by, handed, previous })
     }
 }
 
@@ -265,6 +275,7 @@ mod tests {
             ids: ids.collect(),
             by: Some(Address::random()),
             handed: (1..3).map(|index| Handed { from: Address::random(), nonce: 0xdef, index }).collect(),
+            previous: Some(1023),
         };
         let headers = head.headers(6);
         assert_eq!(headers.get("Nats-Expected-Last-Sequence").unwrap().as_str(), "6");
@@ -282,6 +293,19 @@ mod tests {
         }
         assert!(Message::read(7, None, &payload.into()).is_err());
     }
+
+    /// Messages of earlier programs do not say how many records the message before them has.
+    #[test]
+    fn messages_without_the_number_of_records_before_them_are_read() {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Streamway-Group", "0000000000000abc 17 3 2 00c0ffee");
+        assert_eq!(Head::parse(&headers).unwrap().previous, None);
+        headers.insert("Streamway-Group", "0000000000000abc 17 3 2 00c0ffee 5 a later field");
+        assert_eq!(Head::parse(&headers).unwrap().previous, Some(5));
+        headers.insert("Streamway-Group", "0000000000000abc 17 3 2 00c0ffee 1024");
+        assert_eq!(Head::parse(&headers), None, "no message has more");
+    }
+
     /// A replica of the program before reads the first three parts of an id, and this one what that wrote.
     #[test]
     fn ids_of_earlier_programs_have_no_mark() {

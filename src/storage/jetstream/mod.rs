@@ -16,6 +16,7 @@ mod ages;
 mod attach;
 mod bus;
 mod cached;
+mod changes;
 mod claims;
 mod commit;
 mod connect;
@@ -25,7 +26,9 @@ mod flight;
 mod follower;
 mod handover;
 mod health;
+mod id_budget;
 mod ids;
+mod last_end;
 mod link;
 mod listing;
 mod marks;
@@ -94,7 +97,13 @@ impl JetStreamLog {
         let health = Arc::new(watch::Sender::new(Health::Serving));
         nats.tasks.spawn(health::watch(nats.clone(), health.clone()));
         let (topics, sampled) = (Mutex::default(), Sampled::default());
-        Arc::new(Self { nats, topics, topics_max, health, sampled })
+        let log = Arc::new(Self { nats, topics, topics_max, health, sampled });
+        let known = {
+            let log = Arc::downgrade(&log);
+            move |name: &TopicName| log.upgrade()?.topics().get(name).cloned()
+        };
+        log.nats.tasks.spawn(changes::listen(log.nats.clone(), known));
+        log
     }
 
     fn topics(&self) -> MutexGuard<'_, HashMap<TopicName, Arc<Topic>>> {
@@ -195,8 +204,19 @@ impl JetStreamLog {
             first += u64::from(holding.is_some_and(|message| before >= message.next));
         }
         if start_of(first) > known.earliest {
+            let end = last_end::before(&topic, first).await;
+            let write = async || match end {
+                Some(end) => last_end::write(&self.nats, name, topic.epoch, end).await,
+                None => true,
+            };
+            let is_written = write().await;
             self.nats.purge(&topic.stream, first).await?;
             topic.trim(start_of(first));
+            changes::announce(&self.nats, name).await;
+            // A store that was full has room now.
+            if !is_written {
+                write().await;
+            }
         }
         Ok(topic.floor())
     }
@@ -281,6 +301,7 @@ impl Log for JetStreamLog {
             match self.nats.context.update_stream(&config).await {
                 Ok(info) => {
                     self.topic(meta.clone(), &info);
+                    changes::announce(&self.nats, name).await;
                     Ok(info_of(meta, &info))
                 }
                 Err(error) => Err(match error.kind() {
@@ -298,6 +319,7 @@ impl Log for JetStreamLog {
         Box::pin(async move {
             let (meta, _) = self.look_at(name, epoch).await?;
             claims::forget(&self.nats, name).await?;
+            last_end::forget(&self.nats, name).await;
             match self.nats.context.delete_stream(names::stream(name)).await {
                 Ok(_) => {}
                 Err(error) => match error.kind() {
@@ -311,6 +333,7 @@ impl Log for JetStreamLog {
                 },
             }
             self.forget(name, meta.epoch);
+            changes::announce(&self.nats, name).await;
             Ok(())
         })
     }

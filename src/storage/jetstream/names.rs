@@ -47,7 +47,13 @@ pub fn stream(topic: &TopicName) -> String {
 /// The topic that a stream of this name may keep; none where it is certainly not one of ours.
 #[must_use]
 pub fn topic(stream: &str) -> Option<TopicName> {
-    TopicName::parse(&stream.strip_prefix(PREFIX)?.replace('=', ".")).ok()
+    unescaped(stream.strip_prefix(PREFIX)?)
+}
+
+/// The topic that [`escaped`] made this of; none where it is no topic's.
+#[must_use]
+pub fn unescaped(text: &str) -> Option<TopicName> {
+    TopicName::parse(&text.replace('=', ".")).ok()
 }
 
 /// The subject one incarnation is published to: whoever knows only an earlier one reaches nobody.

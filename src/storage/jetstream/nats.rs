@@ -2,6 +2,7 @@
 //! Never: retries; those who ask know how long they can wait.
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use tracing::warn;
 
 use super::ages::Ages;
 use super::cached::CacheBudget;
+use super::id_budget::IdBudget;
 use super::link::Link;
 use super::names::Kept;
 use crate::config::StorageConfig;
@@ -36,6 +38,11 @@ pub struct IdleTimes {
     pub consumer: Duration,
     /// How long NATS keeps a request for messages that have not come yet.
     pub request: Duration,
+    /// Silence after which NATS says that a consumer lives. One that is silent for twice as long is taken for gone: the
+    /// server that had it stopped.
+    pub heartbeat: Duration,
+    /// How long a topic's newest message is its newest before it is written down where it ends.
+    pub quiet: Duration,
 }
 
 impl Default for IdleTimes {
@@ -44,13 +51,19 @@ impl Default for IdleTimes {
             topic: Duration::from_secs(60),
             consumer: Duration::from_secs(60),
             request: Duration::from_secs(30),
+            heartbeat: Duration::from_secs(1),
+            quiet: Duration::from_secs(5),
         }
     }
 }
 
-/// How long NATS may take to make one. It may place it on a server that died less than a minute ago, and
-/// then never answers: the next attempt is placed anew.
-const CONSUMER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long NATS may take to make a consumer.
+const CONSUMER_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// When another one is asked for. NATS may place one on a server that died less than a minute ago, and then
+/// never answers; each is placed anew.
+const CONSUMER_AGAIN: Duration = Duration::from_millis(700);
+/// How many are asked for at most.
+const CONSUMERS_MAX: u32 = 3;
 
 /// When a question that nobody has answered is asked again: a stream that has no leader yet has nobody who
 /// answers for it.
@@ -88,6 +101,8 @@ pub struct Nats {
     pub storage: StorageConfig,
     /// The memory of all tail caches.
     pub cache: CacheBudget,
+    /// The request ids of all topics.
+    pub ids: Arc<IdBudget>,
     /// Bytes that other replicas handed over and that are not stored yet.
     pub held_bytes: AtomicUsize,
     /// When what is idle ends.
@@ -309,9 +324,15 @@ impl Nats {
             memory_storage: true,
             ..pull::Config::default()
         };
-        let created = self.context.create_consumer_on_stream(config, stream);
-        match tokio::time::timeout(CONSUMER_TIMEOUT, created).await {
-            Ok(created) => created.map_err(unavailable),
+        let created = (0..CONSUMERS_MAX).map(|earlier| {
+            let config = config.clone();
+            Box::pin(async move {
+                tokio::time::sleep(CONSUMER_AGAIN * earlier).await;
+                self.context.create_consumer_on_stream(config, stream).await
+            })
+        });
+        match tokio::time::timeout(CONSUMER_TIMEOUT, future::select_all(created)).await {
+            Ok((created, ..)) => created.map_err(unavailable),
             Err(_) => Err(unavailable("no consumer in time")),
         }
     }

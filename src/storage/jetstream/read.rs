@@ -1,9 +1,10 @@
 //! Reading a topic: from its tail cache, else from the stream. NATS being away is waited out.
 //! Never: hands out what a checksum does not match, or skips what is missing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cursor;
+use super::last_end;
 use super::message::{end_of, sequence_of};
 use super::names::Meta;
 use super::topic::{Topic, chunk_of};
@@ -23,7 +24,14 @@ const PAUSE_MOST: Duration = Duration::from_secs(2);
 pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<Chunk, Error> {
     let mut pause = PAUSE_LEAST;
     loop {
-        from = topic.place(from);
+        match last_end::place(topic, from).await {
+            Ok(place) => from = place,
+            Err(_) if !topic.is_deleted() => {
+                pause = wait(topic, pause).await;
+                continue;
+            }
+            Err(_) => {}
+        }
         topic.check_readable(from)?;
         if let Some(chunk) = topic.read_cached(from, bytes_max) {
             return Ok(chunk);
@@ -56,12 +64,17 @@ pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<C
             }
             Err(error) => return Err(error),
         }
-        let jitter = 0.5 + fastrand::f64() / 2.0;
-        tokio::time::sleep(pause.mul_f64(jitter)).await;
-        pause = (pause * 2).min(PAUSE_MOST);
-        let _ = look(topic).await;
-        topic.nats.link.up().await;
+        pause = wait(topic, pause).await;
     }
+}
+
+/// Waits until NATS may answer again, and asks it what there is. Answers the next pause.
+async fn wait(topic: &Topic, pause: Duration) -> Duration {
+    let jitter = 0.5 + fastrand::f64() / 2.0;
+    tokio::time::sleep(pause.mul_f64(jitter)).await;
+    let _ = look(topic).await;
+    topic.nats.link.up().await;
+    (pause * 2).min(PAUSE_MOST)
 }
 
 /// Asks NATS what there is: the stream may have been trimmed, or be gone. Answers where it ends, which
@@ -81,4 +94,22 @@ pub async fn look(topic: &Topic) -> Result<Offset, Error> {
             Err(Error::TopicNotFound)
         }
     }
+}
+
+/// The answer of [`look`], shared by all who ask while one question is under way: many subscribers may come at once.
+///
+/// # Errors
+/// As [`look`].
+pub async fn look_shared(topic: &Topic) -> Result<Offset, Error> {
+    let asked = Instant::now();
+    let mut last = topic.looked.lock().await;
+    if let Some((begun, found)) = &*last
+        && *begun >= asked
+    {
+        return found.clone();
+    }
+    let begun = Instant::now();
+    let found = look(topic).await;
+    *last = Some((begun, found.clone()));
+    found
 }

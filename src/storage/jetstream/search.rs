@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::last_end;
 use super::message::{Message, end_of, sequence_of, start_of};
 use super::nats::unavailable;
-use super::read::look;
+use super::read::{look, look_shared};
 use super::topic::Topic;
 use crate::record::Offset;
 use crate::storage::{Error, Start};
@@ -41,9 +42,21 @@ pub async fn resolve(topic: &Topic, start: Start) -> Result<Offset, Error> {
 }
 
 async fn at(topic: &Topic, wanted: Offset, deadline: Instant) -> Result<Offset, Error> {
+    // What another replica has trimmed is known from here on. While NATS cannot be asked, what is known is served.
+    let asked = timeout_at(deadline, look_shared(topic)).await;
+    if let Ok(Err(Error::TopicNotFound)) = asked {
+        return Err(Error::TopicNotFound);
+    }
     let mut is_behind = true;
     loop {
-        let offset = topic.place(wanted);
+        let offset = match last_end::place(topic, wanted).await {
+            Ok(offset) => offset,
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => {
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
         match topic.check_readable(offset) {
             Err(Error::BeyondTail { .. }) if Instant::now() < deadline => {
                 // Beyond the tail is only what NATS does not have: this replica may be cut off from it.
@@ -64,7 +77,7 @@ fn behind() -> Error {
 /// The newest message that NATS has now, once this replica has seen it.
 async fn head(topic: &Topic, deadline: Instant) -> Result<u64, Error> {
     loop {
-        let error = match look(topic).await {
+        let error = match look_shared(topic).await {
             Ok(end) => {
                 topic.check_readable(topic.tail())?;
                 let last = sequence_of(end) - 1;

@@ -8,7 +8,7 @@ pub use self::handle::Handle;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use async_nats::jetstream::stream::Info;
@@ -71,6 +71,8 @@ pub struct Topic {
     ends: Mutex<VecDeque<Offset>>,
     /// Wakes those who wait for the tail or the end.
     moved: Notify,
+    /// When NATS was last asked what there is, and what it said. Held while it is asked.
+    pub looked: tokio::sync::Mutex<Option<(Instant, Result<Offset, Error>)>>,
     queue: Mutex<Queue>,
     waiting: AtomicUsize,
     /// When it was last used, and last looked up in NATS, in milliseconds of the engine.
@@ -126,6 +128,7 @@ impl Topic {
             deleted: AtomicBool::new(false),
             ends: Mutex::default(),
             moved: Notify::new(),
+            looked: tokio::sync::Mutex::default(),
             queue: Mutex::default(),
             waiting: AtomicUsize::new(0),
             used_ms: AtomicU64::new(now),
@@ -238,18 +241,27 @@ impl Topic {
         ends.push_back(next);
     }
 
+    /// The message whose last record `from` may lie behind, where that message is the newest one trimmed.
+    #[must_use]
+    pub fn last_trimmed(&self, from: Offset) -> Option<u64> {
+        let sequence = sequence_of(from);
+        let is_inside = from > start_of(sequence) && from < end_of(sequence);
+        (is_inside && end_of(sequence) == self.floor()).then_some(sequence)
+    }
+
+    /// Offset just after the last record of a message, where it is remembered.
+    #[must_use]
+    pub fn end_in(&self, sequence: u64) -> Option<Offset> {
+        let ends = self.ends.lock().expect("no panic while it is held");
+        ends.iter().copied().find(|next| *next > start_of(sequence) && *next <= end_of(sequence))
+    }
+
     /// The same place, where `from` lies behind the last record of a message that was trimmed, and nothing
     /// after that was: the oldest offset kept. A receipt may have told of it so.
     #[must_use]
     pub fn place(&self, from: Offset) -> Offset {
-        let floor = self.floor();
-        if from >= floor || end_of(sequence_of(from)) != floor {
-            return from;
-        }
-        let ends = self.ends.lock().expect("no panic while it is held");
-        let sequence = sequence_of(from);
-        let is_behind = |next: &Offset| *next > start_of(sequence) && *next <= from;
-        if ends.iter().any(is_behind) { floor } else { from }
+        let end = self.last_trimmed(from).and_then(|sequence| self.end_in(sequence));
+        if end.is_some_and(|end| end <= from) { self.floor() } else { from }
     }
 
     /// Forgets what is before `floor`.

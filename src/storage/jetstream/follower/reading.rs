@@ -55,6 +55,8 @@ impl Follower {
         let (records, time) = (head.before + u64::from(head.records), run.first_time);
         self.seen = Some(Seen { sequence, next, records, time });
         self.grown = true;
+        let is_own = head.by == Some(self.bus.address);
+        self.unwritten_end = is_own.then(|| (next, Instant::now()));
         self.cached.push(run);
         self.topic.note_end(next);
         self.topic.advance(end_of(sequence), time);

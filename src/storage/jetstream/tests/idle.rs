@@ -11,7 +11,7 @@ use crate::storage::conformance::{batch, flatten, name, read_all};
 use crate::storage::jetstream::nats::IdleTimes;
 use crate::storage::jetstream::server::Nats;
 use crate::storage::jetstream::{JetStreamLog, connect};
-use crate::storage::{Hold, Log, Reason};
+use crate::storage::{Hold, Log, Reason, Start};
 
 const IDLE: Duration = Duration::from_millis(400);
 
@@ -125,6 +125,34 @@ async fn a_reader_goes_on_after_nats_forgot_its_consumer() {
     assert!(reads > 2, "{reads}");
     let payloads: Vec<_> = found.into_iter().map(|(_, payload)| payload).collect();
     assert_eq!(payloads, Vec::from_iter(0..BATCHES * EACH));
+}
+
+/// Whatever NATS server has the consumer of a replica may stop. The connection to it ends at once: then the topic is read
+/// on, and not only once the consumer has been silent for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_is_read_on_once_the_connection_is_back() {
+    let mut nats = Nats::single("");
+    let (request, heartbeat) = (Duration::from_secs(3_000), Duration::from_secs(600));
+    let log = open(&nats, IdleTimes { request, heartbeat, ..IdleTimes::default() }).await;
+    let other = super::open(&config(&nats)).await;
+    let written = created(&*other, "t").await;
+    let read = log.get(&name("t")).await.unwrap();
+    for n in 0..3 {
+        put(&*written, 2 * n).await.unwrap();
+        eventually("it is read", Duration::from_secs(60), async || read.resolve(Start::Latest).await.is_ok())
+            .await;
+        let tail = read.tail();
+        let waiting = tokio::spawn({
+            let read = read.clone();
+            async move { read.wait_beyond(tail).await }
+        });
+        nats.servers[0].kill();
+        nats.servers[0].start();
+        nats.wait();
+        eventually("it is stored", Duration::from_secs(60), async || put(&*written, 2 * n + 1).await.is_ok())
+            .await;
+        timeout(Duration::from_secs(60), waiting).await.unwrap().unwrap();
+    }
 }
 
 /// A quiet topic is read on after NATS ended the request for what comes next, several times.

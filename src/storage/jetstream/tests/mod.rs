@@ -8,6 +8,7 @@ mod handing;
 mod idle;
 mod listing;
 mod outages;
+mod positions;
 mod reading;
 mod replicas;
 mod room;

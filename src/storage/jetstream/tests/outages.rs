@@ -4,14 +4,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::{DeliverPolicy, Info};
+use futures_util::TryStreamExt;
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::{config, created, eventually, everything, open, put};
 use crate::record::{Offset, Receipt};
 use crate::storage::conformance::{flatten, name, read_all};
-use crate::storage::jetstream::server::Nats;
+use crate::storage::jetstream::server::{Nats, NatsServer};
 use crate::storage::{Error, Health, Log, Start, Stored};
 
 /// What was acknowledged, and what perhaps is stored: every one of the former is there once, in
@@ -208,6 +209,48 @@ async fn what_nats_does_not_answer_is_soon_asked_again() {
     nats.servers[0].signal(rustix::process::Signal::CONT);
     assert!(found.is_err() && made.is_err());
     assert!(info < Duration::from_secs(4) && consumer < Duration::from_secs(3), "{info:?}, {consumer:?}");
+}
+
+/// The NATS server that has a replica's consumer stops, which nobody tells the replica: it reads on through another. Says how
+/// long that took.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_reads_on_when_the_server_of_its_consumer_stops() {
+    let mut nats = Nats::cluster();
+    let (log, other) = (open(&config(&nats)).await, open(&config(&nats)).await);
+    created(&*other, "t").await;
+    let (read, written) = (log.get(&name("t")).await.unwrap(), other.get(&name("t")).await.unwrap());
+    for n in 0..3 {
+        read.resolve(Start::Latest).await.unwrap();
+        let tail = read.tail();
+        let waiting = tokio::spawn({
+            let read = read.clone();
+            async move {
+                read.wait_beyond(tail).await;
+                Instant::now()
+            }
+        });
+        let stream = log.nats.context.get_stream("streamway-t").await.unwrap();
+        // The writer's own follower has one too: whichever is first.
+        let consumers = stream.consumers().try_collect::<Vec<_>>().await.unwrap();
+        let holds = |server: &NatsServer| {
+            let leads =
+                |c: &Info| c.cluster.as_ref().and_then(|c| c.leader.as_deref()) == Some(&*server.name);
+            consumers.iter().filter(|consumer| leads(consumer)).count()
+        };
+        let at = (0..nats.servers.len()).max_by_key(|at| holds(&nats.servers[*at])).unwrap();
+        nats.servers[at].kill();
+        eventually("it is stored", Duration::from_secs(60), async || put(&*written, n).await.is_ok()).await;
+        let stored = Instant::now();
+        let seen = timeout(Duration::from_secs(60), waiting).await.unwrap().unwrap();
+        println!(
+            "server {at} of {} consumers: read {:?} after it was stored",
+            holds(&nats.servers[at]),
+            seen.saturating_duration_since(stored)
+        );
+        nats.servers[at].start();
+        nats.wait();
+    }
+    assert_eq!(everything(&*read).await.len(), 3);
 }
 
 /// A publish outlasts that the one server it goes through hangs, while the two others are a majority.

@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{config, created, eventually, everything, open, put};
 use crate::record::{Offset, Position, Scope, UnixMicros, offsetless};
-use crate::storage::conformance::{batch, flatten, name, read_all};
+use crate::storage::conformance::{batch, flatten, name};
 use crate::storage::jetstream::message::{Head, IdEntry, digest};
 use crate::storage::jetstream::names::subject;
 use crate::storage::jetstream::server::Nats;
@@ -285,47 +285,37 @@ async fn what_one_replica_does_to_a_topic_others_notice() {
     assert_eq!(everything(&*again).await.len(), 1);
 }
 
-/// Any offset behind which nothing was trimmed is accepted, as a receipt may have told of it, on every
-/// replica that saw it stored; and no other.
+/// P5: topics together remember no more ids than the limit, and each its newest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_position_is_trimmed_only_if_a_record_was_missed() {
+async fn all_topics_together_keep_to_the_limit_of_request_ids() {
+    const MAX: usize = 96;
     let nats = Nats::single("");
-    let (a, b) = (open(&config(&nats)).await, open(&config(&nats)).await);
-    let on_a = created(&*a, "t").await;
-    let on_b = b.get(&name("t")).await.unwrap();
-    on_b.resolve(Start::Latest).await.unwrap();
-    let (mut nexts, mut records) = (Vec::new(), Vec::new());
-    for (n, sizes) in [&[1_usize, 3, 2][..], &[1], &[2, 2], &[3]].into_iter().enumerate() {
-        let batches = sizes.iter().map(|count| batch(&vec![n as u64; *count], 0)).collect();
-        let done = on_a.appender().append(batches, Hold::default()).await;
-        assert_eq!(done.failure, None);
-        nexts.push(done.receipts.last().unwrap().next.offset);
-        records.extend(done.receipts.iter().zip(sizes).flat_map(|(receipt, count)| {
-            (0..*count as u64).map(|n| receipt.first.plus(n)).collect::<Vec<_>>()
-        }));
+    let mut config = config(&nats);
+    config.storage.request_ids_max = MAX;
+    let log = open(&config).await;
+    let mut topics = Vec::new();
+    for n in 0..4 {
+        topics.push(created(&*log, &format!("t{n}")).await);
     }
-    let tail = on_a.tail();
-    assert_eq!(on_b.resolve(Start::At(tail)).await, Ok(tail));
-    for next in &nexts {
-        // All up to here is trimmed, and nothing behind it.
-        let earliest = a.trim(&name("t"), None, *next).await.unwrap();
-        eventually("b knows of the trim", Duration::from_secs(10), async || on_b.earliest() == earliest)
-            .await;
-        let edges =
-            nexts.iter().chain(&records).flat_map(|at| [at.get().saturating_sub(1), at.get(), at.get() + 1]);
-        for at in edges.filter(|at| *at <= tail.get()).map(Offset::new) {
-            let is_missed = records.iter().any(|record| *record >= at && *record < earliest);
-            for topic in [&on_a, &on_b] {
-                let found = topic.resolve(Start::At(at)).await;
-                let Ok(from) = found else {
-                    assert!(is_missed && matches!(found, Err(Error::Trimmed { .. })), "{at}: {found:?}");
-                    continue;
-                };
-                assert!(!is_missed, "{at} after a trim before {next}");
-                let left = read_all(&**topic, from).await.unwrap().len();
-                assert_eq!(left, records.iter().filter(|record| **record >= at).count(), "{at}");
-                assert_eq!(read_all(&**topic, at).await.unwrap().len(), left, "{at}");
-            }
+    for id in 0..200 {
+        assert!(!is_known(&*topics[0], id).await);
+    }
+    assert_eq!(log.nats.ids.held(), MAX, "one topic may have all");
+    let held = async || log.nats.ids.held() <= MAX;
+    for id in 200..240 {
+        for topic in &topics[1..] {
+            assert!(!is_known(&**topic, id).await);
+            assert!(is_known(&**topic, id).await, "the newest is known");
+            assert!(log.nats.ids.held() <= MAX + MAX / 8, "{}", log.nats.ids.held());
+        }
+        if id % 4 == 0 {
+            eventually("the busy topic gives up some", Duration::from_secs(10), held).await;
+        }
+    }
+    // The busy one has given up what is above its share, so that the others have theirs.
+    for (topic, newest) in topics.iter().zip([199, 239, 239, 239]) {
+        for id in (newest - 9..=newest).rev() {
+            assert!(is_known(&**topic, id).await, "{id} of {}", topic.name());
         }
     }
 }

@@ -1,0 +1,181 @@
+//! How many request ids the windows of all topics hold together: `storage.request_ids_max`, as with one window for
+//! the whole server. Above it a window that holds more than an equal share forgets its oldest. It notices with its
+//! follower's next tick, and until then windows that hold less may exceed the limit by an eighth.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::record::UnixMicros;
+use crate::storage::window::Window;
+
+/// The ids of all windows.
+#[derive(Debug)]
+pub struct IdBudget {
+    ids_max: usize,
+    held: AtomicUsize,
+    /// Windows that hold any.
+    windows: AtomicUsize,
+}
+
+impl IdBudget {
+    /// At most so many ids.
+    #[must_use]
+    pub const fn new(ids_max: usize) -> Self {
+        Self { ids_max, held: AtomicUsize::new(0), windows: AtomicUsize::new(0) }
+    }
+
+    /// Ids held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Acquire)
+    }
+
+    /// How many ids a window that holds `own` may keep.
+    fn allowed(&self, own: usize) -> usize {
+        let (held, windows) = (self.held(), self.windows.load(Ordering::Acquire));
+        let beyond = |max: usize| own.saturating_sub(held.saturating_sub(max));
+        let share = (self.ids_max / windows.max(1)).max(1);
+        beyond(self.ids_max).max(share).min(beyond(self.ids_max + self.ids_max / 8))
+    }
+
+    /// Counts a window anew, which held `before` ids and now holds `after`.
+    fn count(&self, before: usize, after: usize) {
+        if after >= before {
+            self.held.fetch_add(after - before, Ordering::AcqRel);
+        } else {
+            self.held.fetch_sub(before - after, Ordering::AcqRel);
+        }
+        match (before, after) {
+            (0, 1..) => drop(self.windows.fetch_add(1, Ordering::AcqRel)),
+            (1.., 0) => drop(self.windows.fetch_sub(1, Ordering::AcqRel)),
+            _ => {}
+        }
+    }
+}
+
+/// A window whose ids are counted.
+#[derive(Debug)]
+pub struct CountedWindow {
+    window: Window,
+    budget: Arc<IdBudget>,
+    counted: usize,
+}
+
+impl CountedWindow {
+    /// Counts the ids of a window that holds none yet.
+    #[must_use]
+    pub const fn new(window: Window, budget: Arc<IdBudget>) -> Self {
+        Self { window, budget, counted: 0 }
+    }
+
+    /// Another one with the same keys and limits, empty.
+    #[must_use]
+    pub fn empty(&self) -> Self {
+        Self::new(self.window.empty(), self.budget.clone())
+    }
+
+    /// Changes what is in it, and forgets what is too much then.
+    pub fn change(&mut self, change: impl FnOnce(&mut Window)) {
+        change(&mut self.window);
+        self.recount();
+        self.keep_to_budget();
+    }
+
+    /// Forgets what is too much, as others hold more than before.
+    pub fn keep_to_budget(&mut self) {
+        let allowed = self.budget.allowed(self.counted);
+        if allowed < self.counted {
+            self.window.forget_beyond(allowed);
+            self.recount();
+        }
+    }
+
+    /// Takes in everything of another one made by [`Self::empty`].
+    pub fn absorb(&mut self, mut other: Self, now: UnixMicros) {
+        let empty = other.window.empty();
+        let window = std::mem::replace(&mut other.window, empty);
+        drop(other);
+        self.change(|own| own.absorb(window, now));
+    }
+
+    fn recount(&mut self) {
+        let count = self.window.count();
+        self.budget.count(self.counted, count);
+        self.counted = count;
+    }
+}
+
+impl Deref for CountedWindow {
+    type Target = Window;
+
+    fn deref(&self) -> &Window {
+        &self.window
+    }
+}
+
+impl Drop for CountedWindow {
+    fn drop(&mut self) {
+        self.budget.count(self.counted, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CountedWindow, IdBudget};
+    use crate::record::{Offset, Scope, UnixMicros};
+    use crate::storage::window::{Owner, Stored, Window};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn windows(budget: &Arc<IdBudget>, count: usize) -> Vec<CountedWindow> {
+        let new = || Window::new(Duration::from_secs(600), usize::MAX, UnixMicros(0));
+        (0..count).map(|_| CountedWindow::new(new(), budget.clone())).collect()
+    }
+
+    fn insert(counted: &mut CountedWindow, n: u64) {
+        counted.change(|window| {
+            let (key, time) = (window.key(0, Scope::NONE, &n.to_be_bytes()), UnixMicros(n));
+            let (first, owner) = (Offset::new(n), Owner::of(Scope::NONE));
+            window.insert(key, Stored { first, count: 1, content: 0, owner, time, at: time }, time);
+        });
+    }
+
+    fn knows(counted: &CountedWindow, n: u64) -> bool {
+        counted.find(0, Scope::NONE, &n.to_be_bytes(), UnixMicros(n)).1.is_some()
+    }
+
+    #[test]
+    fn one_window_may_hold_all_and_keeps_the_newest() {
+        let budget = Arc::new(IdBudget::new(80));
+        let mut window = windows(&budget, 1).remove(0);
+        (0..200).for_each(|n| insert(&mut window, n));
+        assert_eq!((budget.held(), window.count()), (80, 80));
+        assert!(knows(&window, 120) && !knows(&window, 119));
+        drop(window);
+        assert_eq!((budget.held(), windows(&budget, 1)[0].count()), (0, 0));
+    }
+
+    #[test]
+    fn windows_never_hold_more_together_and_a_new_one_gets_its_share() {
+        let budget = Arc::new(IdBudget::new(80));
+        let mut windows = windows(&budget, 4);
+        (0..200).for_each(|n| insert(&mut windows[0], n));
+        for n in 0..100 {
+            for window in &mut windows[1..] {
+                insert(window, n);
+                assert!(budget.held() <= 90, "{}", budget.held());
+            }
+            // The busy one notices with its next tick.
+            windows[0].keep_to_budget();
+            assert!(n == 0 || budget.held() <= 80, "{}", budget.held());
+        }
+        let counts: Vec<_> = windows.iter().map(|window| window.count()).collect();
+        assert!(counts.iter().all(|count| *count >= 16), "{counts:?}");
+        assert!(windows.iter().zip([199, 99, 99, 99]).all(|(window, newest)| knows(window, newest)));
+        // What one gives up the others may use.
+        windows.truncate(1);
+        (200..300).for_each(|n| insert(&mut windows[0], n));
+        assert_eq!(windows[0].count(), 80);
+    }
+}

@@ -1,0 +1,143 @@
+//! Where the newest trimmed message ended. An offset behind its last record names the same place as the
+//! earliest offset, and a receipt may have told of it so; an offset before that names records that were missed.
+//!
+//! The message after it says so ([`Head::previous`](super::message::Head::previous)). Where there is none, as in a topic
+//! that is empty, a small message beside the topic's claim does, which is written before a trim, and by whoever stored
+//! the newest message of a topic whose records expire.
+
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use tracing::debug;
+
+use super::claims;
+use super::flight::{Outcome, send};
+use super::message::{sequence_of, start_of};
+use super::names::{self, RECORDS_MAX};
+use super::nats::{Nats, unavailable};
+use super::search;
+use super::topic::Topic;
+use crate::record::{Epoch, Offset, TopicName};
+use crate::storage::Error;
+
+/// Subject of one topic's. No topic's name begins so.
+fn subject(topic: &TopicName) -> String {
+    format!("{}._end-{}", claims::STREAM, names::escaped(topic))
+}
+
+fn encode(epoch: Epoch, sequence: u64, next: Offset) -> String {
+    format!("{epoch} {sequence} {}", next.get() - start_of(sequence).get())
+}
+
+/// Offset just after the last record of the message `sequence`; none where the text is of another message.
+fn decode(text: &[u8], epoch: Epoch, sequence: u64) -> Option<Offset> {
+    let mut parts = std::str::from_utf8(text).ok()?.split(' ');
+    let is_of = Epoch::parse(parts.next()?)? == epoch && parts.next()?.parse() == Ok(sequence);
+    let records: u32 = parts.next()?.parse().ok().filter(|records| is_of && *records <= RECORDS_MAX)?;
+    Some(start_of(sequence).plus(u64::from(records)))
+}
+
+/// Same place as `from`: the earliest offset, where no record lies between the two.
+///
+/// # Errors
+/// NATS cannot answer.
+pub async fn place(topic: &Topic, from: Offset) -> Result<Offset, Error> {
+    if let Some(sequence) = topic.last_trimmed(from)
+        && topic.end_in(sequence).is_none()
+        && let Some(end) = of_trimmed(topic, sequence).await?
+    {
+        topic.note_end(end);
+    }
+    Ok(topic.place(from))
+}
+
+/// Offset just after the last record of `sequence`, the newest message that was trimmed; none where nobody knows.
+///
+/// # Errors
+/// NATS cannot answer.
+pub async fn of_trimmed(topic: &Topic, sequence: u64) -> Result<Option<Offset>, Error> {
+    if sequence == 0 {
+        return Ok(None);
+    }
+    let after = match search::message(topic, sequence + 1).await {
+        // Whoever reads it is told.
+        Err(Error::Damaged(_)) => None,
+        after => after?,
+    };
+    match after.and_then(|after| after.head.previous) {
+        Some(records) => Ok(Some(start_of(sequence).plus(u64::from(records)))),
+        None => written(topic, sequence).await,
+    }
+}
+
+/// What was written of the message `sequence`.
+async fn written(topic: &Topic, sequence: u64) -> Result<Option<Offset>, Error> {
+    let stream = topic.nats.context.get_stream_no_info(claims::STREAM).await.map_err(unavailable)?;
+    match stream.get_last_raw_message_by_subject(&subject(&topic.name)).await {
+        Ok(message) => Ok(decode(&message.payload, topic.epoch, sequence)),
+        Err(error) => match error.kind() {
+            LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            _ => Err(unavailable(error)),
+        },
+    }
+}
+
+/// Learns where the newest of the messages before `first`, which are about to be trimmed, ends.
+pub async fn before(topic: &Topic, first: u64) -> Option<Offset> {
+    let sequence = first.checked_sub(1).filter(|sequence| *sequence > 0)?;
+    let end = match topic.end_in(sequence) {
+        Some(end) => end,
+        // Without it the trim goes on.
+        None => search::message(topic, sequence).await.ok()??.next,
+    };
+    topic.note_end(end);
+    Some(end)
+}
+
+/// Writes down where a message ends. Answers whether it is written.
+pub async fn write(nats: &Nats, topic: &TopicName, epoch: Epoch, end: Offset) -> bool {
+    let sequence = sequence_of(Offset::new(end.get() - 1));
+    let request = async_nats::Request::new().payload(encode(epoch, sequence, end).into());
+    let outcome = send(nats, &subject(topic), request).await;
+    if !matches!(outcome, Outcome::Stored(_)) {
+        debug!(topic = %topic, ?outcome, "where the newest message ends is not written down");
+    }
+    matches!(outcome, Outcome::Stored(_))
+}
+
+/// Writes it down of a message after which the topic may become empty without a trim; nothing where it cannot.
+pub async fn write_of_expiring(topic: &Topic, end: Offset) {
+    let retention = topic.settings.load().retention;
+    if (retention.max_age, retention.max_bytes) != (None, None) {
+        write(&topic.nats, &topic.name, topic.epoch, end).await;
+    }
+}
+
+/// Withdraws what was written of a topic that is deleted.
+pub async fn forget(nats: &Nats, topic: &TopicName) {
+    if let Ok(stream) = nats.context.get_stream_no_info(claims::STREAM).await
+        && let Err(error) = stream.purge().filter(subject(topic)).await
+    {
+        // It is of an epoch that is over.
+        debug!(topic = %topic, %error, "what was written of a deleted topic is left");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{decode, encode};
+    use crate::record::{Epoch, Offset};
+
+    #[test]
+    fn what_was_written_is_believed_of_its_message_only() {
+        let (epoch, other) = (Epoch::new(7), Epoch::new(8));
+        for records in [1, 3, 1024] {
+            let end = Offset::new((4 << 10) + records);
+            let text = encode(epoch, 5, end);
+            assert_eq!(decode(text.as_bytes(), epoch, 5), Some(end));
+            assert_eq!(decode(text.as_bytes(), epoch, 4), None);
+            assert_eq!(decode(text.as_bytes(), other, 5), None);
+        }
+        for bad in ["", "7", "0000000000000007 5 1025", "0000000000000007 5 x"] {
+            assert_eq!(decode(bad.as_bytes(), epoch, 5), None, "{bad}");
+        }
+    }
+}
