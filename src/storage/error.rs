@@ -1,22 +1,7 @@
 //! What an engine can answer instead. A variant exists where a caller acts on it.
 //! Never: a gRPC code; `service::status` maps every variant.
 
-use super::{embedded, jetstream};
 use crate::record::{Epoch, Offset};
-
-/// Why a log could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The embedded engine's reason.
-    #[error(transparent)]
-    Embedded(#[from] embedded::OpenError),
-    /// The JetStream engine's reason.
-    #[error(transparent)]
-    JetStream(#[from] jetstream::OpenError),
-    /// The server was to stop before what the log waits for was there.
-    #[error("stopped before the log was open")]
-    Stopped,
-}
 
 /// Whether a refused append left anything behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

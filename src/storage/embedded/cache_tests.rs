@@ -15,7 +15,7 @@ const JOURNAL_BYTES: u64 = 512 << 10;
 const TOPICS: u8 = 100;
 
 fn held(log: &EmbeddedLog) -> usize {
-    log.registry.all().iter().map(|topic| topic.cache.held()).sum()
+    log.registry.all().iter().map(|topic| topic.state.cache.held()).sum()
 }
 
 /// Waits until only the newest journal's batches are in no segment.
@@ -47,7 +47,7 @@ async fn the_caches_of_many_topics_keep_to_one_bound() {
     }
     flushed(&disk).await;
     let busy = log.registry.get(&name(0)).unwrap();
-    assert!(busy.cache.held() > BYTES_MAX / 2, "busy: {}", busy.cache.held());
+    assert!(busy.state.cache.held() > BYTES_MAX / 2, "busy: {}", busy.state.cache.held());
     for round in 0..40 {
         for n in 1..TOPICS {
             append(n, round, 700).await;
@@ -57,7 +57,7 @@ async fn the_caches_of_many_topics_keep_to_one_bound() {
         let most = BYTES_MAX + JOURNAL_BYTES as usize + usize::from(TOPICS) * 1024;
         assert!(held(&log) <= most, "round {round}: {}", held(&log));
     }
-    assert_eq!(busy.cache.held(), 0, "the topic that was busy");
+    assert_eq!(busy.state.cache.held(), 0, "the topic that was busy");
     assert!(held(&log) > BYTES_MAX / 2, "what there is room for is kept: {}", held(&log));
     for n in [0, 1, TOPICS - 1] {
         let topic = log.get(&name(n)).await.unwrap();
@@ -72,6 +72,6 @@ async fn the_caches_of_many_topics_keep_to_one_bound() {
         append(0, i, 12_000).await;
     }
     flushed(&disk).await;
-    assert!(busy.cache.held() > BYTES_MAX / 3, "{}", busy.cache.held());
+    assert!(busy.state.cache.held() > BYTES_MAX / 3, "{}", busy.state.cache.held());
     assert!(held(&log) <= BYTES_MAX + JOURNAL_BYTES as usize + usize::from(TOPICS) * 1024);
 }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::commit::Pending;
-use super::topic::TopicState;
+use super::topic::Topic;
 use crate::record::Offset;
 
 /// Chunks of the tail caches that may be evicted, oldest first.
@@ -15,7 +15,7 @@ pub struct Cached {
     bytes_max: usize,
     bytes: usize,
     /// Whose, where it ends, its bytes of memory.
-    chunks: VecDeque<(Arc<TopicState>, Offset, usize)>,
+    chunks: VecDeque<(Arc<Topic>, Offset, usize)>,
 }
 
 impl Cached {
@@ -29,14 +29,14 @@ impl Cached {
     /// anything else besides.
     pub fn add(&mut self, pending: &[Pending]) {
         self.evict_forgotten();
-        let mut spans: HashMap<u64, (Arc<TopicState>, Offset, Offset)> = HashMap::new();
-        for Pending { topic, run, .. } in pending.iter().filter(|item| !item.topic.is_deleted()) {
+        let mut spans: HashMap<u64, (Arc<Topic>, Offset, Offset)> = HashMap::new();
+        for Pending { topic, run, .. } in pending.iter().filter(|item| !item.topic.state.is_deleted()) {
             spans.entry(topic.id).or_insert_with(|| (topic.clone(), run.first, run.end)).2 = run.end;
         }
         let mut fresh: Vec<_> = spans
             .into_values()
             .flat_map(|(topic, first, end)| {
-                let held = topic.cache.chunks(first, end);
+                let held = topic.state.cache.chunks(first, end);
                 held.into_iter().map(move |held| (held, topic.clone()))
             })
             .collect();
@@ -47,7 +47,7 @@ impl Cached {
         }
         while self.bytes > self.bytes_max {
             let Some((topic, end, bytes)) = self.chunks.pop_front() else { break };
-            topic.cache.evict(end);
+            topic.state.cache.evict(end);
             self.bytes -= bytes;
         }
     }
@@ -56,9 +56,9 @@ impl Cached {
     fn evict_forgotten(&mut self) {
         let bytes = &mut self.bytes;
         self.chunks.retain(|(topic, end, held)| {
-            let forgotten = topic.is_deleted() || *end <= topic.earliest();
+            let forgotten = topic.state.is_deleted() || *end <= topic.state.earliest();
             if forgotten {
-                topic.cache.evict(*end);
+                topic.state.cache.evict(*end);
                 *bytes -= held;
             }
             !forgotten

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::dir::flock;
 use super::disk::{Disk, RealDisk};
 use super::open::OpenError;
 use super::repair;
@@ -124,7 +125,7 @@ fn take(dir: &Path) -> Result<Option<std::fs::File>, OpenError> {
         return Err(OpenError::NotADirectory(dir.into()));
     }
     match std::fs::File::open(dir.join("lock")) {
-        Ok(file) => super::flock(dir, file).map(Some),
+        Ok(file) => flock(dir, file).map(Some),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(OpenError::io(&dir.join("lock"), error)),
     }

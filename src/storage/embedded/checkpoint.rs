@@ -19,7 +19,7 @@ use super::journal;
 use super::reader::Files;
 use super::retention::RetentionTask;
 use super::segment::{self, Fault, Segment};
-use super::topic::TopicState;
+use super::topic::Topic;
 use crate::record::{Offset, UnixMicros};
 use crate::storage::tail::Run;
 use crate::telemetry::METRICS;
@@ -150,7 +150,7 @@ impl Checkpointer {
                 entry.segments.clear();
                 continue;
             };
-            let earliest = topic.earliest().get();
+            let earliest = topic.state.earliest().get();
             entry.earliest = entry.earliest.max(earliest);
             entry.segments.retain(|segment| segment.end > earliest);
             let left = topic
@@ -173,16 +173,16 @@ impl Checkpointer {
 
     fn checkpoint(&mut self, snapshot: &Snapshot) -> Result<(), Fault> {
         let mut runs: BTreeMap<u64, Vec<Run>> = BTreeMap::new();
-        for item in snapshot.pending.iter().filter(|item| !item.topic.is_deleted()) {
+        for item in snapshot.pending.iter().filter(|item| !item.topic.state.is_deleted()) {
             runs.entry(item.topic.id).or_default().push(item.run.clone());
         }
         let mut topics = Vec::with_capacity(snapshot.topics.len());
         for mark in &snapshot.topics {
             let fresh = runs.remove(&mark.topic.id).unwrap_or_default();
             // What was trimmed since is durably so, and not written either: a trim may be what ends a full disk.
-            let earliest = mark.earliest.max(mark.topic.earliest().min(mark.tail));
+            let earliest = mark.earliest.max(mark.topic.state.earliest().min(mark.tail));
             // A deleted topic's batches in the journal still need its entry. Its segments may be reclaimed.
-            let segments = match mark.topic.is_deleted() {
+            let segments = match mark.topic.state.is_deleted() {
                 true => Vec::new(),
                 false => self.flush(mark, earliest, &fresh, snapshot.clock)?,
             };
@@ -295,15 +295,15 @@ impl Checkpointer {
         old || segment.len >= self.segment_limit(mark)
     }
 
-    fn begin(&self, topic: &TopicState, first: &Run) -> Result<(Segment, Arc<dyn File>), Fault> {
+    fn begin(&self, topic: &Topic, first: &Run) -> Result<(Segment, Arc<dyn File>), Fault> {
         let file = self.disk.open(&segment::path(&self.dir, topic.id, first.first), Mode::Create)?;
-        file.write_at(&segment::file_header(topic.id, topic.epoch.get(), first.first), 0)?;
+        file.write_at(&segment::file_header(topic.id, topic.state.epoch.get(), first.first), 0)?;
         Ok((Segment::begin(first), file))
     }
 
     /// The active segment, without what a checkpoint that failed left at its end. None where its header is
     /// damaged, which is reported: what was written behind it could not be read.
-    fn reopen(&self, topic: &TopicState, active: &Segment) -> Result<Option<Arc<dyn File>>, Fault> {
+    fn reopen(&self, topic: &Topic, active: &Segment) -> Result<Option<Arc<dyn File>>, Fault> {
         let path = segment::path(&self.dir, topic.id, active.base);
         let file = self.disk.open(&path, Mode::Write)?;
         match file.size()? {
@@ -314,7 +314,7 @@ impl Checkpointer {
             size if size > active.len => file.set_len(active.len)?,
             _ => {}
         }
-        match segment::OpenSegment::new(file.clone(), topic.id, topic.epoch.get(), active.base) {
+        match segment::OpenSegment::new(file.clone(), topic.id, topic.state.epoch.get(), active.base) {
             Ok(_) => Ok(Some(file)),
             Err(Fault::Io(error)) => Err(error.into()),
             Err(fault) => {
@@ -418,9 +418,9 @@ fn segments_of(catalog: &Catalog) -> impl Iterator<Item = (u64, Offset)> {
 fn entry(mark: &TopicMark, earliest: u64, segments: &[Segment]) -> TopicEntry {
     TopicEntry {
         id: mark.topic.id,
-        name: mark.topic.name.to_string(),
-        epoch: mark.topic.epoch.get(),
-        created: mark.topic.created.0,
+        name: mark.topic.state.name.to_string(),
+        epoch: mark.topic.state.epoch.get(),
+        created: mark.topic.state.created.0,
         updated: mark.settings.updated.0,
         retention: Some(mark.settings.retention.into()),
         earliest,

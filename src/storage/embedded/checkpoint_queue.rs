@@ -8,8 +8,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::commit::Pending;
-use super::topic::{Settings, TopicState};
+use super::topic::Topic;
 use crate::record::{Offset, UnixMicros};
+use crate::storage::topic_state::Settings;
 use crate::storage::{Error, Stored};
 use crate::telemetry::METRICS;
 
@@ -38,7 +39,7 @@ pub struct Snapshot {
 #[derive(Debug)]
 pub struct TopicMark {
     /// Which.
-    pub topic: Arc<TopicState>,
+    pub topic: Arc<Topic>,
     /// The oldest offset kept.
     pub earliest: Offset,
     /// The offset the next record gets.

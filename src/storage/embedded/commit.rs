@@ -3,19 +3,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use super::frame::{FRAME_TARGET, Header, IdEntry, Kind};
 use super::journal::CommitBuf;
-use super::queue::Append;
-use super::topic::TopicState;
+use super::queue::TopicAppend;
+use super::topic::Topic;
 use crate::record::{Batch, Offset, Position, Receipt, UnixMicros, block};
+use crate::storage::append::{Append, Reply};
 use crate::storage::tail::Run;
 use crate::storage::window::{self, Mark, Owner, Window};
-use crate::storage::{Appended, Error, Hold};
+use crate::storage::{Appended, Error};
 use crate::telemetry::trace::Steps;
 
 /// No batch takes more than its records and this many bytes in the journal: block head 40, trace
@@ -26,7 +25,7 @@ const BATCH_OVERHEAD_MAX: u64 = 340;
 #[derive(Clone, Debug)]
 pub struct Pending {
     /// Whose it is.
-    pub topic: Arc<TopicState>,
+    pub topic: Arc<Topic>,
     /// The blocks.
     pub run: Run,
     /// The request ids stored with them.
@@ -45,7 +44,7 @@ impl Pending {
 
 #[derive(Debug)]
 struct Building {
-    topic: Arc<TopicState>,
+    topic: Arc<Topic>,
     first: Offset,
     next: Offset,
     batches: u32,
@@ -64,17 +63,8 @@ pub struct CommitBuilder {
     room: usize,
     done: Vec<Pending>,
     fresh: window::Map,
-    replies: Vec<Answer>,
-}
-
-/// What an append will be answered once the commit is durable.
-#[derive(Debug)]
-struct Answer {
-    reply: oneshot::Sender<Appended>,
-    refused: Arc<AtomicBool>,
-    appended: Appended,
-    /// Dropped with the answer.
-    _hold: Hold,
+    /// What each append will be answered once the commit is durable.
+    replies: Vec<(Reply, Appended)>,
 }
 
 impl CommitBuilder {
@@ -95,17 +85,17 @@ impl CommitBuilder {
 
     /// No append takes more bytes in the journal.
     #[must_use]
-    pub fn bound(append: &Append) -> u64 {
-        append.batches.iter().map(|batch| batch.records().len() as u64 + BATCH_OVERHEAD_MAX).sum()
+    pub fn bound(append: &TopicAppend) -> u64 {
+        append.append.batches.iter().map(|batch| batch.records().len() as u64 + BATCH_OVERHEAD_MAX).sum()
     }
 
     /// Adds the batches of one append, up to the first that must be refused.
-    pub fn add(&mut self, append: Append, window: &Window) {
-        let Append { topic, refused, batches, reply, hold } = append;
+    pub fn add(&mut self, append: TopicAppend, window: &Window) {
+        let TopicAppend { topic, append: Append { batches, reply } } = append;
         let mut appended = Appended { receipts: Vec::with_capacity(batches.len()), ..Appended::default() };
-        if refused.load(Ordering::Relaxed) {
+        if reply.is_refused() {
             appended.failure = Some(Error::EarlierFailed);
-        } else if topic.is_deleted() {
+        } else if topic.state.is_deleted() {
             appended.failure = Some(Error::TopicNotFound);
         } else {
             for batch in &batches {
@@ -119,17 +109,12 @@ impl CommitBuilder {
             }
         }
         if appended.failure.is_some() {
-            refused.store(true, Ordering::Relaxed);
+            reply.refuse();
         }
-        self.replies.push(Answer { reply, refused, appended, _hold: hold });
+        self.replies.push((reply, appended));
     }
 
-    fn add_batch(
-        &mut self,
-        topic: &Arc<TopicState>,
-        batch: &Batch,
-        window: &Window,
-    ) -> Result<Receipt, Error> {
+    fn add_batch(&mut self, topic: &Arc<Topic>, batch: &Batch, window: &Window) -> Result<Receipt, Error> {
         let mut unknown = None;
         if let Some(id) = batch.request_id() {
             let (key, known) = window.find(topic.id, id.scope(), id.as_str().as_bytes(), self.steady);
@@ -149,7 +134,7 @@ impl CommitBuilder {
         let building = self.building(topic);
         let first = building.next;
         if batch.expected_offset().is_some_and(|expected| expected != first) {
-            return Err(Error::ExpectedOffset { epoch: topic.epoch, tail: first });
+            return Err(Error::ExpectedOffset { epoch: topic.state.epoch, tail: first });
         }
         block::encode(first, time, batch, &mut building.blocks);
         building.next = first.plus(u64::from(batch.count()));
@@ -167,12 +152,12 @@ impl CommitBuilder {
     }
 
     /// The run this topic's next batch goes into.
-    fn building(&mut self, topic: &Arc<TopicState>) -> &mut Building {
+    fn building(&mut self, topic: &Arc<Topic>) -> &mut Building {
         let (time, room) = (self.time, &mut self.room);
         let building = self.open.entry(topic.id).or_insert_with(|| Building {
             topic: topic.clone(),
-            first: topic.tail(),
-            next: topic.tail(),
+            first: topic.state.tail(),
+            next: topic.state.tail(),
             batches: 0,
             blocks: Vec::with_capacity(std::mem::take(room)),
             ids: Vec::new(),
@@ -230,8 +215,8 @@ impl Building {
     }
 }
 
-fn receipt(topic: &TopicState, first: Offset, end: Offset, time: UnixMicros, duplicate: bool) -> Receipt {
-    Receipt { first, next: Position { epoch: topic.epoch, offset: end }, time, duplicate }
+fn receipt(topic: &Topic, first: Offset, end: Offset, time: UnixMicros, duplicate: bool) -> Receipt {
+    Receipt { first, next: Position { epoch: topic.state.epoch, offset: end }, time, duplicate }
 }
 
 /// A commit that was built, and is to be written.
@@ -240,7 +225,7 @@ pub struct Built {
     /// Its runs, of each topic in order.
     pub runs: Vec<Pending>,
     fresh: window::Map,
-    replies: Vec<Answer>,
+    replies: Vec<(Reply, Appended)>,
 }
 
 impl Built {
@@ -253,15 +238,14 @@ impl Built {
         for item in &self.runs {
             item.topic.publish(item.run.clone());
         }
-        for Answer { reply, mut appended, .. } in self.replies {
+        for (reply, mut appended) in self.replies {
             appended.steps = steps;
-            // A caller that went away has no use for the answer.
-            let _ = reply.send(appended);
+            reply.send(appended);
         }
         let mut last = None;
         for item in &self.runs {
             if last != Some(item.topic.id) {
-                item.topic.wake();
+                item.topic.state.wake();
             }
             last = Some(item.topic.id);
         }
@@ -270,9 +254,8 @@ impl Built {
 
     /// Answers every publisher whose batches were to be stored with `error`.
     pub fn refuse(self, error: &Error) {
-        for Answer { reply, refused, .. } in self.replies {
-            refused.store(true, Ordering::Relaxed);
-            let _ = reply.send(Appended::failed(error.clone()));
+        for (reply, _) in self.replies {
+            reply.send(Appended::failed(error.clone()));
         }
     }
 }

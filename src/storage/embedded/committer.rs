@@ -19,11 +19,11 @@ use super::disk::{Disk, is_full, is_too_many_files};
 use super::frame::{Header, Kind};
 use super::health::Monitor;
 use super::journal::{self, CommitBuf, Synced};
-use super::queue::{Append, Change, Op, Queue, Taken};
-use super::registry::Registry;
+use super::queue::{Change, Op, Queue, Taken, TopicAppend};
+use super::registry::{Registry, topic_of};
 use super::reserve;
-use super::topic::{Settings, TopicState};
-use crate::record::{Epoch, Offset, UnixMicros};
+use super::topic::Topic;
+use crate::record::{Offset, UnixMicros};
 use crate::storage::window::Window;
 use crate::storage::{Appended, Error, Stored};
 use crate::telemetry::METRICS;
@@ -138,7 +138,7 @@ impl Committer {
     /// Commits `first` and the appends right behind it as one commit.
     // Never inlined, which costs a call a commit: benches/instructions counts what happens in here by this name.
     #[inline(never)]
-    fn append(&mut self, first: Append, ops: &mut VecDeque<Op>) {
+    fn append(&mut self, first: TopicAppend, ops: &mut VecDeque<Op>) {
         let mut bound = CommitBuilder::bound(&first);
         let mut appends = vec![first];
         while bound < COMMIT_TARGET {
@@ -324,7 +324,9 @@ impl Committer {
 
     /// Whether the journals hold what was trimmed or deleted.
     fn holds_garbage(&self) -> bool {
-        self.pending.iter().any(|item| item.topic.is_deleted() || item.run.end <= item.topic.earliest())
+        self.pending
+            .iter()
+            .any(|item| item.topic.state.is_deleted() || item.run.end <= item.topic.state.earliest())
     }
 
     /// Has a full disk freed of what was forgotten just now.
@@ -336,14 +338,14 @@ impl Committer {
     }
 
     fn snapshot(&mut self) -> Snapshot {
-        let mark = |topic: Arc<TopicState>| {
+        let mark = |topic: Arc<Topic>| {
             // What is published from now on is not in segments when this is, and stays in memory.
-            topic.cache.seal();
+            topic.state.cache.seal();
             TopicMark {
-                earliest: topic.earliest(),
-                tail: topic.tail(),
-                last_publish: topic.last_publish(),
-                settings: **topic.settings.load(),
+                earliest: topic.state.earliest(),
+                tail: topic.state.tail(),
+                last_publish: topic.state.last_publish(),
+                settings: topic.state.settings(),
                 topic,
             }
         };
@@ -359,7 +361,7 @@ impl Committer {
         }
     }
 
-    fn change(&mut self, change: Change) -> Result<Arc<TopicState>, Error> {
+    fn change(&mut self, change: Change) -> Result<Arc<Topic>, Error> {
         let (topic, kind) = self.plan(change)?;
         let body = catalog::Change { kind: Some(kind.clone()) }.encode_to_vec();
         self.check_failed()?;
@@ -392,7 +394,7 @@ impl Committer {
     }
 
     /// What a change means for which topic, if it may be made.
-    fn plan(&mut self, change: Change) -> Result<(Arc<TopicState>, ChangeKind), Error> {
+    fn plan(&mut self, change: Change) -> Result<(Arc<Topic>, ChangeKind), Error> {
         let now = self.now();
         match change {
             Change::Create(name, retention) => {
@@ -411,8 +413,7 @@ impl Committer {
                     retention: Some(retention.into()),
                     ..TopicEntry::default()
                 };
-                let settings = Settings { retention, updated: now };
-                let topic = TopicState::new(entry.id, name, Epoch::new(entry.epoch), now, settings);
+                let topic = topic_of(&entry, name);
                 Ok((Arc::new(topic), ChangeKind::Create(entry)))
             }
             Change::Update(name, retention) => {
@@ -424,17 +425,17 @@ impl Committer {
             }
             Change::Delete(name, epoch) => {
                 let topic = self.registry.get(&name).ok_or(Error::TopicNotFound)?;
-                if epoch.is_some_and(|epoch| epoch != topic.epoch) {
-                    return Err(Error::EpochChanged { current: topic.epoch });
+                if epoch.is_some_and(|epoch| epoch != topic.state.epoch) {
+                    return Err(Error::EpochChanged { current: topic.state.epoch });
                 }
                 let id = topic.id;
                 Ok((topic, ChangeKind::Delete(id)))
             }
             Change::Trim(topic, earliest) => {
-                if topic.is_deleted() {
+                if topic.state.is_deleted() {
                     return Err(Error::TopicNotFound);
                 }
-                let earliest = earliest.max(topic.earliest()).min(topic.tail()).get();
+                let earliest = earliest.max(topic.state.earliest()).min(topic.state.tail()).get();
                 let entry = TopicEntry { id: topic.id, earliest, ..TopicEntry::default() };
                 Ok((topic, ChangeKind::Trim(entry)))
             }
@@ -464,9 +465,8 @@ fn random_epoch() -> Result<u64, Error> {
         .map_err(|error| Error::Unavailable { reason: error.to_string(), stored: Stored::Nothing })
 }
 
-fn refuse(appends: Vec<Append>, error: &Error) {
-    for append in appends {
-        append.refused.store(true, std::sync::atomic::Ordering::Relaxed);
-        let _ = append.reply.send(Appended::failed(error.clone()));
+fn refuse(appends: Vec<TopicAppend>, error: &Error) {
+    for TopicAppend { append, .. } in appends {
+        append.reply.send(Appended::failed(error.clone()));
     }
 }

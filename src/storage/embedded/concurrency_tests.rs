@@ -29,10 +29,10 @@ async fn on_disk() -> (SimDisk, Arc<EmbeddedLog>, Vec<Offset>) {
         let done = topic.appender().append(vec![batch(&[i], 900)], Hold::default()).await;
         assert_eq!(done.failure, None);
     }
-    let state = log.registry.get(&name(0)).unwrap();
-    until("segments", || state.segments.load().len() > 2).await;
-    state.cache.evict(state.segments.load().last().unwrap().end);
-    let bases = state.segments.load().iter().map(|segment| segment.base).collect();
+    let held = log.registry.get(&name(0)).unwrap();
+    until("segments", || held.segments.load().len() > 2).await;
+    held.state.cache.evict(held.segments.load().last().unwrap().end);
+    let bases = held.segments.load().iter().map(|segment| segment.base).collect();
     (disk, log, bases)
 }
 
@@ -64,7 +64,7 @@ async fn a_file_removed_while_it_is_opened_is_not_kept_open() {
     let waits = tokio::spawn(async move { other.read(at, 1).await });
     until("the open that waits", || disk.waiting() == 1).await;
     log.trim(&name(0), None, topic.tail()).await.unwrap();
-    let _ = log.queue.push(super::Op::Rotate);
+    let _ = log.queue.push(super::queue::Op::Rotate);
     until("the end of the file", || !disk.files().contains_key(&path)).await;
     disk.hold(None);
     let _ = waits.await.unwrap();

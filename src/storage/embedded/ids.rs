@@ -34,7 +34,8 @@ pub fn parse_name(name: &str) -> Option<u64> {
 pub fn write(disk: &dyn Disk, dir: &Path, snapshot: &Snapshot) -> io::Result<Option<IdsEntry>> {
     let mut out = FileOut::default();
     // Those of a deleted topic can never be repeated.
-    for item in snapshot.pending.iter().filter(|item| !item.ids.is_empty() && !item.topic.is_deleted()) {
+    for item in snapshot.pending.iter().filter(|item| !item.ids.is_empty() && !item.topic.state.is_deleted())
+    {
         out.push(item.topic.id, (item.run.first, item.run.end), item.run.last_time, &item.ids);
     }
     out.write(disk, dir, snapshot.commit)

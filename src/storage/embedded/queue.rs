@@ -3,41 +3,35 @@
 //! Never: decides anything.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::topic::TopicState;
-use crate::record::{Batch, Epoch, Offset, TopicName};
-use crate::storage::{Appended, Appender, BoxFuture, Error, Hold, Retention, Stored};
+use super::topic::Topic;
+use crate::record::{Epoch, Offset, TopicName};
+use crate::storage::append::{Append, Sink};
+use crate::storage::{Appended, Error, Retention, Stored};
 use crate::telemetry::METRICS;
 
 /// One thing for the committer to do.
 #[derive(Debug)]
 pub enum Op {
     /// Store batches.
-    Append(Append),
+    Append(TopicAppend),
     /// Change the catalog.
-    Change(Change, oneshot::Sender<Result<Arc<TopicState>, Error>>),
+    Change(Change, oneshot::Sender<Result<Arc<Topic>, Error>>),
     /// Begin a new journal and hand the old one to the checkpointer.
     Rotate,
 }
 
-/// Batches of one topic, in order.
+/// An append to one topic.
 #[derive(Debug)]
-pub struct Append {
-    /// Where to.
-    pub topic: Arc<TopicState>,
-    /// Set once a batch of the same appender was refused.
-    pub refused: Arc<AtomicBool>,
-    /// What.
-    pub batches: Vec<Batch>,
-    /// Who asks.
-    pub reply: oneshot::Sender<Appended>,
-    /// Held until the answer is known.
-    pub hold: Hold,
+pub struct TopicAppend {
+    /// The topic.
+    pub topic: Arc<Topic>,
+    /// The batches, and who asks.
+    pub append: Append,
 }
 
 /// A change of the catalog.
@@ -50,7 +44,7 @@ pub enum Change {
     /// No such topic any more.
     Delete(TopicName, Option<Epoch>),
     /// A trim to this offset, at which a batch begins.
-    Trim(Arc<TopicState>, Offset),
+    Trim(Arc<Topic>, Offset),
 }
 
 #[derive(Debug, Default)]
@@ -106,7 +100,7 @@ impl Queue {
     ///
     /// # Errors
     /// The change's.
-    pub async fn change(&self, change: Change) -> Result<Arc<TopicState>, Error> {
+    pub async fn change(&self, change: Change) -> Result<Arc<Topic>, Error> {
         let (reply, answer) = oneshot::channel();
         self.push(Op::Change(change, reply)).map_err(|_| Error::Closing)?;
         // It may have been written already.
@@ -144,9 +138,8 @@ impl Queue {
         METRICS.storage.queue.add(-(ops.len() as i64));
         for op in ops {
             match op {
-                Op::Append(append) => {
-                    append.refused.store(true, Ordering::Relaxed);
-                    let _ = append.reply.send(Appended::failed(ended(Stored::Nothing)));
+                Op::Append(TopicAppend { append, .. }) => {
+                    append.reply.send(Appended::failed(ended(Stored::Nothing)));
                 }
                 Op::Change(_, reply) => drop(reply.send(Err(ended(Stored::Nothing)))),
                 Op::Rotate => {}
@@ -161,31 +154,21 @@ impl Queue {
     }
 }
 
-/// The publishes of one call.
+/// The queue as the appenders of one topic see it.
 #[derive(Debug)]
-pub struct OrderedAppender {
-    topic: Arc<TopicState>,
-    queue: Queue,
-    refused: Arc<AtomicBool>,
+pub struct TopicQueue {
+    /// The topic.
+    pub topic: Arc<Topic>,
+    /// The queue.
+    pub queue: Queue,
 }
 
-impl OrderedAppender {
-    /// Starts a sequence.
-    #[must_use]
-    pub fn new(topic: Arc<TopicState>, queue: Queue) -> Self {
-        Self { topic, queue, refused: Arc::default() }
-    }
-}
-
-impl Appender for OrderedAppender {
-    fn append(&mut self, batches: Vec<Batch>, hold: Hold) -> BoxFuture<'static, Appended> {
-        let (reply, answer) = oneshot::channel();
-        let (topic, refused) = (self.topic.clone(), self.refused.clone());
-        let pushed = self.queue.push(Op::Append(Append { topic, refused, batches, reply, hold }));
-        if pushed.is_err() {
-            return Box::pin(std::future::ready(Appended::failed(Error::Closing)));
+impl Sink for TopicQueue {
+    fn push(&self, append: Append) {
+        let append = TopicAppend { topic: self.topic.clone(), append };
+        if let Err(Op::Append(refused)) = self.queue.push(Op::Append(append)) {
+            refused.append.reply.send(Appended::failed(Error::Closing));
         }
-        Box::pin(async move { answer.await.unwrap_or_else(|_| Appended::failed(ended(Stored::Unknown))) })
     }
 }
 

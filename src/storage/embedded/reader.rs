@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::disk::{Disk, Mode};
 use super::health::Monitor;
 use super::segment::{self, Fault, Mark, OpenSegment, Segment};
-use super::topic::{TopicState, chunk_of};
+use super::topic::{NUMBERING, Topic};
 use crate::record::block::Blocks;
 use crate::record::{Offset, UnixMicros};
 use crate::storage::{Chunk, Error, Stored};
@@ -59,14 +59,14 @@ impl Files {
         self.lru.lock().expect("no panic while it is held")
     }
 
-    fn open(&self, topic: &TopicState, base: Offset) -> Result<Arc<OpenSegment>, Fault> {
+    fn open(&self, topic: &Topic, base: Offset) -> Result<Arc<OpenSegment>, Fault> {
         let key = (topic.id, base);
         if let Some(file) = self.lru().get(key) {
             return Ok(file);
         }
         // Not under the lock: a disk that is slow here holds up nobody whose file is open.
         let file = self.disk.open(&segment::path(&self.dir, topic.id, base), Mode::Read)?;
-        let file = Arc::new(OpenSegment::new(file, topic.id, topic.epoch.get(), base)?);
+        let file = Arc::new(OpenSegment::new(file, topic.id, topic.state.epoch.get(), base)?);
         let mut lru = self.lru();
         if let Some(other) = lru.get(key) {
             return Ok(other);
@@ -90,8 +90,8 @@ impl Files {
     }
 
     /// What a fault means to a reader at `from`: a file that was trimmed away meanwhile is no damage.
-    fn error(&self, topic: &TopicState, from: Offset, base: Offset, fault: &Fault) -> Error {
-        if let Err(error) = topic.check_readable(from) {
+    fn error(&self, topic: &Topic, from: Offset, base: Offset, fault: &Fault) -> Error {
+        if let Err(error) = topic.state.check_readable(from) {
             return error;
         }
         let path = segment::path(&self.dir, topic.id, base);
@@ -111,12 +111,12 @@ impl Files {
 
 /// Whole frames of `segment` from the one that holds `from` on.
 fn frames(
-    topic: &TopicState,
+    topic: &Topic,
     files: &Files,
     segment: &Segment,
     from: Offset,
     bytes_max: usize,
-) -> Result<Option<Chunk>, Fault> {
+) -> Result<Chunk, Fault> {
     let file = files.open(topic, segment.base)?;
     let last_at_or_before =
         |marks: &[Mark]| marks.partition_point(|mark| mark.first <= from).checked_sub(1).map(|i| marks[i].at);
@@ -124,40 +124,39 @@ fn frames(
     let missing = || Fault::Damaged { at: 0, what: format!("no frame holds offset {from}") };
     let at = at.ok_or_else(missing)?;
     let found = file.frames(at, segment.len, from, bytes_max)?;
-    if found.first().is_none_or(|(header, _)| header.first > from) {
+    if found.first().is_none_or(|(header, _)| header.first > from || header.end <= from) {
         return Err(missing());
     }
     let runs = found.into_iter().map(|(header, blocks)| (header.first, header.end, blocks));
-    chunk_of(from, runs).map_err(|bad| Fault::Damaged { at, what: bad.to_string() })
+    Chunk::of(from, runs, NUMBERING).map_err(|bad| Fault::Damaged { at, what: bad.to_string() })
 }
 
 /// What is stored from `from` on, at least one batch; an empty chunk at the tail.
 ///
 /// # Errors
 /// As [`crate::storage::TopicLog::read`].
-pub fn read(topic: &TopicState, files: &Files, from: Offset, bytes_max: usize) -> Result<Chunk, Error> {
+pub fn read(topic: &Topic, files: &Files, from: Offset, bytes_max: usize) -> Result<Chunk, Error> {
     // What leaves the cache is in a segment by then: the second look finds it.
     const LOOKS: usize = 3;
     for _ in 0..LOOKS {
-        topic.check_readable(from)?;
-        if let Some(chunk) = topic.read_cached(from, bytes_max) {
+        topic.state.check_readable(from)?;
+        if let Some(chunk) = topic.state.read_cached(from, bytes_max) {
             return Ok(chunk);
         }
-        if from == topic.tail() {
+        if from == topic.state.tail() {
             return Ok(Chunk::empty(from));
         }
         let segments = topic.segments.load_full();
         let at = segments.partition_point(|segment| segment.end <= from);
         if let Some(segment) = segments.get(at).filter(|segment| segment.base <= from) {
             match frames(topic, files, segment, from, bytes_max) {
-                Ok(Some(chunk)) => return Ok(chunk),
-                Ok(None) => {}
+                Ok(chunk) => return Ok(chunk),
                 Err(fault) => return Err(files.error(topic, from, segment.base, &fault)),
             }
         }
     }
-    topic.check_readable(from)?;
-    let what = format!("topic {}: offset {from} is neither in memory nor in a segment", topic.name);
+    topic.state.check_readable(from)?;
+    let what = format!("topic {}: offset {from} is neither in memory nor in a segment", topic.state.name);
     files.health.fail(&what);
     Err(Error::Damaged(what))
 }
@@ -169,10 +168,10 @@ const SEARCH_BYTES: usize = 64 << 10;
 ///
 /// # Errors
 /// As [`read`].
-pub fn batch_start(topic: &TopicState, files: &Files, offset: Offset) -> Result<Offset, Error> {
-    let earliest = topic.earliest();
-    if offset <= earliest || offset >= topic.tail() {
-        return Ok(offset.clamp(earliest, topic.tail().max(earliest)));
+pub fn batch_start(topic: &Topic, files: &Files, offset: Offset) -> Result<Offset, Error> {
+    let earliest = topic.state.earliest();
+    if offset <= earliest || offset >= topic.state.tail() {
+        return Ok(offset.clamp(earliest, topic.state.tail().max(earliest)));
     }
     // A read inside a batch is encoded anew, so look from where the frame begins.
     let mut at = frame_start(topic, files, offset)?.max(earliest);
@@ -200,14 +199,14 @@ pub fn batch_start(topic: &TopicState, files: &Files, offset: Offset) -> Result<
 }
 
 /// A batch boundary at or before `offset`, not far from it.
-fn frame_start(topic: &TopicState, files: &Files, offset: Offset) -> Result<Offset, Error> {
+fn frame_start(topic: &Topic, files: &Files, offset: Offset) -> Result<Offset, Error> {
     let mut once = false;
-    if let Some(run) = topic.cache.runs_from(offset, |_| !std::mem::replace(&mut once, true)).first() {
+    if let Some(run) = topic.state.cache.runs_from(offset, |_| !std::mem::replace(&mut once, true)).first() {
         return Ok(run.first);
     }
     let segments = topic.segments.load_full();
     let at = segments.partition_point(|segment| segment.end <= offset);
-    let Some(segment) = segments.get(at) else { return Ok(topic.earliest()) };
+    let Some(segment) = segments.get(at) else { return Ok(topic.state.earliest()) };
     let look = |marks: &[Mark]| {
         marks
             .partition_point(|mark| mark.first <= offset)
@@ -224,7 +223,7 @@ fn frame_start(topic: &TopicState, files: &Files, offset: Offset) -> Result<Offs
 ///
 /// # Errors
 /// As [`read`].
-pub fn offset_at(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<Offset, Error> {
+pub fn offset_at(topic: &Topic, files: &Files, time: UnixMicros) -> Result<Offset, Error> {
     Ok(first_since(topic, files, time)?.0)
 }
 
@@ -233,13 +232,13 @@ pub fn offset_at(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<
 /// # Errors
 /// As [`read`].
 pub fn first_since(
-    topic: &TopicState,
+    topic: &Topic,
     files: &Files,
     time: UnixMicros,
 ) -> Result<(Offset, Option<UnixMicros>), Error> {
     // What is published from now on is not looked at: a busy topic must not keep this going.
-    let tail = topic.tail();
-    let mut at = time_start(topic, files, time)?.max(topic.earliest());
+    let tail = topic.state.tail();
+    let mut at = time_start(topic, files, time)?.max(topic.state.earliest());
     while at < tail {
         let chunk = match read(topic, files, at, SEARCH_BYTES) {
             // Trimmed meanwhile: what is left is all newer.
@@ -266,8 +265,8 @@ pub fn first_since(
 
 /// When the oldest batch kept was stored, or earlier, without reading anything; none where none is kept.
 #[must_use]
-pub fn oldest_time(topic: &TopicState) -> Option<UnixMicros> {
-    let (earliest, tail) = (topic.earliest(), topic.tail());
+pub fn oldest_time(topic: &Topic) -> Option<UnixMicros> {
+    let (earliest, tail) = (topic.state.earliest(), topic.state.tail());
     if earliest >= tail {
         return None;
     }
@@ -276,18 +275,18 @@ pub fn oldest_time(topic: &TopicState) -> Option<UnixMicros> {
         return Some(segment.first_time);
     }
     let mut once = false;
-    let runs = topic.cache.runs_from(earliest, |_| !std::mem::replace(&mut once, true));
+    let runs = topic.state.cache.runs_from(earliest, |_| !std::mem::replace(&mut once, true));
     // Where it is in neither, a checkpoint came in between.
     Some(runs.first().map_or(UnixMicros(0), |run| run.first_time))
 }
 
 /// A batch boundary before which everything was stored before `time`, mostly not far from it.
-fn time_start(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<Offset, Error> {
+fn time_start(topic: &Topic, files: &Files, time: UnixMicros) -> Result<Offset, Error> {
     // Segments come and go meanwhile, but not often; the checkpointer, which makes them, waits for none.
     const LOOKS: usize = 8;
     for _ in 0..LOOKS {
         // First of all: what is published from now on is not looked at, so it lies after the answer.
-        let (tail, earliest) = (topic.tail(), topic.earliest());
+        let (tail, earliest) = (topic.state.tail(), topic.state.earliest());
         let segments = topic.segments.load_full();
         // What was trimmed is not read: its file may be gone, or damaged, which is why it was trimmed.
         let at = segments.partition_point(|segment| segment.last_time < time || segment.end <= earliest);
@@ -297,43 +296,43 @@ fn time_start(topic: &TopicState, files: &Files, time: UnixMicros) -> Result<Off
                 at.checked_sub(1).map_or(segment.base, |i| marks[i].first)
             };
             let found = files.open(topic, segment.base).and_then(|file| file.marks(segment.len, look));
-            if found.is_err() && segment.end <= topic.earliest() {
+            if found.is_err() && segment.end <= topic.state.earliest() {
                 // It was trimmed away meanwhile, and the file perhaps with it.
                 continue;
             }
-            let from = segment.base.max(topic.earliest());
+            let from = segment.base.max(topic.state.earliest());
             return found.map_err(|fault| files.error(topic, from, segment.base, &fault));
         }
         let flushed = segments.last().map_or(Offset::ZERO, |segment| segment.end).max(earliest);
-        let runs = topic.cache.runs_from(flushed, |_| true);
+        let runs = topic.state.cache.runs_from(flushed, |_| true);
         // Where nothing is cached, a checkpoint came in between: what left the cache is in a
         // segment that was not looked at.
-        if runs.is_empty() && flushed < tail && !topic.is_deleted() {
+        if runs.is_empty() && flushed < tail && !topic.state.is_deleted() {
             std::thread::yield_now();
             continue;
         }
         return Ok(runs.iter().find(|run| run.last_time >= time).map_or(tail, |run| run.first));
     }
     // Always true, if far: whoever reads on from here is told of what is wrong there.
-    Ok(topic.earliest())
+    Ok(topic.state.earliest())
 }
 
 /// The newest frame boundary with at least `bytes` bytes after it; the oldest offset kept where there are fewer.
 ///
 /// # Errors
 /// As [`read`].
-pub fn offset_keeping(topic: &TopicState, files: &Files, bytes: u64) -> Result<Offset, Error> {
+pub fn offset_keeping(topic: &Topic, files: &Files, bytes: u64) -> Result<Offset, Error> {
     let segments = topic.segments.load_full();
-    let flushed = segments.last().map_or(topic.earliest(), |segment| segment.end);
+    let flushed = segments.last().map_or(topic.state.earliest(), |segment| segment.end);
     let mut kept = 0;
-    let runs = topic.cache.runs_from(flushed.max(topic.earliest()), |_| true);
+    let runs = topic.state.cache.runs_from(flushed.max(topic.state.earliest()), |_| true);
     for run in runs.iter().rev() {
         kept += run.blocks.len() as u64;
         if kept >= bytes {
             return Ok(run.first);
         }
     }
-    for segment in segments.iter().rev().filter(|segment| segment.end > topic.earliest()) {
+    for segment in segments.iter().rev().filter(|segment| segment.end > topic.state.earliest()) {
         if kept + segment.len < bytes {
             kept += segment.len;
             continue;
@@ -345,8 +344,9 @@ pub fn offset_keeping(topic: &TopicState, files: &Files, bytes: u64) -> Result<O
             at.checked_sub(1).map_or(segment.base, |i| marks[i].first)
         };
         let found = files.open(topic, segment.base).and_then(|file| file.marks(segment.len, look));
-        return found
-            .map_err(|fault| files.error(topic, segment.base.max(topic.earliest()), segment.base, &fault));
+        return found.map_err(|fault| {
+            files.error(topic, segment.base.max(topic.state.earliest()), segment.base, &fault)
+        });
     }
-    Ok(topic.earliest())
+    Ok(topic.state.earliest())
 }

@@ -19,7 +19,7 @@ use super::open::OpenError;
 use super::registry::{Registry, topic_of};
 use super::reserve;
 use super::segment;
-use crate::record::{Offset, UnixMicros};
+use crate::record::{Offset, TopicName, UnixMicros};
 use crate::storage::tail::Run;
 use crate::storage::window::Window;
 
@@ -276,7 +276,8 @@ impl Replay {
         let registry = Registry::default();
         for entry in &catalog.topics {
             let bad = || OpenError::damaged(&dir.join(catalog::FILE_NAME), "catalog holds a bad topic name");
-            registry.insert(Arc::new(topic_of(entry).ok_or_else(bad)?));
+            let name = TopicName::parse(&entry.name).map_err(|_| bad())?;
+            registry.insert(Arc::new(topic_of(entry, name)));
         }
         let (clock, next_topic) = (UnixMicros(catalog.clock), catalog.next_topic);
         Ok(Self { registry, window, clock, next_topic, pending: Vec::new() })
@@ -359,8 +360,13 @@ impl Replay {
         let Some(topic) = self.registry.by_id(header.topic) else {
             return Err(OpenError::damaged(path, format!("batches of unknown topic {}", header.topic)));
         };
-        if header.first != topic.tail() {
-            let what = format!("topic {} goes on at {}, not at {}", topic.name, header.first, topic.tail());
+        if header.first != topic.state.tail() {
+            let what = format!(
+                "topic {} goes on at {}, not at {}",
+                topic.state.name,
+                header.first,
+                topic.state.tail()
+            );
             return Err(OpenError::damaged(path, what));
         }
         let (blocks, ids) = body.split_at(header.blocks_len as usize);

@@ -6,13 +6,16 @@ use std::ops::Bound;
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use super::catalog::{ChangeKind, TopicEntry};
-use super::topic::{Settings, TopicState};
+use super::segment::Segment;
+use super::topic::Topic;
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
+use crate::storage::TopicInfo;
+use crate::storage::topic_state::Settings;
 
 #[derive(Debug, Default)]
 struct Maps {
-    by_name: BTreeMap<TopicName, Arc<TopicState>>,
-    by_id: HashMap<u64, Arc<TopicState>>,
+    by_name: BTreeMap<TopicName, Arc<Topic>>,
+    by_id: HashMap<u64, Arc<Topic>>,
 }
 
 /// The topics there are.
@@ -26,13 +29,13 @@ impl Registry {
 
     /// The topic of this name.
     #[must_use]
-    pub fn get(&self, name: &TopicName) -> Option<Arc<TopicState>> {
+    pub fn get(&self, name: &TopicName) -> Option<Arc<Topic>> {
         self.read().by_name.get(name).cloned()
     }
 
     /// The topic of this id.
     #[must_use]
-    pub fn by_id(&self, id: u64) -> Option<Arc<TopicState>> {
+    pub fn by_id(&self, id: u64) -> Option<Arc<Topic>> {
         self.read().by_id.get(&id).cloned()
     }
 
@@ -44,13 +47,13 @@ impl Registry {
 
     /// All of them, by name.
     #[must_use]
-    pub fn all(&self) -> Vec<Arc<TopicState>> {
+    pub fn all(&self) -> Vec<Arc<Topic>> {
         self.read().by_name.values().cloned().collect()
     }
 
     /// Up to `limit` of them after the name `after`, whose name begins with `prefix`.
     #[must_use]
-    pub fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Arc<TopicState>> {
+    pub fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Arc<Topic>> {
         let from = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
@@ -62,51 +65,60 @@ impl Registry {
     }
 
     /// Adds a topic.
-    pub fn insert(&self, topic: Arc<TopicState>) {
+    pub fn insert(&self, topic: Arc<Topic>) {
         let mut maps = self.0.write().expect("no panic while it is held");
         maps.by_id.insert(topic.id, topic.clone());
-        maps.by_name.insert(topic.name.clone(), topic);
+        maps.by_name.insert(topic.state.name.clone(), topic);
     }
 
     /// Makes a durable change visible. A new topic is `created`, or made from its entry.
     /// A change of a topic there is not is none.
-    pub fn apply(&self, change: &ChangeKind, created: Option<&Arc<TopicState>>) {
+    pub fn apply(&self, change: &ChangeKind, created: Option<&Arc<Topic>>) {
         match change {
             ChangeKind::Create(entry) => {
-                let topic = created.cloned().or_else(|| topic_of(entry).map(Arc::new));
+                let topic = created.cloned().or_else(|| {
+                    TopicName::parse(&entry.name).ok().map(|name| Arc::new(topic_of(entry, name)))
+                });
                 topic.into_iter().for_each(|topic| self.insert(topic));
             }
             ChangeKind::Update(entry) => {
                 let retention = entry.retention.unwrap_or_default().into();
                 let settings = Settings { retention, updated: UnixMicros(entry.updated) };
                 if let Some(topic) = self.by_id(entry.id) {
-                    topic.settings.store(Arc::new(settings));
+                    topic.state.set_settings(settings);
                 }
             }
             ChangeKind::Delete(id) => {
                 let mut maps = self.0.write().expect("no panic while it is held");
                 if let Some(topic) = maps.by_id.remove(id) {
-                    maps.by_name.remove(&topic.name);
+                    maps.by_name.remove(&topic.state.name);
                     topic.delete();
                 }
             }
             ChangeKind::Trim(entry) => {
                 if let Some(topic) = self.by_id(entry.id) {
-                    topic.trim(Offset::new(entry.earliest));
+                    topic.state.trim(Offset::new(entry.earliest));
                 }
             }
         }
     }
 }
 
-/// The topic an entry describes; none where its name is not one.
+/// The topic that an entry describes.
 #[must_use]
-pub fn topic_of(entry: &TopicEntry) -> Option<TopicState> {
-    let name = TopicName::parse(&entry.name).ok()?;
-    let retention = entry.retention.unwrap_or_default().into();
-    let settings = Settings { retention, updated: UnixMicros(entry.updated) };
-    let topic = TopicState::new(entry.id, name, Epoch::new(entry.epoch), UnixMicros(entry.created), settings);
-    topic.restore(Offset::new(entry.earliest), Offset::new(entry.tail), UnixMicros(entry.last_publish));
-    topic.segments.store(Arc::new(entry.segments.iter().map(super::segment::Segment::from).collect()));
-    Some(topic)
+pub fn topic_of(entry: &TopicEntry, name: TopicName) -> Topic {
+    let known = TopicInfo {
+        name,
+        epoch: Epoch::new(entry.epoch),
+        created: UnixMicros(entry.created),
+        updated: UnixMicros(entry.updated),
+        retention: entry.retention.unwrap_or_default().into(),
+        earliest: Offset::new(entry.earliest),
+        tail: Offset::new(entry.tail),
+        stored_bytes: 0,
+        last_publish: (entry.last_publish > 0).then_some(UnixMicros(entry.last_publish)),
+    };
+    let topic = Topic::new(entry.id, known);
+    topic.segments.store(Arc::new(entry.segments.iter().map(Segment::from).collect()));
+    topic
 }

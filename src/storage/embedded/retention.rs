@@ -13,7 +13,7 @@ use super::clock::{Clock, RetentionClock};
 use super::queue::{Change, Op, Queue};
 use super::reader::{self, Files};
 use super::registry::Registry;
-use super::topic::TopicState;
+use super::topic::Topic;
 use crate::record::{Offset, UnixMicros};
 use crate::storage::{Error, Retention};
 use crate::telemetry::METRICS;
@@ -69,7 +69,7 @@ impl RetentionTask {
 
     /// The topic of this id, unless it was deleted.
     #[must_use]
-    pub fn topic(&self, id: u64) -> Option<Arc<TopicState>> {
+    pub fn topic(&self, id: u64) -> Option<Arc<Topic>> {
         self.registry.by_id(id)
     }
 
@@ -92,7 +92,7 @@ impl RetentionTask {
     /// Looks into the topics of which something is due.
     fn look(&mut self, files: &Files) {
         let now = self.time.now();
-        let limited = |topic: &Arc<TopicState>| topic.settings.load().retention != Retention::default();
+        let limited = |topic: &Arc<Topic>| topic.state.settings().retention != Retention::default();
         let topics: Vec<_> = self.registry.all().into_iter().filter(limited).collect();
         if topics.len() < self.known.len() {
             let registry = &self.registry;
@@ -101,7 +101,7 @@ impl RetentionTask {
         let mut due = Vec::new();
         for topic in topics {
             let known = self.known.get(&topic.id);
-            if let Some(known) = known.filter(|known| known.earliest > topic.earliest()) {
+            if let Some(known) = known.filter(|known| known.earliest > topic.state.earliest()) {
                 // Refused the last time, as by a full disk.
                 self.trim(&topic, known.earliest);
             }
@@ -115,11 +115,11 @@ impl RetentionTask {
         }
     }
 
-    fn look_into(&mut self, topic: Arc<TopicState>, files: &Files, now: UnixMicros) {
-        let (retention, tail) = (topic.settings.load().retention, topic.tail());
+    fn look_into(&mut self, topic: Arc<Topic>, files: &Files, now: UnixMicros) {
+        let (retention, tail) = (topic.state.settings().retention, topic.state.tail());
         let mut found = Known {
             retention,
-            earliest: topic.earliest(),
+            earliest: topic.state.earliest(),
             tail,
             oldest: None,
             pass: self.passes,
@@ -128,8 +128,8 @@ impl RetentionTask {
         match wanted_earliest(&topic, &retention, files, now) {
             Ok((earliest, oldest)) => {
                 (found.earliest, found.oldest) = (earliest, oldest);
-                if earliest > topic.earliest() {
-                    METRICS.storage.retention_records.add(earliest.since(topic.earliest()));
+                if earliest > topic.state.earliest() {
+                    METRICS.storage.retention_records.add(earliest.since(topic.state.earliest()));
                     self.trim(&topic, earliest);
                 }
             }
@@ -137,7 +137,7 @@ impl RetentionTask {
             Err(error) => {
                 let told = self.known.get(&topic.id).and_then(|known| known.failed.as_ref());
                 if told.is_none_or(|(told, _)| *told != error) {
-                    tracing::warn!(topic = %topic.name, %error, "retention cannot read topic");
+                    tracing::warn!(topic = %topic.state.name, %error, "retention cannot read topic");
                 }
                 found.failed = Some((error, Instant::now() + FAILED_INTERVAL));
             }
@@ -145,7 +145,7 @@ impl RetentionTask {
         self.known.insert(topic.id, found);
     }
 
-    fn trim(&self, topic: &Arc<TopicState>, earliest: Offset) {
+    fn trim(&self, topic: &Arc<Topic>, earliest: Offset) {
         let (reply, _) = oneshot::channel();
         // Where it is refused, a later pass asks again.
         let _ = self.queue.push(Op::Change(Change::Trim(topic.clone(), earliest), reply));
@@ -156,37 +156,38 @@ impl RetentionTask {
         catalog.topics.iter().filter(|entry| !entry.segments.is_empty()).any(|entry| {
             let topic = self.registry.by_id(entry.id);
             topic.is_none_or(|topic| {
-                entry.segments.iter().any(|segment| segment.end <= topic.earliest().get())
+                entry.segments.iter().any(|segment| segment.end <= topic.state.earliest().get())
             })
         })
     }
 }
 
 /// Whether a topic's limits may ask for another earliest offset than the last time. Reads nothing.
-fn is_due(topic: &TopicState, known: Option<&Known>, now: UnixMicros) -> bool {
-    let retention = topic.settings.load().retention;
+fn is_due(topic: &Topic, known: Option<&Known>, now: UnixMicros) -> bool {
+    let retention = topic.state.settings().retention;
     let known = known.filter(|known| known.retention == retention);
     if let Some(Known { earliest, failed: Some((_, again)), .. }) = known
-        && topic.earliest() <= *earliest
+        && topic.state.earliest() <= *earliest
         && Instant::now() < *again
     {
         return false;
     }
-    let earliest = known.map_or_else(|| topic.earliest(), |known| known.earliest.max(topic.earliest()));
+    let earliest =
+        known.map_or_else(|| topic.state.earliest(), |known| known.earliest.max(topic.state.earliest()));
     // Whole batches are kept, so that what is above a limit may stay so: until there is more.
-    let grown = known.is_none_or(|known| known.failed.is_some() || topic.tail() > known.tail);
-    let many = retention.max_records.is_some_and(|most| topic.tail().since(earliest) > most);
+    let grown = known.is_none_or(|known| known.failed.is_some() || topic.state.tail() > known.tail);
+    let many = retention.max_records.is_some_and(|most| topic.state.tail().since(earliest) > most);
     let much = retention.max_bytes.is_some_and(|most| topic.info().stored_bytes > most);
     grown && (many || much) || retention.max_age.is_some_and(|age| is_old(topic, known, age, now))
 }
 
 /// Whether the oldest batch kept may be older than `age`.
-fn is_old(topic: &TopicState, known: Option<&Known>, age: Duration, now: UnixMicros) -> bool {
+fn is_old(topic: &Topic, known: Option<&Known>, age: Duration, now: UnixMicros) -> bool {
     let Some(oldest) = reader::oldest_time(topic) else { return false };
     let found = known.and_then(|known| match known.oldest {
         Some(oldest) => Some(oldest),
         // What came since is newer than everything then, by the segment or the cache it is in.
-        None if topic.earliest() < known.earliest => Some(UnixMicros(u64::MAX)),
+        None if topic.state.earliest() < known.earliest => Some(UnixMicros(u64::MAX)),
         None => None,
     });
     let oldest = found.map_or(oldest, |found| found.max(oldest));
@@ -200,12 +201,12 @@ fn is_old(topic: &TopicState, known: Option<&Known>, age: Duration, now: UnixMic
 /// The earliest offset that a topic's retention asks for, and when the first batch from there on was stored, where that is
 /// known and there is one.
 fn wanted_earliest(
-    topic: &TopicState,
+    topic: &Topic,
     retention: &Retention,
     files: &Files,
     now: UnixMicros,
 ) -> Result<(Offset, Option<UnixMicros>), Error> {
-    let (mut earliest, tail, mut oldest) = (topic.earliest(), topic.tail(), None);
+    let (mut earliest, tail, mut oldest) = (topic.state.earliest(), topic.state.tail(), None);
     if let Some(records) = retention.max_records
         && tail.since(earliest) > records
     {

@@ -13,8 +13,8 @@ use super::disk::sim::SimDisk;
 use super::queue::{Change, Op, Queue, Taken};
 use super::retention::RetentionTask;
 use super::tests::batch;
-use super::topic::Settings;
 use crate::record::{Offset, UnixMicros};
+use crate::storage::topic_state::Settings;
 use crate::storage::{Hold, Log, Retention};
 
 const TOPICS: u8 = 9;
@@ -50,8 +50,8 @@ fn limit(log: &EmbeddedLog) {
             _ => Retention { max_bytes: Some(20_000), ..Retention::default() },
         };
         let topic = log.registry.get(&name(n)).unwrap();
-        topic.settings.store(Arc::new(Settings { retention, updated: UnixMicros(0) }));
-        topic.cache.evict(topic.segments.load().last().map_or(Offset::ZERO, |segment| segment.end));
+        topic.state.set_settings(Settings { retention, updated: UnixMicros(0) });
+        topic.state.cache.evict(topic.segments.load().last().map_or(Offset::ZERO, |segment| segment.end));
     }
 }
 
@@ -61,7 +61,7 @@ fn asked(queue: &Queue) -> BTreeMap<String, u64> {
     if let Taken::Ops(ops) = queue.take(Some(Duration::ZERO)) {
         for op in ops {
             if let Op::Change(Change::Trim(topic, earliest), _) = op {
-                asked.insert(topic.name.to_string(), earliest.get());
+                asked.insert(topic.state.name.to_string(), earliest.get());
             }
         }
     }

@@ -98,10 +98,10 @@ async fn nothing_is_stored_behind_what_was_trimmed() {
         }
         put_past_a_checkpoint(&disk, &*topic).await;
         put_past_a_checkpoint(&disk, &*topic).await;
-        let state = log.registry.get(&name(0)).unwrap();
-        let flushed = state.segments.load().last().expect("a segment").end;
+        let held = log.registry.get(&name(0)).unwrap();
+        let flushed = held.segments.load().last().expect("a segment").end;
         assert!(flushed > tail, "some of it is in a segment");
-        state.cache.evict(flushed);
+        held.state.cache.evict(flushed);
         assert!(topic.read_cached(tail, 1).is_none(), "it is read from there");
         let found = read_all(&*topic, tail).await.unwrap();
         assert_eq!(found.len() as u64, topic.tail().since(tail));

@@ -1,0 +1,101 @@
+//! A topic of the embedded log as the contract wants it.
+
+use std::sync::Arc;
+
+use super::queue::{Queue, TopicQueue};
+use super::reader::{self, Files};
+use super::topic::Topic;
+use crate::record::{Epoch, Offset, TopicName};
+use crate::storage::append::OrderedAppender;
+use crate::storage::{Appender, BoxFuture, Chunk, Error, Start, Stored, TopicInfo, TopicLog};
+
+/// A topic, together with what reading it and appending to it takes.
+#[derive(Debug)]
+pub struct Handle {
+    /// The topic.
+    pub topic: Arc<Topic>,
+    /// Open segments.
+    pub files: Arc<Files>,
+    /// The way to the committer.
+    pub queue: Queue,
+}
+
+impl TopicLog for Handle {
+    fn name(&self) -> &TopicName {
+        &self.topic.state.name
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.topic.state.epoch
+    }
+
+    fn info(&self) -> TopicInfo {
+        self.topic.info()
+    }
+
+    fn tail(&self) -> Offset {
+        self.topic.state.tail()
+    }
+
+    fn earliest(&self) -> Offset {
+        self.topic.state.earliest()
+    }
+
+    fn is_deleted(&self) -> bool {
+        self.topic.state.is_deleted()
+    }
+
+    fn wait_beyond(&self, offset: Offset) -> BoxFuture<'_, ()> {
+        Box::pin(self.topic.state.wait_beyond(offset))
+    }
+
+    fn resolve(&self, start: Start) -> BoxFuture<'_, Result<Offset, Error>> {
+        Box::pin(async move {
+            let state = &self.topic.state;
+            let (earliest, tail) = (state.earliest(), state.tail());
+            match start {
+                Start::Earliest => Ok(earliest),
+                Start::Latest => Ok(tail),
+                Start::At(offset) => state.check_readable(offset).map(|()| offset),
+                Start::Last(records) => Ok(earliest.max(Offset::new(tail.get().saturating_sub(records)))),
+                Start::Time(time) => {
+                    let (topic, files) = (self.topic.clone(), self.files.clone());
+                    blocking(move || reader::offset_at(&topic, &files, time)).await
+                }
+            }
+        })
+    }
+
+    fn read_cached(&self, from: Offset, bytes_max: usize) -> Option<Chunk> {
+        self.topic.state.read_cached(from, bytes_max)
+    }
+
+    fn read(&self, from: Offset, bytes_max: usize) -> BoxFuture<'_, Result<Chunk, Error>> {
+        Box::pin(async move {
+            self.topic.state.check_readable(from)?;
+            if let Some(chunk) = self.topic.state.read_cached(from, bytes_max) {
+                return Ok(chunk);
+            }
+            let (topic, files) = (self.topic.clone(), self.files.clone());
+            blocking(move || reader::read(&topic, &files, from, bytes_max)).await
+        })
+    }
+
+    fn appender(&self) -> Box<dyn Appender> {
+        let sink = TopicQueue { topic: self.topic.clone(), queue: self.queue.clone() };
+        Box::new(OrderedAppender::new(sink))
+    }
+}
+
+/// Runs a file read off the async workers.
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(read).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::Unavailable {
+            reason: format!("reading was interrupted: {error}"),
+            stored: Stored::Nothing,
+        }),
+    }
+}

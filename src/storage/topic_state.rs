@@ -1,0 +1,218 @@
+//! The state of one incarnation of a topic, as both engines keep it: identity, settings, tail, earliest offset,
+//! and the tail cache. An engine adds where the records are stored.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use super::chunk::{Chunk, Numbering};
+use super::error::Error;
+use super::retention::Retention;
+use super::tail::TailCache;
+use crate::record::{Epoch, Offset, TopicName, UnixMicros};
+
+/// What can be changed about a topic.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long records are kept.
+    pub retention: Retention,
+    /// When that last changed.
+    pub updated: UnixMicros,
+}
+
+/// All there is to know about a topic.
+#[derive(Clone, Debug)]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: TopicName,
+    /// Its incarnation.
+    pub epoch: Epoch,
+    /// When this incarnation was created.
+    pub created: UnixMicros,
+    /// When its settings last changed.
+    pub updated: UnixMicros,
+    /// How long records are kept.
+    pub retention: Retention,
+    /// The offset of the oldest record kept.
+    pub earliest: Offset,
+    /// The offset the next record will get.
+    pub tail: Offset,
+    /// Bytes of blocks kept, approximately.
+    pub stored_bytes: u64,
+    /// When the newest batch was stored.
+    pub last_publish: Option<UnixMicros>,
+}
+
+/// The state of one incarnation of a topic.
+#[derive(Debug)]
+pub struct TopicState {
+    /// Name of the topic.
+    pub name: TopicName,
+    /// The incarnation.
+    pub epoch: Epoch,
+    /// When this incarnation was created.
+    pub created: UnixMicros,
+    /// The newest blocks.
+    pub cache: TailCache,
+    numbering: Numbering,
+    settings: ArcSwap<Settings>,
+    /// Everything before it is durable. It never goes back.
+    tail: AtomicU64,
+    /// Everything before it is forgotten. It never goes back.
+    earliest: AtomicU64,
+    /// When the newest batch was stored; 0 where there never was one.
+    last_publish: AtomicU64,
+    deleted: AtomicBool,
+    /// Wakes those who wait for the tail to move or the topic to end.
+    moved: Notify,
+}
+
+impl TopicState {
+    /// Creates the state of the topic that `known` describes, with an empty cache.
+    #[must_use]
+    pub fn new(known: TopicInfo, numbering: Numbering) -> Self {
+        let settings = Settings { retention: known.retention, updated: known.updated };
+        Self {
+            name: known.name,
+            epoch: known.epoch,
+            created: known.created,
+            cache: TailCache::default(),
+            numbering,
+            settings: ArcSwap::from_pointee(settings),
+            tail: AtomicU64::new(known.tail.get()),
+            earliest: AtomicU64::new(known.earliest.get()),
+            last_publish: AtomicU64::new(known.last_publish.map_or(0, |time| time.0)),
+            deleted: AtomicBool::new(false),
+            moved: Notify::new(),
+        }
+    }
+
+    /// The offset that the next record will get; everything before it is durable.
+    #[must_use]
+    pub fn tail(&self) -> Offset {
+        Offset::new(self.tail.load(Ordering::Acquire))
+    }
+
+    /// The offset of the oldest record kept; the tail where there is none.
+    #[must_use]
+    pub fn earliest(&self) -> Offset {
+        Offset::new(self.earliest.load(Ordering::Acquire))
+    }
+
+    /// The time at which the newest batch was stored; 0 where there never was one.
+    #[must_use]
+    pub fn last_publish(&self) -> UnixMicros {
+        UnixMicros(self.last_publish.load(Ordering::Acquire))
+    }
+
+    /// The settings as they are now.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        **self.settings.load()
+    }
+
+    /// Whether this incarnation was deleted.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
+    /// Replaces the settings.
+    pub fn set_settings(&self, settings: Settings) {
+        self.settings.store(settings.into());
+    }
+
+    /// Moves the tail over batches that are durable, of which the newest was stored at `time`; the cache holds
+    /// them by then, or nothing that lies before them. Those who wait are woken by [`Self::wake`].
+    pub fn advance(&self, tail: Offset, time: UnixMicros) {
+        self.last_publish.fetch_max(time.0, Ordering::AcqRel);
+        self.tail.fetch_max(tail.get(), Ordering::AcqRel);
+    }
+
+    /// Wakes everyone who waits for the tail to move or the topic to end.
+    pub fn wake(&self) {
+        self.moved.notify_waiters();
+    }
+
+    /// Forgets everything before `earliest`.
+    pub fn trim(&self, earliest: Offset) {
+        self.earliest.fetch_max(earliest.get(), Ordering::AcqRel);
+    }
+
+    /// Ends this incarnation. The engine then empties the cache.
+    pub fn delete(&self) {
+        self.deleted.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Checks that there is something to read at `from`, or will be next.
+    ///
+    /// # Errors
+    /// [`Error::TopicNotFound`], [`Error::Trimmed`], [`Error::BeyondTail`].
+    pub fn check_readable(&self, from: Offset) -> Result<(), Error> {
+        let (epoch, earliest, tail) = (self.epoch, self.earliest(), self.tail());
+        match () {
+            () if self.is_deleted() => Err(Error::TopicNotFound),
+            // A trim may be known before the batches that it reaches to.
+            () if from < earliest => Err(Error::Trimmed { epoch, earliest, tail: tail.max(earliest) }),
+            () if from > tail => Err(Error::BeyondTail { epoch, earliest, tail }),
+            () => Ok(()),
+        }
+    }
+
+    /// Reads from the cache, from `from` on: at most about `bytes_max` bytes, at least one run. None where the
+    /// cache does not hold `from`.
+    #[must_use]
+    pub fn read_cached(&self, from: Offset, bytes_max: usize) -> Option<Chunk> {
+        let chunk = self.cached_from(from, bytes_max)?;
+        // There may be no record from `from` to the end of its run.
+        if chunk.runs.is_empty() { self.cached_from(chunk.next, bytes_max) } else { Some(chunk) }
+    }
+
+    fn cached_from(&self, from: Offset, bytes_max: usize) -> Option<Chunk> {
+        // The tail bounds what is visible: a run is in the cache a moment before it is.
+        let tail = self.tail();
+        if from >= tail || from < self.earliest() {
+            return None;
+        }
+        let mut taken = 0;
+        let runs = self.cache.runs_from(from, |run| {
+            let more = run.end <= tail && (taken == 0 || taken + run.blocks.len() <= bytes_max);
+            taken += run.blocks.len();
+            more
+        });
+        let runs = runs.into_iter().map(|run| (run.first, run.end, run.blocks));
+        Chunk::of(from, runs, self.numbering).ok().filter(|chunk| chunk.next > from)
+    }
+
+    /// Resolves once the tail is beyond `offset` or the topic is deleted. Cancel-safe.
+    pub async fn wait_beyond(&self, offset: Offset) {
+        loop {
+            let mut moved = std::pin::pin!(self.moved.notified());
+            // Registers before looking, so that a move in between is not missed.
+            moved.as_mut().enable();
+            if self.tail() > offset || self.is_deleted() {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// Describes the topic, which takes `stored_bytes` in its engine.
+    #[must_use]
+    pub fn info(&self, stored_bytes: u64) -> TopicInfo {
+        let (settings, last) = (self.settings(), self.last_publish());
+        TopicInfo {
+            name: self.name.clone(),
+            epoch: self.epoch,
+            created: self.created,
+            updated: settings.updated,
+            retention: settings.retention,
+            earliest: self.earliest(),
+            tail: self.tail(),
+            stored_bytes,
+            last_publish: (last.0 != 0).then_some(last),
+        }
+    }
+}
