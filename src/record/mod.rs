@@ -6,6 +6,8 @@ mod content;
 mod names;
 pub mod offsetless;
 pub mod protobuf;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod walk;
 
 pub use batch::{Batch, BatchLimits, Violation};

@@ -16,12 +16,13 @@ use tonic_types::StatusExt;
 use super::{Error, Opener, Running, start, start_with};
 use crate::config::Config;
 use crate::proto::{example, v1};
+use crate::record::testing::records_of;
 use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::embedded::OpenError;
+use crate::storage::embedded::simulated::SimulatedLog;
 use crate::storage::{
     self, BoxFuture, Error as LogError, Health as LogHealth, Log, Retention, TopicInfo, TopicLog,
 };
-use crate::topic::memory::{MemoryLog, records_of};
 use crate::wire::stubs::example::example_service_client::ExampleServiceClient;
 use crate::wire::stubs::example::my_service_client::MyServiceClient;
 use crate::wire::stubs::v1::stream_service_client::StreamServiceClient;
@@ -37,9 +38,9 @@ fn config(data: &std::path::Path) -> Config {
     }
 }
 
-/// A server on a log in memory.
+/// A server on a log on a simulated disk.
 async fn in_memory() -> Running {
-    let open: Opener = Box::new(|_| Ok(MemoryLog::new() as Arc<dyn Log>));
+    let open: Opener = Box::new(|_| Ok(SimulatedLog::new().log()));
     let mut running = start_with(config("unused".as_ref()), open).await.unwrap();
     running.ready().await.unwrap();
     running
@@ -102,7 +103,7 @@ async fn while_the_log_recovers_for_long_calls_are_told_to_come_back() {
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let open: Opener = Box::new(move |_| {
         let _ = wait.recv();
-        Ok(MemoryLog::new() as Arc<dyn Log>)
+        Ok(SimulatedLog::new().log())
     });
     let mut running = start_with(config("unused".as_ref()), open).await.unwrap();
     let status = streams(&running).await.publish(publish("orders", &["a"])).await.unwrap_err();
@@ -134,7 +135,7 @@ async fn a_shutdown_during_recovery_ends_in_time_and_serves_nothing() {
     for takes in [Duration::from_millis(200), Duration::from_secs(3)] {
         let open: Opener = Box::new(move |_| {
             std::thread::sleep(takes);
-            Ok(MemoryLog::new() as Arc<dyn Log>)
+            Ok(SimulatedLog::new().log())
         });
         let config = Config { drain_timeout: Duration::from_secs(1), ..config("unused".as_ref()) };
         let running = start_with(config, open).await.unwrap();
@@ -148,7 +149,7 @@ async fn a_shutdown_during_recovery_ends_in_time_and_serves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_delay_longer_than_the_budget_leaves_calls_time_to_end() {
-    let open: Opener = Box::new(|_| Ok(MemoryLog::new() as Arc<dyn Log>));
+    let open: Opener = Box::new(|_| Ok(SimulatedLog::new().log()));
     let config = Config { drain_delay: Duration::from_secs(60), ..config("unused".as_ref()) };
     let mut running = start_with(config, open).await.unwrap();
     running.ready().await.unwrap();
@@ -340,7 +341,7 @@ async fn a_drain_tells_open_calls_where_to_resume() {
 /// A load balancer that does not ask for health connects until the port is closed.
 #[tokio::test]
 async fn who_connected_before_the_port_closed_is_answered() {
-    let open: Opener = Box::new(|_| Ok(MemoryLog::new() as Arc<dyn Log>));
+    let open: Opener = Box::new(|_| Ok(SimulatedLog::new().log()));
     let config = Config { drain_delay: Duration::ZERO, ..config("unused".as_ref()) };
     let mut running = start_with(config, open).await.unwrap();
     running.ready().await.unwrap();
@@ -384,7 +385,7 @@ async fn a_drain_is_bounded_whatever_peers_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_over_the_cap_are_closed_and_freed_ones_count_again() {
-    let open: Opener = Box::new(|_| Ok(MemoryLog::new() as Arc<dyn Log>));
+    let open: Opener = Box::new(|_| Ok(SimulatedLog::new().log()));
     let config = Config { connections_max: 1, ..config("unused".as_ref()) };
     let mut running = start_with(config, open).await.unwrap();
     running.ready().await.unwrap();
@@ -405,8 +406,8 @@ async fn connections_over_the_cap_are_closed_and_freed_ones_count_again() {
     panic!("the place was never free again");
 }
 
-/// A log in memory in which looking up the topic `boom` panics.
-struct Fragile(Arc<MemoryLog>);
+/// A log in which looking up the topic `boom` panics.
+struct Fragile(Arc<dyn Log>);
 
 impl Log for Fragile {
     fn known(&self, _: &TopicName) -> Option<Arc<dyn TopicLog>> {
@@ -472,7 +473,7 @@ impl Log for Fragile {
 /// A panic inside a call fails that call, and none beside it on the same connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_fails_its_own_call_and_is_counted() {
-    let open: Opener = Box::new(|_| Ok(Arc::new(Fragile(MemoryLog::new())) as Arc<dyn Log>));
+    let open: Opener = Box::new(|_| Ok(Arc::new(Fragile(SimulatedLog::new().log())) as Arc<dyn Log>));
     let mut running = start_with(config("unused".as_ref()), open).await.unwrap();
     running.ready().await.unwrap();
     let mut client = streams(&running).await;

@@ -241,7 +241,7 @@ mod tests {
     fn request(value: usize) -> IngestRequest {
         let value = vec![7; value];
         let value = String::from_utf8(value).unwrap();
-        let records = crate::topic::memory::records_of(&[&value]);
+        let records = crate::record::testing::records_of(&[&value]);
         let publish = PublishRequest { topic: "t".into(), records, ..PublishRequest::default() };
         IngestRequest { publish: Some(publish) }
     }

@@ -1,6 +1,5 @@
 //! What a page of ListTopics costs: counted in names looked at and patterns tried, not in time.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use prost::Message;
@@ -10,9 +9,9 @@ use crate::auth::{self, Auth, Caller, Limits};
 use crate::config::Config;
 use crate::proto::v1::ListTopicsRequest;
 use crate::record::TopicName;
-use crate::storage::{Log, Retention};
+use crate::storage::Retention;
+use crate::storage::embedded::simulated::SimulatedLog;
 use crate::topic::Topics;
-use crate::topic::memory::MemoryLog;
 
 const TENANTS: usize = 1000;
 const TOPICS: usize = 10_000;
@@ -20,8 +19,15 @@ const TOPICS: usize = 10_000;
 /// A thousand tenants with a token and a rule each, and ten topics of each.
 struct House {
     auth: Auth,
-    log: Arc<MemoryLog>,
+    log: SimulatedLog,
     topics: Topics,
+}
+
+async fn create(log: &SimulatedLog, names: impl Iterator<Item = String>, retention: Retention) {
+    let log = log.log();
+    let created = names.map(|name| log.create(TopicName::parse(&name).unwrap(), retention));
+    let created = futures_util::future::join_all(created).await;
+    assert!(created.iter().all(Result::is_ok));
 }
 
 async fn house(more: &str) -> House {
@@ -45,12 +51,10 @@ async fn house(more: &str) -> House {
         policy: Some(dir.path().join("policy")),
         ..auth::Options::default()
     });
-    let (log, topics) = (MemoryLog::new(), Topics::new(&Config::default()));
-    for i in 0..TOPICS {
-        let name = TopicName::parse(&format!("t{:03}.{}", i / 10, i % 10)).unwrap();
-        log.create(name, Retention::default()).await.unwrap();
-    }
-    topics.open(log.clone());
+    let (log, topics) = (SimulatedLog::new(), Topics::new(&Config::default()));
+    let names = (0..TOPICS).map(|i| format!("t{:03}.{}", i / 10, i % 10));
+    create(&log, names, Retention::default()).await;
+    topics.open(log.log());
     House { auth: auth.unwrap(), log, topics }
 }
 
@@ -105,17 +109,15 @@ async fn a_page_costs_what_it_answers_among_a_thousand_tokens_and_ten_thousand_t
 #[tokio::test]
 async fn a_page_has_so_many_bytes_whatever_topics_are_called() {
     let topics = Topics::new(&Config::default());
-    let log = MemoryLog::new();
+    let log = SimulatedLog::new();
     let most = Retention {
         max_age: Some(Duration::from_secs(u64::from(u32::MAX)) + Duration::from_nanos(999_999_000)),
         max_bytes: Some(u64::MAX),
         max_records: Some(u64::MAX),
     };
     let names: Vec<_> = (0..1000).map(|n| format!("{n:0128}")).collect();
-    for name in &names {
-        log.create(TopicName::parse(name).unwrap(), most).await.unwrap();
-    }
-    topics.open(log);
+    create(&log, names.iter().cloned(), most).await;
+    topics.open(log.log());
     let caller = Auth::open(Limits::default()).caller(None).unwrap();
     let (mut found, mut token) = (Vec::new(), String::new());
     loop {

@@ -1,6 +1,4 @@
-//! Status mapping and the Exchange protocol, against the log in memory.
-
-use std::sync::Arc;
+//! Status mapping and the Exchange protocol, against a log on a simulated disk.
 
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
@@ -13,9 +11,10 @@ use super::status::{Context, Error, reason_name, status, with_details};
 use super::{Streams, request};
 use crate::config::Config;
 use crate::proto::v1::{self, ErrorReason as Reason};
-use crate::record::{Epoch, Offset, Position, Violation};
-use crate::storage::{self, Log, Stored};
-use crate::topic::memory::{MemoryLog, records_of};
+use crate::record::testing::records_of;
+use crate::record::{Epoch, Offset, Position, TopicName, Violation};
+use crate::storage::embedded::simulated::{SimulatedLog, block_on, wait_until};
+use crate::storage::{self, Retention, Stored};
 use crate::topic::{self, Topics};
 use crate::wire::{ExchangeRequest, ExchangeResponse, MALFORMED, PublishRequest};
 
@@ -150,15 +149,15 @@ type Requests = UnboundedReceiverStream<Result<ExchangeRequest, Status>>;
 
 struct Call {
     topics: Topics,
-    log: Arc<MemoryLog>,
+    log: SimulatedLog,
     requests: Option<mpsc::UnboundedSender<Result<ExchangeRequest, Status>>>,
     responses: Exchange<Requests>,
 }
 
 impl Call {
     async fn new(config: Config) -> Self {
-        let (topics, log) = (Topics::new(&config), MemoryLog::new());
-        topics.open(Arc::clone(&log) as Arc<dyn Log>);
+        let (topics, log) = (Topics::new(&config), SimulatedLog::new());
+        topics.open(log.log());
         let (requests, taken) = mpsc::unbounded_channel();
         let streams = Streams::new(topics.clone(), crate::auth::Auth::open(Default::default()), &config);
         let call = super::call::Call::begin(&streams, &http::Extensions::new()).expect("everybody may");
@@ -166,11 +165,24 @@ impl Call {
         Self { topics, log, requests: Some(requests), responses }
     }
 
+    /// A call on a topic that is there, so that nothing of the log is waited for before the first append.
+    async fn on_topic(config: Config) -> Self {
+        let call = Self::new(config).await;
+        block_on(call.topics.create(TopicName::parse("orders").unwrap(), Retention::default())).unwrap();
+        call
+    }
+
     /// A call that is open.
     async fn open() -> Self {
-        let call = Self::new(Config::default()).await;
+        let call = Self::on_topic(Config::default()).await;
         call.send(open("orders"));
         call
+    }
+
+    /// Lets the call do what it can; it has nothing to say yet.
+    async fn work(&mut self) {
+        let next = tokio::task::unconstrained(self.responses.next());
+        assert!(futures_util::poll!(next).is_pending());
     }
 
     fn send(&self, request: ExchangeRequest) {
@@ -225,8 +237,13 @@ fn metadata(status: &Status, key: &str) -> Option<String> {
 #[tokio::test]
 async fn receipts_of_what_is_ready_come_in_one_message_and_half_close_ends_well() {
     let mut call = Call::open().await;
+    call.log.hold_syncs(true);
     call.publish(1..=3000);
     call.requests = None;
+    call.work().await;
+    call.log.hold_syncs(false);
+    // Answered behind all that was handed to the log before it.
+    call.log.put("orders", &["last"]);
     let first = call.next().await.unwrap().unwrap();
     assert!(first.receipts.len() >= 1024, "{} receipts", first.receipts.len());
     let mut numbers: Vec<u64> = first.receipts.iter().map(|r| r.number).collect();
@@ -265,7 +282,7 @@ async fn protocol_faults_are_told_after_the_receipts() {
         assert_eq!((numbers, reason(&status).as_str()), (vec![1, 2], "PROTOCOL_VIOLATION"), "{what}");
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(metadata(&status, "resume_offset").as_deref(), Some("2"), "{what}");
-        assert_eq!(call.log.topic("orders").stored(), 2, "{what}");
+        assert_eq!(call.log.tail("orders"), 2, "{what}");
     }
 }
 
@@ -346,22 +363,23 @@ async fn a_bad_batch_fails_its_number_and_stores_none_after_it() {
     assert!(status.message().contains('3'), "{}", status.message());
     let field = &status.get_error_details().bad_request().unwrap().field_violations[0].field.clone();
     assert_eq!(field, "publish.publish.records");
-    assert_eq!(call.log.topic("orders").stored(), 2);
+    assert_eq!(call.log.tail("orders"), 2);
 }
 
 #[tokio::test]
 async fn a_refused_append_names_its_number_after_the_receipts_before_it() {
     let mut call = Call::open().await;
-    // The open is resolved before the log is told what to answer.
-    assert!(futures_util::poll!(call.responses.next()).is_pending());
-    call.log.topic("orders").answer(vec![None, None, Some(storage::Error::DiskFull)]);
-    call.publish(1..=5);
+    call.publish(1..=2);
+    let ExchangeRequest::Publish { number, mut publish } = publish(3) else { unreachable!() };
+    publish.expected_offset = Some(7);
+    call.send(ExchangeRequest::Publish { number, publish });
+    call.publish(4..=5);
     let (numbers, status) = call.finish().await;
     let status = status.unwrap();
-    assert_eq!((numbers, reason(&status).as_str()), (vec![1, 2], "DISK_FULL"));
+    assert_eq!((numbers, reason(&status).as_str()), (vec![1, 2], "EXPECTED_OFFSET_MISMATCH"));
     assert_eq!(metadata(&status, "number").as_deref(), Some("3"));
     assert_eq!(metadata(&status, "resume_offset").as_deref(), Some("2"));
-    assert_eq!(call.log.topic("orders").stored(), 2);
+    assert_eq!(call.log.tail("orders"), 2);
 }
 
 #[tokio::test]
@@ -376,17 +394,15 @@ async fn a_message_that_cannot_be_read_is_told_after_the_receipts() {
 
 #[tokio::test]
 async fn the_window_bounds_what_is_not_acknowledged() {
-    let mut call = Call::new(Config::default()).await;
+    let mut call = Call::on_topic(Config::default()).await;
     call.send(ExchangeRequest::Open(
         v1::Open { topic: "orders".to_owned(), window: 2, ..v1::Open::default() }.into(),
     ));
-    assert!(futures_util::poll!(call.responses.next()).is_pending());
-    let topic = call.log.topic("orders");
-    topic.set_durable(false);
+    call.log.hold_syncs(true);
     call.publish(1..=10);
-    assert!(futures_util::poll!(call.responses.next()).is_pending());
-    assert_eq!(topic.stored(), 2);
-    topic.set_durable(true);
+    call.work().await;
+    assert_eq!(call.log.batches(), 2);
+    call.log.hold_syncs(false);
     call.requests = None;
     let (numbers, end) = call.finish().await;
     assert_eq!((numbers, end.is_none()), ((1..=10).collect::<Vec<_>>(), true));
@@ -395,28 +411,29 @@ async fn the_window_bounds_what_is_not_acknowledged() {
 #[tokio::test]
 async fn a_drain_acknowledges_what_was_taken_and_says_so() {
     let mut call = Call::open().await;
-    assert!(futures_util::poll!(call.responses.next()).is_pending());
-    let topic = call.log.topic("orders");
-    topic.set_durable(false);
+    call.log.hold_syncs(true);
     call.publish([1, 2]);
-    assert!(futures_util::poll!(call.responses.next()).is_pending());
+    call.work().await;
     call.topics.drain();
     call.publish([3]);
-    assert!(futures_util::poll!(call.responses.next()).is_pending());
-    topic.set_durable(true);
-    let receipts = call.next().await.unwrap().unwrap().receipts;
+    call.work().await;
+    call.log.hold_syncs(false);
+    let mut receipts = Vec::new();
+    while receipts.len() < 2 {
+        receipts.extend(call.next().await.unwrap().unwrap().receipts);
+    }
     assert_eq!(receipts.iter().map(|r| r.number).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(call.next().await.unwrap().unwrap().notice, v1::Notice::Draining);
     let status = call.next().await.unwrap().unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "SERVER_DRAINING"));
     assert_eq!(metadata(&status, "resume_offset").as_deref(), Some("2"));
-    assert_eq!(topic.stored(), 2);
+    assert_eq!(call.log.tail("orders"), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_old_enough_acknowledges_and_says_so() {
     let age = std::time::Duration::from_secs(60);
-    let mut call = Call::new(Config { stream_age_max: age, ..Config::default() }).await;
+    let mut call = Call::on_topic(Config { stream_age_max: age, ..Config::default() }).await;
     let open = v1::Open {
         topic: "orders".to_owned(),
         subscribe: Some(v1::SubscribeRequest::default()),
@@ -425,6 +442,9 @@ async fn a_call_that_is_old_enough_acknowledges_and_says_so() {
     let begun = tokio::time::Instant::now();
     call.send(ExchangeRequest::Open(open.into()));
     call.publish([1]);
+    let caught_up = call.next().await.unwrap().unwrap().delivery.unwrap();
+    assert_eq!(caught_up.notice, v1::Notice::CaughtUp);
+    wait_until(|| call.log.tail("orders") == 1);
     let (mut receipts, mut next) = (0, 0);
     let notice = loop {
         let response = call.next().await.unwrap().unwrap();
@@ -465,7 +485,7 @@ async fn deliveries_go_on_after_half_close_and_limits_end_the_call() {
         next = response.delivery.map_or(next, |delivery| delivery.next.offset.get());
     }
     assert!(futures_util::poll!(call.responses.next()).is_pending());
-    call.log.topic("orders").put(&["last"], crate::record::UnixMicros::now());
+    call.log.put("orders", &["last"]);
     let last = call.next().await.unwrap().unwrap().delivery.unwrap();
     assert_eq!(last.next.offset.get(), 3);
     assert!(call.next().await.is_none());

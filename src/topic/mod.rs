@@ -5,8 +5,6 @@ mod admission;
 mod connection;
 mod error;
 mod limit;
-#[cfg(test)]
-pub(crate) mod memory;
 mod publisher;
 mod send_budget;
 mod shutdown;

@@ -1,24 +1,25 @@
-//! The subscription loop and the publisher against the log in memory, on a paused clock.
+//! The subscription loop and the publisher against a log on a simulated disk, on a paused clock.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::memory::{MemoryLog, batch_of};
 use super::{Delivery, Error, From, Notice, OutOfRange, ReadLimit, Subscribe, Subscription, Topics};
 use crate::config::Config;
 use crate::record::block::Blocks;
+use crate::record::testing::batch_of;
 use crate::record::{Epoch, Offset, Position, TopicName, UnixMicros};
-use crate::storage::{self, Log, Retention, Start};
+use crate::storage::embedded::simulated::{SimulatedLog, block_on};
+use crate::storage::{self, Retention, Start};
 
 const TIME: UnixMicros = UnixMicros(1_700_000_000_000_000);
+const HOUR: Duration = Duration::from_secs(3600);
 
 fn name() -> TopicName {
     TopicName::parse("orders").unwrap()
 }
 
-async fn served(config: Config) -> (Topics, Arc<MemoryLog>) {
-    let (topics, log) = (Topics::new(&config), MemoryLog::new());
-    topics.open(Arc::clone(&log) as Arc<dyn Log>);
+async fn served(config: Config) -> (Topics, SimulatedLog) {
+    let (topics, log) = (Topics::new(&config), SimulatedLog::new());
+    topics.open(log.log());
     topics.create(name(), Retention::default()).await.unwrap();
     (topics, log)
 }
@@ -69,18 +70,25 @@ async fn drained(mut subscription: Subscription) -> Vec<(u64, String)> {
 
 #[tokio::test(start_paused = true)]
 async fn history_then_live_in_one_path() {
-    for cached_from in [0, 3, 100] {
+    for flushed in [0, 1, 2] {
         let (topics, log) = served(Config::default()).await;
-        let topic = log.topic("orders");
-        topic.set_cached_from(Offset::new(cached_from));
-        topic.put(&["a", "b"], TIME);
-        topic.put(&["c"], TIME);
+        for (n, values) in [&["a", "b"][..], &["c"]].into_iter().enumerate() {
+            log.put("orders", values);
+            if flushed == n + 1 {
+                log.flush("orders");
+            }
+        }
         let mut subscription = subscribe(&topics, Start::Earliest).await;
-        let history = next(&mut subscription).await;
-        assert_eq!(records(&history), expected(0, &["a", "b", "c"]), "cached from {cached_from}");
-        assert_eq!((history.next.offset.get(), history.tail.get()), (3, 3));
-        assert_eq!(history.notice, Some(Notice::CaughtUp));
-        topic.put(&["d"], TIME);
+        let (mut history, mut caught_up) = (Vec::new(), None);
+        while caught_up.is_none() {
+            let delivery = next(&mut subscription).await;
+            history.extend(records(&delivery));
+            assert_eq!((delivery.next.offset.get(), delivery.tail.get()), (history.len() as u64, 3));
+            caught_up = delivery.notice;
+        }
+        assert_eq!(history, expected(0, &["a", "b", "c"]), "{flushed} batches are on disk only");
+        assert_eq!(caught_up, Some(Notice::CaughtUp));
+        log.put("orders", &["d"]);
         let live = next(&mut subscription).await;
         assert_eq!((records(&live), live.notice), (expected(3, &["d"]), None));
     }
@@ -92,7 +100,7 @@ async fn small_live_batches_make_one_message() {
     let mut subscription = subscribe(&topics, Start::Latest).await;
     assert_eq!(next(&mut subscription).await.notice, Some(Notice::CaughtUp));
     for value in ["a", "b", "c"] {
-        log.topic("orders").put(&[value], TIME);
+        log.put("orders", &[value]);
     }
     assert_eq!(records(&next(&mut subscription).await), expected(0, &["a", "b", "c"]));
 }
@@ -100,8 +108,8 @@ async fn small_live_batches_make_one_message() {
 #[tokio::test(start_paused = true)]
 async fn a_start_inside_a_batch_delivers_its_rest() {
     let (topics, log) = served(Config::default()).await;
-    log.topic("orders").put(&["a", "b", "c"], TIME);
-    log.topic("orders").put(&["d"], TIME);
+    log.put("orders", &["a", "b", "c"]);
+    log.put("orders", &["d"]);
     let mut subscription = subscribe(&topics, Start::At(Offset::new(2))).await;
     assert_eq!(records(&next(&mut subscription).await), expected(2, &["c", "d"]));
 }
@@ -125,7 +133,7 @@ async fn silence_is_broken_by_heartbeats_with_jitter() {
     }
     // A delivery puts the next heartbeat off.
     tokio::time::sleep(Duration::from_secs(8)).await;
-    log.topic("orders").put(&["a"], TIME);
+    log.put("orders", &["a"]);
     assert_eq!(records(&next(&mut subscription).await).len(), 1);
     let before = tokio::time::Instant::now();
     assert!(next(&mut subscription).await.runs.is_empty());
@@ -135,8 +143,9 @@ async fn silence_is_broken_by_heartbeats_with_jitter() {
 #[tokio::test(start_paused = true)]
 async fn limits_cut_inside_a_batch() {
     let (topics, log) = served(Config::default()).await;
-    log.topic("orders").put(&["a", "b"], TIME);
-    log.topic("orders").put(&["c", "d"], UnixMicros(TIME.0 + 10));
+    log.put("orders", &["a", "b"]);
+    log.pass(HOUR);
+    let later = log.put("orders", &["c", "d"]).time;
     let all = ["a", "b", "c", "d"];
     for max in 1..=4_u64 {
         let limit = ReadLimit { max_records: Some(max), ..ReadLimit::default() };
@@ -145,7 +154,7 @@ async fn limits_cut_inside_a_batch() {
     }
     let limit = ReadLimit { max_bytes: Some(1), ..ReadLimit::default() };
     assert_eq!(drained(limited(&topics, Start::Earliest, limit).await).await, expected(0, &["a"]));
-    let limit = ReadLimit { until: Some(UnixMicros(TIME.0 + 10)), ..ReadLimit::default() };
+    let limit = ReadLimit { until: Some(later), ..ReadLimit::default() };
     assert_eq!(drained(limited(&topics, Start::Earliest, limit).await).await, expected(0, &["a", "b"]));
 }
 
@@ -153,7 +162,7 @@ async fn limits_cut_inside_a_batch() {
 async fn bytes_are_never_exceeded_but_by_one_record() {
     let (topics, log) = served(Config::default()).await;
     for _ in 0..4 {
-        log.topic("orders").put(&["0123456789", "0123456789", "0123456789"], TIME);
+        log.put("orders", &["0123456789", "0123456789", "0123456789"]);
     }
     for max in [30, 60, 61, 100, 200, 1000] {
         let limit = ReadLimit { max_bytes: Some(max), ..ReadLimit::default() };
@@ -179,9 +188,9 @@ async fn stop_at_tail_means_the_tail_at_the_start() {
     let mut subscription = limited(&topics, Start::Earliest, limit).await;
     assert_eq!(next(&mut subscription).await.notice, Some(Notice::CaughtUp));
     assert!(subscription.next().await.is_none());
-    log.topic("orders").put(&["a"], TIME);
+    log.put("orders", &["a"]);
     let subscription = limited(&topics, Start::Earliest, limit).await;
-    log.topic("orders").put(&["b"], TIME);
+    log.put("orders", &["b"]);
     assert_eq!(drained(subscription).await, expected(0, &["a"]));
 }
 
@@ -189,7 +198,7 @@ async fn stop_at_tail_means_the_tail_at_the_start() {
 async fn a_start_out_of_range_follows_the_policy() {
     let (topics, log) = served(Config::default()).await;
     for value in ["a", "b", "c"] {
-        log.topic("orders").put(&[value], TIME);
+        log.put("orders", &[value]);
     }
     topics.trim(&name(), None, Offset::new(1)).await.unwrap();
     let ask = async |at, out_of_range| {
@@ -221,12 +230,12 @@ async fn trimming_under_a_reader_follows_the_policy() {
     for policy in [OutOfRange::Fail, OutOfRange::Earliest, OutOfRange::Latest] {
         let (topics, log) = served(Config::default()).await;
         for value in ["a", "b", "c"] {
-            log.topic("orders").put(&[value], TIME);
+            log.put("orders", &[value]);
         }
         let request = Subscribe { out_of_range: policy, ..Subscribe::from(From::Start(Start::Earliest)) };
         let mut subscription =
             topics.subscribe(&name(), request, topics.shutdown_signal().child()).await.unwrap();
-        topics.trim(&name(), None, Offset::new(2)).await.unwrap();
+        block_on(topics.trim(&name(), None, Offset::new(2))).unwrap();
         let Some(first) = subscription.next().await else { panic!("goes on") };
         if policy == OutOfRange::Fail {
             let error = first.unwrap_err();
@@ -246,9 +255,9 @@ async fn a_topic_deleted_under_a_reader_is_not_found_and_recreated_is_another() 
         let (topics, _log) = served(Config::default()).await;
         let mut subscription = subscribe(&topics, Start::Latest).await;
         next(&mut subscription).await;
-        topics.delete(&name(), None).await.unwrap();
+        block_on(topics.delete(&name(), None)).unwrap();
         if recreated {
-            topics.create(name(), Retention::default()).await.unwrap();
+            block_on(topics.create(name(), Retention::default())).unwrap();
         }
         let error = subscription.next().await.unwrap().unwrap_err();
         match error {
@@ -262,7 +271,7 @@ async fn a_topic_deleted_under_a_reader_is_not_found_and_recreated_is_another() 
 #[tokio::test(start_paused = true)]
 async fn positions_hold_for_their_epoch_only_and_create_nothing() {
     let (topics, log) = served(Config::default()).await;
-    log.topic("orders").put(&["a", "b"], TIME);
+    log.put("orders", &["a", "b"]);
     let epoch = topics.get(&name()).await.unwrap().epoch();
     let at = |name: &str, epoch, offset| {
         let position = Position { epoch, offset: Offset::new(offset) };
@@ -285,7 +294,7 @@ async fn positions_hold_for_their_epoch_only_and_create_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_drain_tells_where_to_resume() {
     let (topics, log) = served(Config::default()).await;
-    log.topic("orders").put(&["a"], TIME);
+    log.put("orders", &["a"]);
     let mut idle = subscribe(&topics, Start::Earliest).await;
     next(&mut idle).await;
     let waiting = tokio::spawn(async move { (idle.next().await, idle.next().await, idle.next().await) });
@@ -305,10 +314,9 @@ async fn a_drain_tells_where_to_resume() {
 #[tokio::test(start_paused = true)]
 async fn a_time_limit_ends_a_subscription_at_the_tail() {
     let (topics, log) = served(Config::default()).await;
-    log.topic("orders").put(&["a"], TIME);
-    let limit = ReadLimit { until: Some(UnixMicros::now()), ..ReadLimit::default() };
-    // The wall clock is not paused: give it a time limit that has passed for good.
-    let past = ReadLimit { until: Some(UnixMicros(TIME.0 + 1)), ..limit };
+    let stored = log.put("orders", &["a"]).time;
+    // The wall clock is not paused: this limit has passed for good.
+    let past = ReadLimit { until: Some(UnixMicros(stored.0 + 1)), ..ReadLimit::default() };
     assert_eq!(drained(limited(&topics, Start::Earliest, past).await).await, expected(0, &["a"]));
 }
 
@@ -319,7 +327,7 @@ async fn a_call_waits_for_a_server_that_starts_but_not_for_long() {
     let early = starting.clone();
     let early = tokio::spawn(async move { early.get_or_create(&name()).await.map(drop) });
     tokio::time::sleep(Duration::from_secs(1)).await;
-    starting.open(MemoryLog::new());
+    starting.open(SimulatedLog::new().log());
     early.await.unwrap().unwrap();
     let starting = Topics::new(&Config::default());
     let closing = starting.clone();
@@ -343,7 +351,7 @@ async fn bytes_stay_admitted_until_the_append_is_resolved() {
     let batch = batch_of(&["a"]);
     let config = Config { inflight_bytes_max: batch.weight(), ..Config::default() };
     let (topics, log) = served(config).await;
-    log.topic("orders").set_durable(false);
+    log.hold_syncs(true);
     let publish = async |batch| {
         let topic = topics.get(&name()).await.unwrap();
         super::publish(topic, topics.connections().clone(), batch).await
@@ -355,34 +363,38 @@ async fn bytes_stay_admitted_until_the_append_is_resolved() {
     let mut second = Box::pin(publish(batch));
     tokio::task::yield_now().await;
     assert!(futures_util::poll!(&mut second).is_pending());
-    assert_eq!(log.topic("orders").stored(), 1);
-    log.topic("orders").set_durable(true);
+    assert_eq!(log.batches(), 1);
+    log.hold_syncs(false);
     assert_eq!(second.await.unwrap().first.get(), 1);
 }
 
 /// A start in the future is no start at the tail: what is stored before that time is not delivered.
 #[tokio::test(start_paused = true)]
 async fn a_start_at_a_time_to_come_delivers_nothing_stored_before_it() {
-    for cached_from in [0, 100] {
+    for flushed in [false, true] {
         let (topics, log) = served(Config::default()).await;
-        let topic = log.topic("orders");
-        topic.set_cached_from(Offset::new(cached_from));
-        let at = |seconds: u64| UnixMicros(TIME.0 + seconds * 1_000_000);
-        topic.put(&["a"], at(0));
-        let mut subscription = subscribe(&topics, Start::Time(at(60))).await;
+        let stored = log.put("orders", &["a"]).time;
+        let start = Start::Time(UnixMicros(stored.0 + 60 * HOUR.as_micros() as u64));
+        let mut subscription = subscribe(&topics, start).await;
         assert_eq!(next(&mut subscription).await.notice, Some(Notice::CaughtUp));
-        topic.put(&["b", "c"], at(30));
+        log.pass(30 * HOUR);
+        log.put("orders", &["b", "c"]);
         assert!(futures_util::poll!(Box::pin(subscription.next())).is_pending());
-        topic.put(&["d"], at(59));
-        topic.put(&["e", "f"], at(60));
-        topic.put(&["g"], at(60));
+        log.pass(29 * HOUR);
+        log.put("orders", &["d"]);
+        log.pass(HOUR);
+        log.put("orders", &["e", "f"]);
+        log.put("orders", &["g"]);
+        if flushed {
+            log.flush("orders");
+        }
         let mut found = records(&next(&mut subscription).await);
         if found.len() < 3 {
             found.extend(records(&next(&mut subscription).await));
         }
-        assert_eq!(found, expected(4, &["e", "f", "g"]), "cached from {cached_from}");
+        assert_eq!(found, expected(4, &["e", "f", "g"]), "on disk only: {flushed}");
         let limit = ReadLimit { max_records: Some(1), ..ReadLimit::default() };
-        let few = limited(&topics, Start::Time(at(60)), limit).await;
+        let few = limited(&topics, start, limit).await;
         assert_eq!(drained(few).await, expected(4, &["e"]));
     }
 }
@@ -413,8 +425,8 @@ async fn a_read_creates_a_topic_only_where_it_waits_for_records() {
     ] {
         for (auto_create_on_subscribe, creates) in [(true, creates), (false, false)] {
             let config = Config { auto_create_on_subscribe, ..Config::default() };
-            let (topics, log) = (Topics::new(&config), MemoryLog::new());
-            topics.open(Arc::clone(&log) as Arc<dyn Log>);
+            let (topics, log) = (Topics::new(&config), SimulatedLog::new().log());
+            topics.open(log.clone());
             let request = Subscribe { from, out_of_range, limit, heartbeat_interval: None };
             let found = topics.subscribe(&name(), request, topics.shutdown_signal().child()).await;
             let what = format!("{from:?} {out_of_range:?} {limit:?} {auto_create_on_subscribe}");

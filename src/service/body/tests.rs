@@ -1,4 +1,4 @@
-//! Bodies of long answers against the log in memory: in pieces, dropped and read again, while others read.
+//! Bodies of long answers against a log on a simulated disk: in pieces, dropped and read again, while others read.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -13,9 +13,9 @@ use tonic::{Response, Status, body::Body};
 
 use super::{Answers, Outgoing, beside, taken};
 use crate::proto::v1;
-use crate::record::{Epoch, Offset, Position, Receipt, TopicName, UnixMicros};
-use crate::storage::{Log, Retention, TopicLog};
-use crate::topic::memory::MemoryLog;
+use crate::record::{Epoch, Offset, Position, Receipt, TopicName};
+use crate::storage::embedded::simulated::SimulatedLog;
+use crate::storage::{Retention, TopicLog};
 use crate::topic::{FRAME_MAX, SendBudget, UnreadFrames};
 use crate::wire::{ExchangeResponse, NumberedReceipt, SubscribeResponse, Wire};
 
@@ -42,13 +42,13 @@ impl<T: Outgoing + Unpin> Answers for Scripted<T> {
 }
 
 /// A topic of batches of one record of so many bytes each, and a delivery of each.
-async fn stored(sizes: &[usize]) -> (Arc<MemoryLog>, Vec<SubscribeResponse>) {
-    let log = MemoryLog::new();
-    log.create(TopicName::parse("t").unwrap(), Retention::default()).await.unwrap();
+async fn stored(sizes: &[usize]) -> (SimulatedLog, Vec<SubscribeResponse>) {
+    let log = SimulatedLog::new();
+    log.log().create(TopicName::parse("t").unwrap(), Retention::default()).await.unwrap();
     let mut deliveries = Vec::new();
     for (at, size) in sizes.iter().enumerate() {
         let value: String = (0..*size).map(|i| char::from(b'a' + (i % 26) as u8)).collect();
-        let receipt = log.topic("t").put(&[&value], UnixMicros(7));
+        let receipt = log.put("t", &[&value]);
         let chunk = log.topic("t").read(Offset::new(at as u64), 1).await.unwrap();
         deliveries.push(SubscribeResponse {
             batches: chunk.runs,
@@ -122,7 +122,7 @@ async fn messages_of_every_size_arrive_whole_in_frames_of_a_bounded_size() {
             let all = SendBudget::new(bytes_max);
             // With a budget of nothing, frames are small while another call has something unread.
             let stuck = UnreadFrames::new(&all).frame([7; 9][..].into());
-            let log = Some(Arc::clone(&log.topic("t")) as Arc<dyn TopicLog>);
+            let log = Some(log.topic("t"));
             let plain = Scripted { messages: deliveries.clone().into_iter(), log: log.clone() };
             let (bytes, largest) = read(&mut body(plain, &all, encoding)).await;
             let expected: Vec<_> = deliveries.iter().map(joined).collect();
@@ -144,7 +144,7 @@ async fn messages_of_every_size_arrive_whole_in_frames_of_a_bounded_size() {
 async fn the_rests_of_those_that_do_not_read_are_dropped_and_read_again() {
     let (log, deliveries) = stored(&[1_000_000; 3]).await;
     let all = SendBudget::new(16 << 20);
-    let topic: Arc<dyn TopicLog> = log.topic("t");
+    let topic = log.topic("t");
     let begin = || Scripted { messages: deliveries.clone().into_iter(), log: Some(Arc::clone(&topic)) };
     let mut stuck = Vec::new();
     for n in 0..40 {
@@ -170,13 +170,13 @@ async fn the_rests_of_those_that_do_not_read_are_dropped_and_read_again() {
 async fn a_rest_that_is_gone_ends_the_call() {
     let (log, deliveries) = stored(&[1_000_000]).await;
     let all = SendBudget::new(8);
-    let log_of = Some(Arc::clone(&log.topic("t")) as Arc<dyn TopicLog>);
+    let log_of = Some(log.topic("t"));
     let mut one =
         body(Scripted { messages: deliveries.clone().into_iter(), log: log_of.clone() }, &all, None);
     drop(frame(&mut one).await.unwrap());
     let mut other = body(Scripted { messages: deliveries.into_iter(), log: log_of }, &all, None);
     let _unread = frame(&mut other).await.unwrap();
-    log.delete(&TopicName::parse("t").unwrap(), None).await.unwrap();
+    log.log().delete(&TopicName::parse("t").unwrap(), None).await.unwrap();
     let failed = poll_fn(|cx| Pin::new(&mut one).poll_frame(cx)).await.unwrap();
     assert_eq!(failed.unwrap_err().code(), tonic::Code::Unavailable);
     assert!(poll_fn(|cx| Pin::new(&mut one).poll_frame(cx)).await.is_none());

@@ -53,6 +53,8 @@ mod fuzz_tests;
 #[cfg(test)]
 mod retention_tests;
 #[cfg(test)]
+pub(crate) mod simulated;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod trim_tests;

@@ -51,6 +51,8 @@ pub enum Change {
 struct State {
     ops: VecDeque<Op>,
     closed: bool,
+    #[cfg(test)]
+    batches: usize,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +86,10 @@ impl Queue {
         let mut state = self.lock();
         if state.closed {
             return Err(op);
+        }
+        #[cfg(test)]
+        if let Op::Append(append) = &op {
+            state.batches += append.append.batches.len();
         }
         state.ops.push_back(op);
         METRICS.storage.queue.add(1);
@@ -145,6 +151,12 @@ impl Queue {
                 Op::Rotate => {}
             }
         }
+    }
+
+    /// Batches pushed so far.
+    #[cfg(test)]
+    pub fn batches(&self) -> usize {
+        self.lock().batches
     }
 
     /// Refuses what comes from now on.

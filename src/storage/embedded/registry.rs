@@ -14,6 +14,8 @@ use crate::storage::topic_state::Settings;
 
 #[derive(Debug, Default)]
 struct Maps {
+    #[cfg(test)]
+    listed: std::sync::atomic::AtomicUsize,
     by_name: BTreeMap<TopicName, Arc<Topic>>,
     by_id: HashMap<u64, Arc<Topic>>,
 }
@@ -61,7 +63,16 @@ impl Registry {
         let maps = self.read();
         let range = maps.by_name.range::<str, _>((from, Bound::Unbounded));
         let named = range.take_while(|(name, _)| name.as_str().starts_with(prefix));
-        named.take(limit).map(|(_, topic)| topic.clone()).collect()
+        let page: Vec<_> = named.take(limit).map(|(_, topic)| topic.clone()).collect();
+        #[cfg(test)]
+        maps.listed.fetch_add(page.len(), std::sync::atomic::Ordering::Relaxed);
+        page
+    }
+
+    /// How many topics pages have held so far.
+    #[cfg(test)]
+    pub fn listed(&self) -> usize {
+        self.read().listed.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Adds a topic.

@@ -252,9 +252,9 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::{Address, Handed, Head, ID_BYTES, IdEntry, Message, digest};
+    use crate::record::testing::batch_of;
     use crate::record::{Offset, Scope, UnixMicros, offsetless};
     use crate::storage::window::Mark;
-    use crate::topic::memory::batch_of;
 
     #[test]
     fn a_message_is_read_as_it_was_written() {

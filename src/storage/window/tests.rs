@@ -1,8 +1,8 @@
 //! The window held against a model that keeps everything: ids of several owners, in any order, at any time.
 
 use super::{Key, Mark, Owner, Stored, Window};
+use crate::record::testing::batch_of;
 use crate::record::{Offset, Scope, UnixMicros};
-use crate::topic::memory::batch_of;
 use std::collections::HashMap;
 use std::time::Duration;
 

@@ -34,6 +34,15 @@ impl Node {
         self.touch(at, bytes.len());
     }
 
+    /// Makes durable what was written since the last sync.
+    fn sync(&mut self) {
+        self.durable.resize(self.data.len(), 0);
+        for sector in std::mem::take(&mut self.dirty) {
+            let span = (sector * SECTOR).min(self.data.len())..((sector + 1) * SECTOR).min(self.data.len());
+            self.durable[span.clone()].copy_from_slice(&self.data[span]);
+        }
+    }
+
     /// What a power cut leaves: each sector written since the last sync is there or is not.
     fn torn(&self, rng: &mut fastrand::Rng) -> Vec<u8> {
         let mut image = self.durable.clone();
@@ -75,6 +84,8 @@ struct State {
     /// Changes left until the disk is full.
     fills_after: Option<u32>,
     fail_sync: bool,
+    /// Whether syncs wait.
+    syncs_held: bool,
     panic_after_sync: bool,
     reads: u64,
     /// Reading this file's header waits, and how many wait.
@@ -198,6 +209,11 @@ impl SimDisk {
     /// Whoever syncs next panics after it.
     pub fn panic_after_sync(&self) {
         self.lock().panic_after_sync = true;
+    }
+
+    /// Whether syncs wait from now on.
+    pub fn hold_syncs(&self, held: bool) {
+        self.lock().syncs_held = held;
     }
 
     /// Every sync from now on fails.
@@ -389,14 +405,15 @@ impl File for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        while self.disk.lock().syncs_held {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         let mut state = self.disk.lock();
         state.change()?;
         if state.fail_sync {
             return Err(io::Error::other("sync failed"));
         }
-        let node = &mut state.nodes[self.node];
-        node.durable = node.data.clone();
-        node.dirty.clear();
+        state.nodes[self.node].sync();
         let panics = std::mem::take(&mut state.panic_after_sync);
         drop(state);
         assert!(!panics, "as asked, after the sync");

@@ -1,0 +1,125 @@
+//! An embedded log over a simulated disk, for tests of what is built on a log. Where a test pauses tokio's
+//! clock, [`block_on`] waits for the log's own threads without letting that clock advance.
+
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use super::EmbeddedLog;
+use super::clock::Clock;
+use super::disk::sim::SimDisk;
+use super::queue::Op;
+use crate::config::StorageConfig;
+use crate::record::testing::batch_of;
+use crate::record::{Offset, Receipt, TopicName};
+use crate::storage::{Hold, Log, TopicLog};
+
+/// The log, and what a test may do to its disk and its clock.
+pub(crate) struct SimulatedLog {
+    log: Arc<EmbeddedLog>,
+    disk: SimDisk,
+    clock: Clock,
+}
+
+fn name(topic: &str) -> TopicName {
+    TopicName::parse(topic).expect("a test names it well")
+}
+
+impl SimulatedLog {
+    pub(crate) fn new() -> Self {
+        let (disk, clock) = (SimDisk::default(), Clock::default());
+        let config = StorageConfig { journal_bytes: 4 << 20, segment_bytes: 4 << 20, ..Default::default() };
+        let (dir, topics_max) = (Path::new("/log"), 100_000);
+        let log = EmbeddedLog::open_on(Arc::new(disk.clone()), clock.clone(), dir, &config, topics_max, None);
+        Self { log: log.expect("an empty disk"), disk, clock }
+    }
+
+    pub(crate) fn log(&self) -> Arc<dyn Log> {
+        self.log.clone()
+    }
+
+    /// The topic of this name, which the test created.
+    pub(crate) fn topic(&self, topic: &str) -> Arc<dyn TopicLog> {
+        self.log.known(&name(topic)).expect("the test created it")
+    }
+
+    pub(crate) fn tail(&self, topic: &str) -> u64 {
+        self.topic(topic).tail().get()
+    }
+
+    /// Stores records of these values as one batch.
+    pub(crate) fn put(&self, topic: &str, values: &[&str]) -> Receipt {
+        let done = self.topic(topic).appender().append(vec![batch_of(values)], Hold::default());
+        let done = block_on(done);
+        assert_eq!(done.failure, None);
+        done.receipts[0]
+    }
+
+    /// Moves what is stored in a topic to segments, and out of memory.
+    pub(crate) fn flush(&self, topic: &str) {
+        let topic = self.log.registry.get(&name(topic)).expect("the test created it");
+        let tail = topic.state.tail();
+        assert!(self.log.queue.push(Op::Rotate).is_ok(), "the log is open");
+        wait_until(|| topic.segments.load().last().is_some_and(|last| last.end >= tail));
+        topic.state.cache.evict(tail);
+        assert_eq!(topic.state.read_cached(Offset::ZERO, 1).map(|chunk| chunk.next), None);
+    }
+
+    /// Lets time pass on the log's clocks.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.clock.pass(time);
+    }
+
+    /// Makes syncs of the disk wait, so that nothing becomes durable, or lets them go on.
+    pub(crate) fn hold_syncs(&self, held: bool) {
+        self.disk.hold_syncs(held);
+    }
+
+    /// How many batches the log was handed so far.
+    pub(crate) fn batches(&self) -> usize {
+        self.log.queue.batches()
+    }
+
+    /// How many topics were looked at to answer all lists so far.
+    pub(crate) fn listed(&self) -> usize {
+        self.log.registry.listed()
+    }
+}
+
+impl Drop for SimulatedLog {
+    fn drop(&mut self) {
+        // The log's threads end only once they have synced.
+        self.disk.hold_syncs(false);
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits on this thread until a future is ready. Tokio's clock, where it is paused, does not advance meanwhile, as it
+/// does when every task waits.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Arc::new(Unpark(thread::current())).into();
+    let mut future = pin!(tokio::task::unconstrained(future));
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return value;
+        }
+        thread::park();
+    }
+}
+
+/// Waits on this thread for something that another thread brings about.
+pub(crate) fn wait_until(done: impl Fn() -> bool) {
+    while !done() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
