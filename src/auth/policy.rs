@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use figment::providers::{Format, Toml};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -12,6 +11,7 @@ use super::name::ANONYMOUS;
 use super::pattern::Pattern;
 use super::rate_limiter::Limits;
 use super::set::PatternSet;
+use crate::file;
 
 /// What a caller wants with a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,8 +136,8 @@ impl Policy {
     /// # Errors
     /// Every mistake with its place; of those that make it no TOML, or give a key the wrong type, the first.
     pub(super) fn parse(text: &str) -> Result<Self, Vec<String>> {
-        let raw: RawPolicy = Toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        let raw: RawPolicy = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| file::line_of(text, span.start));
             vec![format!("line {line}: {}", error.message().replace('\n', " "))]
         })?;
         let mut faults = Vec::new();

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use figment::providers::{Format, Toml};
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use std::sync::Arc;
 
 use super::name::check_name;
+use crate::file;
 
 /// Most tokens: who has more principals than a file is good for has JWTs.
 const TOKENS_MAX: usize = 1024;
@@ -62,8 +62,8 @@ impl Tokens {
     /// # Errors
     /// Every mistake with its place, but nothing of what stands there: it may be a token.
     pub(super) fn parse(text: &str) -> Result<Self, Vec<String>> {
-        let raw: BTreeMap<String, Hashes> = Toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        let raw: BTreeMap<String, Hashes> = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| file::line_of(text, span.start));
             vec![format!(
                 "line {line}: not of the form \"NAME\" = \"sha256:…\", or a name that is there twice"
             )]

@@ -1,11 +1,7 @@
 //! Sizes and durations as people write them, both ways.
 //! Never: guesses a unit for a duration.
 
-use std::fmt::Display;
-use std::str::FromStr;
 use std::time::Duration;
-
-use serde::{Deserialize, Deserializer, Serializer, de};
 
 /// Units of a size, largest first; the binary ones are what is printed.
 const UNITS: [(&str, u64); 9] = [
@@ -54,75 +50,6 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         return Ok(Duration::ZERO);
     }
     humantime::parse_duration(text).map_err(|_| format!("{text:?} is not a duration; write 500ms, 8s or 1h"))
-}
-
-/// Fields written as plain text: numbers, addresses, paths' friends.
-pub(super) mod plain {
-    use super::{Deserialize, Deserializer, Display, FromStr, Serializer, de};
-
-    pub fn serialize<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(value)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(from: D) -> Result<T, D::Error> {
-        let text = String::deserialize(from)?;
-        text.trim().parse().map_err(|why| de::Error::custom(format!("{text:?}: {why}")))
-    }
-}
-
-/// Fields that may be left out; an empty value is as good as none, so that a variable can be emptied.
-pub(super) fn optional<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(
-    from: D,
-) -> Result<Option<T>, D::Error> {
-    let text = Option::<String>::deserialize(from)?.filter(|text| !text.trim().is_empty());
-    let parse =
-        |text: String| text.trim().parse().map_err(|why| de::Error::custom(format!("{text:?}: {why}")));
-    text.map(parse).transpose()
-}
-
-/// Fields that are an address to listen on.
-pub(super) mod address {
-    use std::net::SocketAddr;
-
-    use super::{Deserialize, Deserializer, Serializer, de};
-
-    pub fn serialize<S: Serializer>(value: &SocketAddr, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(value)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
-        let text = String::deserialize(from)?;
-        let invalid = || format!("{text:?} is not an address; write 0.0.0.0:50051 or [::]:50051");
-        text.trim().parse().map_err(|_| de::Error::custom(invalid()))
-    }
-}
-
-/// Fields that are a number of bytes.
-pub(super) mod size {
-    use super::{Deserialize, Deserializer, Serializer, de, format_size, parse_size};
-
-    pub fn serialize<S: Serializer, T: Copy + TryInto<u64>>(value: &T, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&format_size((*value).try_into().unwrap_or(u64::MAX)))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>, T: TryFrom<u64>>(from: D) -> Result<T, D::Error> {
-        let text = String::deserialize(from)?;
-        let bytes = parse_size(&text).map_err(de::Error::custom)?;
-        bytes.try_into().map_err(|_| de::Error::custom(format!("{text:?} is too large")))
-    }
-}
-
-/// Fields that are a duration.
-pub(super) mod duration {
-    use super::{Deserialize, Deserializer, Duration, Serializer, de, parse_duration};
-
-    pub fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&humantime::format_duration(*value))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        parse_duration(&String::deserialize(from)?).map_err(de::Error::custom)
-    }
 }
 
 #[cfg(test)]

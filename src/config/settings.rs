@@ -1,18 +1,32 @@
-//! The one list of settings: from it come the flags, the variables, the keys of the file, and
-//! the help. A test holds it against the fields of [`super::Config`].
-//! Never: defaults; those are [`super::Config::default`]'s.
+//! The one list of settings: each row makes a field of [`Config`], its default, a flag, a variable, a
+//! key of the file, and a line of the help.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::types::{ClientAuth, Engine, NatsStorage, Secret, TlsVersion};
+use super::value::{address, age, count, duration, file, optional, required, secret, size, text, word};
 
 /// One setting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// The key in the file; a dot stands before a key of a table.
+    /// Key in the file; a dot stands before a key of a table.
     pub key: &'static str,
-    /// What the help calls its value.
+    /// Placeholder of its value in the help.
     pub value_name: &'static str,
-    /// What the help says.
+    /// Description in the help.
     pub help: &'static str,
-    /// Whether its value is never printed.
-    pub secret: bool,
+    /// Reads a value into the configuration, or says why it is not one.
+    pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
+    /// Writes the value; a secret one is hidden.
+    pub(super) get: fn(&Config) -> String,
+}
+
+impl PartialEq for Setting {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
 }
 
 impl Setting {
@@ -28,154 +42,328 @@ impl Setting {
         format!("{PREFIX}{}", self.key.replace('.', "_").to_ascii_uppercase())
     }
 
-    /// Whether the flag may stand without a value, for `true`.
+    /// Tells whether the flag may stand without a value, for `true`.
     #[must_use]
     pub fn is_switch(&self) -> bool {
         self.value_name == BOOL
     }
+
+    /// Tells whether the value is never printed.
+    #[must_use]
+    pub fn is_secret(&self) -> bool {
+        self.value_name == PASSWORD
+    }
 }
 
-/// How every variable of ours begins.
+/// A value that is laid over the default.
+pub(super) struct Override {
+    pub(super) setting: Setting,
+    pub(super) value: String,
+    /// Place it comes from.
+    pub(super) source: String,
+}
+
+/// Prefix of every environment variable of a setting.
 pub const PREFIX: &str = "STREAMWAY_";
 
-const ADDR: &str = "ADDR";
 const BOOL: &str = "true|false";
-const COUNT: &str = "N";
-const DURATION: &str = "DURATION";
-const ENGINE: &str = "embedded|jetstream";
-const FILE: &str = "FILE";
-const SIZE: &str = "SIZE";
+const PASSWORD: &str = "PASSWORD";
 
-const fn setting(key: &'static str, value_name: &'static str, help: &'static str) -> Setting {
-    Setting { key, value_name, help, secret: false }
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+/// Longest duration of any setting: far from where adding it to a clock overflows.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Shortest duration of a setting that must not be zero.
+const NON_ZERO: Duration = Duration::from_micros(1);
+/// Maximum of settings that count permits.
+const PERMITS_MAX: u64 = tokio::sync::Semaphore::MAX_PERMITS as u64;
+/// Maximum bytes of records in a batch: what the log takes in one frame, with room for the rest.
+const BATCH_BYTES_MAX: u64 = 16 << 20;
+/// Largest window of HTTP/2 (RFC 9113, section 6.9.1).
+const WINDOW_MAX: u64 = (1 << 31) - 1;
+/// gRPC's customary limit of a call's metadata.
+const HEADER_LIST_MIN: u64 = 8 << 10;
+/// What the contract promises of heartbeats.
+const HEARTBEAT: std::ops::RangeInclusive<Duration> = SECOND..=Duration::from_secs(600);
+/// Maximum difference of clocks: an expired token is worth something for so long.
+const LEEWAY_MAX: Duration = Duration::from_secs(300);
+
+/// A row reads `field: Type = default, "VALUE_NAME", kind(bounds), "help";` where `kind` is a module of
+/// `value`. Rows in braces are keys of the top level; rows of a table follow its name.
+macro_rules! settings {
+    ($(
+        { $($key:ident: $type:ty = $default:expr, $name:expr, $kind:ident $(($bounds:expr))?, $help:literal;)* }
+        $table:ident: $Table:ident = $about:literal {
+            $($inner:ident: $inner_type:ty = $inner_default:expr, $inner_name:expr,
+                $inner_kind:ident $(($inner_bounds:expr))?, $inner_help:literal;)*
+        }
+    )*) => {
+        /// Everything the server can be told.
+        #[derive(Clone, Debug)]
+        pub struct Config {
+            $($(#[doc = $help] pub $key: $type,)* #[doc = $about] pub $table: $Table,)*
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $($($key: $default,)* $table: $Table::default(),)* }
+            }
+        }
+
+        $(
+            #[doc = $about]
+            #[derive(Clone, Debug)]
+            pub struct $Table {
+                $(#[doc = $inner_help] pub $inner: $inner_type,)*
+            }
+
+            impl Default for $Table {
+                fn default() -> Self {
+                    Self { $($inner: $inner_default,)* }
+                }
+            }
+        )*
+
+        /// All settings, in the order the help shows them.
+        pub const SETTINGS: &[Setting] = &[$(
+            $(Setting {
+                key: stringify!($key),
+                value_name: $name,
+                help: $help,
+                set: |config, text| { config.$key = $kind::read(text $(, $bounds)?)?; Ok(()) },
+                get: |config| $kind::write(&config.$key),
+            },)*
+            $(Setting {
+                key: concat!(stringify!($table), ".", stringify!($inner)),
+                value_name: $inner_name,
+                help: $inner_help,
+                set: |config, text| {
+                    config.$table.$inner = $inner_kind::read(text $(, $inner_bounds)?)?;
+                    Ok(())
+                },
+                get: |config| $inner_kind::write(&config.$table.$inner),
+            },)*
+        )*];
+    };
 }
 
-const fn secret(key: &'static str, value_name: &'static str, help: &'static str) -> Setting {
-    Setting { key, value_name, help, secret: true }
+settings! {
+    {
+        listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 50051)), "ADDR", address,
+            "Address of the gRPC port; port 0 takes a free one, and the log names it";
+        admin_listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 8081)), "ADDR", address,
+            "Address of the admin port: health, probes and metrics, in plaintext";
+        engine: Engine = Engine::Embedded, "embedded|jetstream", word,
+            "Storage of topics: files of this server, or a NATS cluster shared by replicas";
+        data_dir: PathBuf = "./data".into(), "DIR", required,
+            "Directory of the embedded log's files";
+        drain_delay: Duration = Duration::ZERO, "DURATION", duration(..=DAY),
+            "Time between readiness going off and clients being told to go, at a shutdown";
+        drain_timeout: Duration = 8 * SECOND, "DURATION", duration(NON_ZERO..=DAY),
+            "Longest time from SIGTERM to exit, the drain delay included";
+        auto_create_topics: bool = true, BOOL, word,
+            "Create a topic when it is first used";
+        auto_create_on_subscribe: bool = true, BOOL, word,
+            "Create a topic also for a subscription that waits for records to come";
+        reflection: bool = true, BOOL, word,
+            "Serve gRPC reflection";
+        topics_max: usize = 10_000, "N", count(1..),
+            "Maximum number of topics";
+        batch_records_max: u32 = 1000, "N", count(1..),
+            "Maximum records in one batch";
+        batch_bytes_max: u32 = 1 << 20, "SIZE", size(1..=BATCH_BYTES_MAX),
+            "Maximum bytes of records in one batch";
+        message_bytes_max: usize = 4 << 20, "SIZE", size(1..),
+            "Maximum bytes in one gRPC message";
+        window_max: u32 = 16_384, "N", count(1..),
+            "Maximum publishes of one call that are not acknowledged yet";
+        inflight_bytes_max: usize = 64 << 20, "SIZE", size(1..),
+            "Maximum bytes of publishes in flight on the whole server";
+        delivery_bytes_max: usize = 256 << 20, "SIZE", size(1..),
+            "Maximum bytes of answers that wait for clients to read them";
+        heartbeat_interval: Duration = 15 * SECOND, "DURATION", duration(HEARTBEAT),
+            "Silence after which a subscriber is sent a heartbeat, unless it asks for another interval";
+        connections_max: usize = 10_000, "N", count(1..=PERMITS_MAX),
+            "Maximum open connections";
+        streams_per_connection_max: u32 = 10_000, "N", count(1..),
+            "Maximum open streams on one connection";
+        streams_max: usize = 100_000, "N", count(1..),
+            "Maximum open streams on the whole server";
+        stream_age_max: Duration = Duration::ZERO, "DURATION", age,
+            "Age, give or take a tenth, at which a stream is told to resume on a new one; 0 for none";
+        preface_timeout: Duration = 10 * SECOND, "DURATION", duration(NON_ZERO..=DAY),
+            "Longest time from the start of a connection to its HTTP/2 preface";
+        connection_age_max: Duration = Duration::ZERO, "DURATION", age,
+            "Age, give or take a tenth, at which a connection takes no new calls; 0 for none";
+        connection_age_grace: Duration = 30 * SECOND, "DURATION", duration(..=DAY),
+            "Time for which the calls of such a connection go on until they are told to resume on another";
+        connection_inflight_bytes_max: usize = 32 << 20, "SIZE", size(1..),
+            "Share of one connection in inflight-bytes-max, and as much again of messages partly received";
+        admin_connections_max: usize = 256, "N", count(1..=PERMITS_MAX),
+            "Maximum open connections of the admin port";
+        memory_max: u64 = 0, "SIZE", size(..),
+            "Refuse to start when the limits allow more memory than this; 0 for no check";
+    }
+    http2: Http2Config = "Settings of a gRPC connection's HTTP/2." {
+        keepalive_interval: Duration = 30 * SECOND, "DURATION", duration(SECOND..=DAY),
+            "Interval of the pings that a silent peer is sent";
+        keepalive_timeout: Duration = 10 * SECOND, "DURATION", duration(NON_ZERO..=DAY),
+            "Longest time until a peer answers a ping";
+        // Much less than a connection's, so that no call starves the others.
+        stream_window_bytes: u32 = 256 << 10, "SIZE", size(1..),
+            "Bytes that one call may send before the server has read them";
+        connection_window_bytes: u32 = 16 << 20, "SIZE", size(..=WINDOW_MAX),
+            "Bytes that all calls of a connection may send before the server has read them";
+        // A subscriber that does not read costs this and one delivery.
+        send_buffer_bytes: usize = 64 << 10, "SIZE", size(1..),
+            "Maximum bytes buffered for a call whose peer does not read";
+        // gRPC's customary limit is 8 KiB; tokens and baggage need more.
+        header_list_bytes_max: u32 = 32 << 10, "SIZE", size(HEADER_LIST_MIN..),
+            "Maximum bytes of a request's headers";
+        // The defaults of both are h2's own; the second bounds CVE-2023-44487.
+        local_resets_max: usize = 1024, "N", count(1..),
+            "Maximum streams that a peer may cause the server to reset before its connection is closed";
+        pending_resets_max: usize = 20, "N", count(1..),
+            "Maximum streams that a peer may reset before they are accepted";
+    }
+    {
+        reload_interval: Duration = 10 * SECOND, "DURATION", duration(10 * MILLISECOND..=DAY),
+            "Interval at which certificates, identities and the policy are read again";
+    }
+    tls: TlsConfig = "Settings of TLS on the gRPC port." {
+        cert: Option<PathBuf> = None, "FILE", file,
+            "PEM file of the certificate and its chain; turns TLS on, and plaintext off";
+        key: Option<PathBuf> = None, "FILE", file,
+            "PEM file of the certificate's private key";
+        client_ca: Option<PathBuf> = None, "FILE", file,
+            "PEM file of the CAs whose client certificates are accepted";
+        client_auth: Option<ClientAuth> = None, "none|optional|required", optional,
+            "Client certificates: required by default where there is a tls-client-ca";
+        min_version: TlsVersion = TlsVersion::V1_2, "1.2|1.3", word,
+            "Oldest accepted version of TLS";
+        handshake_timeout: Duration = 10 * SECOND, "DURATION", duration(NON_ZERO..=DAY),
+            "Longest time of a TLS handshake";
+    }
+    {
+        auth_tokens: Option<PathBuf> = None, "FILE", file,
+            "File of static tokens, by name and hash; `streamway token` makes its lines";
+        auth_jwks: Option<PathBuf> = None, "FILE", file,
+            "File of the public keys (JWKS) of the issuer whose JWTs are accepted";
+        auth_jwt_issuer: Option<String> = None, "ISS", optional,
+            "Required `iss` of a JWT";
+        auth_jwt_audience: Option<String> = None, "AUD", optional,
+            "Required `aud` of a JWT, or one of several";
+        auth_jwt_leeway: Duration = 30 * SECOND, "DURATION", duration(..=LEEWAY_MAX),
+            "Tolerated difference between the issuer's clock and this server's";
+        auth_jwt_principal_claim: String = "sub".into(), "CLAIM", required,
+            "Claim of a JWT that names the principal";
+        auth_policy: Option<PathBuf> = None, "FILE", file,
+            "TOML file of who may do what; required where there are identities";
+        auth_connection_failures_per_s: u64 = 20, "N", count(..),
+            "Maximum invalid JWTs of one connection whose signature is checked in a second; 0 for no limit";
+        auth_peer_failures_per_s: u64 = 100, "N", count(..),
+            "The same for all connections of one peer's address together; 0 for no limit";
+        quota_publish_bytes_per_s: u64 = 0, "SIZE", size(..),
+            "Maximum bytes published in a second by all callers together; 0 for no limit";
+        quota_publish_records_per_s: u64 = 0, "N", count(..),
+            "Maximum records published in a second by all callers together; 0 for no limit";
+        quota_subscriptions_max: u64 = 0, "N", count(..),
+            "Maximum open subscriptions of all callers together; 0 for no limit";
+    }
+    // Those of files are the embedded log's; the cache and the request ids are every engine's.
+    storage: StorageConfig = "Settings of the log." {
+        journal_bytes: u64 = 64 << 20, "SIZE", size(1..),
+            "Size of one journal file; also how much a checkpoint covers";
+        segment_bytes: u64 = 64 << 20, "SIZE", size(1..),
+            "Size at which a segment is full";
+        cache_bytes: usize = 64 << 20, "SIZE", size(..),
+            "Maximum bytes of recent records kept in memory for subscribers that keep up";
+        unflushed_bytes_max: usize = 192 << 20, "SIZE", size(1..),
+            "Maximum bytes not yet in segments; publishing waits above it";
+        open_files_max: usize = 512, "N", count(1..),
+            "Maximum open segment files";
+        request_id_window: Duration = 600 * SECOND, "DURATION", duration(NON_ZERO..=DAY),
+            "Time for which a request_id is remembered";
+        request_ids_max: usize = 1_000_000, "N", count(1..),
+            "Number of the newest request_ids that are remembered";
+    }
+    {}
+    nats: NatsConfig = "Settings of the JetStream engine." {
+        url: String = String::new(), "URL", text,
+            "NATS servers of the engine jetstream, separated by commas";
+        replicas: usize = 3, "N", count(..),
+            "Copies that NATS keeps of a new topic; 3 survive the loss of a server";
+        storage: NatsStorage = NatsStorage::File, "file|memory", word,
+            "Storage of new topics in NATS; memory does not survive a restart of all its servers";
+        creds_file: PathBuf = PathBuf::new(), "FILE", text,
+            "Credentials for NATS: a file of a JWT and its seed";
+        nkey_file: PathBuf = PathBuf::new(), "FILE", text,
+            "Credentials for NATS: a file of an nkey's seed";
+        token_file: PathBuf = PathBuf::new(), "FILE", text,
+            "Credentials for NATS: a file of a token";
+        user: String = String::new(), "USER", text,
+            "Credentials for NATS: a user, with nats.password";
+        password: Secret = Secret::default(), PASSWORD, secret,
+            "Password of nats.user; better as a variable than as a flag";
+        tls_ca: PathBuf = PathBuf::new(), "FILE", text,
+            "CAs that the certificates of NATS servers are checked against; the system's by default";
+        tls_cert: PathBuf = PathBuf::new(), "FILE", text,
+            "Certificate shown to NATS servers, with nats.tls_key";
+        tls_key: PathBuf = PathBuf::new(), "FILE", text,
+            "Private key of nats.tls_cert";
+    }
+    {}
+    telemetry: TelemetryConfig = "Settings of metrics and logs; those of OTLP are the standard `OTEL_*` variables." {
+        topics_max: Option<usize> = None, "N", optional,
+            "Maximum topics that metrics count by name, all others together; 100, but 0 where there is a policy";
+        access_log_every: u32 = 0, "N", count(..),
+            "One call in so many is written to the access log; 0 for none";
+    }
 }
 
-/// All settings, in the order the help shows them.
-pub const SETTINGS: &[Setting] = &[
-    setting("listen", ADDR, "Where gRPC is served; port 0 takes a free one, and the log names it"),
-    setting("admin_listen", ADDR, "Where health and probes are served, in plaintext"),
-    setting("engine", ENGINE, "Where topics are kept: in files, or in a NATS cluster shared by replicas"),
-    setting("data_dir", "DIR", "Where the embedded log keeps its files"),
-    setting("drain_delay", DURATION, "How long readiness is off before connections are told to go"),
-    setting("drain_timeout", DURATION, "Longest time from SIGTERM to exit, the delay included"),
-    setting("auto_create_topics", BOOL, "Whether a topic is created when it is first used"),
-    setting(
-        "auto_create_on_subscribe",
-        BOOL,
-        "Whether that use may be a subscription that waits for records to come",
-    ),
-    setting("reflection", BOOL, "Whether gRPC reflection is served"),
-    setting("topics_max", COUNT, "Most topics"),
-    setting("batch_records_max", COUNT, "Most records in one batch"),
-    setting("batch_bytes_max", SIZE, "Most bytes of records in one batch"),
-    setting("message_bytes_max", SIZE, "Most bytes in one gRPC message"),
-    setting("window_max", COUNT, "Most publishes of one call that are not acknowledged yet"),
-    setting("inflight_bytes_max", SIZE, "Most bytes of publishes in flight on the whole server"),
-    setting("delivery_bytes_max", SIZE, "Most bytes that answers keep until their clients have read them"),
-    setting("heartbeat_interval", DURATION, "Silence after which a subscriber is sent a heartbeat"),
-    setting("connections_max", COUNT, "Most open connections"),
-    setting("streams_per_connection_max", COUNT, "Most open streams on one connection"),
-    setting("streams_max", COUNT, "Most open streams on the whole server"),
-    setting(
-        "stream_age_max",
-        DURATION,
-        "Age, give or take a tenth, at which a stream is told to resume on a new one; 0 for none",
-    ),
-    setting("preface_timeout", DURATION, "Longest time from a connection to its HTTP/2 preface"),
-    setting(
-        "connection_age_max",
-        DURATION,
-        "Age, give or take a tenth, at which a connection takes no new calls; 0 for none",
-    ),
-    setting(
-        "connection_age_grace",
-        DURATION,
-        "How long calls of such a connection go on until they are told to resume on another",
-    ),
-    setting(
-        "connection_inflight_bytes_max",
-        SIZE,
-        "One connection's part of inflight-bytes-max, and as much again of messages partly received",
-    ),
-    setting("admin_connections_max", COUNT, "Most open connections of the admin port"),
-    setting("memory_max", SIZE, "Refuse to start with limits that add up to more; 0 to not add up"),
-    setting("http2.keepalive_interval", DURATION, "How often a silent peer is asked whether it is there"),
-    setting("http2.keepalive_timeout", DURATION, "How long it may take to answer"),
-    setting("http2.stream_window_bytes", SIZE, "What one call may send ahead"),
-    setting("http2.connection_window_bytes", SIZE, "What all calls of a connection may send ahead"),
-    setting("http2.send_buffer_bytes", SIZE, "Most bytes buffered for a call whose peer does not read"),
-    setting("http2.header_list_bytes_max", SIZE, "Most bytes of a request's headers"),
-    setting("http2.local_resets_max", COUNT, "Most streams a peer may have the server reset"),
-    setting("http2.pending_resets_max", COUNT, "Most streams a peer may reset before they are accepted"),
-    setting(
-        "reload_interval",
-        DURATION,
-        "How often files are looked at for changes: certificates, identities, policy",
-    ),
-    setting("tls.cert", FILE, "PEM file of the certificate and its chain; turns TLS on, and plaintext off"),
-    setting("tls.key", FILE, "PEM file of the certificate's private key"),
-    setting("tls.client_ca", FILE, "PEM file of the CAs whose client certificates are accepted"),
-    setting(
-        "tls.client_auth",
-        "none|optional|required",
-        "Whether clients present a certificate; required where there is a tls-client-ca",
-    ),
-    setting("tls.min_version", "1.2|1.3", "Oldest version of TLS that is spoken"),
-    setting("tls.handshake_timeout", DURATION, "Longest time a TLS handshake may take"),
-    setting("auth_tokens", FILE, "Static tokens: names and hashes; `streamway token` makes its lines"),
-    setting("auth_jwks", FILE, "Public keys (JWKS) of the issuer whose JWTs are taken"),
-    setting("auth_jwt_issuer", "ISS", "What `iss` of a JWT must be"),
-    setting("auth_jwt_audience", "AUD", "What `aud` of a JWT must be, or hold"),
-    setting("auth_jwt_leeway", DURATION, "How much the issuer's clock may differ from ours"),
-    setting("auth_jwt_principal_claim", "CLAIM", "The claim of a JWT that names the principal"),
-    setting("auth_policy", FILE, "Who may do what, in TOML; must be there where there are identities"),
-    setting(
-        "auth_connection_failures_per_s",
-        COUNT,
-        "Most invalid JWTs of one connection whose signature is checked in a second; 0 for no limit",
-    ),
-    setting(
-        "auth_peer_failures_per_s",
-        COUNT,
-        "The same of one peer's address, all its connections together; 0 for no limit",
-    ),
-    setting(
-        "quota_publish_bytes_per_s",
-        SIZE,
-        "Most bytes published in a second by all together; 0 for none",
-    ),
-    setting(
-        "quota_publish_records_per_s",
-        COUNT,
-        "Most records published in a second by all together; 0 for none",
-    ),
-    setting("quota_subscriptions_max", COUNT, "Most open subscriptions of all together; 0 for no limit"),
-    setting("storage.journal_bytes", SIZE, "Size of one journal file; also how much a checkpoint covers"),
-    setting("storage.segment_bytes", SIZE, "Size at which a segment is full"),
-    setting("storage.cache_bytes", SIZE, "Memory for subscribers that keep up"),
-    setting("storage.unflushed_bytes_max", SIZE, "Most bytes not yet in segments; publishing waits above it"),
-    setting("storage.open_files_max", COUNT, "Most open segment files"),
-    setting("storage.request_id_window", DURATION, "How long a request_id is remembered"),
-    setting("storage.request_ids_max", COUNT, "How many of the newest request_ids are remembered"),
-    setting("nats.url", "URL", "NATS servers of the engine jetstream, with commas between them"),
-    setting("nats.replicas", COUNT, "Copies NATS keeps of a new topic; 3 survive the loss of a server"),
-    setting("nats.storage", "file|memory", "Where NATS keeps new topics"),
-    setting("nats.creds_file", FILE, "Credentials for NATS: a JWT and its seed"),
-    setting("nats.nkey_file", FILE, "Credentials for NATS: an nkey's seed"),
-    setting("nats.token_file", FILE, "Credentials for NATS: a token"),
-    setting("nats.user", "USER", "Credentials for NATS: a user, with nats.password"),
-    secret("nats.password", "PASSWORD", "Password of nats.user; better as a variable than as a flag"),
-    setting("nats.tls_ca", FILE, "Certificates that those of NATS are checked against"),
-    setting("nats.tls_cert", FILE, "Certificate shown to NATS, with nats.tls_key"),
-    setting("nats.tls_key", FILE, "Key of nats.tls_cert"),
-    setting(
-        "telemetry.topics_max",
-        COUNT,
-        "Most topics that metrics count by name, all others together; 100, but 0 where there is a policy",
-    ),
-    setting("telemetry.access_log_every", COUNT, "One call in so many is in the access log; 0 for none"),
-];
+impl Config {
+    /// Tells whether callers have identities.
+    #[must_use]
+    pub const fn has_identities(&self) -> bool {
+        self.auth_tokens.is_some() || self.auth_jwks.is_some() || self.tls.client_ca.is_some()
+    }
+
+    /// Maximum topics that metrics count by name; all others are counted together. Whoever reaches the admin
+    /// port reads the names without an identity, so none is named by default where a policy restricts topics.
+    #[must_use]
+    pub fn named_topics_max(&self) -> usize {
+        const DEFAULT: usize = 100;
+        self.telemetry.topics_max.unwrap_or(if self.auth_policy.is_some() { 0 } else { DEFAULT })
+    }
+
+    /// Place where records are stored: a directory, or the servers of NATS.
+    #[must_use]
+    pub fn storage_location(&self) -> String {
+        match self.engine {
+            Engine::Embedded => self.data_dir.display().to_string(),
+            Engine::JetStream => self.nats.url.clone(),
+        }
+    }
+
+    /// End of the drain timeout, which is reserved for closing the log: 2 s, or a quarter of it.
+    #[must_use]
+    pub fn close_reserve(&self) -> Duration {
+        const MAX: Duration = Duration::from_secs(2);
+        MAX.min(self.drain_timeout / 4)
+    }
+
+    /// Longest drain delay that leaves calls a quarter of the drain timeout to end well.
+    #[must_use]
+    pub fn drain_delay_max(&self) -> Duration {
+        self.drain_timeout - self.drain_timeout / 4 - self.close_reserve()
+    }
+}
+
+impl TlsConfig {
+    /// Requirement on client certificates: where a client CA is given, they are required by default.
+    #[must_use]
+    pub fn client_auth(&self) -> ClientAuth {
+        let default = if self.client_ca.is_some() { ClientAuth::Required } else { ClientAuth::None };
+        self.client_auth.unwrap_or(default)
+    }
+}

@@ -183,7 +183,8 @@ fn the_table_of_errors_is_the_enum() {
 #[test]
 fn the_table_of_settings_is_the_one_list_with_its_defaults() {
     let rows = config::defaults().sources.into_iter().map(|(setting, value, _)| {
-        let value = if value.is_empty() || setting.secret { "–".to_owned() } else { format!("`{value}`") };
+        let value =
+            if value.is_empty() || setting.is_secret() { "–".to_owned() } else { format!("`{value}`") };
         format!("| `--{}` | `{}` | {value} | {} |", setting.flag(), setting.variable(), setting.help)
     });
     let text = read("docs/operations.md");

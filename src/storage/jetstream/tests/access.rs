@@ -38,7 +38,7 @@ async fn credentials_are_shown_and_wrong_ones_refused() {
             match way {
                 0 => {
                     config.nats.user = "me".into();
-                    config.nats.password = toml_secret("right");
+                    config.nats.password = String::from("right").into();
                 }
                 1 => config.nats.token_file = file("token", "right\n"),
                 2 => config.nats.nkey_file = file("seed", &pair.0),
@@ -58,10 +58,6 @@ async fn credentials_are_shown_and_wrong_ones_refused() {
     config.nats.creds_file = "/nonexistent/nats.creds".into();
     let error = JetStreamLog::open(&config, &Reason::default()).await.unwrap_err().to_string();
     assert!(error.starts_with("nats.creds_file /nonexistent/nats.creds:"), "{error}");
-}
-
-fn toml_secret(text: &str) -> crate::config::Secret {
-    serde_json::from_value(serde_json::Value::String(text.into())).unwrap()
 }
 
 /// Seed and public key of a user, made for this test alone.

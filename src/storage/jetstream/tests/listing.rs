@@ -45,7 +45,7 @@ async fn topics_are_listed_at_the_cost_of_a_page() {
     let nats = Nats::single(user);
     let mut config = config(&nats);
     config.nats.user = "me".into();
-    config.nats.password = serde_json::from_value(serde_json::Value::String("right".into())).unwrap();
+    config.nats.password = String::from("right").into();
     let log = open(&config).await;
     for n in 0..TOPICS {
         created(&*log, &format!("many.{n:03}")).await;
