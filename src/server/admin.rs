@@ -28,11 +28,9 @@ use tracing::debug;
 use super::age::{Age, Step};
 use super::connection::Tracked;
 use super::health::{Health, Readiness};
-use super::linger::Lingering;
+use super::io::{self, FairRead, LingeringClose, Preface, PrefixedIo};
 use super::listener::ConnectionLimiter;
-use super::preface::Ahead;
 use super::residents::{Resident, Residents};
-use super::socket;
 use crate::config::Config;
 use crate::telemetry::prometheus;
 
@@ -62,7 +60,7 @@ pub(super) fn serve(
         metrics: Arc::new(Semaphore::new(METRICS_MAX)),
     };
     move |stream, limiter| {
-        socket::cut_off_after(
+        io::set_user_timeout(
             &stream,
             port.config.http2.keepalive_interval + port.config.http2.keepalive_timeout,
         );
@@ -88,12 +86,12 @@ async fn connection(mut stream: TcpStream, limiter: ConnectionLimiter, port: Por
     // How long a peer may take to say its first word, and its request's headers. hyper-util has no
     // deadline of its own for telling the two protocols apart.
     let patience = config.preface_timeout;
-    let ahead = tokio::select! {
-        ahead = tokio::time::timeout(patience, Ahead::read(&mut stream)) => ahead,
+    let preface = tokio::select! {
+        preface = tokio::time::timeout(patience, Preface::read(&mut stream)) => preface,
         () = limiter.leaving.cancelled() => return,
         () = resident.evicted() => return,
     };
-    let Ok(Ok(ahead)) = ahead else { return };
+    let Ok(Ok(preface)) = preface else { return };
     let calls = resident.calls();
     let service = service_fn(move |request: Request<Incoming>| {
         let (readiness, mut health, metrics) = (readiness.clone(), health.clone(), Arc::clone(&metrics));
@@ -116,8 +114,8 @@ async fn connection(mut stream: TcpStream, limiter: ConnectionLimiter, port: Por
         .max_header_list_size(config.http2.header_list_bytes_max)
         .max_concurrent_streams(STREAMS_MAX);
     let service = TowerToHyperService::new(service);
-    let mut connection =
-        std::pin::pin!(builder.serve_connection(TokioIo::new(Lingering::new(stream, ahead)), service));
+    let stream = FairRead::new(LingeringClose::new(PrefixedIo::new(stream, preface)));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let (mut leaving, mut age) = (false, Age::begin(&config));
     loop {
         tokio::select! {

@@ -15,20 +15,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
-use tonic::body::Body;
 use tower::ServiceExt;
 use tracing::debug;
 
 use super::age::{Age, Step};
 use super::identity::Identified;
-use super::linger::Lingering;
+use super::io::{self, CoalescedWrite, Cork, FairRead, LingeringClose, Preface, PrefixedIo, Socket};
 use super::listener::ConnectionLimiter;
 use super::observe::{Observed, Observer};
-use super::preface::Ahead;
 use super::read_on::ReadOn;
-use super::receive_budget::{ConnectionBudget, CountedBody, ReceiveBudget};
+use super::receive_budget::{ConnectionBudget, ReceiveBudget, counted};
 use super::routes::Services;
-use super::socket::{self, Socket, Turn};
 use super::tls::Tls;
 use crate::auth::PeerCertificate;
 use crate::config::{Config, Http2Config};
@@ -74,10 +71,10 @@ pub(super) fn grpc(
         let observer = Observer { peer: stream.peer_addr().ok(), access_log_every };
         let routes = Observed::new(routes.clone().of_connection(observer.peer), observer);
         let patience = config.http2.keepalive_interval + config.http2.keepalive_timeout;
-        socket::cut_off_after(&stream, patience);
+        io::set_user_timeout(&stream, patience);
         let socket = Socket::new(stream, patience);
         let port =
-            Port { limiter, routes, config, connection_budget, calls, turn: socket.turn(), peer: None };
+            Port { limiter, routes, config, connection_budget, calls, cork: socket.cork(), peer: None };
         let Some(tls) = tls.clone() else { return Box::pin(port.serve(socket)) };
         Box::pin(async move {
             let accepted = port.limiter.open_in_time(tls.accept(socket)).await.flatten();
@@ -95,7 +92,7 @@ struct Port {
     config: Arc<Config>,
     connection_budget: ConnectionBudget,
     calls: Arc<Connection>,
-    turn: Turn,
+    cork: Cork,
     /// Whoever TLS has verified.
     peer: Option<PeerCertificate>,
 }
@@ -106,16 +103,17 @@ impl Port {
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let patience = self.config.preface_timeout;
-        let reading = tokio::time::timeout(patience, Ahead::read(&mut stream));
-        let Some(ahead) = self.limiter.open_in_time(reading).await else { return };
-        match ahead {
-            Ok(Ok(ahead)) if ahead.is_whole_preface() => {
-                self.speak(Lingering::new(stream, ahead)).await;
+        let reading = tokio::time::timeout(patience, Preface::read(&mut stream));
+        let Some(preface) = self.limiter.open_in_time(reading).await else { return };
+        match preface {
+            Ok(Ok(preface)) if preface.is_whole_preface() => {
+                let stream = LingeringClose::new(PrefixedIo::new(stream, preface));
+                self.speak(FairRead::new(CoalescedWrite::new(stream))).await;
             }
-            Ok(Ok(ahead)) if ahead.is_http1() => {
+            Ok(Ok(preface)) if preface.is_http1() => {
                 METRICS.connections.no_preface.inc();
                 debug!("connection that speaks HTTP/1 refused");
-                let refused = refuse_http1(Lingering::new(stream, ahead));
+                let refused = refuse_http1(LingeringClose::new(stream));
                 let _ = tokio::time::timeout(patience, refused).await;
             }
             _ => {
@@ -130,7 +128,7 @@ impl Port {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let Self { limiter, routes, config, connection_budget, calls, turn, peer } = self;
+        let Self { limiter, routes, config, connection_budget, calls, cork, peer } = self;
         let (shutdown, tasks) = (calls.shutdown.clone(), limiter.tasks.clone());
         let (open, streams_max) = (limiter.clone(), config.streams_max);
         let service = service_fn(move |mut request: Request<Incoming>| {
@@ -145,8 +143,7 @@ impl Port {
             }
             let headers = header_bytes(request.headers());
             let read_on = |body| ReadOn::new(body, tasks.clone());
-            let request = request
-                .map(|body| Body::new(CountedBody::new(read_on(body), connection_budget.clone(), headers)));
+            let request = request.map(|body| counted(read_on(body), connection_budget.clone(), headers));
             // Not in the task of the call, which would keep its room for as long as a subscription lasts.
             Either::Right(Box::pin(routes.clone().oneshot(request)))
         });
@@ -157,7 +154,7 @@ impl Port {
             tokio::select! {
                 ended = poll_fn(|cx| {
                     let polled = connection.as_mut().poll(cx);
-                    turn.end();
+                    cork.release();
                     polled
                 }) => {
                     if let Err(error) = ended {
@@ -219,7 +216,9 @@ fn builder(config: &Config, limiter: &ConnectionLimiter) -> http2::Builder<Track
 }
 
 /// Says in HTTP/1 what this port speaks, and closes.
-async fn refuse_http1<S: AsyncRead + AsyncWrite + Unpin>(mut stream: Lingering<S>) -> std::io::Result<()> {
+async fn refuse_http1<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: LingeringClose<S>,
+) -> std::io::Result<()> {
     let answer = format!(
         "HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain; charset=utf-8\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{SPEAKS_GRPC}",

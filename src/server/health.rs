@@ -15,9 +15,9 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 
 use crate::service::status::{Context, status};
-use crate::service::{Administration, Streams, Tutorial};
+use crate::service::{Administration, Streams, Tutorial, connection_shutdown};
 use crate::storage::Reason;
-use crate::topic::{self, Cause, Connection, ShutdownSignal};
+use crate::topic::{self, Cause, ShutdownSignal};
 use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
 use crate::wire::stubs::example::my_service_server::MyServiceServer;
 use crate::wire::stubs::v1::stream_service_server::StreamServiceServer;
@@ -149,8 +149,7 @@ impl health_server::Health for Health {
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Updates>, Status> {
         // On the admin port connections have no end of their own.
-        let shutdown =
-            request.extensions().get::<Arc<Connection>>().map(|all| all.shutdown.clone()).unwrap_or_default();
+        let shutdown = connection_shutdown(request.extensions()).cloned().unwrap_or_default();
         let watch = Watch {
             service: request.into_inner().service,
             state: self.0.0.subscribe(),

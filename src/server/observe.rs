@@ -7,15 +7,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use http_body::Frame;
+use http_body::Body as _;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use tower::Service;
 use tracing::{debug, info};
 
+use crate::service::body_fn;
 use crate::telemetry::{CODES, METRICS, Method, trace};
 
 /// What all calls of one connection have in common.
@@ -86,44 +86,24 @@ where
             call.end(response.headers());
             return Poll::Ready(Ok(response));
         }
-        Poll::Ready(Ok(response.map(|inner| Body::new(Observing { inner, call }))))
+        Poll::Ready(Ok(response.map(|body| observed(body, call))))
     }
 }
 
-/// A body on its way; its trailers tell how the call ended.
-struct Observing {
-    inner: Body,
-    call: Box<Call>,
-}
-
-impl http_body::Body for Observing {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = &mut *self;
+/// Makes the call end with the trailers of its answer.
+fn observed(body: Body, mut call: Box<Call>) -> Body {
+    body_fn(body, move |body, cx| {
         let frame = {
-            let _in_call = this.call.span.enter();
-            ready!(Pin::new(&mut this.inner).poll_frame(cx))
+            let _in_call = call.span.enter();
+            ready!(body.poll_frame(cx))
         };
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
-            this.call.end(trailers);
+            call.end(trailers);
         }
         Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.inner.size_hint()
-    }
+    })
 }
 
 /// One call, from its headers to its trailers. Dropped before them, it was cancelled.

@@ -2,21 +2,19 @@
 //! page of another site can have a browser send unasked, and of one message where its method takes one.
 //! Never: looks into a message.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use http_body::{Frame, SizeHint};
+use http_body::Body as _;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use super::framing::Framing;
+use crate::service::body_fn;
 use crate::service::status::{self, Error};
 
 /// The content type of gRPC, which a suffix or a parameter may follow.
 const GRPC: &[u8] = b"application/grpc";
-/// Flag and length before every message of gRPC.
-const PREFIX: usize = 5;
 
 /// The methods whose requests are streams.
 const TAKES_MANY: [&str; 8] = [
@@ -38,7 +36,7 @@ pub(super) fn checked(request: Request<Body>) -> Result<Request<Body>, Box<Respo
     if TAKES_MANY.contains(&request.uri().path()) {
         return Ok(request);
     }
-    Ok(request.map(|body| Body::new(OneMessage { body, prefix: [0; PREFIX], known: 0, missing: 0 })))
+    Ok(request.map(one_message))
 }
 
 /// Whether this is `application/grpc`, alone or with `+proto`, `;…` or the like behind it. gRPC-Web,
@@ -61,78 +59,46 @@ fn unsupported() -> Response<Body> {
     response
 }
 
-/// A body that fails at the first byte behind its first message.
-struct OneMessage {
-    body: Body,
-    prefix: [u8; PREFIX],
-    /// Bytes of the prefix that have come.
-    known: usize,
-    /// Bytes of the message that have not.
-    missing: usize,
-}
-
-impl OneMessage {
-    /// Whether these bytes still belong to the first message.
-    fn takes(&mut self, mut bytes: &[u8]) -> bool {
-        while !bytes.is_empty() {
-            let len = if self.known < PREFIX {
-                let len = (PREFIX - self.known).min(bytes.len());
-                self.prefix[self.known..self.known + len].copy_from_slice(&bytes[..len]);
-                self.known += len;
-                if self.known == PREFIX {
-                    let [_, length @ ..] = self.prefix;
-                    self.missing = u32::from_be_bytes(length) as usize;
-                }
-                len
-            } else {
-                let len = self.missing.min(bytes.len());
-                self.missing -= len;
-                len
-            };
-            if len == 0 {
-                return false;
-            }
-            bytes = &bytes[len..];
-        }
-        true
-    }
-}
-
-impl http_body::Body for OneMessage {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+/// Makes the body fail at the first byte behind its first message.
+fn one_message(body: Body) -> Body {
+    let mut message = OneMessage::default();
+    body_fn(body, move |body, cx| {
+        let frame = ready!(body.poll_frame(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(bytes) = frame.data_ref()
-            && !self.takes(bytes)
+            && !message.takes(bytes)
         {
             let error = Error::Protocol("a second message, where the method takes one".to_owned());
             return Poll::Ready(Some(Err(status::status(&error, &status::Context::default()))));
         }
         Poll::Ready(frame)
-    }
+    })
+}
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
+#[derive(Debug, Default)]
+struct OneMessage {
+    framing: Framing,
+    is_complete: bool,
+}
 
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+impl OneMessage {
+    /// Takes more bytes; returns whether all of them still belong to the first message.
+    fn takes(&mut self, bytes: &[u8]) -> bool {
+        if bytes.is_empty() || self.is_complete {
+            return bytes.is_empty();
+        }
+        let taken = self.framing.take(bytes);
+        self.is_complete = self.framing.is_between();
+        taken == bytes.len()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{OneMessage, PREFIX, TAKES_MANY, is_grpc};
+    use super::{OneMessage, TAKES_MANY, is_grpc};
     use http::{HeaderMap, HeaderValue, header};
     use prost::Message;
     use std::collections::BTreeSet;
-    use tonic::body::Body;
 
     #[test]
     fn only_grpcs_own_content_types_are_taken() {
@@ -186,13 +152,13 @@ mod tests {
         for len in [0_usize, 1, 300] {
             let mut bytes = vec![0];
             bytes.extend(u32::try_from(len).unwrap().to_be_bytes());
-            bytes.resize(PREFIX + len, 7);
+            bytes.resize(5 + len, 7);
             for size in 1..=bytes.len() {
-                let mut body = OneMessage { body: Body::empty(), prefix: [0; PREFIX], known: 0, missing: 0 };
+                let mut body = OneMessage::default();
                 assert!(bytes.chunks(size).all(|piece| body.takes(piece)), "{len} in pieces of {size}");
                 assert!(!body.takes(&[0]));
             }
-            let mut body = OneMessage { body: Body::empty(), prefix: [0; PREFIX], known: 0, missing: 0 };
+            let mut body = OneMessage::default();
             bytes.push(0);
             assert!(!body.takes(&bytes));
         }

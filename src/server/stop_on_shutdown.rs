@@ -1,25 +1,20 @@
-//! Services whose open request streams end with their connection and with their caller's identity.
-//! Reflection answers for as long as its client asks, and one that never stops asking would hold every
-//! drain until its deadline.
-//! Never: cuts off an answer; what was asked is answered.
+//! Services whose open request streams end with their connection and with their caller's identity. Reflection answers
+//! for as long as its client asks, and a client that never stops would hold every drain until its deadline. What was
+//! asked before is still answered.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::Request;
-use http_body::{Frame, SizeHint};
-use tokio_util::sync::WaitForCancellationFutureOwned;
-use tonic::Status;
+use http_body::Body as _;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use crate::service::{Expiry, status};
+use crate::service::{Expiry, body_fn, status};
 use crate::topic::{self, Cause, ShutdownSignal};
 
-/// Wraps a service of tonic.
+/// Service of tonic whose request streams end on shutdown.
 #[derive(Clone, Debug)]
 pub(super) struct StopOnShutdown<S> {
     service: S,
@@ -27,6 +22,7 @@ pub(super) struct StopOnShutdown<S> {
 }
 
 impl<S> StopOnShutdown<S> {
+    /// Wraps a service; `shutdown` is for requests that came by no [`topic::Connection`].
     pub(super) const fn new(service: S, shutdown: ShutdownSignal) -> Self {
         Self { service, shutdown }
     }
@@ -49,45 +45,26 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let shutdown = request.extensions().get().unwrap_or(&self.shutdown);
-        let begun = Box::pin(shutdown.cancelled());
+        let shutdown = request.extensions().get().unwrap_or(&self.shutdown).clone();
         let expiry = request.extensions().get().and_then(Expiry::of);
-        self.service.call(request.map(|body| Body::new(Until { body, begun, expiry })))
+        self.service.call(request.map(|body| stopping(body, &shutdown, expiry)))
     }
 }
 
-/// A request's body that ends with its connection, and fails with its caller's identity, if not before.
-struct Until {
-    body: Body,
-    begun: Pin<Box<WaitForCancellationFutureOwned>>,
-    expiry: Option<Expiry>,
-}
-
-impl http_body::Body for Until {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.expiry.as_mut().is_some_and(|expiry| expiry.poll(cx).is_ready()) {
-            self.expiry = None;
+/// Makes the body end once the signal is cancelled and nothing more was sent before, and fail once the caller's
+/// identity has expired.
+fn stopping(body: Body, shutdown: &ShutdownSignal, mut expiry: Option<Expiry>) -> Body {
+    let mut cancelled = Box::pin(shutdown.cancelled());
+    body_fn(body, move |body, cx| {
+        if expiry.as_mut().is_some_and(|expiry| expiry.poll(cx).is_ready()) {
+            expiry = None;
             let expired = topic::Error::from(Cause::IdentityExpired);
             let status = status::status(&expired.into(), &status::Context::default());
             return Poll::Ready(Some(Err(status)));
         }
-        match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Pending => self.begun.as_mut().poll(cx).map(|()| None),
+        match body.poll_frame(cx) {
+            Poll::Pending => cancelled.as_mut().poll(cx).map(|()| None),
             frame => frame,
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
-    }
+    })
 }

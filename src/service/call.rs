@@ -22,6 +22,12 @@ use crate::topic::{self, Cause, Connection, ShutdownSignal};
 /// How much calls' ages differ, so that those that began together do not end together.
 const AGE_JITTER: f64 = 0.1;
 
+/// Returns the shutdown signal of the connection that a request came by.
+#[must_use]
+pub fn connection_shutdown(extensions: &Extensions) -> Option<&ShutdownSignal> {
+    extensions.get::<Arc<Connection>>().map(|connection| &connection.shutdown)
+}
+
 /// One open call.
 #[derive(Debug)]
 pub(super) struct Call {

@@ -7,16 +7,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::Either;
 use http::{HeaderMap, Request, Response};
-use http_body::{Frame, SizeHint};
+use http_body::Body as _;
 use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
 use super::body::trailers;
+use super::body_fn::body_fn;
 use crate::storage::BoxFuture;
 
 /// Ends the calls of a service at their deadlines.
@@ -55,7 +55,7 @@ where
         response = call => response.map(|response| {
             // An answer in headers alone has ended.
             let is_over = response.headers().contains_key(Status::GRPC_STATUS);
-            if is_over { response } else { response.map(|body| Body::new(Within { body, deadline: Some(deadline) })) }
+            if is_over { response } else { response.map(|body| ending_at(deadline, body)) }
         }),
         () = &mut deadline => Ok(exceeded().into_http()),
     }
@@ -65,37 +65,18 @@ fn exceeded() -> Status {
     Status::deadline_exceeded("the call's deadline has passed")
 }
 
-/// A body that ends at the deadline, if not before.
-struct Within {
-    body: Body,
-    /// None once it has passed.
-    deadline: Option<Pin<Box<Sleep>>>,
-}
-
-impl http_body::Body for Within {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Some(deadline) = &mut self.deadline else { return Poll::Ready(None) };
-        // First: a body that is always ready ends too.
-        if deadline.as_mut().poll(cx).is_ready() {
-            (self.deadline, self.body) = (None, Body::empty());
+/// Makes the body end at the deadline, if not before.
+fn ending_at(deadline: Pin<Box<Sleep>>, body: Body) -> Body {
+    let mut deadline = Some(deadline);
+    body_fn(body, move |mut body, cx| {
+        // The deadline is polled first, so that a body that is always ready ends too.
+        if deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+            deadline = None;
+            body.set(Body::empty());
             return Poll::Ready(Some(trailers(&exceeded())));
         }
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.deadline.is_none() || self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        if self.deadline.is_none() { SizeHint::with_exact(0) } else { SizeHint::default() }
-    }
+        body.poll_frame(cx)
+    })
 }
 
 /// The timeout a request asks for; none where it asks for none, or for nothing that is one: at most eight

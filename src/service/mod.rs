@@ -2,6 +2,7 @@
 //! Never: an error code outside `status`, or a rule that belongs to a topic.
 
 mod body;
+mod body_fn;
 mod call;
 mod compression;
 mod creation;
@@ -28,6 +29,8 @@ mod tests;
 mod topics;
 
 pub use body::Beside;
+pub use body_fn::body_fn;
+pub use call::connection_shutdown;
 pub use compression::ENCODINGS;
 pub use deadline::Deadlines;
 pub use example::{Tutorial, Unpackaged};

@@ -19,8 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 
-use super::linger::Lingering;
-use super::preface::Ahead;
+use super::io::LingeringClose;
 use crate::auth::PeerCertificate;
 use crate::config::TlsConfig;
 use crate::reload::Files;
@@ -125,7 +124,7 @@ impl Tls {
             Ok(Err((error, stream))) => {
                 debug!(%error, "TLS handshake refused");
                 // The client is told by an alert what was wrong; a reset would take it away.
-                let _ = Lingering::new(stream, Ahead::default()).shutdown().await;
+                let _ = LingeringClose::new(stream).shutdown().await;
                 None
             }
             Err(_) => {

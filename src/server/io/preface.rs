@@ -1,4 +1,4 @@
-//! The first bytes of a connection: read ahead, so that a peer that says nothing is found out before
+//! The first bytes of a connection: read preface, so that a peer that says nothing is found out before
 //! HTTP/2 waits for it, and given back to whoever speaks with the peer.
 //! Never: judges them.
 
@@ -13,56 +13,56 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const METHODS: [&[u8]; 9] =
     [b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
 
-/// What was read ahead of a connection.
+/// What was read preface of a connection.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Ahead {
+pub(in crate::server) struct Preface {
     bytes: [u8; PREFACE.len()],
     len: u8,
 }
 
-impl Ahead {
+impl Preface {
     /// Reads the whole preface, or up to a byte that does not belong to it, or to the peer's end.
-    pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
-        let mut ahead = Self::default();
-        while ahead.is_preface() && ahead.bytes().len() < PREFACE.len() {
-            let read = stream.read(&mut ahead.bytes[usize::from(ahead.len)..]).await?;
+    pub(in crate::server) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
+        let mut preface = Self::default();
+        while preface.is_preface() && preface.bytes().len() < PREFACE.len() {
+            let read = stream.read(&mut preface.bytes[usize::from(preface.len)..]).await?;
             if read == 0 {
                 break;
             }
-            ahead.len += u8::try_from(read).expect("at most the length of the preface");
+            preface.len += u8::try_from(read).expect("at most the length of the preface");
         }
-        Ok(ahead)
+        Ok(preface)
     }
 
     /// What was read.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(in crate::server) fn bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 
     /// Whether the peer speaks HTTP/2, as far as it spoke.
-    pub(super) fn is_preface(&self) -> bool {
+    pub(in crate::server) fn is_preface(&self) -> bool {
         PREFACE.starts_with(self.bytes())
     }
 
     /// Whether the peer speaks HTTP/1, as far as it spoke.
-    pub(super) fn is_http1(&self) -> bool {
+    pub(in crate::server) fn is_http1(&self) -> bool {
         let said = self.bytes();
         let begins = |method: &&[u8]| method.starts_with(said) || said.starts_with(method);
         !said.is_empty() && METHODS.iter().any(begins)
     }
 
     /// Whether the peer has said all of the preface, and nothing else.
-    pub(super) fn is_whole_preface(&self) -> bool {
+    pub(in crate::server) fn is_whole_preface(&self) -> bool {
         self.bytes() == PREFACE
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Ahead, PREFACE};
+    use super::{PREFACE, Preface};
     use tokio::io::AsyncWriteExt;
 
-    async fn read(pieces: &[&[u8]]) -> Ahead {
+    async fn read(pieces: &[&[u8]]) -> Preface {
         let (mut peer, mut stream) = tokio::io::duplex(64);
         let said = async {
             for piece in pieces {
@@ -70,19 +70,19 @@ mod tests {
             }
             drop(peer);
         };
-        tokio::join!(Ahead::read(&mut stream), said).0.unwrap()
+        tokio::join!(Preface::read(&mut stream), said).0.unwrap()
     }
 
     #[tokio::test]
     async fn the_preface_is_read_in_pieces_and_nothing_behind_it() {
-        let ahead = read(&[&PREFACE[..3], &PREFACE[3..], b"S"]).await;
-        assert!(ahead.is_whole_preface());
+        let preface = read(&[&PREFACE[..3], &PREFACE[3..], b"S"]).await;
+        assert!(preface.is_whole_preface());
     }
 
     #[tokio::test]
     async fn another_protocol_is_told_at_its_first_byte() {
-        let ahead = read(&[b"GET / HTTP/1.1\r\n\r\n"]).await;
-        assert!(!ahead.is_preface() && ahead.is_http1());
+        let preface = read(&[b"GET / HTTP/1.1\r\n\r\n"]).await;
+        assert!(!preface.is_preface() && preface.is_http1());
         assert!(read(&[b"P", b"OST / HTTP/1.1\r\n"]).await.is_http1(), "as the preface begins");
         assert!(!read(&[b"\x16\x03\x01\x00"]).await.is_http1(), "TLS");
         let silent = read(&[]).await;
