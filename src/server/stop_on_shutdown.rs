@@ -11,7 +11,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use crate::service::{Expiry, body_fn, status};
+use crate::service::{Expiry, body_fn, connection_shutdown, status};
 use crate::topic::{self, Cause, ShutdownSignal};
 
 /// Service of tonic whose request streams end on shutdown.
@@ -45,7 +45,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let shutdown = request.extensions().get().unwrap_or(&self.shutdown).clone();
+        let shutdown = connection_shutdown(request.extensions()).unwrap_or(&self.shutdown).clone();
         let expiry = request.extensions().get().and_then(Expiry::of);
         self.service.call(request.map(|body| stopping(body, &shutdown, expiry)))
     }

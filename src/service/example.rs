@@ -12,6 +12,7 @@ use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
 use tower::Service;
 
+use super::call::connection_shutdown;
 use super::status::{Context as CallContext, status, with_details};
 use crate::proto::example;
 use crate::topic::{self, ShutdownSignal};
@@ -35,7 +36,7 @@ impl Tutorial {
     }
 
     fn shutdown<T>(&self, request: &Request<T>) -> ShutdownSignal {
-        request.extensions().get().unwrap_or(&self.shutdown).clone()
+        connection_shutdown(request.extensions()).unwrap_or(&self.shutdown).clone()
     }
 }
 

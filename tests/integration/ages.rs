@@ -3,9 +3,14 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt, stream};
 use streamway::client::{Client, Options, PublisherOptions, Record, SubscriberOptions};
+use streamway::proto::example::MyRequest;
+use streamway::proto::example::my_service_client::MyServiceClient;
 use streamway::proto::v1::Notice;
 use tonic::Code;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 use crate::harness::frames::{Frames, Peer};
 use crate::harness::make::{latest, published, records, subscribe};
@@ -56,4 +61,20 @@ async fn the_client_library_goes_on_from_connection_to_connection() {
         number += 1;
     }
     println!("{number} records over several connections");
+}
+
+/// Whoever keeps its side of the tutorial's or of reflection's stream open is told too, and not cut off.
+#[tokio::test]
+async fn the_streams_of_the_other_services_end_with_their_connection() {
+    let server = aging().await;
+    let mut tutorial = MyServiceClient::new(server.channel().await);
+    let asked = stream::iter([MyRequest::default()]).chain(stream::pending());
+    let mut answers = tutorial.bidirectional_streaming_rpc_method(asked).await.unwrap().into_inner();
+    answers.message().await.unwrap().expect("an answer");
+    let mut reflection = ServerReflectionClient::new(server.channel().await);
+    let asked = stream::iter([ServerReflectionRequest::default()]).chain(stream::pending());
+    let mut files = reflection.server_reflection_info(asked).await.unwrap().into_inner();
+    let status = within(20, "the tutorial's end", answers.message()).await.unwrap_err();
+    refused(&status, Code::Unavailable, "STREAM_MAX_AGE");
+    while within(20, "reflection's end", files.message()).await.expect("it ends well").is_some() {}
 }
