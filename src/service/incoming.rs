@@ -1,7 +1,7 @@
 //! The messages of a call that sends many. tonic's own reader hands out parts of a buffer that several messages share,
 //! and keeps the largest buffer it ever needed for as long as the call lasts, a decompressed one too: a record of two
-//! bytes would hold megabytes, and so would an idle call. Here each message has a buffer of just its size, and between
-//! two messages a call keeps at most the frame it is taking apart.
+//! bytes would hold megabytes, and so would an idle call. Here the records of each message have a buffer of just their
+//! size, and between two messages a call keeps at most the frame it is taking apart.
 //! Never: allocates for bytes that a peer only announced, beyond one message of the size that is allowed.
 
 use std::marker::PhantomData;
@@ -18,7 +18,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::{Code, Status};
 
 use super::compression;
-use crate::wire::{MALFORMED, Wire};
+use crate::wire::{ExchangeRequest, IngestRequest, MALFORMED, Wire};
 
 /// Flag (whether compressed) and length before every message of gRPC.
 const PREFIX: usize = 5;
@@ -42,7 +42,7 @@ pub(super) fn beside(mut request: Request<Body>) -> Request<Body> {
 }
 
 /// The messages a client sends in one call.
-pub(super) struct Incoming<T> {
+pub struct Incoming<T> {
     body: Body,
     encoding: Option<CompressionEncoding>,
     bytes_max: usize,
@@ -68,7 +68,7 @@ enum State {
 
 const BETWEEN: State = State::Prefix([0; PREFIX], 0);
 
-impl<T: Wire> Incoming<T> {
+impl<T: Message> Incoming<T> {
     /// The messages of a call that came by way of [`beside`], each of at most `bytes_max` bytes.
     pub(super) fn of<R>(request: &mut tonic::Request<R>, bytes_max: usize) -> Self {
         let carried = request.extensions_mut().remove::<Carried>();
@@ -77,7 +77,9 @@ impl<T: Wire> Incoming<T> {
         Self::new(body, encoding, bytes_max)
     }
 
-    fn new(body: Body, encoding: Option<CompressionEncoding>, bytes_max: usize) -> Self {
+    /// The messages in a body, each of at most `bytes_max` bytes once it is decompressed.
+    #[must_use]
+    pub const fn new(body: Body, encoding: Option<CompressionEncoding>, bytes_max: usize) -> Self {
         Self {
             body,
             encoding,
@@ -114,18 +116,23 @@ impl<T: Wire> Incoming<T> {
                         }
                         return Ok(None);
                     }
-                    let whole = if bytes.is_empty() {
-                        let whole = &self.frame[..missing];
-                        if compressed { self.plain(whole)? } else { Bytes::copy_from_slice(whole) }
-                    } else {
-                        let mut whole = std::mem::take(bytes);
-                        whole.extend_from_slice(&self.frame[..missing]);
-                        if compressed { self.plain(&whole)? } else { whole.into() }
-                    };
-                    self.frame.advance(missing);
+                    let mut whole = std::mem::take(bytes);
+                    let rest = self.frame.split_to(missing);
                     self.state = BETWEEN;
-                    self.turn += whole.len();
-                    return parsed(whole).map(Some);
+                    let message = if whole.is_empty() && !compressed {
+                        self.turn += rest.len();
+                        parsed_apart(rest)
+                    } else {
+                        let whole = if whole.is_empty() {
+                            self.plain(&rest)?
+                        } else {
+                            whole.extend_from_slice(&rest);
+                            if compressed { self.plain(&whole)? } else { whole.into() }
+                        };
+                        self.turn += whole.len();
+                        parsed(whole)
+                    };
+                    return message.map(Some);
                 }
             }
         }
@@ -171,11 +178,44 @@ impl<T: Wire> Incoming<T> {
     }
 }
 
-fn parsed<T: Wire>(bytes: Bytes) -> Result<T, Status> {
+/// A message that may carry records.
+pub trait Message: Wire {
+    /// The encoded records, which may share the buffer of the bytes that were parsed.
+    fn records_mut(&mut self) -> Option<&mut Bytes>;
+}
+
+impl Message for IngestRequest {
+    fn records_mut(&mut self) -> Option<&mut Bytes> {
+        self.publish.as_mut().map(|publish| &mut publish.records)
+    }
+}
+
+impl Message for ExchangeRequest {
+    fn records_mut(&mut self) -> Option<&mut Bytes> {
+        match self {
+            Self::Publish { publish, .. } => Some(&mut publish.records),
+            Self::Open(_) | Self::Empty => None,
+        }
+    }
+}
+
+fn parsed<T: Message>(bytes: Bytes) -> Result<T, Status> {
     T::parse(bytes).map_err(|malformed| Status::invalid_argument(format!("{MALFORMED}: {}", malformed.0)))
 }
 
-impl<T: Wire> Stream for Incoming<T> {
+/// Parses a message that shares its buffer with others, and copies out the one part that would keep the buffer.
+fn parsed_apart<T: Message>(bytes: Bytes) -> Result<T, Status> {
+    let shared = bytes.as_ptr_range();
+    let mut message: T = parsed(bytes)?;
+    if let Some(records) = message.records_mut()
+        && shared.contains(&records.as_ptr())
+    {
+        *records = Bytes::copy_from_slice(records);
+    }
+    Ok(message)
+}
+
+impl<T: Message> Stream for Incoming<T> {
     type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

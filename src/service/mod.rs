@@ -11,7 +11,7 @@ mod example;
 mod exchange;
 mod expiry;
 mod fault;
-mod incoming;
+pub mod incoming;
 mod ingest;
 mod intake;
 mod listing;

@@ -2,9 +2,12 @@
 //! come in any order: kept are those stored last, and of each principal its share.
 //! Never: durable; what an engine stores is.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::time::Duration;
+
+use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::record::{Batch, Offset, Scope, UnixMicros};
 
@@ -63,8 +66,8 @@ impl Owner {
     }
 }
 
-/// A topic, a scope and a request id, as 128 bits of two independently keyed hashes: a million ids collide
-/// with a chance of 2^-88, and nobody outside knows the keys.
+/// A topic, a scope and a request id, as 128 bits of a keyed hash: a million ids collide with a chance of
+/// 2^-88, and nobody outside knows the key, so that no client can choose ids that collide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(u64, u64);
 
@@ -92,46 +95,50 @@ impl Hasher for Taken {
     }
 }
 
-/// A map of so many entries is not worth shrinking.
+/// A collection of so many entries is not worth shrinking.
 const SMALL: usize = 64;
 
 /// What was stored, by key.
 pub type Map = HashMap<Key, Stored, BuildHasherDefault<Taken>>;
 
-/// The newest request ids. One takes about 175 bytes of memory where there are a million.
+/// The newest request ids. One takes about 145 bytes of memory where there are a million.
 #[derive(Debug)]
 pub struct Window {
     stored: Map,
     order: Order,
-    hashers: (RandomState, RandomState),
+    hasher: SipHasher13,
     age: u64,
     count_max: usize,
-    begun: UnixMicros,
+    started: UnixMicros,
 }
 
 impl Window {
-    /// Remembers at most `count_max` ids, none longer than `age`. The steady clock says `begun`.
+    /// Remembers at most `count_max` ids, none longer than `age`. The steady clock says `started`.
     #[must_use]
-    pub fn new(age: Duration, count_max: usize, begun: UnixMicros) -> Self {
+    pub fn new(age: Duration, count_max: usize, started: UnixMicros) -> Self {
+        let random = RandomState::new();
         Self {
             stored: Map::default(),
             order: Order::default(),
-            hashers: (RandomState::new(), RandomState::new()),
+            hasher: SipHasher13::new_with_keys(random.hash_one(0), random.hash_one(1)),
             age: u64::try_from(age.as_micros()).unwrap_or(u64::MAX),
             count_max,
-            begun,
+            started,
         }
     }
 
-    /// Another one with the same keys and limits, empty.
+    /// Makes an empty window with the same hash key and limits.
     #[must_use]
     pub fn empty(&self) -> Self {
-        Self { stored: Map::default(), order: Order::default(), hashers: self.hashers.clone(), ..*self }
+        Self { stored: Map::default(), order: Order::default(), ..*self }
     }
 
-    /// Takes in everything of another one made by [`Self::empty`].
+    /// Takes in everything of another window that [`Self::empty`] made.
     pub fn absorb(&mut self, other: Self, now: UnixMicros) {
-        for (key, stored) in other.stored {
+        // In order of time, which is how most of them can be appended.
+        let mut ids: Vec<_> = other.stored.into_iter().collect();
+        ids.sort_unstable_by_key(|(_, stored)| stored.at);
+        for (key, stored) in ids {
             self.insert(key, stored, now);
         }
     }
@@ -139,37 +146,51 @@ impl Window {
     /// The key of an id within its scope.
     #[must_use]
     pub fn key(&self, topic: u64, scope: Scope, id: &[u8]) -> Key {
-        self.hash(&(topic, scope.bytes(), id))
+        self.hash(topic, id.len() as u64, scope.bytes(), id)
     }
 
-    /// The key of an id, and who it is counted for. One without a mark is anybody's.
+    /// The key of an id, and the owner it is counted for. An id without a mark belongs to anybody.
     #[must_use]
     pub fn marked(&self, topic: u64, id: &[u8], mark: Option<Mark>) -> (Key, Owner) {
         match mark {
             Some(mark) => (self.key(topic, mark.scope, id), Owner::of(mark.scope)),
-            None => (self.hash(&(topic, id)), Owner::UNKNOWN),
+            None => (self.unmarked(topic, id), Owner::UNKNOWN),
         }
     }
 
-    fn hash(&self, id: &impl Hash) -> Key {
-        Key(self.hashers.0.hash_one(id), self.hashers.1.hash_one(id))
+    fn unmarked(&self, topic: u64, id: &[u8]) -> Key {
+        // No id is so long: what has no scope never hashes the same bytes as what has one.
+        self.hash(topic, id.len() as u64 | 1 << 63, [0; 16], id)
+    }
+
+    fn hash(&self, topic: u64, len: u64, scope: [u8; 16], id: &[u8]) -> Key {
+        let mut head = [0; 32];
+        head[..8].copy_from_slice(&topic.to_le_bytes());
+        head[8..16].copy_from_slice(&len.to_le_bytes());
+        head[16..].copy_from_slice(&scope);
+        let mut hasher = self.hasher;
+        hasher.write(&head);
+        hasher.write(id);
+        let hash = hasher.finish128();
+        Key(hash.h1, hash.h2)
     }
 
     /// Where something stored by an earlier run at `time` stands on the steady clock: not in the future,
     /// where that run's wall clock was ahead.
     #[must_use]
     pub fn at(&self, time: UnixMicros) -> UnixMicros {
-        time.min(self.begun)
+        time.min(self.started)
     }
 
-    /// What was stored under an id within the window, be it by an earlier program for whomever; and the id's
-    /// key.
+    /// The id's key, and what was stored under it within the window, also by an earlier program, which noted
+    /// no scope.
     #[must_use]
     pub fn find(&self, topic: u64, scope: Scope, id: &[u8], now: UnixMicros) -> (Key, Option<Stored>) {
         let key = self.key(topic, scope, id);
-        let stored = self.get(key, now).or_else(|| {
-            self.order.of.contains_key(&Owner::UNKNOWN).then(|| self.get(self.hash(&(topic, id)), now))?
-        });
+        let stored = self.get(key, now);
+        if stored.is_none() && self.order.holds_unknown {
+            return (key, self.get(self.unmarked(topic, id), now));
+        }
         (key, stored)
     }
 
@@ -184,18 +205,22 @@ impl Window {
     /// Remembers an id, and forgets those that are too old at `now`, or too many. Of two batches under one
     /// id the one stored later counts.
     pub fn insert(&mut self, key: Key, stored: Stored, now: UnixMicros) {
-        let later = |known: &Stored| (known.at, known.first) >= (stored.at, stored.first);
-        if !self.stored.get(&key).is_some_and(later) {
-            if let Some(known) = self.stored.insert(key, stored) {
-                self.order.change(known.owner, |ids| ids.remove(&(known.at, key)));
+        match self.stored.entry(key) {
+            Entry::Vacant(entry) => {
+                entry.insert(stored);
+                self.order.add(stored.owner, stored.at, key);
             }
-            self.order.change(stored.owner, |ids| ids.insert((stored.at, key)));
+            Entry::Occupied(mut entry) => {
+                let known = *entry.get();
+                if (known.at, known.first) < (stored.at, stored.first) {
+                    entry.insert(stored);
+                    self.order.remove(known.owner, known.at, key);
+                    self.order.add(stored.owner, stored.at, key);
+                    self.order.compact(known.owner, &self.stored);
+                }
+            }
         }
-        while let Some(oldest) = self.order.oldest()
-            && self.is_old(oldest.0, now)
-        {
-            self.forget(oldest.1);
-        }
+        self.forget_old(now);
         self.forget_beyond(self.count_max);
     }
 
@@ -212,16 +237,35 @@ impl Window {
         {
             self.forget(owner);
         }
-        // A map does not give back its memory by itself.
+        // A map keeps its memory unless it is told to shrink.
         if self.stored.capacity() > 8 * self.stored.len().max(SMALL) {
             self.stored.shrink_to(2 * self.stored.len());
         }
     }
 
-    /// Forgets the oldest id of an owner.
+    /// Forgets what is too old at `now`.
+    fn forget_old(&mut self, now: UnixMicros) {
+        while let Some((time, owner)) = self.order.by_age.first().copied()
+            && self.is_old(time, now)
+        {
+            if self.order.file_by_age(owner).is_some_and(|oldest| self.is_old(oldest, now)) {
+                self.forget(owner);
+            }
+        }
+    }
+
+    /// Forgets the oldest id of an owner, or no more than its place where the id was stored anew.
     fn forget(&mut self, owner: Owner) {
-        if let Some((_, key)) = self.order.change(owner, BTreeSet::pop_first) {
-            self.stored.remove(&key);
+        let Some(ids) = self.order.ids.get_mut(&owner) else { return };
+        if let Some((at, key)) = ids.pop()
+            && let Entry::Occupied(entry) = self.stored.entry(key)
+            && (entry.get().at, entry.get().owner) == (at, owner)
+        {
+            entry.remove();
+            ids.count -= 1;
+            if ids.count == 0 {
+                self.order.forget_owner(owner);
+            }
         }
     }
 
@@ -231,57 +275,152 @@ impl Window {
         UnixMicros(now.0.saturating_sub(self.age))
     }
 
-    /// When the oldest id that is remembered was stored; none where there is none.
-    #[must_use]
-    pub fn oldest_kept(&self) -> Option<UnixMicros> {
-        self.order.oldest().map(|(at, _)| at)
+    /// The time at which the oldest id that is remembered was stored, or an earlier one where ids were stored
+    /// anew; none where no id is remembered.
+    pub fn oldest_kept(&mut self) -> Option<UnixMicros> {
+        loop {
+            let (time, owner) = self.order.by_age.first().copied()?;
+            if self.order.file_by_age(owner)? == time {
+                return Some(time);
+            }
+        }
     }
 }
 
-/// Ids of one owner, by the time they were stored.
-type Ids = BTreeSet<(UnixMicros, Key)>;
+/// An id of one owner, and when it was stored.
+type Timed = (UnixMicros, Key);
 
-/// In which order ids are forgotten.
+/// The ids of one owner, by the time they were stored.
+#[derive(Debug, Default)]
+struct Ids {
+    /// Those that came in order of time. An id that was stored anew stays here as well until its old time
+    /// comes to the front.
+    in_order: VecDeque<Timed>,
+    /// Those that came later than a newer one.
+    late: BTreeSet<Timed>,
+    /// How many are remembered.
+    count: usize,
+    /// A count that is not below `count`, under which the owner stands in [`Order::by_size`].
+    filed_count: usize,
+    /// A time that is not after the oldest, under which the owner stands in [`Order::by_age`].
+    filed_time: UnixMicros,
+}
+
+impl Ids {
+    fn oldest(&self) -> Option<Timed> {
+        match (self.in_order.front(), self.late.first()) {
+            (Some(a), Some(b)) => Some(*a.min(b)),
+            (a, b) => a.or(b).copied(),
+        }
+    }
+
+    /// Takes out the oldest id, which may have been stored anew.
+    fn pop(&mut self) -> Option<Timed> {
+        let oldest = self.oldest()?;
+        if self.in_order.front() != Some(&oldest) {
+            return self.late.pop_first();
+        }
+        if self.in_order.capacity() > 8 * self.in_order.len().max(SMALL) {
+            self.in_order.shrink_to(2 * self.in_order.len());
+        }
+        self.in_order.pop_front()
+    }
+}
+
+/// The order in which ids are forgotten. An owner moves within the two sets only when its place there is
+/// looked at or would be wrong in the other direction, not with every id.
 #[derive(Debug, Default)]
 struct Order {
-    of: HashMap<Owner, Ids>,
-    /// Owners by how many they have,
+    ids: HashMap<Owner, Ids>,
+    /// Owners by how many ids they have at most.
     by_size: BTreeSet<(usize, Owner)>,
-    /// and by their oldest.
+    /// Owners by a time that none of their ids is older than.
     by_age: BTreeSet<(UnixMicros, Owner)>,
+    /// Whether there are ids of [`Owner::UNKNOWN`].
+    holds_unknown: bool,
 }
 
 impl Order {
-    fn oldest(&self) -> Option<(UnixMicros, Owner)> {
-        self.by_age.first().copied()
+    /// Adds an id.
+    fn add(&mut self, owner: Owner, at: UnixMicros, key: Key) {
+        let ids = self.ids.entry(owner).or_default();
+        let is_first = ids.count == 0;
+        ids.count += 1;
+        if ids.in_order.back().is_none_or(|newest| newest.0 <= at) {
+            ids.in_order.push_back((at, key));
+        } else {
+            ids.late.insert((at, key));
+        }
+        if ids.count > ids.filed_count {
+            let filed = ids.count + ids.count / 8;
+            self.by_size.insert((filed, owner));
+            self.by_size.remove(&(ids.filed_count, owner));
+            ids.filed_count = filed;
+        }
+        if is_first || at < ids.filed_time {
+            self.by_age.insert((at, owner));
+            if !is_first {
+                self.by_age.remove(&(ids.filed_time, owner));
+            }
+            ids.filed_time = at;
+        }
+        self.holds_unknown |= owner == Owner::UNKNOWN;
     }
 
-    fn largest(&self) -> Option<Owner> {
-        self.by_size.last().map(|(_, owner)| *owner)
+    /// Takes out an id that is stored anew.
+    fn remove(&mut self, owner: Owner, at: UnixMicros, key: Key) {
+        let Some(ids) = self.ids.get_mut(&owner) else { return };
+        ids.late.remove(&(at, key));
+        ids.count -= 1;
+        if ids.count == 0 {
+            self.forget_owner(owner);
+        }
     }
 
-    /// Changes the ids of one owner.
-    fn change<T>(&mut self, owner: Owner, change: impl FnOnce(&mut Ids) -> T) -> T {
-        let ids = self.of.entry(owner).or_default();
-        let (size, oldest) = (ids.len(), ids.first().map(|(at, _)| *at));
-        let result = change(ids);
-        let (new_size, new_oldest) = (ids.len(), ids.first().map(|(at, _)| *at));
-        if size != new_size {
-            self.by_size.remove(&(size, owner));
-            self.by_size.insert((new_size, owner));
+    fn forget_owner(&mut self, owner: Owner) {
+        if let Some(ids) = self.ids.remove(&owner) {
+            self.by_size.remove(&(ids.filed_count, owner));
+            self.by_age.remove(&(ids.filed_time, owner));
+            self.holds_unknown &= owner != Owner::UNKNOWN;
         }
-        if oldest != new_oldest {
-            if let Some(oldest) = oldest {
-                self.by_age.remove(&(oldest, owner));
+    }
+
+    /// Drops the old places of ids that were stored anew, once they are most of what an owner has.
+    fn compact(&mut self, owner: Owner, stored: &Map) {
+        if let Some(ids) = self.ids.get_mut(&owner)
+            && ids.in_order.len() > 64 + 2 * ids.count
+        {
+            ids.in_order.retain(|(at, key)| {
+                stored.get(key).is_some_and(|stored| (stored.at, stored.owner) == (*at, owner))
+            });
+        }
+    }
+
+    /// The owner with the most ids.
+    fn largest(&mut self) -> Option<Owner> {
+        loop {
+            let mut largest = self.by_size.iter().rev();
+            let (filed, owner) = *largest.next()?;
+            let second = largest.next().map_or(0, |(count, _)| *count);
+            let ids = self.ids.get_mut(&owner)?;
+            if ids.count >= second || ids.count == filed {
+                return Some(owner);
             }
-            if let Some(oldest) = new_oldest {
-                self.by_age.insert((oldest, owner));
-            }
+            ids.filed_count = ids.count;
+            self.by_size.insert((ids.count, owner));
+            self.by_size.remove(&(filed, owner));
         }
-        if new_size == 0 {
-            self.by_size.remove(&(0, owner));
-            self.of.remove(&owner);
+    }
+
+    /// Moves an owner to where its oldest id belongs, which it answers.
+    fn file_by_age(&mut self, owner: Owner) -> Option<UnixMicros> {
+        let ids = self.ids.get_mut(&owner)?;
+        let (oldest, _) = ids.oldest()?;
+        if oldest != ids.filed_time {
+            self.by_age.insert((oldest, owner));
+            self.by_age.remove(&(ids.filed_time, owner));
+            ids.filed_time = oldest;
         }
-        result
+        Some(oldest)
     }
 }

@@ -146,6 +146,9 @@ impl CommitBuilder {
             IdEntry { first, count, mark, id: id.as_str().as_bytes() }.encode(&mut building.ids);
             let owner = Owner::of(scope);
             let stored = window::Stored { first, count, content, owner, time, at: self.steady };
+            if self.fresh.is_empty() {
+                self.fresh.reserve(self.replies.capacity());
+            }
             self.fresh.insert(key, stored);
         }
         Ok(receipt(topic, first, end, time, false))

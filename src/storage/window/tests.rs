@@ -1,6 +1,6 @@
 //! The window held against a model that keeps everything: ids of several owners, in any order, at any time.
 
-use super::{Key, Mark, Owner, Stored, Window};
+use super::{Key, Mark, Order, Owner, Stored, Window};
 use crate::record::testing::batch_of;
 use crate::record::{Offset, Scope, UnixMicros};
 use std::collections::HashMap;
@@ -80,6 +80,26 @@ fn a_flood_leaves_the_share_of_others() {
     assert!(window.stored.contains_key(&late[99]) && window.stored.contains_key(&many[9_979]));
 }
 
+/// Old places of ids that are stored anew do not pile up, and cost no other id its place.
+#[test]
+fn ids_stored_anew_keep_one_place_each() {
+    let mut window = Window::new(Duration::from_secs(1), 100, UnixMicros(0));
+    let keys: Vec<Key> = (0..10_u8).map(|id| window.key(1, scope(1), &[id])).collect();
+    for at in 0..1_000 {
+        window.insert(keys[at as usize % 10], stored(at, at, scope(1)), UnixMicros(at));
+        check_order(&window.order, window.stored.len());
+    }
+    assert_eq!(window.stored.len(), 10);
+    assert!(window.oldest_kept().is_some_and(|oldest| (900..=990).contains(&oldest.0)));
+    window.insert(
+        window.key(1, scope(1), b"later"),
+        stored(1_000, 1_000_995, scope(1)),
+        UnixMicros(1_000_995),
+    );
+    let known = |key: &Key| window.stored.contains_key(key);
+    assert_eq!(keys.iter().map(known).collect::<Vec<_>>(), [[false; 5], [true; 5]].concat());
+}
+
 /// Everything that was ever stored: what of it must be known, and what must not.
 #[derive(Default)]
 struct Model {
@@ -101,8 +121,11 @@ impl Model {
             of.entry(stored.owner).or_default().push((*key, *stored));
         }
         let newest = of.into_values().flat_map(|mut ids| {
-            ids.sort_unstable_by_key(|(key, stored)| std::cmp::Reverse((stored.at, *key)));
+            ids.sort_unstable_by_key(|(_, stored)| std::cmp::Reverse(stored.at));
+            // Of those that are as old as the first that has no place any of them may be forgotten.
+            let beyond = ids.get(share).map(|(_, stored)| stored.at);
             ids.truncate(share);
+            ids.retain(|(_, stored)| Some(stored.at) != beyond);
             ids
         });
         newest.filter(|(_, stored)| now.saturating_sub(stored.at.0) <= age).collect()
@@ -141,8 +164,7 @@ fn run(seed: u64) {
 }
 
 fn check(window: &Window, model: &Model, (owners, count_max, age, now): (u8, usize, u64, u64)) {
-    let held: usize = window.order.of.values().map(std::collections::BTreeSet::len).sum();
-    assert_eq!((held, window.order.of.len()), (window.stored.len(), window.order.by_size.len()));
+    check_order(&window.order, window.stored.len());
     assert!(window.stored.len() <= count_max);
     for (key, stored) in model.due(count_max / usize::from(owners), age, now) {
         assert_eq!(window.get(key, UnixMicros(now)), Some(stored), "one of the newest was forgotten");
@@ -151,6 +173,22 @@ fn check(window: &Window, model: &Model, (owners, count_max, age, now): (u8, usi
         // The later of two counts, unless it was forgotten before the other came.
         assert!(known.at <= model.stored[key].at, "one that was never stored");
         assert!(now - known.at.0 <= age, "an old one is kept");
+    }
+}
+
+/// Every owner is filed once, under no fewer ids than it has and under no later time than its oldest.
+fn check_order(order: &Order, count: usize) {
+    assert_eq!(order.ids.values().map(|ids| ids.count).sum::<usize>(), count);
+    assert_eq!((order.by_size.len(), order.by_age.len()), (order.ids.len(), order.ids.len()));
+    for (owner, ids) in &order.ids {
+        assert!(ids.count <= ids.filed_count && order.by_size.contains(&(ids.filed_count, *owner)));
+        assert!(order.by_age.contains(&(ids.filed_time, *owner)));
+        assert!(ids.oldest().is_some_and(|(oldest, _)| ids.filed_time <= oldest));
+        assert!(ids.in_order.iter().is_sorted_by_key(|(at, _)| at));
+        assert!(
+            ids.in_order.len() + ids.late.len() <= 65 + 3 * ids.count,
+            "places of ids stored anew pile up"
+        );
     }
 }
 
