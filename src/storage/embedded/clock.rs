@@ -87,6 +87,12 @@ impl RetentionClock {
         Self { clock, ahead: 0, jumped: None }
     }
 
+    /// The steady clock, for intervals.
+    #[must_use]
+    pub fn steady(&self) -> UnixMicros {
+        self.clock.steady()
+    }
+
     /// Now, or earlier: what looks too old by it is.
     pub fn now(&mut self) -> UnixMicros {
         let (wall, steady) = (self.clock.wall(), self.clock.steady());

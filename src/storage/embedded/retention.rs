@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -19,9 +19,9 @@ use crate::storage::{Error, Retention};
 use crate::telemetry::METRICS;
 
 /// Space is reclaimed by a checkpoint of its own at most this often.
-const RECLAIM_INTERVAL: Duration = Duration::from_secs(10);
+pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(10);
 /// A topic that cannot be read is tried again after this time, or once it is trimmed.
-const FAILED_INTERVAL: Duration = Duration::from_secs(60);
+pub const FAILED_INTERVAL: Duration = Duration::from_secs(60);
 /// Topics looked into in one pass; those that waited longest come first.
 const LOOKS_MAX: usize = 256;
 /// Batches may get older than they should by one part in so many, so that a busy topic is not read for each
@@ -35,7 +35,8 @@ const AGE_SLACK_MAX: Duration = Duration::from_secs(60);
 pub struct RetentionTask {
     registry: Arc<Registry>,
     queue: Queue,
-    reclaimed: Option<Instant>,
+    /// When space was last reclaimed, on the steady clock.
+    reclaimed: Option<UnixMicros>,
     time: RetentionClock,
     /// Topics with limits, by id.
     known: HashMap<u64, Known>,
@@ -55,8 +56,8 @@ struct Known {
     oldest: Option<UnixMicros>,
     /// Which pass that was.
     pass: u64,
-    /// Why it could not be read, and when it is tried again.
-    failed: Option<(Error, Instant)>,
+    /// Why it could not be read, and when it is tried again, on the steady clock.
+    failed: Option<(Error, UnixMicros)>,
 }
 
 impl RetentionTask {
@@ -82,16 +83,17 @@ impl RetentionTask {
     pub fn pass(&mut self, files: &Files, catalog: &Catalog) {
         self.passes += 1;
         self.look(files);
-        let due = self.reclaimed.is_none_or(|last| last.elapsed() >= RECLAIM_INTERVAL);
+        let now = self.time.steady();
+        let due = self.reclaimed.is_none_or(|last| after(last, RECLAIM_INTERVAL) <= now);
         if due && self.has_garbage(catalog) {
-            self.reclaimed = Some(Instant::now());
+            self.reclaimed = Some(now);
             self.rotate();
         }
     }
 
     /// Looks into the topics of which something is due.
     fn look(&mut self, files: &Files) {
-        let now = self.time.now();
+        let (now, steady) = (self.time.now(), self.time.steady());
         let limited = |topic: &Arc<Topic>| topic.state.settings().retention != Retention::default();
         let topics: Vec<_> = self.registry.all().into_iter().filter(limited).collect();
         if topics.len() < self.known.len() {
@@ -105,7 +107,7 @@ impl RetentionTask {
                 // Refused the last time, as by a full disk.
                 self.trim(&topic, known.earliest);
             }
-            if is_due(&topic, known, now) {
+            if is_due(&topic, known, now, steady) {
                 due.push((known.map_or(0, |known| known.pass), topic));
             }
         }
@@ -139,7 +141,7 @@ impl RetentionTask {
                 if told.is_none_or(|(told, _)| *told != error) {
                     tracing::warn!(topic = %topic.state.name, %error, "retention cannot read topic");
                 }
-                found.failed = Some((error, Instant::now() + FAILED_INTERVAL));
+                found.failed = Some((error, after(self.time.steady(), FAILED_INTERVAL)));
             }
         }
         self.known.insert(topic.id, found);
@@ -162,13 +164,21 @@ impl RetentionTask {
     }
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn after(start: UnixMicros, interval: Duration) -> UnixMicros {
+    UnixMicros(start.0.saturating_add(micros(interval)))
+}
+
 /// Whether a topic's limits may ask for another earliest offset than the last time. Reads nothing.
-fn is_due(topic: &Topic, known: Option<&Known>, now: UnixMicros) -> bool {
+fn is_due(topic: &Topic, known: Option<&Known>, now: UnixMicros, steady: UnixMicros) -> bool {
     let retention = topic.state.settings().retention;
     let known = known.filter(|known| known.retention == retention);
     if let Some(Known { earliest, failed: Some((_, again)), .. }) = known
         && topic.state.earliest() <= *earliest
-        && Instant::now() < *again
+        && steady < *again
     {
         return false;
     }
@@ -191,7 +201,6 @@ fn is_old(topic: &Topic, known: Option<&Known>, age: Duration, now: UnixMicros) 
         None => None,
     });
     let oldest = found.map_or(oldest, |found| found.max(oldest));
-    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let slack = (micros(age) / AGE_SLACK).min(micros(AGE_SLACK_MAX));
     let due = oldest.0.saturating_add(micros(age)).saturating_add(slack);
     // What was not looked into since the start is not known to a batch.
@@ -213,7 +222,7 @@ fn wanted_earliest(
         earliest = earliest.max(reader::batch_start(topic, files, Offset::new(tail.get() - records))?);
     }
     if let Some(age) = retention.max_age {
-        let cutoff = UnixMicros(now.0.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX)));
+        let cutoff = UnixMicros(now.0.saturating_sub(micros(age)));
         let (first, time) = reader::first_since(topic, files, cutoff)?;
         (earliest, oldest) = (earliest.max(first), time);
     }

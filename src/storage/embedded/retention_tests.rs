@@ -11,7 +11,7 @@ use super::clock::Clock;
 use super::crash_tests::{DIR, config, name};
 use super::disk::sim::SimDisk;
 use super::queue::{Change, Op, Queue, Taken};
-use super::retention::RetentionTask;
+use super::retention::{FAILED_INTERVAL, RECLAIM_INTERVAL, RetentionTask};
 use super::tests::batch;
 use crate::record::{Offset, UnixMicros};
 use crate::storage::topic_state::Settings;
@@ -124,4 +124,32 @@ async fn a_topic_that_cannot_be_read_is_not_read_again_at_once() {
         retention_task.pass(&log.files, &Catalog::default());
     }
     assert_eq!(disk.reads(), reads, "it is read again");
+    clock.pass(FAILED_INTERVAL);
+    retention_task.pass(&log.files, &Catalog::default());
+    assert!(disk.reads() > reads, "it is not tried again");
+}
+
+/// Segments that were trimmed are removed by a checkpoint of their own, again after a while where one did not do it.
+#[tokio::test]
+async fn space_is_reclaimed_again_after_an_interval() {
+    let (disk, clock) = (SimDisk::default(), Clock::default());
+    let log = stopped(&disk, &clock).await;
+    let topic = log.registry.get(&name(0)).unwrap();
+    topic.state.trim(topic.state.tail());
+    let catalog = Catalog::read(&disk, Path::new(DIR)).unwrap().unwrap();
+    assert!(catalog.topics.iter().any(|entry| entry.id == topic.id && !entry.segments.is_empty()));
+    let queue = Queue::default();
+    let mut retention_task = RetentionTask::new(log.registry.clone(), queue.clone(), clock.clone());
+    let mut rotations = |catalog: &Catalog| {
+        retention_task.pass(&log.files, catalog);
+        let Taken::Ops(ops) = queue.take(Some(Duration::ZERO)) else { return 0 };
+        ops.iter().filter(|op| matches!(op, Op::Rotate)).count()
+    };
+    assert_eq!(rotations(&catalog), 1);
+    clock.pass(RECLAIM_INTERVAL / 2);
+    assert_eq!(rotations(&catalog), 0, "the checkpoint has time");
+    clock.pass(RECLAIM_INTERVAL / 2);
+    assert_eq!(rotations(&catalog), 1);
+    clock.pass(RECLAIM_INTERVAL);
+    assert_eq!(rotations(&Catalog::default()), 0, "nothing is left to reclaim");
 }
