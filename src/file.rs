@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 /// Reads a file of at most `bytes_max` bytes; blocking, though never for another process.
 ///
@@ -15,7 +16,7 @@ use rustix::fs::OFlags;
 /// It is missing, unreadable, too large, or not a regular file.
 pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    open(path, OpenOptions::new().read(true))?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
         return Err(io::Error::other(format!("larger than {}", size(bytes_max))));
     }
@@ -36,15 +37,20 @@ pub fn line_of(text: &str, at: usize) -> usize {
     1 + text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count()
 }
 
-fn open(path: &Path) -> io::Result<File> {
+/// Opens a regular file with `options`, and waits for no other process.
+///
+/// # Errors
+/// The file cannot be opened, or is not a regular file.
+pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let irregular = || io::Error::other("not a regular file; a pipe, a device or a directory is not read");
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
-    // Of what was opened, not of what has the name: that may change in between.
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::other("not a regular file; a pipe, a device or a directory is not read"))
-    }
+    let file = match options.custom_flags(flags.bits().cast_signed()).open(path) {
+        // A pipe that nobody reads is not opened for writing, and a socket not at all.
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NXIO) => return Err(irregular()),
+        opened => opened?,
+    };
+    // The file that was opened is checked, not its name: that may mean another file in between.
+    if file.metadata()?.is_file() { Ok(file) } else { Err(irregular()) }
 }
 
 fn size(bytes: u64) -> String {
@@ -53,8 +59,8 @@ fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{read, read_text};
-    use std::fs;
+    use super::{open, read, read_text};
+    use std::fs::{self, OpenOptions};
     use std::os::unix::net::UnixListener;
     use std::path::Path;
 
@@ -73,12 +79,10 @@ mod tests {
         let _socket = UnixListener::bind(at("socket")).unwrap();
         for odd in [at("pipe"), dir.path().to_owned(), "/dev/zero".into(), "/dev/tty".into(), at("socket")] {
             let error = read(&odd, u64::MAX).unwrap_err().to_string();
-            // A socket, and a terminal where there is none, are not opened at all.
-            assert!(
-                error.contains("not a regular file") || error.contains("No such device"),
-                "{odd:?}: {error}"
-            );
+            assert!(error.contains("not a regular file"), "{odd:?}: {error}");
         }
+        let error = open(&at("pipe"), OpenOptions::new().write(true)).unwrap_err().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
         assert_eq!(read(Path::new("/nonexistent"), 1).unwrap_err().kind(), std::io::ErrorKind::NotFound);
     }
 }

@@ -26,8 +26,8 @@ are refused (EPOCH_CHANGED), and request ids of lost records are forgotten. Repl
 in DIR/replaced-*; remove them once you need them no more. The disk must have room for the topics
 that are written anew. Where a backup is at hand, restore that instead.
 
-Exit codes: 0 whole (with --repair: made whole, nothing lost), 1 could not be done (a server has the
-directory, no permission, a newer format), 2 wrong arguments, 3 damaged (with --repair: repaired,
+Exit codes: 0 whole (with --repair: made whole, nothing lost), 1 could not be done (not a data directory, a
+server has it, no permission, a newer format), 2 wrong arguments, 3 damaged (with --repair: repaired,
 records or topics lost).
 
 Examples:

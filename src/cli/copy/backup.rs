@@ -3,7 +3,7 @@
 //! Never: takes a file for whole whose end is missing, or hands out a byte that does not check out.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::cli::{Failure, files};
+use crate::file;
 use crate::proto::v1;
 use crate::record::block::{Block, Blocks};
 use crate::record::{Epoch, Offset, Position};
@@ -222,6 +223,12 @@ fn refused(path: &Path, at: u64, bad: Bad) -> Failure {
     }
 }
 
+/// Opens a backup to read. A pipe is refused, as a backup is read twice.
+fn open(path: &Path) -> Result<File, Failure> {
+    file::open(path, OpenOptions::new().read(true))
+        .map_err(|error| Failure::failed(format!("cannot open {}: {error}", path.display())))
+}
+
 /// A whole backup that was read once and checks out.
 #[derive(Debug)]
 pub(super) struct Backup {
@@ -232,8 +239,7 @@ pub(super) struct Backup {
 impl Backup {
     /// Reads all of it before anything is done with it; `progress` is told of bytes.
     pub(super) fn open(path: &Path, progress: impl FnMut(u64)) -> Result<Self, Failure> {
-        let file = File::open(path)
-            .map_err(|error| Failure::failed(format!("cannot open {}: {error}", path.display())))?;
+        let file = open(path)?;
         let survey = survey(file, progress).map_err(|bad| refused(path, 0, bad))?;
         match survey.bad {
             Some(bad) => Err(refused(path, survey.end.at, bad)),
@@ -243,7 +249,7 @@ impl Backup {
 
     /// The batches of a topic, checked again as they are read.
     pub(super) fn batches(&self, saved: &Saved) -> Result<SavedBatches, Failure> {
-        let mut file = File::open(&self.path)?;
+        let mut file = open(&self.path)?;
         file.seek(SeekFrom::Start(saved.batches.at))?;
         let frames = Frames { file: BufReader::with_capacity(BUFFER, file), place: saved.batches };
         Ok(SavedBatches { path: self.path.clone(), frames })
@@ -381,5 +387,19 @@ impl Writer {
             files::finish_kept(&self.partial, &self.path)
         };
         rename().map_err(|error| Failure::failed(format!("cannot write {}: {error}", self.path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Backup;
+
+    #[test]
+    fn a_pipe_is_no_backup_and_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let refused = Backup::open(&pipe, |_| ()).unwrap_err();
+        assert!(refused.message.contains("not a regular file"), "{}", refused.message);
     }
 }

@@ -2,13 +2,17 @@
 //! `streamway check --help` say how it is used.
 //! Never: works on a directory that a server holds.
 
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
+use super::catalog;
 use super::dir::flock;
 use super::disk::{Disk, RealDisk};
 use super::open::OpenError;
+use super::recovery::Listing;
 use super::repair;
 use super::scan::{self, Scan};
+use crate::file;
 use crate::record::Epoch;
 
 pub use super::scan::Damage;
@@ -66,6 +70,7 @@ pub struct Repaired {
 /// A server has the directory; it is not one; a newer format; the file system's.
 pub fn check(dir: &Path) -> Result<Report, OpenError> {
     let _lock = take(dir)?;
+    expect_data(dir)?;
     Ok(report(&scan::scan(&RealDisk, dir)?))
 }
 
@@ -76,6 +81,7 @@ pub fn check(dir: &Path) -> Result<Report, OpenError> {
 /// As [`check`].
 pub fn repair(dir: &Path) -> Result<Repaired, OpenError> {
     let _lock = take(dir)?;
+    expect_data(dir)?;
     repair_on(&RealDisk, dir)
 }
 
@@ -118,13 +124,22 @@ fn topic_report(topic: &scan::Topic) -> TopicReport {
     }
 }
 
+/// Refuses a directory in which no server ever stored anything: most likely it is not the one that was meant.
+fn expect_data(dir: &Path) -> Result<(), OpenError> {
+    let has_catalog = dir.join(catalog::FILE_NAME).symlink_metadata().is_ok();
+    if !has_catalog && Listing::read(&RealDisk, dir)?.is_empty() {
+        return Err(OpenError::NoData(dir.into()));
+    }
+    Ok(())
+}
+
 /// Takes the directory's lock, where there is one: a copy on a read-only disk has none, or one that
 /// cannot be written.
 fn take(dir: &Path) -> Result<Option<std::fs::File>, OpenError> {
     if !dir.is_dir() {
         return Err(OpenError::NotADirectory(dir.into()));
     }
-    match std::fs::File::open(dir.join("lock")) {
+    match file::open(&dir.join("lock"), OpenOptions::new().read(true)) {
         Ok(file) => flock(dir, file).map(Some),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(OpenError::io(&dir.join("lock"), error)),

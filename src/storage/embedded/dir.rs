@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::disk::{self, Disk, RealDisk};
 use super::open::OpenError;
+use crate::file;
 
 /// Makes the directory, for this user alone. One that is there keeps its permissions,
 /// which may be meant; a warning says where they let others in.
@@ -37,8 +38,8 @@ pub fn make(dir: &Path) -> std::io::Result<()> {
 pub fn lock(dir: &Path) -> Result<std::fs::File, OpenError> {
     let path: PathBuf = dir.join("lock");
     let mut options = std::fs::OpenOptions::new();
-    let file = options.create(true).truncate(false).write(true).mode(disk::FILE_MODE).open(&path);
-    let file = file.map_err(|e| OpenError::io(&path, e))?;
+    options.create(true).truncate(false).write(true).mode(disk::FILE_MODE);
+    let file = file::open(&path, &mut options).map_err(|e| OpenError::io(&path, e))?;
     flock(dir, file)
 }
 

@@ -13,6 +13,11 @@ pub enum OpenError {
     /// It is something else.
     #[error("{0} is not a directory: choose another --data-dir")]
     NotADirectory(PathBuf),
+    /// No server has stored anything in the directory.
+    #[error(
+        "{0} is not a data directory: it has neither a catalog nor a journal. Name the --data-dir of a server"
+    )]
+    NoData(PathBuf),
     /// A file is of a newer format.
     #[error("{path} is of format {version}, newer than this program: run the newer one")]
     NewerFormat {

@@ -210,6 +210,12 @@ impl Listing {
         Ok(files)
     }
 
+    /// Whether the directory holds no file that a log makes once it stores anything.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.journals.is_empty() && self.spares.is_empty() && self.ids.is_empty() && self.segments.is_empty()
+    }
+
     /// Whether a directory without a catalog is a new one, and not one that lost its catalog.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::EmbeddedLog;
+use super::{EmbeddedLog, check};
 use crate::config::StorageConfig;
 use crate::record::Scope;
 use crate::storage::conformance::{Engine, conformance_tests, name};
@@ -61,4 +61,47 @@ async fn a_flood_of_ids_leaves_others_theirs_across_a_restart() {
         assert!(put(&log, 2, id).await, "{id} is one of its newest");
     }
     assert!(!put(&log, 2, 0).await, "beyond its share");
+}
+
+/// A pipe has no end to read to: whoever opens one waits for somebody who writes.
+#[tokio::test]
+async fn a_pipe_in_place_of_a_file_is_refused_and_nothing_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    EmbeddedLog::open(dir.path(), &small(), 100).unwrap().close().await.unwrap();
+    let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for file in files.iter().filter(|path| path.is_file()) {
+        let aside = dir.path().join("segments/aside");
+        std::fs::rename(file, &aside).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(file).status().unwrap().success());
+        let checked = check::check(dir.path()).map(|report| report.damages);
+        let is_needed = !file.to_string_lossy().contains("reserve-");
+        assert_eq!(checked.map_or(true, |damages| !damages.is_empty()), is_needed, "{}", file.display());
+        if file.ends_with("catalog") || file.ends_with("lock") {
+            let refused = EmbeddedLog::open(dir.path(), &small(), 100).map(drop).unwrap_err().to_string();
+            assert!(refused.contains("not a regular file"), "{refused}");
+        }
+        std::fs::remove_file(file).unwrap();
+        std::fs::rename(&aside, file).unwrap();
+    }
+    assert!(files.contains(&dir.path().join("catalog")) && files.contains(&dir.path().join("lock")));
+}
+
+/// An operator who names the wrong directory must not be told that all is well.
+#[tokio::test]
+async fn a_directory_without_data_is_not_called_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("notes.txt"), "no data").unwrap();
+    let refused = [
+        check::check(dir.path()).map(drop).unwrap_err().to_string(),
+        check::repair(dir.path()).map(drop).unwrap_err().to_string(),
+    ];
+    for refused in refused {
+        assert!(
+            refused.contains("is not a data directory: it has neither a catalog nor a journal"),
+            "{refused}"
+        );
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was made");
+    EmbeddedLog::open(dir.path(), &small(), 100).unwrap().close().await.unwrap();
+    assert!(check::check(dir.path()).unwrap().damages.is_empty());
 }

@@ -11,6 +11,7 @@ use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 use super::{Disk, File, Mode};
+use crate::file;
 
 /// What is stored is the server's alone to read, whatever the umask.
 const DIR_MODE: u32 = 0o700;
@@ -42,7 +43,7 @@ impl Disk for RealDisk {
         let mut options = fs::OpenOptions::new();
         options.read(true).write(mode != Mode::Read);
         options.create(mode == Mode::Create).truncate(mode == Mode::Create).mode(FILE_MODE);
-        Ok(Arc::new(RealFile(options.open(path)?)))
+        Ok(Arc::new(RealFile(file::open(path, &mut options)?)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
