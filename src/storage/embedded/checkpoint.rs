@@ -19,6 +19,7 @@ use super::journal;
 use super::reader::Files;
 use super::retention::RetentionTask;
 use super::segment::{self, Fault, Segment};
+use super::segment_writer::{Limit, SegmentWriter};
 use super::topic::Topic;
 use crate::record::{Offset, UnixMicros};
 use crate::storage::tail::Run;
@@ -26,8 +27,6 @@ use crate::telemetry::METRICS;
 
 /// How often retention looks, and a full disk is tried again.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Bytes packed before they are written.
-const WRITE_BYTES: usize = 4 << 20;
 /// A topic with limits is kept in at least about so many segments.
 const SEGMENTS_KEPT: u64 = 4;
 /// Request ids are kept in files up to so many times what the window takes, while it remembers any so old:
@@ -231,74 +230,43 @@ impl Checkpointer {
     ) -> Result<Vec<Segment>, Fault> {
         let topic = &mark.topic;
         let mut segments = topic.segments.load_full().to_vec();
-        let mut open: Option<Arc<dyn File>> = None;
         // What was trimmed before it got here is not written at all.
-        let trimmed = runs.partition_point(|run| run.end <= earliest);
-        let (mut rest, mut buf) = (&runs[trimmed..], Vec::new());
-        while let Some(next) = rest.first() {
+        let runs = &runs[runs.partition_point(|run| run.end <= earliest)..];
+        if let Some(next) = runs.first() {
+            let limit = self.segment_limit(mark, now);
+            let mut writer =
+                SegmentWriter::new(&*self.disk, &self.dir, (topic.id, topic.state.epoch.get()), limit);
             // Nothing goes behind what was trimmed: that file is about to be removed, and may be damaged.
-            let full = |last: &Segment| {
-                self.is_full(mark, last, now) || last.end != next.first || last.end <= earliest
-            };
-            if let (None, Some(last)) = (&open, segments.last().filter(|last| !full(last))) {
-                open = self.reopen(topic, last)?;
+            let takes =
+                |last: &&Segment| !limit.is_reached_by(last) && last.end == next.first && last.end > earliest;
+            if let Some(last) = segments.last().filter(takes).copied()
+                && let Some(file) = self.reopen(topic, &last)?
+            {
+                segments.pop();
+                writer = writer.resume(last, file);
             }
-            if open.is_none() || segments.last().is_none_or(full) {
-                if let Some(file) = open.take() {
-                    file.sync()?;
-                }
-                let (segment, file) = self.begin(topic, next)?;
-                segments.push(segment);
-                open = Some(file);
+            for run in runs {
+                writer.push(run.clone())?;
             }
-            let active = segments.last_mut().expect("one was pushed or there was one");
-            let file = open.clone().expect("it was reopened or begun");
-            let room =
-                usize::try_from(self.segment_limit(mark).saturating_sub(active.len)).unwrap_or(usize::MAX);
-            let mut len = 0;
-            let few = rest.iter().take_while(|run| {
-                let fits = len == 0 || len + run.blocks.len() <= room.min(WRITE_BYTES);
-                len += run.blocks.len();
-                fits
-            });
-            let (some, left) = rest.split_at(few.count());
-            buf.clear();
-            segment::pack(topic.id, some, &mut buf)?;
-            file.write_at(&buf, active.len)?;
-            let last = &some[some.len() - 1];
-            active.len += buf.len() as u64;
-            (active.end, active.last_time) = (last.end, last.last_time);
-            rest = left;
-        }
-        if let Some(file) = open {
-            file.sync()?;
+            segments.extend(writer.finish()?);
         }
         segments.retain(|segment| segment.end > earliest);
         Ok(segments)
     }
 
-    /// Size at which a segment of this topic is full. Topics with tight limits get small ones, as
+    /// The point at which a segment of this topic is full. Topics with tight limits get small ones, as
     /// retention frees whole segments.
-    fn segment_limit(&self, mark: &TopicMark) -> u64 {
+    fn segment_limit(&self, mark: &TopicMark, now: UnixMicros) -> Limit {
         const MIN_BYTES: u64 = 256 << 10;
-        mark.settings.retention.max_bytes.map_or(self.segment_bytes, |max| {
+        let retention = &mark.settings.retention;
+        let bytes = retention.max_bytes.map_or(self.segment_bytes, |max| {
             (max / SEGMENTS_KEPT).clamp(MIN_BYTES.min(self.segment_bytes), self.segment_bytes)
-        })
-    }
-
-    /// Whether a segment takes no more.
-    fn is_full(&self, mark: &TopicMark, segment: &Segment, now: UnixMicros) -> bool {
-        let old = mark.settings.retention.max_age.is_some_and(|age| {
-            let span = u64::try_from(age.as_micros()).unwrap_or(u64::MAX) / SEGMENTS_KEPT;
-            now.0.saturating_sub(segment.first_time.0) > span
         });
-        old || segment.len >= self.segment_limit(mark)
-    }
-
-    fn begin(&self, topic: &Topic, first: &Run) -> Result<(Segment, Arc<dyn File>), Fault> {
-        let file = self.disk.open(&segment::path(&self.dir, topic.id, first.first), Mode::Create)?;
-        file.write_at(&segment::file_header(topic.id, topic.state.epoch.get(), first.first), 0)?;
-        Ok((Segment::begin(first), file))
+        let oldest = retention.max_age.map_or(0, |age| {
+            let span = u64::try_from(age.as_micros()).unwrap_or(u64::MAX) / SEGMENTS_KEPT;
+            now.0.saturating_sub(span)
+        });
+        Limit { bytes, oldest: UnixMicros(oldest) }
     }
 
     /// The active segment, without what a checkpoint that failed left at its end. None where its header is

@@ -34,6 +34,7 @@ mod reserve;
 mod retention;
 mod scan;
 mod segment;
+mod segment_writer;
 mod topic;
 
 #[cfg(test)]

@@ -5,24 +5,24 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::catalog::{self, Catalog, IdsEntry, SegmentEntry, TopicEntry};
-use super::disk::{Disk, File, Mode};
-use super::frame::{self, FRAME_TARGET, HEADER_LEN, Header, IdEntry, Kind};
+use super::disk::{Disk, Mode};
+use super::frame::{self, Header, IdEntry, Kind};
 use super::ids;
 use super::journal;
 use super::open::OpenError;
 use super::scan::{self, Scan, Topic};
-use super::segment::{self, Segment};
+use super::segment::{self, Fault};
+use super::segment_writer::{Limit, SegmentWriter};
 use crate::record::block::Blocks;
 use crate::record::{Offset, TopicName, UnixMicros};
 use crate::storage::tail::Run;
 
 /// Size at which a rewritten segment is full; a server with another setting takes it too.
-const SEGMENT_BYTES: u64 = 64 << 20;
+const LIMIT: Limit = Limit { bytes: 64 << 20, oldest: UnixMicros(0) };
 /// The new journal holds nothing: the next start makes one of its own size.
 const JOURNAL_BYTES: u64 = 16 * journal::ALIGN;
 
@@ -96,11 +96,11 @@ impl Repair<'_> {
     fn keep(&mut self, topic: &Topic) -> Result<TopicEntry, OpenError> {
         let mut entry = topic.entry.clone();
         entry.segments.retain(|segment| segment.end > entry.earliest);
-        let mut out = SegmentOut::new(self.disk, self.dir, entry.id, entry.epoch);
+        let mut out = SegmentWriter::new(self.disk, self.dir, (entry.id, entry.epoch), LIMIT);
         for pending in topic.pending.iter().filter(|pending| pending.header.end.get() > entry.earliest) {
-            out.push(run(&pending.header, pending.blocks.clone()))?;
+            push(&mut out, run(&pending.header, pending.blocks.clone()))?;
         }
-        entry.segments.extend(out.finish()?);
+        entry.segments.extend(finish(&mut out)?);
         for pending in topic.pending.iter().filter(|pending| !pending.ids.is_empty()) {
             let header = &pending.header;
             self.ids.push(entry.id, (header.first, header.end), header.last_time, &pending.ids);
@@ -115,7 +115,7 @@ impl Repair<'_> {
         let id = self.next_topic;
         self.next_topic += 1;
         let epoch = if topic.is_whole() { old.epoch } else { self.random()? };
-        let mut out = SegmentOut::new(self.disk, self.dir, id, epoch);
+        let mut out = SegmentWriter::new(self.disk, self.dir, (id, epoch), LIMIT);
         let (mut next, mut seen, mut last) = (Offset::new(old.earliest), Offset::new(old.earliest), 0);
         let mut moved = BTreeMap::new();
         let mut take = |header: &Header, blocks: &Bytes| -> Result<(), OpenError> {
@@ -134,7 +134,7 @@ impl Repair<'_> {
             }
             last = header.last_time.0;
             let header = Header { first, end: next, batches, ..*header };
-            if batches == 0 { Ok(()) } else { out.push(run(&header, kept.freeze())) }
+            if batches == 0 { Ok(()) } else { push(&mut out, run(&header, kept.freeze())) }
         };
         let mut segments = old.segments.clone();
         segments.sort_unstable_by_key(|segment| segment.base);
@@ -149,7 +149,7 @@ impl Repair<'_> {
         for pending in &topic.pending {
             take(&pending.header, &pending.blocks)?;
         }
-        let segments = out.finish()?;
+        let segments = finish(&mut out)?;
         // Ids of what was trimmed are remembered too.
         let moved = (!topic.is_whole()).then_some(moved);
         self.moved.insert(old.id, (id, moved));
@@ -265,6 +265,23 @@ impl Repair<'_> {
     }
 }
 
+fn push(out: &mut SegmentWriter<'_>, run: Run) -> Result<(), OpenError> {
+    out.push(run).map_err(|fault| refused(&out.path(), fault))
+}
+
+/// The entries of the segments that were written.
+fn finish(out: &mut SegmentWriter<'_>) -> Result<Vec<SegmentEntry>, OpenError> {
+    let written = out.finish().map_err(|fault| refused(&out.path(), fault))?;
+    Ok(written.iter().map(SegmentEntry::from).collect())
+}
+
+fn refused(path: &Path, fault: Fault) -> OpenError {
+    match fault {
+        Fault::Io(error) => OpenError::io(path, error),
+        damaged @ Fault::Damaged { .. } => OpenError::damaged(path, damaged.to_string()),
+    }
+}
+
 fn run(header: &Header, blocks: Bytes) -> Run {
     Run {
         crc: crc32c::crc32c(&blocks),
@@ -274,71 +291,5 @@ fn run(header: &Header, blocks: Bytes) -> Run {
         end: header.end,
         first_time: header.first_time,
         last_time: header.last_time,
-    }
-}
-
-/// Segments of one topic being written.
-struct SegmentOut<'a> {
-    disk: &'a dyn Disk,
-    dir: &'a Path,
-    topic: u64,
-    epoch: u64,
-    open: Option<(Segment, Arc<dyn File>)>,
-    /// Small runs, to be packed into one frame.
-    waiting: Vec<Run>,
-    done: Vec<SegmentEntry>,
-}
-
-impl<'a> SegmentOut<'a> {
-    fn new(disk: &'a dyn Disk, dir: &'a Path, topic: u64, epoch: u64) -> Self {
-        Self { disk, dir, topic, epoch, open: None, waiting: Vec::new(), done: Vec::new() }
-    }
-
-    fn push(&mut self, run: Run) -> Result<(), OpenError> {
-        self.waiting.push(run);
-        let bytes: usize = self.waiting.iter().map(|run| run.blocks.len()).sum();
-        if bytes + HEADER_LEN >= FRAME_TARGET { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<(), OpenError> {
-        let runs = std::mem::take(&mut self.waiting);
-        let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return Ok(()) };
-        if self.open.as_ref().is_some_and(|(segment, _)| segment.len >= SEGMENT_BYTES) {
-            self.close()?;
-        }
-        let path =
-            segment::path(self.dir, self.topic, self.open.as_ref().map_or(first.first, |(s, _)| s.base));
-        let io = |error| OpenError::io(&path, error);
-        let (mut active, file) = match self.open.take() {
-            Some(open) => open,
-            None => {
-                let file = self.disk.open(&path, Mode::Create).map_err(io)?;
-                file.write_at(&segment::file_header(self.topic, self.epoch, first.first), 0).map_err(io)?;
-                (Segment::begin(first), file)
-            }
-        };
-        let mut bytes = Vec::new();
-        segment::pack(self.topic, &runs, &mut bytes)
-            .map_err(|fault| OpenError::damaged(&path, fault.to_string()))?;
-        file.write_at(&bytes, active.len).map_err(io)?;
-        active.len += bytes.len() as u64;
-        (active.end, active.last_time) = (last.end, last.last_time);
-        self.open = Some((active, file));
-        Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), OpenError> {
-        if let Some((segment, file)) = self.open.take() {
-            let path = segment::path(self.dir, self.topic, segment.base);
-            file.sync().map_err(|error| OpenError::io(&path, error))?;
-            self.done.push(SegmentEntry::from(&segment));
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<Vec<SegmentEntry>, OpenError> {
-        self.flush()?;
-        self.close()?;
-        Ok(self.done)
     }
 }
