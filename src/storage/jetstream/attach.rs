@@ -78,11 +78,11 @@ impl From<Error> for Lost {
     }
 }
 
-/// An answer that is awaited.
-pub type Looking = Pin<Box<dyn Future<Output = Result<Option<Info>, Error>> + Send>>;
+/// A request for a stream's state.
+pub type Fetching = Pin<Box<dyn Future<Output = Result<Option<Info>, Error>> + Send>>;
 
-/// Asks NATS what there is, after a pause.
-pub fn look(topic: &Arc<Topic>, pause: Duration) -> Looking {
+/// Asks NATS for the stream's state, after a pause.
+pub fn fetch_info(topic: &Arc<Topic>, pause: Duration) -> Fetching {
     let topic = topic.clone();
     Box::pin(async move {
         tokio::time::sleep(pause).await;
@@ -115,7 +115,7 @@ pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> R
     let messages = consumer
         .stream()
         .max_messages_per_batch(AHEAD_MESSAGES)
-        .max_bytes_per_batch(AHEAD_BYTES.max(2 * topic.nats.kept.message_bytes_max))
+        .max_bytes_per_batch(AHEAD_BYTES.max(2 * topic.nats.stream_config.message_bytes_max))
         .expires(topic.nats.idle_times.request)
         .heartbeat(topic.nats.idle_times.heartbeat.min(topic.nats.idle_times.request / 4))
         .messages()

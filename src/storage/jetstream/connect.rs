@@ -16,10 +16,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::cached::CacheBudget;
-use super::claims;
+use super::create_lock;
 use super::id_budget::IdBudget;
 use super::link::Link;
-use super::names::Kept;
+use super::names::StreamConfig;
 use super::nats::{IdleTimes, Nats};
 use super::placement;
 use crate::config::{Config, NatsConfig, NatsStorage, format_size};
@@ -32,8 +32,8 @@ pub const MESSAGE_OVERHEAD: usize = 64 << 10;
 const HEADERS: usize = 4 << 10;
 /// The longest pause between two attempts at start.
 const RETRY: Duration = Duration::from_secs(1);
-/// When a reason to wait that lasts is told again.
-const TELL_AGAIN: Duration = Duration::from_secs(30);
+/// Interval at which a lasting reason to wait is logged again.
+const WARN_AGAIN: Duration = Duration::from_secs(30);
 /// How long a new cluster is given to find its servers before it is asked which it counts, and asked again.
 const EXPLAIN_AFTER: Duration = Duration::from_secs(5);
 /// How long one attempt may take: a server that hangs may be tried again before the others.
@@ -102,7 +102,7 @@ pub enum OpenError {
 pub async fn connect(config: &Config, reason: &Reason) -> Result<Nats, OpenError> {
     let link = Link::default();
     let nats = &config.nats;
-    let mut waiting = Waiting { reason, told: None };
+    let mut waiting = Waiting { reason, warned: None };
     let client = connected(nats, &link, &mut waiting).await?;
     let found = client.server_info();
     if !client.is_server_compatible(2, 10, 0) {
@@ -120,12 +120,13 @@ pub async fn connect(config: &Config, reason: &Reason) -> Result<Nats, OpenError
         NatsStorage::Memory => StorageType::Memory,
     };
     warn_of(nats);
-    let kept = Kept { replicas: nats.replicas, storage, message_bytes_max: needed - HEADERS };
+    let stream_config =
+        StreamConfig { replicas: nats.replicas, storage, message_bytes_max: needed - HEADERS };
     let opened = Nats {
         context,
         client,
         link,
-        kept,
+        stream_config,
         storage: config.storage.clone(),
         cache: CacheBudget::new(config.storage.cache_bytes),
         ids: Arc::new(IdBudget::new(config.storage.request_ids_max)),
@@ -172,7 +173,7 @@ async fn usable(nats: &Nats, urls: &str, waiting: &mut Waiting<'_>) {
             since = Instant::now();
         }
         let known = if obstacle.servers_are_missing { known.as_str() } else { "" };
-        waiting.tell(format!("{}{known}", obstacle.why));
+        waiting.warn_once(format!("{}{known}", obstacle.why));
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY);
     }
@@ -189,8 +190,8 @@ struct Obstacle {
 /// Asks JetStream, and makes sure that it keeps a stream as topics are to be kept.
 async fn try_out(nats: &Nats) -> Result<(), Obstacle> {
     match tokio::time::timeout(REQUEST_TIMEOUT, nats.topics()).await {
-        Ok(Ok(_)) => claims::open(nats).await.map_err(|error| Obstacle {
-            why: format!("it cannot keep a stream of nats.replicas {}: {error}", nats.kept.replicas),
+        Ok(Ok(_)) => create_lock::open(nats).await.map_err(|error| Obstacle {
+            why: format!("it cannot keep a stream of nats.replicas {}: {error}", nats.stream_config.replicas),
             servers_are_missing: has_too_few_servers(&error),
         }),
         Ok(Err(error)) => Err(Obstacle {
@@ -208,22 +209,22 @@ fn has_too_few_servers(error: &CreateStreamError) -> bool {
     matches!(error.kind(), CreateStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::CLUSTER_NO_PEERS)
 }
 
-/// What the start waits for: told in the log, and to whoever asks whether the server is ready.
+/// Reason why the start waits, which the log and `/readyz` say.
 #[derive(Debug)]
 struct Waiting<'a> {
     reason: &'a Reason,
-    told: Option<(String, tokio::time::Instant)>,
+    warned: Option<(String, tokio::time::Instant)>,
 }
 
 impl Waiting<'_> {
-    /// Warns of each new reason, and again of one that lasts. Answers whether it did.
-    fn tell(&mut self, reason: String) -> bool {
+    /// Logs each new reason once, and a lasting one again after [`WARN_AGAIN`]. Returns true if it was logged.
+    fn warn_once(&mut self, reason: String) -> bool {
         self.reason.set(Some(format!("waiting for NATS: {reason}")));
         let now = tokio::time::Instant::now();
-        let lasts = self.told.as_ref().is_some_and(|(last, at)| *last == reason && now - *at < TELL_AGAIN);
+        let lasts = self.warned.as_ref().is_some_and(|(last, at)| *last == reason && now - *at < WARN_AGAIN);
         if !lasts {
             warn!(reason, "waiting for NATS");
-            self.told = Some((reason, now));
+            self.warned = Some((reason, now));
         }
         !lasts
     }
@@ -248,7 +249,7 @@ async fn connected(nats: &NatsConfig, link: &Link, waiting: &mut Waiting<'_>) ->
                 return Err(OpenError::Refused { url: url.clone(), why: error.to_string() });
             }
             _ => {
-                waiting.tell(error.to_string());
+                waiting.warn_once(error.to_string());
             }
         }
         tokio::time::sleep(RETRY).await;
@@ -320,17 +321,17 @@ mod tests {
     use super::{Duration, Reason, Waiting};
 
     #[tokio::test(start_paused = true)]
-    async fn a_reason_to_wait_that_lasts_is_told_again_and_not_each_time() {
+    async fn a_lasting_reason_to_wait_is_logged_again_and_not_each_time() {
         let reason = Reason::default();
-        let mut waiting = Waiting { reason: &reason, told: None };
-        assert!(waiting.tell("one".into()), "new");
-        let mut told = 0;
+        let mut waiting = Waiting { reason: &reason, warned: None };
+        assert!(waiting.warn_once("one".into()), "new");
+        let mut warned = 0;
         for _ in 0..120 {
             tokio::time::advance(Duration::from_secs(1)).await;
-            told += usize::from(waiting.tell("one".into()));
+            warned += usize::from(waiting.warn_once("one".into()));
         }
-        assert_eq!(told, 4, "in two minutes");
-        assert!(waiting.tell("other".into()), "new");
+        assert_eq!(warned, 4, "in two minutes");
+        assert!(waiting.warn_once("other".into()), "new");
         assert_eq!(reason.get().as_deref(), Some("waiting for NATS: other"));
     }
 }

@@ -94,7 +94,7 @@ async fn fetch(
     bytes_max: usize,
 ) -> Result<Vec<Message>, Error> {
     // NATS refuses to send a message that is larger than what is asked for, and a number beyond 63 bits.
-    let least = topic.nats.kept.message_bytes_max;
+    let least = topic.nats.stream_config.message_bytes_max;
     let bytes_max = bytes_max.clamp(least, least.max(BYTES_MAX));
     let asked = consumer.fetch().max_messages(MESSAGES_MAX).max_bytes(bytes_max).messages();
     let (mut found, mut next) = (Vec::new(), wanted);

@@ -13,6 +13,7 @@
 mod appending;
 mod handing;
 mod reading;
+mod upkeep;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -26,6 +27,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
 use self::handing::HandedOver;
+use self::upkeep::Trimming;
 use super::attach::{self, Attached, Feed, Lost};
 use super::bus::{Bus, Received};
 use super::cached::Cached;
@@ -36,10 +38,8 @@ use super::handover::{Held, Why};
 use super::ids::Ids;
 use super::last_end;
 use super::marks::Marks;
-use super::message::start_of;
 use super::names::{Meta, RECORDS_MAX};
 use super::nats::unavailable;
-use super::search;
 use super::topic::Topic;
 use crate::record::Offset;
 use crate::storage::{Error, Stored};
@@ -48,24 +48,24 @@ use crate::storage::{Error, Stored};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a log that closes waits for NATS: less than the part of the drain that is kept for closing.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
-/// How often deadlines are looked at.
+/// Interval at which deadlines are checked.
 const TICK: Duration = Duration::from_millis(250);
-/// How often NATS is asked what was trimmed and changed by others.
-const LOOK_TICKS: u32 = 20;
+/// Ticks between two requests for the stream's state, which others may have changed.
+const FETCH_TICKS: u32 = 20;
 /// The longest pause between two attempts to read on.
-const PAUSE_MOST: Duration = Duration::from_secs(2);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// How long a follower that stops takes to send its last letters.
 const LAST_LETTERS: Duration = Duration::from_millis(100);
 
-type Doing<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
+/// What is under way, if anything.
+type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 /// Follows a topic until nobody uses it, it is deleted, or the log closes.
 pub async fn follow(topic: Arc<Topic>) {
     let mut follower = Follower {
         seen: None,
-        feed: None,
-        attaching: None,
+        reading: Reading::Stopped,
         pause: Duration::ZERO,
         ids: Ids::new(topic.clone()),
         flight: None,
@@ -76,16 +76,14 @@ pub async fn follow(topic: Arc<Topic>) {
         open: Vec::new(),
         held: Held::default(),
         held_first: false,
-        looking: None,
-        asked: None,
-        certain: None,
-        trimming: None,
-        grown: false,
+        fetching: None,
+        end_check: EndCheck::Unasked,
+        trimming: Trimming::default(),
         unwritten_end: None,
         cached: Cached::new(topic.clone()),
         trouble: None,
         closing: None,
-        ticks: fastrand::u32(..LOOK_TICKS),
+        ticks: fastrand::u32(..FETCH_TICKS),
         topic,
     };
     let mut ticks = interval(TICK);
@@ -107,9 +105,8 @@ struct Follower {
     topic: Arc<Topic>,
     /// The end of what was read; none until attached for the first time.
     seen: Option<Seen>,
-    feed: Option<Feed>,
-    attaching: Doing<Result<Attached, Lost>>,
-    /// Before the next attempt to attach.
+    reading: Reading,
+    /// Pause before the next request to NATS, which grows while it does not do what it is asked.
     pause: Duration,
     ids: Ids,
     flight: Option<Flight>,
@@ -124,14 +121,10 @@ struct Follower {
     held: Held,
     /// Whether that goes first into the next commit; it alternates.
     held_first: bool,
-    looking: Doing<Result<Option<Info>, Error>>,
-    /// Where it is asked for the sake of conditions: how many appends waited then,
-    asked: Option<usize>,
-    /// and with them the end it had, once it has answered.
-    certain: Option<(usize, u64)>,
-    trimming: Doing<Result<(), Error>>,
-    /// Whether there is more than when it was trimmed last.
-    grown: bool,
+    /// The stream's state, while NATS is asked for it.
+    fetching: Pending<Result<Option<Info>, Error>>,
+    end_check: EndCheck,
+    trimming: Trimming,
     /// Where the newest message ends, which this follower stored then: to be written down where it may expire.
     unwritten_end: Option<(Offset, Instant)>,
     cached: Cached,
@@ -142,6 +135,44 @@ struct Follower {
     ticks: u32,
 }
 
+/// How the stream is read.
+enum Reading {
+    /// It is not; [`Follower::begin`] attaches.
+    Stopped,
+    Attaching(Pin<Box<dyn Future<Output = Result<Attached, Lost>> + Send>>),
+    Attached(Feed),
+}
+
+impl Reading {
+    /// The next event; pending for ever while it is stopped. Cancel-safe.
+    async fn next(&mut self) -> Event {
+        match self {
+            Self::Stopped => std::future::pending().await,
+            Self::Attaching(attaching) => {
+                let attached = attaching.as_mut().await;
+                *self = Self::Stopped;
+                Event::Attached(attached)
+            }
+            Self::Attached(feed) => Event::Message(feed.next().await),
+        }
+    }
+}
+
+/// Where NATS says the stream ends, which decides about conditions that do not hold at the end seen here.
+#[derive(Clone, Copy)]
+enum EndCheck {
+    Unasked,
+    /// So many appends waited when NATS was asked.
+    Asked {
+        appends: usize,
+    },
+    /// Conditions of so many appends fail for good if they do not hold after this message.
+    Known {
+        appends: usize,
+        sequence: u64,
+    },
+}
+
 /// What a step waited for.
 #[expect(clippy::large_enum_variant, reason = "one at a time, on the stack; most are the large one")]
 enum Event {
@@ -150,18 +181,18 @@ enum Event {
     Answer(Outcome),
     Received(Received),
     Loaded(Result<(), Error>),
-    Looked(Result<Option<Info>, Error>),
+    Fetched(Result<Option<Info>, Error>),
     Trimmed(Result<(), Error>),
     Tick,
     Work,
 }
 
-/// Polls what is under way; for ever pending where nothing is.
-async fn done<T>(doing: &mut Doing<T>) -> T {
-    match doing {
+/// Polls what is under way; pending for ever if nothing is.
+async fn done<T>(pending: &mut Pending<T>) -> T {
+    match pending {
         Some(future) => {
             let result = future.as_mut().await;
-            *doing = None;
+            *pending = None;
             result
         }
         None => std::future::pending().await,
@@ -175,12 +206,6 @@ impl Follower {
         // Whether NATS is waited for, and nobody hurries yet.
         let is_waiting = self.trouble.is_some() && self.closing.is_none();
         let event = {
-            let feed = async {
-                match &mut self.feed {
-                    Some(feed) => feed.next().await,
-                    None => std::future::pending().await,
-                }
-            };
             let answer = async {
                 match &mut self.flight {
                     Some(flight) => flight.answer().await,
@@ -190,12 +215,11 @@ impl Follower {
             tokio::select! {
                 biased;
                 outcome = answer => Event::Answer(outcome),
-                message = feed => Event::Message(message),
-                attached = done(&mut self.attaching) => Event::Attached(attached),
+                event = self.reading.next() => event,
                 received = self.bus.next() => Event::Received(received),
                 loaded = self.ids.loaded() => Event::Loaded(loaded),
-                looked = done(&mut self.looking) => Event::Looked(looked),
-                trimmed = done(&mut self.trimming) => Event::Trimmed(trimmed),
+                fetched = done(&mut self.fetching) => Event::Fetched(fetched),
+                trimmed = done(&mut self.trimming.running) => Event::Trimmed(trimmed),
                 () = self.topic.work.notified() => Event::Work,
                 _ = ticks.tick() => Event::Tick,
                 // Once: from then on the ticks do.
@@ -212,11 +236,11 @@ impl Follower {
             Event::Answer(outcome) => self.answered(outcome),
             Event::Received(received) => self.received(received),
             Event::Loaded(loaded) => self.loaded(loaded),
-            Event::Looked(looked) => self.looked(looked),
+            Event::Fetched(fetched) => self.fetched(fetched),
             Event::Trimmed(Ok(())) => {}
             Event::Trimmed(Err(error)) => {
-                debug!(topic = %self.topic.name, %error, "retention by count is put off");
-                self.grown = true;
+                debug!(topic = %self.topic.name, %error, "retention by count is tried again later");
+                self.trimming.is_due = true;
             }
             Event::Tick => self.tick(),
             Event::Work => {}
@@ -228,9 +252,9 @@ impl Follower {
         if self.topic.is_deleted() {
             return self.fail_all(&Error::TopicNotFound, Stored::Nothing);
         }
-        if self.feed.is_none() && self.attaching.is_none() {
+        if matches!(self.reading, Reading::Stopped) {
             let (topic, seen, pause) = (self.topic.clone(), self.seen, self.pause);
-            self.attaching = Some(Box::pin(attach::attach(topic, seen, pause)));
+            self.reading = Reading::Attaching(Box::pin(attach::attach(topic, seen, pause)));
         }
         if self.topic.nats.closing.is_cancelled() {
             self.give_back(Why::Stopping);
@@ -245,18 +269,19 @@ impl Follower {
             Ok(()) => self.trouble = None,
             Err(error) => {
                 warn!(topic = %self.topic.name, %error, "reading the request ids again");
-                self.put_off();
+                self.back_off();
             }
         }
     }
 
-    fn looked(&mut self, looked: Result<Option<Info>, Error>) {
-        let Ok(found) = looked else { return self.put_off() };
+    /// Takes in the stream's state.
+    fn fetched(&mut self, fetched: Result<Option<Info>, Error>) {
+        let Ok(found) = fetched else { return self.back_off() };
         match found.as_ref().and_then(|info| Some((Meta::of(&info.config)?, info))) {
             Some((meta, info)) if meta.epoch == self.topic.epoch => {
                 self.topic.refresh(meta, info);
-                if let Some(appends) = self.asked.take() {
-                    self.certain = Some((appends, info.state.last_sequence));
+                if let EndCheck::Asked { appends } = self.end_check {
+                    self.end_check = EndCheck::Known { appends, sequence: info.state.last_sequence };
                 }
             }
             _ => self.topic.delete(),
@@ -265,8 +290,8 @@ impl Follower {
 
     fn tick(&mut self) {
         self.ticks += 1;
-        if self.ticks.is_multiple_of(LOOK_TICKS) && self.topic.nats.link.state().up {
-            self.looking.get_or_insert_with(|| attach::look(&self.topic, Duration::ZERO));
+        if self.ticks.is_multiple_of(FETCH_TICKS) && self.topic.nats.link.state().up {
+            self.fetching.get_or_insert_with(|| attach::fetch_info(&self.topic, Duration::ZERO));
         }
         self.trim();
         self.ids.keep_to_budget();
@@ -286,40 +311,6 @@ impl Follower {
         let is_stuck = is_old && closing_since.is_some_and(|since| since.elapsed() >= CLOSE_PATIENCE);
         if is_stuck || troubled && (closing || late || !self.topic.nats.link.state().up) {
             self.fail_all(&unavailable("it does not answer"), Stored::Unknown);
-        }
-    }
-
-    /// Retention by count, which NATS knows only of messages.
-    fn trim(&mut self) {
-        let retention = self.topic.settings.load().retention;
-        let (Some(records), Some(seen)) = (retention.max_records, self.seen) else { return };
-        if !self.grown || self.trimming.is_some() || seen.records <= records {
-            return;
-        }
-        self.grown = false;
-        let topic = self.topic.clone();
-        self.trimming = Some(Box::pin(async move {
-            let first = search::first_keeping(&topic, seen.sequence, seen.records, records).await?;
-            if start_of(first) > topic.floor() {
-                if first > seen.sequence
-                    && let Some(end) = last_end::before(&topic, first).await
-                {
-                    last_end::write(&topic.nats, &topic.name, topic.epoch, end).await;
-                }
-                topic.nats.purge(&topic.stream, first).await?;
-                topic.trim(start_of(first));
-            }
-            Ok(())
-        }));
-    }
-
-    /// Writes down where the newest message ends once it has been so for a while.
-    fn write_end(&mut self) {
-        let quiet = self.topic.nats.idle_times.quiet;
-        if let Some((end, _)) = self.unwritten_end.take_if(|(_, since)| since.elapsed() >= quiet) {
-            let topic = self.topic.clone();
-            let writing = async move { last_end::write_of_expiring(&topic, end).await };
-            self.topic.nats.tasks.spawn(writing);
         }
     }
 

@@ -1,5 +1,5 @@
-//! Whether JetStream can be used: a majority of its servers is there, which the leader of the stream of
-//! claims is asked for again and again; and whether its store takes more. Goes back by itself.
+//! Health of JetStream: a majority of its servers is there, which the leader of the stream of create locks is asked
+//! again and again, and its store accepts more. It recovers by itself.
 //! Never: fails for good; NATS may return.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::sync::watch as channel;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
-use super::claims;
+use super::create_lock;
 use super::nats::Nats;
 use crate::storage::Health;
 
@@ -98,13 +98,13 @@ fn majority(cluster: Option<&ClusterInfo>) -> Option<Duration> {
 }
 
 async fn ask(nats: &Nats, deadline: Instant) -> Answer {
-    match timeout_at(deadline, nats.ask(claims::STREAM)).await {
+    match timeout_at(deadline, nats.ask(create_lock::STREAM)).await {
         Ok(Ok(Some(info))) => match majority(info.cluster.as_ref()) {
             Some(ago) => Answer::Led(ago),
             None => Answer::Refused("NATS has no leader".to_owned()),
         },
         // It was deleted, or is lost.
-        Ok(Ok(None)) => match timeout_at(deadline, claims::open(nats)).await {
+        Ok(Ok(None)) => match timeout_at(deadline, create_lock::open(nats)).await {
             Ok(Ok(())) => Answer::Led(Duration::ZERO),
             Ok(Err(why)) => Answer::Refused(format!("NATS cannot keep a topic: {why}")),
             Err(_) => Answer::Silence("JetStream does not answer".to_owned()),
@@ -127,7 +127,7 @@ pub async fn watch(nats: Arc<Nats>, health: Arc<channel::Sender<Health>>) {
                 look_for_room(&nats).await;
             }
             let connected = nats.link.state().up;
-            tell(&health, judge.fault(Instant::now(), connected), &nats);
+            report(&health, judge.fault(Instant::now(), connected), &nats);
             let (next, due) = (asked + INTERVAL, judge.deadline(connected));
             sleep_until(if due > Instant::now() { next.min(due) } else { next }).await;
         }
@@ -138,12 +138,12 @@ pub async fn watch(nats: Arc<Nats>, health: Arc<channel::Sender<Health>>) {
 /// A store that was full is tried again: whether there is room is known to those who write.
 async fn look_for_room(nats: &Nats) {
     if nats.is_full() {
-        let _ = tokio::time::timeout(ANSWER_TIMEOUT, claims::probe(nats)).await;
+        let _ = tokio::time::timeout(ANSWER_TIMEOUT, create_lock::probe(nats)).await;
     }
 }
 
 /// Says what has changed.
-fn tell(health: &channel::Sender<Health>, fault: Option<String>, nats: &Nats) {
+fn report(health: &channel::Sender<Health>, fault: Option<String>, nats: &Nats) {
     let now = match fault {
         Some(fault) => Health::Unavailable(fault.into()),
         None if nats.is_full() => Health::Full(FULL.into()),

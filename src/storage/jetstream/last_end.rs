@@ -8,7 +8,7 @@
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use tracing::debug;
 
-use super::claims;
+use super::create_lock;
 use super::flight::{Outcome, send};
 use super::message::{sequence_of, start_of};
 use super::names::{self, RECORDS_MAX};
@@ -20,7 +20,7 @@ use crate::storage::Error;
 
 /// Subject of one topic's. No topic's name begins so.
 fn subject(topic: &TopicName) -> String {
-    format!("{}._end-{}", claims::STREAM, names::escaped(topic))
+    format!("{}._end-{}", create_lock::STREAM, names::escaped(topic))
 }
 
 fn encode(epoch: Epoch, sequence: u64, next: Offset) -> String {
@@ -70,7 +70,7 @@ pub async fn of_trimmed(topic: &Topic, sequence: u64) -> Result<Option<Offset>, 
 
 /// What was written of the message `sequence`.
 async fn written(topic: &Topic, sequence: u64) -> Result<Option<Offset>, Error> {
-    let stream = topic.nats.context.get_stream_no_info(claims::STREAM).await.map_err(unavailable)?;
+    let stream = topic.nats.context.get_stream_no_info(create_lock::STREAM).await.map_err(unavailable)?;
     match stream.get_last_raw_message_by_subject(&subject(&topic.name)).await {
         Ok(message) => Ok(decode(&message.payload, topic.epoch, sequence)),
         Err(error) => match error.kind() {
@@ -113,7 +113,7 @@ pub async fn write_of_expiring(topic: &Topic, end: Offset) {
 
 /// Withdraws what was written of a topic that is deleted.
 pub async fn forget(nats: &Nats, topic: &TopicName) {
-    if let Ok(stream) = nats.context.get_stream_no_info(claims::STREAM).await
+    if let Ok(stream) = nats.context.get_stream_no_info(create_lock::STREAM).await
         && let Err(error) = stream.purge().filter(subject(topic)).await
     {
         // It is of an epoch that is over.

@@ -120,7 +120,7 @@ impl JetStreamLog {
         let kept: HashSet<_> = self.topics().keys().cloned().collect();
         for name in kept.into_iter().filter(|name| !names.contains(name)).take(GONE_MAX) {
             // It may have been created since the names were listed.
-            let _ = self.look(&name).await;
+            let _ = self.fetch(&name).await;
         }
     }
 }

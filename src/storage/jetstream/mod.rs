@@ -17,10 +17,10 @@ mod attach;
 mod bus;
 mod cached;
 mod changes;
-mod claims;
 mod commit;
 mod connect;
 mod contest;
+mod create_lock;
 mod cursor;
 mod flight;
 mod follower;
@@ -111,7 +111,7 @@ impl JetStreamLog {
     }
 
     /// The stream of a topic, as it is.
-    async fn look(&self, name: &TopicName) -> Result<(Meta, Info), Error> {
+    async fn fetch(&self, name: &TopicName) -> Result<(Meta, Info), Error> {
         let known = self.topics().get(name).map(|topic| topic.epoch);
         let found = self.nats.info(&names::stream(name)).await?;
         let found = found.and_then(|info| Some((Meta::of(&info.config)?, info)));
@@ -151,9 +151,9 @@ impl JetStreamLog {
         }
     }
 
-    /// As [`Self::look`], of this incarnation only.
-    async fn look_at(&self, name: &TopicName, epoch: Option<Epoch>) -> Result<(Meta, Info), Error> {
-        let (meta, info) = self.look(name).await?;
+    /// As [`Self::fetch`], of this incarnation only.
+    async fn fetch_of(&self, name: &TopicName, epoch: Option<Epoch>) -> Result<(Meta, Info), Error> {
+        let (meta, info) = self.fetch(name).await?;
         match epoch {
             Some(epoch) if epoch != meta.epoch => Err(Error::EpochChanged { current: meta.epoch }),
             _ => Ok((meta, info)),
@@ -167,15 +167,15 @@ impl JetStreamLog {
         let epoch = Epoch::new(random()?);
         let retention = retention.normalized();
         let wanted = Meta { topic: name, epoch, retention, updated: UnixMicros::now() };
-        let claim = claims::claim(&self.nats, wanted).await?;
-        match self.nats.create(&claim.meta.config(self.nats.kept)).await {
+        let lock = create_lock::acquire(&self.nats, wanted).await?;
+        match self.nats.create(&lock.meta.config(self.nats.stream_config)).await {
             Ok(info) => {
-                let topic = self.topic(claim.meta, &info);
-                claim.mine.map(|_| topic).ok_or(Error::TopicExists)
+                let topic = self.topic(lock.meta, &info);
+                lock.acquired.map(|_| topic).ok_or(Error::TopicExists)
             }
             Err(Refusal::Unknown(error)) => Err(error),
             Err(Refusal::Nothing(error)) => {
-                claims::release(&self.nats, &claim).await;
+                create_lock::release(&self.nats, &lock).await;
                 Err(error)
             }
         }
@@ -187,7 +187,7 @@ impl JetStreamLog {
         epoch: Option<Epoch>,
         before: Offset,
     ) -> Result<Offset, Error> {
-        let (meta, info) = self.look_at(name, epoch).await?;
+        let (meta, info) = self.fetch_of(name, epoch).await?;
         let topic = self.topic(meta.clone(), &info);
         let known = info_of(meta, &info);
         if before > known.tail {
@@ -238,7 +238,7 @@ impl Log for JetStreamLog {
             if let Some(known) = self.known(name) {
                 return Ok(known);
             }
-            let (meta, info) = self.look(name).await?;
+            let (meta, info) = self.fetch(name).await?;
             Ok(Arc::new(Handle(self.topic(meta, &info))) as Arc<dyn TopicLog>)
         })
     }
@@ -294,7 +294,7 @@ impl Log for JetStreamLog {
         retention: Retention,
     ) -> BoxFuture<'a, Result<TopicInfo, Error>> {
         Box::pin(async move {
-            let (meta, info) = self.look(name).await?;
+            let (meta, info) = self.fetch(name).await?;
             let meta = Meta { retention: retention.normalized(), updated: UnixMicros::now(), ..meta };
             let mut config = info.config;
             meta.write(&mut config);
@@ -317,8 +317,8 @@ impl Log for JetStreamLog {
 
     fn delete<'a>(&'a self, name: &'a TopicName, epoch: Option<Epoch>) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let (meta, _) = self.look_at(name, epoch).await?;
-            claims::forget(&self.nats, name).await?;
+            let (meta, _) = self.fetch_of(name, epoch).await?;
+            create_lock::remove(&self.nats, name).await?;
             last_end::forget(&self.nats, name).await;
             match self.nats.context.delete_stream(names::stream(name)).await {
                 Ok(_) => {}

@@ -62,9 +62,9 @@ pub fn subject(topic: &TopicName, epoch: Epoch) -> String {
     format!("streamway.{}.{epoch}", escaped(topic))
 }
 
-/// How every stream is kept.
+/// Settings that the streams of all topics share.
 #[derive(Clone, Copy, Debug)]
-pub struct Kept {
+pub struct StreamConfig {
     /// Copies.
     pub replicas: usize,
     /// Where.
@@ -124,12 +124,12 @@ impl Meta {
 
     /// The configuration of a new stream.
     #[must_use]
-    pub fn config(&self, kept: Kept) -> Config {
+    pub fn config(&self, shared: StreamConfig) -> Config {
         let mut config = Config {
             name: stream(&self.topic),
             subjects: vec![subject(&self.topic, self.epoch)],
-            num_replicas: kept.replicas,
-            storage: kept.storage,
+            num_replicas: shared.replicas,
+            storage: shared.storage,
             retention: RetentionPolicy::Limits,
             discard: DiscardPolicy::Old,
             max_messages: -1,
@@ -167,7 +167,7 @@ impl Meta {
 
 #[cfg(test)]
 mod tests {
-    use super::{Kept, Meta, stream};
+    use super::{Meta, StreamConfig, stream};
     use crate::record::{Epoch, TopicName, UnixMicros};
     use crate::storage::Retention;
     use async_nats::jetstream::stream::StorageType;
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_stream_remembers_its_topic() {
-        let kept = Kept { replicas: 3, storage: StorageType::File, message_bytes_max: 1 << 20 };
+        let shared = StreamConfig { replicas: 3, storage: StorageType::File, message_bytes_max: 1 << 20 };
         let retention = Retention {
             max_age: Some(Duration::from_micros(5)),
             max_bytes: Some(7),
@@ -188,7 +188,7 @@ mod tests {
                 retention,
                 updated: UnixMicros(17),
             };
-            let config = meta.config(kept);
+            let config = meta.config(shared);
             assert_eq!(config.name, "streamway-orders=eu-1_x");
             assert_eq!(config.subjects, ["streamway.orders=eu-1_x.0000000000000abc"]);
             assert_eq!(Meta::of(&config), Some(meta.clone()));
@@ -207,7 +207,7 @@ mod tests {
             retention: wanted,
             updated: UnixMicros(1),
         };
-        let config = meta.config(kept);
+        let config = meta.config(shared);
         assert_eq!((config.max_age, config.max_bytes), (Duration::ZERO, -1));
         assert_eq!(Meta::of(&config), Some(meta));
         assert_eq!(super::topic("streamway_claims"), None);

@@ -23,7 +23,7 @@ use super::ages::Ages;
 use super::cached::CacheBudget;
 use super::id_budget::IdBudget;
 use super::link::Link;
-use super::names::Kept;
+use super::names::StreamConfig;
 use crate::config::StorageConfig;
 use crate::record::{Offset, UnixMicros};
 use crate::storage::embedded::clock::Clock;
@@ -95,8 +95,8 @@ pub struct Nats {
     pub client: Client,
     /// Whether it is connected.
     pub link: Link,
-    /// How new streams are kept.
-    pub kept: Kept,
+    /// Settings of new streams.
+    pub stream_config: StreamConfig,
     /// Memory and windows.
     pub storage: StorageConfig,
     /// The memory of all tail caches.
@@ -388,7 +388,7 @@ impl Nats {
         }
     }
 
-    /// Whether JetStream answers, and how many streams there are beside that of the claims.
+    /// Number of streams, without that of the create locks.
     ///
     /// # Errors
     /// It does not.

@@ -106,7 +106,7 @@ async fn hello(address: &ServerAddr) -> Result<Hello, String> {
 /// places not even the smallest, as without a leader.
 async fn counted(nats: &Nats) -> Option<BTreeSet<String>> {
     tokio::time::timeout(PROBE_TIMEOUT, nats.topics()).await.ok()?.ok()?;
-    for replicas in (1..nats.kept.replicas).rev() {
+    for replicas in (1..nats.stream_config.replicas).rev() {
         let probe = Config {
             name: PROBE.into(),
             subjects: vec![PROBE.into()],

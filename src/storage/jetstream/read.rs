@@ -58,7 +58,7 @@ pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<C
             Ok(_) | Err(Error::Unavailable { .. }) => {}
             Err(Error::Damaged(what)) => {
                 // It may have been trimmed, or the topic is gone.
-                if look(topic).await.is_ok() && sequence_of(from) >= sequence_of(topic.floor()) {
+                if fetch_end(topic).await.is_ok() && sequence_of(from) >= sequence_of(topic.floor()) {
                     return Err(cursor::damaged(topic, &what));
                 }
             }
@@ -72,7 +72,7 @@ pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<C
 async fn wait(topic: &Topic, pause: Duration) -> Duration {
     let jitter = 0.5 + fastrand::f64() / 2.0;
     tokio::time::sleep(pause.mul_f64(jitter)).await;
-    let _ = look(topic).await;
+    let _ = fetch_end(topic).await;
     topic.nats.link.up().await;
     (pause * 2).min(PAUSE_MOST)
 }
@@ -82,7 +82,7 @@ async fn wait(topic: &Topic, pause: Duration) -> Duration {
 ///
 /// # Errors
 /// NATS cannot answer, or the topic is gone.
-pub async fn look(topic: &Topic) -> Result<Offset, Error> {
+pub async fn fetch_end(topic: &Topic) -> Result<Offset, Error> {
     let found = topic.nats.info(&topic.stream).await?;
     match found.as_ref().and_then(|info| Some((Meta::of(&info.config)?, info))) {
         Some((meta, info)) if meta.epoch == topic.epoch => {
@@ -96,20 +96,20 @@ pub async fn look(topic: &Topic) -> Result<Offset, Error> {
     }
 }
 
-/// The answer of [`look`], shared by all who ask while one question is under way: many subscribers may come at once.
+/// The answer of [`fetch_end`], shared by all who ask while one question is under way: many subscribers may come at once.
 ///
 /// # Errors
-/// As [`look`].
-pub async fn look_shared(topic: &Topic) -> Result<Offset, Error> {
+/// As [`fetch_end`].
+pub async fn fetch_end_shared(topic: &Topic) -> Result<Offset, Error> {
     let asked = Instant::now();
-    let mut last = topic.looked.lock().await;
+    let mut last = topic.fetched_end.lock().await;
     if let Some((begun, found)) = &*last
         && *begun >= asked
     {
         return found.clone();
     }
     let begun = Instant::now();
-    let found = look(topic).await;
+    let found = fetch_end(topic).await;
     *last = Some((begun, found.clone()));
     found
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::last_end;
 use super::message::{Message, end_of, sequence_of, start_of};
 use super::nats::unavailable;
-use super::read::{look, look_shared};
+use super::read::{fetch_end, fetch_end_shared};
 use super::topic::Topic;
 use crate::record::Offset;
 use crate::storage::{Error, Start};
@@ -43,7 +43,7 @@ pub async fn resolve(topic: &Topic, start: Start) -> Result<Offset, Error> {
 
 async fn at(topic: &Topic, wanted: Offset, deadline: Instant) -> Result<Offset, Error> {
     // What another replica has trimmed is known from here on. While NATS cannot be asked, what is known is served.
-    let asked = timeout_at(deadline, look_shared(topic)).await;
+    let asked = timeout_at(deadline, fetch_end_shared(topic)).await;
     if let Ok(Err(Error::TopicNotFound)) = asked {
         return Err(Error::TopicNotFound);
     }
@@ -60,7 +60,7 @@ async fn at(topic: &Topic, wanted: Offset, deadline: Instant) -> Result<Offset, 
         match topic.check_readable(offset) {
             Err(Error::BeyondTail { .. }) if Instant::now() < deadline => {
                 // Beyond the tail is only what NATS does not have: this replica may be cut off from it.
-                is_behind = look(topic).await.map_or(true, |end| end >= offset);
+                is_behind = fetch_end(topic).await.map_or(true, |end| end >= offset);
                 let moved = topic.wait_beyond(Offset::new(offset.get() - 1));
                 let _ = timeout_at(deadline.min(Instant::now() + PAUSE), moved).await;
             }
@@ -77,7 +77,7 @@ fn behind() -> Error {
 /// The newest message that NATS has now, once this replica has seen it.
 async fn head(topic: &Topic, deadline: Instant) -> Result<u64, Error> {
     loop {
-        let error = match look_shared(topic).await {
+        let error = match fetch_end_shared(topic).await {
             Ok(end) => {
                 topic.check_readable(topic.tail())?;
                 let last = sequence_of(end) - 1;

@@ -72,12 +72,12 @@ pub struct Topic {
     /// Wakes those who wait for the tail or the end.
     moved: Notify,
     /// When NATS was last asked what there is, and what it said. Held while it is asked.
-    pub looked: tokio::sync::Mutex<Option<(Instant, Result<Offset, Error>)>>,
+    pub fetched_end: tokio::sync::Mutex<Option<(Instant, Result<Offset, Error>)>>,
     queue: Mutex<Queue>,
     waiting: AtomicUsize,
     /// When it was last used, and last looked up in NATS, in milliseconds of the engine.
     used_ms: AtomicU64,
-    looked_ms: AtomicU64,
+    fetched_ms: AtomicU64,
 }
 
 /// A time of NATS's.
@@ -128,11 +128,11 @@ impl Topic {
             deleted: AtomicBool::new(false),
             ends: Mutex::default(),
             moved: Notify::new(),
-            looked: tokio::sync::Mutex::default(),
+            fetched_end: tokio::sync::Mutex::default(),
             queue: Mutex::default(),
             waiting: AtomicUsize::new(0),
             used_ms: AtomicU64::new(now),
-            looked_ms: AtomicU64::new(now),
+            fetched_ms: AtomicU64::new(now),
         }
     }
 
@@ -143,7 +143,7 @@ impl Topic {
         self.settings.store(Arc::new(Settings { retention: known.retention, updated: known.updated }));
         self.stored_bytes.store(known.stored_bytes, Ordering::Relaxed);
         self.floor.fetch_max(known.earliest.get(), Ordering::AcqRel);
-        self.looked_ms.store(self.nats.now_ms(), Ordering::Relaxed);
+        self.fetched_ms.store(self.nats.now_ms(), Ordering::Relaxed);
         let queue = self.queue();
         if !queue.followed {
             self.last_publish.fetch_max(known.last_publish.map_or(0, |time| time.0), Ordering::Relaxed);
@@ -192,7 +192,7 @@ impl Topic {
         /// How old what GetTopic says of another replica's publishes may be.
         const FRESH_MS: u64 = 100;
         let now = self.nats.now_ms();
-        self.queue().followed || now.saturating_sub(self.looked_ms.load(Ordering::Relaxed)) < FRESH_MS
+        self.queue().followed || now.saturating_sub(self.fetched_ms.load(Ordering::Relaxed)) < FRESH_MS
     }
 
     /// Somebody uses it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
-use super::Follower;
+use super::{EndCheck, Follower};
 use crate::storage::jetstream::attach;
 use crate::storage::jetstream::commit::{Basis, Built, build};
 use crate::storage::jetstream::flight::{Flight, Outcome};
@@ -31,17 +31,19 @@ impl Follower {
             if self.ids.known(seen.sequence, self.pause).is_none() {
                 return;
             }
-            if self.certain.is_some_and(|(_, end)| seen.sequence < end) {
-                return;
-            }
+            let certain = match self.end_check {
+                EndCheck::Known { sequence, .. } if seen.sequence < sequence => return,
+                EndCheck::Known { appends, .. } => appends,
+                EndCheck::Unasked | EndCheck::Asked { .. } => 0,
+            };
             self.sift_held();
             let peer = if alone || queue.appends.is_empty() { None } else { self.peer() };
             let Some(window) = self.ids.known(seen.sequence, self.pause) else { return };
-            let message_max = topic.nats.kept.message_bytes_max;
+            let message_max = topic.nats.stream_config.message_bytes_max;
             let basis = Basis {
                 epoch: topic.epoch,
                 seen,
-                certain: self.certain.map_or(0, |(appends, _)| appends),
+                certain,
                 window,
                 bytes_max: if peer.is_some() { message_max - RESTAMPING } else { message_max },
                 by: self.bus.address,
@@ -54,9 +56,9 @@ impl Follower {
             let mut commit = match build(&queue.appends, &basis) {
                 Built::Behind => {
                     // One that was asked before this came says nothing about it.
-                    if self.asked.is_none() || self.looking.is_none() {
-                        self.asked = Some(queue.appends.len());
-                        self.looking = Some(attach::look(&topic, self.pause));
+                    if !matches!(self.end_check, EndCheck::Asked { .. }) || self.fetching.is_none() {
+                        self.end_check = EndCheck::Asked { appends: queue.appends.len() };
+                        self.fetching = Some(attach::fetch_info(&topic, self.pause));
                     }
                     return;
                 }
@@ -68,7 +70,7 @@ impl Follower {
                 continue;
             }
             // Whoever comes now is not among those it was asked for.
-            (self.asked, self.certain) = (None, None);
+            self.end_check = EndCheck::Unasked;
             self.held_first = !self.held_first;
             self.give_back_stale(&mut commit);
             if !commit.is_empty() {
@@ -136,7 +138,7 @@ impl Follower {
                 self.trouble.get_or_insert_with(Instant::now);
                 flight.again();
                 // The stream may be gone, or its leader is.
-                self.looking.get_or_insert_with(|| attach::look(&self.topic, Duration::ZERO));
+                self.fetching.get_or_insert_with(|| attach::fetch_info(&self.topic, Duration::ZERO));
             }
         }
     }
@@ -160,7 +162,7 @@ impl Follower {
         }
         self.held.retain(|_| false);
         (self.handed, self.open) = (None, Vec::new());
-        (self.asked, self.certain) = (None, None);
+        self.end_check = EndCheck::Unasked;
     }
 }
 

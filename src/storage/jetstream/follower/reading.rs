@@ -7,7 +7,7 @@ use async_nats::jetstream;
 use tokio::time::Instant;
 use tracing::{debug, error};
 
-use super::{Follower, PAUSE_MOST, TICK};
+use super::{Follower, PAUSE_MAX, Reading, TICK};
 use crate::record::UnixMicros;
 use crate::storage::jetstream::attach::Attached;
 use crate::storage::jetstream::commit::Seen;
@@ -54,7 +54,7 @@ impl Follower {
         self.ids.note(&head, run.first, published);
         let (records, time) = (head.before + u64::from(head.records), run.first_time);
         self.seen = Some(Seen { sequence, next, records, time });
-        self.grown = true;
+        self.trimming.is_due = true;
         let is_own = head.by == Some(self.bus.address);
         self.unwritten_end = is_own.then(|| (next, Instant::now()));
         self.cached.push(run);
@@ -67,19 +67,21 @@ impl Follower {
     /// Reads on later, from where it stopped.
     pub(super) fn detach(&mut self, why: &dyn std::fmt::Display) {
         debug!(topic = %self.topic.name, reason = %why, "reading on");
-        self.feed = None;
-        self.put_off();
+        if matches!(self.reading, Reading::Attached(_)) {
+            self.reading = Reading::Stopped;
+        }
+        self.back_off();
     }
 
-    /// NATS did not do what it was asked: the next request waits a little, each time longer.
-    pub(super) fn put_off(&mut self) {
+    /// Lets the next request wait a little, each time longer: NATS did not do what it was asked.
+    pub(super) fn back_off(&mut self) {
         self.trouble.get_or_insert_with(Instant::now);
-        self.pause = (self.pause * 2).clamp(TICK / 5, PAUSE_MOST);
+        self.pause = (self.pause * 2).clamp(TICK / 5, PAUSE_MAX);
     }
 
     pub(super) fn attached(&mut self, attached: Attached) {
         let Attached { seen, feed, jumped, ages } = attached;
-        self.feed = Some(feed);
+        self.reading = Reading::Attached(feed);
         self.ids.read_from(ages);
         self.pause = Duration::ZERO;
         if self.flight.is_none() {

@@ -79,9 +79,9 @@ async fn first_uses_at_once_all_find_the_topic() {
     }
 }
 
-/// The stream of claims is made again where it is lost, as by servers that keep streams in memory.
+/// The stream of create locks is created again if it is lost, for example by servers that keep streams in memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn topics_are_created_and_deleted_though_the_claims_were_lost() {
+async fn topics_are_created_and_deleted_after_the_create_locks_were_lost() {
     let nats = Nats::single("");
     let log = open(&config(&nats)).await;
     for text in ["t1", "t2"] {

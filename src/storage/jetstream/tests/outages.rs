@@ -300,7 +300,7 @@ async fn the_log_closes_in_time_though_nats_hangs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_without_a_majority_is_not_ready() {
     let mut nats = Nats::cluster();
-    // Which makes the stream of claims.
+    // This creates the stream of create locks.
     open(&config(&nats)).await;
     let leader = nats.leader("streamway_claims").name.clone();
     let port = nats.servers.iter().find(|server| server.name == leader).unwrap().port;

@@ -1,0 +1,156 @@
+//! Lock on the creation of a topic. Several replicas may create one topic at the same time: the first to take the lock
+//! says what the topic is, and all of them create that very stream.
+//!
+//! A cluster of nats-server 2.10 that is asked for one stream in two ways at once confirms one of the two, and gives the
+//! stream the other's epoch and subject later. If it is asked twice for the same stream, it confirms both. So each creator
+//! first publishes what it wants to the topic's subject in a stream of locks, on the condition that nothing is there. The
+//! locks of existing topics stay; a deletion removes the lock first. Whether a topic exists is decided by its own stream.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::CreateStreamError;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKind, PurgeErrorKind, Stream};
+
+use super::flight::{Outcome, send};
+use super::names::{self, LEAST, Meta, StreamConfig};
+use super::nats::{Nats, unavailable};
+use crate::record::TopicName;
+use crate::storage::Error;
+
+/// Stream of the locks. No topic's stream has this name, see [`names::stream`].
+pub const STREAM: &str = "streamway_claims";
+/// Subject of a message that belongs to no topic: no topic's name begins like this.
+const PROBE: &str = "streamway_claims._probe";
+/// Header with the condition for storing a message: the sequence of the newest message of the same subject.
+const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+/// Attempts to take a lock that others take and release meanwhile.
+const ATTEMPTS: usize = 4;
+/// Attempts while another's message is being stored, and the pause after each: together longer than NATS takes to store
+/// one, and shorter than callers wait for a new topic.
+const RACES: usize = 100;
+const RACE_PAUSE: Duration = Duration::from_millis(30);
+
+/// The lock on a topic that is being created.
+#[derive(Debug)]
+pub struct Lock {
+    /// Settings that all creators use.
+    pub meta: Meta,
+    /// Sequence of the lock's message, if this caller took it.
+    pub acquired: Option<u64>,
+}
+
+fn subject(topic: &TopicName) -> String {
+    format!("{STREAM}.{}", names::escaped(topic))
+}
+
+fn config(like: StreamConfig) -> Config {
+    Config {
+        name: STREAM.into(),
+        subjects: vec![format!("{STREAM}.*")],
+        num_replicas: like.replicas,
+        storage: like.storage,
+        discard: DiscardPolicy::Old,
+        max_messages: -1,
+        max_messages_per_subject: 1,
+        max_consumers: -1,
+        duplicate_window: LEAST,
+        ..Config::default()
+    }
+}
+
+/// Creates the stream of locks if there is none. It is replicated and stored as topics are, so its existence shows that
+/// topics can be created.
+///
+/// # Errors
+/// NATS cannot create it.
+pub async fn open(nats: &Nats) -> Result<(), CreateStreamError> {
+    nats.context.get_or_create_stream(config(nats.stream_config)).await.map(|_| ())
+}
+
+async fn stream(nats: &Nats) -> Result<Stream<()>, Error> {
+    nats.context.get_stream_no_info(STREAM).await.map_err(unavailable)
+}
+
+/// Takes the lock on a topic for `wanted`, or finds out what another creator has taken it for.
+///
+/// # Errors
+/// NATS cannot answer.
+pub async fn acquire(nats: &Nats, wanted: Meta) -> Result<Lock, Error> {
+    let subject = subject(&wanted.topic);
+    let (mut attempts, mut races) = (0, 0);
+    while attempts < ATTEMPTS && races < RACES {
+        attempts += 1;
+        let mut headers = HeaderMap::new();
+        headers.insert(EXPECTED, "0");
+        let request = async_nats::Request::new().headers(headers).payload(wanted.encode().into());
+        match send(nats, &subject, request).await {
+            Outcome::Stored(sequence) => return Ok(Lock { meta: wanted, acquired: Some(sequence) }),
+            Outcome::Taken(_) => {}
+            // The other's lock is there in a moment, or was refused as well.
+            Outcome::Racing => {
+                attempts -= 1;
+                races += 1;
+                tokio::time::sleep(RACE_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+            }
+            Outcome::Refused(error) => return Err(error),
+            Outcome::Unknown(reason) => return Err(unavailable(reason)),
+            // The stream is lost, or has no leader.
+            Outcome::Nobody => {
+                open(nats).await.map_err(unavailable)?;
+                continue;
+            }
+        }
+        if let Some(meta) = held_for(nats, &wanted.topic).await? {
+            return Ok(Lock { meta, acquired: None });
+        }
+    }
+    Err(unavailable("the topic is created and deleted by others all the time"))
+}
+
+/// Settings that the lock of a topic was taken for; none if it was released meanwhile.
+async fn held_for(nats: &Nats, topic: &TopicName) -> Result<Option<Meta>, Error> {
+    match stream(nats).await?.get_last_raw_message_by_subject(&subject(topic)).await {
+        Ok(message) => {
+            let meta = Meta::decode(topic, &message.payload);
+            meta.map(Some).ok_or_else(|| {
+                unavailable("the topic's message in streamway_claims was not written by this server")
+            })
+        }
+        Err(error) => match error.kind() {
+            LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            _ => Err(unavailable(error)),
+        },
+    }
+}
+
+/// Stores an empty message, because only a write shows if the store has room.
+pub async fn probe(nats: &Nats) {
+    if let Outcome::Unknown(reason) = send(nats, PROBE, async_nats::Request::new()).await {
+        tracing::debug!(reason, "the store was not probed for room");
+    }
+}
+
+/// Releases the caller's lock after a creation that failed.
+pub async fn release(nats: &Nats, lock: &Lock) {
+    let (Some(sequence), Ok(stream)) = (lock.acquired, stream(nats).await) else { return };
+    if let Err(error) = stream.delete_message(sequence).await {
+        // The next creator uses what it was taken for.
+        tracing::debug!(topic = %lock.meta.topic, %error, "the create lock is not released");
+    }
+}
+
+/// Removes the lock of a topic that is deleted.
+///
+/// # Errors
+/// NATS cannot answer.
+pub async fn remove(nats: &Nats, topic: &TopicName) -> Result<(), Error> {
+    match stream(nats).await?.purge().filter(subject(topic)).await {
+        Ok(_) => Ok(()),
+        Err(error) => match error.kind() {
+            PurgeErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(()),
+            _ => Err(unavailable(error)),
+        },
+    }
+}

@@ -1,0 +1,50 @@
+//! What a follower does now and then: it trims by count, and writes down where the newest message ends.
+
+use super::{Follower, Pending};
+use crate::storage::Error;
+use crate::storage::jetstream::message::start_of;
+use crate::storage::jetstream::{last_end, search};
+
+/// Retention by count.
+#[derive(Default)]
+pub(super) struct Trimming {
+    pub(super) running: Pending<Result<(), Error>>,
+    /// Set once there is more than when it was trimmed last.
+    pub(super) is_due: bool,
+}
+
+impl Follower {
+    /// Starts to trim what is beyond retention by count. NATS can only count messages.
+    pub(super) fn trim(&mut self) {
+        let retention = self.topic.settings.load().retention;
+        let (Some(records), Some(seen)) = (retention.max_records, self.seen) else { return };
+        if !self.trimming.is_due || self.trimming.running.is_some() || seen.records <= records {
+            return;
+        }
+        self.trimming.is_due = false;
+        let topic = self.topic.clone();
+        self.trimming.running = Some(Box::pin(async move {
+            let first = search::first_keeping(&topic, seen.sequence, seen.records, records).await?;
+            if start_of(first) > topic.floor() {
+                if first > seen.sequence
+                    && let Some(end) = last_end::before(&topic, first).await
+                {
+                    last_end::write(&topic.nats, &topic.name, topic.epoch, end).await;
+                }
+                topic.nats.purge(&topic.stream, first).await?;
+                topic.trim(start_of(first));
+            }
+            Ok(())
+        }));
+    }
+
+    /// Writes down where the newest message ends once it has been so for a while.
+    pub(super) fn write_end(&mut self) {
+        let quiet = self.topic.nats.idle_times.quiet;
+        if let Some((end, _)) = self.unwritten_end.take_if(|(_, since)| since.elapsed() >= quiet) {
+            let topic = self.topic.clone();
+            let writing = async move { last_end::write_of_expiring(&topic, end).await };
+            self.topic.nats.tasks.spawn(writing);
+        }
+    }
+}
