@@ -15,10 +15,10 @@ use futures_util::StreamExt;
 use super::ages::Ages;
 use super::commit::Seen;
 use super::last_end;
+use super::lookup;
 use super::message::end_of;
 use super::names::Meta;
 use super::nats::unavailable;
-use super::search;
 use super::topic::Topic;
 use crate::storage::Error;
 
@@ -127,7 +127,7 @@ pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> R
 
 /// What is known of the end at `sequence`; where the message was trimmed, only where that ended.
 async fn at(topic: &Topic, sequence: u64) -> Result<Seen, Error> {
-    let found = if sequence == 0 { None } else { search::message(topic, sequence).await? };
+    let found = if sequence == 0 { None } else { lookup::message(topic, sequence).await? };
     let Some(message) = found else {
         let next = last_end::of_trimmed(topic, sequence).await?.unwrap_or_else(|| end_of(sequence));
         return Ok(Seen { sequence, next, ..Seen::default() });

@@ -3,7 +3,6 @@
 //! Never: disturbs the follower, or holds more than one answer in memory.
 
 use std::sync::Mutex;
-use std::time::Duration;
 
 use async_nats::jetstream::consumer::{DeliverPolicy, PullConsumer};
 use futures_util::StreamExt;
@@ -20,8 +19,6 @@ const MESSAGES_MAX: usize = 128;
 const BYTES_MAX: usize = 8 << 20;
 /// Most cursors kept between reads of one topic; the longest unused goes first.
 const KEPT_MAX: usize = 64;
-/// How long one answer may take.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A consumer, and the message it delivers next.
 #[derive(Debug)]
@@ -126,7 +123,7 @@ async fn fetch(
     let lost = topic.nats.link.lost(topic.nats.link.state());
     let read = tokio::select! {
         biased;
-        read = tokio::time::timeout(FETCH_TIMEOUT, reading) => read.ok(),
+        read = tokio::time::timeout(topic.nats.idle_times.answer, reading) => read.ok(),
         // What was asked of a connection that is lost is never answered.
         () = lost => None,
     };

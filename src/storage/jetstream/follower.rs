@@ -50,8 +50,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// Interval at which deadlines are checked.
 const TICK: Duration = Duration::from_millis(250);
-/// Ticks between two requests for the stream's state, which others may have changed.
-const FETCH_TICKS: u32 = 20;
 /// The longest pause between two attempts to read on.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
@@ -83,7 +81,8 @@ pub async fn follow(topic: Arc<Topic>) {
         cached: Cached::new(topic.clone()),
         trouble: None,
         closing: None,
-        ticks: fastrand::u32(..FETCH_TICKS),
+        // Followers that start together do not ask at the same moments.
+        refresh_at: Instant::now() + topic.nats.idle_times.refresh.mul_f64(fastrand::f64()),
         topic,
     };
     let mut ticks = interval(TICK);
@@ -132,7 +131,7 @@ struct Follower {
     trouble: Option<Instant>,
     /// Since when the log closes, or is about to.
     closing: Option<Instant>,
-    ticks: u32,
+    refresh_at: Instant,
 }
 
 /// How the stream is read.
@@ -289,8 +288,9 @@ impl Follower {
     }
 
     fn tick(&mut self) {
-        self.ticks += 1;
-        if self.ticks.is_multiple_of(FETCH_TICKS) && self.topic.nats.link.state().up {
+        let now = Instant::now();
+        if now >= self.refresh_at && self.topic.nats.link.state().up {
+            self.refresh_at = now + self.topic.nats.idle_times.refresh;
             self.fetching.get_or_insert_with(|| attach::fetch_info(&self.topic, Duration::ZERO));
         }
         self.trim();

@@ -161,9 +161,6 @@ async fn load(
 async fn read(topic: &Topic, window: &mut CountedWindow, last: u64) -> Result<(), Error> {
     /// Headers asked for at once: no more than a few MiB.
     const AT_ONCE: usize = 200;
-    /// How long the next one may take: what was asked of a connection that was lost, or of a server
-    /// that is gone, is never answered.
-    const SILENCE_MAX: Duration = Duration::from_secs(4);
     /// A little more than the window: the clocks of NATS's servers differ.
     const SLACK: Duration = Duration::from_secs(60);
     // How old they are, NATS's clock says of all of them.
@@ -178,7 +175,9 @@ async fn read(topic: &Topic, window: &mut CountedWindow, last: u64) -> Result<()
     while at < last {
         let mut messages = consumer.fetch().max_messages(AT_ONCE).messages().await.map_err(unavailable)?;
         let before = at;
-        while let Some(message) = timeout(SILENCE_MAX, messages.next()).await.map_err(unavailable)? {
+        while let Some(message) =
+            timeout(topic.nats.idle_times.answer, messages.next()).await.map_err(unavailable)?
+        {
             let message = message.map_err(unavailable)?;
             let info = message.info().map_err(unavailable)?;
             at = at.max(info.stream_sequence);

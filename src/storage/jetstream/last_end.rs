@@ -10,10 +10,10 @@ use tracing::debug;
 
 use super::create_lock;
 use super::flight::{Outcome, send};
+use super::lookup;
 use super::message::{sequence_of, start_of};
 use super::names::{self, RECORDS_MAX};
 use super::nats::{Nats, unavailable};
-use super::search;
 use super::topic::Topic;
 use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::Error;
@@ -57,7 +57,7 @@ pub async fn of_trimmed(topic: &Topic, sequence: u64) -> Result<Option<Offset>, 
     if sequence == 0 {
         return Ok(None);
     }
-    let after = match search::message(topic, sequence + 1).await {
+    let after = match lookup::message(topic, sequence + 1).await {
         // Whoever reads it is told.
         Err(Error::Damaged(_)) => None,
         after => after?,
@@ -86,7 +86,7 @@ pub async fn before(topic: &Topic, first: u64) -> Option<Offset> {
     let end = match topic.end_in(sequence) {
         Some(end) => end,
         // Without it the trim goes on.
-        None => search::message(topic, sequence).await.ok()??.next,
+        None => lookup::message(topic, sequence).await.ok()??.next,
     };
     topic.note_end(end);
     Some(end)

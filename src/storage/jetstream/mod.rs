@@ -31,6 +31,7 @@ mod ids;
 mod last_end;
 mod link;
 mod listing;
+mod lookup;
 mod marks;
 mod message;
 mod names;
@@ -200,7 +201,7 @@ impl JetStreamLog {
         let mut first = sequence_of(before);
         if before < known.tail {
             // Between its last record and the next message lies the next message.
-            let holding = search::message(&topic, first).await?;
+            let holding = lookup::message(&topic, first).await?;
             first += u64::from(holding.is_some_and(|message| before >= message.next));
         }
         if start_of(first) > known.earliest {

@@ -43,6 +43,11 @@ pub struct IdleTimes {
     pub heartbeat: Duration,
     /// How long a topic's newest message is its newest before it is written down where it ends.
     pub quiet: Duration,
+    /// How long an answer of a consumer may take: one that was asked over a lost connection, or on a server that is gone,
+    /// never comes.
+    pub answer: Duration,
+    /// Interval at which a follower asks for its stream's state, which others may have changed.
+    pub refresh: Duration,
 }
 
 impl Default for IdleTimes {
@@ -53,6 +58,8 @@ impl Default for IdleTimes {
             request: Duration::from_secs(30),
             heartbeat: Duration::from_secs(1),
             quiet: Duration::from_secs(5),
+            answer: Duration::from_secs(4),
+            refresh: Duration::from_secs(5),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::last_end;
+use super::lookup::message;
 use super::message::{Message, end_of, sequence_of, start_of};
 use super::nats::unavailable;
 use super::read::{fetch_end, fetch_end_shared};
@@ -115,16 +116,6 @@ pub async fn first_where(topic: &Topic, last: u64, is: impl Fn(&Message) -> bool
         }
     }
     Ok(low)
-}
-
-/// One message; none where it was trimmed.
-///
-/// # Errors
-/// NATS cannot answer, or it is damaged.
-pub async fn message(topic: &Topic, sequence: u64) -> Result<Option<Message>, Error> {
-    let Some(raw) = topic.nats.message(&topic.stream, sequence).await? else { return Ok(None) };
-    let read = Message::read(sequence, Some(&raw.headers), &raw.payload);
-    read.map(Some).map_err(|what| super::cursor::damaged(topic, &what))
 }
 
 /// So many records before the end of the message `last`.

@@ -155,6 +155,70 @@ async fn a_topic_is_read_on_once_the_connection_is_back() {
     }
 }
 
+/// A consumer that is silent for longer than its heartbeats allow is taken for gone, and the topic is read on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_is_read_on_after_its_consumer_was_silent() {
+    let nats = Nats::single("");
+    let (request, heartbeat) = (Duration::from_secs(3), Duration::from_millis(200));
+    let log = open(&nats, IdleTimes { request, heartbeat, ..IdleTimes::default() }).await;
+    let topic = created(&*log, "t").await;
+    for n in 0..3 {
+        put(&*topic, n).await.unwrap();
+        nats.servers[0].signal(rustix::process::Signal::STOP);
+        sleep(5 * heartbeat).await;
+        nats.servers[0].signal(rustix::process::Signal::CONT);
+    }
+    let other = super::open(&config(&nats)).await;
+    put(&*other.get(&name("t")).await.unwrap(), 3).await.unwrap();
+    let read = async || topic.resolve(Start::Latest).await == Ok(Offset::new(4 << 10));
+    eventually("it is read on", Duration::from_secs(20), read).await;
+    assert_eq!(read_all(&*topic, Offset::ZERO).await.unwrap().len(), 4);
+}
+
+/// A reader whose answer does not come asks again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lagging_reader_asks_again_when_no_answer_comes() {
+    let nats = Nats::single("");
+    let writing = super::open(&config(&nats)).await;
+    let written = created(&*writing, "t").await;
+    for n in 0..4 {
+        let done = written.appender().append(vec![batch(&[n; 60], 15_000)], Hold::default()).await;
+        assert_eq!(done.failure, None);
+    }
+    let answer = Duration::from_millis(300);
+    let log = open(&nats, IdleTimes { answer, ..IdleTimes::default() }).await;
+    let topic = log.get(&name("t")).await.unwrap();
+    let first = topic.read(Offset::ZERO, 1).await.unwrap();
+    assert!(first.next < topic.tail());
+    nats.servers[0].signal(rustix::process::Signal::STOP);
+    let reading = tokio::spawn({
+        let topic = topic.clone();
+        async move { topic.read(first.next, 1).await }
+    });
+    sleep(3 * answer).await;
+    assert!(!reading.is_finished());
+    nats.servers[0].signal(rustix::process::Signal::CONT);
+    let chunk = timeout(Duration::from_secs(30), reading).await.unwrap().unwrap().unwrap();
+    assert!(chunk.records > 0);
+}
+
+/// What NATS was told by somebody who announces nothing is known after the next regular request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_asks_regularly_what_others_changed() {
+    let nats = Nats::single("");
+    let refresh = Duration::from_millis(300);
+    let log = open(&nats, IdleTimes { refresh, ..IdleTimes::default() }).await;
+    let topic = created(&*log, "t").await;
+    for n in 0..4 {
+        put(&*topic, n).await.unwrap();
+    }
+    for first in 2..=4 {
+        log.nats.purge("streamway-t", first).await.unwrap();
+        let is_known = async || topic.earliest() == Offset::new((first - 1) << 10);
+        eventually("it is known", Duration::from_secs(10), is_known).await;
+    }
+}
+
 /// A quiet topic is read on after NATS ended the request for what comes next, several times.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quiet_topic_is_read_on_after_requests_expired() {
