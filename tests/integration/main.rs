@@ -14,6 +14,7 @@ mod bad_input;
 mod bad_stream;
 mod bench;
 mod big_file;
+mod circles;
 mod cli;
 mod client;
 mod clock;
