@@ -445,6 +445,7 @@ async fn a_call_that_is_old_enough_acknowledges_and_says_so() {
     let caught_up = call.next().await.unwrap().unwrap().delivery.unwrap();
     assert_eq!(caught_up.notice, v1::Notice::CaughtUp);
     wait_until(|| call.log.tail("orders") == 1);
+    call.log.finish_work();
     let (mut receipts, mut next) = (0, 0);
     let notice = loop {
         let response = call.next().await.unwrap().unwrap();

@@ -20,10 +20,10 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// All topics of one engine.
 pub trait Log: Send + Sync + 'static {
-    /// The topic of this name, where that is known without waiting for anybody.
+    /// Returns the topic of this name if it is known without waiting for anybody.
     fn known(&self, name: &TopicName) -> Option<Arc<dyn TopicLog>>;
 
-    /// The topic of this name.
+    /// Looks up the topic of this name.
     ///
     /// # Errors
     /// [`Error::TopicNotFound`].
@@ -39,7 +39,7 @@ pub trait Log: Send + Sync + 'static {
         retention: Retention,
     ) -> BoxFuture<'_, Result<Arc<dyn TopicLog>, Error>>;
 
-    /// Up to `limit` topics by name, those after `after` whose name begins with `prefix`.
+    /// Lists up to `limit` topics in the order of their names: those after `after` whose name begins with `prefix`.
     fn list<'a>(
         &'a self,
         prefix: &'a str,
@@ -47,7 +47,7 @@ pub trait Log: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<TopicInfo>, Error>>;
 
-    /// The names of the same topics as [`Self::list`], which may be much cheaper.
+    /// Lists the names of the same topics as [`Self::list`], which may be much cheaper.
     fn names<'a>(
         &'a self,
         prefix: &'a str,
@@ -60,8 +60,8 @@ pub trait Log: Send + Sync + 'static {
         })
     }
 
-    /// All names behind `after` that begin with `prefix`, where this engine looks at all to find any; none
-    /// where a look at a few of them costs no more than a few.
+    /// Lists all names after `after` that begin with `prefix`, if this engine has to read every name to find any of
+    /// them. None if the engine finds a few names at the cost of a few: then [`Self::names`] is the way to list them.
     fn all_names<'a>(
         &'a self,
         _prefix: &'a str,
@@ -70,7 +70,7 @@ pub trait Log: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(None)))
     }
 
-    /// What these topics are like now; those that are gone are left out.
+    /// Describes these topics as they are now, without those that are gone.
     fn infos(&self, names: Vec<TopicName>) -> BoxFuture<'_, Result<Vec<TopicInfo>, Error>> {
         Box::pin(async move {
             let mut infos = Vec::with_capacity(names.len());
@@ -85,10 +85,10 @@ pub trait Log: Send + Sync + 'static {
         })
     }
 
-    /// All topics, in no order, for whoever counts them every few seconds: an engine that would have to ask
-    /// others for each tells of some what it knew a while ago.
+    /// Describes all topics, in no order, for statistics taken every few seconds. An engine that would have to ask a
+    /// server about each of them may describe some as they were a while ago.
     fn sample(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>, Error>> {
-        /// Topics asked for at once, before calls have their turn.
+        /// Topics listed at once, before other tasks get their turn.
         const PAGE: usize = 256;
         Box::pin(async move {
             let mut all: Vec<TopicInfo> = Vec::new();
@@ -112,13 +112,13 @@ pub trait Log: Send + Sync + 'static {
         retention: Retention,
     ) -> BoxFuture<'a, Result<TopicInfo, Error>>;
 
-    /// Deletes a topic, durably; where `epoch` is given, only that incarnation.
+    /// Deletes a topic, durably; if `epoch` is given, only that incarnation.
     ///
     /// # Errors
     /// [`Error::TopicNotFound`], [`Error::EpochChanged`].
     fn delete<'a>(&'a self, name: &'a TopicName, epoch: Option<Epoch>) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// Forgets whole batches before an offset, durably; answers the real earliest offset.
+    /// Forgets whole batches before an offset, durably, and returns the earliest offset that is left.
     ///
     /// # Errors
     /// [`Error::BeyondTail`], [`Error::TopicNotFound`], [`Error::EpochChanged`].
@@ -129,11 +129,11 @@ pub trait Log: Send + Sync + 'static {
         before: Offset,
     ) -> BoxFuture<'a, Result<Offset, Error>>;
 
-    /// Whether the storage takes writes, and why not.
+    /// Reports whether the storage takes writes, and why not.
     fn health(&self) -> watch::Receiver<Health>;
 
-    /// Says that calls are cut off soon: appends that wait for a storage which does not answer are given
-    /// their answer now, in about a second. The others go on.
+    /// Announces that calls will be cut off soon. Appends that wait for a storage which does not answer then fail
+    /// within about a second; the others go on.
     fn hurry(&self) {}
 
     /// Refuses new appends, makes what was accepted durable and closes. Later calls do nothing.
@@ -145,13 +145,13 @@ pub trait Log: Send + Sync + 'static {
 
 /// One incarnation of a topic.
 pub trait TopicLog: Send + Sync + 'static {
-    /// Its name.
+    /// Name of the topic.
     fn name(&self) -> &TopicName;
 
-    /// Its incarnation.
+    /// The incarnation.
     fn epoch(&self) -> Epoch;
 
-    /// All there is to know about it now.
+    /// Describes the topic as it is now.
     fn info(&self) -> TopicInfo;
 
     /// The offset the next record will get; everything before it is durable.
@@ -166,19 +166,18 @@ pub trait TopicLog: Send + Sync + 'static {
     /// Resolves once the tail is beyond `offset` or the topic is deleted. Cancel-safe.
     fn wait_beyond(&self, offset: Offset) -> BoxFuture<'_, ()>;
 
-    /// Where a start lies: at or before the tail, at or after the earliest.
-    /// An offset between records rounds up.
+    /// Finds the offset of a start, which lies between the earliest offset and the tail. An offset between two records
+    /// means the second one.
     ///
     /// # Errors
     /// [`Error::Trimmed`], [`Error::BeyondTail`], or the storage's own.
     fn resolve(&self, start: Start) -> BoxFuture<'_, Result<Offset, Error>>;
 
-    /// What is in memory from `from` on, without waiting: at most about `bytes_max`, at least one
-    /// batch. None where it must be read from disk, or there is nothing yet.
+    /// Reads from memory, from `from` on, without waiting: at most about `bytes_max` bytes, at least one batch. None if
+    /// the records must be read from disk, or there are none yet.
     fn read_cached(&self, from: Offset, bytes_max: usize) -> Option<Chunk>;
 
-    /// What is stored from `from` on: at most about `bytes_max` bytes, at least one batch; an
-    /// empty chunk at the tail.
+    /// Reads from `from` on: at most about `bytes_max` bytes, at least one batch; an empty chunk at the tail.
     ///
     /// # Errors
     /// [`Error::Trimmed`], [`Error::Damaged`], [`Error::TopicNotFound`] once deleted.
@@ -188,13 +187,13 @@ pub trait TopicLog: Send + Sync + 'static {
     fn appender(&self) -> Box<dyn Appender>;
 }
 
-/// Whatever must be held until an append's outcome is known, whoever waits for it: the share of a
-/// budget that its bytes take.
+/// A resource that is held until the outcome of an append is known, even if nobody waits for it: the share of a memory
+/// budget that the append's bytes take.
 #[derive(Default)]
 pub struct Hold(Option<Box<dyn std::any::Any + Send>>);
 
 impl Hold {
-    /// Holds `what` until it is dropped.
+    /// Holds `what` until the hold is dropped.
     #[must_use]
     pub fn of(what: impl Send + 'static) -> Self {
         Self(Some(Box::new(what)))
@@ -209,34 +208,33 @@ impl std::fmt::Debug for Hold {
 
 /// An ordered sequence of appends to one topic: the publishes of one call.
 pub trait Appender: Send {
-    /// Stores batches in this order, after those of every earlier call. The future resolves when
-    /// the outcome is known; dropping it cancels nothing. Once a batch was refused, it and all
-    /// later ones of this appender are definitely not stored; unless the storage itself failed
-    /// ([`Stored::Unknown`]), which leaves it open for the batches appended together with it.
-    /// `hold` is dropped once the outcome is known, also where nobody waits for it any more.
+    /// Stores batches in this order, after those of every earlier call. The future resolves when the outcome is known;
+    /// dropping it cancels nothing. Once a batch is refused, neither it nor any later batch of this appender is stored.
+    /// The exception is a failure of the storage itself ([`Stored::Unknown`](super::Stored::Unknown)): then the batches
+    /// that were appended together with it may be stored. `hold` is dropped once the outcome is known.
     fn append(&mut self, batches: Vec<Batch>, hold: Hold) -> BoxFuture<'static, Appended>;
 }
 
-/// What became of the batches of one append.
+/// Outcome of one append.
 #[derive(Debug, Default)]
 pub struct Appended {
-    /// The receipts of the first so many batches: all durable.
+    /// Receipts of the first batches: of all, or of those before the one that was refused. They are durable.
     pub receipts: Vec<Receipt>,
-    /// Why the batch after those, and with it all later ones, was refused.
+    /// Reason why the batch after those was refused, and all later ones with it.
     pub failure: Option<Error>,
-    /// When what was done with them, where the engine stored them; it is measured once a group.
+    /// Times of the steps that stored them, measured once a commit; none where nothing had to be stored.
     pub steps: Option<Steps>,
 }
 
 impl Appended {
-    /// Nothing is stored, for this reason.
+    /// Creates the outcome of an append of which no batch was stored.
     #[must_use]
     pub const fn failed(error: Error) -> Self {
         Self { receipts: Vec::new(), failure: Some(error), steps: None }
     }
 }
 
-/// Where a subscription starts.
+/// Start of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// The oldest record kept.
@@ -247,6 +245,6 @@ pub enum Start {
     At(Offset),
     /// The first batch stored at or after this time.
     Time(UnixMicros),
-    /// So many records before the tail.
+    /// This many records before the tail.
     Last(u64),
 }

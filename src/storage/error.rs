@@ -1,24 +1,23 @@
-//! What an engine can answer instead. A variant exists where a caller acts on it.
-//! Never: a gRPC code; `service::status` maps every variant.
+//! Errors of an engine. A variant exists where a caller acts on it; `service::status` maps each to a gRPC status.
 
 use crate::record::{Epoch, Offset};
 
-/// Whether a refused append left anything behind.
+/// Effect of an append that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
-    /// Definitely nothing.
+    /// Nothing is stored.
     Nothing,
-    /// Perhaps: ask again with the same `request_id`.
+    /// The batches may be stored: repeat the append with the same `request_id` to find out.
     Unknown,
 }
 
-/// Why an operation of the log was refused.
+/// Reason why an operation of the log failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No topic of this name, or it was deleted.
     #[error("topic not found")]
     TopicNotFound,
-    /// There is one of this name.
+    /// There is a topic of this name.
     #[error("topic already exists")]
     TopicExists,
     /// The server holds as many topics as it may.
@@ -30,7 +29,7 @@ pub enum Error {
     /// The position or condition names an earlier incarnation.
     #[error("the topic was deleted and created again")]
     EpochChanged {
-        /// The incarnation there is.
+        /// The present incarnation.
         current: Epoch,
     },
     /// `expected_offset` is not the offset the batch would get.
@@ -38,13 +37,13 @@ pub enum Error {
     ExpectedOffset {
         /// The incarnation.
         epoch: Epoch,
-        /// The offset it would get.
+        /// The offset that the batch would get.
         tail: Offset,
     },
-    /// The `request_id` was stored before, with other records.
+    /// Other records were stored before under this `request_id`.
     #[error("request_id was stored before with other records, at offset {first}")]
     RequestIdReused {
-        /// Where those begin.
+        /// Offset of the first of those records.
         first: Offset,
     },
     /// The offset was trimmed away.
@@ -52,9 +51,9 @@ pub enum Error {
     Trimmed {
         /// The incarnation.
         epoch: Epoch,
-        /// What is left begins here.
+        /// The earliest offset kept.
         earliest: Offset,
-        /// And ends here.
+        /// The tail.
         tail: Offset,
     },
     /// The offset lies beyond the tail.
@@ -62,7 +61,7 @@ pub enum Error {
     BeyondTail {
         /// The incarnation.
         epoch: Epoch,
-        /// The oldest record kept.
+        /// The earliest offset kept.
         earliest: Offset,
         /// The tail.
         tail: Offset,
@@ -70,23 +69,23 @@ pub enum Error {
     /// The disk is full; writes go on once there is space.
     #[error("disk is full")]
     DiskFull,
-    /// The storage sets aside what a topic may hold, and has not so much left.
+    /// The storage reserves the bytes that a topic may hold, and has not that many left.
     #[error("there is no room to set {bytes} bytes aside: {reason}")]
     NoRoom {
         /// The topic's limit of bytes.
         bytes: u64,
-        /// What the storage says.
+        /// Reason given by the storage.
         reason: String,
     },
     /// An earlier batch of the same appender was refused, so this one was too.
     #[error("an earlier publish of this call failed")]
     EarlierFailed,
-    /// The storage refuses or cannot answer now.
+    /// The storage does not serve now.
     #[error("storage is unavailable: {reason}")]
     Unavailable {
-        /// Why.
+        /// The reason.
         reason: String,
-        /// Whether the append may have been stored.
+        /// Effect of the append, if the operation was one.
         stored: Stored,
     },
     /// The log is closing.
@@ -98,7 +97,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Which of these it is, as telemetry names it.
+    /// Returns the name of the variant that telemetry uses.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {

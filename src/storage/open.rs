@@ -9,7 +9,7 @@ use super::health::Reason;
 use super::{embedded, jetstream};
 use crate::config::{Config, Engine};
 
-/// Why a log could not be opened.
+/// Reason why a log could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The embedded engine's reason.
@@ -18,16 +18,16 @@ pub enum OpenError {
     /// The JetStream engine's reason.
     #[error(transparent)]
     JetStream(#[from] jetstream::OpenError),
-    /// The server was to stop before what the log waits for was there.
+    /// The server was stopped while the log waited for its storage.
     #[error("stopped before the log was open")]
     Stopped,
 }
 
-/// Opens the log that is configured, and says in `reason` what it waits for, until `stop`. Blocking, inside
-/// a runtime.
+/// Opens the log that is configured, unless `stop` is cancelled first. While it waits for its storage, `reason` says
+/// what for. Blocks the thread, which must belong to a runtime.
 ///
 /// # Errors
-/// It cannot be opened as configured, or was stopped.
+/// The log cannot be opened as configured, or `stop` was cancelled.
 pub fn open(config: &Config, reason: &Reason, stop: &CancellationToken) -> Result<Arc<dyn Log>, OpenError> {
     let log: Arc<dyn Log> = match config.engine {
         Engine::Embedded => {

@@ -2,23 +2,23 @@
 
 use std::time::Duration;
 
-/// How long records are kept. Whole batches are kept, so slightly more may be there.
+/// Limits of what a topic keeps. Whole batches are kept, so there may be slightly more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Forget batches stored longer ago; none means never.
+    /// Batches stored longer ago are forgotten; none means no limit.
     pub max_age: Option<Duration>,
-    /// Forget the oldest above so many bytes; none means no limit.
+    /// The oldest batches are forgotten above this many bytes; none means no limit.
     pub max_bytes: Option<u64>,
-    /// Forget the oldest above so many records; none means no limit.
+    /// The oldest batches are forgotten above this many records; none means no limit.
     pub max_records: Option<u64>,
 }
 
 impl Retention {
-    /// Longest age that is kept as such: 10,000 years, the most that a protobuf `Duration` holds.
+    /// Longest age: 10,000 years, the most that a protobuf `Duration` holds.
     pub const AGE_MAX: Duration = Duration::from_secs(315_576_000_000);
 
-    /// The same limits, as every engine keeps and tells them: an age in whole microseconds, rounded up so that
-    /// the shortest is not taken for none, and at most [`Self::AGE_MAX`]. A limit of zero is none.
+    /// Returns the same limits as every engine stores and reports them: the age in whole microseconds, rounded up so
+    /// that the shortest age does not become none, and at most [`Self::AGE_MAX`]. A limit of zero becomes none.
     #[must_use]
     pub fn normalized(self) -> Self {
         let age = self.max_age.filter(|age| !age.is_zero()).map(|age| {

@@ -15,32 +15,32 @@ use crate::record::{Epoch, Offset, TopicName, UnixMicros};
 /// What can be changed about a topic.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How long records are kept.
+    /// Limits of what is kept.
     pub retention: Retention,
-    /// When that last changed.
+    /// Time of their last change.
     pub updated: UnixMicros,
 }
 
-/// All there is to know about a topic.
+/// Description of a topic at one moment.
 #[derive(Clone, Debug)]
 pub struct TopicInfo {
-    /// Its name.
+    /// Name of the topic.
     pub name: TopicName,
-    /// Its incarnation.
+    /// The incarnation.
     pub epoch: Epoch,
-    /// When this incarnation was created.
+    /// Time at which this incarnation was created.
     pub created: UnixMicros,
-    /// When its settings last changed.
+    /// Time at which its settings last changed.
     pub updated: UnixMicros,
-    /// How long records are kept.
+    /// Limits of what is kept.
     pub retention: Retention,
     /// The offset of the oldest record kept.
     pub earliest: Offset,
-    /// The offset the next record will get.
+    /// The offset that the next record will get.
     pub tail: Offset,
     /// Bytes of blocks kept, approximately.
     pub stored_bytes: u64,
-    /// When the newest batch was stored.
+    /// Time at which the newest batch was stored.
     pub last_publish: Option<UnixMicros>,
 }
 
@@ -51,7 +51,7 @@ pub struct TopicState {
     pub name: TopicName,
     /// The incarnation.
     pub epoch: Epoch,
-    /// When this incarnation was created.
+    /// Time at which this incarnation was created.
     pub created: UnixMicros,
     /// The newest blocks.
     pub cache: TailCache,
@@ -61,7 +61,7 @@ pub struct TopicState {
     tail: AtomicU64,
     /// Everything before it is forgotten. It never goes back.
     earliest: AtomicU64,
-    /// When the newest batch was stored; 0 where there never was one.
+    /// Time at which the newest batch was stored; 0 if there never was one.
     last_publish: AtomicU64,
     deleted: AtomicBool,
     /// Wakes those who wait for the tail to move or the topic to end.

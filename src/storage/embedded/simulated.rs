@@ -11,11 +11,11 @@ use std::time::Duration;
 use super::EmbeddedLog;
 use super::clock::Clock;
 use super::disk::sim::SimDisk;
-use super::queue::Op;
+use super::queue::{Change, Op};
 use crate::config::StorageConfig;
 use crate::record::testing::batch_of;
 use crate::record::{Offset, Receipt, TopicName};
-use crate::storage::{Hold, Log, TopicLog};
+use crate::storage::{Error, Hold, Log, TopicLog};
 
 /// The log, and what a test may do to its disk and its clock.
 pub(crate) struct SimulatedLog {
@@ -55,7 +55,14 @@ impl SimulatedLog {
         let done = self.topic(topic).appender().append(vec![batch_of(values)], Hold::default());
         let done = block_on(done);
         assert_eq!(done.failure, None);
+        self.finish_work();
         done.receipts[0]
+    }
+
+    /// Waits until the committer has done all that was asked of it before: it wakes subscribers after it has answered.
+    pub(crate) fn finish_work(&self) {
+        let refused = block_on(self.log.queue.change(Change::Delete(name("no-such-topic"), None)));
+        assert_eq!(refused.err(), Some(Error::TopicNotFound));
     }
 
     /// Moves what is stored in a topic to segments, and out of memory.

@@ -1,19 +1,10 @@
-//! The seam to the file system: everything the embedded log does to files goes through here, so
-//! that a test can swap in a disk that tears, fails and fills.
-//! Never: knows what the files hold.
-
-mod aligned;
-mod real;
-#[cfg(test)]
-pub mod sim;
+//! The seam to the file system: everything the embedded log does to files goes through here, so that a test can swap in
+//! a disk that tears, fails and fills.
 
 use std::fmt::Debug;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-
-pub use aligned::{ALIGN, AlignedBuf};
-pub use real::{FILE_MODE, RealDisk};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +40,7 @@ pub trait File: Debug + Send + Sync {
     /// Writes all of `bytes`.
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
     /// Has the writes to come bypass the page cache, where the file system can. Their memory, places and
-    /// lengths must be multiples of [`ALIGN`].
+    /// lengths must be multiples of [`ALIGN`](super::ALIGN).
     fn bypass_cache(&self);
     /// Makes what was written durable.
     fn sync(&self) -> io::Result<()>;
