@@ -1,13 +1,12 @@
 //! How old messages are: by NATS's clock those that were there before they were read, and as they come the
 //! others. So it does not matter what the clock of any replica says, this one's or that of whoever stored
 //! them; nor, but for messages stored before they were read, whether those of NATS's servers agree.
-//! Never: an age by a replica's wall clock, or by a publish time.
 
 use std::time::Duration;
 
 use crate::record::{Offset, UnixMicros};
 
-/// What NATS's clock said once, and when that was on this process's steady clock.
+/// A time of NATS's clock, and the same moment on this process's steady clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ages {
     /// Messages before this were there then.

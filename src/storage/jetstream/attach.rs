@@ -1,5 +1,4 @@
-//! Taking up a stream where it was left: its state, and a consumer.
-//! Never: changes a follower; it is handed what was found.
+//! Attaching to a stream: its state, and a consumer that continues where reading stopped.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,24 +21,24 @@ use super::nats::unavailable;
 use super::topic::Topic;
 use crate::storage::Error;
 
-/// Most messages asked for ahead.
+/// Maximum number of messages requested ahead.
 const AHEAD_MESSAGES: usize = 256;
-/// Most bytes asked for ahead.
+/// Maximum number of bytes requested ahead.
 const AHEAD_BYTES: usize = 8 << 20;
 
 /// A stream that is read again.
 pub struct Attached {
     /// The end of what was read before, or where reading begins.
     pub seen: Seen,
-    /// What comes after it.
+    /// Messages after `seen`.
     pub feed: Feed,
-    /// Whether something in between was trimmed before it was read.
+    /// Set if messages were trimmed before they were read.
     pub jumped: bool,
-    /// How old what comes is.
+    /// Ages of the messages that follow.
     pub ages: Ages,
 }
 
-/// What a stream delivers over one connection.
+/// Messages that a stream delivers over one connection.
 pub struct Feed {
     messages: Stream,
     lost: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -49,8 +48,8 @@ impl Feed {
     /// The next message. Cancel-safe.
     ///
     /// # Errors
-    /// Why there is no more. The consumer may be gone with the server that the connection was to, and the silence of
-    /// one that is would be noticed much later.
+    /// The feed ended, for the reason given. It ends with the connection: the consumer may have been on the same server, and
+    /// its silence would be noticed much later.
     pub async fn next(&mut self) -> Result<Message, String> {
         tokio::select! {
             biased;
@@ -63,7 +62,7 @@ impl Feed {
     }
 }
 
-/// Why a stream is not read.
+/// Reason why a stream is not read.
 #[derive(Debug)]
 pub enum Lost {
     /// The topic was deleted.
@@ -125,7 +124,7 @@ pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> R
     Ok(Attached { seen, feed, jumped, ages })
 }
 
-/// What is known of the end at `sequence`; where the message was trimmed, only where that ended.
+/// State of the topic's end after the message `sequence`. If that was trimmed, at most the end of its records is known.
 async fn at(topic: &Topic, sequence: u64) -> Result<Seen, Error> {
     let found = if sequence == 0 { None } else { lookup::message(topic, sequence).await? };
     let Some(message) = found else {

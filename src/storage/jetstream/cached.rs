@@ -1,6 +1,5 @@
-//! What all topics hold in their tail caches, within one bound: the oldest of all goes first, whoever adds
-//! to it. So a topic that was busy once does not keep its share.
-//! Never: reads; subscribers do, from the caches themselves.
+//! One memory budget for the tail caches of all topics. The oldest chunk of all is evicted first, whichever topic adds to its
+//! cache, so a topic that was busy once does not keep its share.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -17,10 +16,10 @@ pub struct CacheBudget {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What is held. For a moment what was evicted may be counted before what was added.
+    /// Bytes held. An eviction may be counted a moment before the addition that caused it.
     held: i64,
     next: u64,
-    /// Whose each chunk is, by number: oldest first.
+    /// Topic of each chunk, by the chunk's number, oldest first.
     chunks: BTreeMap<u64, Weak<Topic>>,
 }
 
@@ -35,7 +34,7 @@ impl CacheBudget {
         self.state.lock().expect("no panic while it is held")
     }
 
-    /// Adds a topic's newest run, and evicts what is too much.
+    /// Adds a topic's newest run, and evicts chunks until the budget is met.
     fn push(&self, topic: &Arc<Topic>, run: Run) {
         let number = {
             let mut state = self.lock();
@@ -56,7 +55,7 @@ impl CacheBudget {
         }
     }
 
-    /// The oldest chunk but for `newest`, where too much is held.
+    /// The oldest chunk except `newest`, if the budget is exceeded.
     fn too_much(&self, newest: Option<u64>) -> Option<(u64, Weak<Topic>)> {
         let state = self.lock();
         if state.held <= self.bytes_max as i64 {
@@ -87,7 +86,7 @@ impl CacheBudget {
     }
 }
 
-/// What a follower adds to its topic's cache. Dropping it empties the cache.
+/// Handle with which a follower adds to its topic's cache. Dropping it empties the cache.
 pub struct Cached(Arc<Topic>);
 
 impl Cached {

@@ -1,5 +1,5 @@
-//! Telling the other replicas that a topic was trimmed, deleted or set otherwise, so that they ask NATS at once
-//! and not with their next regular question. A message may be lost: the regular question follows.
+//! Announcements of trims, deletions and changed settings to the other replicas, which then ask NATS at once and not only with
+//! their next regular request. An announcement may be lost; the regular request follows.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use super::read;
 use super::topic::Topic;
 use crate::record::TopicName;
 
-/// Subject of the messages, before the topic's name. No topic's own subject begins so, see [`names::subject`].
+/// Prefix of the announcements' subjects, before the topic's name. No topic's own subject begins so, see [`names::subject`].
 const PREFIX: &str = "streamway_changes.";
 
-/// Tells the others. It is on its way once this resolves.
+/// Announces a change of a topic.
 pub async fn announce(nats: &Nats, topic: &TopicName) {
     let subject = format!("{PREFIX}{}", names::escaped(topic));
     if let Err(error) = nats.client.publish(subject, bytes::Bytes::new()).await {
@@ -23,7 +23,7 @@ pub async fn announce(nats: &Nats, topic: &TopicName) {
 }
 
 /// Asks NATS what there is of a topic that `known` finds when a change of it is announced, until the log closes.
-/// What is announced is not believed, as it may be old.
+/// An announcement has no content that could be outdated.
 pub async fn listen(nats: Arc<Nats>, known: impl Fn(&TopicName) -> Option<Arc<Topic>>) {
     let listening = async {
         let Ok(mut changes) = nats.client.subscribe(format!("{PREFIX}*")).await else { return };

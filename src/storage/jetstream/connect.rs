@@ -1,5 +1,4 @@
-//! Connecting to NATS as configured, and refusing one that can never work.
-//! Never: prints a credential.
+//! Connecting to NATS as configured, and refusing a NATS that can never work. Credentials are not logged.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,35 +27,35 @@ use crate::storage::embedded::clock::Clock;
 
 /// Room a message needs beside the records of its batches: heads, trace contexts, headers.
 pub const MESSAGE_OVERHEAD: usize = 64 << 10;
-/// Of that, what is kept for headers that every message has.
+/// Part of [`MESSAGE_OVERHEAD`] that is reserved for headers which every message has.
 const HEADERS: usize = 4 << 10;
-/// The longest pause between two attempts at start.
+/// Longest pause between two attempts at start.
 const RETRY: Duration = Duration::from_secs(1);
 /// Interval at which a lasting reason to wait is logged again.
 const WARN_AGAIN: Duration = Duration::from_secs(30);
-/// How long a new cluster is given to find its servers before it is asked which it counts, and asked again.
+/// Time for a new cluster to find its servers before it is asked which ones it counts, and between two such requests.
 const EXPLAIN_AFTER: Duration = Duration::from_secs(5);
-/// How long one attempt may take: a server that hangs may be tried again before the others.
+/// Maximum time of one attempt to connect: a server that hangs may be tried again before the others.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a request to JetStream may take.
+/// Maximum time of a request to JetStream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often the client asks whether the server is there; at the third question without an answer it
 /// takes another server: before a publish is given up, even with one attempt to connect in vain.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
-/// The longest pause between two attempts to connect again.
+/// Longest pause between two attempts to reconnect.
 const RECONNECT_MOST: Duration = Duration::from_secs(2);
-/// Requests to the client's own task that may wait.
+/// Maximum number of commands waiting for the client's task.
 const COMMANDS_MAX: usize = 4096;
 
-/// Why NATS cannot be used as configured. Each says what to do.
+/// Reason why NATS cannot be used as configured. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The address is none.
     #[error("nats.url {url}: {why}: write nats://HOST:4222, several with commas")]
     Url {
-        /// What was given.
+        /// Configured address.
         url: String,
-        /// Why it is none.
+        /// Fault of the address.
         why: io::Error,
     },
     /// A file of credentials or certificates cannot be used.
@@ -66,15 +65,15 @@ pub enum OpenError {
         setting: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// Fault of the file.
         why: String,
     },
     /// NATS refuses the credentials.
     #[error("NATS at {url} refuses the credentials: {why}")]
     Refused {
-        /// Where.
+        /// Address of the server.
         url: String,
-        /// What it says.
+        /// Answer of the server.
         why: String,
     },
     /// The server is too old.
@@ -86,9 +85,9 @@ pub enum OpenError {
          {needed} or more, or lower batch_bytes_max to {fitting} or less"
     )]
     MaxPayload {
-        /// What NATS takes.
+        /// Size that NATS accepts, in bytes.
         found: usize,
-        /// What is needed.
+        /// Required size, in bytes.
         needed: usize,
         /// The largest limit of a batch that would do.
         fitting: usize,
@@ -148,7 +147,7 @@ pub async fn connect(config: &Config, reason: &Reason) -> Result<Nats, OpenError
     Ok(opened)
 }
 
-/// What of P1 these settings give up.
+/// Logs which parts of P1 these settings give up.
 fn warn_of(nats: &NatsConfig) {
     if nats.replicas < 3 {
         warn!(
@@ -179,11 +178,11 @@ async fn usable(nats: &Nats, urls: &str, waiting: &mut Waiting<'_>) {
     }
 }
 
-/// Why JetStream cannot be used yet.
+/// Reason why JetStream cannot be used yet.
 #[derive(Debug)]
 struct Obstacle {
     why: String,
-    /// Whether it may be that the cluster has not heard of all its servers.
+    /// Set if the cluster may not have heard of all its servers.
     servers_are_missing: bool,
 }
 

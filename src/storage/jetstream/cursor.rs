@@ -1,6 +1,5 @@
-//! Readers behind the tail cache: consumers of the stream, each kept for whoever goes on reading
-//! where it stopped, so that a lagging subscriber asks on at its own pace.
-//! Never: disturbs the follower, or holds more than one answer in memory.
+//! Readers behind the tail cache. Each reads through a consumer of its own, which is kept for the reader that continues
+//! where it stopped, so a lagging subscriber reads at its own pace and the follower is not disturbed.
 
 use std::sync::Mutex;
 
@@ -13,21 +12,21 @@ use super::topic::Topic;
 use crate::record::Offset;
 use crate::storage::Error;
 
-/// Most messages asked for at once.
+/// Maximum number of messages in one request.
 const MESSAGES_MAX: usize = 128;
-/// Most bytes asked for at once, but for a larger message.
+/// Maximum number of bytes in one request, except for a larger single message.
 const BYTES_MAX: usize = 8 << 20;
-/// Most cursors kept between reads of one topic; the longest unused goes first.
+/// Maximum number of cursors kept between reads of one topic. The least recently used one is dropped first.
 const KEPT_MAX: usize = 64;
 
-/// A consumer, and the message it delivers next.
+/// A consumer and the sequence of the message it delivers next.
 #[derive(Debug)]
 struct Cursor {
     consumer: PullConsumer,
     next: u64,
 }
 
-/// Cursors between two reads.
+/// Cursors that no reader uses at the moment.
 #[derive(Debug, Default)]
 pub struct Cursors(Mutex<Vec<Cursor>>);
 
@@ -41,20 +40,20 @@ impl Cursors {
     fn keep(&self, cursor: Cursor) {
         let mut kept = self.0.lock().expect("no panic while it is held");
         if kept.len() >= KEPT_MAX {
-            // NATS forgets its consumer by itself.
+            // NATS removes its consumer after a while.
             kept.remove(0);
         }
         kept.push(cursor);
     }
 
-    /// Forgets all.
+    /// Drops all cursors.
     pub fn clear(&self) {
         self.0.lock().expect("no panic while it is held").clear();
     }
 }
 
-/// Messages from the one that holds `from` on: those stored, at most about `bytes_max` bytes.
-/// None where the stream has none to give.
+/// Reads messages, beginning with the one that contains `from`: about `bytes_max` bytes at most, none if the stream
+/// has none.
 ///
 /// # Errors
 /// NATS cannot answer, what is stored is damaged, or `from` is no longer kept.
@@ -71,14 +70,14 @@ pub async fn read(topic: &Topic, from: Offset, bytes_max: usize) -> Result<Vec<M
     };
     match fetch(topic, &consumer, wanted, bytes_max).await {
         Ok(found) => {
-            // One that gave nothing may be gone: the next read takes a new one.
+            // A consumer that delivered nothing may be gone: the next read creates another.
             if let Some(last) = found.last() {
                 topic.cursors.keep(Cursor { consumer, next: sequence_of(last.run.end) });
             }
             Ok(found)
         }
-        // It may have been forgotten while nobody asked, or have lost what was on its way: a new one
-        // tells what is there.
+        // The consumer may have been removed while it was not used, or lost messages on the way. A new one shows what
+        // the stream has.
         Err(Error::Unavailable { .. } | Error::Damaged(_)) if again => Ok(Vec::new()),
         Err(error) => Err(error),
     }
@@ -90,7 +89,7 @@ async fn fetch(
     wanted: u64,
     bytes_max: usize,
 ) -> Result<Vec<Message>, Error> {
-    // NATS refuses to send a message that is larger than what is asked for, and a number beyond 63 bits.
+    // NATS refuses to send a message larger than the request, and numbers above 63 bits.
     let least = topic.nats.stream_config.message_bytes_max;
     let bytes_max = bytes_max.clamp(least, least.max(BYTES_MAX));
     let asked = consumer.fetch().max_messages(MESSAGES_MAX).max_bytes(bytes_max).messages();
@@ -100,17 +99,17 @@ async fn fetch(
         while let Some(message) = messages.next().await {
             let message = match message {
                 Ok(message) => message,
-                // The end of what fits: what came is whole.
+                // The request is used up. What arrived is complete.
                 Err(_) if !found.is_empty() => break,
                 Err(error) => return Err(unavailable(error)),
             };
             let sequence = message.info().map_err(unavailable)?.stream_sequence;
             if sequence < next {
-                // Its server has less than others for a while, or was restarted: it begins earlier.
+                // The consumer's server lags behind the others or was restarted, and begins earlier.
                 continue;
             }
             if sequence != next {
-                // Trimmed or damaged: whoever reads asks NATS which.
+                // It was trimmed or is damaged. The caller asks NATS which.
                 let what = format!("message {wanted} is missing, {sequence} is there");
                 return if found.is_empty() { Err(Error::Damaged(what)) } else { Ok(()) };
             }
@@ -124,7 +123,7 @@ async fn fetch(
     let read = tokio::select! {
         biased;
         read = tokio::time::timeout(topic.nats.idle_times.answer, reading) => read.ok(),
-        // What was asked of a connection that is lost is never answered.
+        // A request on a lost connection is never answered.
         () = lost => None,
     };
     match read {
@@ -133,7 +132,7 @@ async fn fetch(
     }
 }
 
-/// Reports stored data that is not what was stored.
+/// Logs that stored data is damaged, and makes the error.
 pub fn damaged(topic: &Topic, what: &str) -> Error {
     tracing::error!(topic = %topic.name, reason = what, "stored data is damaged");
     Error::Damaged(format!("topic {}: {what}", topic.name))

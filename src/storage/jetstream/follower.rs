@@ -8,7 +8,7 @@
 //! send a commit again and again: at most one copy can follow `seen`, and whoever reads the message
 //! there knows by its nonce whose it is.
 //!
-//! Never: holds a lock over an await, or waits for anything but in [`Follower::step`].
+//! A follower waits in [`Follower::step`] only.
 
 mod appending;
 mod handing;
@@ -44,19 +44,19 @@ use super::topic::Topic;
 use crate::record::Offset;
 use crate::storage::{Error, Stored};
 
-/// How long publishers wait for a NATS that does not answer: longer than a new leader takes.
+/// Maximum wait of publishers for a NATS that does not answer: longer than the election of a leader.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a log that closes waits for NATS: less than the part of the drain that is kept for closing.
+/// Maximum wait for NATS while the log closes: less than the part of the drain that is reserved for closing.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// Interval at which deadlines are checked.
 const TICK: Duration = Duration::from_millis(250);
 /// The longest pause between two attempts to read on.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// How long a follower that stops takes to send its last letters.
+/// Maximum time for the last messages of a follower that stops.
 const LAST_LETTERS: Duration = Duration::from_millis(100);
 
-/// What is under way, if anything.
+/// Work in progress, if any.
 type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
 /// Follows a topic until nobody uses it, it is deleted, or the log closes.
@@ -91,7 +91,7 @@ pub async fn follow(topic: Arc<Topic>) {
         follower.begin();
         follower.step(&mut ticks).await;
     }
-    // What others still wait for they are told.
+    // Other replicas may still wait for these.
     let last_end = async {
         if let Some((end, _)) = follower.unwritten_end {
             last_end::write_of_expiring(&follower.topic, end).await;
@@ -112,19 +112,19 @@ struct Follower {
     bus: Bus,
     contest: Contest,
     marks: Marks,
-    /// What another replica is to store; no flight meanwhile.
+    /// Commit that another replica is to store. There is no flight meanwhile.
     handed: Option<HandedOver>,
-    /// What was handed over or sent before, and may still be stored: made of the same appends.
+    /// Commits that were handed over or sent before and may still be stored. They are made of the same appends.
     open: Vec<Commit>,
-    /// What others handed over.
+    /// Commits that other replicas handed over.
     held: Held,
-    /// Whether that goes first into the next commit; it alternates.
+    /// Set if those go first into the next commit. It alternates.
     held_first: bool,
     /// The stream's state, while NATS is asked for it.
     fetching: Pending<Result<Option<Info>, Error>>,
     end_check: EndCheck,
     trimming: Trimming,
-    /// Where the newest message ends, which this follower stored then: to be written down where it may expire.
+    /// End of the newest message, if this follower stored it, and when. It is written down if the message may expire.
     unwritten_end: Option<(Offset, Instant)>,
     cached: Cached,
     /// Since when NATS has not done what it was asked.
@@ -134,7 +134,7 @@ struct Follower {
     refresh_at: Instant,
 }
 
-/// How the stream is read.
+/// State of reading the stream.
 enum Reading {
     /// It is not; [`Follower::begin`] attaches.
     Stopped,
@@ -157,7 +157,7 @@ impl Reading {
     }
 }
 
-/// Where NATS says the stream ends, which decides about conditions that do not hold at the end seen here.
+/// State of asking NATS for the end of the stream, which decides about conditions that do not hold at the end seen here.
 #[derive(Clone, Copy)]
 enum EndCheck {
     Unasked,
@@ -172,7 +172,7 @@ enum EndCheck {
     },
 }
 
-/// What a step waited for.
+/// Event that a step waited for.
 #[expect(clippy::large_enum_variant, reason = "one at a time, on the stack; most are the large one")]
 enum Event {
     Message(Result<jetstream::Message, String>),
@@ -199,10 +199,9 @@ async fn done<T>(pending: &mut Pending<T>) -> T {
 }
 
 impl Follower {
-    /// Waits for one thing and takes it in. Every branch is cancel-safe: what is under way stays in
-    /// its field.
+    /// Waits for one event and handles it. Every branch is cancel-safe, because work in progress stays in its field.
     async fn step(&mut self, ticks: &mut tokio::time::Interval) {
-        // Whether NATS is waited for, and nobody hurries yet.
+        // NATS is waited for, and the server is not shutting down yet.
         let is_waiting = self.trouble.is_some() && self.closing.is_none();
         let event = {
             let answer = async {
@@ -246,7 +245,7 @@ impl Follower {
         }
     }
 
-    /// Begins what can be begun.
+    /// Starts everything that can be started.
     fn begin(&mut self) {
         if self.topic.is_deleted() {
             return self.fail_all(&Error::TopicNotFound, Stored::Nothing);
@@ -314,7 +313,7 @@ impl Follower {
         }
     }
 
-    /// Whether there is nothing left to do; from then on nobody follows.
+    /// Returns true if nothing is left to do; the topic counts as not followed from then on.
     fn may_stop(&self) -> bool {
         if self.flight.is_some() || self.handed.is_some() || !self.held.all().is_empty() {
             return false;

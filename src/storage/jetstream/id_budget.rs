@@ -31,7 +31,7 @@ impl IdBudget {
         self.held.load(Ordering::Acquire)
     }
 
-    /// How many ids a window that holds `own` may keep.
+    /// Number of ids that a window which holds `own` may keep.
     fn allowed(&self, own: usize) -> usize {
         let (held, windows) = (self.held(), self.windows.load(Ordering::Acquire));
         let beyond = |max: usize| own.saturating_sub(held.saturating_sub(max));
@@ -75,14 +75,14 @@ impl CountedWindow {
         Self::new(self.window.empty(), self.budget.clone())
     }
 
-    /// Changes what is in it, and forgets what is too much then.
+    /// Changes the window, and drops ids that exceed the budget then.
     pub fn change(&mut self, change: impl FnOnce(&mut Window)) {
         change(&mut self.window);
         self.recount();
         self.keep_to_budget();
     }
 
-    /// Forgets what is too much, as others hold more than before.
+    /// Drops ids that exceed the budget because other windows hold more than before.
     pub fn keep_to_budget(&mut self) {
         let allowed = self.budget.allowed(self.counted);
         if allowed < self.counted {

@@ -1,6 +1,5 @@
 //! The request ids that are stored in a topic (P5): those the follower sees stored, and, read before it
 //! appends anything, those stored in the window before.
-//! Never: decides what is a duplicate; a commit is built on what is known here.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,23 +19,23 @@ use crate::record::{Offset, UnixMicros};
 use crate::storage::Error;
 use crate::storage::window::{Stored, Window};
 
-/// What a topic's follower knows.
+/// Request ids that a topic's follower knows.
 pub struct Ids {
     topic: Arc<Topic>,
     state: State,
-    /// How old messages are.
+    /// Ages of messages.
     ages: Ages,
 }
 
-/// Whether the window holds every id that is stored.
+/// Completeness of the window.
 enum State {
     /// Some may be missing.
     Unknown(CountedWindow),
     Loading {
         loading: Loading,
-        /// What comes meanwhile.
+        /// Ids that are stored meanwhile.
         later: CountedWindow,
-        /// Whether one was missed meanwhile.
+        /// Set if a message was missed meanwhile.
         again: bool,
     },
     Known(CountedWindow),
@@ -107,7 +106,7 @@ impl Ids {
         window.change(|window| insert(window, head, first, (at, now)));
     }
 
-    /// Forgets what is too much, as other topics remember more than before.
+    /// Drops ids that exceed the budget because other topics hold more than before.
     pub fn keep_to_budget(&mut self) {
         match &mut self.state {
             State::Unknown(window) | State::Known(window) => window.keep_to_budget(),
@@ -206,7 +205,7 @@ mod tests {
 
     const AGE: u64 = 600_000_000;
     const SLACK: u64 = 60_000_000;
-    /// How late a message may come to a replica that reads it live.
+    /// Longest delay of a message to a replica that reads it live.
     const LATE: u64 = 4_000_000;
 
     /// A message of the stream: when NATS stored it, and what the replica that published it says.

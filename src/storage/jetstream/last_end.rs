@@ -1,9 +1,9 @@
-//! Where the newest trimmed message ended. An offset behind its last record names the same place as the
-//! earliest offset, and a receipt may have told of it so; an offset before that names records that were missed.
+//! End of the newest trimmed message. An offset after its last record names the same place as the earliest offset, and may be
+//! the `next` of a receipt. An offset before that names records that were missed.
 //!
 //! The message after it says so ([`Head::previous`](super::message::Head::previous)). Where there is none, as in a topic
-//! that is empty, a small message beside the topic's claim does, which is written before a trim, and by whoever stored
-//! the newest message of a topic whose records expire.
+//! that is empty, a small message next to the topic's create lock does. It is written before a trim, and by the replica that
+//! stored the newest message of a topic whose records expire.
 
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use tracing::debug;
@@ -18,7 +18,7 @@ use super::topic::Topic;
 use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::Error;
 
-/// Subject of one topic's. No topic's name begins so.
+/// Subject of the note on one topic. No topic's name begins like this.
 fn subject(topic: &TopicName) -> String {
     format!("{}._end-{}", create_lock::STREAM, names::escaped(topic))
 }
@@ -35,7 +35,7 @@ fn decode(text: &[u8], epoch: Epoch, sequence: u64) -> Option<Offset> {
     Some(start_of(sequence).plus(u64::from(records)))
 }
 
-/// Same place as `from`: the earliest offset, where no record lies between the two.
+/// Replaces `from` by the earliest offset if no record lies between the two.
 ///
 /// # Errors
 /// NATS cannot answer.
@@ -49,7 +49,7 @@ pub async fn place(topic: &Topic, from: Offset) -> Result<Offset, Error> {
     Ok(topic.place(from))
 }
 
-/// Offset just after the last record of `sequence`, the newest message that was trimmed; none where nobody knows.
+/// Offset just after the last record of `sequence`, the newest trimmed message; none if it is not known.
 ///
 /// # Errors
 /// NATS cannot answer.
@@ -68,7 +68,7 @@ pub async fn of_trimmed(topic: &Topic, sequence: u64) -> Result<Option<Offset>, 
     }
 }
 
-/// What was written of the message `sequence`.
+/// Reads the end of the message `sequence`, if it was written down.
 async fn written(topic: &Topic, sequence: u64) -> Result<Option<Offset>, Error> {
     let stream = topic.nats.context.get_stream_no_info(create_lock::STREAM).await.map_err(unavailable)?;
     match stream.get_last_raw_message_by_subject(&subject(&topic.name)).await {
@@ -80,7 +80,7 @@ async fn written(topic: &Topic, sequence: u64) -> Result<Option<Offset>, Error> 
     }
 }
 
-/// Learns where the newest of the messages before `first`, which are about to be trimmed, ends.
+/// Finds the end of the messages before `first`, which are about to be trimmed.
 pub async fn before(topic: &Topic, first: u64) -> Option<Offset> {
     let sequence = first.checked_sub(1).filter(|sequence| *sequence > 0)?;
     let end = match topic.end_in(sequence) {
@@ -92,7 +92,7 @@ pub async fn before(topic: &Topic, first: u64) -> Option<Offset> {
     Some(end)
 }
 
-/// Writes down where a message ends. Answers whether it is written.
+/// Writes down where a message ends. Returns true if it was stored.
 pub async fn write(nats: &Nats, topic: &TopicName, epoch: Epoch, end: Offset) -> bool {
     let sequence = sequence_of(Offset::new(end.get() - 1));
     let request = async_nats::Request::new().payload(encode(epoch, sequence, end).into());
@@ -103,7 +103,7 @@ pub async fn write(nats: &Nats, topic: &TopicName, epoch: Epoch, end: Offset) ->
     matches!(outcome, Outcome::Stored(_))
 }
 
-/// Writes it down of a message after which the topic may become empty without a trim; nothing where it cannot.
+/// Writes down where a message ends if the topic's retention may remove it without a trim.
 pub async fn write_of_expiring(topic: &Topic, end: Offset) {
     let retention = topic.settings.load().retention;
     if (retention.max_age, retention.max_bytes) != (None, None) {
@@ -111,7 +111,7 @@ pub async fn write_of_expiring(topic: &Topic, end: Offset) {
     }
 }
 
-/// Withdraws what was written of a topic that is deleted.
+/// Removes the note on a topic that is deleted.
 pub async fn forget(nats: &Nats, topic: &TopicName) {
     if let Ok(stream) = nats.context.get_stream_no_info(create_lock::STREAM).await
         && let Err(error) = stream.purge().filter(subject(topic)).await

@@ -1,5 +1,4 @@
-//! Whether NATS can be reached, as its client sees the connection.
-//! Never: connects; the client does, again and again.
+//! State of the connection to NATS, as the client reports it. The client reconnects by itself.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,11 +10,11 @@ use tracing::{info, warn};
 /// The connection as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
-    /// Whether there is one.
+    /// Set while there is a connection.
     pub up: bool,
-    /// How many there were: requests of an earlier one are never answered.
+    /// Number of connections so far. Requests on an earlier one are never answered.
     pub connections: u64,
-    /// How many servers said that they are about to stop.
+    /// Number of servers that announced their stop (lame duck mode).
     pub warnings: u64,
 }
 
@@ -30,7 +29,7 @@ impl Default for Link {
 }
 
 impl Link {
-    /// Takes notice of what the client says.
+    /// Records an event of the client.
     pub fn notice(&self, event: &Event) {
         match event {
             Event::Connected => {

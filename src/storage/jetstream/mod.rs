@@ -10,7 +10,7 @@
 //! ids of NATS are not used: a clustered stream of 2.10 keeps the id of a message that it refused,
 //! and answers the next one of that id as a duplicate of nothing.
 //!
-//! Never: a consensus of its own, or an answer before NATS's.
+//! The engine has no consensus of its own, and acknowledges only what NATS has acknowledged.
 
 mod ages;
 mod attach;
@@ -70,7 +70,7 @@ use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
 use crate::storage::{BoxFuture, Error, Health, Log, Reason, Retention, TopicInfo, TopicLog};
 
-/// How long a log that closes waits for NATS to have its last letters.
+/// Maximum time for the last messages to NATS while the log closes.
 const LAST_LETTERS: Duration = Duration::from_millis(100);
 
 /// The JetStream engine.
@@ -152,7 +152,7 @@ impl JetStreamLog {
         }
     }
 
-    /// As [`Self::fetch`], of this incarnation only.
+    /// Does the same as [`Self::fetch`], for one incarnation only.
     async fn fetch_of(&self, name: &TopicName, epoch: Option<Epoch>) -> Result<(Meta, Info), Error> {
         let (meta, info) = self.fetch(name).await?;
         match epoch {

@@ -1,6 +1,4 @@
-//! How a topic is called in NATS, and what its stream is told and remembers: a stream's
-//! configuration and metadata on one side, a topic's settings on the other.
-//! Never: talks to NATS.
+//! Names of streams and subjects, and the mapping between a topic's settings and its stream's configuration and metadata.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,7 +13,7 @@ pub const INDEX_BITS: u32 = 10;
 /// Most records in one message.
 pub const RECORDS_MAX: u32 = 1 << INDEX_BITS;
 
-/// How every stream of ours begins.
+/// Prefix of the name of every topic's stream.
 const PREFIX: &str = "streamway-";
 const TOPIC: &str = "streamway.topic";
 const EPOCH: &str = "streamway.epoch";
@@ -65,29 +63,29 @@ pub fn subject(topic: &TopicName, epoch: Epoch) -> String {
 /// Settings that the streams of all topics share.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamConfig {
-    /// Copies.
+    /// Number of copies.
     pub replicas: usize,
-    /// Where.
+    /// Medium.
     pub storage: StorageType,
     /// Bytes of the largest message.
     pub message_bytes_max: usize,
 }
 
-/// What a stream remembers of its topic.
+/// Settings of a topic that its stream's metadata contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
     /// The topic.
     pub topic: TopicName,
     /// Its incarnation.
     pub epoch: Epoch,
-    /// How long records are kept.
+    /// Retention of records.
     pub retention: Retention,
-    /// When that last changed.
+    /// Time of the last change of the retention.
     pub updated: UnixMicros,
 }
 
 impl Meta {
-    /// What this stream remembers; none where it is not one of ours.
+    /// Reads the metadata of a stream; none if it is not a topic's.
     #[must_use]
     pub fn of(config: &Config) -> Option<Self> {
         let text = |key: &str| config.metadata.get(key).map(String::as_str);
@@ -107,7 +105,7 @@ impl Meta {
         (config.name == stream(&meta.topic)).then_some(meta)
     }
 
-    /// As bytes, for whoever is to create the same stream.
+    /// Encodes the settings for other creators of the same stream.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut config = Config::default();
@@ -115,7 +113,7 @@ impl Meta {
         serde_json::to_vec(&config.metadata).expect("a map of strings")
     }
 
-    /// What [`Self::encode`] made of a topic; none where it is something else.
+    /// Decodes the output of [`Self::encode`] for this topic; none if it is something else.
     #[must_use]
     pub fn decode(topic: &TopicName, bytes: &[u8]) -> Option<Self> {
         let metadata = serde_json::from_slice(bytes).ok()?;

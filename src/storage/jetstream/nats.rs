@@ -1,5 +1,5 @@
-//! What all topics share: the client, and the few requests to JetStream the engine makes.
-//! Never: retries; those who ask know how long they can wait.
+//! State that all topics share: the client, and the requests that the engine makes to JetStream. Callers retry, because they
+//! know how long they can wait.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -29,22 +29,21 @@ use crate::record::{Offset, UnixMicros};
 use crate::storage::embedded::clock::Clock;
 use crate::storage::{Error, Stored};
 
-/// Times after which something that is idle ends or is renewed. Tests shorten them.
+/// Times after which something idle ends, is renewed or is checked. Tests shorten them.
 #[derive(Clone, Copy, Debug)]
 pub struct IdleTimes {
-    /// How long a topic nobody uses is followed on.
+    /// Time for which an unused topic is still followed.
     pub topic: Duration,
-    /// How long NATS keeps a consumer nobody asks.
+    /// Time for which NATS keeps an unused consumer.
     pub consumer: Duration,
-    /// How long NATS keeps a request for messages that have not come yet.
+    /// Time for which NATS keeps a request for messages that do not exist yet.
     pub request: Duration,
-    /// Silence after which NATS says that a consumer lives. One that is silent for twice as long is taken for gone: the
-    /// server that had it stopped.
+    /// Interval of a consumer's heartbeats. A consumer that is silent for twice as long counts as lost: its server may have
+    /// stopped.
     pub heartbeat: Duration,
-    /// How long a topic's newest message is its newest before it is written down where it ends.
+    /// Time without another message after which the end of a topic's newest message is written down.
     pub quiet: Duration,
-    /// How long an answer of a consumer may take: one that was asked over a lost connection, or on a server that is gone,
-    /// never comes.
+    /// Maximum wait for an answer of a consumer, which never comes over a lost connection or from a server that is gone.
     pub answer: Duration,
     /// Interval at which a follower asks for its stream's state, which others may have changed.
     pub refresh: Duration,
@@ -64,18 +63,18 @@ impl Default for IdleTimes {
     }
 }
 
-/// How long NATS may take to make a consumer.
+/// Maximum wait for the creation of a consumer.
 const CONSUMER_TIMEOUT: Duration = Duration::from_millis(2_500);
-/// When another one is asked for. NATS may place one on a server that died less than a minute ago, and then
-/// never answers; each is placed anew.
+/// Pause before another consumer is requested. NATS may place one on a server that died less than a minute ago, and then
+/// never answers. Each request is placed anew.
 const CONSUMER_AGAIN: Duration = Duration::from_millis(700);
-/// How many are asked for at most.
+/// Maximum number of consumers requested.
 const CONSUMERS_MAX: u32 = 3;
 
 /// When a question that nobody has answered is asked again: a stream that has no leader yet has nobody who
 /// answers for it.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// How often it is asked, the first time too.
+/// Maximum number of requests, with the first.
 const ASKS: u32 = 4;
 
 /// How long the creation of a stream is tried: with the last request less than the 10 s that clients
@@ -84,7 +83,7 @@ const CREATE_PATIENCE: Duration = Duration::from_secs(5);
 /// Between the first two attempts.
 const CREATE_PAUSE: Duration = Duration::from_millis(50);
 
-/// Why a stream was not made.
+/// Reason why a stream was not created.
 #[derive(Debug)]
 pub enum Refusal {
     /// NATS says that it did not.
@@ -93,14 +92,14 @@ pub enum Refusal {
     Unknown(Error),
 }
 
-/// What all topics share.
+/// State that all topics share.
 #[derive(Debug)]
 pub struct Nats {
     /// JetStream's requests.
     pub context: Context,
     /// The client itself, for publishing.
     pub client: Client,
-    /// Whether it is connected.
+    /// State of the connection.
     pub link: Link,
     /// Settings of new streams.
     pub stream_config: StreamConfig,
@@ -112,7 +111,7 @@ pub struct Nats {
     pub ids: Arc<IdBudget>,
     /// Bytes that other replicas handed over and that are not stored yet.
     pub held_bytes: AtomicUsize,
-    /// When what is idle ends.
+    /// Times of the engine's timers.
     pub idle_times: IdleTimes,
     /// Every task of the engine.
     pub tasks: TaskTracker,

@@ -1,5 +1,4 @@
-//! Reading a topic: from its tail cache, else from the stream. NATS being away is waited out.
-//! Never: hands out what a checksum does not match, or skips what is missing.
+//! Reading a topic, from its tail cache or else from the stream. Reads wait while NATS is unavailable.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +10,12 @@ use super::topic::{Topic, chunk_of};
 use crate::record::Offset;
 use crate::storage::{Chunk, Error};
 
-/// Between two attempts to read from a NATS that cannot answer.
+/// Shortest pause between two attempts to read while NATS does not answer.
 const PAUSE_LEAST: Duration = Duration::from_millis(50);
-/// The longest of these.
+/// Longest pause between two attempts.
 const PAUSE_MOST: Duration = Duration::from_secs(2);
 
-/// What is stored from `from` on, at least one batch; an empty chunk at the tail. Waits for as long
-/// as NATS is away.
+/// Reads at least one batch from `from` on, or an empty chunk at the tail. Waits for as long as NATS is unavailable.
 ///
 /// # Errors
 /// As [`crate::storage::TopicLog::read`].
@@ -42,14 +40,14 @@ pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<C
         }
         match cursor::read(topic, from, bytes_max).await {
             Ok(found) if !found.is_empty() => {
-                // What the follower has not seen yet is not shown yet.
+                // Messages that the follower has not seen yet are beyond the tail.
                 let shown = found.into_iter().filter(|message| message.run.end <= tail);
                 let runs = shown.map(|message| (message.run.first, message.run.end, message.run.blocks));
                 let chunk = chunk_of(from, runs).map_err(|bad| cursor::damaged(topic, &bad.to_string()))?;
                 if !chunk.runs.is_empty() {
                     return Ok(chunk);
                 }
-                // There was no record from `from` to the message's end.
+                // The message had no record from `from` on.
                 if chunk.next > from {
                     from = chunk.next;
                     continue;
@@ -57,7 +55,7 @@ pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<C
             }
             Ok(_) | Err(Error::Unavailable { .. }) => {}
             Err(Error::Damaged(what)) => {
-                // It may have been trimmed, or the topic is gone.
+                // The message may have been trimmed, or the topic deleted.
                 if fetch_end(topic).await.is_ok() && sequence_of(from) >= sequence_of(topic.floor()) {
                     return Err(cursor::damaged(topic, &what));
                 }
@@ -68,7 +66,7 @@ pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<C
     }
 }
 
-/// Waits until NATS may answer again, and asks it what there is. Answers the next pause.
+/// Waits until NATS may answer again, and asks it for the stream's state. Returns the next pause.
 async fn wait(topic: &Topic, pause: Duration) -> Duration {
     let jitter = 0.5 + fastrand::f64() / 2.0;
     tokio::time::sleep(pause.mul_f64(jitter)).await;
@@ -77,7 +75,7 @@ async fn wait(topic: &Topic, pause: Duration) -> Duration {
     (pause * 2).min(PAUSE_MOST)
 }
 
-/// Asks NATS what there is: the stream may have been trimmed, or be gone. Answers where it ends, which
+/// Asks NATS for the stream's state: the stream may have been trimmed or deleted. Returns the end of the stream, which
 /// this replica may not have seen yet.
 ///
 /// # Errors
@@ -96,7 +94,8 @@ pub async fn fetch_end(topic: &Topic) -> Result<Offset, Error> {
     }
 }
 
-/// The answer of [`fetch_end`], shared by all who ask while one question is under way: many subscribers may come at once.
+/// Does the same as [`fetch_end`], with one request for all callers that arrive while one is under way: many subscribers
+/// may begin at once.
 ///
 /// # Errors
 /// As [`fetch_end`].

@@ -1,6 +1,5 @@
-//! Where a start lies. A position from another replica may lie beyond what this one has seen: it is
-//! waited for. Times and counts are found by halving, as both rise from message to message.
-//! Never: reads more than one message a step.
+//! Resolving a start to an offset. A position from another replica may lie beyond what this one has seen; then this one
+//! waits for it. Times and counts increase from message to message and are found by binary search.
 
 use std::time::Duration;
 
@@ -15,9 +14,9 @@ use super::topic::Topic;
 use crate::record::Offset;
 use crate::storage::{Error, Start};
 
-/// How long a position this replica has not seen yet, and a NATS that cannot answer, are waited for.
+/// Maximum wait for a position that this replica has not seen yet, and for a NATS that does not answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two looks at a stream that should have more.
+/// Pause between two checks of a stream that should have more.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// As [`crate::storage::TopicLog::resolve`].
@@ -43,7 +42,7 @@ pub async fn resolve(topic: &Topic, start: Start) -> Result<Offset, Error> {
 }
 
 async fn at(topic: &Topic, wanted: Offset, deadline: Instant) -> Result<Offset, Error> {
-    // What another replica has trimmed is known from here on. While NATS cannot be asked, what is known is served.
+    // This replica may not know yet what another one trimmed. If NATS cannot be asked, what is known is served.
     let asked = timeout_at(deadline, fetch_end_shared(topic)).await;
     if let Ok(Err(Error::TopicNotFound)) = asked {
         return Err(Error::TopicNotFound);
@@ -60,7 +59,7 @@ async fn at(topic: &Topic, wanted: Offset, deadline: Instant) -> Result<Offset, 
         };
         match topic.check_readable(offset) {
             Err(Error::BeyondTail { .. }) if Instant::now() < deadline => {
-                // Beyond the tail is only what NATS does not have: this replica may be cut off from it.
+                // Only NATS knows if the position is beyond the tail. This replica may be cut off from it.
                 is_behind = fetch_end(topic).await.map_or(true, |end| end >= offset);
                 let moved = topic.wait_beyond(Offset::new(offset.get() - 1));
                 let _ = timeout_at(deadline.min(Instant::now() + PAUSE), moved).await;
@@ -75,7 +74,7 @@ fn behind() -> Error {
     unavailable("this replica is behind")
 }
 
-/// The newest message that NATS has now, once this replica has seen it.
+/// Sequence of the newest message that NATS has now. Waits until this replica has seen it.
 async fn head(topic: &Topic, deadline: Instant) -> Result<u64, Error> {
     loop {
         let error = match fetch_end_shared(topic).await {
@@ -100,8 +99,8 @@ async fn head(topic: &Topic, deadline: Instant) -> Result<u64, Error> {
     }
 }
 
-/// The first message up to `last` of which `is` says so, as it does of all later ones; the one after
-/// `last` where there is none.
+/// Sequence of the first message up to `last` for which `is` holds, or `last + 1` if there is none. `is` must hold for every
+/// message after one for which it holds.
 ///
 /// # Errors
 /// NATS cannot answer, or what is stored is damaged.
@@ -111,14 +110,14 @@ pub async fn first_where(topic: &Topic, last: u64, is: impl Fn(&Message) -> bool
         let middle = low + (high - low) / 2;
         match message(topic, middle).await? {
             Some(found) if is(&found) => high = middle,
-            // One that was trimmed meanwhile is older than what is kept.
+            // A message that was trimmed meanwhile is older than all that are left.
             _ => low = middle + 1,
         }
     }
     Ok(low)
 }
 
-/// So many records before the end of the message `last`.
+/// Offset that lies `records` records before the end of the message `last`.
 async fn last_records(topic: &Topic, last: u64, records: u64) -> Result<Offset, Error> {
     if last == 0 {
         return Ok(end_of(last));
@@ -126,14 +125,14 @@ async fn last_records(topic: &Topic, last: u64, records: u64) -> Result<Offset, 
     let Some(newest) = message(topic, last).await? else { return Ok(end_of(last)) };
     let total = newest.head.before + u64::from(newest.head.records);
     let Some(before) = total.checked_sub(records) else { return Ok(topic.floor()) };
-    // The first message that ends after as many as are to be left out.
+    // Finds the first message that ends after the records to leave out.
     let is = |message: &Message| message.head.before + u64::from(message.head.records) > before;
     let sequence = first_where(topic, last, is).await?;
     let Some(holding) = message(topic, sequence).await? else { return Ok(topic.floor()) };
     Ok(start_of(sequence).plus(before.saturating_sub(holding.head.before)).max(topic.floor()))
 }
 
-/// The first message to keep so that at least `records` of `total` are kept.
+/// Sequence of the first message to keep so that at least `records` of `total` records remain.
 ///
 /// # Errors
 /// As [`first_where`].

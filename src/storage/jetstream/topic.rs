@@ -1,5 +1,5 @@
 //! One incarnation of a topic: what readers, publishers and its follower share.
-//! Never: a task; the follower is one, and changes what is here.
+//! The follower changes it; it has no task of its own.
 
 mod handle;
 
@@ -49,11 +49,11 @@ pub struct Topic {
     pub created: UnixMicros,
     /// The stream that keeps it.
     pub stream: String,
-    /// Where it is published to.
+    /// Subject that its messages are published to.
     pub subject: String,
     /// What can be changed.
     pub settings: ArcSwap<Settings>,
-    /// What all topics share.
+    /// State that all topics share.
     pub nats: Arc<Nats>,
     /// The newest messages. Only the follower adds to it.
     pub cache: TailCache,
@@ -71,11 +71,11 @@ pub struct Topic {
     ends: Mutex<VecDeque<Offset>>,
     /// Wakes those who wait for the tail or the end.
     moved: Notify,
-    /// When NATS was last asked what there is, and what it said. Held while it is asked.
+    /// Time and answer of the last shared request for the stream's state. Locked while the request is under way.
     pub fetched_end: tokio::sync::Mutex<Option<(Instant, Result<Offset, Error>)>>,
     queue: Mutex<Queue>,
     waiting: AtomicUsize,
-    /// When it was last used, and last looked up in NATS, in milliseconds of the engine.
+    /// Times of the last use and of the last request for the stream's state, in milliseconds of the engine.
     used_ms: AtomicU64,
     fetched_ms: AtomicU64,
 }
@@ -151,7 +151,7 @@ impl Topic {
         }
     }
 
-    /// What waits to be appended.
+    /// Appends that wait.
     pub fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().expect("no panic while it is held")
     }
@@ -186,10 +186,10 @@ impl Topic {
         }
     }
 
-    /// Whether NATS need not be asked for what there is: it is followed, or was asked just now.
+    /// Returns true if NATS need not be asked for the stream's state: the topic is followed, or NATS was asked just now.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
-        /// How old what GetTopic says of another replica's publishes may be.
+        /// Maximum age of what GetTopic says of another replica's publishes.
         const FRESH_MS: u64 = 100;
         let now = self.nats.now_ms();
         self.queue().followed || now.saturating_sub(self.fetched_ms.load(Ordering::Relaxed)) < FRESH_MS
@@ -200,7 +200,7 @@ impl Topic {
         self.used_ms.store(self.nats.now_ms(), Ordering::Relaxed);
     }
 
-    /// Whether nobody has used it for so long.
+    /// Returns true if nobody has used it for so long.
     #[must_use]
     pub fn is_idle(&self, long: Duration) -> bool {
         let unused = self.nats.now_ms().saturating_sub(self.used_ms.load(Ordering::Relaxed));
@@ -219,7 +219,7 @@ impl Topic {
         Offset::new(self.floor.load(Ordering::Acquire))
     }
 
-    /// Whether the topic is gone.
+    /// Returns true if the topic was deleted.
     #[must_use]
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
@@ -232,7 +232,7 @@ impl Topic {
         self.moved.notify_waiters();
     }
 
-    /// Takes notice of where a message ends that was seen.
+    /// Remembers where a message ends.
     pub fn note_end(&self, next: Offset) {
         let mut ends = self.ends.lock().expect("no panic while it is held");
         if ends.len() >= ENDS_MAX {
@@ -241,7 +241,7 @@ impl Topic {
         ends.push_back(next);
     }
 
-    /// The message whose last record `from` may lie behind, where that message is the newest one trimmed.
+    /// Sequence of the newest trimmed message, if `from` lies inside its range of offsets, possibly after its last record.
     #[must_use]
     pub fn last_trimmed(&self, from: Offset) -> Option<u64> {
         let sequence = sequence_of(from);
@@ -249,7 +249,7 @@ impl Topic {
         (is_inside && end_of(sequence) == self.floor()).then_some(sequence)
     }
 
-    /// Offset just after the last record of a message, where it is remembered.
+    /// Offset just after the last record of a message, if it is remembered.
     #[must_use]
     pub fn end_in(&self, sequence: u64) -> Option<Offset> {
         let ends = self.ends.lock().expect("no panic while it is held");

@@ -1,5 +1,4 @@
-//! How a follower reads: what the stream delivers goes into the cache, and decides about the commit in flight.
-//! Never: sends anything.
+//! Reading the stream: its messages go into the cache, and decide about the commit in flight.
 
 use std::time::Duration;
 

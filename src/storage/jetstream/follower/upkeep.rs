@@ -1,4 +1,4 @@
-//! What a follower does now and then: it trims by count, and writes down where the newest message ends.
+//! Periodic work of a follower: retention by count, and writing down where the newest message ends.
 
 use super::{Follower, Pending};
 use crate::storage::Error;
@@ -9,12 +9,12 @@ use crate::storage::jetstream::{last_end, search};
 #[derive(Default)]
 pub(super) struct Trimming {
     pub(super) running: Pending<Result<(), Error>>,
-    /// Set once there is more than when it was trimmed last.
+    /// Set if records were stored since the last trim.
     pub(super) is_due: bool,
 }
 
 impl Follower {
-    /// Starts to trim what is beyond retention by count. NATS can only count messages.
+    /// Starts to trim records beyond `max_records`. NATS can only count messages.
     pub(super) fn trim(&mut self) {
         let retention = self.topic.settings.load().retention;
         let (Some(records), Some(seen)) = (retention.max_records, self.seen) else { return };
@@ -38,7 +38,7 @@ impl Follower {
         }));
     }
 
-    /// Writes down where the newest message ends once it has been so for a while.
+    /// Writes down where the newest message ends, once no other has followed it for a while.
     pub(super) fn write_end(&mut self) {
         let quiet = self.topic.nats.idle_times.quiet;
         if let Some((end, _)) = self.unwritten_end.take_if(|(_, since)| since.elapsed() >= quiet) {
