@@ -27,7 +27,7 @@ mod topic_state;
 mod window;
 
 pub use chunk::Chunk;
-pub use contract::{Appended, Appender, BoxFuture, Hold, Log, Start, TopicLog};
+pub use contract::{Appended, Appender, BoxFuture, Charge, Hold, Log, Start, TopicLog};
 pub use error::{Error, Stored};
 pub use health::{Health, Reason};
 pub use open::{OpenError, open};

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Admission, Cause, Connection, Error, SendBudget, ShutdownSignal, Subscribe, Subscription};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName};
-use crate::storage::{self, Log, Retention, Stored, TopicInfo, TopicLog};
+use crate::storage::{self, Charge, Hold, Log, Retention, Stored, TopicInfo, TopicLog};
 
 /// How long a call waits for a server that starts.
 const STARTING_PATIENCE: Duration = Duration::from_secs(3);
@@ -54,6 +54,8 @@ impl Topics {
 
     /// Recovery is done: serve this log. A second log is ignored.
     pub fn open(&self, log: Arc<dyn Log>) {
+        let admission = self.admission().clone();
+        log.charge_to(Charge::new(move |bytes| admission.try_acquire(bytes).map(Hold::of)));
         let _ = self.0.log.set(log);
     }
 

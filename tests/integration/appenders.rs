@@ -20,15 +20,36 @@ const BATCHES: u64 = 100;
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    Stopped(u64),
+    /// The process of this replica is stopped for so many seconds.
+    Stopped(usize, u64),
     Frozen,
     Killed,
     Drained,
 }
 
+/// The replica that is near NATS, and appends for the other.
+const APPENDING: usize = 0;
+/// The replica that is farther, and hands its batches over.
+const HANDING: usize = 1;
+
 /// P1, P2, P4, P5, P7.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_repeated_or_reordered_while_one_replica_appends_for_another() {
+    run(&[Event::Stopped(APPENDING, 1), Event::Frozen, Event::Killed, Event::Drained]).await;
+}
+
+/// The same for so long that batches are taken back, called lost by clients, and given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long"]
+async fn nothing_is_lost_repeated_or_reordered_when_a_replica_pauses_for_long() {
+    let pauses = [(APPENDING, 3), (HANDING, 3), (APPENDING, 7), (HANDING, 7)];
+    let events = pauses.map(|(server, seconds)| Event::Stopped(server, seconds));
+    let more = [Event::Frozen, Event::Killed, Event::Drained];
+    let rounds = if soak() { 5 } else { 1 };
+    run(&(0..rounds).flat_map(|_| events.into_iter().chain(more)).collect::<Vec<_>>()).await;
+}
+
+async fn run(events: &[Event]) {
     let (nats, recorder, mut rng) = (Nats::single(""), Recorder::new(), Rng::with_seed(seed()));
     let proxy = Proxy::to(([127, 0, 0, 1], nats.servers[0].port).into()).await;
     proxy.delay(Duration::from_millis(2));
@@ -37,7 +58,7 @@ async fn nothing_is_lost_repeated_or_reordered_while_one_replica_appends_for_ano
         let args = ["--engine", "jetstream", "--nats-replicas", "1", "--nats-url", &url];
         servers.push(Server::with(&args).await);
     }
-    let clients = [servers[0].client().await, servers[1].client().await];
+    let clients = [servers[APPENDING].client().await, servers[HANDING].client().await];
     let mut publisher = |server: usize, name: String, stop: &watch::Receiver<bool>, pause: u64| Publisher {
         client: clients[server].clone(),
         topic: TOPIC.into(),
@@ -59,10 +80,7 @@ async fn nothing_is_lost_repeated_or_reordered_while_one_replica_appends_for_ano
         publishers.spawn(publisher(server, format!("ingesting{server}"), &stop, 3).ingesting());
         followers.spawn(follow(client.clone(), TOPIC.into(), recorder.clone(), last.clone()));
     }
-    let rounds = if soak() { 10 } else { 1 };
-    let once = [Event::Stopped(1), Event::Frozen, Event::Killed, Event::Drained];
-    let more = [Event::Stopped(3), Event::Stopped(7)];
-    for event in (0..rounds).flat_map(|n| once.into_iter().chain(more.into_iter().filter(move |_| n > 0))) {
+    for event in events {
         let begun = std::time::Instant::now();
         let (end, ended) = watch::channel(false);
         let mut exchanges = JoinSet::new();
@@ -72,24 +90,24 @@ async fn nothing_is_lost_repeated_or_reordered_while_one_replica_appends_for_ano
         }
         recorder.reach(BATCHES).await;
         match event {
-            Event::Stopped(seconds) => {
-                signal(servers[0].pid(), "STOP");
+            Event::Stopped(server, seconds) => {
+                signal(servers[*server].pid(), "STOP");
                 // The other replica continues without it.
                 recorder.reach(BATCHES / 2).await;
-                tokio::time::sleep(Duration::from_secs(seconds)).await;
-                signal(servers[0].pid(), "CONT");
+                tokio::time::sleep(Duration::from_secs(*seconds)).await;
+                signal(servers[*server].pid(), "CONT");
             }
             // The replica that hands over reaches nobody.
             Event::Frozen => proxy.freeze_for(Duration::from_secs(1)),
             Event::Killed => {
-                servers[0].kill9().await;
+                servers[APPENDING].kill9().await;
                 recorder.reach(BATCHES / 2).await;
-                servers[0].restart().await;
+                servers[APPENDING].restart().await;
             }
             Event::Drained => {
-                servers[0].sigterm().await;
+                servers[APPENDING].sigterm().await;
                 recorder.reach(BATCHES / 2).await;
-                servers[0].restart().await;
+                servers[APPENDING].restart().await;
             }
         }
         recorder.reach(BATCHES).await;
@@ -99,7 +117,7 @@ async fn nothing_is_lost_repeated_or_reordered_while_one_replica_appends_for_ano
     }
     done.send_replace(true);
     within(60, "the publishers", publishers.join_all()).await;
-    let reader = Reader::open(&mut servers[1].client().await, history(TOPIC)).await.unwrap();
+    let reader = Reader::open(&mut servers[HANDING].client().await, history(TOPIC)).await.unwrap();
     let topic = within(60, "the topic", reader.sparse().rest()).await.unwrap();
     end.send_replace(topic.last().map(|seen| seen.offset + 1));
     within(120, "the followers", followers.join_all()).await;

@@ -30,6 +30,8 @@ const AHEAD_BYTES: usize = 8 << 20;
 pub struct Attached {
     /// The end of what was read before, or where reading begins.
     pub seen: Seen,
+    /// Sequence of the newest message.
+    pub last: u64,
     /// Messages after `seen`.
     pub feed: Feed,
     /// Set if messages were trimmed before they were read.
@@ -121,7 +123,7 @@ pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> R
         .await
         .map_err(unavailable)?;
     let feed = Feed { messages, lost: Box::pin(topic.nats.link.lost(connection)) };
-    Ok(Attached { seen, feed, jumped, ages })
+    Ok(Attached { seen, last, feed, jumped, ages })
 }
 
 /// State of the topic's end after the message `sequence`. If that was trimmed, at most the end of its records is known.

@@ -10,7 +10,9 @@ use bytes::Bytes;
 
 use super::bus::Address;
 use super::handover::Parcel;
-use super::message::{HANDED_BYTES, HANDED_MAX, Handed, Head, ID_BYTES, IdEntry, digest, end_of, start_of};
+use super::message::{
+    Digest, HANDED_BYTES, HANDED_MAX, Handed, Head, ID_BYTES, IdEntry, digest, end_of, start_of,
+};
 use super::names::{INDEX_BITS, RECORDS_MAX};
 use super::queue::{Append, pop_if};
 use crate::record::{Batch, Epoch, Offset, Position, Receipt, Scope, UnixMicros, offsetless};
@@ -65,8 +67,8 @@ pub struct Basis<'a> {
     pub steady: UnixMicros,
     /// Most bytes of payload and ids.
     pub bytes_max: usize,
-    /// Who stores it.
-    pub by: Address,
+    /// Who stores it; none where that takes no batches.
+    pub by: Option<Address>,
     /// Whether another is to store it: no more than stays true wherever it is stored.
     pub for_other: bool,
     /// What others handed over, to be stored too,
@@ -154,6 +156,25 @@ struct Builder<'a> {
     stale: Vec<(Address, u64)>,
 }
 
+/// A `request_id` under which nothing is stored.
+struct NewId {
+    key: window::Key,
+    digest: Digest,
+    scope: Scope,
+}
+
+/// What is known of the condition of a batch.
+enum Condition {
+    /// It holds, or there is none.
+    Holds,
+    /// It does not, and this is the tail.
+    Fails { tail: Offset },
+    /// It does not hold at the end that was read, and may at the end there is.
+    MayHold,
+    /// The replica that was asked judges it, not the one that stores.
+    ForOther,
+}
+
 enum Added {
     Verdict(Verdict),
     Refused(Error),
@@ -210,63 +231,90 @@ pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
 }
 
 impl Builder<'_> {
+    /// Adds a batch, by the first row that holds:
+    ///
+    /// | `request_id`      | records | room | condition            | to answer first | becomes             |
+    /// |-------------------|---------|------|----------------------|-----------------|---------------------|
+    /// | repeated          |         |      |                      |                 | a duplicate         |
+    /// | of other content  |         |      |                      |                 | refused             |
+    /// | new, or none      | damaged |      |                      |                 | refused             |
+    /// | new, or none      | intact  | no   |                      |                 | part of a later one |
+    /// | new, or none      | intact  | yes  | for another replica  |                 | part of a later one |
+    /// | new, or none      | intact  | yes  | fails for good       |                 | refused             |
+    /// | new, or none      | intact  | yes  | fails, perhaps       |                 | behind              |
+    /// | new, or none      | intact  | yes  | holds, or none       | only            | part of a later one |
+    /// | new, or none      | intact  | yes  | holds, or none       | no, or records  | stored              |
     fn add(&mut self, batch: &Batch, certain: bool) -> Added {
-        let mut unknown = None;
-        if let Some(id) = batch.request_id() {
-            let (digest, scope) = (digest(id.as_str()), id.scope());
-            let (key, known) = self.basis.window.find(0, scope, &digest, self.basis.steady);
-            if let Some(stored) = self.fresh.get(&key).copied().or(known) {
-                return if stored.is_repeated_by(batch) {
-                    Added::Verdict(Verdict::Duplicate(stored))
-                } else {
-                    Added::Refused(Error::RequestIdReused { first: stored.first })
-                };
+        let (id, known) = self.find(batch).map_or((None, None), |(id, known)| (Some(id), known));
+        match known {
+            Some(stored) if stored.is_repeated_by(batch) => {
+                return Added::Verdict(Verdict::Duplicate(stored));
             }
-            unknown = Some((key, digest, scope));
+            Some(stored) => return Added::Refused(Error::RequestIdReused { first: stored.first }),
+            None if crc32c::crc32c(batch.records()) != batch.crc() => {
+                let what = "the batch changed in memory after it was received";
+                return Added::Refused(Error::Damaged(what.into()));
+            }
+            None if !self.has_room_for(batch) => return Added::Full,
+            None => {}
         }
-        if crc32c::crc32c(batch.records()) != batch.crc() {
-            let what = "the batch changed in memory after it was received";
-            return Added::Refused(Error::Damaged(what.into()));
+        match self.condition(batch, certain) {
+            Condition::ForOther => Added::Full,
+            Condition::Fails { tail } => {
+                Added::Refused(Error::ExpectedOffset { epoch: self.basis.epoch, tail })
+            }
+            Condition::MayHold => Added::Behind,
+            // What needs nothing stored is answered first, however often the commit loses its place.
+            Condition::Holds if self.records == 0 && self.settles => Added::Full,
+            Condition::Holds => Added::Verdict(self.place(batch, id)),
         }
+    }
+
+    /// The `request_id` of a batch, and what is stored under it.
+    fn find(&self, batch: &Batch) -> Option<(NewId, Option<window::Stored>)> {
+        let id = batch.request_id()?;
+        let (digest, scope) = (digest(id.as_str()), id.scope());
+        let (key, known) = self.basis.window.find(0, scope, &digest, self.basis.steady);
+        let known = self.fresh.get(&key).copied().or(known);
+        Some((NewId { key, digest, scope }, known))
+    }
+
+    fn has_room_for(&self, batch: &Batch) -> bool {
         let bytes = offsetless::encoded_len(self.time, batch) + ID_BYTES;
-        let held = self.bytes();
-        if self.records + batch.count() > RECORDS_MAX
-            || (self.records > 0 && held + bytes > self.basis.bytes_max)
-        {
-            return Added::Full;
-        }
+        self.records + batch.count() <= RECORDS_MAX
+            && (self.records == 0 || self.bytes() + bytes <= self.basis.bytes_max)
+    }
+
+    /// Whether the condition of a batch holds where it would be stored.
+    fn condition(&self, batch: &Batch, certain: bool) -> Condition {
+        let Some(expected) = batch.expected_offset() else { return Condition::Holds };
         let seen = self.basis.seen;
-        if self.basis.for_other && batch.expected_offset().is_some() {
-            return Added::Full;
+        let tail = seen.tail().plus(u64::from(self.records));
+        // Where nothing precedes it in the commit, everything between two records is one place.
+        let first = if self.records == 0 { seen.next } else { tail };
+        // Behind others of its commit it is told once these are stored, which makes it true.
+        let is_certain = if self.records == 0 { certain } else { expected < tail };
+        match () {
+            () if self.basis.for_other => Condition::ForOther,
+            () if (first..=tail).contains(&expected) => Condition::Holds,
+            () if is_certain => Condition::Fails { tail },
+            () => Condition::MayHold,
         }
-        if let Some(expected) = batch.expected_offset() {
-            let tail = seen.tail().plus(u64::from(self.records));
-            // Where nothing precedes it in the commit, everything between two records is one place.
-            let least = if self.records == 0 { seen.next } else { tail };
-            if !(least..=tail).contains(&expected) {
-                // Behind others of its commit it is told once these are stored, which makes it true.
-                let is_known = if self.records == 0 { certain } else { expected < tail };
-                if !is_known {
-                    return Added::Behind;
-                }
-                return Added::Refused(Error::ExpectedOffset { epoch: self.basis.epoch, tail });
-            }
-        }
-        // What needs nothing stored is answered first, however often the commit loses its place.
-        if self.records == 0 && self.settles {
-            return Added::Full;
-        }
+    }
+
+    /// Adds a batch behind the others.
+    fn place(&mut self, batch: &Batch, id: Option<NewId>) -> Verdict {
         let (index, count) = (self.records, batch.count());
         offsetless::encode(self.time, batch, &mut self.payload);
         self.records += count;
-        if let Some((key, digest, scope)) = unknown {
+        if let Some(NewId { key, digest, scope }) = id {
             let content = batch.content();
             self.ids.push(IdEntry { index, count, digest, mark: Some(Mark { scope, content }) });
-            let (first, owner) = (seen.tail().plus(u64::from(index)), Owner::of(scope));
+            let (first, owner) = (self.basis.seen.tail().plus(u64::from(index)), Owner::of(scope));
             let (time, at) = (self.time, self.basis.steady);
             self.fresh.insert(key, window::Stored { first, count, content, owner, time, at });
         }
-        Added::Verdict(Verdict::Placed { index, count })
+        Verdict::Placed { index, count }
     }
 
     fn bytes(&self) -> usize {
@@ -296,15 +344,12 @@ impl Builder<'_> {
             return Some(false);
         }
         let window = self.basis.window;
-        // Of what is half as old as the window, the window may have forgotten whether it is stored.
-        let age = self.time.0 - window.oldest(self.time).0;
-        let is_old = self.time.0.saturating_sub(head.time.0) > age / 2;
         let scope = |id: &IdEntry| id.mark.map_or(Scope::NONE, |mark| mark.scope);
         let is_known = |id: &IdEntry| {
             let (key, known) = window.find(0, scope(id), &id.digest, self.basis.steady);
             known.is_some() || self.fresh.contains_key(&key)
         };
-        if is_old || ids.iter().any(is_known) || crc32c::crc32c(payload) != head.crc {
+        if ids.iter().any(is_known) || crc32c::crc32c(payload) != head.crc {
             return None;
         }
         let before = self.payload.len();
@@ -339,7 +384,7 @@ impl Builder<'_> {
             records,
             crc: crc32c::crc32c(&payload),
             ids,
-            by: Some(basis.by),
+            by: basis.by,
             handed,
             previous: basis.seen.newest_records(),
         };
@@ -376,6 +421,13 @@ impl Commit {
     #[must_use]
     pub fn last(&self) -> Option<u64> {
         self.parts.last().map(|part| part.serial)
+    }
+
+    /// Whether every batch that waits is part of it.
+    #[must_use]
+    pub fn is_all_of(&self, appends: &VecDeque<Append>) -> bool {
+        let (Some(part), Some(last)) = (self.parts.last(), appends.back()) else { return false };
+        part.serial == last.serial && part.verdicts.len() == last.batches.len()
     }
 
     /// Whether it answers nobody.

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::ErrorCode;
@@ -129,7 +129,8 @@ pub async fn connect(config: &Config, reason: &Reason) -> Result<Nats, OpenError
         storage: config.storage.clone(),
         cache: CacheBudget::new(config.storage.cache_bytes),
         ids: Arc::new(IdBudget::new(config.storage.request_ids_max)),
-        held_bytes: AtomicUsize::new(0),
+        budget: OnceLock::new(),
+        hands_over: true,
         idle_times: IdleTimes::default(),
         tasks: TaskTracker::new(),
         hurried: CancellationToken::new(),

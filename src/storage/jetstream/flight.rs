@@ -127,6 +127,19 @@ impl Flight {
         self.answer.is_none() && self.taken.is_some_and(|since| since.elapsed() >= patience)
     }
 
+    /// Whether another message is to be in its place.
+    #[must_use]
+    pub const fn is_taken(&self) -> bool {
+        self.answer.is_none() && self.taken.is_some()
+    }
+
+    /// Whether it is known not to be stored, once the stream holds a message in its place: every copy was
+    /// refused.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.is_taken() && !self.doubtful.load(Ordering::Acquire)
+    }
+
     /// When what was done with it, if it is stored now.
     #[must_use]
     pub fn steps(&self) -> Steps {
@@ -140,6 +153,7 @@ impl Flight {
             n => (Duration::from_millis(25) * 2_u32.pow(n.min(8))).min(PAUSE_MOST),
         };
         self.attempts += 1;
+        self.taken = None;
         let (topic, sent, doubtful) = (self.topic.clone(), self.sent.clone(), self.doubtful.clone());
         let (headers, payload) = (self.commit.headers(), self.commit.payload.clone());
         let kib = u32::try_from(payload.len() >> 10).unwrap_or(u32::MAX);

@@ -212,9 +212,10 @@ impl Follower {
             };
             tokio::select! {
                 biased;
+                // First, so that the next commit takes in what was handed over while the last was stored.
+                received = self.bus.next() => Event::Received(received),
                 outcome = answer => Event::Answer(outcome),
                 event = self.reading.next() => event,
-                received = self.bus.next() => Event::Received(received),
                 loaded = self.ids.loaded() => Event::Loaded(loaded),
                 fetched = done(&mut self.fetching) => Event::Fetched(fetched),
                 trimmed = done(&mut self.trimming.running) => Event::Trimmed(trimmed),
@@ -241,6 +242,10 @@ impl Follower {
                 self.trimming.is_due = true;
             }
             Event::Tick => self.tick(),
+            Event::Work if self.contest.is_handing() => {
+                // Callers that were answered together publish again together: in one letter, not in many.
+                tokio::task::yield_now().await;
+            }
             Event::Work => {}
         }
     }
@@ -257,7 +262,7 @@ impl Follower {
         if self.topic.nats.closing.is_cancelled() {
             self.give_back(Why::Stopping);
         }
-        if self.flight.is_none() && self.handed.is_none() {
+        if self.may_begin() {
             self.begin_flight();
         }
     }

@@ -2,8 +2,6 @@
 //! are stored within a commit of this replica's own.
 //! Never: handed on; a replica that cannot store it gives it back.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -11,16 +9,16 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::bus::{Address, Letter};
-use super::message::{HANDED_MAX, Head};
-use super::nats::Nats;
+use super::message::{HANDED_MAX, Head, IdEntry};
+use crate::storage::{Charge, Hold};
 
 /// The sequence up to which the commit's batches were stored nowhere.
 const BASE: &str = "Streamway-Base";
 /// Why a commit is given back.
 const BACK: &str = "Streamway-Back";
 
-/// Most bytes held for others by one replica, of all topics; one commit is held whatever its size.
-const BYTES_MAX: usize = 16 << 20;
+/// Memory that a commit of another replica takes beside its payload and its ids.
+const PARCEL_BYTES: usize = 512;
 /// How long one is held: whoever handed it over has given up before.
 const HELD_MAX: Duration = Duration::from_secs(10);
 
@@ -31,7 +29,7 @@ pub enum Why {
     Stale,
     /// This replica hands over itself.
     Elsewhere,
-    /// It holds as much as it may.
+    /// Its budget of publishes in flight, `inflight_bytes_max`, has no room for it.
     Full,
     /// It stops.
     Stopping,
@@ -94,16 +92,8 @@ pub struct Parcel {
     /// Its batches.
     pub payload: Bytes,
     came: Instant,
-    /// Bytes counted against what is held.
-    counted: Option<(Arc<Nats>, usize)>,
-}
-
-impl Drop for Parcel {
-    fn drop(&mut self) {
-        if let Some((nats, bytes)) = self.counted.take() {
-            nats.held_bytes.fetch_sub(bytes, Ordering::AcqRel);
-        }
-    }
+    /// Its part of the budget of publishes in flight.
+    _hold: Hold,
 }
 
 /// Reads a letter; none where it says nothing that is known here.
@@ -117,7 +107,7 @@ pub fn read(letter: Letter) -> Option<Content> {
     let head = Head::parse(&letter.headers).filter(|head| head.nonce == letter.tag && head.records > 0)?;
     // A slice keeps the whole buffer that it was read into.
     let (from, payload, came) = (letter.who, Bytes::copy_from_slice(&letter.payload), Instant::now());
-    Some(Content::Handed(Parcel { from, base, head, payload, came, counted: None }))
+    Some(Content::Handed(Parcel { from, base, head, payload, came, _hold: Hold::default() }))
 }
 
 /// Groups of others that are to be stored: at most one of each.
@@ -131,18 +121,21 @@ impl Held {
         &self.0
     }
 
-    /// Holds a commit, in place of an earlier one of the same replica. Answers whether there is room.
+    /// Holds a commit, in place of an earlier one of the same replica. Answers whether the budget has room
+    /// for it.
     #[must_use]
-    pub fn push(&mut self, mut parcel: Parcel, nats: &Arc<Nats>) -> bool {
+    pub fn push(&mut self, parcel: Parcel, budget: Option<&Charge>) -> bool {
         self.0.retain(|held| held.from != parcel.from);
-        let bytes = parcel.payload.len();
-        let before = nats.held_bytes.fetch_add(bytes, Ordering::AcqRel);
-        parcel.counted = Some((nats.clone(), bytes));
-        if self.0.len() >= HANDED_MAX || (before > 0 && before + bytes > BYTES_MAX) {
+        let ids = parcel.head.ids.len() * size_of::<IdEntry>();
+        let bytes = parcel.payload.len() + ids + PARCEL_BYTES;
+        let Some(hold) = budget.map_or_else(|| Some(Hold::default()), |budget| budget.take(bytes)) else {
             return false;
+        };
+        let has_room = self.0.len() < HANDED_MAX;
+        if has_room {
+            self.0.push(Parcel { _hold: hold, ..parcel });
         }
-        self.0.push(parcel);
-        true
+        has_room
     }
 
     /// Forgets those of which `keep` says no, and those held too long.
@@ -158,7 +151,10 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, Bytes, Content, Head, letter, read};
+    use super::{Address, Bytes, Content, Head, Held, Parcel, letter, read};
+    use crate::storage::{Charge, Hold};
+    use std::sync::Arc;
+    use tokio::sync::Semaphore;
 
     #[test]
     fn what_is_held_for_others_keeps_no_buffer_that_it_was_read_into() {
@@ -166,7 +162,34 @@ mod tests {
         let head = Head { nonce: 1, records: 1, ..Head::default() };
         let letter = letter(Address::random(), &head, 5, buffer.slice(100..200));
         assert!(!letter.payload.is_unique());
-        let Some(Content::Handed(parcel)) = read(letter) else { panic!("it hands over a group") };
+        let Some(Content::Handed(parcel)) = read(letter) else { panic!("it hands over a commit") };
         assert!(parcel.payload.is_unique() && *parcel.payload == [7; 100]);
+    }
+
+    fn parcel(from: Address, bytes: usize) -> Parcel {
+        let head = Head { nonce: 1, records: 1, ..Head::default() };
+        let letter = letter(from, &head, 0, vec![0; bytes].into());
+        let Some(Content::Handed(parcel)) = read(letter) else { panic!("not a commit") };
+        parcel
+    }
+
+    #[test]
+    fn what_is_held_is_charged_to_the_budget_until_it_is_forgotten() {
+        let budget = Arc::new(Semaphore::new(100_000));
+        let charge = Charge::new({
+            let budget = budget.clone();
+            move |bytes| budget.clone().try_acquire_many_owned(bytes as u32).ok().map(Hold::of)
+        });
+        let ([one, other], mut held) = ([(); 2].map(|()| Address::random()), Held::default());
+        assert!(held.push(parcel(one, 60_000), Some(&charge)));
+        assert!(!held.push(parcel(other, 60_000), Some(&charge)), "20,000 too many");
+        assert!(held.push(parcel(other, 20_000), Some(&charge)));
+        assert!(budget.available_permits() < 20_000);
+        // A larger one takes the place of one of the same replica.
+        assert!(held.push(parcel(one, 70_000), Some(&charge)));
+        let sizes: Vec<_> = held.all().iter().map(|parcel| parcel.payload.len()).collect();
+        assert_eq!(sizes, [20_000, 70_000]);
+        held.retain(|_| false);
+        assert_eq!(budget.available_permits(), 100_000);
     }
 }

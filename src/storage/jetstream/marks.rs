@@ -8,9 +8,11 @@
 //! Never: guesses; what it does not know, it says.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::bus::Address;
 use super::message::Head;
+use crate::record::UnixMicros;
 
 /// Most followers remembered: each replica has one at a time, and a new one after a minute without use.
 const REMEMBERED_MAX: usize = 1024;
@@ -20,6 +22,8 @@ const REMEMBERED_MAX: usize = 1024;
 pub struct Marks {
     /// All marks after this are known.
     since: u64,
+    /// Ends that were seen at these times: what came after the older one is not old.
+    ends: [(UnixMicros, u64); 2],
     newest: HashMap<Address, u64>,
 }
 
@@ -37,7 +41,22 @@ pub enum Standing {
 impl Marks {
     /// Knows nothing up to a sequence.
     pub fn begin(&mut self, sequence: u64) {
-        *self = Self { since: sequence, newest: HashMap::new() };
+        *self = Self { since: sequence, ..Self::default() };
+    }
+
+    /// Forgets what may be so old that an id stored after it has left the window of ids. What is known
+    /// afterwards was seen less than half the window ago by this replica's steady clock, and no other clock
+    /// has a part in it. `end` is the end that was read.
+    pub fn forget_old(&mut self, now: UnixMicros, end: u64, window: Duration) {
+        let age = u128::from(now.0.saturating_sub(self.ends[1].0.0));
+        let newest = (now, end);
+        if age >= window.as_micros() / 4 {
+            // Nobody looked for so long that anything may be old.
+            self.ends = [newest, newest];
+        } else if age >= window.as_micros() / 8 {
+            self.ends = [self.ends[1], newest];
+        }
+        self.since = self.since.max(self.ends[0].1);
     }
 
     /// Takes notice of a message.
@@ -65,7 +84,7 @@ impl Marks {
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, Head, Marks, Standing};
+    use super::{Address, Duration, Head, Marks, Standing, UnixMicros};
     use crate::storage::jetstream::message::Handed;
 
     fn head(by: Option<Address>, handed: &[Address]) -> Head {
@@ -87,6 +106,47 @@ mod tests {
         );
         assert_eq!([a, b, c].map(|who| marks.standing(who, 11)), [Standing::Open; 3]);
         assert_eq!(marks.standing(a, 9), Standing::Over, "known although the rest is not");
+    }
+
+    /// Whatever happens when, a base that is known is followed only by messages that were seen less than half
+    /// the window ago.
+    #[test]
+    fn a_base_is_known_only_while_all_that_follows_it_is_new() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (window, who) = (Duration::from_secs(600), Address::random());
+        let (mut now, mut marks, mut seen) = (1 << 50, Marks::default(), vec![1 << 50]);
+        marks.begin(0);
+        marks.forget_old(UnixMicros(now), 0, window);
+        for _ in 0..10_000 {
+            let most = if random.u8(..) == 0 { 2_000_000_000 } else { 5_000_000 };
+            now += random.u64(..most);
+            // A message is taken in before anything is judged.
+            if random.bool() {
+                seen.push(now);
+            }
+            let end = seen.len() as u64 - 1;
+            marks.forget_old(UnixMicros(now), end, window);
+            for base in end.saturating_sub(300)..=end {
+                let follows = seen.get(base as usize + 1).map_or(0, |at| now - at);
+                let is_open = marks.standing(who, base) == Standing::Open;
+                assert!(!is_open || follows < 300_000_000, "{follows} µs");
+            }
+            assert_eq!(marks.standing(who, end), Standing::Open);
+        }
+    }
+
+    #[test]
+    fn a_base_is_known_for_an_eighth_of_the_window() {
+        let (window, who, mut marks) = (Duration::from_secs(600), Address::random(), Marks::default());
+        for end in 0..1000 {
+            marks.forget_old(UnixMicros((1 << 50) + end * 1_000_000), end, window);
+            if end > 300 {
+                assert_eq!(marks.standing(who, end - 75), Standing::Open);
+                assert_eq!(marks.standing(who, end - 300), Standing::Unknown);
+            }
+        }
     }
 
     #[test]

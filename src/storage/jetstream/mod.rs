@@ -68,7 +68,7 @@ use self::nats::{Nats, Refusal, doubtful, unavailable};
 use self::topic::{Handle, Topic, info_of};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
-use crate::storage::{BoxFuture, Error, Health, Log, Reason, Retention, TopicInfo, TopicLog};
+use crate::storage::{BoxFuture, Charge, Error, Health, Log, Reason, Retention, TopicInfo, TopicLog};
 
 /// Maximum time for the last messages to NATS while the log closes.
 const LAST_LETTERS: Duration = Duration::from_millis(100);
@@ -346,6 +346,11 @@ impl Log for JetStreamLog {
         before: Offset,
     ) -> BoxFuture<'a, Result<Offset, Error>> {
         Box::pin(self.trim_stream(name, epoch, before))
+    }
+
+    fn charge_to(&self, budget: Charge) {
+        // A second one is ignored, as a second log is.
+        let _ = self.nats.budget.set(budget);
     }
 
     fn health(&self) -> watch::Receiver<Health> {

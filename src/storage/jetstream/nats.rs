@@ -2,8 +2,8 @@
 //! know how long they can wait.
 
 use std::fmt::Display;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
@@ -27,7 +27,7 @@ use super::names::StreamConfig;
 use crate::config::StorageConfig;
 use crate::record::{Offset, UnixMicros};
 use crate::storage::embedded::clock::Clock;
-use crate::storage::{Error, Stored};
+use crate::storage::{Charge, Error, Stored};
 
 /// Times after which something idle ends, is renewed or is checked. Tests shorten them.
 #[derive(Clone, Copy, Debug)]
@@ -109,8 +109,10 @@ pub struct Nats {
     pub cache: CacheBudget,
     /// The request ids of all topics.
     pub ids: Arc<IdBudget>,
-    /// Bytes that other replicas handed over and that are not stored yet.
-    pub held_bytes: AtomicUsize,
+    /// Budget that batches of other replicas are charged to, once it is known.
+    pub budget: OnceLock<Charge>,
+    /// Set if batches are handed over and taken. A test clears it to play an earlier version.
+    pub hands_over: bool,
     /// Times of the engine's timers.
     pub idle_times: IdleTimes,
     /// Every task of the engine.

@@ -22,12 +22,14 @@ impl Follower {
         let Some(seen) = self.seen else { return };
         let topic = self.topic.clone();
         let mut queue = topic.queue();
-        let mut alone = false;
+        let (mut alone, is_growing) = (false, self.handed.is_some());
         loop {
             if queue.appends.is_empty() && self.held.all().is_empty() {
                 return;
             }
-            self.bus.open();
+            if topic.nats.hands_over {
+                self.bus.open();
+            }
             if self.ids.known(seen.sequence, self.pause).is_none() {
                 return;
             }
@@ -38,6 +40,9 @@ impl Follower {
             };
             self.sift_held();
             let peer = if alone || queue.appends.is_empty() { None } else { self.peer() };
+            if is_growing && peer.is_none() {
+                return;
+            }
             let Some(window) = self.ids.known(seen.sequence, self.pause) else { return };
             let message_max = topic.nats.stream_config.message_bytes_max;
             let basis = Basis {
@@ -46,7 +51,7 @@ impl Follower {
                 certain,
                 window,
                 bytes_max: if peer.is_some() { message_max - RESTAMPING } else { message_max },
-                by: self.bus.address,
+                by: topic.nats.hands_over.then_some(self.bus.address),
                 for_other: peer.is_some(),
                 held: self.held.all(),
                 held_first: self.held_first,
@@ -75,7 +80,7 @@ impl Follower {
             self.give_back_stale(&mut commit);
             if !commit.is_empty() {
                 match peer {
-                    Some(peer) => self.hand_over(commit, peer),
+                    Some(peer) => self.hand_over(commit, peer, &queue.appends),
                     None => self.flight = Some(Flight::new(&topic, commit, self.contest.takes())),
                 }
                 return;
@@ -85,11 +90,9 @@ impl Follower {
         }
     }
 
-    /// Sends again what was to be taken by a message that does not come, and reads on anew: NATS may have
-    /// refused it for the sake of a copy of its own that it lost, or the consumer is gone.
+    /// Reads on anew where the message that is to be in the place of the flight does not come.
     pub(super) fn await_taken(&mut self) {
-        if let Some(flight) = self.flight.as_mut().filter(|flight| flight.is_forgotten()) {
-            flight.again();
+        if self.flight.as_ref().is_some_and(Flight::is_forgotten) {
             self.detach(&"what was stored there does not come");
         }
     }
@@ -109,7 +112,12 @@ impl Follower {
                 }
             }
             // The feed will bring what is there, and decides.
-            Outcome::Taken(last) if last >= flight.commit.sequence() => flight.awaits_feed(),
+            Outcome::Taken(last) if last >= flight.commit.sequence() => {
+                flight.awaits_feed();
+                if self.keeps_little() {
+                    self.detach(&"what was stored there may be gone already");
+                }
+            }
             Outcome::Stored(sequence) | Outcome::Taken(sequence) => {
                 let name = &self.topic.name;
                 warn!(topic = %name, sequence, "NATS numbers messages anew: is it behind or was it reset?");

@@ -7,6 +7,7 @@
 //! What was handed over was built on a sequence, as a flight is, and bears this follower's mark when it is
 //! stored (see [`Marks`](crate::storage::jetstream::marks::Marks)). So it may be given up at any time.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,7 +20,8 @@ use crate::storage::jetstream::flight::Flight;
 use crate::storage::jetstream::handover::{self, Content, Parcel, Why};
 use crate::storage::jetstream::marks::Standing;
 use crate::storage::jetstream::message::{Head, start_of};
-use crate::storage::jetstream::queue::pop_if;
+use crate::storage::jetstream::names::RECORDS_MAX;
+use crate::storage::jetstream::queue::{Append, pop_if};
 use crate::storage::{Error, Stored};
 use crate::telemetry::trace::Steps;
 
@@ -32,27 +34,78 @@ const UNKNOWN_PAUSE: Duration = Duration::from_millis(50);
 /// Most commits of which it is not known what became; with more, nothing is handed over.
 const OPEN_MAX: usize = 32;
 
+/// So often a commit is replaced by a larger one as soon as anything comes; then only by one that is larger by
+/// a quarter.
+const LETTERS_AT_ONCE: u32 = 8;
+/// Bytes up to which a commit is replaced by a larger one: all of it is sent again.
+const GROWING_BYTES_MAX: usize = 64 << 10;
+
 /// A commit on its way through another replica.
 pub(super) struct HandedOver {
     commit: Commit,
     to: Address,
     begun: Instant,
+    /// How often it was handed over, each time larger.
+    letters: u32,
+    /// Appends that waited when it was built.
+    appends: usize,
+    /// Whether another append would be part of it.
+    has_room: bool,
 }
 
 impl Follower {
     /// Whom to hand over to, if anybody.
     pub(super) fn peer(&mut self) -> Option<Address> {
-        let peer = self.contest.peer(Instant::now()).filter(|_| self.open.len() < OPEN_MAX)?;
+        if !self.topic.nats.hands_over || self.keeps_little() || self.open.len() >= OPEN_MAX {
+            return None;
+        }
+        // While one is under way its receiver stays the peer, however long a commit takes.
+        let peer = match &self.handed {
+            Some(handed) => Some(handed.to).filter(|to| self.contest.hands_to(*to)),
+            None => self.contest.peer(Instant::now()),
+        }?;
         // What was handed over is not handed on.
         self.give_back(Why::Elsewhere);
         Some(peer)
     }
 
-    /// Hands a commit over.
-    pub(super) fn hand_over(&mut self, mut commit: Commit, to: Address) {
+    /// Hands a commit over, in place of a smaller one that is under way. Of the two, the first that is stored
+    /// ends the other.
+    pub(super) fn hand_over(&mut self, mut commit: Commit, to: Address, appends: &VecDeque<Append>) {
         let payload = std::mem::take(&mut commit.payload);
+        let has_room = payload.len() < GROWING_BYTES_MAX && commit.is_all_of(appends);
         self.bus.send(handover::letter(to, &commit.head, commit.after.sequence, payload));
-        self.handed = Some(HandedOver { commit, to, begun: Instant::now() });
+        let (mut begun, mut letters) = (Instant::now(), 1);
+        if let Some(smaller) = self.handed.take() {
+            (begun, letters) = (smaller.begun, smaller.letters + 1);
+            self.open.push(smaller.commit);
+        }
+        self.handed = Some(HandedOver { commit, to, begun, letters, appends: appends.len(), has_room });
+    }
+
+    /// Whether what waits is to be built and sent: nothing is under way, or what was handed over can be
+    /// replaced by more.
+    pub(super) fn may_begin(&self) -> bool {
+        let Some(handed) = &self.handed else { return self.flight.is_none() };
+        let queue = self.topic.queue();
+        let newest = queue.appends.back().map(|append| append.serial);
+        let grown = queue.appends.len().saturating_sub(handed.appends);
+        handed.has_room
+            && newest > handed.commit.last()
+            && (handed.letters < LETTERS_AT_ONCE || grown > handed.appends / 4)
+    }
+
+    /// Whether what is stored may be gone before each replica has read it.
+    pub(super) fn keeps_little(&self) -> bool {
+        /// Messages, each of the largest size, of which that is not to be feared.
+        const ENOUGH: u64 = 4;
+        /// The same of ages.
+        const LONG: Duration = Duration::from_secs(1);
+        let retention = self.topic.settings.load().retention;
+        let bytes = ENOUGH * self.topic.nats.stream_config.message_bytes_max as u64;
+        retention.max_bytes.is_some_and(|max| max < bytes)
+            || retention.max_records.is_some_and(|max| max < ENOUGH * u64::from(RECORDS_MAX))
+            || retention.max_age.is_some_and(|max| max < LONG)
     }
 
     /// Takes a letter in.
@@ -65,7 +118,10 @@ impl Follower {
             Received::Letter(letter) => {
                 let (from, nonce) = (letter.who, letter.tag);
                 match handover::read(letter) {
-                    Some(Content::Back(why)) => self.came_back(nonce, why.pause()),
+                    Some(Content::Back(why)) => {
+                        debug!(topic = %self.topic.name, by = %from, reason = ?why, "a commit is given back");
+                        self.came_back(nonce, why.pause());
+                    }
                     Some(Content::Handed(parcel)) => {
                         if let Err(why) = self.hold(parcel) {
                             self.bus.send(handover::back(from, nonce, why));
@@ -81,9 +137,15 @@ impl Follower {
     /// both is stored.
     fn came_back(&mut self, nonce: u64, pause: Duration) {
         if let Some(handed) = self.handed.take_if(|handed| handed.commit.head.nonce == nonce) {
-            debug!(topic = %self.topic.name, to = %handed.to, "what was handed over came back");
             self.contest.refused(handed.to, pause, Instant::now());
             self.open.push(handed.commit);
+        }
+    }
+
+    fn forget_old_marks(&mut self) {
+        if let Some(seen) = self.seen {
+            let nats = &self.topic.nats;
+            self.marks.forget_old(nats.clock.steady(), seen.sequence, nats.storage.request_id_window);
         }
     }
 
@@ -96,6 +158,7 @@ impl Follower {
         if self.seen.is_none() {
             return Err(Why::Stale);
         }
+        self.forget_old_marks();
         match self.marks.standing(parcel.from, parcel.base) {
             Standing::Over => return Ok(()),
             Standing::Unknown => return Err(Why::Stale),
@@ -104,7 +167,7 @@ impl Follower {
         if !self.takes_from(parcel.from) {
             return Err(Why::Elsewhere);
         }
-        if self.held.push(parcel, &nats) { Ok(()) } else { Err(Why::Full) }
+        if self.held.push(parcel, nats.budget.get()) { Ok(()) } else { Err(Why::Full) }
     }
 
     /// Whether this follower appends for another. Of two that hand over to each other it is the one with
@@ -136,6 +199,7 @@ impl Follower {
 
     /// Forgets what is held and stored since, or too old.
     pub(super) fn sift_held(&mut self) {
+        self.forget_old_marks();
         let marks = &self.marks;
         self.held.retain(|parcel| marks.standing(parcel.from, parcel.base) == Standing::Open);
     }
@@ -160,11 +224,12 @@ impl Follower {
         let flight = self.flight.take_if(|flight| flight.commit.sequence() <= sequence);
         let (mut settled, mut foreign) = (None, !by_us);
         if let Some(handed) = within {
-            let commits = self.handed.take().into_iter().map(|handed| (handed.commit, Some(handed.begun)));
-            let mut commits = commits.chain(self.open.drain(..).map(|commit| (commit, None)));
-            let found = commits.find(|(commit, _)| commit.head.nonce == handed.nonce);
+            let begun = self.handed.as_ref().map(|handed| handed.begun);
+            let mut commits =
+                self.handed.take().map(|handed| handed.commit).into_iter().chain(self.open.drain(..));
+            let found = commits.find(|commit| commit.head.nonce == handed.nonce);
             drop(commits);
-            if let Some((commit, begun)) = found {
+            if let Some(commit) = found {
                 foreign = head.records > commit.head.records;
                 let base = start_of(sequence).plus(u64::from(handed.index));
                 let steps = begun.map(|begun| Steps {

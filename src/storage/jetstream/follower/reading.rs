@@ -79,10 +79,20 @@ impl Follower {
     }
 
     pub(super) fn attached(&mut self, attached: Attached) {
-        let Attached { seen, feed, jumped, ages } = attached;
+        let Attached { seen, last, feed, jumped, ages } = attached;
         self.reading = Reading::Attached(feed);
         self.ids.read_from(ages);
         self.pause = Duration::ZERO;
+        // NATS may have refused the flight for the sake of a copy of its own that it lost.
+        if let Some(flight) = self.flight.as_mut().filter(|flight| flight.is_taken())
+            && last < flight.commit.sequence()
+        {
+            flight.again();
+        }
+        if jumped && self.seen.is_some_and(|known| known.sequence < seen.sequence) {
+            // The appends of a flight that is not stored are built anew.
+            self.flight.take_if(|flight| flight.is_refused() && flight.commit.sequence() <= last);
+        }
         if self.flight.is_none() {
             self.trouble = None;
         }

@@ -6,21 +6,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::proxy::Proxy;
-use super::{config, created, everything, open, put};
+use super::{assert_stored_once, config, created, eventually, everything, open, put};
 use crate::config::Config;
 use crate::record::{Offset, Receipt, UnixMicros, offsetless};
 use crate::storage::conformance::{batch, name};
-use crate::storage::jetstream::JetStreamLog;
 use crate::storage::jetstream::bus::{Bus, Received};
 use crate::storage::jetstream::flight::{Outcome, send};
 use crate::storage::jetstream::handover::{self, Content, Why};
 use crate::storage::jetstream::message::{Handed, Head, start_of};
 use crate::storage::jetstream::server::Nats;
-use crate::storage::{Error, Hold, Log, TopicLog};
+use crate::storage::jetstream::{JetStreamLog, connect};
+use crate::storage::{Charge, Error, Hold, Log, Reason, Retention, TopicLog};
 
 /// A replica whose way to NATS is as bad as the proxy makes it.
 async fn behind(nats: &Nats) -> (Proxy, Arc<JetStreamLog>) {
@@ -29,6 +30,33 @@ async fn behind(nats: &Nats) -> (Proxy, Arc<JetStreamLog>) {
     config.nats.url = format!("nats://{}", proxy.at);
     let log = open(&config).await;
     (proxy, log)
+}
+
+/// Two replicas of the topic `t`, of which one is so far from NATS each way.
+struct Pair {
+    proxy: Proxy,
+    near: Arc<JetStreamLog>,
+    far: Arc<JetStreamLog>,
+    at_near: Arc<dyn TopicLog>,
+    at_far: Arc<dyn TopicLog>,
+    _nats: Nats,
+}
+
+impl Pair {
+    async fn new(delay: Duration) -> Self {
+        let nats = Nats::single("");
+        let near = open(&config(&nats)).await;
+        let (proxy, far) = behind(&nats).await;
+        proxy.delay(delay);
+        created(&*near, "t").await;
+        let (at_near, at_far) = (topic_of(&near).await, topic_of(&far).await);
+        Self { proxy, near, far, at_near, at_far, _nats: nats }
+    }
+
+    /// Every record that was acknowledged is there once, where its receipt says, and no other.
+    async fn check(&self, acknowledged: Vec<(u64, u64)>) {
+        check(&*self.at_far, acknowledged).await;
+    }
 }
 
 async fn topic_of(log: &JetStreamLog) -> Arc<dyn TopicLog> {
@@ -41,8 +69,11 @@ type Done = Vec<(u64, Result<Receipt, Error>)>;
 /// Publishers that publish one batch after the other, until they are told to stop.
 struct Busy {
     stop: Arc<AtomicBool>,
+    stored: Arc<AtomicU64>,
     tasks: Vec<JoinHandle<Done>>,
 }
+
+const MS: Duration = Duration::from_millis(1);
 
 /// How long what passes the proxy is on its way.
 const WAY: Duration = Duration::from_millis(20);
@@ -55,19 +86,20 @@ fn payload() -> u64 {
 
 impl Busy {
     fn begin(topic: &Arc<dyn TopicLog>, publishers: usize) -> Self {
-        let stop = Arc::<AtomicBool>::default();
+        let (stop, stored) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let publisher = |_| {
-            let (topic, stop) = (topic.clone(), stop.clone());
+            let (topic, stop, stored) = (topic.clone(), stop.clone(), stored.clone());
             tokio::spawn(async move {
                 let mut done = Vec::new();
                 while !stop.load(Ordering::Acquire) {
                     let payload = payload();
                     done.push((payload, put(&*topic, payload).await));
+                    stored.fetch_add(1, Ordering::Relaxed);
                 }
                 done
             })
         };
-        Self { tasks: (0..publishers).map(publisher).collect(), stop }
+        Self { tasks: (0..publishers).map(publisher).collect(), stop, stored }
     }
 
     /// All that was answered; nothing fails.
@@ -180,18 +212,14 @@ async fn what_is_given_back_while_it_is_on_its_way_is_stored_once() {
 /// beside it no more than ten times as long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_far_replica_is_not_starved_by_a_busy_near_one() {
-    let nats = Nats::single("");
-    let near = open(&config(&nats)).await;
-    let (proxy, far) = behind(&nats).await;
-    created(&*near, "t").await;
-    let (at_near, at_far) = (topic_of(&near).await, topic_of(&far).await);
+    let pair = Pair::new(Duration::ZERO).await;
     for delay in [5000, 1000, 300] {
-        proxy.delay(Duration::from_micros(delay));
-        let (mut all, alone) = timed(&*at_far, 50).await;
-        let busy = Busy::begin(&at_near, 8);
+        pair.proxy.delay(Duration::from_micros(delay));
+        let (mut all, alone) = timed(&*pair.at_far, 50).await;
+        let busy = Busy::begin(&pair.at_near, 8);
         sleep(Duration::from_millis(200)).await;
-        let (stored, beside) = timed(&*at_far, 100).await;
-        let handed = handed(&near).await;
+        let (stored, beside) = timed(&*pair.at_far, 100).await;
+        let handed = handed(&pair.near).await;
         all.extend(stored);
         let near = busy.end().await;
         println!(
@@ -204,7 +232,7 @@ async fn a_far_replica_is_not_starved_by_a_busy_near_one() {
         );
         assert!(beside[50] <= 10 * alone[25], "{:?}, alone {:?}", beside[50], alone[25]);
         all.extend(near);
-        let places: HashSet<_> = everything(&*at_far).await.into_iter().collect();
+        let places: HashSet<_> = everything(&*pair.at_far).await.into_iter().collect();
         assert!(all.iter().all(|place| places.contains(place)));
     }
 }
@@ -281,13 +309,8 @@ async fn nobody_fails_when_the_replica_that_appends_is_closed() {
 /// P5: a request id that is sent through two replicas at once is stored once, though one of them hands over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_id_is_stored_once_though_it_is_handed_over() {
-    let nats = Nats::single("");
-    let near = open(&config(&nats)).await;
-    let (proxy, far) = behind(&nats).await;
-    proxy.delay(Duration::from_millis(1));
-    created(&*near, "t").await;
-    let topics = [topic_of(&near).await, topic_of(&far).await];
-    let busy = Busy::begin(&topics[0], 8);
+    let pair = Pair::new(MS).await;
+    let busy = Busy::begin(&pair.at_near, 8);
     let (mut all, mut was_handed) = (Vec::new(), 0);
     for round in 0..150 {
         let payload = payload();
@@ -299,60 +322,147 @@ async fn a_request_id_is_stored_once_though_it_is_handed_over() {
             assert_eq!(done.failure, None);
             done.receipts
         };
-        let answers = join_all([send(&topics[1], 0), send(&topics[0], fastrand::u64(0..20_000))]).await;
+        let answers = join_all([send(&pair.at_far, 0), send(&pair.at_near, fastrand::u64(0..20_000))]).await;
         let receipts = answers.concat();
-        assert_eq!(receipts.iter().filter(|receipt| !receipt.duplicate).count(), 1, "{receipts:?}");
-        assert!(receipts.iter().all(|r| (r.first, r.next, r.time) == {
-            (receipts[0].first, receipts[0].next, receipts[0].time)
-        }));
+        assert_stored_once(&receipts);
         all.push((receipts[0].first.get(), payload));
         if round % 50 == 49 {
-            was_handed += handed(&near).await;
+            was_handed += handed(&pair.near).await;
         }
     }
     assert!(was_handed > 0);
     all.extend(busy.end().await);
-    check(&*topics[1], all).await;
+    pair.check(all).await;
+}
+
+/// Publishes 100 batches on the condition that they are next. Answers where they are; none of them fails for
+/// another reason than its condition.
+async fn compare_and_set(topic: &Arc<dyn TopicLog>) -> Vec<(u64, u64)> {
+    let (mut expected, mut stored, mut appender) = (Offset::ZERO, Vec::new(), topic.appender());
+    for _ in 0..100 {
+        let payload = payload();
+        let batch = batch(&[payload], 10).expecting(Some(expected));
+        let done = timeout(Duration::from_secs(20), appender.append(vec![batch], Hold::default()));
+        let done = done.await.expect("an answer");
+        match done.failure {
+            None => {
+                assert!(done.receipts[0].first >= expected);
+                stored.push((done.receipts[0].first.get(), payload));
+                expected = done.receipts[0].next.offset;
+            }
+            Some(Error::ExpectedOffset { tail, .. }) => {
+                assert!(tail > expected);
+                (expected, appender) = (tail, topic.appender());
+            }
+            Some(other) => panic!("{other:?}"),
+        }
+    }
+    stored
 }
 
 /// Compare and set through both replicas, beside publishers without a condition: each that succeeds was
 /// at the place it named, and the far one is answered each time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conditions_hold_beside_what_is_handed_over() {
-    let nats = Nats::single("");
-    let near = open(&config(&nats)).await;
-    let (proxy, far) = behind(&nats).await;
-    proxy.delay(Duration::from_millis(1));
-    created(&*near, "t").await;
-    let topics = [topic_of(&near).await, topic_of(&far).await];
-    let busy = [Busy::begin(&topics[0], 4), Busy::begin(&topics[1], 4)];
-    let conditional = async |topic: &Arc<dyn TopicLog>| {
-        let (mut expected, mut stored, mut appender) = (Offset::ZERO, Vec::new(), topic.appender());
-        for _ in 0..100 {
-            let payload = payload();
-            let batch = batch(&[payload], 10).expecting(Some(expected));
-            let done = timeout(Duration::from_secs(20), appender.append(vec![batch], Hold::default()));
-            let done = done.await.expect("an answer");
-            match done.failure {
-                None => {
-                    assert!(done.receipts[0].first >= expected);
-                    stored.push((done.receipts[0].first.get(), payload));
-                    expected = done.receipts[0].next.offset;
-                }
-                Some(Error::ExpectedOffset { tail, .. }) => {
-                    assert!(tail > expected);
-                    (expected, appender) = (tail, topic.appender());
-                }
-                Some(other) => panic!("{other:?}"),
-            }
-        }
-        stored
-    };
-    let mut all = join_all(topics.iter().map(conditional)).await.concat();
+    let pair = Pair::new(MS).await;
+    let topics = [&pair.at_near, &pair.at_far];
+    let busy = topics.map(|topic| Busy::begin(topic, 4));
+    let mut all = join_all(topics.map(compare_and_set)).await.concat();
     for busy in busy {
         all.extend(busy.end().await);
     }
-    check(&*topics[1], all).await;
+    pair.check(all).await;
+}
+
+/// P5 rests on no wall clock: batches are handed over and stored once, whatever the clocks of both replicas.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_are_handed_over_whatever_the_clocks_say() {
+    for seconds in [-86_400, 86_400] {
+        let pair = Pair::new(MS).await;
+        pair.far.nats.clock.jump(seconds);
+        let busy = Busy::begin(&pair.at_near, 8);
+        let (mut all, mut was_handed) = (Vec::new(), 0);
+        eventually("batches are handed over", Duration::from_secs(20), async || {
+            all.extend(timed(&*pair.at_far, 20).await.0);
+            was_handed += handed(&pair.near).await;
+            was_handed > 0
+        })
+        .await;
+        all.extend(busy.end().await);
+        pair.check(all).await;
+    }
+}
+
+/// What a replica holds for others is charged to the budget of its own publishers: where that is used up, it
+/// takes nothing, and once there is room it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_of_others_are_charged_to_the_budget_of_publishes() {
+    let pair = Pair::new(MS).await;
+    // The far one takes nothing, so that it alone hands over.
+    pair.far.charge_to(Charge::new(|_| None));
+    let budget = Arc::new(Semaphore::new(1 << 20));
+    let take = {
+        let budget = budget.clone();
+        move |bytes: usize| budget.clone().try_acquire_many_owned(bytes as u32).ok().map(Hold::of)
+    };
+    pair.near.charge_to(Charge::new(take));
+    let all_of_it = budget.clone().try_acquire_many_owned(1 << 20).unwrap();
+    let (near, far) = (Busy::begin(&pair.at_near, 8), Busy::begin(&pair.at_far, 2));
+    let stored = || near.stored.load(Ordering::Relaxed);
+    eventually("much is stored", Duration::from_secs(30), async || stored() >= 500).await;
+    assert_eq!(handed(&pair.near).await, 0);
+    drop(all_of_it);
+    eventually("batches are handed over", Duration::from_secs(20), async || handed(&pair.near).await > 0)
+        .await;
+    let mut all = far.end().await;
+    all.extend(near.end().await);
+    pair.check(all).await;
+    assert_eq!(budget.available_permits(), 1 << 20);
+}
+
+/// A replica of a version that knows nothing of handing over publishes beside two that do: each stores, and
+/// nothing is lost or repeated.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_of_an_earlier_version_and_newer_ones_store_what_they_are_given() {
+    let nats = Nats::single("");
+    let config = config(&nats);
+    let mut earlier = connect::connect(&config, &Reason::default()).await.unwrap();
+    earlier.hands_over = false;
+    let earlier = JetStreamLog::over(earlier, config.topics_max);
+    let logs = [earlier, open(&config).await, open(&config).await];
+    created(&*logs[0], "t").await;
+    let topics = join_all(logs.iter().map(|log| topic_of(log))).await;
+    let busy: Vec<_> = topics.iter().map(|topic| Busy::begin(topic, 4)).collect();
+    let stored_by = |n: usize| busy[n].stored.load(Ordering::Relaxed);
+    eventually("each stores", Duration::from_secs(30), async || (0..3).all(|n| stored_by(n) >= 100)).await;
+    let mut all = Vec::new();
+    for busy in busy {
+        all.extend(busy.end().await);
+    }
+    check(&*topics[0], all).await;
+}
+
+/// A topic that keeps less than a message: what is published is answered as with one replica, whoever stored
+/// what is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_replica_publishes_to_a_topic_that_keeps_nothing() {
+    let nats = Nats::single("");
+    let logs = join_all((0..2).map(|_| async { open(&config(&nats)).await })).await;
+    let retention = Retention { max_bytes: Some(1), ..Retention::default() };
+    logs[0].create(name("t"), retention).await.unwrap();
+    let topics = join_all(logs.iter().map(|log| topic_of(log))).await;
+    let mut last = None;
+    for n in 0..10 {
+        let receipt = put(&*topics[n % 2], n as u64).await.unwrap();
+        assert!(Some(receipt.first) > last, "{receipt:?}");
+        last = Some(receipt.first);
+    }
+    let mut firsts = HashSet::new();
+    for _ in 0..5 {
+        for receipt in join_all(topics.iter().map(|topic| put(&**topic, payload()))).await {
+            assert!(firsts.insert(receipt.unwrap().first));
+        }
+    }
 }
 
 /// What 24 publishers store through three near replicas, of what the same 24 store through one.
@@ -364,23 +474,26 @@ async fn share_of_one_replica_that_three_store_together() {
     let logs = join_all((0..3).map(|_| async { open(&config(&nats)).await })).await;
     created(&*logs[0], "t").await;
     let topics = join_all(logs.iter().map(|log| topic_of(log))).await;
-    for _ in 0..6 {
+    let newest = async || logs[0].nats.info("streamway-t").await.unwrap().unwrap().state.last_sequence;
+    for _ in 0..8 {
+        let begun = newest().await;
         let alone = Busy::begin(&topics[0], 24);
-        sleep(Duration::from_secs(2)).await;
+        sleep(Duration::from_secs(1)).await;
         let alone = alone.end().await.len();
-        let before = logs[0].nats.info("streamway-t").await.unwrap().unwrap().state.last_sequence;
+        let between = newest().await;
         let together: Vec<_> = topics.iter().map(|topic| Busy::begin(topic, 8)).collect();
-        sleep(Duration::from_secs(2)).await;
+        sleep(Duration::from_secs(1)).await;
         let handed = handed(&logs[0]).await;
         let mut each = Vec::new();
         for busy in together {
             each.push(busy.end().await.len());
         }
-        let commits = logs[0].nats.info("streamway-t").await.unwrap().unwrap().state.last_sequence - before;
+        let (first, second) = (between - begun, newest().await - between);
         let sum: usize = each.iter().sum();
         let share = sum as f64 / alone as f64;
         println!(
-            "alone {alone}, together {sum} {each:?}: {share:.2}; {commits} commits, {handed} of 200 with others'"
+            "alone {alone} in {first} commits, together {sum} {each:?} in {second}: {share:.2}; {handed} of 200 \
+             commits hold others' batches"
         );
     }
 }

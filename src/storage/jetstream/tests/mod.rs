@@ -88,6 +88,13 @@ async fn everything(topic: &dyn TopicLog) -> Vec<(u64, u64)> {
     read_all(topic, Offset::ZERO).await.unwrap()
 }
 
+/// One of these receipts is of the batch that was stored, and the others repeat it.
+fn assert_stored_once(receipts: &[Receipt]) {
+    assert_eq!(receipts.iter().filter(|receipt| !receipt.duplicate).count(), 1, "{receipts:?}");
+    let place = |receipt: &Receipt| (receipt.first, receipt.next, receipt.time);
+    assert!(receipts.iter().all(|receipt| place(receipt) == place(&receipts[0])), "{receipts:?}");
+}
+
 async fn put(topic: &dyn TopicLog, payload: u64) -> Result<Receipt, Error> {
     let done = topic.appender().append(vec![batch(&[payload], 100)], Hold::default()).await;
     done.failure.map_or_else(|| Ok(done.receipts[0]), Err)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use super::{config, created, eventually, everything, open, put};
+use super::{assert_stored_once, config, created, eventually, everything, open, put};
 use crate::record::{Offset, Position, Scope, UnixMicros, offsetless};
 use crate::storage::conformance::{batch, flatten, name};
 use crate::storage::jetstream::message::{Head, IdEntry, digest};
@@ -140,10 +140,7 @@ async fn a_request_id_is_stored_once_whatever_the_replica() {
             topic.appender().append(vec![batch], Hold::default()).await
         }));
         let receipts: Vec<_> = answers.await.into_iter().map(|done| done.receipts[0]).collect();
-        assert_eq!(receipts.iter().filter(|receipt| !receipt.duplicate).count(), 1, "{receipts:?}");
-        assert!(receipts.iter().all(|r| (r.first, r.next, r.time) == {
-            (receipts[0].first, receipts[0].next, receipts[0].time)
-        }));
+        assert_stored_once(&receipts);
     }
     assert_eq!(everything(&*topics[0]).await.len(), 30);
 }

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use tokio::time::sleep;
+
+use super::proxy::Proxy;
 use super::{config, created, eventually, open};
 use crate::record::{Offset, Receipt};
 use crate::storage::conformance::{batch, name, read_all};
 use crate::storage::jetstream::JetStreamLog;
 use crate::storage::jetstream::server::Nats;
-use crate::storage::{Error, Health, Hold, Log, TopicLog};
+use crate::storage::{Error, Health, Hold, Log, Stored, TopicLog};
 
 async fn put(topic: &dyn TopicLog, payload: u64) -> Result<Receipt, Error> {
     let done = topic.appender().append(vec![batch(&[payload], 100_000)], Hold::default()).await;
@@ -70,4 +73,31 @@ async fn a_full_store_can_be_emptied() {
     let tail = topic.tail();
     assert_eq!(log.trim(&name("t"), None, tail).await, Ok(tail));
     put(&*topic, 1).await.unwrap();
+}
+
+/// P7: a full store that refuses a publish again says nothing of an attempt before, whose answer was lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_store_does_not_say_that_an_unanswered_attempt_is_not_stored() {
+    const WAY: Duration = Duration::from_millis(50);
+    let nats = Nats::single_with_store("1MB");
+    let proxy = Proxy::to(([127, 0, 0, 1], nats.servers[0].port).into()).await;
+    let mut through = config(&nats);
+    through.nats.url = format!("nats://{}", proxy.at);
+    let far = open(&through).await;
+    let topic = created(&*far, "t").await;
+    fill(&*topic).await;
+    proxy.delay(WAY);
+    let mut refusals = Vec::new();
+    for _ in 0..5 {
+        let cut = async {
+            // The message has reached the server, and its answer is on its way.
+            sleep(WAY + WAY / 2).await;
+            proxy.cut();
+        };
+        let (refused, ()) = tokio::join!(put(&*topic, 0), cut);
+        refusals.push(refused.unwrap_err());
+    }
+    let is_unknown = |error: &Error| matches!(error, Error::Unavailable { stored: Stored::Unknown, .. });
+    assert!(refusals.iter().all(|error| is_unknown(error) || *error == Error::DiskFull), "{refusals:?}");
+    assert!(refusals.iter().any(is_unknown), "{refusals:?}");
 }
