@@ -1,10 +1,9 @@
-//! Letters between replicas, by core NATS over the connection that is there. Everybody who wants some has
-//! an address of his own, which is new with each start: nothing reaches who had it before.
+//! Letters between replicas over core NATS, on the connection that the engine has already. Each receiver has
+//! a random address of its own; it is new after every start, so no letter reaches a later process.
 //!
-//! A letter may be lost, and may come late; between two addresses the order is kept. One to an address
-//! that nobody has comes back ([`Received::Undelivered`]).
-//!
-//! Never: knows what a letter says, repeats one, or waits for an answer; those who write do.
+//! A letter may be lost or late. Between two addresses the order is kept. A letter to an address that nobody
+//! listens on is reported to its sender ([`Received::Undelivered`]). The bus does not look into letters,
+//! resend them or wait for answers.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,23 +14,23 @@ use async_nats::{Client, HeaderMap, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-/// How every address begins. No topic's subject does, see [`super::names::subject`].
+/// First token of every address. No subject of a topic begins with it, see [`super::names::subject`].
 const PREFIX: &str = "streamway_bus";
-/// Most letters that wait for the client's own queue; later ones are lost.
+/// Most letters that wait for room in the queue of the client. Further ones are lost.
 const WAITING_MAX: usize = 256;
 
-/// Where letters go to.
+/// Address of a receiver of letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(u64);
 
 impl Address {
-    /// One that nobody has, had or will have.
+    /// A new address, different from all others.
     #[must_use]
     pub fn random() -> Self {
         Self(getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)))
     }
 
-    /// What [`fmt::Display`] writes.
+    /// Parses the form that [`fmt::Display`] writes.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         u64::from_str_radix(text, 16).ok().map(Self)
@@ -48,25 +47,25 @@ impl fmt::Display for Address {
     }
 }
 
-/// A letter.
+/// A letter between two replicas.
 #[derive(Clone, Debug)]
 pub struct Letter {
-    /// Who wrote it, or is to get it.
+    /// Sender of a letter that was received; receiver of one that is sent.
     pub who: Address,
-    /// What it is about: chosen by who began.
+    /// Tag that a reply repeats, chosen by the sender of the first letter.
     pub tag: u64,
-    /// Short things.
+    /// Headers.
     pub headers: HeaderMap,
-    /// Long ones.
+    /// Payload.
     pub payload: Bytes,
 }
 
-/// What came.
+/// Event on the bus.
 #[derive(Debug)]
 pub enum Received {
-    /// A letter.
+    /// A letter arrived.
     Letter(Letter),
-    /// The letter of this tag reached nobody.
+    /// Nobody listens on the address that the letter with this tag was sent to.
     Undelivered(u64),
 }
 
@@ -77,10 +76,10 @@ enum Done {
 
 type Working = Pin<Box<dyn Future<Output = Done> + Send>>;
 
-/// One address, and what is written from it.
+/// One address, and the letters that are sent from it.
 pub struct Bus {
     client: Client,
-    /// Its address.
+    /// Address of this receiver.
     pub address: Address,
     mailbox: Option<Subscriber>,
     waiting: VecDeque<Letter>,
@@ -89,19 +88,19 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// An address at which nothing arrives yet.
+    /// Creates an address on which nobody listens yet.
     #[must_use]
     pub fn new(client: Client) -> Self {
         let address = Address::random();
         Self { client, address, mailbox: None, waiting: VecDeque::new(), working: None, is_wanted: false }
     }
 
-    /// Lets letters arrive from now on.
+    /// Listens for letters from now on.
     pub const fn open(&mut self) {
         self.is_wanted = true;
     }
 
-    /// Sends a letter, with the next calls of [`Self::next`].
+    /// Queues a letter, which the next calls of [`Self::next`] send.
     pub fn send(&mut self, letter: Letter) {
         self.open();
         if self.waiting.len() < WAITING_MAX {
@@ -109,7 +108,7 @@ impl Bus {
         }
     }
 
-    /// Resolves once everything was sent; what comes meanwhile is lost.
+    /// Resolves once every queued letter is sent. Letters that arrive in the meantime are lost.
     pub async fn sent(&mut self) {
         loop {
             self.begin();
@@ -128,7 +127,7 @@ impl Bus {
         }
     }
 
-    /// Sends what waits, until something comes. Cancel-safe.
+    /// Sends queued letters until an event occurs. Cancel-safe.
     pub async fn next(&mut self) -> Received {
         loop {
             self.begin();
@@ -140,7 +139,7 @@ impl Bus {
                 }
                 message = arrived(&mut self.mailbox) => match message {
                     Some(message) => read(message),
-                    // The client is gone.
+                    // The client is closed.
                     None => {
                         self.mailbox = None;
                         std::future::pending().await
@@ -169,7 +168,7 @@ impl Bus {
             let (to, from) = (who.subject(tag), self.address.subject(tag));
             self.working = Some(Box::pin(async move {
                 if let Err(error) = client.publish_with_reply_and_headers(to, from, headers, payload).await {
-                    tracing::debug!(%error, "a letter is lost");
+                    tracing::debug!(%error, "a letter between replicas is lost");
                 }
                 Done::Sent
             }));
@@ -191,7 +190,7 @@ async fn arrived(mailbox: &mut Option<Subscriber>) -> Option<Message> {
     }
 }
 
-/// The address and the tag in a subject.
+/// Parses the address and the tag of a subject.
 fn parse(subject: &str) -> Option<(Address, u64)> {
     let (address, tag) = subject.strip_prefix(PREFIX)?.strip_prefix('.')?.split_once('.')?;
     Some((Address::parse(address)?, u64::from_str_radix(tag, 16).ok()?))

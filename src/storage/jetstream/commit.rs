@@ -1,6 +1,5 @@
-//! The next message of a topic, made of what waits: duplicates found, conditions checked, offsets
-//! given on the condition that nothing else is stored first.
-//! Never: sends it, or changes the queue before it is stored.
+//! Builder of the next message of a topic: it finds duplicates, checks conditions, and assigns offsets that
+//! hold if nothing else is stored first. The queue changes only once the message is stored.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -20,16 +19,16 @@ use crate::storage::Error;
 use crate::storage::window::{self, Mark, Owner, Window};
 use crate::telemetry::trace::Steps;
 
-/// What is known of the topic's end.
+/// End of a topic, as far as it was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// The newest message; 0 where there never was one.
+    /// Sequence of the newest message; 0 if there never was one.
     pub sequence: u64,
     /// Just after its last record: every offset from here to the tail names the next record.
     pub next: Offset,
     /// Records stored so far, counted from some point.
     pub records: u64,
-    /// When the newest commit was stored.
+    /// Publish time of the newest commit.
     pub time: UnixMicros,
 }
 
@@ -41,39 +40,38 @@ impl Seen {
         u32::try_from(records).ok().filter(|records| *records < RECORDS_MAX)
     }
 
-    /// The offset the next record gets.
+    /// Offset of the next record.
     #[must_use]
     pub const fn tail(&self) -> Offset {
         end_of(self.sequence)
     }
 }
 
-/// What the commit is built on.
+/// Inputs of a commit.
 #[derive(Debug)]
 pub struct Basis<'a> {
-    /// The incarnation.
+    /// Incarnation of the topic.
     pub epoch: Epoch,
-    /// The end of the topic.
+    /// End of the topic.
     pub seen: Seen,
-    /// Of how many appends, from the first on, a condition that does not hold fails for good: that this
-    /// is the end was learnt from NATS after they came. What was acknowledged to anybody before they
-    /// were sent is part of it.
+    /// Number of appends, from the first on, whose conditions are final: NATS confirmed this end after they
+    /// arrived, so it includes everything that was acknowledged before they were sent.
     pub certain: usize,
-    /// Every `request_id` stored up to there.
+    /// Every `request_id` stored up to that end.
     pub window: &'a Window,
-    /// The wall clock, for publish times.
+    /// Wall clock, for publish times.
     pub wall: UnixMicros,
-    /// The steady clock, for the ages of ids.
+    /// Steady clock, for the ages of ids.
     pub steady: UnixMicros,
-    /// Most bytes of payload and ids.
+    /// Largest size of payload and ids.
     pub bytes_max: usize,
-    /// Who stores it; none where that takes no batches.
+    /// Address of this follower; none if it takes no batches of others.
     pub by: Option<Address>,
-    /// Whether another is to store it: no more than stays true wherever it is stored.
+    /// True if another replica is to store the commit, which then holds nothing that depends on its place.
     pub for_other: bool,
-    /// What others handed over, to be stored too,
+    /// Commits that other replicas handed over, to be stored too.
     pub held: &'a [Parcel],
-    /// and whether before this replica's own.
+    /// True if these go before the batches of this replica.
     pub held_first: bool,
 }
 
@@ -83,12 +81,12 @@ enum Verdict {
     Duplicate(window::Stored),
 }
 
-/// What becomes of one append in this commit.
+/// Outcome of one append in this commit.
 #[derive(Debug)]
 struct Part {
-    /// Which append.
+    /// Serial of the append.
     serial: u64,
-    /// How many of its batches were settled before.
+    /// Number of its batches that were settled before.
     from: usize,
     verdicts: Vec<Verdict>,
     refused: Option<Error>,
@@ -109,37 +107,37 @@ impl Part {
     }
 }
 
-/// Where a commit is stored.
+/// Place of a stored commit.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
-    /// The offset of its first record.
+    /// Offset of its first record.
     pub base: Offset,
-    /// When.
+    /// Publish time.
     pub time: UnixMicros,
 }
 
-/// A commit that was built.
+/// One message with the batches of many appends.
 #[derive(Debug)]
 pub struct Commit {
-    /// What its message says.
+    /// Headers of its message.
     pub head: Head,
-    /// The message's bytes.
+    /// Payload of its message.
     pub payload: Bytes,
-    /// It must follow this.
+    /// End that it must follow.
     pub after: Seen,
     epoch: Epoch,
     parts: Vec<Part>,
-    /// Whose commits cannot be stored as they are, and their nonces.
+    /// Replicas whose commits cannot be stored unchanged, and the nonces of these.
     pub stale: Vec<(Address, u64)>,
 }
 
-/// What was made of the queue.
+/// Result of a build.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one at a time, on the stack; most are the large one")]
 pub enum Built {
-    /// This.
+    /// A commit.
     Commit(Commit),
-    /// Nothing yet: a condition does not hold, but another replica may have moved the end.
+    /// Nothing yet, because a condition does not hold and another replica may have moved the end.
     Behind,
 }
 
@@ -150,7 +148,7 @@ struct Builder<'a> {
     ids: Vec<IdEntry>,
     fresh: window::Map,
     records: u32,
-    /// Whether there is something to answer before the batch that is added.
+    /// True if there is something to answer before the batch that is added.
     settles: bool,
     handed: Vec<Handed>,
     stale: Vec<(Address, u64)>,
@@ -163,15 +161,15 @@ struct NewId {
     scope: Scope,
 }
 
-/// What is known of the condition of a batch.
+/// State of the condition of a batch.
 enum Condition {
-    /// It holds, or there is none.
+    /// The condition holds, or there is none.
     Holds,
-    /// It does not, and this is the tail.
+    /// The condition does not hold at this tail.
     Fails { tail: Offset },
-    /// It does not hold at the end that was read, and may at the end there is.
+    /// The condition does not hold at the end that was read, and may hold at a newer one.
     MayHold,
-    /// The replica that was asked judges it, not the one that stores.
+    /// The commit is for another replica, and conditions are checked by this one.
     ForOther,
 }
 
@@ -186,7 +184,7 @@ const fn is_condition(error: &Error) -> bool {
     matches!(error, Error::ExpectedOffset { .. })
 }
 
-/// Makes a commit of what waits, as much as one message takes.
+/// Builds a commit of the appends that wait, as many as one message holds.
 #[must_use]
 pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
     let time = basis.wall.max(basis.seen.time);
@@ -212,7 +210,7 @@ pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
                     part.refused = Some(error);
                     break;
                 }
-                // What was settled before it is settled first.
+                // Earlier appends are settled first.
                 Added::Behind if parts.is_empty() && part.verdicts.is_empty() && builder.records == 0 => {
                     return Built::Behind;
                 }
@@ -264,13 +262,13 @@ impl Builder<'_> {
                 Added::Refused(Error::ExpectedOffset { epoch: self.basis.epoch, tail })
             }
             Condition::MayHold => Added::Behind,
-            // What needs nothing stored is answered first, however often the commit loses its place.
+            // Appends that need nothing stored are answered first, however often the commit loses its place.
             Condition::Holds if self.records == 0 && self.settles => Added::Full,
             Condition::Holds => Added::Verdict(self.place(batch, id)),
         }
     }
 
-    /// The `request_id` of a batch, and what is stored under it.
+    /// Looks up the `request_id` of a batch, and the batch that is stored under it.
     fn find(&self, batch: &Batch) -> Option<(NewId, Option<window::Stored>)> {
         let id = batch.request_id()?;
         let (digest, scope) = (digest(id.as_str()), id.scope());
@@ -279,20 +277,21 @@ impl Builder<'_> {
         Some((NewId { key, digest, scope }, known))
     }
 
+    /// Returns true if the message has room for a batch.
     fn has_room_for(&self, batch: &Batch) -> bool {
         let bytes = offsetless::encoded_len(self.time, batch) + ID_BYTES;
         self.records + batch.count() <= RECORDS_MAX
             && (self.records == 0 || self.bytes() + bytes <= self.basis.bytes_max)
     }
 
-    /// Whether the condition of a batch holds where it would be stored.
+    /// Checks the condition of a batch at the place where it would be stored.
     fn condition(&self, batch: &Batch, certain: bool) -> Condition {
         let Some(expected) = batch.expected_offset() else { return Condition::Holds };
         let seen = self.basis.seen;
         let tail = seen.tail().plus(u64::from(self.records));
-        // Where nothing precedes it in the commit, everything between two records is one place.
+        // For the first batch of the commit, all offsets between two records name the same place.
         let first = if self.records == 0 { seen.next } else { tail };
-        // Behind others of its commit it is told once these are stored, which makes it true.
+        // Behind other batches of the commit the refusal is reported after these are stored, so it is true then.
         let is_certain = if self.records == 0 { certain } else { expected < tail };
         match () {
             () if self.basis.for_other => Condition::ForOther,
@@ -302,7 +301,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Adds a batch behind the others.
+    /// Adds a batch after the others.
     fn place(&mut self, batch: &Batch, id: Option<NewId>) -> Verdict {
         let (index, count) = (self.records, batch.count());
         offsetless::encode(self.time, batch, &mut self.payload);
@@ -321,7 +320,7 @@ impl Builder<'_> {
         self.payload.len() + ID_BYTES * self.ids.len() + HANDED_BYTES * self.handed.len()
     }
 
-    /// Adds what others handed over, as much as there is room for.
+    /// Adds commits of other replicas, as many as there is room for.
     fn add_held(&mut self) {
         for parcel in self.basis.held {
             if self.handed.len() >= HANDED_MAX {
@@ -335,7 +334,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Adds a commit of another replica, whole; none where it cannot be stored as it is.
+    /// Adds a whole commit of another replica. Returns false if there is no room, and none if it cannot be stored
+    /// unchanged.
     fn add_parcel(&mut self, Parcel { from, head, payload, .. }: &Parcel) -> Option<bool> {
         let Head { nonce, records, ids, .. } = head;
         if self.records + records > RECORDS_MAX
@@ -393,50 +393,50 @@ impl Builder<'_> {
 }
 
 impl Commit {
-    /// Whether there is nothing to store: only duplicates and refusals.
+    /// Returns true if there is nothing to store, only duplicates and refusals.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.head.records == 0
     }
 
-    /// The sequence it gets if it is stored.
+    /// Sequence that the message gets if it is stored.
     #[must_use]
     pub const fn sequence(&self) -> u64 {
         self.after.sequence + 1
     }
 
-    /// The headers of its message.
+    /// Builds the headers of the message.
     #[must_use]
     pub fn headers(&self) -> HeaderMap {
         self.head.headers(self.after.sequence)
     }
 
-    /// Where it is stored if it is at the place it was built for.
+    /// Place of the commit if it is stored with that sequence.
     #[must_use]
     pub const fn place(&self) -> Place {
         Place { base: start_of(self.sequence()), time: self.head.time }
     }
 
-    /// The newest append that has a part in it.
+    /// Serial of the newest append with a part in it.
     #[must_use]
     pub fn last(&self) -> Option<u64> {
         self.parts.last().map(|part| part.serial)
     }
 
-    /// Whether every batch that waits is part of it.
+    /// Returns true if it holds every batch that waits.
     #[must_use]
     pub fn is_all_of(&self, appends: &VecDeque<Append>) -> bool {
         let (Some(part), Some(last)) = (self.parts.last(), appends.back()) else { return false };
         part.serial == last.serial && part.verdicts.len() == last.batches.len()
     }
 
-    /// Whether it answers nobody.
+    /// Returns true if it answers no append.
     #[must_use]
     pub fn settles_nothing(&self) -> bool {
         !self.parts.iter().any(Part::settles)
     }
 
-    /// It is stored there: answers those it settles, and takes them off the queue.
+    /// Answers the appends that it settles, and removes them from the queue, once it is stored at `place`.
     pub fn settle(self, place: Place, queue: &mut VecDeque<Append>, steps: Option<Steps>) {
         let (epoch, own) = (self.epoch, self.after.tail());
         let receipt = |first: Offset, count: u32, time, duplicate| {
@@ -447,7 +447,7 @@ impl Commit {
             Verdict::Placed { index, count } => {
                 receipt(place.base.plus(u64::from(index)), count, place.time, false)
             }
-            // It repeats another of this commit.
+            // It repeats a batch of the same commit.
             Verdict::Duplicate(stored) if stored.first >= own => {
                 let index = stored.first.get() - own.get();
                 receipt(place.base.plus(index), stored.count, place.time, true)
@@ -461,7 +461,7 @@ impl Commit {
             refused => refused,
         };
         for part in self.parts {
-            // One that was answered since is no longer there.
+            // An append that was answered in the meantime is no longer in the queue.
             let Some(mut append) = pop_if(queue, |append| append.serial == part.serial) else {
                 continue;
             };
@@ -478,11 +478,11 @@ impl Commit {
         }
     }
 
-    /// It failed: answers everyone who has a part in it.
+    /// Fails every append with a part in it.
     pub fn fail(self, queue: &mut VecDeque<Append>, error: &Error) {
         for part in self.parts {
             let Some(append) = pop_if(queue, |append| append.serial == part.serial) else { continue };
-            // What was to be refused anyway is told why; a condition was judged by the commit's own end.
+            // A refusal keeps its reason, unless it is of a condition, which depends on the end of the commit.
             append.answer(Some(match part.refused {
                 Some(refused) if part.verdicts.is_empty() && !is_condition(&refused) => refused,
                 _ => error.clone(),

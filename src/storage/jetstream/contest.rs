@@ -1,6 +1,6 @@
-//! Whether a replica appends by itself, or hands its batches to the one that keeps storing first: judged
-//! by who stored what in the topic, and how long a commit takes.
-//! Never: needed for what is true; whoever appends, the sequence a commit must follow decides.
+//! Decision of a replica to append its batches itself, or to hand them to the replica that keeps storing
+//! first. It rests on who stored what in the topic, and on the duration of commits. Only speed depends on
+//! it: the sequence that a commit must follow keeps every order right.
 
 use std::time::Duration;
 
@@ -8,32 +8,32 @@ use tokio::time::Instant;
 
 use super::bus::Address;
 
-/// So often in a row a commit loses its place before its batches are handed over.
+/// Consecutive commits that lose their place before batches are handed over.
 const LOSSES: u32 = 2;
-/// A rival that stored nothing of its own for so many times as long as a commit takes is no rival any more.
+/// A rival that stored nothing of its own for this multiple of the duration of a commit is no rival any more.
 const QUIET_FACTOR: u32 = 8;
-/// The same, at least and at most.
+/// Lower and upper bound of that time.
 const QUIET_MIN: Duration = Duration::from_millis(20);
 const QUIET_MAX: Duration = Duration::from_secs(1);
-/// How long a commit takes before one was timed.
+/// Duration of a commit before one was measured.
 const TAKES_GUESS: Duration = Duration::from_millis(10);
-/// Most replicas of which it is remembered that they do not take batches.
+/// Most replicas that are remembered as refusing batches.
 const AVOIDED_MAX: usize = 16;
 
-/// Who stores first.
+/// State of the competition for a topic.
 #[derive(Debug, Default)]
 pub struct Contest {
     losses: u32,
-    /// Who stored something of its own, and when last.
+    /// Another replica that stored batches of its own, and the last time it did.
     rival: Option<(Address, Instant)>,
     handing: bool,
     avoided: Vec<(Address, Instant)>,
-    /// How long a commit takes, on average.
+    /// Average duration of a commit.
     takes: Option<Duration>,
 }
 
 impl Contest {
-    /// How long a commit takes.
+    /// Average duration of a commit.
     #[must_use]
     pub fn takes(&self) -> Duration {
         self.takes.unwrap_or(TAKES_GUESS)
@@ -43,38 +43,38 @@ impl Contest {
         (self.takes() * QUIET_FACTOR).clamp(QUIET_MIN, QUIET_MAX)
     }
 
-    /// NATS answered to a commit after so long.
+    /// Records the duration of a commit.
     pub fn answered(&mut self, after: Duration) {
         self.takes = Some(self.takes.map_or(after, |takes| (takes * 7 + after) / 8));
     }
 
-    /// Another replica stored something of its own; none where it is of a version that takes no batches.
+    /// Records that another replica stored batches of its own. It is none for a version that takes no batches.
     pub fn stored_by(&mut self, by: Option<Address>, now: Instant) {
         let Some(by) = by else { return };
         let quiet = self.quiet();
         match &mut self.rival {
-            // One that is busy stays the rival.
+            // A busy rival is not replaced.
             Some((rival, at)) if *rival != by && now - *at < quiet => {}
             rival => *rival = Some((by, now)),
         }
     }
 
-    /// Another's message took the place of a commit of this replica.
+    /// Records that a message of another replica took the place of a commit of this one.
     pub fn lost(&mut self) {
         self.losses = self.losses.saturating_add(1);
     }
 
-    /// A commit of this replica's own was stored.
+    /// Records that a commit of this replica was stored.
     pub const fn won(&mut self) {
         self.losses = 0;
     }
 
-    /// This replica appends by itself.
+    /// Lets this replica append its batches itself.
     pub const fn lead(&mut self) {
         (self.losses, self.handing) = (0, false);
     }
 
-    /// A replica does not take batches for so long.
+    /// Records that a replica does not take batches for this time.
     pub fn refused(&mut self, by: Address, pause: Duration, now: Instant) {
         self.lead();
         self.avoided.retain(|(address, until)| *address != by && *until > now);
@@ -83,19 +83,19 @@ impl Contest {
         }
     }
 
-    /// Whether this replica hands over.
+    /// Returns true while this replica hands its batches over.
     #[must_use]
     pub const fn is_handing(&self) -> bool {
         self.handing
     }
 
-    /// Whether this replica hands over to that one, if it has anything.
+    /// Returns true if this replica would hand its batches to that one.
     #[must_use]
     pub fn hands_to(&self, other: Address) -> bool {
         self.handing && self.rival.is_some_and(|(rival, _)| rival == other)
     }
 
-    /// Whom this replica hands over to.
+    /// Replica to hand batches to, if any.
     pub fn peer(&mut self, now: Instant) -> Option<Address> {
         let peer = self.rival.filter(|(rival, at)| {
             let avoided = self.avoided.iter().any(|(address, until)| address == rival && *until > now);
@@ -115,7 +115,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// One that takes 10 ms for a commit, and lost twice to a rival.
+    /// A replica whose commits take 10 ms, and that lost twice to a rival.
     fn beaten(rival: Address, now: Instant) -> Contest {
         let mut contest = Contest::default();
         contest.answered(10 * MS);

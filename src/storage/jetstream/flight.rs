@@ -1,5 +1,4 @@
-//! One commit on its way to NATS, sent until the outcome is known.
-//! Never: decides whether to go on.
+//! One commit on its way to NATS. It is resent until its outcome is known; the follower decides for how long.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,81 +18,81 @@ use super::topic::Topic;
 use crate::storage::{Error, Stored};
 use crate::telemetry::trace::Steps;
 
-/// How long one attempt waits for its answer.
+/// Time that one attempt waits for its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// The longest pause between two attempts.
-const PAUSE_MOST: Duration = Duration::from_secs(1);
-/// How long the first copy of an attempt is waited for alone, at least; then four times what a commit takes.
-/// A server that is about to stop, or a leader that is replaced, loses what it was sent just before.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Least time before a second copy of an attempt is sent; slower commits get four times their average duration.
+/// A server that is about to stop, or a leader that is replaced, loses messages it was sent just before.
 const COPY_AFTER: Duration = Duration::from_millis(250);
-/// The same beside it for each KiB: a slow connection is not made slower by copies.
+/// Addition to that time for each KiB, so that copies do not slow down a slow connection.
 const COPY_AFTER_KIB: Duration = Duration::from_millis(4);
-/// Most copies of an attempt, each after twice the time.
+/// Most copies of an attempt. The time between them doubles.
 const COPIES_MAX: usize = 4;
-/// How long what took a commit's place may take to be read, at first and at most.
+/// Time within which the message that took the place of a commit must be read: at first, and at most.
 const FORGOTTEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 
-/// What NATS answered.
+/// Answer of NATS to a commit.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It is stored, as this sequence.
+    /// The commit is stored with this sequence.
     Stored(u64),
-    /// Another message, up to this sequence, is where it was to be.
+    /// Not stored, because the stream ends with this sequence already.
     Taken(u64),
-    /// Not stored: another message of the same subject is being stored at this moment.
+    /// Not stored, because another message of the same subject is being stored at this moment.
     Racing,
-    /// It is not stored.
+    /// Not stored.
     Refused(Error),
-    /// It may be stored.
+    /// Perhaps stored.
     Unknown(String),
-    /// Nobody takes messages of this subject: it is not stored.
+    /// Not stored, because nobody receives messages of this subject.
     Nobody,
 }
 
-/// One commit on its way.
+/// One commit on its way to NATS.
 pub struct Flight {
-    /// What.
+    /// The commit.
     pub commit: Commit,
     topic: Arc<Topic>,
     attempts: u32,
-    begun: Instant,
-    /// How long a commit takes, usually.
+    started: Instant,
+    /// Average duration of a commit.
     takes: Duration,
-    /// Since when something else is to be in its place.
+    /// Time since which another message is known to be in its place.
     taken: Option<Instant>,
-    /// Whether an attempt was made whose outcome is not known.
+    /// Set once an attempt was sent.
     sent: Arc<AtomicBool>,
-    /// Whether an attempt was not answered.
+    /// Set once a copy was sent whose answer is not known.
     doubtful: Arc<AtomicBool>,
     answer: Option<Pin<Box<dyn Future<Output = Outcome> + Send>>>,
 }
 
 impl Flight {
-    /// Sends a commit; one takes so long usually.
+    /// Sends a commit. `takes` is the average duration of one.
     #[must_use]
     pub fn new(topic: &Arc<Topic>, commit: Commit, takes: Duration) -> Self {
         let mut flight = Self {
             commit,
             topic: topic.clone(),
             attempts: 0,
-            begun: Instant::now(),
+            started: Instant::now(),
             takes,
             taken: None,
             sent: Arc::default(),
             doubtful: Arc::default(),
             answer: None,
         };
-        flight.again();
+        flight.resend();
         flight
     }
 
-    /// Whether it may be stored.
+    /// Returns true if the commit may be stored.
     #[must_use]
     pub fn was_sent(&self) -> bool {
         self.sent.load(Ordering::Acquire)
     }
 
-    /// What its refusal means: of an attempt before it, whose outcome is not known, it says nothing.
+    /// Error to report for a refusal. It says nothing about an earlier attempt whose outcome is unknown.
     #[must_use]
     pub fn refused(&self, error: Error) -> Error {
         if self.doubtful.load(Ordering::Acquire) {
@@ -103,54 +102,54 @@ impl Flight {
         error
     }
 
-    /// How long it has been on its way.
+    /// Time since the first attempt.
     #[must_use]
     pub fn age(&self) -> Duration {
-        self.begun.elapsed()
+        self.started.elapsed()
     }
 
-    /// How long the answer took; none where it was to a later attempt.
+    /// Duration of the first attempt; none after a second one.
     #[must_use]
     pub fn took(&self) -> Option<Duration> {
         (self.attempts == 1).then(|| self.age())
     }
 
-    /// Something else is to be in its place: the feed will bring it.
+    /// Records that another message is in its place, which the feed will deliver.
     pub fn awaits_feed(&mut self) {
         self.taken = Some(Instant::now());
     }
 
-    /// Whether the feed has not brought what is to be in its place for too long.
+    /// Returns true if the feed has not delivered that message for too long.
     #[must_use]
     pub fn is_forgotten(&self) -> bool {
         let patience = (FORGOTTEN.0 * 2_u32.pow(self.attempts.saturating_sub(1).min(8))).min(FORGOTTEN.1);
         self.answer.is_none() && self.taken.is_some_and(|since| since.elapsed() >= patience)
     }
 
-    /// Whether another message is to be in its place.
+    /// Returns true while another message is known to be in its place.
     #[must_use]
     pub const fn is_taken(&self) -> bool {
         self.answer.is_none() && self.taken.is_some()
     }
 
-    /// Whether it is known not to be stored, once the stream holds a message in its place: every copy was
-    /// refused.
+    /// Returns true if every copy was refused, so that the commit is not stored if the stream holds a message
+    /// in its place.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         self.is_taken() && !self.doubtful.load(Ordering::Acquire)
     }
 
-    /// When what was done with it, if it is stored now.
+    /// Times of its steps, if it is stored now.
     #[must_use]
     pub fn steps(&self) -> Steps {
-        Steps { taken: self.begun, written: None, durable: Instant::now() }
+        Steps { taken: self.started, written: None, durable: Instant::now() }
     }
 
-    /// Sends the same message once more. Its condition lets at most one copy be stored.
-    pub fn again(&mut self) {
+    /// Sends the same message again. Its expected sequence lets at most one copy be stored.
+    pub fn resend(&mut self) {
         let pause = match self.attempts {
             0 => Duration::ZERO,
-            n => (Duration::from_millis(25) * 2_u32.pow(n.min(8))).min(PAUSE_MOST),
+            n => (Duration::from_millis(25) * 2_u32.pow(n.min(8))).min(PAUSE_MAX),
         };
         self.attempts += 1;
         self.taken = None;
@@ -174,7 +173,7 @@ impl Flight {
                     (Outcome::Unknown("the connection was lost".into()), COPIES_MAX)
                 }
             };
-            // Of other copies an answer says nothing.
+            // An answer says nothing about other copies.
             if copies > 1 || matches!(outcome, Outcome::Unknown(_)) {
                 doubtful.store(true, Ordering::Release);
             } else if first && matches!(outcome, Outcome::Nobody) {
@@ -184,7 +183,7 @@ impl Flight {
         }));
     }
 
-    /// The outcome of the latest attempt; for ever pending once it was told. Cancel-safe.
+    /// Resolves with the outcome of the latest attempt, once. Cancel-safe.
     pub async fn answer(&mut self) -> Outcome {
         match &mut self.answer {
             Some(answer) => {
@@ -197,8 +196,8 @@ impl Flight {
     }
 }
 
-/// Sends copies of one message until one is answered, at once where a server says that it is about to stop.
-/// Answers how many, too.
+/// Sends copies of one message until one is answered; the next one at once if a server announces its stop.
+/// Returns the number of copies, too.
 async fn copied<F: Future<Output = Outcome> + Unpin>(
     link: &Link,
     connection: State,
@@ -219,7 +218,7 @@ async fn copied<F: Future<Output = Outcome> + Unpin>(
     }
 }
 
-/// Sends one message, and judges the answer.
+/// Sends one message, and returns its outcome.
 pub async fn send(nats: &Nats, subject: &str, request: async_nats::Request) -> Outcome {
     let outcome = attempt(nats, subject, request).await;
     if matches!(outcome, Outcome::Refused(Error::DiskFull)) {
@@ -247,7 +246,7 @@ async fn attempt(nats: &Nats, subject: &str, request: async_nats::Request) -> Ou
     }
 }
 
-/// What JetStream answers to a message.
+/// Answer of JetStream to a message.
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]
@@ -266,15 +265,15 @@ struct Fault {
 
 impl Fault {
     fn judge(self) -> Outcome {
-        /// The condition does not hold: "wrong last sequence: 17".
+        /// The expected sequence is not the last one: "wrong last sequence: 17".
         const WRONG_LAST: u64 = 10071;
-        /// The same where another message of the subject is not stored yet, since 2.12: it has no sequence.
+        /// The same without a sequence, since 2.12: another message of the subject is not stored yet.
         const RACING: u64 = 10164;
-        /// The store failed while it wrote: perhaps on some replicas only.
+        /// The store failed during a write, perhaps on some of its replicas only.
         const STORE_FAILED: u64 = 10077;
-        /// What JetStream answers while it cannot say: no leader, no quorum, not ready.
+        /// JetStream cannot answer now: no leader, no quorum, or not ready.
         const LATER: u64 = 503;
-        /// Resources used up: the account's, the server's, memory, storage.
+        /// Exhausted resources of the account, the server, the memory or the store.
         const FULL: [u64; 4] = [10002, 10023, 10028, 10047];
         let text = format!("{} ({})", self.description, self.err_code);
         match self.err_code {
@@ -301,7 +300,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Answers only to the copy of this number.
+    /// Answers only the copy with this number.
     fn answering(nth: usize) -> impl Fn() -> BoxFuture<'static, Outcome> {
         let count = AtomicUsize::new(0);
         move || {
@@ -314,24 +313,24 @@ mod tests {
     async fn what_is_not_answered_is_sent_again_each_time_later() {
         let link = Link::default();
         for (nth, after) in [(1, 0), (2, 250), (3, 750), (COPIES_MAX, 1750)] {
-            let begun = Instant::now();
+            let started = Instant::now();
             let (outcome, copies) = copied(&link, link.state(), 250 * MS, answering(nth)).await;
             assert!(matches!(outcome, Outcome::Stored(1)));
-            assert_eq!((copies, begun.elapsed().as_millis()), (nth, after));
+            assert_eq!((copies, started.elapsed().as_millis()), (nth, after));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_is_about_to_stop_is_sent_everything_again_at_once() {
         let link = Link::default();
-        let begun = Instant::now();
+        let started = Instant::now();
         let warning = async {
             tokio::time::sleep(10 * MS).await;
             link.notice(&async_nats::Event::LameDuckMode);
         };
         let sending = copied(&link, link.state(), 250 * MS, answering(2));
         let ((_, copies), ()) = tokio::join!(sending, warning);
-        assert_eq!((copies, begun.elapsed().as_millis()), (2, 10));
+        assert_eq!((copies, started.elapsed().as_millis()), (2, 10));
     }
 
     fn judge(text: &str) -> Outcome {

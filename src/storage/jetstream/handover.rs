@@ -1,6 +1,6 @@
-//! A commit that another replica built and handed over, as a letter; and those that are held until they
-//! are stored within a commit of this replica's own.
-//! Never: handed on; a replica that cannot store it gives it back.
+//! Commits that one replica hands to another: the letters that carry them, and those that are held until
+//! they are stored inside a commit of this replica. A commit is never handed on; a replica that cannot store
+//! one returns it.
 
 use std::time::Duration;
 
@@ -12,26 +12,26 @@ use super::bus::{Address, Letter};
 use super::message::{HANDED_MAX, Head, IdEntry};
 use crate::storage::{Charge, Hold};
 
-/// The sequence up to which the commit's batches were stored nowhere.
+/// Header with the sequence up to which the batches of the commit were stored nowhere.
 const BASE: &str = "Streamway-Base";
-/// Why a commit is given back.
+/// Header with the reason why a commit is returned.
 const BACK: &str = "Streamway-Back";
 
 /// Memory that a commit of another replica takes beside its payload and its ids.
 const PARCEL_BYTES: usize = 512;
-/// How long one is held: whoever handed it over has given up before.
+/// Longest time a commit is held. The replica that handed it over has given up before.
 const HELD_MAX: Duration = Duration::from_secs(10);
 
-/// Why a commit is given back.
+/// Reason why a commit is returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// It cannot be stored as it is: what it repeats or follows is stored since, or is not known here.
+    /// The commit cannot be stored unchanged: one of its batches was stored in the meantime, or may have been.
     Stale,
-    /// This replica hands over itself.
+    /// The replica hands over its own batches.
     Elsewhere,
-    /// Its budget of publishes in flight, `inflight_bytes_max`, has no room for it.
+    /// The budget of publishes in flight (`inflight_bytes_max`) has no room for it.
     Full,
-    /// It stops.
+    /// The replica is shutting down.
     Stopping,
 }
 
@@ -43,7 +43,7 @@ impl Why {
         (Self::Stopping, "stopping"),
     ];
 
-    /// How long to hand nothing more to who says so.
+    /// Time during which nothing more is handed to the replica that gave this reason.
     #[must_use]
     pub const fn pause(self) -> Duration {
         match self {
@@ -54,7 +54,7 @@ impl Why {
     }
 }
 
-/// The letter that hands over a commit.
+/// Builds the letter that hands over a commit.
 #[must_use]
 pub fn letter(to: Address, head: &Head, base: u64, payload: Bytes) -> Letter {
     let mut headers = head.described();
@@ -62,7 +62,7 @@ pub fn letter(to: Address, head: &Head, base: u64, payload: Bytes) -> Letter {
     Letter { who: to, tag: head.nonce, headers, payload }
 }
 
-/// The letter that gives one back.
+/// Builds the letter that returns a commit.
 #[must_use]
 pub fn back(to: Address, nonce: u64, why: Why) -> Letter {
     let mut headers = HeaderMap::new();
@@ -71,32 +71,32 @@ pub fn back(to: Address, nonce: u64, why: Why) -> Letter {
     Letter { who: to, tag: nonce, headers, payload: Bytes::new() }
 }
 
-/// What a letter says.
+/// Content of a letter.
 #[derive(Debug)]
 pub enum Content {
-    /// It hands over a commit.
+    /// A commit that is handed over.
     Handed(Parcel),
-    /// It gives back the commit of its tag.
+    /// The return of the commit whose nonce is the tag of the letter.
     Back(Why),
 }
 
 /// A commit that another replica built.
 #[derive(Debug)]
 pub struct Parcel {
-    /// Who built it.
+    /// Address of the follower that built it.
     pub from: Address,
-    /// It is stored nowhere up to this sequence.
+    /// Sequence up to which its batches are stored nowhere.
     pub base: u64,
-    /// What its message would have said.
+    /// Headers that its message would have had.
     pub head: Head,
-    /// Its batches.
+    /// Batches without offsets.
     pub payload: Bytes,
     came: Instant,
-    /// Its part of the budget of publishes in flight.
+    /// Share of the budget of publishes in flight.
     _hold: Hold,
 }
 
-/// Reads a letter; none where it says nothing that is known here.
+/// Reads a letter. Returns none if its content is not known to this version.
 #[must_use]
 pub fn read(letter: Letter) -> Option<Content> {
     if let Some(back) = letter.headers.get(BACK) {
@@ -110,19 +110,18 @@ pub fn read(letter: Letter) -> Option<Content> {
     Some(Content::Handed(Parcel { from, base, head, payload, came, _hold: Hold::default() }))
 }
 
-/// Groups of others that are to be stored: at most one of each.
+/// Commits of other replicas that are to be stored: at most one of each replica.
 #[derive(Debug, Default)]
 pub struct Held(Vec<Parcel>);
 
 impl Held {
-    /// In the order they came.
+    /// Held commits in the order of their arrival.
     #[must_use]
     pub fn all(&self) -> &[Parcel] {
         &self.0
     }
 
-    /// Holds a commit, in place of an earlier one of the same replica. Answers whether the budget has room
-    /// for it.
+    /// Holds a commit in place of an earlier one of the same replica. Returns false if there is no room for it.
     #[must_use]
     pub fn push(&mut self, parcel: Parcel, budget: Option<&Charge>) -> bool {
         self.0.retain(|held| held.from != parcel.from);
@@ -138,12 +137,12 @@ impl Held {
         has_room
     }
 
-    /// Forgets those of which `keep` says no, and those held too long.
+    /// Drops commits for which `keep` returns false, and those held for too long.
     pub fn retain(&mut self, mut keep: impl FnMut(&Parcel) -> bool) {
         self.0.retain(|parcel| parcel.came.elapsed() < HELD_MAX && keep(parcel));
     }
 
-    /// Forgets all, and says whose they were.
+    /// Drops all commits. Returns the address and the nonce of each.
     pub fn drain(&mut self) -> impl Iterator<Item = (Address, u64)> + '_ {
         self.0.drain(..).map(|parcel| (parcel.from, parcel.head.nonce))
     }

@@ -1,11 +1,9 @@
-//! Which messages bear whose mark: a follower's own commits, and those that hold batches it handed over.
+//! Marks of followers: the newest message that each of them wrote, or that holds batches it handed over.
 //!
-//! Batches that a follower hands over were stored nowhere up to a sequence that it had read, and while
-//! nobody knows what became of them it hands over the same again, or appends them itself. So of all that
-//! it handed over since that sequence at most one may be stored: the first. Whoever stores a message has
-//! read everything before it, and sees here whether one was.
-//!
-//! Never: guesses; what it does not know, it says.
+//! Batches that a follower hands over were stored nowhere up to a sequence that it had read. Until it learns
+//! their outcome it may hand over the same batches again, or append them itself. So of everything that it
+//! handed over since that sequence, only the first copy may be stored. A replica that stores a message has
+//! read all earlier ones, so it sees here whether a copy is stored already.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,44 +12,44 @@ use super::bus::Address;
 use super::message::Head;
 use crate::record::UnixMicros;
 
-/// Most followers remembered: each replica has one at a time, and a new one after a minute without use.
+/// Most followers that are remembered. A replica has one follower a topic, and a new one after a minute without use.
 const REMEMBERED_MAX: usize = 1024;
 
-/// Who left marks after a sequence.
+/// Marks of all followers after a sequence.
 #[derive(Debug, Default)]
 pub struct Marks {
-    /// All marks after this are known.
+    /// Sequence after which all marks are known.
     since: u64,
-    /// Ends that were seen at these times: what came after the older one is not old.
+    /// Two ends of the topic with the times they were read at. Messages after the older one are recent.
     ends: [(UnixMicros, u64); 2],
     newest: HashMap<Address, u64>,
 }
 
-/// Whether batches may still be stored that were built on a sequence.
+/// State of batches that were built on a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// They are stored nowhere before the end that was read.
+    /// They are not stored up to the end that was read.
     Open,
-    /// They, or others in their place, are stored.
+    /// They, or others of the same follower, are stored.
     Over,
-    /// What was stored so early is not known here.
+    /// The marks since that sequence are not known.
     Unknown,
 }
 
 impl Marks {
-    /// Knows nothing up to a sequence.
+    /// Forgets everything; marks after `sequence` will be known.
     pub fn begin(&mut self, sequence: u64) {
         *self = Self { since: sequence, ..Self::default() };
     }
 
-    /// Forgets what may be so old that an id stored after it has left the window of ids. What is known
-    /// afterwards was seen less than half the window ago by this replica's steady clock, and no other clock
-    /// has a part in it. `end` is the end that was read.
+    /// Forgets marks so old that a `request_id` stored after them may have left the window. Messages after a
+    /// sequence that is still known were read less than half the window ago, by the steady clock of this
+    /// replica alone. `end` is the newest sequence that was read.
     pub fn forget_old(&mut self, now: UnixMicros, end: u64, window: Duration) {
         let age = u128::from(now.0.saturating_sub(self.ends[1].0.0));
         let newest = (now, end);
         if age >= window.as_micros() / 4 {
-            // Nobody looked for so long that anything may be old.
+            // The last call was so long ago that every message may be old.
             self.ends = [newest, newest];
         } else if age >= window.as_micros() / 8 {
             self.ends = [self.ends[1], newest];
@@ -59,7 +57,7 @@ impl Marks {
         self.since = self.since.max(self.ends[0].1);
     }
 
-    /// Takes notice of a message.
+    /// Records the marks of a message.
     pub fn note(&mut self, sequence: u64, head: &Head) {
         let marked = head.handed.iter().map(|handed| handed.from).chain(head.by);
         self.newest.extend(marked.map(|address| (address, sequence)));
@@ -71,7 +69,7 @@ impl Marks {
         }
     }
 
-    /// How it stands with batches of `from` that were built on `base`.
+    /// State of batches that `from` built on `base`.
     #[must_use]
     pub fn standing(&self, from: Address, base: u64) -> Standing {
         match self.newest.get(&from) {

@@ -1,5 +1,5 @@
-//! How a follower appends: one commit at a time, until it is known what became of it.
-//! Never: reads; what another stored in a commit's place comes from the feed.
+//! Appending by a follower: one commit at a time, until its outcome is known. Messages that other replicas
+//! stored in its place come from the feed.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::storage::jetstream::flight::{Flight, Outcome};
 use crate::storage::jetstream::message::Message;
 use crate::storage::{Error, Stored};
 
-/// Bytes by which a commit may grow where another stores it at its own time.
+/// Bytes by which a commit may grow when another replica stores it with its own publish time.
 const RESTAMPING: usize = 8 << 10;
 
 impl Follower {
-    /// Sends what waits, if it can be built.
+    /// Builds a commit of the appends that wait, and sends it or hands it over.
     pub(super) fn begin_flight(&mut self) {
         let Some(seen) = self.seen else { return };
         let topic = self.topic.clone();
@@ -60,7 +60,7 @@ impl Follower {
             };
             let mut commit = match build(&queue.appends, &basis) {
                 Built::Behind => {
-                    // One that was asked before this came says nothing about it.
+                    // An earlier request for the end of the stream says nothing about this append.
                     if !matches!(self.end_check, EndCheck::Asked { .. }) || self.fetching.is_none() {
                         self.end_check = EndCheck::Asked { appends: queue.appends.len() };
                         self.fetching = Some(attach::fetch_info(&topic, self.pause));
@@ -69,12 +69,12 @@ impl Follower {
                 }
                 Built::Commit(commit) => commit,
             };
-            // A condition is this replica's own to check.
+            // A condition is checked by this replica.
             alone = peer.is_some() && commit.is_empty() && commit.settles_nothing();
             if alone {
                 continue;
             }
-            // Whoever comes now is not among those it was asked for.
+            // The end was requested for earlier appends, not for those that follow.
             self.end_check = EndCheck::Unasked;
             self.held_first = !self.held_first;
             self.give_back_stale(&mut commit);
@@ -90,14 +90,14 @@ impl Follower {
         }
     }
 
-    /// Reads on anew where the message that is to be in the place of the flight does not come.
+    /// Reattaches if the message in the place of the flight is not delivered.
     pub(super) fn await_taken(&mut self) {
         if self.flight.as_ref().is_some_and(Flight::is_forgotten) {
-            self.detach(&"what was stored there does not come");
+            self.detach(&"the message in the place of a commit is not delivered");
         }
     }
 
-    /// Takes in what NATS says of the commit in flight.
+    /// Handles the answer of NATS to the commit in flight.
     pub(super) fn answered(&mut self, outcome: Outcome) {
         let Some(flight) = &mut self.flight else { return };
         if let (Outcome::Stored(_) | Outcome::Taken(_), Some(after)) = (&outcome, flight.took()) {
@@ -111,22 +111,22 @@ impl Follower {
                     Err(what) => error!(topic = %self.topic.name, reason = what, "memory is damaged"),
                 }
             }
-            // The feed will bring what is there, and decides.
+            // The feed delivers the message that is there, which decides.
             Outcome::Taken(last) if last >= flight.commit.sequence() => {
                 flight.awaits_feed();
                 if self.keeps_little() {
-                    self.detach(&"what was stored there may be gone already");
+                    self.detach(&"the message in the place of a commit may be trimmed already");
                 }
             }
             Outcome::Stored(sequence) | Outcome::Taken(sequence) => {
                 let name = &self.topic.name;
                 warn!(topic = %name, sequence, "NATS numbers messages anew: is it behind or was it reset?");
                 self.trouble.get_or_insert_with(Instant::now);
-                flight.again();
+                flight.resend();
                 self.detach(&"NATS is behind what it acknowledged");
             }
             Outcome::Refused(error) => {
-                // Nor can it store what others handed over.
+                // Commits of other replicas cannot be stored either.
                 self.held.retain(|_| false);
                 if let Some(flight) = self.flight.take() {
                     let error = flight.refused(error);
@@ -138,20 +138,20 @@ impl Follower {
             Outcome::Unknown(reason) => {
                 debug!(topic = %self.topic.name, reason, "publishing again");
                 self.trouble.get_or_insert_with(Instant::now);
-                flight.again();
+                flight.resend();
             }
-            // Said of conditions on a subject, which a commit has none of.
-            Outcome::Racing => flight.again(),
+            // This answer is for conditions on a subject, which a commit does not have.
+            Outcome::Racing => flight.resend(),
             Outcome::Nobody => {
                 self.trouble.get_or_insert_with(Instant::now);
-                flight.again();
-                // The stream may be gone, or its leader is.
+                flight.resend();
+                // The stream may be deleted, or it has no leader.
                 self.fetching.get_or_insert_with(|| attach::fetch_info(&self.topic, Duration::ZERO));
             }
         }
     }
 
-    /// Answers everyone: what was sent or handed over may be `stored`, what waits was not.
+    /// Fails every append. Those that were sent or handed over may be `stored`; the others are not.
     pub(super) fn fail_all(&mut self, error: &Error, stored: Stored) {
         let open = self.last_open();
         let topic = self.topic.clone();
@@ -174,7 +174,7 @@ impl Follower {
     }
 }
 
-/// The same, of what may be stored all the same.
+/// Turns an error into one for appends that may be stored.
 fn may_be_stored(error: &Error) -> Error {
     let reason = match error {
         Error::Unavailable { reason, .. } => reason.clone(),

@@ -1,11 +1,13 @@
-//! How a follower hands its batches to the one that stores first, and takes those of others.
+//! Hand-over: a follower gives its batches to the replica that stores first, and stores those of others.
 //!
 //! ```text
-//! lost twice ──build──▶ commit ──letter──▶ the rival's commit ──stored──▶ read: settled
-//!                         └─ given back, undelivered, or not stored in time: appended here
+//! lost twice ──build──▶ commit ──letter──▶ commit of the rival ──stored──▶ read: settled
+//!                         ├─ more appends arrive: a larger commit is handed over in its place
+//!                         └─ returned, undelivered, or not stored in time: appended here
 //! ```
-//! What was handed over was built on a sequence, as a flight is, and bears this follower's mark when it is
-//! stored (see [`Marks`](crate::storage::jetstream::marks::Marks)). So it may be given up at any time.
+//! A commit that is handed over was built on a sequence, like a flight, and bears the mark of this follower
+//! when it is stored (see [`Marks`](crate::storage::jetstream::marks::Marks)). So it may be abandoned or
+//! replaced at any time: the first copy that is stored voids the others.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -25,66 +27,65 @@ use crate::storage::jetstream::queue::{Append, pop_if};
 use crate::storage::{Error, Stored};
 use crate::telemetry::trace::Steps;
 
-/// How long another replica has to store what was handed to it, beside four times what a commit takes.
+/// Time that another replica has to store a commit, in addition to four times the average duration of one.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How long one that did not is handed nothing more.
+/// Time during which nothing is handed to a replica that did not store a commit in time.
 const SILENT_PAUSE: Duration = Duration::from_secs(1);
-/// How long one that has no address yet, or none any more, is handed nothing.
+/// Time during which nothing is handed to a replica that does not listen on its address.
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(50);
-/// Most commits of which it is not known what became; with more, nothing is handed over.
+/// Most commits with an unknown outcome. With more of them, nothing is handed over.
 const OPEN_MAX: usize = 32;
 
-/// So often a commit is replaced by a larger one as soon as anything comes; then only by one that is larger by
-/// a quarter.
+/// Letters of a commit that are sent as soon as another append arrives. Later ones must hold a quarter more
+/// appends than the one before.
 const LETTERS_AT_ONCE: u32 = 8;
-/// Bytes up to which a commit is replaced by a larger one: all of it is sent again.
+/// Payload up to which a commit is replaced by a larger one, which sends all of it again.
 const GROWING_BYTES_MAX: usize = 64 << 10;
 
-/// A commit on its way through another replica.
+/// A commit that another replica is to store.
 pub(super) struct HandedOver {
     commit: Commit,
     to: Address,
-    begun: Instant,
-    /// How often it was handed over, each time larger.
+    started: Instant,
+    /// Letters that were sent, each larger than the one before.
     letters: u32,
-    /// Appends that waited when it was built.
+    /// Number of appends that waited when it was built.
     appends: usize,
-    /// Whether another append would be part of it.
+    /// True if a larger commit would hold further appends.
     has_room: bool,
 }
 
 impl Follower {
-    /// Whom to hand over to, if anybody.
+    /// Replica to hand the next commit to, if any.
     pub(super) fn peer(&mut self) -> Option<Address> {
         if !self.topic.nats.hands_over || self.keeps_little() || self.open.len() >= OPEN_MAX {
             return None;
         }
-        // While one is under way its receiver stays the peer, however long a commit takes.
+        // The receiver of a commit that is under way stays the peer, however long that takes.
         let peer = match &self.handed {
             Some(handed) => Some(handed.to).filter(|to| self.contest.hands_to(*to)),
             None => self.contest.peer(Instant::now()),
         }?;
-        // What was handed over is not handed on.
+        // Commits of other replicas are not handed on.
         self.give_back(Why::Elsewhere);
         Some(peer)
     }
 
-    /// Hands a commit over, in place of a smaller one that is under way. Of the two, the first that is stored
-    /// ends the other.
+    /// Hands a commit over, in place of a smaller one that is under way.
     pub(super) fn hand_over(&mut self, mut commit: Commit, to: Address, appends: &VecDeque<Append>) {
         let payload = std::mem::take(&mut commit.payload);
         let has_room = payload.len() < GROWING_BYTES_MAX && commit.is_all_of(appends);
         self.bus.send(handover::letter(to, &commit.head, commit.after.sequence, payload));
-        let (mut begun, mut letters) = (Instant::now(), 1);
+        let (mut started, mut letters) = (Instant::now(), 1);
         if let Some(smaller) = self.handed.take() {
-            (begun, letters) = (smaller.begun, smaller.letters + 1);
+            (started, letters) = (smaller.started, smaller.letters + 1);
             self.open.push(smaller.commit);
         }
-        self.handed = Some(HandedOver { commit, to, begun, letters, appends: appends.len(), has_room });
+        self.handed = Some(HandedOver { commit, to, started, letters, appends: appends.len(), has_room });
     }
 
-    /// Whether what waits is to be built and sent: nothing is under way, or what was handed over can be
-    /// replaced by more.
+    /// Returns true if a commit may be built: nothing is under way, or a larger commit can replace the one that
+    /// was handed over.
     pub(super) fn may_begin(&self) -> bool {
         let Some(handed) = &self.handed else { return self.flight.is_none() };
         let queue = self.topic.queue();
@@ -95,11 +96,11 @@ impl Follower {
             && (handed.letters < LETTERS_AT_ONCE || grown > handed.appends / 4)
     }
 
-    /// Whether what is stored may be gone before each replica has read it.
+    /// Returns true if retention may remove a message before every replica has read it.
     pub(super) fn keeps_little(&self) -> bool {
-        /// Messages, each of the largest size, of which that is not to be feared.
+        /// Messages of the largest size that a topic must keep at least.
         const ENOUGH: u64 = 4;
-        /// The same of ages.
+        /// Time for which it must keep them at least.
         const LONG: Duration = Duration::from_secs(1);
         let retention = self.topic.settings.load().retention;
         let bytes = ENOUGH * self.topic.nats.stream_config.message_bytes_max as u64;
@@ -108,7 +109,7 @@ impl Follower {
             || retention.max_age.is_some_and(|max| max < LONG)
     }
 
-    /// Takes a letter in.
+    /// Handles a letter.
     pub(super) fn received(&mut self, received: Received) {
         match received {
             Received::Undelivered(nonce) => {
@@ -119,7 +120,7 @@ impl Follower {
                 let (from, nonce) = (letter.who, letter.tag);
                 match handover::read(letter) {
                     Some(Content::Back(why)) => {
-                        debug!(topic = %self.topic.name, by = %from, reason = ?why, "a commit is given back");
+                        debug!(topic = %self.topic.name, by = %from, reason = ?why, "a commit is returned");
                         self.came_back(nonce, why.pause());
                     }
                     Some(Content::Handed(parcel)) => {
@@ -127,14 +128,14 @@ impl Follower {
                             self.bus.send(handover::back(from, nonce, why));
                         }
                     }
-                    None => debug!(topic = %self.topic.name, "a letter that says nothing known"),
+                    None => debug!(topic = %self.topic.name, "a letter of unknown content"),
                 }
             }
         }
     }
 
-    /// A commit is appended here again. Whoever gave it back may have had it on its way, and it is known until one of
-    /// both is stored.
+    /// Appends a commit that was returned here. The replica that returned it may have sent it to NATS, so it is
+    /// remembered until one of the copies is stored.
     fn came_back(&mut self, nonce: u64, pause: Duration) {
         if let Some(handed) = self.handed.take_if(|handed| handed.commit.head.nonce == nonce) {
             self.contest.refused(handed.to, pause, Instant::now());
@@ -170,8 +171,8 @@ impl Follower {
         if self.held.push(parcel, nats.budget.get()) { Ok(()) } else { Err(Why::Full) }
     }
 
-    /// Whether this follower appends for another. Of two that hand over to each other it is the one with
-    /// the lower address.
+    /// Returns true if this follower appends for another. Of two that hand over to each other, the one with the
+    /// lower address does.
     fn takes_from(&mut self, from: Address) -> bool {
         match &self.handed {
             Some(handed) if handed.to != from || self.bus.address > from => return false,
@@ -182,14 +183,15 @@ impl Follower {
         true
     }
 
-    /// Gives back what is held for others, what is on its way too: that is settled where it is read.
+    /// Returns the commits held for others, including those in the current flight: their replicas settle these
+    /// when they read them.
     pub(super) fn give_back(&mut self, why: Why) {
         for (from, nonce) in self.held.drain() {
             self.bus.send(handover::back(from, nonce, why));
         }
     }
 
-    /// Gives back what cannot be stored as it is.
+    /// Returns the commits that cannot be stored unchanged.
     pub(super) fn give_back_stale(&mut self, commit: &mut Commit) {
         for (from, nonce) in commit.stale.drain(..) {
             self.held.retain(|parcel| parcel.head.nonce != nonce);
@@ -197,25 +199,25 @@ impl Follower {
         }
     }
 
-    /// Forgets what is held and stored since, or too old.
+    /// Drops held commits that are stored in the meantime, or too old.
     pub(super) fn sift_held(&mut self) {
         self.forget_old_marks();
         let marks = &self.marks;
         self.held.retain(|parcel| marks.standing(parcel.from, parcel.base) == Standing::Open);
     }
 
-    /// Appends by itself what another has not stored in time.
+    /// Appends a commit here that the other replica did not store in time.
     pub(super) fn take_back(&mut self) {
         let patience = PATIENCE + 4 * self.contest.takes();
-        if let Some(handed) = self.handed.take_if(|handed| handed.begun.elapsed() >= patience) {
-            debug!(topic = %self.topic.name, to = %handed.to, "what was handed over is not stored in time");
+        if let Some(handed) = self.handed.take_if(|handed| handed.started.elapsed() >= patience) {
+            debug!(topic = %self.topic.name, to = %handed.to, "a commit that was handed over is not stored in time");
             self.contest.refused(handed.to, SILENT_PAUSE, Instant::now());
             self.open.push(handed.commit);
         }
     }
 
-    /// Settles what of this follower's own is in a stored message: the flight, or a commit handed over. The
-    /// first that is stored ends all others.
+    /// Settles the appends of this follower that a stored message holds: those of the flight, or of a commit that
+    /// was handed over. The first one that is stored voids all others.
     pub(super) fn decide(&mut self, sequence: u64, head: &Head) {
         let address = self.bus.address;
         let by_us = head.by == Some(address);
@@ -224,7 +226,7 @@ impl Follower {
         let flight = self.flight.take_if(|flight| flight.commit.sequence() <= sequence);
         let (mut settled, mut foreign) = (None, !by_us);
         if let Some(handed) = within {
-            let begun = self.handed.as_ref().map(|handed| handed.begun);
+            let started = self.handed.as_ref().map(|handed| handed.started);
             let mut commits =
                 self.handed.take().map(|handed| handed.commit).into_iter().chain(self.open.drain(..));
             let found = commits.find(|commit| commit.head.nonce == handed.nonce);
@@ -232,8 +234,8 @@ impl Follower {
             if let Some(commit) = found {
                 foreign = head.records > commit.head.records;
                 let base = start_of(sequence).plus(u64::from(handed.index));
-                let steps = begun.map(|begun| Steps {
-                    taken: begun.into_std(),
+                let steps = started.map(|started| Steps {
+                    taken: started.into_std(),
                     written: None,
                     durable: std::time::Instant::now(),
                 });
@@ -247,7 +249,7 @@ impl Follower {
             self.contest.stored_by(head.by, Instant::now());
         }
         if let Some(flight) = flight {
-            // Somebody else's message in its place means that it is not, and will not be, stored.
+            // Another message in its place means that it is not stored, and never will be.
             if flight.commit.sequence() == sequence && flight.commit.head.nonce == head.nonce {
                 self.contest.won();
                 let (place, steps) = (flight.commit.place(), flight.steps());
@@ -262,7 +264,7 @@ impl Follower {
         }
     }
 
-    /// Answers whom it concerns that what was sent or handed over may be stored: nobody will know.
+    /// Fails the appends that were sent or handed over: whether they are stored cannot be learnt any more.
     pub(super) fn give_up_open(&mut self, reason: &str) {
         let error = Error::Unavailable { reason: reason.to_owned(), stored: Stored::Unknown };
         let topic = self.topic.clone();
@@ -275,13 +277,13 @@ impl Follower {
         (self.flight, self.handed, self.open) = (None, None, Vec::new());
     }
 
-    /// How long what is under way has been so, here or by way of another replica.
+    /// Age of the commit that is under way, here or in another replica.
     pub(super) fn age(&self) -> Option<Duration> {
-        let handed = self.handed.as_ref().map(|handed| handed.begun.elapsed());
+        let handed = self.handed.as_ref().map(|handed| handed.started.elapsed());
         handed.or_else(|| self.flight.as_ref().map(Flight::age))
     }
 
-    /// The newest append of which something may be stored.
+    /// Serial of the newest append of which something may be stored.
     pub(super) fn last_open(&self) -> Option<u64> {
         let flight = self.flight.as_ref().filter(|flight| flight.was_sent()).map(|flight| &flight.commit);
         let handed = self.handed.as_ref().map(|handed| &handed.commit);

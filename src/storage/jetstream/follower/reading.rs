@@ -87,7 +87,7 @@ impl Follower {
         if let Some(flight) = self.flight.as_mut().filter(|flight| flight.is_taken())
             && last < flight.commit.sequence()
         {
-            flight.again();
+            flight.resend();
         }
         if jumped && self.seen.is_some_and(|known| known.sequence < seen.sequence) {
             // The appends of a flight that is not stored are built anew.
