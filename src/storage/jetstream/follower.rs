@@ -135,6 +135,7 @@ struct Follower {
 }
 
 /// State of reading the stream.
+#[expect(clippy::large_enum_variant, reason = "one a follower; most are the large one")]
 enum Reading {
     /// It is not; [`Follower::begin`] attaches.
     Stopped,
