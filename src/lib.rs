@@ -8,6 +8,7 @@
 //! `ARCHITECTURE.md` is the map; a test keeps it true.
 
 pub mod auth;
+pub mod backoff;
 pub mod cli;
 pub mod client;
 pub mod config;
