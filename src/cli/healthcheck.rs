@@ -14,7 +14,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::connection::Tls;
 use super::output;
-use crate::client::{Error, Origin, names_no_port};
+use crate::client::{Error, Origin, has_invalid_port};
 
 /// Exit code: wrong arguments.
 pub(super) const ARGUMENTS: u8 = 1;
@@ -68,7 +68,7 @@ impl Healthcheck {
         let url = url(&self.addr, if self.tls { "https" } else { "http" });
         let mut endpoint = Endpoint::from_shared(url.clone())
             .ok()
-            .filter(|endpoint| endpoint.uri().authority().is_some() && !names_no_port(endpoint.uri()))
+            .filter(|endpoint| endpoint.uri().authority().is_some() && !has_invalid_port(endpoint.uri()))
             .ok_or_else(|| (ARGUMENTS, format!("{:?} is not host:port", self.addr)))?
             .connect_timeout(self.timeout)
             .timeout(self.timeout);

@@ -1,5 +1,5 @@
-//! The client: publishers that batch and pipeline by themselves, subscribers that resume by
-//! themselves, and administration of topics.
+//! The client: publishers that batch and pipeline, subscribers that resume after a failure, and administration of
+//! topics.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), streamway::client::Error> {
@@ -15,31 +15,70 @@
 //! }
 //! # Ok(()) }
 //! ```
-//! Never: knows the server's insides; it speaks `proto/`, through the unparsed messages of `wire`.
 
 mod compression;
-mod connect;
+mod connector;
+mod display;
 mod error;
 mod interceptor;
+mod options;
 mod printable;
 mod publisher;
 mod record;
 mod retry;
+mod server;
+mod status;
 mod subscriber;
 mod tls;
 mod token;
 mod topics;
 
 pub use compression::Compression;
-pub(crate) use connect::names_no_port;
-pub use connect::{Client, Options};
+use connector::Connector;
 pub use error::{Error, Origin};
+pub use options::Options;
 pub(crate) use printable::{is_obeyed, printable};
 pub(crate) use publisher::Encoded;
 pub use publisher::{Acknowledgement, OnStored, Publisher, PublisherOptions, Stored};
 pub use record::{Headers, Record, RecordRef};
 pub use retry::RetryPolicy;
+pub(crate) use server::has_invalid_port;
 pub use subscriber::{Delivery, Start, Subscriber, SubscriberOptions};
 pub use tls::TlsOptions;
 pub use token::Token;
 pub use topics::Topics;
+
+/// A client of one server, or of several that serve the same topics. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client(Connector);
+
+impl Client {
+    /// A client of these servers. It reads the files named in the options, and connects when it is first used.
+    ///
+    /// # Errors
+    /// No server is named, an address is not of the form `http://host:port`, a file cannot be used, or a token would
+    /// be sent in plaintext.
+    pub fn new(options: Options) -> Result<Self, Error> {
+        Connector::new(options).map(Self)
+    }
+
+    /// A publisher to a topic.
+    ///
+    /// # Errors
+    /// The name of the topic or an option is invalid.
+    pub fn publisher(&self, topic: &str, options: PublisherOptions) -> Result<Publisher, Error> {
+        Publisher::start(self.0.clone(), topic, options)
+    }
+
+    /// A subscription. It starts when it is first asked for a delivery.
+    #[must_use]
+    pub fn subscribe(&self, options: SubscriberOptions) -> Subscriber {
+        Subscriber::new(self.0.clone(), options)
+    }
+
+    /// Administration of topics.
+    #[must_use]
+    pub fn topics(&self) -> Topics {
+        Topics::new(self.0.clone())
+    }
+}

@@ -1,10 +1,9 @@
-//! Administration of topics over the typed TopicService.
-//! Never: repeats a call that may have arrived; a person or a script waits for the answer.
+//! Administration of topics. A call that may have reached a server is not repeated.
 
 use tonic::{Response, Status};
 use tracing::debug;
 
-use super::connect::{Client, Transport};
+use super::connector::{Connector, Transport};
 use super::error::{Error, Origin};
 use crate::proto::v1;
 use crate::proto::v1::topic_service_client::TopicServiceClient;
@@ -14,126 +13,78 @@ type Service = TopicServiceClient<Transport>;
 /// Creates, inspects, changes and deletes topics.
 #[derive(Clone, Debug)]
 pub struct Topics {
-    client: Client,
-}
-
-/// Topics asked for at once.
-const PAGE: u32 = 1000;
-
-/// Pages of topics by name. A server whose pages lead nowhere is an error, not a list without end.
-#[derive(Debug)]
-pub(crate) struct Pages<'a> {
-    topics: &'a Topics,
-    request: v1::ListTopicsRequest,
-    /// The greatest name so far.
-    last: String,
-    is_over: bool,
-}
-
-impl Pages<'_> {
-    /// The next page, which may be empty; none after the last.
-    ///
-    /// # Errors
-    /// The server's or the transport's, or names that do not rise.
-    pub(crate) async fn next(&mut self) -> Result<Option<Vec<v1::Topic>>, Error> {
-        if self.is_over {
-            return Ok(None);
-        }
-        let page = self.topics.list(self.request.clone()).await?;
-        for topic in &page.topics {
-            if !self.last.is_empty() && topic.name <= self.last {
-                return Err(astray(&format!("it names {:?} after {:?}", topic.name, self.last)));
-            }
-            self.last.clone_from(&topic.name);
-        }
-        self.is_over = page.next_page_token.is_empty();
-        if !self.is_over && page.next_page_token == self.request.page_token {
-            return Err(astray("a page is followed by itself"));
-        }
-        self.request.page_token = page.next_page_token;
-        Ok(Some(page.topics))
-    }
-}
-
-fn astray(why: &str) -> Error {
-    Error::local(tonic::Code::Internal, format!("the server's list of topics does not go on: {why}"))
-}
-
-/// The answer's topic, which the contract says is there.
-fn present(topic: Option<v1::Topic>) -> Result<v1::Topic, Error> {
-    topic.ok_or_else(|| Error::local(tonic::Code::Internal, "the server's answer names no topic"))
+    connector: Connector,
 }
 
 impl Topics {
-    pub(crate) const fn new(client: Client) -> Self {
-        Self { client }
+    pub(super) const fn new(connector: Connector) -> Self {
+        Self { connector }
     }
 
-    /// One call to the first server that can be reached: where none could, nothing happened.
+    /// Makes a call to the first server that can be reached.
     async fn call<T>(
         &self,
         method: &'static str,
         call: impl AsyncFn(Service) -> Result<Response<T>, Status>,
     ) -> Result<T, Error> {
-        let mut untried = self.client.servers();
+        let mut untried = self.connector.servers();
         loop {
-            let endpoint = self.client.endpoint(method, None);
-            debug!(method, server = endpoint.url, "calling");
-            let limit = self.client.answer_timeout();
-            let error = match tokio::time::timeout(limit, call(self.client.administration(&endpoint))).await {
+            let target = self.connector.target(method, None);
+            debug!(method, server = target.url, "calling");
+            let limit = self.connector.answer_timeout();
+            let error = match tokio::time::timeout(limit, call(self.connector.administration(&target))).await
+            {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
-                Ok(Err(status)) => Error::from_status(&status, &endpoint.url),
+                Ok(Err(status)) => Error::from_status(&status, &target.url),
                 Err(_) => Error::transport(format!(
-                    "{} has not answered for {}; what was asked may be done all the same",
-                    endpoint.url,
+                    "{} has not answered for {}; the request may have been carried out all the same",
+                    target.url,
                     humantime::format_duration(limit)
                 )),
             };
-            endpoint.failed(&error);
+            target.failed(&error);
             untried -= 1;
             if error.origin() != Origin::Connect || untried == 0 {
                 return Err(error);
             }
-            self.client.move_on(endpoint.index);
+            self.connector.move_on(target.index);
         }
     }
 
     /// Creates a topic.
     ///
     /// # Errors
-    /// `TOPIC_ALREADY_EXISTS`, a bad name, or the transport's.
+    /// `TOPIC_ALREADY_EXISTS`, an invalid name, or the transport fails.
     pub async fn create(&self, name: &str, retention: Option<v1::Retention>) -> Result<v1::Topic, Error> {
         let topic = v1::Topic { name: name.to_owned(), retention, ..Default::default() };
         let request = v1::CreateTopicRequest { topic: Some(topic) };
-        present(
-            self.call("streamway.v1.TopicService/CreateTopic", async |mut service| {
+        let answer = self
+            .call("streamway.v1.TopicService/CreateTopic", async |mut service| {
                 service.create_topic(request.clone()).await
             })
-            .await?
-            .topic,
-        )
+            .await?;
+        present(answer.topic)
     }
 
-    /// Describes a topic.
+    /// Returns the description of a topic.
     ///
     /// # Errors
-    /// `TOPIC_NOT_FOUND`, or the transport's.
+    /// `TOPIC_NOT_FOUND`, or the transport fails.
     pub async fn get(&self, name: &str) -> Result<v1::Topic, Error> {
         let request = v1::GetTopicRequest { name: name.to_owned() };
-        present(
-            self.call("streamway.v1.TopicService/GetTopic", async |mut service| {
+        let answer = self
+            .call("streamway.v1.TopicService/GetTopic", async |mut service| {
                 service.get_topic(request.clone()).await
             })
-            .await?
-            .topic,
-        )
+            .await?;
+        present(answer.topic)
     }
 
-    /// One page of topics by name. Ask on with `next_page_token` until that is empty: a page may hold no
-    /// topic though others follow.
+    /// Lists one page of topics by name. Repeat with `next_page_token` until that is empty: a page may hold no topic
+    /// although others follow.
     ///
     /// # Errors
-    /// The server's or the transport's.
+    /// The call fails.
     pub async fn list(&self, request: v1::ListTopicsRequest) -> Result<v1::ListTopicsResponse, Error> {
         self.call("streamway.v1.TopicService/ListTopics", async |mut service| {
             service.list_topics(request.clone()).await
@@ -141,32 +92,31 @@ impl Topics {
         .await
     }
 
-    /// All topics whose name begins with this, a page at a time.
+    /// Lists all topics whose name begins with `prefix`, a page at a time.
     pub(crate) const fn pages(&self, prefix: String) -> Pages<'_> {
         let request = v1::ListTopicsRequest { page_size: PAGE, page_token: String::new(), prefix };
         Pages { topics: self, request, last: String::new(), is_over: false }
     }
 
-    /// Changes the settings named in `paths`, `retention.max_age` for one; all of them where none is.
+    /// Changes the settings named in `paths`, for example `retention.max_age`; all of them where `paths` is empty.
     ///
     /// # Errors
-    /// `TOPIC_NOT_FOUND`, a bad path or value, or the transport's.
+    /// `TOPIC_NOT_FOUND`, an invalid path or value, or the transport fails.
     pub async fn update(&self, topic: v1::Topic, paths: Vec<String>) -> Result<v1::Topic, Error> {
         let update_mask = Some(prost_types::FieldMask { paths });
         let request = v1::UpdateTopicRequest { topic: Some(topic), update_mask };
-        present(
-            self.call("streamway.v1.TopicService/UpdateTopic", async |mut service| {
+        let answer = self
+            .call("streamway.v1.TopicService/UpdateTopic", async |mut service| {
                 service.update_topic(request.clone()).await
             })
-            .await?
-            .topic,
-        )
+            .await?;
+        present(answer.topic)
     }
 
-    /// Deletes a topic with all its records; where `epoch` is not empty, only that incarnation.
+    /// Deletes a topic with all its records. If `epoch` is not empty, only that incarnation is deleted.
     ///
     /// # Errors
-    /// `TOPIC_NOT_FOUND`, `EPOCH_CHANGED`, or the transport's.
+    /// `TOPIC_NOT_FOUND`, `EPOCH_CHANGED`, or the transport fails.
     pub async fn delete(&self, name: &str, epoch: &str) -> Result<(), Error> {
         let request = v1::DeleteTopicRequest { name: name.to_owned(), epoch: epoch.to_owned() };
         self.call("streamway.v1.TopicService/DeleteTopic", async |mut service| {
@@ -176,10 +126,10 @@ impl Topics {
         .map(drop)
     }
 
-    /// Forgets whole batches before an offset; answers the real earliest offset.
+    /// Removes whole batches before an offset, and returns the earliest offset that is left.
     ///
     /// # Errors
-    /// `TOPIC_NOT_FOUND`, `OFFSET_BEYOND_TAIL`, `EPOCH_CHANGED`, or the transport's.
+    /// `TOPIC_NOT_FOUND`, `OFFSET_BEYOND_TAIL`, `EPOCH_CHANGED`, or the transport fails.
     pub async fn trim(&self, name: &str, before_offset: u64, epoch: &str) -> Result<u64, Error> {
         let request = v1::TrimTopicRequest { name: name.to_owned(), before_offset, epoch: epoch.to_owned() };
         let answer = self
@@ -189,4 +139,51 @@ impl Topics {
             .await?;
         Ok(answer.earliest_offset)
     }
+}
+
+/// Number of topics in one page.
+const PAGE: u32 = 1000;
+
+/// Pages of topics by name. A server whose pages do not advance is an error, not an endless list.
+#[derive(Debug)]
+pub(crate) struct Pages<'a> {
+    topics: &'a Topics,
+    request: v1::ListTopicsRequest,
+    /// The last name of the last page.
+    last: String,
+    is_over: bool,
+}
+
+impl Pages<'_> {
+    /// Requests the next page, which may be empty; none after the last.
+    ///
+    /// # Errors
+    /// The call fails, or the names are not in order.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<v1::Topic>>, Error> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let page = self.topics.list(self.request.clone()).await?;
+        for topic in &page.topics {
+            if !self.last.is_empty() && topic.name <= self.last {
+                return Err(stuck(&format!("it names {:?} after {:?}", topic.name, self.last)));
+            }
+            self.last.clone_from(&topic.name);
+        }
+        self.is_over = page.next_page_token.is_empty();
+        if !self.is_over && page.next_page_token == self.request.page_token {
+            return Err(stuck("a page is followed by itself"));
+        }
+        self.request.page_token = page.next_page_token;
+        Ok(Some(page.topics))
+    }
+}
+
+fn stuck(why: &str) -> Error {
+    Error::local(tonic::Code::Internal, format!("the server's list of topics is not in order: {why}"))
+}
+
+/// The topic of an answer, which always has one.
+fn present(topic: Option<v1::Topic>) -> Result<v1::Topic, Error> {
+    topic.ok_or_else(|| Error::local(tonic::Code::Internal, "the server's answer holds no topic"))
 }

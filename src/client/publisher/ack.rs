@@ -1,5 +1,4 @@
-//! The future of one batch's receipt: one allocation a batch, and only where somebody asked for it.
-//! Never: polls anything; the driver settles it.
+//! The future of a receipt. It costs one allocation per batch, and only where the caller asked for a receipt.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,7 +14,7 @@ struct State {
     wakers: Vec<Waker>,
 }
 
-/// Where the outcome of a batch is put.
+/// The outcome of a batch, shared by the futures of its records.
 #[derive(Debug, Default)]
 pub(super) struct Slot(Mutex<State>);
 
@@ -30,13 +29,13 @@ impl Slot {
     }
 }
 
-/// Resolves to the receipt once the record is durable; `first` is the record's own offset.
-/// Dropping it cancels nothing.
+/// A future of the receipt, which resolves once the record is durable. `first` of the receipt is the record's own
+/// offset. Dropping the future cancels nothing.
 #[derive(Debug)]
-#[must_use = "the record is on its way; the receipt says when it is durable"]
+#[must_use = "the record is only queued; the receipt confirms that it is durable"]
 pub struct Acknowledgement {
     slot: Arc<Slot>,
-    /// Place of the record in its batch.
+    /// Index of the record in its batch.
     index: u64,
 }
 

@@ -1,13 +1,12 @@
-//! What a publisher holds between the caller and the wire: the batch being filled, and the
-//! batches not acknowledged yet, in order.
+//! The records between the caller and the wire: the batch being filled, and the batches not acknowledged yet, in
+//! order.
 //!
 //! ```text
 //!  acknowledged │ sent on this call │ closed, to be sent │ being filled
 //!  ─────────────┼───────────────────┼────────────────────┼─────────────▶ batches
 //!              base            base + sent
 //! ```
-//! A new call begins with nothing sent, so everything not acknowledged goes out again, in order.
-//! Never: waits, or touches the network.
+//! A new call begins with nothing sent, so everything not acknowledged is sent again, in order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,15 +19,15 @@ use super::ack::Slot;
 use crate::client::error::Error;
 use crate::client::record::Record;
 
-/// Bytes a batch is counted as beyond its records.
+/// Bytes counted for a batch in addition to its records.
 const BATCH_OVERHEAD: usize = 128;
-/// A batch that is not full waits for company while so many are on their way: that keeps a lone
-/// record's latency at one round trip, and fills the batches of a busy publisher.
+/// Number of batches in flight from which on a batch that is not full is held back. This keeps the latency of a single
+/// record at one round trip, and fills the batches of a busy publisher.
 const PARTIAL_IN_FLIGHT_MAX: usize = 4;
-/// Encoded batches are cut from buffers of this size, in bytes.
+/// Size of the buffers that encoded batches are split off from, in bytes.
 const CHUNK: usize = 64 << 10;
 
-/// Bounds of a queue.
+/// Limits of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) records_per_batch: u32,
@@ -37,7 +36,7 @@ pub(super) struct Limits {
     pub(super) bytes_max: usize,
 }
 
-/// A batch as it is stored and sent.
+/// An encoded batch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Encoded {
     /// All of its `records` fields, tags included.
@@ -45,7 +44,7 @@ pub(crate) struct Encoded {
     pub(crate) count: u32,
     /// The caller's own idempotency key.
     pub(crate) request_id: Option<Box<str>>,
-    /// Kept with the batch; empty for none.
+    /// The trace context of the batch; empty where there is none.
     pub(crate) traceparent: Box<str>,
 }
 
@@ -56,7 +55,7 @@ pub(super) struct Pending {
     pub(super) count: u32,
     /// The caller's own idempotency key.
     pub(super) request_id: Option<Box<str>>,
-    /// Kept with the batch; empty for none.
+    /// The trace context of the batch; empty where there is none.
     pub(super) traceparent: Box<str>,
     slot: Option<Arc<Slot>>,
 }
@@ -67,17 +66,17 @@ impl Pending {
     }
 }
 
-/// Whether the caller wants to hear of its record.
+/// The caller's interest in the receipt of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Want {
     Receipt,
     Nothing,
 }
 
-/// What became of a batch that left the queue.
+/// An acknowledged batch.
 #[derive(Debug)]
 pub(super) struct Settled {
-    /// Its place in the sequence of this publisher's batches, from 0.
+    /// Index of the batch among those of this publisher, from 0.
     pub(super) batch: u64,
     pub(super) count: u32,
     pub(super) slot: Option<Arc<Slot>>,
@@ -87,30 +86,26 @@ pub(super) struct Settled {
 pub(super) struct Queue {
     limits: Limits,
     batches: VecDeque<Pending>,
-    /// How many of `batches` went out on the present call.
+    /// Number of `batches` that were sent on the present call.
     sent: usize,
-    /// The place of `batches[0]` in the sequence.
+    /// Index of `batches[0]` among all batches.
     base: u64,
-    /// `base` when the present call began: its publish number 1.
+    /// `base` when the present call began. That batch has publish number 1.
     call_base: u64,
     filling: BytesMut,
     filling_count: u32,
     filling_slot: Option<Arc<Slot>>,
-    /// Weight of everything above.
+    /// Bytes counted for everything above.
     bytes: usize,
-    /// The present call; an older call's stream sees that its time is over.
+    /// Number of the present call. The request stream of an older call ends.
     pub(super) call: u64,
-    /// The present call is to be ended: nothing more is sent on it.
+    /// The present call is to end: nothing more is sent on it.
     pub(super) half_close: bool,
-    /// No call is open, nor about to be: the driver waits to be told of work.
-    pub(super) idle: bool,
-    /// Whom to wake when there is something to send.
+    /// Waker of the task that waits for something to send: the request stream, or the driver between calls.
     pub(super) sender: Option<Waker>,
-    /// Somebody waits for room or for a flush.
-    pub(super) awaited: bool,
-    /// Since when nothing was acknowledged though something waits for it; none while nothing does.
+    /// Time since which nothing has been acknowledged although something is pending; none while nothing is.
     pub(super) waiting_since: Option<Instant>,
-    /// Nothing is taken any more, and why.
+    /// The error that ended the publisher.
     pub(super) ended: Option<Error>,
 }
 
@@ -128,20 +123,18 @@ impl Queue {
             bytes: 0,
             call: 0,
             half_close: false,
-            idle: false,
             sender: None,
-            awaited: false,
             waiting_since: None,
             ended: None,
         }
     }
 
-    /// Whether one more record is taken. The last one taken may overshoot the bound.
+    /// Returns true if another record is accepted. The last one accepted may exceed the limit.
     pub(super) fn has_room(&self) -> bool {
         self.bytes < self.limits.bytes_max && self.batches.len() < self.limits.batches_max
     }
 
-    /// Takes a record into the batch being filled. The caller has checked that there is room.
+    /// Adds a record to the batch being filled. The caller has checked that there is room.
     pub(super) fn push(&mut self, record: &Record, want: Want) -> Option<(Arc<Slot>, u64)> {
         let len = record.field_len();
         self.waiting_since.get_or_insert_with(Instant::now);
@@ -162,7 +155,7 @@ impl Queue {
         ticket
     }
 
-    /// Takes a batch as it is.
+    /// Adds a batch as it is.
     pub(super) fn push_batch(&mut self, batch: Encoded) -> Arc<Slot> {
         self.close();
         self.waiting_since.get_or_insert_with(Instant::now);
@@ -184,19 +177,25 @@ impl Queue {
         self.batches.push_back(Pending { records, count, request_id: None, traceparent, slot });
     }
 
-    /// Begins a call: everything not acknowledged is to be sent, again or for the first time.
+    /// Begins a call. Everything not acknowledged is to be sent, again or for the first time.
     pub(super) fn begin_call(&mut self) -> u64 {
         self.call += 1;
-        (self.sent, self.call_base, self.half_close, self.sender) = (0, self.base, false, None);
+        (self.sent, self.call_base, self.half_close) = (0, self.base, false);
         self.call
     }
 
-    /// Ends a call: its stream may still be polled, but is given nothing.
-    pub(super) fn end_call(&mut self) {
+    /// Ends a call. Returns the waker of its request stream, which ends when it is polled.
+    pub(super) fn end_call(&mut self) -> Option<Waker> {
         self.begin_call();
+        self.sender.take()
     }
 
-    /// The next batch to send on this call, with its number there and its place in the sequence.
+    /// Takes the waker of the waiting task if it has something to do: to send batches, or to end the call.
+    pub(super) fn take_due_waker(&mut self) -> Option<Waker> {
+        if self.has_work() || self.half_close { self.sender.take() } else { None }
+    }
+
+    /// Takes the next batch to send on this call, with its publish number and its index among all batches.
     pub(super) fn take(&mut self) -> Option<(u64, u64, &Pending)> {
         if self.sent == self.batches.len() {
             if self.sent >= PARTIAL_IN_FLIGHT_MAX {
@@ -210,23 +209,23 @@ impl Queue {
         Some((batch - self.call_base + 1, batch, pending))
     }
 
-    /// Whether [`Self::take`] would find something.
+    /// Returns true if [`Self::take`] would find a batch.
     pub(super) fn has_work(&self) -> bool {
         self.sent < self.batches.len() || (self.filling_count > 0 && self.sent < PARTIAL_IN_FLIGHT_MAX)
     }
 
-    /// How many records the oldest batch sent holds, and the caller's own key of it.
+    /// Number of records of the oldest batch sent, and the caller's own key of it.
     pub(super) fn oldest(&self) -> Option<(u32, Option<&str>)> {
         let pending = self.batches.front().filter(|_| self.sent > 0)?;
         Some((pending.count, pending.request_id.as_deref()))
     }
 
-    /// The number of the oldest batch not acknowledged, whether it was sent or not.
+    /// Publish number of the oldest batch not acknowledged, whether it was sent or not.
     pub(super) const fn due(&self) -> u64 {
         self.base - self.call_base + 1
     }
 
-    /// The batch of this number is durable. None where it is not the oldest one sent.
+    /// Removes the batch of this number, which is durable; none where it is not the oldest one sent.
     pub(super) fn acknowledge(&mut self, number: u64) -> Option<Settled> {
         if self.sent == 0 || number != self.due() {
             return None;
@@ -239,32 +238,32 @@ impl Queue {
         Some(Settled { batch, count: pending.count, slot: pending.slot })
     }
 
-    /// Something was acknowledged: what is left waits from now on.
-    pub(super) fn has_moved(&mut self) {
+    /// Notes that something was acknowledged: what is left has been pending since now.
+    pub(super) fn note_progress(&mut self) {
         self.waiting_since = (!self.is_empty()).then(Instant::now);
     }
 
-    /// How many batches are out on this call and not acknowledged.
+    /// Number of batches that were sent on this call and not acknowledged.
     pub(super) const fn in_flight(&self) -> usize {
         self.sent
     }
 
-    /// Whether everything taken was acknowledged.
+    /// Returns true if everything queued was acknowledged.
     pub(super) fn is_empty(&self) -> bool {
         self.batches.is_empty() && self.filling_count == 0
     }
 
-    /// Batches taken so far, the one being filled included.
-    pub(super) fn taken(&self) -> u64 {
+    /// Number of batches queued so far, the one being filled included.
+    pub(super) fn queued(&self) -> u64 {
         self.base + self.batches.len() as u64 + u64::from(self.filling_count > 0)
     }
 
-    /// Batches acknowledged so far.
+    /// Number of batches acknowledged so far.
     pub(super) const fn acknowledged(&self) -> u64 {
         self.base
     }
 
-    /// Takes nothing any more, and gives up what is pending: whom to tell.
+    /// Ends the queue, and abandons what is pending. Returns the slots of the abandoned batches.
     pub(super) fn end(&mut self, error: &Error) -> Vec<Arc<Slot>> {
         if self.ended.is_none() {
             self.ended = Some(error.clone());
@@ -310,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn partial_batches_wait_for_company_while_others_are_on_their_way() {
+    fn partial_batches_are_held_back_while_others_are_in_flight() {
         let mut queue = Queue::new(LIMITS);
         queue.begin_call();
         for _ in 0..4 {
@@ -347,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_reaches_everybody_who_waits() {
+    fn the_end_returns_the_slot_of_every_pending_batch() {
         let mut queue = Queue::new(LIMITS);
         queue.begin_call();
         let (slot, index) = queue.push(&record(1), Want::Receipt).unwrap();
@@ -360,8 +359,8 @@ mod tests {
     }
 
     proptest! {
-        /// However calls, acknowledgements and records are interleaved: what is acknowledged is
-        /// each record once, in order, and the accounts come out even.
+        /// However calls, acknowledgements and records are interleaved, each record is acknowledged once and in order,
+        /// and no bytes stay counted.
         #[test]
         fn any_interleaving_keeps_order_and_loses_nothing(steps in proptest::collection::vec(0..4_u8, 1..200)) {
             let mut queue = Queue::new(LIMITS);

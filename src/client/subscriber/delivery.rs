@@ -1,5 +1,4 @@
-//! What one message of a subscription brought, its records unparsed until asked for.
-//! Never: copies a record.
+//! One message of a subscription. Its records are parsed when they are asked for, and not copied.
 
 use bytes::Bytes;
 
@@ -10,16 +9,16 @@ use crate::record::block::{Block, Blocks};
 use crate::record::{Offset, Position};
 use crate::wire::SubscribeResponse;
 
-/// A delivery; one without batches is a heartbeat or a bare notice.
+/// A delivery. One without batches is a heartbeat, or a notice alone.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     /// Runs of stored batches, as bytes ([`crate::record::block`]).
     pub runs: Vec<Bytes>,
-    /// Resume here; kept by the subscriber itself, and the application's to store.
+    /// The position to resume at. The subscriber uses it itself, and the application can store it.
     pub next: Position,
-    /// The offset the topic's next record will get, as of this message.
+    /// Offset of the next record to be published to the topic, when this message was sent.
     pub tail: Offset,
-    /// Something worth knowing about this point.
+    /// A notice about this point of the subscription.
     pub notice: Notice,
 }
 
@@ -28,13 +27,13 @@ impl Delivery {
         Self { runs: message.batches, next: message.next, tail: message.tail, notice: message.notice }
     }
 
-    /// Whether it brings no records.
+    /// Returns true if the delivery has no records.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
-    /// Whether nothing more was stored when it was sent.
+    /// Returns true if the topic had no further records when this message was sent.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
         self.next.offset >= self.tail
@@ -48,7 +47,7 @@ impl Delivery {
             .flat_map(move |run| Blocks::new(run).map(move |block| block.map_err(|why| damaged(at, why))))
     }
 
-    /// The records one by one, walked as they are asked for.
+    /// The records one by one, parsed as they are asked for.
     pub fn records(&self) -> impl Iterator<Item = Result<RecordRef<'_>, Error>> {
         self.batches().flat_map(|block| {
             let (block, error) = match block {

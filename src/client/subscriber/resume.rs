@@ -1,12 +1,11 @@
-//! Where a subscription stands: what it has seen, and what to ask for after a break.
-//! Never: waits, or touches the network.
+//! The progress of a subscription: what it has received, and what to request when it resumes.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use tonic::Code;
 
-use super::{Start, SubscriberOptions};
+use super::options::{Start, SubscriberOptions};
 use crate::client::error::Error;
 use crate::client::record::damaged;
 use crate::proto::v1;
@@ -14,21 +13,21 @@ use crate::record::block::Blocks;
 use crate::record::{Offset, Position};
 use crate::wire::SubscribeResponse;
 
-/// What was asked for, and how much of it has arrived.
+/// The original request, and how much of it has been received.
 #[derive(Debug)]
 pub(super) struct Cursor {
     request: v1::SubscribeRequest,
     next: Option<Position>,
-    /// The tail as the first message told it: where a subscription that stops there may stop.
+    /// The tail in the first message, at which a subscription with `stop_at_tail` ends.
     first_tail: Option<Offset>,
 }
 
 impl Cursor {
     pub(super) fn new(options: &SubscriberOptions) -> Self {
-        // The greatest number stands for a limit that is spent: one less is as good as endless.
+        // The largest number stands for a used-up limit; one less is as good as no limit.
         let limit = options.limit.map(|asked| v1::ReadLimit {
-            max_records: asked.max_records.min(SPENT - 1),
-            max_bytes: asked.max_bytes.min(SPENT - 1),
+            max_records: asked.max_records.min(USED_UP - 1),
+            max_bytes: asked.max_bytes.min(USED_UP - 1),
             ..asked
         });
         let request = v1::SubscribeRequest {
@@ -41,12 +40,12 @@ impl Cursor {
         Self { request, next: None, first_tail: None }
     }
 
-    /// The next offset to read, once the server has said it.
+    /// The position to resume at; none before the first message.
     pub(super) const fn position(&self) -> Option<Position> {
         self.next
     }
 
-    /// What to ask the server for now.
+    /// The request to send now.
     pub(super) fn request(&self) -> v1::SubscribeRequest {
         let mut request = self.request.clone();
         if let Some(next) = self.next {
@@ -55,29 +54,28 @@ impl Cursor {
         request
     }
 
-    /// Whether the subscription ends by itself.
+    /// Returns true if the subscription has a limit.
     pub(super) fn is_limited(&self) -> bool {
         self.request.limit.is_some_and(|limit| limit != v1::ReadLimit::default())
     }
 
-    /// Whether everything asked for has arrived, however the call ended.
+    /// Returns true if everything requested has been received, however the call ended.
     pub(super) fn is_complete(&self) -> bool {
         let Some(limit) = &self.request.limit else { return false };
         let at_tail = match (self.next, self.first_tail) {
             (Some(next), Some(tail)) => next.offset >= tail,
             _ => false,
         };
-        // A spent limit is kept as one that lets nothing through: see `spend`.
-        (limit.stop_at_tail && at_tail) || limit.max_records == SPENT || limit.max_bytes == SPENT
+        (limit.stop_at_tail && at_tail) || limit.max_records == USED_UP || limit.max_bytes == USED_UP
     }
 
-    /// Whether a message is a heartbeat of a server that has records and does not deliver them.
-    pub(super) fn is_held_up(&self, message: &SubscribeResponse) -> bool {
+    /// Returns true for a heartbeat of a server that has records and does not deliver them.
+    pub(super) fn is_stalled(&self, message: &SubscribeResponse) -> bool {
         let bare = message.batches.is_empty() && message.notice == v1::Notice::Unspecified;
         bare && self.next == Some(message.next) && message.next.offset < message.tail
     }
 
-    /// Takes a message in: it must go on exactly where the last one ended.
+    /// Accepts a message, which must continue exactly where the last one ended.
     pub(super) fn accept(&mut self, message: &SubscribeResponse) -> Result<(), Error> {
         if message.notice != v1::Notice::Gap {
             self.check_order(message)?;
@@ -107,7 +105,7 @@ impl Cursor {
         if message.next.epoch != expected.epoch {
             return wrong("changed the topic's epoch within a subscription", message.next.offset);
         }
-        // Runs follow one another; what is inside one was stored so.
+        // The order of the runs is checked. The order inside a run is as stored.
         let mut last = None;
         for run in &message.batches {
             let Some(first) = first_offset(run)? else { continue };
@@ -123,12 +121,12 @@ impl Cursor {
     }
 }
 
-/// Stands for a limit of which nothing is left; 0 would mean no limit.
-const SPENT: u64 = u64::MAX;
+/// A limit of which nothing is left; 0 would mean no limit.
+const USED_UP: u64 = u64::MAX;
 
 fn spend(limit: &mut u64, used: u64) {
-    if *limit != SPENT {
-        *limit = if used >= *limit { SPENT } else { *limit - used };
+    if *limit != USED_UP {
+        *limit = if used >= *limit { USED_UP } else { *limit - used };
     }
 }
 
@@ -187,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn asks_for_the_start_until_told_a_position_and_for_that_afterwards() {
+    fn the_start_is_requested_until_the_first_message_and_a_position_after_it() {
         let mut cursor = Cursor::new(&SubscriberOptions::new("t", Start::Last(9)));
         assert_eq!(cursor.request().start, Some(Proto::LastRecords(9)));
         cursor.accept(&delivery(3, 5, 9)).unwrap();
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn repeats_and_steps_back_are_refused_but_a_gap_is_told() {
+    fn repeats_and_steps_back_are_refused_unless_there_is_a_gap() {
         let mut cursor = Cursor::new(&SubscriberOptions::new("t", Start::Earliest));
         cursor.accept(&delivery(3, 5, 9)).unwrap();
         assert!(cursor.accept(&delivery(4, 6, 9)).is_err());
@@ -215,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_shrink_by_what_arrived() {
+    fn limits_shrink_by_what_was_received() {
         let mut cursor = cursor(v1::ReadLimit { max_records: 5, ..Default::default() });
         cursor.accept(&delivery(0, 3, 9)).unwrap();
         assert_eq!(cursor.request().limit.unwrap().max_records, 2);
@@ -225,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_limit_is_not_one_that_is_spent() {
+    fn the_largest_limit_is_not_used_up() {
         for limit in [
             v1::ReadLimit { max_records: u64::MAX, ..Default::default() },
             v1::ReadLimit { max_bytes: u64::MAX, ..Default::default() },
