@@ -106,12 +106,6 @@ impl Topics {
         &self.0.connections
     }
 
-    /// Silence after which a subscriber is sent a heartbeat, where it does not say.
-    #[must_use]
-    pub fn heartbeat_interval(&self) -> Duration {
-        self.0.heartbeat_interval
-    }
-
     /// Bytes taken from publishers that are not durable yet.
     #[must_use]
     pub fn inflight_bytes(&self) -> usize {
@@ -215,7 +209,8 @@ impl Topics {
             } else {
                 self.get(name).await?
             };
-            Subscription::start(self.clone(), topic, request, shutdown.clone()).await
+            let log = Arc::clone(self.log().await?);
+            Subscription::start(log, topic, request, self.0.heartbeat_interval, shutdown.clone()).await
         };
         // A start waits for a storage that does not answer, and a call that ends does not.
         tokio::select! {
@@ -310,17 +305,5 @@ impl Topics {
     ) -> Result<Offset, Error> {
         let log = self.log().await?;
         Ok(self.in_time(Stored::Unknown, log.trim(name, epoch, before)).await?)
-    }
-
-    /// Why a subscription's topic is gone: deleted, or deleted and created again.
-    pub(super) async fn why_gone(&self, name: &TopicName, epoch: Epoch) -> Error {
-        let Some(log) = self.0.log.get() else { return Error::Draining };
-        match log.get(name).await {
-            Ok(topic) if topic.epoch() != epoch => {
-                storage::Error::EpochChanged { current: topic.epoch() }.into()
-            }
-            Ok(_) => storage::Error::TopicNotFound.into(),
-            Err(error) => error.into(),
-        }
     }
 }

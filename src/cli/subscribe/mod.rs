@@ -16,7 +16,7 @@ use tokio::io::Interest;
 use tokio::net::unix::pipe;
 use tokio_util::sync::CancellationToken;
 
-use self::print::Printer;
+use self::print::{Print, Printer};
 use self::resume_file::ResumeFile;
 use super::connection::Connection;
 use super::start::{parse_from, parse_position};
@@ -56,15 +56,8 @@ pub(super) struct Subscribe {
     /// End after so many records.
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max: Option<u64>,
-    /// How records are printed.
-    #[arg(short, long, value_enum, default_value_t = Output::Raw)]
-    output: Output,
-    /// Raw: no newline after a record.
-    #[arg(long)]
-    no_newline: bool,
-    /// Raw: print the key and this before the record.
-    #[arg(long, value_name = "TEXT")]
-    print_key: Option<String>,
+    #[command(flatten)]
+    print: Print,
     /// Keep the position in this file, and start there when it exists. It is written after the
     /// records before it, so a crash repeats records rather than skips them.
     #[arg(long, value_name = "FILE")]
@@ -79,15 +72,6 @@ pub(super) struct Subscribe {
     patience: Patience,
     #[command(flatten)]
     pub(super) connection: Connection,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// The value and a newline, byte for byte: a publisher you do not trust may write to your terminal.
-    Raw,
-    /// One JSON object a line: offset, time, key, value, headers. What is not UTF-8 is base64,
-    /// under key_base64 and value_base64; what a terminal would obey is escaped.
-    Json,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -124,7 +108,8 @@ impl Subscribe {
         let resume = self.resume_file.clone().map(ResumeFile::new);
         let stored = resume.as_ref().map(ResumeFile::load).transpose()?.flatten();
         let mut subscriber = client.subscribe(self.options(stored));
-        let mut sink = Sink { printer: Printer::new(&self), resume, position: None, flushed: Instant::now() };
+        let mut sink =
+            Sink { printer: Printer::new(&self.print), resume, position: None, flushed: Instant::now() };
         let interrupted = interrupt::on_signals()
             .map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))?;
         let stop = tokio::select! {

@@ -3,14 +3,37 @@
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
+use clap::{Args, ValueEnum};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use super::super::output;
-use super::{Output, Subscribe};
+use crate::cli::output;
 use crate::client::{Delivery, Headers, RecordRef};
 
 /// Bytes gathered before they are written.
 const BUFFER: usize = 256 << 10;
+
+/// Options of printing.
+#[derive(Debug, Args)]
+pub(super) struct Print {
+    /// How records are printed.
+    #[arg(short, long, value_enum, default_value_t = Output::Raw)]
+    output: Output,
+    /// Raw: no newline after a record.
+    #[arg(long)]
+    no_newline: bool,
+    /// Raw: print the key and this before the record.
+    #[arg(long, value_name = "TEXT")]
+    print_key: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// The value and a newline, byte for byte: a publisher you do not trust may write to your terminal.
+    Raw,
+    /// One JSON object a line: offset, time, key, value, headers. What is not UTF-8 is base64,
+    /// under key_base64 and value_base64; what a terminal would obey is escaped.
+    Json,
+}
 
 /// Why printing failed.
 #[derive(Debug)]
@@ -41,7 +64,7 @@ enum Format {
 }
 
 impl Printer {
-    pub(super) fn new(args: &Subscribe) -> Self {
+    pub(super) fn new(args: &Print) -> Self {
         let format = match args.output {
             Output::Json => Format::Json,
             Output::Raw => Format::Raw {
