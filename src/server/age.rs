@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use crate::backoff::spread;
 use crate::config::Config;
 
 /// How much connections' ages differ, so that those that began together do not end together.
@@ -38,8 +39,8 @@ impl Age {
     pub(super) fn begin(config: &Config) -> Self {
         let (most, grace) = (config.connection_age_max, config.connection_age_grace);
         let due = (!most.is_zero()).then(|| {
-            let jitter = 1.0 - JITTER + 2.0 * JITTER * fastrand::f64();
-            (Box::pin(tokio::time::sleep(most.mul_f64(jitter))), Step::GoAway)
+            let age = spread(most, 1.0 - JITTER..1.0 + JITTER);
+            (Box::pin(tokio::time::sleep(age)), Step::GoAway)
         });
         Self { due, grace }
     }

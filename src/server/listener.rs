@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::files::Spares;
+use crate::backoff::Backoff;
 use crate::telemetry::Connections;
 
 /// First wait after the system refused a connection (EMFILE, ENFILE, ENOMEM), in place of a spin.
@@ -117,7 +118,7 @@ pub(super) async fn accept<S, F>(
             drop((permit, open));
         });
     };
-    let mut backoff = BACKOFF_MIN;
+    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -130,16 +131,16 @@ pub(super) async fn accept<S, F>(
             Err(error) if concerns_files(&error) && limiter.spares.release() => continue,
             Err(error) => {
                 counts.system.inc();
-                warn!(%error, backoff_ms = backoff.as_millis() as u64, "accepting a connection");
+                let delay = backoff.next_delay();
+                warn!(%error, backoff_ms = delay.as_millis() as u64, "accepting a connection");
                 tokio::select! {
                     () = limiter.leaving.cancelled() => break,
-                    () = tokio::time::sleep(backoff) => {}
+                    () = tokio::time::sleep(delay) => {}
                 }
-                backoff = (backoff * 2).min(BACKOFF_MAX);
                 continue;
             }
         };
-        backoff = BACKOFF_MIN;
+        backoff.reset();
         admit(stream);
     }
     waiting(listener).for_each(admit);

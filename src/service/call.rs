@@ -16,6 +16,7 @@ use super::Streams;
 use super::expiry::Expiry;
 use super::status::Error;
 use crate::auth::{self, Action, Caller, SubscriptionPermit};
+use crate::backoff::spread;
 use crate::record::TopicName;
 use crate::topic::{self, Cause, Connection, ShutdownSignal};
 
@@ -56,10 +57,9 @@ impl Call {
     pub(super) fn begin(streams: &Streams, extensions: &Extensions) -> Result<Self, Error> {
         let caller = streams.caller(extensions)?;
         let connection = streams.connection(extensions);
-        let age = streams.stream_age_max.map(|most| {
-            let jitter = 1.0 - AGE_JITTER + 2.0 * AGE_JITTER * fastrand::f64();
-            Box::pin(tokio::time::sleep(most.mul_f64(jitter)))
-        });
+        let age = streams
+            .stream_age_max
+            .map(|most| Box::pin(tokio::time::sleep(spread(most, 1.0 - AGE_JITTER..1.0 + AGE_JITTER))));
         let expiry = Expiry::of(&caller);
         Ok(Self {
             shutdown: connection.shutdown.child(),

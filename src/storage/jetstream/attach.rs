@@ -19,6 +19,7 @@ use super::message::end_of;
 use super::names::Meta;
 use super::nats::unavailable;
 use super::topic::Topic;
+use crate::backoff::spread;
 use crate::storage::Error;
 
 /// Maximum number of messages requested ahead.
@@ -93,7 +94,7 @@ pub fn fetch_info(topic: &Arc<Topic>, pause: Duration) -> Fetching {
 
 /// Reads a stream from `seen` on, or from its end; after a pause, and once NATS can be reached.
 pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> Result<Attached, Lost> {
-    tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+    tokio::time::sleep(spread(pause, 0.5..1.5)).await;
     let connection = topic.nats.link.up().await;
     let info = topic.nats.info(&topic.stream).await?.ok_or(Lost::Gone)?;
     let meta = Meta::of(&info.config).filter(|meta| meta.epoch == topic.epoch).ok_or(Lost::Gone)?;

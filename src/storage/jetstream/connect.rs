@@ -21,6 +21,7 @@ use super::link::Link;
 use super::names::StreamConfig;
 use super::nats::{IdleTimes, Nats};
 use super::placement;
+use crate::backoff::{Backoff, spread};
 use crate::config::{Config, NatsConfig, NatsStorage, format_size};
 use crate::storage::Reason;
 use crate::storage::embedded::clock::Clock;
@@ -164,7 +165,7 @@ fn warn_of(nats: &NatsConfig) {
 /// Waits until JetStream can be used: a leader of the cluster answers, and it keeps a stream as topics
 /// are to be kept. A cluster that has just started answers before it can.
 async fn usable(nats: &Nats, urls: &str, waiting: &mut Waiting<'_>) {
-    let mut pause = RETRY / 16;
+    let mut backoff = Backoff::new(RETRY / 16, RETRY);
     // Since when servers are missing, and what is known of them.
     let (mut since, mut known) = (Instant::now(), String::new());
     while let Err(obstacle) = try_out(nats).await {
@@ -174,8 +175,7 @@ async fn usable(nats: &Nats, urls: &str, waiting: &mut Waiting<'_>) {
         }
         let known = if obstacle.servers_are_missing { known.as_str() } else { "" };
         waiting.warn_once(format!("{}{known}", obstacle.why));
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RETRY);
+        tokio::time::sleep(backoff.next_delay()).await;
     }
 }
 
@@ -269,7 +269,7 @@ async fn options(nats: &NatsConfig, link: &Link) -> Result<ConnectOptions, OpenE
         .reconnect_delay_callback(|attempts| {
             let most =
                 RECONNECT_MOST.min(Duration::from_millis(50) * u32::try_from(attempts).unwrap_or(u32::MAX));
-            most.mul_f64(0.5 + fastrand::f64() / 2.0)
+            spread(most, 0.5..1.0)
         })
         .event_callback(move |event| {
             let link = link.clone();

@@ -16,6 +16,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKi
 use super::flight::{Outcome, send};
 use super::names::{self, LEAST, Meta, StreamConfig};
 use super::nats::{Nats, unavailable};
+use crate::backoff::spread;
 use crate::record::TopicName;
 use crate::storage::Error;
 
@@ -92,7 +93,7 @@ pub async fn acquire(nats: &Nats, wanted: Meta) -> Result<Lock, Error> {
             Outcome::Racing => {
                 attempts -= 1;
                 races += 1;
-                tokio::time::sleep(RACE_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+                tokio::time::sleep(spread(RACE_PAUSE, 0.5..1.5)).await;
             }
             Outcome::Refused(error) => return Err(error),
             Outcome::Unknown(reason) => return Err(unavailable(reason)),

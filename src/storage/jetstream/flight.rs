@@ -15,6 +15,7 @@ use super::commit::Commit;
 use super::link::{Link, State};
 use super::nats::{Nats, unavailable};
 use super::topic::Topic;
+use crate::backoff::spread;
 use crate::storage::{Error, Stored};
 use crate::telemetry::trace::Steps;
 
@@ -159,7 +160,7 @@ impl Flight {
         let wait = COPY_AFTER.max(4 * self.takes) + COPY_AFTER_KIB * kib;
         self.answer = Some(Box::pin(async move {
             if !pause.is_zero() {
-                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                tokio::time::sleep(spread(pause, 0.5..1.0)).await;
             }
             let connection = topic.nats.link.up().await;
             let first = !sent.swap(true, Ordering::AcqRel);

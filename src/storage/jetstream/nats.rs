@@ -24,6 +24,7 @@ use super::cached::CacheBudget;
 use super::id_budget::IdBudget;
 use super::link::Link;
 use super::names::StreamConfig;
+use crate::backoff::spread;
 use crate::config::StorageConfig;
 use crate::record::{Offset, UnixMicros};
 use crate::storage::embedded::clock::Clock;
@@ -377,7 +378,7 @@ impl Nats {
             if Instant::now() + pause >= deadline {
                 return Err(refusal);
             }
-            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            tokio::time::sleep(spread(pause, 0.5..1.0)).await;
             pause *= 2;
         }
     }
@@ -391,7 +392,7 @@ impl Nats {
                 None if Instant::now() + CREATE_PAUSE >= deadline => {
                     return Err(doubtful("the stream is not there in time"));
                 }
-                None => tokio::time::sleep(CREATE_PAUSE.mul_f64(0.5 + fastrand::f64() / 2.0)).await,
+                None => tokio::time::sleep(spread(CREATE_PAUSE, 0.5..1.0)).await,
             }
         }
     }

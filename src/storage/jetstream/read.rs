@@ -7,6 +7,7 @@ use super::last_end;
 use super::message::{end_of, sequence_of};
 use super::names::Meta;
 use super::topic::{Topic, chunk_of};
+use crate::backoff::Backoff;
 use crate::record::Offset;
 use crate::storage::{Chunk, Error};
 
@@ -20,12 +21,12 @@ const PAUSE_MOST: Duration = Duration::from_secs(2);
 /// # Errors
 /// As [`crate::storage::TopicLog::read`].
 pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<Chunk, Error> {
-    let mut pause = PAUSE_LEAST;
+    let mut backoff = Backoff::new(PAUSE_LEAST, PAUSE_MOST);
     loop {
         match last_end::place(topic, from).await {
             Ok(place) => from = place,
             Err(_) if !topic.is_deleted() => {
-                pause = wait(topic, pause).await;
+                wait(topic, &mut backoff).await;
                 continue;
             }
             Err(_) => {}
@@ -62,17 +63,15 @@ pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<C
             }
             Err(error) => return Err(error),
         }
-        pause = wait(topic, pause).await;
+        wait(topic, &mut backoff).await;
     }
 }
 
-/// Waits until NATS may answer again, and asks it for the stream's state. Returns the next pause.
-async fn wait(topic: &Topic, pause: Duration) -> Duration {
-    let jitter = 0.5 + fastrand::f64() / 2.0;
-    tokio::time::sleep(pause.mul_f64(jitter)).await;
+/// Waits until NATS may answer again, and asks it for the stream's state.
+async fn wait(topic: &Topic, backoff: &mut Backoff) {
+    tokio::time::sleep(backoff.next_delay()).await;
     let _ = fetch_end(topic).await;
     topic.nats.link.up().await;
-    (pause * 2).min(PAUSE_MOST)
 }
 
 /// Asks NATS for the stream's state: the stream may have been trimmed or deleted. Returns the end of the stream, which
