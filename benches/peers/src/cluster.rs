@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream};
 
-use crate::Outcome;
+use crate::outcome::Outcome;
 use crate::peer::{Process, free_port};
 
 /// Number of servers, and of copies of each stream.

@@ -1,17 +1,6 @@
 //! The contestants: the rows each takes part in, and its durability.
 
-use std::sync::Arc;
-
-use crate::Outcome;
-use crate::install::Installed;
-use crate::limit::Limit;
-use crate::nats::Nats;
-use crate::peer::Peer;
-use crate::python::Python;
-use crate::redis::Redis;
-use crate::s2::S2Lite;
-use crate::streamway::Streamway;
-use crate::workload::{Row, Runner, Scale};
+use crate::workload::Row;
 
 /// Streamway on a cluster of NATS servers.
 pub const FLEET: &str = "Streamway fleet";
@@ -72,28 +61,5 @@ impl Contestant {
             Self::Python => row == Row::Unary,
             Self::Fleet | Self::NatsR3 => false,
         }
-    }
-
-    pub async fn start(self, installed: &Installed) -> Outcome<Runner> {
-        let mut sync_micros = None;
-        let peer: Arc<dyn Peer> = match self {
-            Self::Streamway => Arc::new(Streamway::start(&installed.streamway).await?),
-            Self::Limit => {
-                let limit = Limit::start().await?;
-                sync_micros = Some(limit.sync_micros()?);
-                Arc::new(limit)
-            }
-            Self::RedisAlways => Arc::new(Redis::start("always").await?),
-            Self::RedisEverysec => Arc::new(Redis::start("everysec").await?),
-            Self::NatsDefault => Arc::new(Nats::start(&installed.nats, "").await?),
-            Self::NatsAlways => Arc::new(Nats::start(&installed.nats, "sync_interval: always").await?),
-            Self::S2Lite => Arc::new(S2Lite::start(&installed.s2).await?),
-            Self::Fleet => Arc::new(Streamway::fleet(&installed.streamway, &installed.nats).await?),
-            Self::NatsR3 => Arc::new(Nats::cluster(&installed.nats).await?),
-            Self::Python => Arc::new(Python::start(&installed.python).await?),
-        };
-        let is_limit = self == Self::Limit;
-        let stores = !is_limit && self != Self::Python;
-        Ok(Runner { peer, scale: Scale::default(), round: 0, is_limit, sync_micros, stores })
     }
 }

@@ -3,8 +3,8 @@
 
 use std::fmt::Write as _;
 
+use crate::figures::number;
 use crate::plot::{WIDTH, head};
-use crate::report::number;
 
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 70.0;

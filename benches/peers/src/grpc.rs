@@ -7,7 +7,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
-use crate::Outcome;
+use crate::outcome::Outcome;
 use crate::pace::Seen;
 use crate::peer::Decode;
 use crate::proto::v1::SubscribeResponse;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::Outcome;
 use crate::contestant::Contestant;
+use crate::outcome::Outcome;
 use crate::peer::{cache, clone_dir};
 
 /// The version of s2-lite that is built.

@@ -12,13 +12,13 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::grpc::{channel, count, deliveries};
+use crate::outcome::{Failure, Outcome};
 use crate::pace::{Load, Pace, Until};
 use crate::peer::{Connection, Decode, Peer, Process, Reader, SHARED};
 use crate::proto::limit::Payload;
 use crate::proto::limit::limit_client::LimitClient;
 use crate::proto::limit::limit_server::{self, LimitServer};
 use crate::proto::v1::{Position, Record, RecordBatch, SubscribeResponse};
-use crate::{Failure, Outcome};
 
 /// Argument that makes this program run the server of the limit.
 pub const SERVE: &str = "--serve-limit";

@@ -5,19 +5,23 @@
 mod cluster;
 mod contestant;
 mod curve;
+mod figures;
 mod grpc;
 mod install;
 mod limit;
 mod nats;
+mod outcome;
 mod pace;
 mod peer;
 mod plot;
+mod proto;
 mod python;
 mod redis;
 mod report;
 mod restart;
 mod s2;
 mod scale;
+mod start;
 mod streamway;
 mod targets;
 mod workload;
@@ -28,26 +32,11 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum as _};
 
 use contestant::Contestant;
+use outcome::Outcome;
 use report::Results;
 use workload::{Row, Runner, Scale};
 
 /// Code that tonic generates from the protos.
-#[allow(clippy::all, missing_docs)]
-pub mod proto {
-    pub mod v1 {
-        tonic::include_proto!("streamway.v1");
-    }
-    pub mod example {
-        tonic::include_proto!("example");
-    }
-    pub mod limit {
-        tonic::include_proto!("limit");
-    }
-}
-
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
-pub type Outcome<T> = Result<T, Failure>;
-
 /// Threads of the clients: as many as the machine of the published figures has cores.
 const THREADS: usize = 2;
 
@@ -162,7 +151,7 @@ async fn rows(
         let figures = match row {
             Row::Start => restart::measure(&installed.streamway, scale.start_bytes_max).await,
             // A server of its own for every row: none inherits another's caches, files or memory.
-            _ => match contestant.start(installed).await {
+            _ => match start::start(contestant, installed).await {
                 Ok(started) => {
                     let runner = Runner { scale: scale.clone(), round, ..started };
                     runner.run(row).await
@@ -177,7 +166,7 @@ async fn rows(
                         "round {} {:>18} {what}: {}",
                         round + 1,
                         contestant.name(),
-                        report::number(value)
+                        figures::number(value)
                     );
                     results.add(what, contestant.name(), value);
                 }

@@ -11,8 +11,8 @@ use async_nats::jetstream::{Context, stream};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
-use crate::Outcome;
 use crate::cluster::{self, urls};
+use crate::outcome::Outcome;
 use crate::pace::{Pace, Seen};
 use crate::peer::{Connection, Peer, Process, Reader, SHARED};
 

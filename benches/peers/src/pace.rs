@@ -213,7 +213,7 @@ impl Pace {
     }
 
     /// Waits for the publisher and returns what was acknowledged. Fails if something sent was not acknowledged.
-    pub fn outcome(&self) -> crate::Outcome<Seen> {
+    pub fn outcome(&self) -> crate::outcome::Outcome<Seen> {
         let (sent, acknowledged) =
             (self.sent.load(Ordering::Relaxed), self.acknowledged.load(Ordering::Relaxed));
         if sent != acknowledged {

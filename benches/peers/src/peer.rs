@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::outcome::{Failure, Outcome};
 use crate::pace::{Pace, Progress};
-use crate::{Failure, Outcome};
 
 /// Time allowed for a peer to start listening.
 const START_MAX: Duration = Duration::from_secs(30);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::contestant::{Contestant, FLEET};
-use crate::report::{Spread, number};
+use crate::figures::{Spread, number};
 
 /// Width of every plot.
 pub const WIDTH: f64 = 720.0;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tonic::transport::Channel;
 
-use crate::Outcome;
 use crate::grpc::channel;
+use crate::outcome::Outcome;
 use crate::pace::Pace;
 use crate::peer::{Peer, Process, Reader, SHARED, clone_dir};
 use crate::proto::example::Request;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
-use crate::Outcome;
+use crate::outcome::Outcome;
 use crate::pace::{Pace, Seen};
 use crate::peer::{Peer, Process, Reader};
 

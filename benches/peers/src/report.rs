@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::Outcome;
 use crate::contestant::{Contestant, FLEET};
+use crate::figures::{Spread, number, spread};
 use crate::install::Installed;
+use crate::outcome::Outcome;
 use crate::peer::clone_dir;
 use crate::plot;
 use crate::targets::{OWN, TARGETS, Want, less_is_better};
@@ -26,14 +27,6 @@ pub struct Results {
 
 /// The condition that changes while they are measured.
 const ROUNDS: &str = "rounds";
-
-/// Median, least and greatest.
-#[derive(Clone, Copy)]
-pub struct Spread {
-    pub median: f64,
-    pub least: f64,
-    pub greatest: f64,
-}
 
 impl Results {
     pub fn new(installed: &Installed) -> Self {
@@ -230,31 +223,6 @@ fn is_fleet(what: &str) -> bool {
 fn file_name(what: &str) -> String {
     let words = what.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join("-").to_lowercase() + ".svg"
-}
-
-fn spread(values: &[f64]) -> Spread {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    let median =
-        if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
-    Spread { median, least: sorted[0], greatest: sorted[sorted.len() - 1] }
-}
-
-/// With thousands apart, and as many digits as say something.
-pub fn number(value: f64) -> String {
-    if value < 100.0 {
-        return format!("{value:.1}");
-    }
-    let digits = format!("{value:.0}");
-    let mut out = String::new();
-    for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n) % 3 == 0 {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// Processor, cores, memory and kernel.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::Outcome;
+use crate::outcome::Outcome;
 use crate::pace::{Load, Pace, Until};
 use crate::peer::{Peer as _, Process};
 use crate::streamway::{Streamway, serve};

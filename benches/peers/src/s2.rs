@@ -14,7 +14,7 @@ use s2_sdk::types::{
 use s2_sdk::{S2, S2Basin, S2Stream};
 use tokio::sync::mpsc;
 
-use crate::Outcome;
+use crate::outcome::Outcome;
 use crate::pace::{Pace, Seen};
 use crate::peer::{Peer, Process, Reader, SHARED};
 

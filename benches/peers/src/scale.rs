@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::Outcome;
 use crate::curve::{self, Line};
+use crate::figures::number;
+use crate::outcome::Outcome;
 use crate::pace::{Load, Pace, Until};
 use crate::peer::Process;
-use crate::report::{docs_dir, fill_section, machine, number};
+use crate::report::{docs_dir, fill_section, machine};
 use crate::restart::{fill, restarted};
 use crate::streamway::{Streamway, serve};
 use crate::workload::{Row, Runner, Scale};

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use futures_util::{Stream, StreamExt as _, stream};
 use tonic::transport::Channel;
 
-use crate::Outcome;
 use crate::cluster::{self, urls};
 use crate::grpc::{channel, count, deliveries};
+use crate::outcome::Outcome;
 use crate::pace::{Load, Pace, Until};
 use crate::peer::{Connection, Peer, Process, Reader, SHARED};
 use crate::proto::v1::stream_service_client::StreamServiceClient;

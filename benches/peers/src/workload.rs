@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::Outcome;
+use crate::outcome::Outcome;
 use crate::pace::{Load, Pace, Progress, Seen, Until};
 use crate::peer::{Connection, Decode, Peer, Reader};
 
