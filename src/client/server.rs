@@ -82,19 +82,23 @@ impl Server {
             }
             _ => return Err(invalid("is neither http nor https")),
         };
-        let channel = endpoint
-            .connect_timeout(options.connect_timeout)
-            .tcp_nodelay(true)
-            .tcp_keepalive(Some(KEEPALIVE_INTERVAL))
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(FRAME_BYTES)
-            .connect_lazy();
+        let channel = configured(endpoint, options).connect_lazy();
         Ok(Self { url, channel: ArcSwap::from_pointee(channel) })
     }
+}
+
+/// Sets the limits and timers of the connection.
+fn configured(endpoint: Endpoint, options: &Options) -> Endpoint {
+    endpoint
+        .connect_timeout(options.connect_timeout)
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(KEEPALIVE_INTERVAL))
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_BYTES)
 }
 
 /// Returns true if an address has an invalid port, as 99999. The transport would ignore it, and use the default port of
@@ -114,8 +118,43 @@ fn is_loopback(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Options, TlsOptions};
+    use super::{Endpoint, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, Options, TlsOptions, Uri, configured};
     use crate::client::connector::Connector;
+    use crate::client::{Error, Origin};
+    use crate::proto::v1::SubscribeRequest;
+    use crate::proto::v1::stream_service_client::StreamServiceClient;
+    use hyper_util::rt::TokioIo;
+    use std::time::Duration;
+
+    /// A machine that is gone without a word: its connection stays open, and answers no ping.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_peer_answers_no_ping_breaks() {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let server = tokio::spawn(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+            let head = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+            let body = respond.send_response(head, false).unwrap();
+            // The head is sent, and then nothing is read or written any more.
+            let _ = tokio::time::timeout(Duration::from_secs(1), connection.accept()).await;
+            std::future::pending::<()>().await;
+            drop((connection, body));
+        });
+        let mut near = Some(near);
+        let endpoint = configured(Endpoint::from_static("http://x:1"), &Options::new("http://x:1"));
+        let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            let stream = near.take().map(TokioIo::new).ok_or(std::io::Error::other("one connection only"));
+            std::future::ready(stream)
+        }));
+        let started = tokio::time::Instant::now();
+        let mut client = StreamServiceClient::new(channel);
+        let mut stream = client.subscribe(SubscribeRequest::default()).await.unwrap().into_inner();
+        let error = Error::from_status(&stream.message().await.unwrap_err(), "http://x:1");
+        assert!(error.origin() == Origin::Transport && error.is_retryable(), "{error}");
+        let (waited, expected) = (started.elapsed(), KEEPALIVE_INTERVAL + KEEPALIVE_TIMEOUT);
+        assert!(waited >= KEEPALIVE_INTERVAL && waited <= expected + KEEPALIVE_INTERVAL, "{waited:?}");
+        server.abort();
+    }
 
     #[tokio::test]
     async fn invalid_addresses_are_refused() {

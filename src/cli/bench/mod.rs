@@ -1,6 +1,5 @@
-//! `streamway bench`: load on a server that is there, with figures one can trust: latencies count from
-//! when a batch was due, and what was acknowledged is checked to have come.
-//! Never: starts a server.
+//! `streamway bench`: puts load on a running server and measures it. Latencies count from the time when a batch was due,
+//! and the delivery of everything acknowledged is verified.
 
 mod cpu;
 mod progress;
@@ -26,32 +25,32 @@ use crate::config::parse_duration;
 use cpu::Cpu;
 use run::Plan;
 
-/// Put load on a server, and measure it.
+/// Put load on a server and measure it.
 ///
-/// Writes to a topic of its own, which is deleted at the end. Percentiles of a run with --rate count
-/// from when a batch was due (no coordinated omission).
+/// Writes to a topic of its own, which is deleted at the end. Latencies with --rate count from the time when a
+/// batch was due (no coordinated omission).
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
-  streamway bench publish                              as fast as one publisher can
-  streamway bench publish --publishers 64 --window 1   64 at once, each waiting for its answer
-  streamway bench latency --rate 5000                  how long a record takes
-  streamway bench fanout --subscribers 100
-  streamway bench ramp --latency-max 20ms              how much it takes
+  streamway bench publish                              the throughput of one publisher
+  streamway bench publish --publishers 64 --window 1   64 publishers, each waiting for every answer
+  streamway bench latency --rate 5000                  the latency of a record at a steady rate
+  streamway bench fanout --subscribers 100             delivery to many subscribers
+  streamway bench ramp --latency-max 20ms              the highest rate within a latency
 
-Exit code 1 where anything acknowledged is missing or came twice.")]
+The exit code is 1 if any acknowledged record is missing or was delivered twice.")]
 pub(super) enum Bench {
-    /// Publish; then read back what was acknowledged.
+    /// Publish, and then read back what was acknowledged.
     Publish(Load),
-    /// Store records, then read them all with each subscriber at once.
+    /// Store records, and then read all of them with each subscriber at once.
     Subscribe(Load),
-    /// One publisher, many subscribers.
+    /// Publish to many subscribers.
     Fanout(Load),
-    /// A steady rate that one subscriber follows.
+    /// Publish at a steady rate to one subscriber.
     Latency(Load),
-    /// Publishers, subscribers that follow, and some that read everything over and over.
+    /// Publish to subscribers that follow, and to some that repeatedly read everything.
     Mixed(Load),
-    /// Raise the rate step by step until latency or errors cross a limit.
+    /// Raise the rate step by step until the latency or the rate is out of its limit.
     Ramp {
         #[command(flatten)]
         load: Load,
@@ -60,67 +59,84 @@ pub(super) enum Bench {
     },
 }
 
-/// What load; what is not given depends on the kind.
+/// Options of the load. Their defaults depend on the kind of load.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Load {
-    /// The topic; one of a random name, deleted at the end, where not given.
+    /// Name of the topic, which is kept. By default, a topic with a random name is created and deleted at the end.
     #[arg(long)]
     topic: Option<String>,
-    /// Bytes of a record's payload, at least 24.
+    /// Size of a record's payload in bytes, at least 24.
     #[arg(long, value_name = "BYTES", default_value_t = 100)]
     size: usize,
-    /// Records of a batch.
+    /// Number of records in a batch.
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: u32,
-    /// Batches of one publisher that are not acknowledged yet.
+    /// Maximum number of unacknowledged batches of one publisher.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     window: u32,
-    /// Publishers, each on a connection of its own.
+    /// Number of publishers, each on its own connection.
     #[arg(long, value_name = "N")]
     publishers: Option<u32>,
-    /// Subscribers that follow what is published.
+    /// Number of subscribers that follow what is published.
     #[arg(long, value_name = "N")]
     subscribers: Option<u32>,
-    /// Subscribers that read the topic from its beginning, over and over.
+    /// Number of subscribers that repeatedly read the topic from its beginning.
     #[arg(long, value_name = "N")]
     replayers: Option<u32>,
-    /// Connections that subscribers share.
+    /// Number of connections that the subscribers share.
     #[arg(long, value_name = "N", default_value_t = 10)]
     connections: u32,
-    /// Records a second of all publishers together; 0 for as fast as they can.
+    /// Rate of all publishers together in records per second; 0 for no limit.
     #[arg(long, value_name = "N")]
     rate: Option<u64>,
-    /// Records that `subscribe` stores first.
+    /// Number of records that `subscribe` stores first.
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     records: u64,
-    /// How long to measure.
+    /// Duration of the measurement.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     duration: Duration,
-    /// How long to run before that.
+    /// Duration of the load before the measurement.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     warmup: Duration,
-    /// Publish without `request_id`s: nothing is sent again where a connection breaks.
+    /// Publish without request ids: batches are not sent again when a connection breaks.
     #[arg(long)]
     no_request_ids: bool,
-    /// Do not read back what was published where nobody subscribes.
+    /// Do not read back what was published when there are no subscribers.
     #[arg(long)]
     no_verify: bool,
-    /// Process id of a server on this machine, to tell its processor time.
+    /// Process id of the server, if it runs on this machine, to report its processor time.
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(flatten)]
     connection: Connection,
 }
 
-/// Bytes of one batch: above the largest message that any server can be configured to take.
+/// Largest batch in bytes, which is above the largest message that a server can be configured to accept.
 const BATCH_BYTES_MAX: usize = 64 << 20;
-/// Publishers, or subscribers: more than one address has ports.
+/// Largest number of publishers, or of subscribers: more than an address has ports.
 const TASKS_MAX: u32 = 100_000;
+/// Measurements of one benchmark; a ramp has several.
+const STEPS_MAX: u32 = 100;
+/// Time that a benchmark may take beyond its measurements.
+const OVERTIME: Duration = Duration::from_secs(180);
 
-/// What a kind of load is, where it is not said otherwise.
+impl Load {
+    /// Runs a benchmark, and fails if it takes much longer than planned, as when the server stops answering.
+    async fn within_limit<T>(&self, run: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let limit = self.warmup.saturating_add(self.duration).saturating_mul(STEPS_MAX);
+        let limit = limit.saturating_add(OVERTIME);
+        let ended = tokio::time::timeout(limit, run).await;
+        ended.unwrap_or_else(|_| {
+            let limit = humantime::format_duration(limit);
+            Err(Failure::failed(format!("the benchmark was stopped, as it had not ended after {limit}")))
+        })
+    }
+}
+
+/// Defaults of a kind of load.
 struct Kind {
     publishers: u32,
     subscribers: u32,
@@ -152,18 +168,16 @@ impl Bench {
         }
     }
 
-    /// `connect` makes a client of its own connection.
+    /// Runs the benchmark. `connect` creates a client with its own connection.
     pub(super) async fn run(
         self,
         connect: impl Fn() -> Result<Client, Failure>,
     ) -> Result<ExitCode, Failure> {
         let (load, plan) = (self.load().clone(), self.plan()?);
-        let time = load.warmup.saturating_add(load.duration).saturating_mul(100);
-        let time = time.saturating_add(workload::OVERTIME);
         let topic = plan.topic.clone();
         let mut signals = Signals::watch()?;
         let ended = tokio::select! {
-            ended = tokio::time::timeout(time, self.measure(&load, plan, &connect)) => Some(ended),
+            ended = load.within_limit(self.measure(&load, plan, &connect)) => Some(ended),
             () = signals.next() => None,
         };
         if load.topic.is_none() {
@@ -172,14 +186,13 @@ impl Bench {
                 deleted = topics.delete(&topic, "") => deleted.err().map(|error| error.to_string()),
                 () = signals.next() => Some("interrupted".to_owned()),
             };
-            // The figures are there already; a topic that stays is told of, and no failure.
+            // The result is printed already, so a topic that is left over is reported and no failure.
             if let Some(why) = deleted {
-                output::complain(&format!("topic {topic} is still there: {why}"));
+                output::complain(&format!("topic {topic} could not be deleted: {why}"));
             }
         }
         let Some(ended) = ended else { return Ok(ExitCode::from(INTERRUPTED)) };
-        let whole = ended.map_err(|_| Failure::failed(format!("no end after {time:?}")))??;
-        Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) })
+        Ok(if ended? { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) })
     }
 
     async fn measure(self, load: &Load, plan: Plan, connect: workload::Connect<'_>) -> Result<bool, Failure> {
@@ -215,7 +228,7 @@ impl Bench {
         }
         if plan.size.saturating_mul(plan.batch as usize) > BATCH_BYTES_MAX {
             return Err(Failure::usage(
-                "--batch times --size must be at most 64 MiB: no server takes more at once",
+                "--batch times --size must be at most 64 MiB, as no server accepts larger messages",
             ));
         }
         if plan.publishers.max(plan.subscribers).max(plan.replayers).max(plan.connections) > TASKS_MAX {
@@ -224,5 +237,31 @@ impl Bench {
             ));
         }
         Ok(plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bench, OVERTIME};
+    use crate::cli::Failure;
+    use clap::Parser;
+    use std::time::Duration;
+
+    #[derive(Parser)]
+    struct Outer {
+        #[command(subcommand)]
+        bench: Bench,
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_benchmark_that_does_not_end_is_stopped() {
+        let args = ["bench", "publish", "--warmup", "0", "--duration", "1s"];
+        let outer = Outer::try_parse_from(args).map_err(|error| error.to_string()).unwrap();
+        let load = outer.bench.load();
+        let started = tokio::time::Instant::now();
+        let stopped = load.within_limit(std::future::pending::<Result<(), Failure>>()).await.unwrap_err();
+        assert!(stopped.message.contains("had not ended after 4m 40s"), "{}", stopped.message);
+        assert!(started.elapsed() >= OVERTIME + Duration::from_secs(100));
+        load.within_limit(async { Ok(()) }).await.unwrap();
     }
 }

@@ -1,10 +1,8 @@
-//! One run from beginning to end: the topic, the subscribers, the publishers, the check that all is
-//! there.
-//! Never: prints a result.
+//! One run from beginning to end: the topic, the subscribers, the publishers and the verification.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,10 +17,10 @@ use crate::cli::Failure;
 use crate::client::{Client, Error, Start};
 use crate::record::Offset;
 
-/// Makes a client of its own connection.
+/// Creates a client with its own connection.
 pub(super) type Connect<'a> = &'a dyn Fn() -> Result<Client, Failure>;
 
-/// Publishes and subscribes as planned.
+/// Publishes and subscribes according to the plan.
 pub(super) async fn live(plan: Plan, connect: Connect<'_>, cpu: Cpu) -> Result<Report, Failure> {
     let clients = (0..plan.connections.max(1)).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
     let tail = topic_tail(&clients[0], &plan.topic).await?;
@@ -34,7 +32,7 @@ pub(super) async fn live(plan: Plan, connect: Connect<'_>, cpu: Cpu) -> Result<R
     let publishing = (0..plan.publishers).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
 
     let before = cpu.used();
-    let run = Arc::new(Run::begin(plan));
+    let run = Arc::new(Run::start(plan));
     let progress = Progress::start(&run);
     let (published, told) = watch::channel::<Published>(None);
     let stop = Arc::new(AtomicBool::new(false));
@@ -66,7 +64,7 @@ pub(super) async fn live(plan: Plan, connect: Connect<'_>, cpu: Cpu) -> Result<R
     Ok(Report::of(&run, run.plan.duration, used))
 }
 
-/// Stores `records` records, then reads them with every subscriber at once.
+/// Stores `records` records, and then reads them with every subscriber at once.
 pub(super) async fn stored(
     plan: Plan,
     records: u64,
@@ -78,14 +76,14 @@ pub(super) async fn stored(
     topic_tail(&clients[0], &plan.topic).await?;
     fill(&plan, records, &clients[0]).await?;
     let before = cpu.used();
-    let run = Arc::new(Run::begin(plan));
-    let (progress, begun) = (Progress::start(&run), Instant::now());
+    let run = Arc::new(Run::start(plan));
+    let (progress, started) = (Progress::start(&run), Instant::now());
     for index in 0..run.plan.subscribers {
         let (run, client) = (Arc::clone(&run), clients[index as usize % clients.len()].clone());
         readers.spawn(async move { reading::read_all(&run, &client).await });
     }
     let seen = all(&mut readers).await?;
-    let (took, used) = (begun.elapsed(), cpu.used() - before);
+    let (took, used) = (started.elapsed(), cpu.used() - before);
     progress.end();
     let missing: u64 = seen.iter().map(|seen| records.saturating_sub(*seen)).sum();
     run.missing.store(missing, Ordering::Relaxed);
@@ -101,7 +99,7 @@ async fn fill(plan: &Plan, records: u64, client: &Client) -> Result<(), Error> {
     publisher.close().await
 }
 
-/// The tail of the topic, which is created where it is missing.
+/// The tail of the topic, which is created if it does not exist.
 async fn topic_tail(client: &Client, topic: &str) -> Result<Offset, Error> {
     let found = match client.topics().create(topic, None).await {
         Err(error) if error.reason() == Some("TOPIC_ALREADY_EXISTS") => client.topics().get(topic).await?,
@@ -110,15 +108,13 @@ async fn topic_tail(client: &Client, topic: &str) -> Result<Offset, Error> {
     Ok(Offset::new(found.tail))
 }
 
-/// What every task came to, or the first failure; the others are ended then.
+/// Waits for the results of all tasks, or for the first failure.
 async fn all<T: 'static>(tasks: &mut JoinSet<Result<T, Error>>) -> Result<Vec<T>, Failure> {
     let mut done = Vec::with_capacity(tasks.len());
     while let Some(ended) = tasks.join_next().await {
-        let ended = ended.map_err(|error| Failure::failed(format!("a task of the benchmark: {error}")))?;
+        let ended =
+            ended.map_err(|error| Failure::failed(format!("a task of the benchmark failed: {error}")))?;
         done.push(ended?);
     }
     Ok(done)
 }
-
-/// How long a run may take at most beyond its own time: a server that stops answering ends it.
-pub(super) const OVERTIME: Duration = Duration::from_secs(180);
