@@ -1,5 +1,5 @@
-//! The generated messages and typed clients of the public contract (`proto/`).
-//! Never: behaviour. The hot messages have hand-written twins in [`crate::wire`].
+//! Generated messages and typed clients of the public API (`proto/`). The messages of the hot path have hand-written
+//! counterparts in [`crate::wire`].
 
 #![allow(missing_docs, clippy::all, reason = "generated code")]
 
@@ -11,7 +11,7 @@ pub mod streamway {
     }
 }
 
-/// Package `example`: the tutorial's services.
+/// Package `example`: the services of the tutorial.
 pub mod example {
     include!(concat!(env!("OUT_DIR"), "/typed/example.rs"));
 }

@@ -1,5 +1,4 @@
-//! `streamway completions`: what a shell sources.
-//! Never: writes anywhere but to standard output.
+//! `streamway completions`: prints a completion script.
 
 use std::process::ExitCode;
 
@@ -8,7 +7,7 @@ use clap_complete::Shell;
 
 use super::{Failure, output};
 
-/// Print the completions of a shell.
+/// Print the completion script of a shell.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -16,7 +15,7 @@ Examples:
   streamway completions zsh > \"${fpath[1]}/_streamway\"
   streamway completions fish > ~/.config/fish/completions/streamway.fish")]
 pub(super) struct Completions {
-    /// The shell.
+    /// Name of the shell.
     shell: Shell,
 }
 

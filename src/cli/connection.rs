@@ -1,5 +1,4 @@
-//! How client commands connect: TLS and token, as flags and variables.
-//! Never: connects.
+//! Flags and variables of the connection of client commands: TLS, token and compression.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,26 +7,26 @@ use clap::Args;
 
 use crate::client::{Compression, Options, TlsOptions};
 
-/// TLS from a client's side. The variables are not those of the server's own certificate, so that a
-/// container may have both.
+/// TLS options of a client. Their variables differ from those of the server's certificate, so that a container may have
+/// both.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(super) struct Tls {
-    /// PEM file of the CAs to trust in place of the system's.
+    /// PEM file of the CAs to trust, instead of the system's.
     #[arg(long, global = true, value_name = "FILE", env = "STREAMWAY_CLIENT_TLS_CA")]
     tls_ca: Option<OsString>,
-    /// PEM file of this client's certificate, where the server asks for one.
+    /// PEM file of this client's certificate, if the server requires one.
     #[arg(long, global = true, value_name = "FILE", env = "STREAMWAY_CLIENT_TLS_CERT")]
     tls_cert: Option<OsString>,
-    /// PEM file of its private key.
+    /// PEM file of the private key of that certificate.
     #[arg(long, global = true, value_name = "FILE", env = "STREAMWAY_CLIENT_TLS_KEY")]
     tls_key: Option<OsString>,
-    /// The name the server's certificate must have, where it is not the host's.
+    /// Name that the server's certificate must have, if it is not the host name.
     #[arg(long, global = true, value_name = "NAME", env = "STREAMWAY_CLIENT_TLS_SERVER_NAME")]
     tls_server_name: Option<String>,
 }
 
-/// An emptied variable says nothing.
+/// The path of a flag or variable; an empty one counts as not set.
 fn named(path: Option<&OsString>) -> Option<PathBuf> {
     path.filter(|path| !path.is_empty()).map(PathBuf::from)
 }
@@ -43,19 +42,19 @@ impl Tls {
     }
 }
 
-/// Who a client command is, and how it connects.
+/// Options of the connection.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(super) struct Connection {
     #[command(flatten)]
     tls: Tls,
-    /// File of the token to send with every call; read again when it changes.
+    /// File with the token to send with every call. It is read again when it changes.
     ///
-    /// A token itself is taken from the variable STREAMWAY_TOKEN. There is no flag for it: every user
-    /// of the machine could read it in the list of processes.
+    /// A token can also be given in the variable STREAMWAY_TOKEN. There is no flag for it, as every user of the machine
+    /// could read it in the list of processes.
     #[arg(long, global = true, value_name = "FILE", env = "STREAMWAY_TOKEN_FILE")]
     token_file: Option<OsString>,
-    /// Send the token in plaintext even to another machine, through a mesh that encrypts for one.
+    /// Allow sending the token over plaintext HTTP to another machine, for example through a service mesh that encrypts.
     #[arg(
         long,
         global = true,
@@ -63,20 +62,20 @@ pub(super) struct Connection {
         value_parser = clap::builder::FalseyValueParser::new()
     )]
     token_over_plaintext: bool,
-    /// Compress records on the way, both ways: gzip or zstd. For slow or metered networks.
+    /// Compress messages in both directions with gzip or zstd, for slow or metered networks.
     #[arg(long, global = true, value_name = "ENCODING", env = "STREAMWAY_COMPRESSION")]
     compression: Option<Compression>,
 }
 
 impl Connection {
-    /// Lays this over the defaults.
+    /// The options of the client.
     pub(super) fn options(&self, servers: &[String]) -> Options {
         let token = std::env::var("STREAMWAY_TOKEN").ok().filter(|token| !token.is_empty());
         let token_file = named(self.token_file.as_ref());
         Options {
             servers: servers.to_vec(),
             tls: self.tls.options(),
-            // A file that is named goes before a variable that may be somebody else's.
+            // A file that is named takes precedence over the variable.
             token: token.filter(|_| token_file.is_none()).map(Into::into),
             token_file,
             token_over_plaintext: self.token_over_plaintext,

@@ -1,5 +1,5 @@
-//! Files that commands keep: opened so that nobody who may write beside them can redirect them.
-//! Never: follows a link at a name that was not given on the command line.
+//! Files that commands write. They are opened so that another user with write access to the directory cannot redirect
+//! them with a link.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -8,9 +8,9 @@ use std::path::Path;
 
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 
-/// Longest file of a position: an epoch and an offset are 37 bytes.
+/// Largest file of a position, in bytes: an epoch and an offset take up to 37.
 const SMALL_MAX: u64 = 4096;
-/// The bit of a directory's mode that lets everybody make files in it.
+/// The bit of a directory's mode that allows everybody to create files in it.
 const WRITABLE_BY_ALL: u32 = 0o002;
 
 const fn flags(flags: OFlags) -> i32 {
@@ -25,7 +25,7 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Reads a small text. A pipe or a device is refused rather than waited for.
+/// Reads a small text file. A pipe or a device is refused without waiting for it.
 pub(super) fn read_small(path: &Path) -> io::Result<String> {
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(flags(OFlags::NONBLOCK)).open(path)?;
@@ -35,25 +35,25 @@ pub(super) fn read_small(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     file.take(SMALL_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > SMALL_MAX {
-        return Err(refused("too long to be one of ours"));
+        return Err(refused("too long for a position"));
     }
     Ok(text)
 }
 
-/// Writes a file whole or not at all: a reader or a crash sees the old text or the new one.
+/// Replaces a file atomically: a reader sees the old or the new text, also after a crash.
 pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     let name = format!(".streamway-{:016x}.new", u64::from_be_bytes(random));
     let new = parent(path).join(name);
-    // Fails at whatever is there, a link included.
+    // This fails if there is anything of that name, a link included.
     let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
     let mut put = || -> io::Result<()> {
         if let Ok(old) = fs::metadata(path) {
             file.set_permissions(old.permissions())?;
         }
         file.write_all(text.as_bytes())?;
-        // Renamed before its content is on disk, it could be found empty after a power cut.
+        // Without the sync, the renamed file could be empty after a power failure.
         file.sync_all()?;
         fs::rename(&new, path)
     };
@@ -64,8 +64,8 @@ pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     put
 }
 
-/// Opens a file that is continued from run to run, or makes one that only its owner may read. A link, and
-/// what somebody else may have put there, is refused.
+/// Opens a file that is continued by every run, or creates one that only its owner may read. A link, and a file that
+/// another user may have put there, is refused.
 pub(super) fn open_kept(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -85,10 +85,10 @@ pub(super) fn open_kept(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Gives a file that was kept its final name, at which there must be nothing.
+/// Renames a file to its final name, which must not exist.
 pub(super) fn finish_kept(kept: &Path, path: &Path) -> io::Result<()> {
     match renameat_with(CWD, kept, CWD, path, RenameFlags::NOREPLACE) {
-        // Not every file system has it.
+        // Not every file system supports NOREPLACE.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if fs::symlink_metadata(path).is_err() => {
             fs::rename(kept, path)?;
         }
@@ -104,11 +104,11 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     #[test]
-    fn a_link_beside_a_file_that_is_replaced_is_not_followed() {
+    fn a_link_next_to_a_file_that_is_replaced_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let [path, victim] = ["pos", "victim"].map(|name| dir.path().join(name));
         fs::write(&victim, "precious").unwrap();
-        // The name that used to be taken.
+        // An earlier version used this name for the new file.
         symlink(&victim, dir.path().join("pos.new")).unwrap();
         replace(&path, "1\n").unwrap();
         replace(&path, "2\n").unwrap();
@@ -125,7 +125,7 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         replace(&path, "2\n").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
-        // A directory of that name cannot be replaced, and nothing stays beside it.
+        // A directory of that name cannot be replaced, and no temporary file is left.
         let taken = dir.path().join("taken");
         fs::create_dir(&taken).unwrap();
         assert!(replace(&taken, "1\n").is_err());
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_small_file_is_refused_and_not_waited_for() {
+    fn pipes_and_large_files_are_refused_without_waiting() {
         let dir = tempfile::tempdir().unwrap();
         let [pipe, long] = ["pipe", "long"].map(|name| dir.path().join(name));
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_file_is_its_owners_and_no_link() {
+    fn a_continued_file_is_private_and_not_a_link() {
         let dir = tempfile::tempdir().unwrap();
         let [kept, victim, link, second] =
             ["kept", "victim", "link", "second"].map(|name| dir.path().join(name));

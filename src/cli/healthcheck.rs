@@ -1,5 +1,4 @@
-//! `streamway healthcheck`: the gRPC health protocol, with the exit codes of grpc_health_probe.
-//! Never: starts more than one call.
+//! `streamway healthcheck`: one call of the gRPC health protocol, with the exit codes of grpc_health_probe.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,34 +15,33 @@ use super::connection::Tls;
 use super::output;
 use crate::client::{Error, Origin, has_invalid_port};
 
-/// Exit code: wrong arguments.
+/// Exit code for invalid arguments.
 pub(super) const ARGUMENTS: u8 = 1;
 const CONNECT: u8 = 2;
 const RPC: u8 = 3;
 const NOT_SERVING: u8 = 4;
 
-/// Ask a server whether it is ready.
+/// Check the health of a server.
 ///
-/// Prints the answer and exits 0 when it is SERVING.
+/// Prints SERVING and exits with 0 if the server or the service is ready.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Services: `liveness`, `readiness`, `publishing` (not while the store of NATS is full), a full
-service name such as streamway.v1.StreamService, or nothing for the server as a whole.
+Services: `liveness`, `readiness`, `publishing` (not serving while the store of NATS is full), a full
+service name such as streamway.v1.StreamService, or none for the server as a whole.
 
-Exit codes, those of grpc_health_probe: 0 serving, 1 wrong arguments, 2 connection failed or
-timed out, 3 call failed or timed out, 4 not serving.")]
+Exit codes, as of grpc_health_probe: 0 serving, 1 invalid arguments, 2 connection failed or timed out,
+3 call failed or timed out, 4 not serving.")]
 pub(super) struct Healthcheck {
-    /// The service to ask about.
+    /// Name of the service to check.
     #[arg(long, value_name = "NAME", default_value = "")]
     service: String,
-    /// The admin address, or the gRPC one, host:port. An unspecified host (0.0.0.0) means this machine.
+    /// Admin or gRPC address, host:port. The unspecified host 0.0.0.0 means this machine.
     #[arg(long, value_name = "ADDR", env = "STREAMWAY_ADMIN_LISTEN", default_value = "127.0.0.1:8081")]
     addr: String,
-    /// Speak TLS, as the gRPC port may; the admin port never does. Without it the other TLS options say
-    /// nothing.
+    /// Use TLS, which the gRPC port may require. The admin port has no TLS. The other TLS options apply only with this.
     #[arg(long)]
     tls: bool,
-    /// Longest time for the connection, and again for the call.
+    /// Time limit of connecting, and again of the call.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = crate::config::parse_duration)]
     timeout: Duration,
     #[command(flatten)]
@@ -91,10 +89,10 @@ impl Healthcheck {
         let answer = match call.await {
             Ok(Ok(answer)) => answer.into_inner(),
             Ok(Err(status)) if status.code() == Code::NotFound => {
-                return Err((RPC, format!("{url} knows no service {:?}", self.service)));
+                return Err((RPC, format!("{url} has no service {:?}", self.service)));
             }
             Ok(Err(status)) => {
-                // With TLS 1.3 the server may refuse the connection after it was made.
+                // With TLS 1.3 a server can refuse the client after the handshake.
                 let error = Error::from_status(&status, &url);
                 let code = if error.origin() == Origin::Connect { CONNECT } else { RPC };
                 return Err((code, error.to_string()));

@@ -1,5 +1,4 @@
-//! Ctrl-C and SIGTERM of a client command: the first asks it to end, a second ends it at once.
-//! Never: lets a command that is stuck in a write keep the process alive.
+//! Ctrl-C and SIGTERM of a client command: the first signal asks the command to end, a second one ends the process.
 
 use std::process;
 use std::time::Duration;
@@ -9,22 +8,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::INTERRUPTED;
 
-/// How long a command that was asked to end may take: what is printed is flushed in it.
+/// Time that a command has to end and to flush its output after the first signal.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Both signals.
+/// Ctrl-C and SIGTERM.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    /// From now on they do not end the process by themselves.
+    /// Starts to watch for the signals, which no longer end the process by themselves.
     pub(super) fn watch() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// The next one of either.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -33,13 +32,13 @@ impl Signals {
     }
 }
 
-/// A token that the first signal cancels. The process ends with [`INTERRUPTED`] a little later, or
-/// at the second signal, whatever blocks the command then.
+/// A token that the first signal cancels. The process exits with [`INTERRUPTED`] after a grace period, or at the second
+/// signal, even if the command is blocked.
 pub(super) fn on_signals() -> std::io::Result<CancellationToken> {
     let mut signals = Signals::watch()?;
     let token = CancellationToken::new();
     let first = token.clone();
-    // On the worker thread: the main thread is the one that blocks.
+    // This runs on the worker thread, as the main thread may block.
     tokio::spawn(async move {
         signals.next().await;
         first.cancel();

@@ -1,5 +1,4 @@
-//! The one thing asked of Kubernetes: to keep a Secret. With the service account of the pod that this runs in.
-//! Never: reads a Secret, or changes one.
+//! Creation of a Secret in Kubernetes, with the service account of the pod.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -18,14 +17,14 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-/// Where Kubernetes puts what a pod needs to call it.
+/// Directory of the pod's service account.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// How long the whole call may take.
+/// Time limit of the whole call.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How much of an error is told.
-const TOLD_BYTES_MAX: usize = 1024;
+/// Largest part of an error's body that is shown, in bytes.
+const SHOWN_BYTES_MAX: usize = 1024;
 
-/// A Secret to be made.
+/// A Secret to create.
 pub(super) struct Secret<'a> {
     /// Its name.
     pub name: &'a str,
@@ -33,27 +32,28 @@ pub(super) struct Secret<'a> {
     pub data: &'a [(&'static str, String)],
 }
 
-/// Makes a Secret. Answers whether it did: one of that name stays as it is.
+/// Creates a Secret, and returns true; false if there is one of that name already, which is not changed.
 ///
 /// # Errors
 /// Kubernetes cannot be reached, or refuses.
 pub(super) async fn create(secret: &Secret<'_>) -> Result<bool, String> {
     match tokio::time::timeout(TIMEOUT, ask(secret)).await {
         Ok(answer) => answer,
-        Err(_) => Err(format!("Kubernetes does not answer within {TIMEOUT:?}")),
+        Err(_) => Err(format!("Kubernetes has not answered within {TIMEOUT:?}")),
     }
 }
 
 async fn ask(secret: &Secret<'_>) -> Result<bool, String> {
     let variable = |name: &str| {
-        std::env::var(name).map_err(|_| format!("{name} is not set: this runs in a pod of Kubernetes"))
+        std::env::var(name)
+            .map_err(|_| format!("{name} is not set: this command must run in a pod of Kubernetes"))
     };
     let host = variable("KUBERNETES_SERVICE_HOST")?;
     let port = variable("KUBERNETES_SERVICE_PORT")?;
-    let port: u16 = port.parse().map_err(|_| format!("KUBERNETES_SERVICE_PORT {port:?} is no port"))?;
+    let port: u16 = port.parse().map_err(|_| format!("KUBERNETES_SERVICE_PORT {port:?} is not a port"))?;
     let file = |name: &str| {
         let path = Path::new(ACCOUNT).join(name);
-        let text = std::fs::read_to_string(&path).map_err(|error| told(&path.display(), &error))?;
+        let text = std::fs::read_to_string(&path).map_err(|error| at(&path.display(), &error))?;
         Ok::<_, String>(text.trim().to_owned())
     };
     let (token, namespace) = (file("token")?, file("namespace")?);
@@ -66,14 +66,14 @@ async fn ask(secret: &Secret<'_>) -> Result<bool, String> {
         .body(body)
         .map_err(|error| error.to_string())?;
 
-    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| told(&host, &error))?;
-    let name = ServerName::try_from(host.clone()).map_err(|error| told(&host, &error))?;
+    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| at(&host, &error))?;
+    let name = ServerName::try_from(host.clone()).map_err(|error| at(&host, &error))?;
     let connector = TlsConnector::from(Arc::new(tls(&Path::new(ACCOUNT).join("ca.crt"))?));
-    let stream = connector.connect(name, stream).await.map_err(|error| told(&host, &error))?;
+    let stream = connector.connect(name, stream).await.map_err(|error| at(&host, &error))?;
     let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| told(&host, &error))?;
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| at(&host, &error))?;
     let connection = tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(|error| told(&host, &error))?;
+    let response = sender.send_request(request).await.map_err(|error| at(&host, &error))?;
     let answer = match response.status() {
         StatusCode::CREATED => Ok(true),
         StatusCode::CONFLICT => Ok(false),
@@ -83,7 +83,7 @@ async fn ask(secret: &Secret<'_>) -> Result<bool, String> {
     answer
 }
 
-fn told(what: &impl Display, error: &impl Display) -> String {
+fn at(what: &impl Display, error: &impl Display) -> String {
     format!("{what}: {error}")
 }
 
@@ -101,7 +101,7 @@ fn body(secret: &Secret<'_>) -> serde_json::Value {
     })
 }
 
-/// Trusts the cluster's own CA and no other.
+/// A TLS configuration that trusts only the cluster's own CA.
 fn tls(ca: &Path) -> Result<ClientConfig, String> {
     let failed = |error: &dyn Display| format!("{}: {error}", ca.display());
     let mut roots = RootCertStore::empty();
@@ -114,16 +114,16 @@ fn tls(ca: &Path) -> Result<ClientConfig, String> {
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// The beginning of a body, for people.
+/// Reads the beginning of a body as text.
 async fn text(body: impl Body<Data = Bytes>) -> String {
     let mut body = std::pin::pin!(body);
     let mut all = Vec::new();
-    while all.len() < TOLD_BYTES_MAX {
+    while all.len() < SHOWN_BYTES_MAX {
         match std::future::poll_fn(|context| body.as_mut().poll_frame(context)).await {
             Some(Ok(frame)) => all.extend_from_slice(&frame.into_data().unwrap_or_default()),
             Some(Err(_)) | None => break,
         }
     }
-    all.truncate(TOLD_BYTES_MAX);
+    all.truncate(SHOWN_BYTES_MAX);
     String::from_utf8_lossy(&all).escape_debug().to_string()
 }

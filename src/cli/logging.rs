@@ -1,5 +1,4 @@
-//! Where log lines go: standard error, always.
-//! Never: standard output, which belongs to records.
+//! Set-up of logging to standard error. Standard output is for records.
 
 use std::io::IsTerminal;
 
@@ -12,12 +11,12 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::telemetry::Exporters;
 use crate::telemetry::logs::{self, WithTrace};
 
-/// RUST_LOG where it is set, else this.
+/// The filter of RUST_LOG if it is set, else this one.
 fn filter(default: &str) -> EnvFilter {
     EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default))
 }
 
-/// For the server: pretty on a terminal, JSON lines elsewhere.
+/// Logging of the server: text on a terminal, JSON lines elsewhere.
 pub(super) fn for_server(verbose: u8, exporters: &Exporters) {
     let level = match verbose {
         0 => "info",
@@ -35,13 +34,13 @@ pub(super) fn for_server(verbose: u8, exporters: &Exporters) {
         lines.json().flatten_event(true).map_event_format(WithTrace).with_filter(filter(level)).boxed()
     };
     let exported = exporters.logs().map(|provider| logs::exported(provider, filter(level)));
-    // Fails only where a subscriber is set already; that one is as good.
+    // This fails only if a subscriber is set already, which is used then.
     let _ = tracing_subscriber::registry().with(lines).with(exported).try_init();
     logs::count_panics();
 }
 
-/// For the other commands: short lines, warnings only unless asked for more; a library's only from
-/// the second -v on, as with the server.
+/// Logging of the other commands: short lines, and only warnings without -v. Debug lines of libraries need -vv, as with
+/// the server.
 pub(super) fn for_client(verbose: u8, exporters: Option<&Exporters>) {
     let level = match verbose {
         0 => "warn",
@@ -50,7 +49,7 @@ pub(super) fn for_client(verbose: u8, exporters: Option<&Exporters>) {
     };
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        // Said with eprintln!, which panics where standard error is closed.
+        // They are printed with eprintln!, which panics if standard error is closed.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(verbose > 1)
@@ -61,7 +60,7 @@ pub(super) fn for_client(verbose: u8, exporters: Option<&Exporters>) {
     let _ = tracing_subscriber::registry().with(lines).with(exported).try_init();
 }
 
-/// UTC to the second: what a person compares with the server's log.
+/// UTC time in seconds, which can be compared with the server's log.
 struct WallClock;
 
 impl FormatTime for WallClock {

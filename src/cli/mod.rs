@@ -1,5 +1,4 @@
-//! The command line: arguments in, exit code out. One file a command.
-//! Never: does a command's work here.
+//! The command line: from arguments to an exit code. Each command has a file of its own.
 
 mod bench;
 mod check;
@@ -29,24 +28,24 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::client::Client;
 use connection::Connection;
 
-/// Exit code: the command did not do what was asked.
+/// Exit code of a command that failed.
 const FAILURE: u8 = 1;
-/// Exit code: the arguments or the configuration are wrong; nothing was tried.
+/// Exit code for invalid arguments or an invalid configuration; nothing was attempted.
 const USAGE: u8 = 2;
-/// Exit code: ended by Ctrl-C or SIGTERM before it was done (128 + SIGINT).
+/// Exit code of a command that was ended by Ctrl-C or SIGTERM (128 + SIGINT).
 const INTERRUPTED: u8 = 130;
 
 const EXAMPLES: &str = "\
 Examples:
-  streamway serve                                   run a server on :50051, data in ./data
-  streamway publish orders --file orders.txt        a record a line
-  streamway subscribe orders --from earliest        print everything there is
-  streamway subscribe orders --follow               print what comes, across restarts
+  streamway serve                                   run a server on :50051 with its data in ./data
+  streamway publish orders --file orders.txt        publish each line as a record
+  streamway subscribe orders --from earliest        print all records
+  streamway subscribe orders --follow               print new records, across server restarts
   streamway topics list --server https://streams.example.org:443 --token-file token
-  streamway copy http://old:50051 all.backup        keep every topic in a file
+  streamway copy http://old:50051 all.backup        back up every topic to a file
 
-Exit codes: 0 done, 1 failed, 2 wrong arguments or configuration, 130 interrupted.
-`healthcheck` and `check` have their own; see their help.";
+Exit codes: 0 success, 1 failure, 2 invalid arguments or configuration, 130 interrupted.
+`healthcheck` and `check` have exit codes of their own; see their help.";
 
 /// Durable topics over streaming gRPC.
 #[derive(Debug, Parser)]
@@ -58,10 +57,11 @@ struct Cli {
     command: Command,
 }
 
-/// What every command takes.
+/// Options of every command.
 #[derive(Debug, Args)]
 struct Global {
-    /// The server, `http://host:port`, or `https://host:port` for TLS; several of one fleet, separated by commas.
+    /// Address of the server: http://host:port, or https://host:port for TLS. Separate several servers of one fleet by
+    /// commas.
     #[arg(
         long,
         global = true,
@@ -71,7 +71,7 @@ struct Global {
         default_value = "http://127.0.0.1:50051"
     )]
     server: Vec<String>,
-    /// Say more on standard error; twice for even more. RUST_LOG goes before it.
+    /// Log more to standard error; -vv logs even more. RUST_LOG takes precedence.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 }
@@ -98,7 +98,7 @@ enum Command {
     Completions(completions::Completions),
 }
 
-/// Why a command ends without success: one line, and the exit code.
+/// The reason why a command fails: one line of text and the exit code.
 #[derive(Debug)]
 struct Failure {
     code: u8,
@@ -149,7 +149,7 @@ fn parse() -> Result<Cli, ExitCode> {
     let command = Cli::command();
     let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.map_err(|error| {
-        // A closed pipe under --help is no reason to complain.
+        // A closed pipe while help is printed is not an error.
         let _ = error.print();
         let health = std::env::args_os().skip(1).any(|arg| arg == "healthcheck");
         match (error.use_stderr(), health) {
@@ -177,7 +177,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             topics.run(client).await
         }),
         Command::Copy(copy) => client_command("copy", &global, async || copy.run().await),
-        // It runs every few seconds, beside a server that exports: nobody wants its spans.
+        // It runs every few seconds, and its spans would hide those of the server.
         Command::Healthcheck(check) => {
             logging::for_client(global.verbose, None);
             on_a_runtime(async || Ok(check.run().await))
@@ -193,7 +193,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
 }
 
-/// How long a command that is done waits for what it left behind, a blocked read for one.
+/// Time that a finished command waits for operations it left behind, for example a blocked read.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(100);
 
 fn client_command(
@@ -205,7 +205,7 @@ fn client_command(
 }
 
 fn on_a_runtime(command: impl AsyncFnOnce() -> Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
-    // One worker for the transport beside the main thread, which reads or writes records.
+    // One worker runs the transport, and the main thread reads or writes records.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -216,11 +216,11 @@ fn on_a_runtime(command: impl AsyncFnOnce() -> Result<ExitCode, Failure>) -> Res
     outcome
 }
 
-/// Options of commands that keep a connection alive.
+/// Options of commands that resume a broken connection.
 #[derive(Clone, Copy, Debug, Args)]
 struct Patience {
-    /// Give up when the server was away, or got nothing done, for so long; an address that never answered
-    /// fails at once.
+    /// Give up when the server has been away, or has made no progress, for this time. A server that has never been
+    /// reached fails at once.
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = crate::config::parse_duration)]
     retry_for: Duration,
 }

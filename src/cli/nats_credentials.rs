@@ -1,5 +1,5 @@
-//! `streamway nats-credentials`: what a fleet and its NATS servers show each other, made where they are installed.
-//! Never: replaces what is there, or prints a secret.
+//! `streamway nats-credentials`: generates the credentials of a fleet and its NATS servers where they are installed.
+//! Existing credentials are not replaced, and no secret is printed.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -14,38 +14,38 @@ use clap::Args;
 use super::Failure;
 use super::kubernetes::{self, Secret};
 
-/// File of the key's seed: it is there once everything else is.
+/// File of the key's seed. It is written last, so everything is complete if it exists.
 const SEED: &str = "seed";
 /// Files that nats.conf includes.
 const AUTHORIZATION: &str = "authorization.conf";
 const ROUTES: &str = "routes.conf";
-/// For the owner, and the group that the NATS servers are of.
+/// Mode of the files: readable for the owner and for the group of the NATS servers.
 const MODE: u32 = 0o640;
 
-/// Make what a fleet and its NATS servers show each other
+/// Generate the credentials of a fleet and its NATS servers.
 ///
-/// Makes three files: `seed`, the replicas' key (--nats-nkey-file), which never crosses the network;
-/// `authorization.conf`, by which NATS lets in that key and nobody else; and `routes.conf`, the routes between the
-/// NATS servers with the password they show each other. nats.conf includes the last two, `routes.conf` inside of
-/// cluster {}. Where they are there already, nothing changes.
+/// Creates three files: `seed`, the key of the replicas (--nats-nkey-file), which is never sent over the network;
+/// `authorization.conf`, which makes NATS accept that key only; and `routes.conf`, the routes between the NATS
+/// servers with their password. Include the last two in nats.conf, `routes.conf` inside cluster {}. Existing
+/// credentials are not changed.
 #[derive(Debug, Args)]
 pub(super) struct NatsCredentials {
-    /// The cluster's servers, HOST:PORT of their routes, with commas between them.
+    /// Route addresses of the cluster's NATS servers, separated by commas.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true, value_parser = route)]
     routes: Vec<String>,
     #[command(flatten)]
     place: Place,
 }
 
-/// Where they are kept.
+/// Place of the credentials.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Place {
-    /// Keep them in this directory.
+    /// Write them to this directory.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Keep them in a Secret of this name, in the namespace of the pod that this runs in. Its service account needs the
-    /// right to create secrets, and no other.
+    /// Write them to a Secret of this name in the namespace of this pod. Its service account needs only the permission to
+    /// create secrets.
     #[arg(long, value_name = "NAME")]
     kubernetes_secret: Option<String>,
 }
@@ -67,7 +67,7 @@ impl NatsCredentials {
                 let made = kubernetes::create(&Secret { name: &name, data: &files }).await;
                 (made.map_err(Failure::failed)?, format!("the Secret {name}"))
             }
-            (None, None) => return Err(Failure::usage("--dir or --kubernetes-secret is needed")),
+            (None, None) => return Err(Failure::usage("--dir or --kubernetes-secret is required")),
         };
         let done = if made { "made in" } else { "already in" };
         writeln!(io::stdout(), "credentials {done} {place}")?;
@@ -75,12 +75,12 @@ impl NatsCredentials {
     }
 }
 
-/// An address as it is written into a configuration: nothing that means something there.
+/// Checks an address, which must not hold characters that are special in the configuration.
 fn route(text: &str) -> Result<String, String> {
-    let (host, port) = text.rsplit_once(':').ok_or("HOST:PORT is needed")?;
+    let (host, port) = text.rsplit_once(':').ok_or("write HOST:PORT")?;
     let plain = |c: char| c.is_ascii_alphanumeric() || ".-_[]:".contains(c);
     if host.is_empty() || !host.chars().all(plain) || port.parse::<u16>().is_err() {
-        return Err("HOST:PORT is needed".into());
+        return Err("write HOST:PORT".into());
     }
     Ok(text.to_owned())
 }
@@ -108,7 +108,7 @@ fn files(routes: &[String]) -> Result<Files, Failure> {
     ])
 }
 
-/// Writes them, the seed last, by a rename: where that is there, so is everything. Answers whether it did.
+/// Writes the files, each by a rename and the seed last, and returns true; false if there is a seed already.
 fn write(dir: &Path, files: &Files) -> io::Result<bool> {
     if dir.join(SEED).try_exists()? {
         return Ok(false);
@@ -116,7 +116,7 @@ fn write(dir: &Path, files: &Files) -> io::Result<bool> {
     fs::create_dir_all(dir)?;
     for (name, text) in files {
         let part = dir.join(format!("{name}.part"));
-        // What an earlier attempt left may have another mode.
+        // A file that an earlier attempt left may have another mode.
         if part.try_exists()? {
             fs::remove_file(&part)?;
         }
@@ -134,7 +134,7 @@ mod tests {
     use super::{files, route, write};
 
     #[test]
-    fn credentials_are_new_each_time_and_those_that_are_there_stay() {
+    fn credentials_are_new_each_time_and_existing_ones_stay() {
         let routes = ["a:6222".to_owned(), "b:6222".to_owned()];
         let (one, other) = (files(&routes).unwrap(), files(&routes).unwrap());
         for ((name, one), (_, other)) in one.iter().zip(&other) {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_is_an_address_and_nothing_else() {
+    fn only_an_address_is_accepted_as_a_route() {
         assert!(route("nats-0.nats:6222").is_ok() && route("[::1]:6222").is_ok());
         for wrong in ["nats-0", ":6222", "a:b", "a\":6222", "a b:6222", "a:99999"] {
             assert!(route(wrong).is_err(), "{wrong}");

@@ -1,5 +1,4 @@
-//! How times, counts and tables are printed.
-//! Never: what is printed.
+//! Formatting of times, JSON and tables, and safe printing.
 
 use std::fmt::Write;
 use std::io::{self, Write as _};
@@ -8,28 +7,28 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
 
-use crate::client::{is_obeyed, printable};
+use crate::client::{is_control, printable};
 use crate::record::UnixMicros;
 
-/// The first second of year 10000, which RFC 3339 cannot write.
+/// The first second of the year 10000, which RFC 3339 cannot express.
 const YEAR_10000: i64 = 253_402_300_800;
-/// The first second of year 1, where RFC 3339 begins as far as this program is concerned.
+/// The first second of the year 1, the smallest time of a `Timestamp`.
 const YEAR_1: i64 = -62_135_596_800;
 
-/// RFC 3339 with microseconds, the precision the server keeps.
+/// Formats a time as RFC 3339 with microseconds, the precision of the server.
 pub(super) fn time(time: UnixMicros) -> String {
     let (seconds, nanos) = time.parts();
     let Ok(seconds) = i64::try_from(seconds) else { return out_of_range(seconds) };
     date(seconds).map_or_else(|out| out, |date| format!("{date}.{:06}Z", nanos / 1000))
 }
 
-/// RFC 3339 to the second; empty where there is none.
+/// Formats a time as RFC 3339 with seconds; empty where there is none.
 pub(super) fn seconds(time: Option<&prost_types::Timestamp>) -> String {
     let Some(time) = time else { return String::new() };
     date(time.seconds).map_or_else(|out| out, |date| format!("{date}Z"))
 }
 
-/// RFC 3339 with as many digits as the publisher's own time needs.
+/// Formats a publisher's time as RFC 3339 with as many digits as it needs.
 pub(super) fn event_time(seconds: i64, nanos: u32) -> String {
     match date(seconds) {
         Err(out) => out,
@@ -39,7 +38,7 @@ pub(super) fn event_time(seconds: i64, nanos: u32) -> String {
     }
 }
 
-/// Date and time to the second, or what to say instead: any 64 bits may come from the network.
+/// Date and time in seconds, or a text for a time out of range: any 64 bits can come from the network.
 fn date(seconds: i64) -> Result<String, String> {
     if !(YEAR_1..YEAR_10000).contains(&seconds) {
         return Err(out_of_range(seconds));
@@ -52,7 +51,7 @@ fn out_of_range(seconds: impl std::fmt::Display) -> String {
     format!("out of range ({seconds} s since 1970)")
 }
 
-/// A duration without its small change.
+/// Formats a duration with tenths of a second, or with whole seconds from 100 s on.
 pub(super) fn elapsed(duration: Duration) -> String {
     if duration.as_secs() < 100 {
         format!("{:.1} s", duration.as_secs_f64())
@@ -61,7 +60,7 @@ pub(super) fn elapsed(duration: Duration) -> String {
     }
 }
 
-/// Writes to standard output. A closed pipe means that the reader has enough.
+/// Writes to standard output. A closed pipe is no error, as its reader wants no more.
 pub(super) fn print(text: &str) -> io::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -69,28 +68,28 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// One line on standard error, if anybody still reads it. Whatever a terminal would obey in it is escaped.
+/// Prints a line to standard error, if that is open. Control characters are escaped.
 pub(super) fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "{}", printable(line));
 }
 
-/// Writes a JSON object and a newline. Whatever a terminal would obey is escaped as JSON allows, so that
-/// programs read back the same text.
+/// Writes a JSON object and a newline. Control characters are escaped as JSON allows, so that programs read back the
+/// same text.
 pub(super) fn put_json(out: impl io::Write, value: &impl Serialize) -> io::Result<()> {
     let mut serializer = serde_json::Serializer::with_formatter(out, Shown(CompactFormatter));
     value.serialize(&mut serializer)?;
     serializer.into_inner().write_all(b"\n")
 }
 
-/// What [`put_json`] writes, as text.
+/// Formats a JSON object and a newline as [`put_json`] does.
 pub(super) fn json_line(value: &serde_json::Value) -> String {
     let mut line = Vec::new();
-    // A `Value` is always JSON, and a vector takes every byte.
+    // This cannot fail: a `Value` is always valid JSON, and a vector accepts every byte.
     let _ = put_json(&mut line, value);
     String::from_utf8_lossy(&line).into_owned()
 }
 
-/// JSON without characters that a terminal obeys.
+/// A formatter of JSON that escapes control characters.
 struct Shown(CompactFormatter);
 
 impl Formatter for Shown {
@@ -99,7 +98,7 @@ impl Formatter for Shown {
         if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
             return self.0.write_string_fragment(out, text);
         }
-        while let Some(at) = rest.find(is_obeyed) {
+        while let Some(at) = rest.find(is_control) {
             self.0.write_string_fragment(out, &rest[..at])?;
             let mut after = rest[at..].chars();
             let obeyed = after.next().unwrap_or_default();
@@ -112,8 +111,7 @@ impl Formatter for Shown {
     }
 }
 
-/// A table with aligned columns, two spaces between them; numbers to the right. Whatever a terminal would
-/// obey in a cell is escaped.
+/// Formats a table with aligned columns, numbers to the right. Control characters are escaped.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let cell = |row: &[String], column: usize| {
         row.get(column).map(|cell| printable(cell).into_owned()).unwrap_or_default()
@@ -157,7 +155,7 @@ mod tests {
     use prost_types::Timestamp;
 
     #[test]
-    fn every_number_from_the_network_is_a_time_or_said_to_be_none() {
+    fn every_number_from_the_network_is_shown_as_a_time_or_as_out_of_range() {
         let edges =
             [0, 1, -1, 1 << 62, i64::MIN, i64::MAX, 253_402_300_799, 253_402_300_800, -62_135_596_801];
         for at in edges {
@@ -180,17 +178,17 @@ mod tests {
     }
 
     #[test]
-    fn json_holds_nothing_that_a_terminal_obeys_and_is_read_back_the_same() {
+    fn json_has_no_control_characters_and_is_read_back_unchanged() {
         let text = "\x1b]0;x\x07 \u{9b}2J\x7f \u{202e}\u{e0041} ü\"\\\n";
         let line = json_line(&serde_json::json!({ text: text }));
-        assert!(!line.trim_end_matches('\n').contains(crate::client::is_obeyed), "{line:?}");
+        assert!(!line.trim_end_matches('\n').contains(crate::client::is_control), "{line:?}");
         assert!(line.contains("\\u009b2J\\u007f \\u202e\\udb40\\udc41 ü"), "{line}");
         let read: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(read[text], text);
     }
 
     #[test]
-    fn a_cell_is_one_line_that_moves_no_terminal() {
+    fn a_cell_is_one_line_without_control_characters() {
         let rows = vec![vec!["a\x1b[2Jb".into(), "1\n2".into()]];
         assert_eq!(table(&["NAME", "X"], &rows), "NAME            X\na\\u{1b}[2Jb  1\\n2\n");
     }

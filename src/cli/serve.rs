@@ -1,5 +1,4 @@
-//! `streamway serve`: the configuration, and then the server.
-//! Never: serves by itself.
+//! `streamway serve`: loads the configuration and runs the server.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -14,16 +13,16 @@ use crate::server;
 use crate::telemetry::Exporters;
 
 const HELP: &str = "\
-Every flag is also a variable, STREAMWAY_ and its name in upper case (--drain-timeout is
+Every flag is also an environment variable, STREAMWAY_ and its name in upper case (--drain-timeout is
 STREAMWAY_DRAIN_TIMEOUT), and a key of the TOML file (drain_timeout; --storage-cache-bytes is
-cache_bytes in the table [storage]). Flags go before variables, and variables before the file.
+cache_bytes in the table [storage]). Flags take precedence over variables, and variables over the file.
 
 Examples:
   streamway serve
   streamway serve --listen 127.0.0.1:0 --data-dir /var/lib/streamway
   streamway serve --config streamway.toml --check-config
 
-SIGTERM or Ctrl-C drains and ends within the drain timeout; a second signal ends at once.";
+SIGTERM or Ctrl-C drains the server, which ends within the drain timeout. A second signal ends it at once.";
 
 /// The flags of `serve`, made from the one list of settings.
 #[derive(Debug)]
@@ -112,7 +111,7 @@ impl Serve {
                 .map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))?;
             server::run(loaded.config, shutdown).await.map_err(|error| Failure::failed(error.to_string()))
         });
-        // The log is closed: what is still blocked somewhere must not hold up the exit.
+        // The log is closed, so a thread that is still blocked need not delay the exit.
         runtime.shutdown_timeout(super::RUNTIME_SHUTDOWN);
         exporters.flush();
         outcome.map(|()| ExitCode::SUCCESS)
@@ -126,7 +125,7 @@ fn describe(loaded: &Loaded) -> String {
     output::table(&["SETTING", "VALUE", "SOURCE"], &loaded.sources.iter().map(row).collect::<Vec<_>>())
 }
 
-/// `key=value` of every setting; what is not a default says where it comes from.
+/// Formats every setting as `key=value`, with the source of values that are not defaults.
 fn one_line(loaded: &Loaded) -> String {
     let mut line = String::new();
     for (setting, value, source) in &loaded.sources {

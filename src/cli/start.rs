@@ -1,12 +1,11 @@
-//! `--from`: where a subscription starts, as people say it.
-//! Never: asks the server.
+//! Parsing of `--from`, the start of a subscription, and of positions.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::client::Start;
 use crate::record::{Epoch, Offset, Position, UnixMicros};
 
-/// Reads `earliest`, `latest`, an offset, `-N` for the last N, a time, or how long ago.
+/// Reads `earliest`, `latest`, an offset, `-N` for the last N records, a time, or a duration ago.
 pub(super) fn parse_from(text: &str) -> Result<Start, String> {
     let text = text.trim();
     match text {
@@ -27,19 +26,19 @@ pub(super) fn parse_from(text: &str) -> Result<Start, String> {
     if let Ok(duration) = humantime::parse_duration(ago) {
         return Ok(Start::Time(micros(SystemTime::now().checked_sub(duration).unwrap_or(UNIX_EPOCH))));
     }
-    Err("write earliest, latest, an offset, -100 for the last 100, 2026-05-01T12:00:00Z, or \"5m ago\""
+    Err("write earliest, latest, an offset, -100 for the last 100 records, 2026-05-01T12:00:00Z, or \"5m ago\""
         .into())
 }
 
-/// Reads `EPOCH:OFFSET`, what a resume file holds.
+/// Reads a position as `EPOCH:OFFSET`.
 pub(super) fn parse_position(text: &str) -> Result<Position, String> {
     let position = text.trim().split_once(':').and_then(|(epoch, offset)| {
         Some(Position { epoch: Epoch::parse(epoch)?, offset: Offset::new(offset.parse().ok()?) })
     });
-    position.ok_or_else(|| "write EPOCH:OFFSET, for one 00c0ffee00c0ffee:42".into())
+    position.ok_or_else(|| "write EPOCH:OFFSET, for example 00c0ffee00c0ffee:42".into())
 }
 
-/// Writes what [`parse_position`] reads.
+/// Writes a position in the form that [`parse_position`] reads.
 pub(super) fn format_position(position: Position) -> String {
     format!("{}:{}", position.epoch, position.offset)
 }
@@ -56,7 +55,7 @@ mod tests {
     use crate::record::{Offset, UnixMicros};
 
     #[test]
-    fn starts_are_read_as_people_say_them() {
+    fn every_form_of_a_start_is_read() {
         assert_eq!(parse_from("earliest"), Ok(Start::Earliest));
         assert_eq!(parse_from("latest"), Ok(Start::Latest));
         assert_eq!(parse_from("17"), Ok(Start::Offset(Offset::new(17))));

@@ -1,5 +1,5 @@
-//! What a client command tells of itself: log lines, and with an endpoint set, spans.
-//! Never: keeps a command from doing what it was asked; for one, it goes on without.
+//! Telemetry of client commands: log lines, and spans if an endpoint is set. A command runs without telemetry if that
+//! cannot be set up.
 
 use std::process::ExitCode;
 
@@ -16,8 +16,8 @@ pub(super) fn settings(service: &str) -> Result<Settings, String> {
     Settings::read(service, std::env::vars_os().filter_map(text))
 }
 
-/// Runs a command as one span, whose calls carry its trace. What was not exported by its end is sent
-/// then, for a second at most.
+/// Runs a command as one span, which is the parent of its calls' spans. Spans that were not exported by its end are
+/// exported then, within a second.
 pub(super) fn traced(
     name: &'static str,
     verbose: u8,
@@ -29,7 +29,7 @@ pub(super) fn traced(
     if let Err(error) = &exporters {
         warn!(error, "no telemetry");
     }
-    // W3C's header as a variable, which is how one process hands its trace to the next.
+    // Processes pass their trace on in this variable, in the form of the W3C header.
     let parent = std::env::var("TRACEPARENT").ok();
     let no_parent = if verbose > 0 { NoParent::NewTrace } else { NoParent::NoTrace };
     let span = Command::begin(name, parent.as_deref(), no_parent);

@@ -1,5 +1,4 @@
-//! `streamway token`: a new token, and its line for the file of `--auth-tokens`.
-//! Never: talks to a server, or writes a file.
+//! `streamway token`: prints a new token, and its line for the file of `--auth-tokens`.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -9,13 +8,13 @@ use clap::Args;
 use super::Failure;
 use crate::auth;
 
-/// Make a token for a principal
+/// Generate a token for a principal.
 ///
-/// Prints two lines: the token, for the client, and the line with its hash, for the file of --auth-tokens.
-/// The token cannot be had again.
+/// Prints two lines: the token, for the client, and the line with its hash, for the file of --auth-tokens. The
+/// token cannot be recovered from the hash.
 #[derive(Debug, Args)]
 pub(super) struct Token {
-    /// What the policy calls the principal.
+    /// Name of the principal in the policy.
     name: String,
 }
 

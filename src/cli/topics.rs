@@ -1,5 +1,4 @@
-//! `streamway topics`: administration.
-//! Never: guesses; what is not named on the command line is not changed.
+//! `streamway topics`: administration of topics.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use crate::client::{Client, printable};
 use crate::config::{format_size, parse_duration, parse_size};
 use crate::proto::v1;
 
-/// Create, list, describe, change, trim and delete topics.
+/// Create, list, describe, update, trim and delete topics.
 #[derive(Debug, Args)]
 pub(super) struct Topics {
     #[command(subcommand)]
@@ -26,46 +25,46 @@ pub(super) struct Topics {
 enum Command {
     /// List topics by name.
     List {
-        /// Only names that begin with this.
+        /// List only names that begin with this prefix.
         #[arg(default_value = "")]
         prefix: String,
         #[command(flatten)]
         format: Format,
     },
-    /// Create a topic. Publishing creates one too, without retention limits.
+    /// Create a topic. Publishing also creates a topic, without retention limits.
     Create {
-        /// Its name: a-z, 0-9, '.', '_', '-', at most 128.
+        /// Name of the topic: up to 128 of a-z, 0-9, '.', '_' and '-'.
         topic: String,
         #[command(flatten)]
         retention: Retention,
         #[command(flatten)]
         format: Format,
     },
-    /// Show everything about a topic.
+    /// Show the settings and the state of a topic.
     Describe {
-        /// Its name.
+        /// Name of the topic.
         topic: String,
         #[command(flatten)]
         format: Format,
     },
-    /// Change how long a topic's records are kept. Only what is named changes; 0 lifts a limit.
+    /// Change the retention limits of a topic. Limits that are not named stay; 0 removes a limit.
     #[command(after_help = "Example:\n  streamway topics update orders --max-age 7d --max-bytes 10GiB")]
     Update {
-        /// Its name.
+        /// Name of the topic.
         topic: String,
         #[command(flatten)]
         retention: Retention,
         #[command(flatten)]
         format: Format,
     },
-    /// Forget the records before an offset. Whole batches are kept.
+    /// Delete the records before an offset. A batch that holds the offset is kept whole.
     Trim {
-        /// The topic.
+        /// Name of the topic.
         topic: String,
-        /// The first offset to keep.
+        /// First offset to keep.
         #[arg(long, value_name = "OFFSET")]
         before: u64,
-        /// Only this incarnation of the topic.
+        /// Fail unless the topic has this epoch, which changes when it is created again.
         #[arg(long, default_value = "", hide_default_value = true)]
         epoch: String,
         #[command(flatten)]
@@ -73,41 +72,41 @@ enum Command {
     },
     /// Delete topics with all their records.
     Delete {
-        /// Their names.
+        /// Names of the topics.
         #[arg(required = true)]
         topics: Vec<String>,
-        /// Only this incarnation of the topic.
+        /// Fail unless the topic has this epoch, which changes when it is created again.
         #[arg(long, default_value = "", hide_default_value = true)]
         epoch: String,
     },
 }
 
-/// How answers are printed.
+/// Options of the output.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct Format {
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
-    /// For people.
+    /// A table or text to read.
     Table,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 
-/// How long records are kept.
+/// Retention limits.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct Retention {
-    /// Forget batches older than this, for one 7d; 0 for no limit.
+    /// Delete batches older than this, for example 7d; 0 for no limit.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     max_age: Option<Duration>,
-    /// Forget the oldest above so many bytes, for one 10GiB; 0 for no limit.
+    /// Delete the oldest batches above this size, for example 10GiB; 0 for no limit.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_bytes: Option<u64>,
-    /// Forget the oldest above so many records; 0 for no limit.
+    /// Delete the oldest batches above this number of records; 0 for no limit.
     #[arg(long, value_name = "N")]
     max_records: Option<u64>,
 }
@@ -145,7 +144,7 @@ impl Topics {
                 let paths = retention.paths();
                 if paths.is_empty() {
                     return Err(Failure::usage(
-                        "nothing to change; name --max-age, --max-bytes or --max-records",
+                        "nothing to change: give --max-age, --max-bytes or --max-records",
                     ));
                 }
                 let changed =
@@ -155,7 +154,9 @@ impl Topics {
             Command::Trim { topic, before, epoch, format } => {
                 let earliest = service.trim(&topic, before, &epoch).await?;
                 output::print(&match format.output {
-                    Output::Table => format!("{} now begins at offset {earliest}\n", printable(&topic)),
+                    Output::Table => {
+                        format!("the earliest offset of {} is now {earliest}\n", printable(&topic))
+                    }
                     Output::Json => output::json_line(&json!({ "name": topic, "earliest_offset": earliest })),
                 })?;
             }
@@ -230,7 +231,7 @@ fn print_topic(topic: &v1::Topic, format: Format) -> Result<(), Failure> {
         ("name", topic.name.clone()),
         ("epoch", topic.epoch.clone()),
         ("earliest", topic.earliest_offset.to_string()),
-        ("tail", format!("{} ({records} offsets kept)", topic.tail)),
+        ("tail", format!("{} ({records} offsets in the topic)", topic.tail)),
         ("size", approximate(topic.stored_bytes)),
         ("retention", retention(topic)),
         ("created", output::seconds(topic.create_time.as_ref())),

@@ -1,17 +1,16 @@
-//! How a client has messages compressed.
-//! Never: the default. It costs both sides CPU, and pays over slow or metered networks.
+//! Compression of messages. It costs processor time on both sides, and pays over slow or metered networks.
 
 use std::fmt;
 use std::str::FromStr;
 
 use tonic::codec::CompressionEncoding;
 
-/// How messages are compressed: the client's own, and so the server's answers to it.
+/// The compression of messages in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// Known to every gRPC library.
+    /// Supported by every gRPC library.
     Gzip,
-    /// Faster and smaller.
+    /// Faster and more compact than gzip.
     Zstd,
 }
 
@@ -31,7 +30,7 @@ impl FromStr for Compression {
         match name {
             "gzip" => Ok(Self::Gzip),
             "zstd" => Ok(Self::Zstd),
-            _ => Err("it is neither gzip nor zstd".to_owned()),
+            _ => Err("write gzip or zstd".to_owned()),
         }
     }
 }

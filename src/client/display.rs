@@ -90,7 +90,7 @@ mod tests {
         for details in [details, known] {
             let status = Status::with_error_details(Code::OutOfRange, format!("message{bad}"), details);
             let shown = Error::from_status(&status, "http://x").to_string();
-            assert!(!shown.contains(crate::client::is_obeyed), "{shown:?}");
+            assert!(!shown.contains(crate::client::is_control), "{shown:?}");
             assert!(shown.contains("\\u{1b}]0;x\\u{7}"), "{shown}");
         }
     }

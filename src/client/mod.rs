@@ -37,7 +37,7 @@ pub use compression::Compression;
 use connector::Connector;
 pub use error::{Error, Origin};
 pub use options::Options;
-pub(crate) use printable::{is_obeyed, printable};
+pub(crate) use printable::{is_control, printable};
 pub(crate) use publisher::Encoded;
 pub use publisher::{Acknowledgement, OnStored, Publisher, PublisherOptions, Stored};
 pub use record::{Headers, Record, RecordRef};

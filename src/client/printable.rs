@@ -1,10 +1,9 @@
-//! Text that others chose, made safe to print: a terminal shows it and obeys none of it.
-//! Never: used for what a program reads back; it does not say which text was escaped.
+//! Escaping of untrusted text for a terminal. The result is for people: it does not show which characters were escaped.
 
 use std::borrow::Cow;
 
-/// Characters of Unicode's categories Cf, Zl and Zp (version 16), which are invisible, reorder what is
-/// around them or end a line. Controls (Cc) are left to `char::is_control`.
+/// Characters of the Unicode categories Cf, Zl and Zp (version 16), which are invisible, reorder the text around them or
+/// end a line. `char::is_control` covers the control characters (Cc).
 const INVISIBLE: [(u32, u32); 23] = [
     (0xad, 0xad),
     (0x600, 0x605),
@@ -27,13 +26,13 @@ const INVISIBLE: [(u32, u32); 23] = [
     (0x1_d173, 0x1_d17a),
     (0xe_0001, 0xe_0001),
     (0xe_0020, 0xe_007f),
-    // Not assigned, and ignored by terminals as those are.
+    // These are not assigned, and ignored by terminals.
     (0xe_0000, 0xe_0000),
     (0xe_0002, 0xe_001f),
 ];
 
-/// Whether a terminal would do something else than show this character.
-pub(crate) fn is_obeyed(c: char) -> bool {
+/// Returns true for a control character in the widest sense: a terminal does something else than show it.
+pub(crate) fn is_control(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();
     }
@@ -41,25 +40,24 @@ pub(crate) fn is_obeyed(c: char) -> bool {
     c.is_control() || INVISIBLE.iter().any(|(first, last)| (*first..=*last).contains(&code))
 }
 
-/// The text on one line, each character that a terminal would obey written as Rust writes it:
-/// `\n`, `\u{1b}`, `\u{202e}`.
+/// Returns the text on one line, with control characters escaped as in Rust: `\n`, `\u{1b}`, `\u{202e}`.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_obeyed) {
+    if !text.contains(is_control) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if is_obeyed(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+        if is_control(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     Cow::Owned(shown)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{is_obeyed, printable};
+    use super::{is_control, printable};
 
     #[test]
-    fn nothing_that_a_terminal_obeys_is_left() {
+    fn control_characters_are_escaped() {
         for (text, shown) in [
             ("a topic", "a topic"),
             ("Zürich, 東京, e\u{301}, 🦀", "Zürich, 東京, e\u{301}, 🦀"),
@@ -70,18 +68,17 @@ mod tests {
             ("\u{e0041}\u{feff}", "\\u{e0041}\\u{feff}"),
         ] {
             assert_eq!(printable(text), shown);
-            assert_eq!(printable(shown), shown, "what is escaped stays as it is");
+            assert_eq!(printable(shown), shown, "escaped text stays as it is");
         }
     }
 
-    /// The standard library escapes all of these in `{:?}`, and more.
     #[test]
-    fn every_character_that_is_left_is_one_that_debug_shows() {
-        for c in (0..=0x10_ffff).filter_map(char::from_u32).filter(|c| is_obeyed(*c)) {
+    fn every_escaped_character_is_one_that_debug_escapes_too() {
+        for c in (0..=0x10_ffff).filter_map(char::from_u32).filter(|c| is_control(*c)) {
             assert!(c.escape_debug().len() > 1, "U+{:04X}", u32::from(c));
         }
         for c in ['\0', '\x1b', '\x7f', '\u{80}', '\u{9f}', '\u{61c}', '\u{200e}', '\u{202a}', '\u{2069}'] {
-            assert!(is_obeyed(c), "U+{:04X}", u32::from(c));
+            assert!(is_control(c), "U+{:04X}", u32::from(c));
         }
     }
 }

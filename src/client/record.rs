@@ -11,31 +11,31 @@ use crate::record::{Offset, UnixMicros};
 /// A record to publish.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Application-defined key, may be empty.
+    /// Application-defined key, which may be empty.
     pub key: Bytes,
-    /// Payload, may be empty.
+    /// Payload, which may be empty.
     pub value: Bytes,
-    /// Application-defined headers; of two with the same key the last counts.
+    /// Application-defined headers. The last of two with the same key counts.
     pub headers: Vec<(String, String)>,
-    /// When the event happened, as the publisher says.
+    /// Time of the event, set by the publisher.
     pub event_time: Option<UnixMicros>,
 }
 
 impl Record {
-    /// A record of a payload alone.
+    /// A record with only a payload.
     #[must_use]
     pub fn new(value: impl Into<Bytes>) -> Self {
         Self { value: value.into(), ..Self::default() }
     }
 
-    /// The same record under a key.
+    /// Sets the key.
     #[must_use]
     pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
         self.key = key.into();
         self
     }
 
-    /// The same record with one more header.
+    /// Adds a header.
     #[must_use]
     pub fn with_header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((key.into(), value.into()));
@@ -48,7 +48,7 @@ impl Record {
         bytes_len(&self.key) + bytes_len(&self.value) + headers + time
     }
 
-    /// Bytes of the `records` field that [`Self::put_field`] writes.
+    /// Length of the `records` field that [`Self::put_field`] writes.
     pub(crate) fn field_len(&self) -> usize {
         field_len(self.body_len())
     }
@@ -73,18 +73,18 @@ fn header_len((key, value): &(String, String)) -> usize {
     bytes_len(key.as_bytes()) + bytes_len(value.as_bytes())
 }
 
-/// A record as received; slices of the delivery.
+/// A received record, which points into the delivery.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordRef<'a> {
-    /// Its place in the topic.
+    /// Offset of the record.
     pub offset: Offset,
-    /// When its batch was stored.
+    /// Time when its batch was stored.
     pub publish_time: UnixMicros,
-    /// Its key, may be empty.
+    /// Key, which may be empty.
     pub key: &'a [u8],
-    /// Its payload, may be empty.
+    /// Payload, which may be empty.
     pub value: &'a [u8],
-    /// The whole encoded record, for the rarer fields.
+    /// The whole encoded record. Other fields are parsed when they are asked for.
     encoded: &'a [u8],
 }
 
@@ -102,13 +102,13 @@ impl<'a> RecordRef<'a> {
         Ok(record)
     }
 
-    /// Its headers, in the order published.
+    /// The headers, in the order published.
     #[must_use]
     pub fn headers(&self) -> Headers<'a> {
         Headers { encoded: self.encoded, fields: Fields::new(self.encoded) }
     }
 
-    /// When the event happened, as the publisher says: seconds since 1970, and nanoseconds.
+    /// Time of the event, set by the publisher: seconds since 1970, and nanoseconds.
     #[must_use]
     pub fn event_time(&self) -> Option<(i64, u32)> {
         let mut time: Option<Timestamp> = None;
@@ -122,12 +122,12 @@ impl<'a> RecordRef<'a> {
     }
 }
 
-/// What is said of bytes that are not what the contract promises.
+/// The error for malformed bytes of a delivery.
 pub(crate) fn damaged(offset: Offset, reason: Malformed) -> Error {
     Error::local(tonic::Code::DataLoss, format!("delivery at offset {offset} is damaged: {reason}"))
 }
 
-/// The headers of one record.
+/// An iterator over the headers of one record.
 #[derive(Clone, Debug)]
 pub struct Headers<'a> {
     encoded: &'a [u8],

@@ -1,5 +1,4 @@
-//! TLS to `https://` servers: whom to trust, and who this client is.
-//! Never: a way to trust everybody.
+//! TLS to `https://` servers: the CAs to trust, and the client's certificate. Verification cannot be turned off.
 
 use std::error::Error as StdError;
 use std::io;
@@ -12,23 +11,22 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::reload::{Contents, Files};
 
-/// What `https://` servers are met with. The default trusts what the system trusts, and presents no
-/// certificate. Files are in PEM form, and read again when they change: connections made from then on
-/// use what they hold.
+/// TLS options for `https://` servers. By default the CAs of the system are trusted, and no client certificate is
+/// presented. Files are in PEM form, and read again when they change: new connections use the new contents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsOptions {
-    /// The CAs to trust in place of the system's.
+    /// The CAs to trust instead of the system's.
     pub ca: Option<PathBuf>,
-    /// This client's certificate and its chain, for servers that ask for one; with its key.
+    /// This client's certificate and its chain, for servers that require one.
     pub cert: Option<PathBuf>,
     /// The private key of the certificate.
     pub key: Option<PathBuf>,
-    /// The name that the server's certificate must have, where it is not the host in the address.
+    /// The name that the server's certificate must have, if it is not the host in the address.
     pub server_name: Option<String>,
 }
 
 impl TlsOptions {
-    /// The files named, and what they hold is given to [`Self::config`] in this order.
+    /// The files named, in the order in which [`Self::config`] expects their contents.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         [&self.ca, &self.cert, &self.key].into_iter().flatten().cloned().collect()
     }
@@ -40,7 +38,7 @@ impl TlsOptions {
         Ok(())
     }
 
-    /// Reads the files, for one connection. Blocking.
+    /// Reads the files for one connection. Blocks.
     pub(crate) fn read(&self) -> Result<ClientTlsConfig, String> {
         self.check()?;
         let contents = match self.paths() {
@@ -50,7 +48,7 @@ impl TlsOptions {
         self.config(&contents)
     }
 
-    /// What the transport is told.
+    /// The configuration of the transport, made of the contents of the files.
     pub(super) fn config(&self, contents: &Contents) -> Result<ClientTlsConfig, String> {
         let mut contents = contents.iter();
         let named = [&self.ca, &self.cert, &self.key];
@@ -69,7 +67,7 @@ impl TlsOptions {
     }
 }
 
-/// The transport takes a file without a certificate, and then trusts nobody.
+/// Checks that a file has a certificate, as the transport accepts one without, and then trusts no server.
 fn authorities(path: &Path, bytes: &[u8]) -> Result<Certificate, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     match found {
@@ -78,36 +76,36 @@ fn authorities(path: &Path, bytes: &[u8]) -> Result<Certificate, String> {
     }
 }
 
-/// How rustls begins what the other side said.
+/// Prefix of rustls errors for an alert of the peer.
 const ALERT: &str = "received fatal alert: ";
-/// What HTTP/2 says of a TLS record.
+/// Suffix of the HTTP/2 error for a TLS record.
 const NOT_HTTP2: &str = "frame with invalid size";
 
-/// What a person can do about a handshake that failed; none where the error is not of TLS.
+/// Advice on a TLS handshake that failed; none where the error is not a TLS error.
 pub(super) fn hint(error: &(dyn StdError + 'static), cause: &str) -> Option<&'static str> {
-    // A client certificate is refused after the client's handshake (TLS 1.3), and HTTP/2 keeps of the
-    // error under it only the text.
+    // With TLS 1.3 a client certificate is refused after the client's handshake, and HTTP/2 keeps only the text of that
+    // error.
     if let Some((_, alert)) = cause.split_once(ALERT) {
         return Some(match alert {
-            "CertificateRequired" => "the server asks for a client certificate and its key",
+            "CertificateRequired" => "the server requires a client certificate",
             "ProtocolVersion" | "NoApplicationProtocol" | "HandshakeFailure" => DISAGREE,
             _ => "the server does not accept this client's certificate",
         });
     }
     if cause.ends_with(NOT_HTTP2) {
-        return Some("does this port speak TLS? then write https://");
+        return Some("if this port uses TLS, write https://");
     }
     Some(match find(error)? {
         Error::InvalidCertificate(why) => match why {
-            Bad::UnknownIssuer => "name the CA that the server's certificate comes from",
+            Bad::UnknownIssuer => "trust the CA that issued the server's certificate",
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
-                "use a name that the server's certificate has, or say which it has (the TLS server name)"
+                "use a host name that the server's certificate has, or set the TLS server name"
             }
             Bad::Expired | Bad::ExpiredContext { .. } => "renew the server's certificate",
-            Bad::NotValidYet | Bad::NotValidYetContext { .. } => "look at this machine's clock",
-            _ => "the server's certificate is no good",
+            Bad::NotValidYet | Bad::NotValidYetContext { .. } => "check this machine's clock",
+            _ => "the server's certificate is invalid",
         },
-        Error::InvalidMessage(_) => "does this port speak TLS? http:// is for one that does not",
+        Error::InvalidMessage(_) => "if this port does not use TLS, write http://",
         _ => DISAGREE,
     })
 }
@@ -117,7 +115,7 @@ const DISAGREE: &str = "client and server do not agree on TLS: its version, or H
 fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
     let mut next = Some(error);
     while let Some(error) = next {
-        // An I/O error shows what is in it, but does not name it as its source.
+        // The error inside an I/O error is not its source.
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref());
         if found.is_some() {

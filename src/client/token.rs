@@ -1,5 +1,5 @@
-//! The token that says who calls: given, or kept in a file that somebody renews.
-//! Never: shown, not even by Debug or in an error.
+//! The token that identifies the caller, given directly or in a file. It is never shown, not even by Debug or in an
+//! error.
 
 use std::fmt;
 use std::path::Path;
@@ -26,18 +26,18 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Puts the token into every call; all clones see the newest one.
+/// Adds the token to every call. All clones share the newest token.
 #[derive(Clone, Default)]
 pub(crate) struct Bearer(Arc<ArcSwapOption<MetadataValue<Ascii>>>);
 
 impl Bearer {
-    /// From now on, calls carry this token.
+    /// Sets the token of calls from now on.
     pub(super) fn set(&self, token: &Token) -> Result<(), String> {
         let token = token.0.trim();
         if token.is_empty() {
             return Err("the token is empty".into());
         }
-        let unfit = || "the token holds characters that a header cannot".to_owned();
+        let unfit = || "the token holds characters that are not allowed in a header".to_owned();
         if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(unfit());
         }
@@ -47,9 +47,10 @@ impl Bearer {
         Ok(())
     }
 
-    /// The same with what a file holds.
+    /// Sets the token to the contents of a file.
     pub(super) fn set_from(&self, path: &Path, bytes: &[u8]) -> Result<(), String> {
-        let text = std::str::from_utf8(bytes).map_err(|_| format!("{} is no text", path.display()))?;
+        let text =
+            std::str::from_utf8(bytes).map_err(|_| format!("{} is not a text file", path.display()))?;
         self.set(&text.into()).map_err(|why| format!("{}: {why}", path.display()))
     }
 }

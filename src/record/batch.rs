@@ -1,5 +1,4 @@
-//! A batch on its way in: checked once, then moved about as bytes.
-//! Never: parses a record into fields, or knows where the batch will be stored.
+//! A batch to be stored. It is checked once, and handled as bytes from then on.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -9,12 +8,12 @@ use super::{Offset, RequestId, Scope, content};
 /// Tag of `records` in `PublishRequest` and in `RecordBatch` alike: field 3, length-delimited.
 pub const RECORDS_TAG: u8 = 0x1a;
 
-/// How much one batch may hold.
+/// Limits of one batch.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
-    /// Most records.
+    /// Largest number of records.
     pub records_max: u32,
-    /// Most bytes of encoded `records` fields.
+    /// Largest size of the encoded `records` fields, in bytes.
     pub bytes_max: u32,
 }
 
@@ -24,42 +23,42 @@ impl Default for BatchLimits {
     }
 }
 
-/// What is wrong with a batch. Each is the client's to mend; nothing was stored.
+/// The reason why a batch is invalid. The client has to correct it; nothing was stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// A batch without records.
+    /// The batch has no records.
     #[error("batch is empty")]
     Empty,
-    /// Too many records.
+    /// The batch has too many records.
     #[error("batch holds {records} records, more than {limit}")]
     TooManyRecords {
-        /// How many there are.
+        /// Number found.
         records: u64,
-        /// How many may be.
+        /// Largest number allowed.
         limit: u32,
     },
-    /// Too many bytes.
+    /// The batch is too large.
     #[error("batch holds {bytes} bytes of records, more than {limit}")]
     TooManyBytes {
-        /// How many there are.
+        /// Number found.
         bytes: u64,
-        /// How many may be.
+        /// Largest number allowed.
         limit: u32,
     },
-    /// The idempotency key breaks its rule.
+    /// The idempotency key is invalid.
     #[error("{0}")]
     RequestId(&'static str),
-    /// A record that no protobuf parser would take.
+    /// A record is not a valid protobuf message.
     #[error("record {index}: {reason}")]
     Record {
-        /// Which record, from 0.
+        /// Index of the record, from 0.
         index: u64,
-        /// What is wrong.
+        /// Reason why it is invalid.
         reason: Malformed,
     },
 }
 
-/// A checked batch: its records as they came, and what was asked of the store.
+/// A checked batch: its records as they were received, and the conditions of its publish.
 #[derive(Clone, Debug)]
 pub struct Batch {
     records: Bytes,
@@ -74,7 +73,7 @@ impl Batch {
     /// Checks the encoded `records` fields of one publish.
     ///
     /// # Errors
-    /// The first rule they break.
+    /// The first violation found.
     pub fn check(records: Bytes, limits: BatchLimits) -> Result<Self, Violation> {
         if records.is_empty() {
             return Err(Violation::Empty);
@@ -91,7 +90,7 @@ impl Batch {
         Ok(Self { records, count, crc, request_id: None, expected_offset: None, traceparent: None })
     }
 
-    /// Asks for idempotency; an empty key asks for none.
+    /// Sets the idempotency key; an empty one means none.
     ///
     /// # Errors
     /// The key is too long.
@@ -102,21 +101,21 @@ impl Batch {
         Ok(self)
     }
 
-    /// Says whose idempotency key it is. Without a key nothing changes.
+    /// Sets the scope of the idempotency key, if there is one.
     #[must_use]
     pub fn within(mut self, scope: Scope) -> Self {
         self.request_id = self.request_id.map(|id| id.within(scope));
         self
     }
 
-    /// Asks that the first record gets exactly this offset.
+    /// Sets the condition that the first record gets exactly this offset.
     #[must_use]
     pub fn expecting(mut self, offset: Option<Offset>) -> Self {
         self.expected_offset = offset;
         self
     }
 
-    /// Keeps a W3C traceparent with the batch; one that is not well-formed is dropped, as that standard asks.
+    /// Sets the W3C traceparent. One that is not well-formed is ignored, as the standard requires.
     #[must_use]
     pub fn with_traceparent(mut self, traceparent: &str) -> Self {
         self.traceparent = is_traceparent(traceparent).then(|| traceparent.into());
@@ -129,20 +128,20 @@ impl Batch {
         &self.records
     }
 
-    /// How many records: at least 1.
+    /// Number of records, at least 1.
     #[must_use]
     pub const fn count(&self) -> u32 {
         self.count
     }
 
-    /// CRC32C of [`Self::records`], taken when the batch was received.
+    /// CRC32C of [`Self::records`], computed when the batch was received.
     #[must_use]
     pub const fn crc(&self) -> u32 {
         self.crc
     }
 
-    /// Checksum of what the records say, the same in whatever order a client wrote their headers. Walks
-    /// them: asked only of batches with an idempotency key.
+    /// Checksum of the records that does not depend on the order of their headers. It parses the records, so it is used
+    /// only for batches with an idempotency key.
     #[must_use]
     pub fn content(&self) -> u32 {
         content::checksum(&self.records, self.crc)
@@ -166,17 +165,17 @@ impl Batch {
         self.traceparent.as_deref()
     }
 
-    /// Bytes this batch is counted as in every budget, at least what it keeps in memory: its records, a flat share for
-    /// what surrounds them, and what else of its message their buffer may hold.
+    /// Number of bytes that this batch counts as in every budget, at least the memory that it occupies: its records, a
+    /// fixed overhead, and the rest of the message that their buffer may hold.
     #[must_use]
     pub fn weight(&self) -> usize {
-        /// Offsets, time, trace context and bookkeeping of one batch, in bytes; a round upper estimate.
+        /// Estimated upper bound of the memory of one batch besides its records, in bytes.
         const OVERHEAD: usize = 128;
         self.records.len() + OVERHEAD + EXCESS_MAX
     }
 }
 
-/// Counts and checks encoded `records` fields; nothing else may stand between them.
+/// Counts and checks encoded `records` fields, between which there must not be other fields.
 fn count_records(bytes: &[u8]) -> Result<u64, Violation> {
     let mut index = 0;
     let at = |index, reason| Violation::Record { index, reason };
@@ -194,13 +193,13 @@ fn count_records(bytes: &[u8]) -> Result<u64, Violation> {
     Ok(index)
 }
 
-/// Most bytes that a batch's records keep in memory beside themselves: room for a topic's name, a request id and a
-/// trace context of the usual lengths.
+/// Largest part of a message that records may keep in memory besides themselves, in bytes. A topic name, a request id
+/// and a trace context of usual lengths fit.
 pub const EXCESS_MAX: usize = 256;
 
-/// Collects the `records` fields of a message into one run of bytes: a slice of the message where they stand together,
-/// as every common encoder writes them, and are nearly all of it; else a copy, so that a record of two bytes does not
-/// keep the megabytes that came beside it.
+/// Collects the `records` fields of a message into one run of bytes. The run is a slice of the message if the fields are
+/// adjacent, as every common encoder writes them, and are nearly all of it. Otherwise it is a copy, so that a small
+/// record does not keep a large message in memory.
 #[derive(Debug, Default)]
 pub struct RecordsCollector {
     run: Option<std::ops::Range<usize>>,
@@ -208,7 +207,7 @@ pub struct RecordsCollector {
 }
 
 impl RecordsCollector {
-    /// Takes the field at `at` (tag included) of `message`.
+    /// Adds the field at `at` (tag included) of `message`.
     pub fn push(&mut self, message: &Bytes, at: std::ops::Range<usize>) {
         match (&mut self.copied, &mut self.run) {
             (Some(copied), _) => copied.extend_from_slice(&message[at]),
@@ -222,7 +221,7 @@ impl RecordsCollector {
         }
     }
 
-    /// All records pushed.
+    /// Returns all records that were added.
     #[must_use]
     pub fn finish(self, mut message: Bytes) -> Bytes {
         match (self.copied, self.run) {
@@ -243,7 +242,7 @@ impl RecordsCollector {
     }
 }
 
-/// Whether `text` is a traceparent of version 00 (W3C Trace Context, section 3.2).
+/// Returns true if `text` is a traceparent of version 00 (W3C Trace Context, section 3.2).
 fn is_traceparent(text: &str) -> bool {
     let hex = |part: &str, len| {
         part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_record_is_refused() {
+    fn fields_that_are_not_records_are_refused() {
         let limits = BatchLimits::default();
         let mut bytes = records(2, 3).to_vec();
         bytes.extend_from_slice(&[0x08, 1]);
@@ -300,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn collector_slices_a_run_and_copies_a_scatter() {
+    fn adjacent_records_are_sliced_and_scattered_ones_are_copied() {
         let message = Bytes::from_static(b"aabbxxcc");
         let mut together = RecordsCollector::default();
         together.push(&message, 0..2);
@@ -315,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stood_beside_the_records_is_not_kept() {
+    fn the_rest_of_a_message_is_not_kept_in_memory() {
         for (beside, shared) in [(EXCESS_MAX, true), (EXCESS_MAX + 1, false), (1 << 20, false)] {
             let message = Bytes::from(vec![7; 10 + beside]);
             let mut collector = RecordsCollector::default();

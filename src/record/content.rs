@@ -1,14 +1,13 @@
-//! The checksum of what a batch says. A client that repeats a publish encodes it anew, and the headers
-//! of a record are a map: most languages write its entries in the same order again, Go does not.
-//! Never: accepts or refuses anything; the records were checked before.
+//! The checksum of a batch's content, which is used to recognize a repeated publish. A client encodes the records anew
+//! when it repeats a publish, and the headers of a record are a map: Go, for example, writes them in another order.
 
 use super::walk::{Fields, Value};
 
-/// Number of `headers` in a `Record`, and of `records` in what is summed.
+/// Field number of `headers` in a `Record`, and of `records` in a batch.
 const REPEATED: u32 = 3;
 
-/// The checksum of encoded `records` fields, whose CRC32C is `crc`. It is that one, unless a record has
-/// several headers.
+/// Checksum of encoded `records` fields, whose CRC32C is `crc`. It is equal to `crc` unless a record has several
+/// headers.
 #[must_use]
 pub fn checksum(records: &[u8], crc: u32) -> u32 {
     let is_map = |record: &[u8]| headers(record).nth(1).is_some();
@@ -23,7 +22,7 @@ fn headers(record: &[u8]) -> impl Iterator<Item = &[u8]> {
     contents(record).map(|range| &record[range])
 }
 
-/// Where the contents of the repeated field stand.
+/// Ranges of the contents of the repeated field.
 fn contents(bytes: &[u8]) -> impl Iterator<Item = std::ops::Range<usize>> {
     Fields::new(bytes).map_while(Result::ok).filter_map(|field| match (field.number, field.value) {
         (REPEATED, Value::Len(range)) => Some(range),
@@ -31,12 +30,12 @@ fn contents(bytes: &[u8]) -> impl Iterator<Item = std::ops::Range<usize>> {
     })
 }
 
-/// Adds a record: its other fields as they come, and its headers in no order.
+/// Adds a record to a checksum: its headers in any order, its other fields in theirs.
 fn add(sum: u32, record: &[u8]) -> u32 {
     let others = Fields::new(record).map_while(Result::ok).filter(|field| field.number != REPEATED);
     let sum = others.fold(sum, |sum, field| crc32c::crc32c_append(sum, &record[field.at]));
     let headers = headers(record).map(crc32c::crc32c).fold((0_u32, 0_u32), |(count, all), header| {
-        // A CRC of a CRC: sums of those of two headers that swap a part differ.
+        // The CRC of a CRC: a plain sum would not change if two headers swapped a part.
         (count + 1, all.wrapping_add(crc32c::crc32c(&header.to_le_bytes())))
     });
     let sum = crc32c::crc32c_append(sum, &headers.0.to_le_bytes());
@@ -67,7 +66,7 @@ mod tests {
     }
 
     proptest! {
-        /// P5: a repetition that a client encoded anew is the same content.
+        /// P5: a repeated publish that was encoded anew has the same content.
         #[test]
         fn the_order_of_headers_does_not_matter(
             value: Vec<u8>,
@@ -82,7 +81,7 @@ mod tests {
         }
 
         #[test]
-        fn any_other_content_is_another_one(
+        fn any_other_content_has_another_checksum(
             value in proptest::collection::vec(any::<u8>(), 1..20),
             headers in proptest::collection::vec((".{1,5}", ".{1,5}"), 1..5),
             at: prop::sample::Index, bit in 0..8_u8,
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_change_places_are_another_content() {
+    fn swapped_values_have_another_checksum() {
         let of = |a: &str, b: &str| {
             record(b"v", &[("k".to_owned(), a.to_owned()), ("l".to_owned(), b.to_owned())])
         };

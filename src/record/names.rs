@@ -1,10 +1,9 @@
-//! The newtypes everything else speaks in: offsets, epochs, positions, names, idempotency keys.
-//! Never: behaviour of a topic.
+//! Newtypes of the whole crate: offsets, epochs, positions, times, names and idempotency keys.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A record's place in its topic. Strictly increasing, not promised to be dense.
+/// The position of a record in its topic. Offsets increase strictly, and may have gaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Offset(u64);
 
@@ -20,19 +19,19 @@ impl Offset {
         Self(value)
     }
 
-    /// The bare number.
+    /// The number itself.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The offset `records` further on; saturates at [`Offset::MAX`].
+    /// The offset after `records` more records; saturates at [`Offset::MAX`].
     #[must_use]
     pub const fn plus(self, records: u64) -> Self {
         Self(self.0.saturating_add(records))
     }
 
-    /// Records between `earlier` and this one; 0 where `earlier` is later.
+    /// Number of offsets between `earlier` and this one; 0 where `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
@@ -45,7 +44,7 @@ impl fmt::Display for Offset {
     }
 }
 
-/// One incarnation of a topic: 16 lower-case hexadecimal digits of a random number.
+/// The incarnation of a topic: a random number, written with 16 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(u64);
 
@@ -56,13 +55,13 @@ impl Epoch {
         Self(value)
     }
 
-    /// The bare number.
+    /// The number itself.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The epoch written as `text`; none where it is not one of ours.
+    /// Parses an epoch; none where the text is not in the exact form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let well_formed =
@@ -83,12 +82,12 @@ impl fmt::Debug for Epoch {
     }
 }
 
-/// The next offset to read, in one incarnation of a topic: the resume token.
+/// The next offset to read in one incarnation of a topic: the resume token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// The incarnation.
+    /// Incarnation of the topic.
     pub epoch: Epoch,
-    /// The next offset to read.
+    /// Next offset to read.
     pub offset: Offset,
 }
 
@@ -97,16 +96,16 @@ pub struct Position {
 pub struct Receipt {
     /// Offset of the batch's first record.
     pub first: Offset,
-    /// Just after the batch.
+    /// Position after the batch.
     pub next: Position,
-    /// When the batch was stored.
+    /// Time when the batch was stored.
     pub time: UnixMicros,
-    /// Whether its `request_id` had been stored before: nothing new was.
+    /// True if the `request_id` had been stored before, so that nothing new was stored.
     pub duplicate: bool,
 }
 
 impl Receipt {
-    /// Whether `next` is of the batch stored right behind this one, by the same group of the log.
+    /// Returns true if `next` is the receipt of the batch stored directly after this one, in the same commit.
     #[must_use]
     pub fn is_followed_by(&self, next: &Self) -> bool {
         let one_batch_more = self.next.epoch == next.next.epoch && self.next.offset == next.first;
@@ -126,14 +125,14 @@ impl Default for Receipt {
 pub struct UnixMicros(pub u64);
 
 impl UnixMicros {
-    /// The wall clock now; 0 where it stands before 1970.
+    /// The current time of the wall clock; 0 if that is before 1970.
     #[must_use]
     pub fn now() -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self(since.map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    /// Whole seconds and the nanoseconds beyond them.
+    /// Whole seconds, and the rest in nanoseconds.
     #[must_use]
     pub const fn parts(self) -> (u64, u32) {
         (self.0 / 1_000_000, (self.0 % 1_000_000) as u32 * 1000)
@@ -151,7 +150,7 @@ impl TopicName {
     /// Checks a name.
     ///
     /// # Errors
-    /// Says which rule the name breaks.
+    /// The name breaks a rule; the error says which.
     pub fn parse(name: &str) -> Result<Self, &'static str> {
         let Some(first) = name.bytes().next() else { return Err("topic name is empty") };
         if name.len() > Self::MAX_LEN {
@@ -192,8 +191,7 @@ impl std::borrow::Borrow<str> for TopicName {
     }
 }
 
-/// Whose request ids these are: 128 bits of the SHA-256 of a principal's name. Zero for callers without
-/// an identity.
+/// The owner of request ids: 128 bits of the SHA-256 of a principal's name, or zero for callers without an identity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Scope([u8; 16]);
 
@@ -207,14 +205,14 @@ impl Scope {
         Self(bytes)
     }
 
-    /// The bare bytes.
+    /// The bytes themselves.
     #[must_use]
     pub const fn bytes(self) -> [u8; 16] {
         self.0
     }
 }
 
-/// A checked idempotency key: 1 to 128 bytes of UTF-8, of one scope.
+/// A checked idempotency key: 1 to 128 bytes of UTF-8 in one scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId {
     id: Box<str>,
@@ -228,7 +226,7 @@ impl RequestId {
     /// Checks a key.
     ///
     /// # Errors
-    /// Says which rule the key breaks.
+    /// The key breaks a rule; the error says which.
     pub fn parse(id: &str) -> Result<Self, &'static str> {
         match id.len() {
             0 => Err("request_id is empty"),
@@ -237,7 +235,7 @@ impl RequestId {
         }
     }
 
-    /// The same key of another scope.
+    /// The same key in another scope.
     #[must_use]
     pub fn within(self, scope: Scope) -> Self {
         Self { scope, ..self }
@@ -249,7 +247,7 @@ impl RequestId {
         &self.id
     }
 
-    /// Whose key it is.
+    /// Scope of the key.
     #[must_use]
     pub const fn scope(&self) -> Scope {
         self.scope
@@ -261,7 +259,7 @@ mod tests {
     use super::{Epoch, RequestId, TopicName};
 
     #[test]
-    fn topic_names_follow_the_rule() {
+    fn invalid_topic_names_are_refused() {
         for good in ["a", "0", "orders.eu-1_x", &"a".repeat(128)] {
             assert!(TopicName::parse(good).is_ok(), "{good}");
         }

@@ -66,7 +66,7 @@ pub(super) fn grpc(
         let calls = Arc::new(Connection {
             shutdown: topics.shutdown_signal().child(),
             send_budget: topics.send_budget().for_connection(),
-            admission: topics.admission().of_connection(config.connection_inflight_bytes_max),
+            admission: topics.admission().for_connection(config.connection_inflight_bytes_max),
         });
         let observer = Observer { peer: stream.peer_addr().ok(), access_log_every };
         let routes = Observed::new(routes.clone().of_connection(observer.peer), observer);

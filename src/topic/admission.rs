@@ -1,5 +1,4 @@
-//! The budget of bytes in flight: what was taken from publishers and is not durable yet.
-//! Never: looks into a batch.
+//! The budget of bytes in flight: those that were received from publishers and are not durable yet.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,30 +7,30 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Error;
 
-/// Bytes taken from the budget; given back when dropped.
+/// Bytes acquired from the budget. They are released on drop.
 #[derive(Debug)]
 pub struct Permit {
     _total: OwnedSemaphorePermit,
     _connection: Option<OwnedSemaphorePermit>,
 }
 
-/// A handle to the budget, or to a connection's part of it.
+/// A handle to the server's budget, or to one connection's part of it.
 #[derive(Clone, Debug)]
 pub struct Admission {
     total: Budget,
-    /// What one connection may take of the total.
+    /// The part of one connection.
     connection: Option<Budget>,
 }
 
 #[derive(Clone, Debug)]
 struct Budget {
     permits: Arc<Semaphore>,
-    /// Bytes of those that wait for a permit: they are in memory too.
+    /// Bytes that wait for a permit, as they are in memory too.
     waiting: Arc<AtomicUsize>,
     bytes_max: usize,
 }
 
-/// Bytes counted as waiting, until dropped.
+/// Bytes that are counted as waiting until this is dropped.
 struct Waiting {
     total: Arc<AtomicUsize>,
     bytes: usize,
@@ -44,26 +43,25 @@ impl Drop for Waiting {
 }
 
 impl Admission {
-    /// A budget of so many bytes. As many again may wait for it.
+    /// A budget of `bytes_max` bytes. The same number of bytes may wait for it.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
         Self { total: Budget::new(bytes_max), connection: None }
     }
 
-    /// A connection's part: so many bytes of the same budget, so that a connection that fills its own
-    /// leaves room for others.
+    /// A new connection's part: `bytes_max` bytes of the same budget, so that one connection cannot use up all of it.
     #[must_use]
-    pub fn of_connection(&self, bytes_max: usize) -> Self {
+    pub fn for_connection(&self, bytes_max: usize) -> Self {
         Self { total: self.total.clone(), connection: Some(Budget::new(bytes_max)) }
     }
 
-    /// Bytes taken.
+    /// Bytes in use.
     #[must_use]
-    pub fn taken(&self) -> usize {
+    pub fn used(&self) -> usize {
         self.total.bytes_max.saturating_sub(self.total.permits.available_permits())
     }
 
-    /// Takes `bytes` if they are free, and nobody waits.
+    /// Acquires `bytes` if they are available and nothing waits.
     #[must_use]
     pub fn try_acquire(&self, bytes: usize) -> Option<Permit> {
         let own = match &self.connection {
@@ -73,12 +71,12 @@ impl Admission {
         Some(Permit { _total: self.total.try_acquire(bytes)?, _connection: own })
     }
 
-    /// Waits for `bytes`, first come first served.
+    /// Waits for `bytes` in the order of the calls.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] where as much as the whole budget, or as the connection's part, waits already.
+    /// [`Error::Overloaded`] if as many bytes as the budget, or the connection's part, has are waiting already.
     pub async fn acquire(self, bytes: usize) -> Result<Permit, Error> {
-        // From here on, whichever of the two it waits for: its bytes are in memory all the while.
+        // The bytes are in memory during both waits, so they count for the whole budget from here on.
         let _waiting = self.total.wait(bytes)?;
         let own = match &self.connection {
             Some(connection) => {
@@ -97,7 +95,7 @@ impl Budget {
         Self { permits: Arc::new(Semaphore::new(bytes_max)), waiting: Arc::default(), bytes_max }
     }
 
-    /// What is larger than the whole budget takes all of it.
+    /// Number of permits; a batch larger than the budget takes all of it.
     fn permits_for(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.min(self.bytes_max)).expect("the budget is at most 32 bits")
     }
@@ -126,7 +124,7 @@ mod tests {
     use std::task::Poll;
 
     #[tokio::test]
-    async fn what_waits_is_bounded_too() {
+    async fn waiting_bytes_are_limited_too() {
         let admission = Admission::new(100);
         let held = admission.try_acquire(90).expect("free");
         assert!(admission.try_acquire(20).is_none());
@@ -135,38 +133,38 @@ mod tests {
         assert_eq!(admission.clone().acquire(1).await.unwrap_err(), Error::Overloaded);
         drop(held);
         drop(first.await.expect("room again"));
-        assert!(admission.try_acquire(1000).is_some(), "a giant takes the whole budget");
+        assert!(admission.try_acquire(1000).is_some(), "a batch larger than the budget takes all of it");
     }
 
     #[tokio::test]
-    async fn what_waits_for_a_connections_part_counts_as_waiting_for_all() {
+    async fn bytes_that_wait_for_a_connections_part_count_as_waiting_for_all() {
         let admission = Admission::new(100);
-        let connections: Vec<_> = (0..4).map(|_| admission.of_connection(50)).collect();
+        let connections: Vec<_> = (0..4).map(|_| admission.for_connection(50)).collect();
         let _held: Vec<_> = connections[..2].iter().map(|connection| connection.try_acquire(50)).collect();
         let mut waits: Vec<_> =
             connections[..2].iter().map(|connection| Box::pin(connection.clone().acquire(50))).collect();
         for wait in &mut waits {
             assert!(matches!(futures_util::poll!(wait), Poll::Pending));
         }
-        // Their own parts are free; what all may have in memory is not.
+        // The part of this connection is free, but too many bytes wait in all.
         assert_eq!(connections[2].clone().acquire(1).await.unwrap_err(), Error::Overloaded);
         drop(waits);
         assert_eq!(admission.total.waiting.load(std::sync::atomic::Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
-    async fn a_connection_that_fills_its_part_leaves_the_rest_to_others() {
+    async fn a_connection_that_uses_up_its_part_leaves_the_rest_to_others() {
         let admission = Admission::new(100);
-        let (greedy, modest) = (admission.of_connection(60), admission.of_connection(60));
+        let (greedy, modest) = (admission.for_connection(60), admission.for_connection(60));
         let held = greedy.try_acquire(50).expect("free");
         assert!(greedy.try_acquire(20).is_none(), "70 of its 60");
         let mut waits = Box::pin(greedy.clone().acquire(20));
         assert!(matches!(futures_util::poll!(&mut waits), Poll::Pending));
         let other = modest.try_acquire(50).expect("half is left");
         assert!(modest.try_acquire(10).is_none(), "110 of 100");
-        assert_eq!(admission.taken(), 100);
+        assert_eq!(admission.used(), 100);
         drop(held);
         drop((waits.await.expect("room again"), other));
-        assert_eq!(admission.taken(), 0);
+        assert_eq!(admission.used(), 0);
     }
 }

@@ -1,15 +1,14 @@
-//! What the calls of one connection have in common.
-//! Never: knows a socket.
+//! The state that the calls of one connection share.
 
 use super::{Admission, SendBudget, ShutdownSignal};
 
-/// What the calls of one connection have in common.
+/// The state that the calls of one connection share.
 #[derive(Debug)]
 pub struct Connection {
-    /// When they should end.
+    /// Signal that the calls should end.
     pub shutdown: ShutdownSignal,
-    /// What they may have in flight together.
+    /// Budget of their publishes in flight.
     pub admission: Admission,
-    /// The memory budget of their unread answers.
+    /// Budget of their unread answers.
     pub send_budget: SendBudget,
 }

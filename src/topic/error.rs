@@ -1,30 +1,29 @@
-//! Why a topic refuses.
-//! Never: a gRPC code; `service::status` maps every variant.
+//! Errors of topics. `service::status` maps every variant to a gRPC status.
 
 use crate::storage;
 
-/// Why a publish, a subscription or a change of a topic was refused.
+/// The reason why a publish, a subscription or an administrative call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The storage's own answer.
+    /// The storage failed or refused.
     #[error(transparent)]
     Storage(#[from] storage::Error),
-    /// Recovery is not finished: ask again soon.
+    /// Recovery is not finished. Retry soon.
     #[error("the server is starting")]
     Starting,
-    /// The server is shutting down: go on elsewhere, or here once it is back.
+    /// The server is shutting down. Continue at another server, or at this one once it is back.
     #[error("the server is shutting down")]
     Draining,
-    /// The call, or its connection, is as old as it may get: begin another, and resume.
+    /// The call, or its connection, has reached its maximum age. Resume with a new call.
     #[error("the stream reached its maximum age")]
     MaxAge,
-    /// The identity that the call was begun with has expired: get a new one, and resume.
+    /// The identity that the call was started with has expired. Resume with a new one.
     #[error("the identity has expired")]
     IdentityExpired,
-    /// The permission that the call was begun with was withdrawn.
+    /// The permission that the call was started with was withdrawn.
     #[error("the permission was withdrawn")]
     PermissionWithdrawn,
-    /// Too many bytes are in flight and waiting: ask again later; nothing was stored.
+    /// Too many bytes are in flight and waiting. Nothing was stored; retry later.
     #[error("too much is being published at once")]
     Overloaded,
 }

@@ -1,41 +1,40 @@
-//! When a subscription ends by itself: records, bytes, the tail, a time.
-//! Never: waits.
+//! Limits at which a subscription ends: records, bytes, the tail or a time.
 
 use crate::record::block::{Block, Blocks};
 use crate::record::walk::Malformed;
 use crate::record::{Offset, UnixMicros, protobuf};
 use crate::storage::Chunk;
 
-/// When to end by itself. The first limit reached counts.
+/// The limits of a subscription. It ends at the first one that is reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadLimit {
-    /// Records at most.
+    /// Largest number of records.
     pub max_records: Option<u64>,
-    /// Bytes of blocks at most; one record is sent whatever its size.
+    /// Largest size of blocks in bytes. The first record is sent whatever its size.
     pub max_bytes: Option<u64>,
-    /// Stop at the tail as it is when the subscription starts.
+    /// Stop at the tail of the time when the subscription starts.
     pub stop_at_tail: bool,
     /// Stop before the first batch stored at or after this time.
     pub until: Option<UnixMicros>,
 }
 
 impl ReadLimit {
-    /// Whether there is any limit.
+    /// Returns true if there is no limit.
     #[must_use]
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// What is left of the limits of one subscription.
+/// The rest of the limits of one subscription.
 #[derive(Debug)]
 pub(super) struct Remaining {
     records: u64,
     bytes: u64,
     stop: Offset,
     until: Option<UnixMicros>,
-    /// Whether a record was let through.
-    begun: bool,
+    /// A record was delivered.
+    has_delivered: bool,
     reached: bool,
 }
 
@@ -47,17 +46,17 @@ impl Remaining {
             bytes: limit.max_bytes.unwrap_or(u64::MAX),
             stop,
             until: limit.until,
-            begun: false,
+            has_delivered: false,
             reached: start >= stop,
         }
     }
 
-    /// Whether nothing more may be sent.
+    /// Returns true if nothing more may be delivered.
     pub(super) const fn is_reached(&self) -> bool {
         self.reached
     }
 
-    /// Bytes still worth reading, at least 1.
+    /// Number of bytes worth reading, at least 1.
     pub(super) fn bytes_wanted(&self) -> usize {
         usize::try_from(self.bytes).unwrap_or(usize::MAX).max(1)
     }
@@ -67,20 +66,20 @@ impl Remaining {
         self.until
     }
 
-    /// No batch stored before the time limit can come any more.
+    /// Notes that no batch stored before the time limit can follow.
     pub(super) const fn end(&mut self) {
         self.reached = true;
     }
 
-    /// What lies before `next` will not be sent: it is no longer kept.
+    /// Notes that the records before `next` are gone.
     pub(super) fn skip_to(&mut self, next: Offset) {
         self.reached |= next >= self.stop;
     }
 
-    /// Cuts the chunk to what may still be sent.
+    /// Cuts the chunk to what may still be delivered.
     ///
     /// # Errors
-    /// The runs are not made of blocks.
+    /// The runs are malformed.
     pub(super) fn cut(&mut self, chunk: &mut Chunk) -> Result<(), Malformed> {
         let bytes = chunk.bytes() as u64;
         let fits = chunk.records <= self.records && bytes <= self.bytes && chunk.next <= self.stop;
@@ -96,7 +95,7 @@ impl Remaining {
     const fn take(&mut self, records: u64, bytes: u64) {
         self.records = self.records.saturating_sub(records);
         self.bytes = self.bytes.saturating_sub(bytes);
-        self.begun |= records > 0;
+        self.has_delivered |= records > 0;
     }
 
     fn cut_blocks(&mut self, chunk: &mut Chunk) -> Result<(), Malformed> {
@@ -130,7 +129,7 @@ impl Remaining {
         Ok(())
     }
 
-    /// How many of the block's records may be sent.
+    /// Number of the block's records that may be delivered.
     fn allowed(&self, block: &Block<'_>, count: u64) -> u64 {
         if self.until.is_some_and(|until| block.time() >= until) {
             return 0;
@@ -139,7 +138,7 @@ impl Remaining {
         count.min(self.records).min(self.stop.since(block.first)).min(fitting)
     }
 
-    /// How many of the block's records fit the bytes left; one where none was sent yet.
+    /// Number of the block's records that fit the remaining bytes; at least one if none was delivered yet.
     fn fitting(&self, block: &Block<'_>) -> u64 {
         let field_len = |record: &[u8]| protobuf::field_len(record.len()) as u64;
         let head = block.bytes.len() as u64 - block.records().map(field_len).sum::<u64>();
@@ -148,11 +147,11 @@ impl Remaining {
             size += len;
             size <= self.bytes
         });
-        (fits.count() as u64).max(u64::from(!self.begun))
+        (fits.count() as u64).max(u64::from(!self.has_delivered))
     }
 }
 
-/// Cuts the batches stored before `time` off the front of a chunk.
+/// Removes the batches stored before `time` from the front of a chunk.
 pub(super) fn stored_from(chunk: &mut Chunk, time: UnixMicros) -> Result<(), Malformed> {
     while let Some(run) = chunk.runs.first().cloned() {
         for block in Blocks::new(&run) {

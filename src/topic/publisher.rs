@@ -1,5 +1,5 @@
-//! The publishes of one call: gathered, admitted, appended in order, acknowledged in order.
-//! Never: spawns a task or makes a channel for a publish.
+//! The publishes of one call, which are gathered, admitted, and appended and acknowledged in order. A publish needs no
+//! task and no channel of its own.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,33 +15,33 @@ use crate::storage::{self, Appended, Appender, BoxFuture, Hold, TopicLog};
 use crate::telemetry::trace::Publishing;
 use crate::telemetry::{self, BatchTotals, Batches, METRICS};
 
-/// Most batches handed to the log at once: enough to make the hand-over cheap, few enough that the
-/// log syncs the first while the next are read.
+/// Largest number of batches in one append: enough to make an append cheap, and few enough that the log syncs the first
+/// ones while the next are received.
 const GATHER_BATCHES: usize = 256;
-/// Most bytes gathered before they are handed to the log; one batch more may be on top.
+/// Size of an append in bytes, which its last batch may exceed.
 const GATHER_BYTES: usize = 1 << 20;
 
-/// Most appends in flight: what becomes of each is kept until the call takes it, which a client that reads no receipts
-/// never lets it do. Above it batches gather, and make fewer and larger appends.
+/// Largest number of appends in flight, as their results stay in memory until the client reads its receipts. Above it,
+/// batches are gathered into fewer and larger appends.
 const INFLIGHT_MAX: usize = 64;
 
-/// Publishes batches to one topic, several appends in flight at once.
+/// A publisher of batches to one topic, with several appends in flight.
 pub struct Publisher {
     connection: Arc<Connection>,
     appender: Box<dyn Appender>,
     gathered: Vec<Batch>,
-    /// How many were gathered the last time.
+    /// Number of batches in the last append.
     gathered_last: usize,
     gathered_bytes: usize,
-    /// Set while the gathered batches wait for admission; they do not change meanwhile.
+    /// Set while the gathered batches wait for admission. No batch is added meanwhile.
     admitting: Option<BoxFuture<'static, Result<Permit, Error>>>,
-    /// In the order appended, which is the order they resolve in: only the first is polled.
+    /// Appends in their order, in which they also complete, so that only the first is polled.
     inflight: VecDeque<InFlight>,
     unacknowledged: usize,
     name: TopicName,
     counts: Arc<telemetry::Topic>,
     sizes: Batches,
-    /// Of the gathered batches, those that are sampled.
+    /// Spans of those gathered batches that are sampled.
     traced: Vec<Publishing>,
 }
 
@@ -54,7 +54,7 @@ struct InFlight {
 }
 
 impl InFlight {
-    fn begin(
+    fn start(
         appender: &mut dyn Appender,
         batches: Vec<Batch>,
         permit: Permit,
@@ -65,7 +65,7 @@ impl InFlight {
         Self { append: appender.append(batches, Hold::of(permit)), batches: count, handed, since, traced }
     }
 
-    /// What became of it, once that is known, which is counted and traced.
+    /// Polls for the result, and counts and traces it.
     fn poll(&mut self, cx: &mut Context<'_>, topic: &TopicName, counts: &telemetry::Topic) -> Poll<Appended> {
         let appended = ready!(self.append.as_mut().poll(cx));
         let duplicates = appended.receipts.iter().filter(|receipt| receipt.duplicate).count();
@@ -84,7 +84,7 @@ impl InFlight {
 }
 
 impl Publisher {
-    /// To this topic, by this connection.
+    /// A publisher to this topic on this connection.
     #[must_use]
     pub fn new(topic: &dyn TopicLog, connection: Arc<Connection>) -> Self {
         Self {
@@ -109,13 +109,13 @@ impl Publisher {
         ReceiptBudget::new(&self.connection.send_budget)
     }
 
-    /// Batches taken and not acknowledged yet.
+    /// Number of batches that were pushed and are not acknowledged.
     #[must_use]
     pub const fn unacknowledged(&self) -> usize {
         self.unacknowledged
     }
 
-    /// Whether no batch may be pushed until [`Self::poll_flush`] is ready.
+    /// Returns true if no batch may be pushed until [`Self::poll_flush`] is ready.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.admitting.is_some()
@@ -124,21 +124,21 @@ impl Publisher {
             || self.gathered_bytes >= GATHER_BYTES
     }
 
-    /// Batches taken and not handed to the log yet.
+    /// Number of batches that were pushed and not appended.
     #[must_use]
     pub const fn unflushed(&self) -> usize {
         self.gathered.len()
     }
 
-    /// Forgets what was gathered and in flight, as an append failed and all later ones with it.
+    /// Drops all batches, as an append failed and all later ones with it.
     pub fn give_up(&mut self) {
         (self.gathered, self.gathered_bytes, self.admitting) = (Vec::new(), 0, None);
-        // The log keeps their bytes in the budget until they are resolved.
+        // The log keeps their bytes in the budget until they complete.
         self.inflight.clear();
         self.unacknowledged = 0;
     }
 
-    /// Takes a batch. Only while not [`Self::is_full`].
+    /// Adds a batch. Must not be called while [`Self::is_full`].
     pub fn push(&mut self, batch: Batch) {
         self.gathered_bytes += batch.weight();
         self.sizes.take(u64::from(batch.count()), batch.records().len() as u64);
@@ -156,10 +156,10 @@ impl Publisher {
         self.unacknowledged += 1;
     }
 
-    /// Hands what was gathered to the log, once admitted.
+    /// Appends the gathered batches to the log once they are admitted.
     ///
     /// # Errors
-    /// [`Error::Overloaded`]: what was gathered is not stored.
+    /// [`Error::Overloaded`]: the gathered batches are not stored.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if self.gathered.is_empty() {
             return Poll::Ready(Ok(()));
@@ -191,7 +191,7 @@ impl Publisher {
         match permit {
             Ok(permit) => {
                 let appender = &mut *self.appender;
-                self.inflight.push_back(InFlight::begin(appender, batches, permit, handed, traced));
+                self.inflight.push_back(InFlight::start(appender, batches, permit, handed, traced));
                 Poll::Ready(Ok(()))
             }
             Err(error) => {
@@ -202,7 +202,7 @@ impl Publisher {
         }
     }
 
-    /// What became of the oldest append in flight; none where nothing is in flight.
+    /// Polls for the result of the oldest append in flight; none if nothing is in flight.
     pub fn poll_acknowledged(&mut self, cx: &mut Context<'_>) -> Poll<Option<Appended>> {
         let Some(first) = self.inflight.front_mut() else { return Poll::Ready(None) };
         let appended = ready!(first.poll(cx, &self.name, &self.counts));
@@ -212,10 +212,10 @@ impl Publisher {
     }
 }
 
-/// Publishes one batch by itself, and waits until it is durable.
+/// Publishes one batch, and waits until it is durable.
 ///
 /// # Errors
-/// The storage's refusal, or too much is in flight.
+/// The storage fails or refuses, or too much is in flight.
 pub async fn publish(
     topic: Arc<dyn TopicLog>,
     connection: Arc<Connection>,
@@ -246,11 +246,11 @@ fn hand_over(topic: &dyn TopicLog, batch: Batch, permit: Permit) -> (InFlight, A
     sizes.take(u64::from(batch.count()), batch.records().len() as u64);
     let traced = Publishing::begin(batch.traceparent(), batch.count(), batch.records().len(), 0);
     let (handed, traced) = (sizes.hand_over(), traced.into_iter().collect());
-    let append = InFlight::begin(&mut *topic.appender(), vec![batch], permit, handed, traced);
+    let append = InFlight::start(&mut *topic.appender(), vec![batch], permit, handed, traced);
     (append, METRICS.topics.of(topic.name().as_str()))
 }
 
-/// An engine broke its contract: say so rather than guess.
+/// The error for an engine that broke its contract.
 fn no_answer() -> storage::Error {
     let reason = "the storage gave no answer".to_owned();
     storage::Error::Unavailable { reason, stored: storage::Stored::Unknown }

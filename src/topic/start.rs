@@ -1,5 +1,4 @@
-//! Where a subscription starts, and what happens where that place is not in the topic.
-//! Never: reads a record.
+//! The start of a subscription, and the policy for a start that is not in the topic.
 
 use std::time::Duration;
 
@@ -7,37 +6,37 @@ use super::{Error, ReadLimit};
 use crate::record::{Offset, Position, UnixMicros};
 use crate::storage::{self, Start, TopicLog};
 
-/// What a subscriber asks for.
+/// The request of a subscriber.
 #[derive(Clone, Copy, Debug)]
 pub struct Subscribe {
-    /// Where to start.
+    /// Start of the subscription.
     pub from: From,
-    /// What to do where that is not in the topic.
+    /// Policy for a start that is not in the topic.
     pub out_of_range: OutOfRange,
-    /// When to end by itself.
+    /// Limits at which it ends.
     pub limit: ReadLimit,
-    /// Longest silence; none means the server's default.
+    /// Interval of heartbeats; none means the server's default.
     pub heartbeat_interval: Option<Duration>,
 }
 
 impl Subscribe {
-    /// From here on, without end.
+    /// A request without limits.
     #[must_use]
     pub fn from(from: From) -> Self {
         let limit = ReadLimit::default();
         Self { from, out_of_range: OutOfRange::Fail, limit, heartbeat_interval: None }
     }
 
-    /// Whether a missing topic may be created for it: it waits for records to come, from a place that a new
-    /// topic has. One that reads what is there and ends finds nothing in a topic nobody made.
+    /// Returns true if a missing topic may be created for this request: it waits for new records, and its start exists
+    /// in a new topic. A request that only reads existing records would find none in it.
     #[must_use]
     pub fn creates_topic(&self) -> bool {
         let is_over = self.limit.until.is_some_and(|until| until <= UnixMicros::now());
         self.fits_new_topic() && !self.limit.stop_at_tail && !is_over
     }
 
-    /// Whether a new topic has the place to start at: a position, or an offset with records before it,
-    /// speaks of a topic that was there.
+    /// Returns true if a new topic has the requested start. A position, or an offset above 0, refers to a topic that
+    /// existed before.
     #[must_use]
     pub fn fits_new_topic(&self) -> bool {
         match self.from {
@@ -47,7 +46,7 @@ impl Subscribe {
         }
     }
 
-    /// The time it starts at, where it does. The topic may hold nothing so new yet.
+    /// The time of a start at a time, which may be later than all records of the topic.
     #[must_use]
     pub const fn not_before(&self) -> Option<UnixMicros> {
         match self.from {
@@ -57,32 +56,32 @@ impl Subscribe {
     }
 }
 
-/// Where a subscription starts.
+/// The start of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
-    /// Exactly where an earlier message said, in that incarnation only.
+    /// The position of an earlier message, in that incarnation of the topic only.
     Position(Position),
-    /// In whatever incarnation the topic is.
+    /// A start in any incarnation of the topic.
     Start(Start),
 }
 
-/// What to do where the place to read is no longer, or not yet, in the topic.
+/// The policy for an offset that is no longer, or not yet, in the topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OutOfRange {
-    /// Fail, and say what is there.
+    /// Fail.
     #[default]
     Fail,
-    /// Go on at the oldest record kept.
+    /// Continue at the earliest record.
     Earliest,
-    /// Go on at the tail.
+    /// Continue at the tail.
     Latest,
 }
 
 impl OutOfRange {
-    /// Where to go on instead of failing with `error`.
+    /// The offset to continue at instead of failing with `error`.
     ///
     /// # Errors
-    /// `error`, where it is another one or the policy is to fail.
+    /// `error`, if it has another reason or the policy is to fail.
     pub fn apply(self, error: storage::Error, topic: &dyn TopicLog) -> Result<Offset, Error> {
         match (self, error) {
             (
@@ -97,7 +96,7 @@ impl OutOfRange {
     }
 }
 
-/// The offset to start at, and whether that skips over a gap.
+/// Resolves the offset to start at; the flag is true if that is after a gap.
 pub(super) async fn resolve(topic: &dyn TopicLog, request: &Subscribe) -> Result<(Offset, bool), Error> {
     let start = match request.from {
         From::Start(start) => start,

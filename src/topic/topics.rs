@@ -1,6 +1,5 @@
-//! All topics of this server: a handle over the log that knows whether the server is starting or
-//! draining, and whether topics are created on first use.
-//! Never: knows gRPC, or how an engine stores.
+//! All topics of this server: a handle to the log, the state of the server (starting, serving or draining) and the
+//! policy of creating topics on first use.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,11 +13,11 @@ use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::{self, Charge, Hold, Log, Retention, Stored, TopicInfo, TopicLog};
 
-/// How long a call waits for a server that starts.
-const STARTING_PATIENCE: Duration = Duration::from_secs(3);
+/// Time that a call waits while the server is starting.
+const START_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a request that was begun has after [`Topics::hurry`]: as long as an append has.
-const HURRY: Duration = Duration::from_secs(1);
+/// Time that a request in progress has after [`Topics::hurry`], the same as an append has.
+const HURRY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A cheap handle to all topics.
 #[derive(Clone)]
@@ -26,7 +25,7 @@ pub struct Topics(Arc<Inner>);
 
 struct Inner {
     log: SetOnce<Arc<dyn Log>>,
-    /// All of them together.
+    /// The state of all connections together.
     connections: Arc<Connection>,
     auto_create: bool,
     auto_create_on_subscribe: bool,
@@ -35,7 +34,7 @@ struct Inner {
 }
 
 impl Topics {
-    /// Topics that are starting: every call waits for [`Self::open`], and is refused if that takes long.
+    /// Topics of a server that is starting. Calls wait for [`Self::open`], and fail if that takes too long.
     #[must_use]
     pub fn new(config: &Config) -> Self {
         Self(Arc::new(Inner {
@@ -52,20 +51,20 @@ impl Topics {
         }))
     }
 
-    /// Recovery is done: serve this log. A second log is ignored.
+    /// Starts to serve this log, after its recovery. A second log is ignored.
     pub fn open(&self, log: Arc<dyn Log>) {
         let admission = self.admission().clone();
         log.charge_to(Charge::new(move |bytes| admission.try_acquire(bytes).map(Hold::of)));
         let _ = self.0.log.set(log);
     }
 
-    /// Shut down: subscriptions and streams of publishes are told to end. A call of one answer that comes
-    /// on a connection not told yet is served, until the log closes.
+    /// Starts the shutdown: subscriptions and publish streams are signalled to end. A unary call on a connection that is
+    /// not closed yet is served until the log closes.
     pub fn drain(&self) {
         self.0.connections.shutdown.cancel(Cause::Draining);
     }
 
-    /// Calls are cut off soon: those that wait for a storage which does not answer are told so.
+    /// Makes calls that wait for an unresponsive storage fail soon, before they are cut off.
     pub fn hurry(&self) {
         self.0.hurried.cancel();
         if let Some(log) = self.0.log.get() {
@@ -73,8 +72,8 @@ impl Topics {
         }
     }
 
-    /// What comes of a request to the storage, unless that takes too long for a server that stops: then it
-    /// may have been done, where it does anything.
+    /// Waits for a request to the storage, but not for longer than a server that stops can wait. A write may then have
+    /// been done.
     async fn in_time<T>(
         &self,
         stored: Stored,
@@ -82,13 +81,13 @@ impl Topics {
     ) -> Result<T, storage::Error> {
         let cut_off = async {
             self.0.hurried.cancelled().await;
-            tokio::time::sleep(HURRY).await;
+            tokio::time::sleep(HURRY_TIMEOUT).await;
         };
         tokio::select! {
             biased;
             done = request => done,
             () = cut_off => {
-                let reason = "the server stops, and the storage has not answered".to_owned();
+                let reason = "the server is stopping, and the storage has not answered".to_owned();
                 Err(storage::Error::Unavailable { reason, stored })
             }
         }
@@ -100,16 +99,16 @@ impl Topics {
         &self.0.connections.shutdown
     }
 
-    /// All connections together, for a call that comes by none.
+    /// The state of all connections together, for a call without a connection.
     #[must_use]
     pub fn connections(&self) -> &Arc<Connection> {
         &self.0.connections
     }
 
-    /// Bytes taken from publishers that are not durable yet.
+    /// Bytes received from publishers that are not durable yet.
     #[must_use]
     pub fn inflight_bytes(&self) -> usize {
-        self.0.connections.admission.taken()
+        self.0.connections.admission.used()
     }
 
     /// The memory budget of unread answers.
@@ -124,20 +123,20 @@ impl Topics {
         &self.0.connections.admission
     }
 
-    /// Whether a topic is created by its first use.
+    /// Returns true if topics are created on first use.
     #[must_use]
     pub fn creates_on_first_use(&self) -> bool {
         self.0.auto_create
     }
 
-    /// Whether a subscription creates its topic where that is missing.
+    /// Returns true if this subscription creates its topic if that is missing.
     #[must_use]
     pub fn creates_for(&self, request: &Subscribe) -> bool {
         self.0.auto_create && self.0.auto_create_on_subscribe && request.creates_topic()
     }
 
-    /// The log. A call that comes while the server starts waits for it, so that a load balancer that does
-    /// not ask for health may send one too early.
+    /// The log. A call waits for it while the server starts, as a load balancer without health checks may send one too
+    /// early.
     async fn log(&self) -> Result<&Arc<dyn Log>, Error> {
         if let Some(log) = self.0.log.get() {
             return Ok(log);
@@ -145,31 +144,31 @@ impl Topics {
         tokio::select! {
             log = self.0.log.wait() => Ok(log),
             () = self.0.connections.shutdown.cancelled() => Err(Error::Draining),
-            () = tokio::time::sleep(STARTING_PATIENCE) => Err(Error::Starting),
+            () = tokio::time::sleep(START_TIMEOUT) => Err(Error::Starting),
         }
     }
 
-    /// The topic of this name, where that is known without waiting.
+    /// The topic of this name, if it is known without waiting.
     #[must_use]
     pub fn known(&self, name: &TopicName) -> Option<Arc<dyn TopicLog>> {
         self.0.log.get()?.known(name)
     }
 
-    /// The topic of this name.
+    /// Looks up the topic of this name.
     ///
     /// # Errors
-    /// There is none, or the server is not serving.
+    /// The topic does not exist, or the server is not serving.
     pub async fn get(&self, name: &TopicName) -> Result<Arc<dyn TopicLog>, Error> {
         let log = self.log().await?;
         Ok(self.in_time(Stored::Nothing, log.get(name)).await?)
     }
 
-    /// The topic of this name, created where topics are created on first use.
+    /// Looks up the topic of this name, and creates it if topics are created on first use.
     ///
     /// # Errors
     /// As [`Self::get`] and [`Self::create`].
     pub async fn get_or_create(&self, name: &TopicName) -> Result<Arc<dyn TopicLog>, Error> {
-        /// Losing a race of creation against deletion this often is no accident.
+        /// Attempts against concurrent creations and deletions of the topic.
         const ATTEMPTS: usize = 4;
         let log = self.log().await?;
         for _ in 0..ATTEMPTS {
@@ -179,7 +178,7 @@ impl Topics {
             }
             match self.in_time(Stored::Nothing, log.create(name.clone(), Retention::default())).await {
                 Err(storage::Error::TopicExists) => {}
-                // Whether or not there is a topic now, nothing was published to it.
+                // Even if the topic was created, nothing was published to it.
                 Err(storage::Error::Unavailable { reason, .. }) => {
                     return Err(storage::Error::Unavailable { reason, stored: Stored::Nothing }.into());
                 }
@@ -189,10 +188,10 @@ impl Topics {
         Err(storage::Error::TopicNotFound.into())
     }
 
-    /// Starts a subscription, which ends with `shutdown` if not before.
+    /// Starts a subscription, which ends at the latest when `shutdown` is signalled.
     ///
     /// # Errors
-    /// The topic or the start is not there, or the server is not serving.
+    /// The topic or the start does not exist, or the server is not serving.
     pub async fn subscribe(
         &self,
         name: &TopicName,
@@ -202,7 +201,7 @@ impl Topics {
         if let Some(cause) = self.0.connections.shutdown.cause() {
             return Err(cause.into());
         }
-        let begun = shutdown.cancelled();
+        let cancelled = shutdown.cancelled();
         let starting = async {
             let topic = if self.creates_for(&request) {
                 self.get_or_create(name).await?
@@ -212,24 +211,24 @@ impl Topics {
             let log = Arc::clone(self.log().await?);
             Subscription::start(log, topic, request, self.0.heartbeat_interval, shutdown.clone()).await
         };
-        // A start waits for a storage that does not answer, and a call that ends does not.
+        // An unresponsive storage must not delay the end of the call.
         tokio::select! {
             biased;
             started = starting => started,
-            () = begun => Err(shutdown.cause().unwrap_or(Cause::Draining).into()),
+            () = cancelled => Err(shutdown.cause().unwrap_or(Cause::Draining).into()),
         }
     }
 
     /// Creates a topic.
     ///
     /// # Errors
-    /// There is one, or one too many, or the storage's own.
+    /// The topic exists, there are too many topics, or the storage fails.
     pub async fn create(&self, name: TopicName, retention: Retention) -> Result<TopicInfo, Error> {
         let log = self.log().await?;
         Ok(self.in_time(Stored::Unknown, log.create(name, retention)).await?.info())
     }
 
-    /// Up to `limit` topics by name, those after `after` whose name begins with `prefix`.
+    /// Lists up to `limit` topics by name: those after `after` whose name begins with `prefix`.
     ///
     /// # Errors
     /// The server is not serving.
@@ -243,7 +242,7 @@ impl Topics {
         Ok(self.in_time(Stored::Nothing, log.list(prefix, after, limit)).await?)
     }
 
-    /// The names of the same topics as [`Self::list`], which may be much cheaper.
+    /// Lists the names of the same topics as [`Self::list`], which may be much cheaper.
     ///
     /// # Errors
     /// The server is not serving.
@@ -257,7 +256,7 @@ impl Topics {
         Ok(self.in_time(Stored::Nothing, log.names(prefix, after, limit)).await?)
     }
 
-    /// All names behind `after` that begin with `prefix`, where the engine looks at all to find any.
+    /// Lists all names after `after` that begin with `prefix`, if the engine reads all names to find any.
     ///
     /// # Errors
     /// The server is not serving.
@@ -266,7 +265,7 @@ impl Topics {
         Ok(self.in_time(Stored::Nothing, log.all_names(prefix, after)).await?)
     }
 
-    /// What these topics are like now; those that are gone are left out.
+    /// Returns the state of these topics; those that no longer exist are left out.
     ///
     /// # Errors
     /// The server is not serving.
@@ -278,25 +277,25 @@ impl Topics {
     /// Replaces a topic's retention.
     ///
     /// # Errors
-    /// There is no such topic, or the storage's own.
+    /// The topic does not exist, or the storage fails.
     pub async fn update(&self, name: &TopicName, retention: Retention) -> Result<TopicInfo, Error> {
         let log = self.log().await?;
         Ok(self.in_time(Stored::Unknown, log.update(name, retention)).await?)
     }
 
-    /// Deletes a topic; where `epoch` is given, only that incarnation.
+    /// Deletes a topic. If `epoch` is given, only that incarnation is deleted.
     ///
     /// # Errors
-    /// There is no such topic or incarnation, or the storage's own.
+    /// The topic or incarnation does not exist, or the storage fails.
     pub async fn delete(&self, name: &TopicName, epoch: Option<Epoch>) -> Result<(), Error> {
         let log = self.log().await?;
         Ok(self.in_time(Stored::Unknown, log.delete(name, epoch)).await?)
     }
 
-    /// Forgets whole batches before an offset; answers the real earliest offset.
+    /// Removes whole batches before an offset, and returns the earliest offset that is left.
     ///
     /// # Errors
-    /// There is no such topic, incarnation or offset, or the storage's own.
+    /// The topic, incarnation or offset does not exist, or the storage fails.
     pub async fn trim(
         &self,
         name: &TopicName,

@@ -171,7 +171,7 @@ async fn failures_say_what_to_do_and_have_their_exit_codes() {
     assert!(code == 1 && line.contains("cannot reach http://127.0.0.1:1"), "{line}");
     assert!(line.contains("nothing was acknowledged"), "{line}");
     let (code, line) = fail(&["publish", "t", "--key-separator", "="]);
-    assert!(code == 1 && line.contains("line 1 holds no key separator"), "{line}");
+    assert!(code == 1 && line.contains("line 1 has no key separator"), "{line}");
     let (code, line) = fail(&["--server", "http://127.0.0.1:1", "subscribe", "t"]);
     assert!(code == 1 && line.contains("is the server running"), "{line}");
     // What only reads makes no topic.

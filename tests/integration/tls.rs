@@ -137,7 +137,7 @@ async fn client_certificates_are_asked_for_as_configured() {
             }
         };
         gets_in(&good, true, "").await;
-        gets_in(&trusting(&ca), without, "the server asks for a client certificate").await;
+        gets_in(&trusting(&ca), without, "the server requires a client certificate").await;
         gets_in(&strange, bad, "does not accept this client's certificate").await;
         gets_in(&expired, bad, "does not accept this client's certificate").await;
     }
@@ -156,7 +156,7 @@ async fn a_server_that_cannot_be_trusted_is_refused_with_the_reason() {
     let named = TlsOptions { server_name: Some("localhost".into()), ..trusting(&ca) };
     round_trip(&client(&server, named)).await.unwrap();
     let error = refused(&Client::new(Options::new(server.url())).unwrap()).await;
-    assert!(error.contains("then write https://"), "{error}");
+    assert!(error.contains("write https://"), "{error}");
 
     let expired = serve(&ca.issue(dir.path(), "expired", 2021), &[]).await;
     let error = refused(&client(&expired, trusting(&ca))).await;

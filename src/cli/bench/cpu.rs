@@ -1,18 +1,17 @@
 //! Processor time of this process, and of a server on this machine.
-//! Never: guesses; what cannot be read is left out.
 
 use std::ops::Sub;
 use std::time::Duration;
 
 use crate::telemetry::Times;
 
-/// Whose processor time is told.
+/// The processes whose processor time is reported.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cpu {
     pub(super) server: Option<u32>,
 }
 
-/// Processor time used so far, or between two looks.
+/// Processor time used so far, or between two points in time; none where it cannot be read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Used {
     pub(super) client: Option<Duration>,

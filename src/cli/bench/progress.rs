@@ -1,5 +1,4 @@
-//! A line on the terminal that says how a run goes, once a second.
-//! Never: standard output, and nothing where standard error is no terminal.
+//! The progress of a run: a line on standard error that is updated every second, if that is a terminal.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +8,10 @@ use tokio::task::JoinHandle;
 
 use super::run::Run;
 
-/// Between two updates.
+/// Interval of the updates.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The line of one run.
+/// The line of one run. It is removed on drop.
 pub(super) struct Progress {
     bar: ProgressBar,
     task: JoinHandle<()>,

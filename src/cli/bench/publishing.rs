@@ -1,6 +1,5 @@
-//! A publisher of a benchmark: as fast as it can, or at a rate that does not wait for the server. Then
-//! a latency counts from when a batch was due, not from when there was room for it.
-//! Never: sends less because the server is slow (no coordinated omission).
+//! The publishers of a benchmark: without a limit, or at a rate that does not wait for the server. With a rate, latencies
+//! count from the time when a batch was due, even if it was sent later (no coordinated omission).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,27 +12,26 @@ use super::run::{Latencies, Run};
 use super::stamp::Stamp;
 use crate::client::{Client, Error, PublisherOptions, Record, Stored};
 
-/// Batches that are due and not sent. Where the server is so slow that this is not enough, the pacer
-/// falls behind; what it sends then still says when it was due.
+/// Largest number of batches that are due and not sent. Beyond it the pacer is late, but its batches still carry the time
+/// when they were due.
 const DUE_MAX: usize = 1 << 16;
 
-/// What became of the batches of one publisher.
+/// The state of the batches of one publisher.
 struct Outcome {
-    /// When each batch that is not acknowledged was due, in the order sent.
+    /// Times when the unacknowledged batches were due, in the order sent.
     due: VecDeque<u64>,
     latencies: Histogram<u64>,
 }
 
-/// Publishes until the run is over, and waits for every acknowledgement. Answers how many records
-/// were acknowledged.
+/// Publishes until the run is over, waits for every acknowledgement, and returns the number of acknowledged records.
 pub(super) async fn publish(run: Arc<Run>, client: Client, publisher: u32) -> Result<u64, Error> {
     let outcome = Arc::new(Mutex::new(Outcome { due: VecDeque::new(), latencies: Latencies::local() }));
-    let (counted, told) = (Arc::clone(&run), Arc::clone(&outcome));
+    let (run_of_callback, outcome_of_callback) = (Arc::clone(&run), Arc::clone(&outcome));
     let options = PublisherOptions {
         window: run.plan.window,
         bytes_max: usize::MAX,
         idempotent: run.plan.request_ids,
-        on_stored: Some(Arc::new(move |stored| acknowledged(&counted, &told, stored))),
+        on_stored: Some(Arc::new(move |stored| acknowledged(&run_of_callback, &outcome_of_callback, stored))),
         ..PublisherOptions::default()
     };
     let sending = client.publisher(&run.plan.topic, options)?;
@@ -64,11 +62,11 @@ fn acknowledged(run: &Run, outcome: &Mutex<Outcome>, stored: &Stored) {
     }
 }
 
-/// Says when the next batch is due.
+/// The source of the times when batches are due.
 enum Clock {
-    /// At once, until the run is over.
+    /// A batch is due at once, until the run is over.
     Free(Arc<Run>),
-    /// When the pacer says.
+    /// A thread sends the times when batches are due.
     Paced(mpsc::Receiver<u64>),
 }
 
@@ -83,7 +81,7 @@ impl Clock {
         let first = run.now() as f64 + interval * f64::from(publisher) / f64::from(plan.publishers);
         let (sender, due) = mpsc::channel(DUE_MAX);
         let run = Arc::clone(run);
-        // A thread, because its sleep is precise to some 50 us, where the runtime's timer has 1 ms.
+        // The sleep of a thread is accurate to some 50 us, the timer of the runtime to 1 ms.
         std::thread::spawn(move || {
             for batch in 0_u32.. {
                 let due = (first + interval * f64::from(batch)) as u64;

@@ -1,5 +1,4 @@
-//! More load step by step, until latency or rate give way: the knee.
-//! Never: goes on beyond it.
+//! A load that is raised step by step until the server no longer keeps up.
 
 use std::time::Duration;
 
@@ -13,22 +12,22 @@ use super::workload::{self, Connect};
 use crate::cli::{Failure, output};
 use crate::config::parse_duration;
 
-/// Of the rate asked for: a server that acknowledges less does not keep up.
+/// Part of the requested rate below which the server does not keep up.
 const KEPT_UP: f64 = 0.95;
 
-/// How the load grows, and what is too much.
+/// Options of the steps.
 #[derive(Clone, Copy, Debug, Args)]
 pub(in crate::cli) struct Steps {
-    /// Records a second of the first step.
+    /// Rate of the first step in records per second.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     from: u64,
-    /// Most records a second.
+    /// Maximum rate in records per second.
     #[arg(long, value_name = "N", default_value_t = 10_000_000)]
     to: u64,
-    /// How much each step asks more than the one before.
+    /// Factor by which each step raises the rate.
     #[arg(long, value_name = "FACTOR", default_value_t = 2.0)]
     factor: f64,
-    /// The 99th percentile of acknowledgements that is still good.
+    /// Maximum 99th percentile of the latency of acknowledgements.
     #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = parse_duration)]
     latency_max: Duration,
 }
@@ -44,7 +43,7 @@ impl Steps {
     }
 }
 
-/// Raises the rate until the limit is crossed; prints a line a step, and the last rate that held.
+/// Raises the rate until a limit is exceeded. Prints a line for each step, and the last rate within the limits.
 pub(super) async fn ramp(
     plan: Plan,
     steps: Steps,
@@ -66,7 +65,7 @@ pub(super) async fn ramp(
         } else {
             let mark = match (late, slow) {
                 (false, false) => "",
-                (true, false) => "  <- too late",
+                (true, false) => "  <- latency too high",
                 (_, true) => "  <- does not keep up",
             };
             let line = format!("{rate:>12}/s  reached {reached:>12.0}/s  p99 {:>8}{mark}\n", short(p99));

@@ -1,5 +1,4 @@
-//! The subscribers of a benchmark: each looks at every record, and knows which ones are missing.
-//! Never: counts what another run published.
+//! The subscribers of a benchmark. Each reads the stamp of every record, and so finds those that are missing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,16 +10,16 @@ use super::run::{Latencies, Run};
 use super::stamp::Stamp;
 use crate::client::{Client, Delivery, Error, Start, Subscriber, SubscriberOptions};
 
-/// How long a subscriber waits for what was acknowledged before it counts as missing.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time that a subscriber waits for acknowledged records before they count as missing.
+const MISSING_AFTER: Duration = Duration::from_secs(30);
 
-/// How many records each publisher had acknowledged at the end; none while they publish.
+/// Number of acknowledged records of each publisher; none before the end.
 pub(super) type Published = Option<Arc<[u64]>>;
 
-/// What one subscriber has seen of this run.
+/// The records of this run that one subscriber has received.
 struct Seen {
     run: Arc<Run>,
-    /// The sequence due next, by publisher.
+    /// The next sequence number of each publisher.
     next: Vec<u64>,
     missing: u64,
     repeated: u64,
@@ -32,21 +31,21 @@ impl Seen {
         Self { run: Arc::clone(run), next, missing: 0, repeated: 0 }
     }
 
-    /// Takes one delivery in; `late` is told how long each record was under way.
-    fn take(&mut self, delivery: &Delivery, mut late: impl FnMut(u64)) -> Result<u64, Error> {
+    /// Counts the records of a delivery, and calls `latency` with the latency of each.
+    fn count(&mut self, delivery: &Delivery, mut latency: impl FnMut(u64)) -> Result<u64, Error> {
         let (now, mut count) = (self.run.now(), 0);
         for record in delivery.records() {
             if let Some(stamp) = Stamp::read(record?.value)
                 && self.note(stamp)
             {
                 count += 1;
-                late(now.saturating_sub(stamp.due_nanos).max(1));
+                latency(now.saturating_sub(stamp.due_nanos).max(1));
             }
         }
         Ok(count)
     }
 
-    /// Notes one record; whether it is of this run.
+    /// Notes one record. Returns false if it is of another run.
     fn note(&mut self, stamp: Stamp) -> bool {
         let Some(next) = self.next.get_mut(stamp.publisher as usize) else { return false };
         if stamp.run != self.run.id {
@@ -62,7 +61,7 @@ impl Seen {
         self.next.iter().zip(published).all(|(next, count)| next >= count)
     }
 
-    /// Counts what never came.
+    /// Counts the records that were not received, and adds the result to the run.
     fn close(mut self, published: &[u64]) {
         for (next, count) in self.next.iter().zip(published) {
             self.missing = self.missing.saturating_add(count.saturating_sub(*next));
@@ -72,14 +71,14 @@ impl Seen {
     }
 }
 
-/// A live subscription that has caught up: what is published from now on comes.
+/// Opens a subscription at the tail, and waits until it has caught up.
 pub(super) async fn open(client: &Client, topic: &str) -> Result<Subscriber, Error> {
     let mut subscriber = client.subscribe(SubscriberOptions::new(topic, Start::Latest));
     subscriber.next().await.transpose()?;
     Ok(subscriber)
 }
 
-/// Follows until everything acknowledged has come.
+/// Follows the topic until everything acknowledged has been received.
 pub(super) async fn follow(
     run: Arc<Run>,
     mut subscriber: Subscriber,
@@ -94,11 +93,11 @@ pub(super) async fn follow(
         let delivery = tokio::select! {
             delivery = subscriber.next() => delivery,
             _ = published.changed(), if end.is_none() => continue,
-            () = tokio::time::sleep(PATIENCE), if end.is_some() => None,
+            () = tokio::time::sleep(MISSING_AFTER), if end.is_some() => None,
         };
         let Some(delivery) = delivery else { break end.unwrap_or_default() };
         let measured = run.is_measured(run.now());
-        let count = seen.take(&delivery?, |nanos| {
+        let count = seen.count(&delivery?, |nanos| {
             if measured {
                 latencies.saturating_record(nanos);
             }
@@ -110,7 +109,7 @@ pub(super) async fn follow(
     Ok(())
 }
 
-/// Reads the topic from its beginning to its tail, over and over, until told to stop.
+/// Reads the topic from its beginning to its tail repeatedly, until `stop` is set.
 pub(super) async fn replay(run: Arc<Run>, client: Client, stop: Arc<AtomicBool>) -> Result<(), Error> {
     while !stop.load(Ordering::Relaxed) {
         let mut subscriber = client.subscribe(to_tail(&run.plan.topic, Start::Earliest));
@@ -125,7 +124,7 @@ pub(super) async fn replay(run: Arc<Run>, client: Client, stop: Arc<AtomicBool>)
     Ok(())
 }
 
-/// Reads what is there from `start`, and counts what of the run is missing.
+/// Reads the topic from `start` to its tail, and counts the missing records of the run.
 pub(super) async fn verify(
     run: &Arc<Run>,
     client: &Client,
@@ -134,13 +133,13 @@ pub(super) async fn verify(
 ) -> Result<(), Error> {
     let (mut seen, mut subscriber) = (Seen::new(run), client.subscribe(to_tail(&run.plan.topic, start)));
     while let Some(delivery) = subscriber.next().await {
-        seen.take(&delivery?, |_| {})?;
+        seen.count(&delivery?, |_| {})?;
     }
     seen.close(published);
     Ok(())
 }
 
-/// Reads what is there from `start`, counting as it goes. Answers how many records came.
+/// Reads the topic from its beginning to its tail, and returns the number of records.
 pub(super) async fn read_all(run: &Run, client: &Client) -> Result<u64, Error> {
     let mut subscriber = client.subscribe(to_tail(&run.plan.topic, Start::Earliest));
     let mut seen = 0;
@@ -170,7 +169,7 @@ mod tests {
     use std::sync::atomic::Ordering;
     use std::time::Duration;
 
-    /// What is missing and what came twice, of two publishers that had these counts acknowledged.
+    /// Numbers of missing and repeated records, of two publishers with these numbers of acknowledged records.
     fn verdict(came: &[(u32, u64)], published: &[u64]) -> (u64, u64) {
         let plan = Plan {
             topic: String::new(),
@@ -187,7 +186,7 @@ mod tests {
             request_ids: true,
             verify: true,
         };
-        let run = Arc::new(Run::begin(plan));
+        let run = Arc::new(Run::start(plan));
         let mut seen = Seen::new(&run);
         for (publisher, sequence) in came {
             let stamp = Stamp { run: run.id, publisher: *publisher, sequence: *sequence, due_nanos: 0 };
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_and_a_repeated_record_are_noticed() {
+    fn lost_and_repeated_records_are_counted() {
         assert_eq!(verdict(&[(0, 0), (1, 0), (0, 1)], &[2, 1]), (0, 0));
         assert_eq!(verdict(&[(0, 0), (0, 2), (1, 0)], &[3, 1]), (1, 0), "in the middle");
         assert_eq!(verdict(&[(0, 0), (1, 0)], &[3, 1]), (2, 0), "at the end");

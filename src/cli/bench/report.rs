@@ -1,5 +1,4 @@
-//! What a run came to, for people and for programs.
-//! Never: a figure that was not measured.
+//! The result of a run, as a table and as JSON.
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
@@ -12,10 +11,10 @@ use serde_json::{Value, json};
 use super::cpu::Used;
 use super::run::{Counted, Plan, Run};
 
-/// Percentiles that are told, beside the greatest.
+/// Percentiles that are reported, in addition to the maximum.
 const PERCENTILES: [(&str, f64); 4] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9)];
 
-/// The figures of one run.
+/// The result of one run.
 #[derive(Debug)]
 pub(super) struct Report {
     plan: Plan,
@@ -30,7 +29,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Of a run whose measured part took so long.
+    /// The result of a run whose measurement took this time.
     pub(super) fn of(run: &Run, took: Duration, used: Used) -> Self {
         let both = |counted: &Counted| (counted.all(), counted.measured());
         Self {
@@ -46,12 +45,12 @@ impl Report {
         }
     }
 
-    /// Records acknowledged a second, within the measured time.
+    /// Acknowledged records per second in the measurement.
     pub(super) fn acknowledged_per_second(&self) -> f64 {
         self.per_second(self.acknowledged.1)
     }
 
-    /// Whether everything acknowledged came, once.
+    /// Returns true if everything acknowledged was delivered exactly once.
     pub(super) const fn is_whole(&self) -> bool {
         self.missing == 0 && self.repeated == 0
     }
@@ -60,7 +59,7 @@ impl Report {
         count as f64 / self.took.as_secs_f64().max(1e-9)
     }
 
-    /// For people.
+    /// Formats the result as a table.
     pub(super) fn table(&self) -> String {
         let mut out = String::new();
         let mut row = |name: &str, text: String| {
@@ -73,7 +72,7 @@ impl Report {
         };
         for (name, (all, measured)) in [("acknowledged", self.acknowledged), ("delivered", self.delivered)] {
             if all > 0 {
-                row(name, format!("{} ({} in all)", rate(measured), HumanCount(all)));
+                row(name, format!("{} ({} in total)", rate(measured), HumanCount(all)));
             }
         }
         for (name, histogram) in
@@ -99,12 +98,12 @@ impl Report {
                 HumanCount(self.missing),
                 HumanCount(self.repeated)
             ),
-            (true, true) => "everything acknowledged came, in order, once".to_owned(),
+            (true, true) => "everything acknowledged was delivered once and in order".to_owned(),
             (true, false) => "no".to_owned(),
         }
     }
 
-    /// For programs.
+    /// The result as JSON.
     pub(super) fn json(&self) -> Value {
         let plan = &self.plan;
         let counted = |(all, measured): (u64, u64)| json!({ "records": all, "measured": measured, "records_per_second": self.per_second(measured) });
@@ -124,7 +123,7 @@ impl Report {
     }
 }
 
-/// A duration of nanoseconds with three digits and the unit that suits it.
+/// Formats nanoseconds with three digits and a suitable unit.
 pub(super) fn short(nanos: u64) -> String {
     let (value, unit) = match nanos {
         0..1_000_000 => (nanos as f64 / 1e3, "us"),

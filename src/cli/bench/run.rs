@@ -1,5 +1,4 @@
-//! What all tasks of a run share: its plan, its clock, its counters, its histograms.
-//! Never: talks to a server.
+//! The state that all tasks of a run share: its plan, clock, counters and histograms.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,40 +6,40 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-/// One minute in nanoseconds: what lasts longer counts as this long.
+/// Largest latency in nanoseconds, one minute. Longer ones count as this.
 const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
 /// Significant decimal digits of a latency.
 const DIGITS: u8 = 3;
 
-/// What to do, every default filled in.
+/// The plan of a run, with all defaults filled in.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) topic: String,
-    /// Bytes of a record's payload.
+    /// Size of a record's payload, in bytes.
     pub(super) size: usize,
-    /// Records of a batch.
+    /// Number of records in a batch.
     pub(super) batch: u32,
-    /// Batches of one publisher that are not acknowledged yet.
+    /// Largest number of unacknowledged batches of one publisher.
     pub(super) window: u32,
     pub(super) publishers: u32,
-    /// Subscribers of what is published live.
+    /// Number of subscribers that follow what is published.
     pub(super) subscribers: u32,
-    /// Subscribers that read the topic from its beginning, over and over.
+    /// Number of subscribers that repeatedly read the topic from its beginning.
     pub(super) replayers: u32,
-    /// Connections that subscribers and replayers share.
+    /// Number of connections that subscribers and replayers share.
     pub(super) connections: u32,
-    /// Records a second of all publishers together; 0 for as fast as they can.
+    /// Rate of all publishers together in records per second; 0 for no limit.
     pub(super) rate: u64,
-    /// Not measured.
+    /// Duration of the load before the measurement.
     pub(super) warmup: Duration,
-    /// Measured.
+    /// Duration of the measurement.
     pub(super) duration: Duration,
     pub(super) request_ids: bool,
-    /// Whether what was acknowledged is read back where nobody subscribed.
+    /// Reads back what was acknowledged when there are no subscribers.
     pub(super) verify: bool,
 }
 
-/// Latencies in nanoseconds.
+/// A histogram of latencies in nanoseconds.
 #[derive(Debug)]
 pub(super) struct Latencies(Mutex<Histogram<u64>>);
 
@@ -57,7 +56,7 @@ impl Latencies {
         all.add(others).expect("all histograms have the same bounds");
     }
 
-    /// One that a task records into by itself.
+    /// A histogram for one task.
     pub(super) fn local() -> Histogram<u64> {
         Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, DIGITS).expect("the bounds are constants")
     }
@@ -72,12 +71,12 @@ impl Latencies {
 pub(super) struct Run {
     pub(super) plan: Plan,
     pub(super) id: u32,
-    begun: Instant,
-    /// Batches are not sent after this.
+    started: Instant,
+    /// Set when no more batches are to be sent.
     over: AtomicBool,
-    /// Records acknowledged, and those within the measured time.
+    /// Number of acknowledged records.
     pub(super) acknowledged: Counted,
-    /// Records delivered to live subscribers and replayers, and those within the measured time.
+    /// Number of records delivered to subscribers and replayers.
     pub(super) delivered: Counted,
     pub(super) acknowledging: Latencies,
     pub(super) delivering: Latencies,
@@ -85,7 +84,7 @@ pub(super) struct Run {
     pub(super) repeated: AtomicU64,
 }
 
-/// A count of the whole run, and of its measured part.
+/// A count of the whole run, and of the measurement.
 #[derive(Debug, Default)]
 pub(super) struct Counted {
     all: AtomicU64,
@@ -110,12 +109,12 @@ impl Counted {
 }
 
 impl Run {
-    /// A run that begins now.
-    pub(super) fn begin(plan: Plan) -> Self {
+    /// Starts a run.
+    pub(super) fn start(plan: Plan) -> Self {
         Self {
             plan,
             id: fastrand::u32(..),
-            begun: Instant::now(),
+            started: Instant::now(),
             over: AtomicBool::new(false),
             acknowledged: Counted::default(),
             delivered: Counted::default(),
@@ -126,27 +125,27 @@ impl Run {
         }
     }
 
-    /// Nanoseconds since the run began.
+    /// Nanoseconds since the run started.
     pub(super) fn now(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// When it was `nanos` old.
+    /// The time `nanos` nanoseconds after the start.
     pub(super) fn at(&self, nanos: u64) -> Instant {
-        self.begun + Duration::from_nanos(nanos)
+        self.started + Duration::from_nanos(nanos)
     }
 
     pub(super) fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
 
-    /// Whether nothing more is to be sent.
+    /// Returns true if no more batches are to be sent.
     pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
-            || self.begun.elapsed() >= self.plan.warmup.saturating_add(self.plan.duration)
+            || self.started.elapsed() >= self.plan.warmup.saturating_add(self.plan.duration)
     }
 
-    /// Whether what happens then counts.
+    /// Returns true if that time is within the measurement.
     pub(super) fn is_measured(&self, nanos: u64) -> bool {
         let of = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let begin = of(self.plan.warmup);

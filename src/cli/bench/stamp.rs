@@ -1,21 +1,20 @@
-//! What a benchmark writes into each record, so that whoever reads it back knows when it was due, who
-//! published it, and whether one is missing.
-//! Never: more than [`LEN`] bytes; the rest of a record is filling.
+//! The stamp at the beginning of each record of a benchmark. It tells a reader when the record was due, who published it,
+//! and if one before it is missing.
 
 use bytes::Bytes;
 
-/// Bytes of a stamp, and so of the smallest record.
+/// Size of a stamp in bytes, and so of the smallest record.
 pub(super) const LEN: usize = 24;
 
 /// The stamp of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
-    /// Tells this run's records from whatever else the topic holds.
+    /// Distinguishes the records of this run from others in the topic.
     pub(super) run: u32,
     pub(super) publisher: u32,
     /// Counted from 0 by each publisher.
     pub(super) sequence: u64,
-    /// When it was due to be sent, in nanoseconds since the run began.
+    /// Time when the record was due, in nanoseconds since the start of the run.
     pub(super) due_nanos: u64,
 }
 

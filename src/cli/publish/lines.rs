@@ -1,5 +1,4 @@
-//! Reads lines on a thread of its own, a chunk of whole lines at a time.
-//! Never: holds more than a few chunks, or one line over its bound.
+//! Reading of lines on a thread of its own, a chunk of whole lines at a time.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,14 +7,14 @@ use std::path::Path;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
-/// Bytes read at once.
+/// Size of one read, in bytes.
 const READ: usize = 256 << 10;
-/// Chunks read ahead.
+/// Number of chunks read ahead.
 const AHEAD: usize = 4;
-/// Longest line: more than any server takes in one message unless configured far beyond the default.
+/// Longest line, in bytes: far more than a server accepts in one message by default.
 const LINE_MAX: usize = 64 << 20;
 
-/// Whole lines, as they stood in the input.
+/// Whole lines of the input.
 #[derive(Clone, Debug)]
 pub(super) struct Chunk {
     bytes: Bytes,
@@ -45,7 +44,7 @@ impl Chunk {
         })
     }
 
-    /// Bytes of input.
+    /// Size in bytes.
     pub(super) fn len(&self) -> u64 {
         self.bytes.len() as u64
     }
@@ -59,7 +58,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Starts to read; `-` and nothing are standard input.
+    /// Starts reading a file, or standard input for `-` or no path.
     pub(super) fn open(path: Option<&Path>) -> io::Result<Self> {
         let path = path.filter(|path| *path != Path::new("-"));
         let (input, len): (Box<dyn Read + Send>, _) = match path {
@@ -75,17 +74,17 @@ impl Lines {
             }
         };
         let (sender, chunks) = mpsc::channel(AHEAD);
-        // Not of the runtime's: a read of a terminal may block for ever, and must not hold up the exit.
+        // A thread of the runtime would delay the exit, as a read of a terminal may block for ever.
         std::thread::Builder::new().name("lines".into()).spawn(move || read(input, &sender))?;
         Ok(Self { chunks, len })
     }
 
-    /// Bytes of the whole input, where that is known.
+    /// Size of the whole input in bytes, where it is known.
     pub(super) const fn len(&self) -> Option<u64> {
         self.len
     }
 
-    /// The next chunk; none at the end.
+    /// Waits for the next chunk; none at the end.
     pub(super) async fn next(&mut self) -> io::Result<Option<Chunk>> {
         self.chunks.recv().await.transpose()
     }
@@ -119,7 +118,7 @@ fn read(mut input: impl Read, chunks: &mpsc::Sender<io::Result<Chunk>>) {
     }
 }
 
-/// Appends what one read brings; 0 at the end.
+/// Appends the bytes of one read, and returns their number; 0 at the end.
 fn fill(input: &mut impl Read, buffer: &mut BytesMut) -> io::Result<usize> {
     let held = buffer.len();
     buffer.resize(held + READ, 0);
@@ -138,7 +137,7 @@ mod tests {
     use super::{Chunk, read};
     use std::io::Read;
 
-    /// Hands out its bytes a few at a time.
+    /// A reader that returns a few bytes at a time.
     struct Dribble<'a>(&'a [u8], usize);
 
     impl Read for Dribble<'_> {

@@ -1,5 +1,4 @@
-//! `streamway publish`: a record a line, from a file or standard input.
-//! Never: reads much further than the server has stored.
+//! `streamway publish`: publishes the lines of a file or of standard input.
 
 mod lines;
 mod progress;
@@ -21,7 +20,7 @@ use crate::client::{Client, Publisher, PublisherOptions, Record};
 
 /// Publish lines as records.
 ///
-/// Every line becomes one record, without its newline. Ends when all of them are durable.
+/// Every line becomes one record, without its newline. The command ends when all records are durable.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -29,32 +28,32 @@ Examples:
   echo hello | streamway publish greetings
   streamway publish users --file users.tsv --key-separator $'\\t' --header source=import
 
-A publish that was cut off says how far it got at least; lines sent after those may be stored too.
-To make repeating the same file safe, give it a name of its own: --request-id-prefix import-42 stores nothing twice, as long as the server
-remembers the ids (10 minutes unless configured otherwise) and the --batch options are the same.")]
+A command that fails reports how many lines are stored at least; lines after those may be stored too.
+To make it safe to repeat, give the input a name: --request-id-prefix import-42 stores no line twice, as long
+as the server remembers the ids (10 minutes by default) and the --batch options are the same.")]
 pub(super) struct Publish {
-    /// The topic; created when it is missing, unless the server is configured otherwise.
+    /// Name of the topic. It is created if it does not exist, unless the server is configured otherwise.
     topic: String,
     /// Read this file instead of standard input.
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// What comes before the first of these on a line is the record's key.
+    /// Use the text before the first occurrence of this separator as the record's key.
     #[arg(short, long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     key_separator: Option<String>,
-    /// A header of every record; may be repeated.
+    /// Header of every record. May be repeated.
     #[arg(short = 'H', long = "header", value_name = "KEY=VALUE", value_parser = parse_header)]
     headers: Vec<(String, String)>,
-    /// Most records in one batch.
+    /// Maximum number of records in one batch.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     batch_records: u32,
-    /// Most bytes of records in one batch; a longer line goes alone.
+    /// Maximum size of the records in one batch; a longer line is sent alone.
     #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = crate::config::parse_size)]
     batch_bytes: u64,
-    /// Publish under the request ids PREFIX-<number of the batch's first line>, so that repeating
-    /// the same input stores nothing twice, and another input is refused. Batches are then sent only when full.
+    /// Make the command safe to repeat: batches get the request ids PREFIX-<number of the first line>. Repeating the same
+    /// input stores nothing twice, and another input is refused. Batches are then sent only when full.
     #[arg(long, value_name = "PREFIX", value_parser = parse_prefix)]
     request_id_prefix: Option<String>,
-    /// Neither progress bar nor summary.
+    /// Print neither a progress bar nor a summary.
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
@@ -68,7 +67,7 @@ fn parse_header(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// Bytes a prefix may have, so that with a dash and a line number it is a `request_id`.
+/// Longest prefix, in bytes. With a dash and a line number it is a valid `request_id`.
 const PREFIX_MAX: usize = 100;
 
 fn parse_prefix(text: &str) -> Result<String, String> {
@@ -79,7 +78,7 @@ fn parse_prefix(text: &str) -> Result<String, String> {
     }
 }
 
-/// How long Ctrl-C, or SIGTERM, waits for what was sent already.
+/// Time that Ctrl-C or SIGTERM waits for the acknowledgement of what was sent.
 const INTERRUPT_FLUSH: Duration = Duration::from_secs(2);
 
 impl Publish {
@@ -148,7 +147,7 @@ impl Publish {
         Ok(())
     }
 
-    /// The same input makes the same batches under the same ids.
+    /// Publishes batches that are the same, with the same ids, whenever the input is the same.
     async fn publish_repeatably(
         &self,
         publisher: &Publisher,
@@ -159,7 +158,7 @@ impl Publish {
         let (mut batch, mut bytes, mut first_line) = (Vec::new(), 0, 1);
         let send = async |batch: &[Record], first_line: u64| {
             let id = format!("{prefix}-{first_line}");
-            // Whether it is durable is asked once, at the end.
+            // The flush at the end waits until the batch is durable.
             publisher.publish_batch(batch, Some(&id)).await.map(drop)
         };
         while let Some(chunk) = lines.next().await? {
@@ -190,7 +189,7 @@ impl Publish {
             Some(separator) => {
                 let at = line.windows(separator.len()).position(|part| part == separator.as_bytes());
                 let at = at.ok_or_else(|| {
-                    Failure::failed(format!("line {number} holds no key separator {separator:?}"))
+                    Failure::failed(format!("line {number} has no key separator {separator:?}"))
                 })?;
                 (line.slice(..at), line.slice(at + separator.len()..))
             }
@@ -198,16 +197,18 @@ impl Publish {
         Ok(Record { key, value, headers: self.headers.clone(), event_time: None })
     }
 
-    /// What to do after a failure: batches are stored in order, so so many lines are done.
+    /// Text on what was stored before a failure. Batches are stored in order.
     fn how_far(&self, progress: &Progress) -> String {
         match (progress.records(), &self.request_id_prefix) {
             (0, _) => "; nothing was acknowledged".into(),
             (stored, Some(_)) => {
-                format!("; at least the first {stored} lines are stored, repeating this command repeats none")
+                format!(
+                    "; at least the first {stored} lines are stored, and repeating this command stores none of them twice"
+                )
             }
             (stored, None) => format!(
-                "; at least the first {stored} lines are stored, go on with line {next} (tail -n +{next}); those \
-                 after it may be too, which only --request-id-prefix makes safe to repeat",
+                "; at least the first {stored} lines are stored; continue with line {next} (tail -n +{next}), but some \
+                 of the lines from there on may be stored too: only --request-id-prefix makes repeating safe",
                 next = stored + 1,
             ),
         }

@@ -1,5 +1,4 @@
-//! How far a publish got: the bar while it runs on a terminal, the summary after it.
-//! Never: standard output.
+//! The progress of a publish on standard error: a bar while it runs on a terminal, and a summary after it.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -19,7 +18,7 @@ struct Totals {
     next: Option<Offset>,
 }
 
-/// Counts, and draws.
+/// Counts records, and draws the progress bar.
 #[derive(Debug)]
 pub(super) struct Progress {
     totals: Mutex<Totals>,
@@ -28,13 +27,13 @@ pub(super) struct Progress {
     quiet: bool,
 }
 
-/// Redraws a second.
+/// Redraws per second.
 const REDRAWS: u8 = 5;
 
 impl Progress {
-    /// `len` is how many bytes there are to read, where that is known.
+    /// A progress bar for an input of `len` bytes, or for one of unknown length.
     pub(super) fn new(len: Option<u64>, quiet: bool) -> Self {
-        // Draws nothing where standard error is no terminal.
+        // Nothing is drawn where standard error is not a terminal.
         let target =
             if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(REDRAWS) };
         let bar = ProgressBar::with_draw_target(len, target);
@@ -50,7 +49,7 @@ impl Progress {
         format!("{}/s", HumanCount((records as f64 / elapsed.as_secs_f64().max(1e-3)) as u64))
     }
 
-    /// So many bytes of input were handed over.
+    /// Notes that bytes of the input were handed to the publisher.
     pub(super) fn read(&self, bytes: u64) {
         self.bar.inc(bytes);
         if !self.bar.is_hidden() {
@@ -60,7 +59,7 @@ impl Progress {
         }
     }
 
-    /// A batch became durable.
+    /// Notes that a batch became durable.
     pub(super) fn stored(&self, stored: &Stored) {
         let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
         totals.stored += u64::from(stored.records);
@@ -71,17 +70,17 @@ impl Progress {
         totals.next = Some(stored.receipt.next.offset);
     }
 
-    /// Records that are durable: the first so many lines, as batches are stored in order.
+    /// Number of durable records. As batches are stored in order, these are the first lines of the input.
     pub(super) fn records(&self) -> u64 {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner).stored
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(super) fn clear(&self) {
         self.bar.finish_and_clear();
     }
 
-    /// One line on standard error.
+    /// Prints a summary of one line.
     pub(super) fn summary(&self, topic: &str) {
         self.clear();
         if self.quiet {
@@ -100,7 +99,7 @@ impl Progress {
             line.push_str(&format!(", offsets {first} to {}", next.get().saturating_sub(1)));
         }
         if totals.duplicates > 0 {
-            line.push_str(&format!("; {} of them were there already", HumanCount(totals.duplicates)));
+            line.push_str(&format!("; {} of them had been stored before", HumanCount(totals.duplicates)));
         }
         output::complain(&line);
     }

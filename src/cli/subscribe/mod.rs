@@ -1,5 +1,4 @@
-//! `streamway subscribe`: records to standard output.
-//! Never: skips or repeats a record because the server restarted.
+//! `streamway subscribe`: prints records to standard output.
 
 mod print;
 mod resume_file;
@@ -27,45 +26,46 @@ use crate::record::Position;
 
 /// Print the records of a topic.
 ///
-/// Prints what there is and ends; with --follow it goes on with what is published, through
-/// restarts of the server, until Ctrl-C.
+/// Prints all records and ends. With --follow, it prints new records as they are published, across server
+/// restarts, until Ctrl-C.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  streamway subscribe orders                        everything there is
-  streamway subscribe orders --follow               what is published from now on
-  streamway subscribe orders --from -10 --follow    the last 10, and what comes
+  streamway subscribe orders                        all records
+  streamway subscribe orders --follow               records published from now on
+  streamway subscribe orders --from -10 --follow    the last 10 records, and new ones
   streamway subscribe orders --from \"1h ago\" --output json | jq .value
   streamway subscribe orders --follow --resume-file orders.pos
-                                                    goes on where the last run stopped
+                                                    continue where the last run stopped
 
-A signal ends it with exit code 130, or 0 with --follow and without --max; a second one at once.")]
+Ctrl-C or SIGTERM ends it with exit code 130, or 0 with --follow and without --max. A second signal
+ends it at once.")]
 pub(super) struct Subscribe {
-    /// The topic. With --follow it is created when it is missing, unless the server is configured otherwise.
+    /// Name of the topic. With --follow it is created if it does not exist, unless the server is configured otherwise.
     topic: String,
-    /// Where to start: earliest, latest, an offset, -N for the last N, an RFC 3339 time, or
-    /// "5m ago". Without it: earliest, or latest with --follow.
+    /// Start of the subscription: earliest, latest, an offset, -N for the last N records, an RFC 3339 time, or "5m ago".
+    /// The default is earliest, or latest with --follow.
     #[arg(long, value_name = "WHERE", allow_hyphen_values = true, value_parser = parse_from)]
     from: Option<Start>,
-    /// Start exactly there, in this incarnation of the topic.
+    /// Start at this position, and fail if the topic was deleted and created again since.
     #[arg(long, value_name = "EPOCH:OFFSET", value_parser = parse_position, conflicts_with = "from")]
     position: Option<Position>,
-    /// Go on with what is published.
+    /// Continue with new records as they are published.
     #[arg(short, long)]
     follow: bool,
-    /// End after so many records.
+    /// End after this number of records.
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max: Option<u64>,
     #[command(flatten)]
     print: Print,
-    /// Keep the position in this file, and start there when it exists. It is written after the
-    /// records before it, so a crash repeats records rather than skips them.
+    /// Store the position in this file, and start there if the file exists. It is written after the records are printed,
+    /// so a crash repeats records rather than skips them.
     #[arg(long, value_name = "FILE")]
     resume_file: Option<PathBuf>,
-    /// Where the start is no longer kept, or lies beyond the tail.
+    /// What to do if the start is no longer in the topic, or beyond its tail.
     #[arg(long, value_enum, default_value_t = OutOfRange::Fail)]
     out_of_range: OutOfRange,
-    /// Longest silence of the server; after three the connection counts as dead.
+    /// Interval of the server's heartbeats, 1s to 10m. The connection counts as broken after three missing ones.
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_heartbeat)]
     heartbeat: Duration,
     #[command(flatten)]
@@ -76,11 +76,11 @@ pub(super) struct Subscribe {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum OutOfRange {
-    /// Fail, and say what is there.
+    /// Fail, and report the range of offsets in the topic.
     Fail,
-    /// Go on at the oldest record kept.
+    /// Continue at the oldest record.
     Earliest,
-    /// Go on at the tail.
+    /// Continue at the tail.
     Latest,
 }
 
@@ -93,13 +93,13 @@ fn parse_heartbeat(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Why printing stopped without a failure.
+/// The reason why printing stopped, without a failure.
 enum Stop {
     /// The subscription ended.
     Done,
-    /// Ctrl-C, or SIGTERM.
+    /// Ctrl-C or SIGTERM.
     Interrupted,
-    /// Nobody reads standard output any more.
+    /// Standard output was closed by its reader.
     Closed,
 }
 
@@ -121,7 +121,7 @@ impl Subscribe {
         if !matches!(stop, Stop::Closed) {
             sink.flush()?;
         }
-        // Only a signal ends following without a limit: then nothing is missing.
+        // Following without a limit can only be ended by a signal, which is then a success.
         let endless = self.follow && self.max.is_none();
         match stop {
             Stop::Interrupted if !endless => Ok(ExitCode::from(INTERRUPTED)),
@@ -150,16 +150,16 @@ impl Subscribe {
     }
 }
 
-/// Standard output, and the file that says how far it got.
+/// Standard output, and the file with its position.
 struct Sink {
     printer: Printer,
     resume: Option<ResumeFile>,
-    /// After the last record printed.
+    /// Position after the last record printed.
     position: Option<Position>,
     flushed: Instant,
 }
 
-/// Longest time records and their position are held back while more are ready.
+/// Longest time that printed records stay buffered while more are ready.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Sink {
@@ -173,7 +173,7 @@ impl Sink {
         if self.flushed.elapsed() < FLUSH_INTERVAL { Ok(Stop::Done) } else { self.flush() }
     }
 
-    /// Whatever was printed is out, and only then is its position kept.
+    /// Writes out the records, and then stores their position.
     fn flush(&mut self) -> Result<Stop, Failure> {
         if let Err(error) = self.printer.flush() {
             return closed(error);
@@ -186,7 +186,7 @@ impl Sink {
     }
 }
 
-/// A closed pipe is how `head` says that it has enough.
+/// A closed pipe, as `head` closes it, ends the command; other errors fail it.
 fn closed(error: io::Error) -> Result<Stop, Failure> {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Ok(Stop::Closed);
@@ -200,12 +200,12 @@ async fn copy(
     interrupted: &CancellationToken,
 ) -> Result<Stop, Failure> {
     loop {
-        // Deliveries that are always ready must not keep the rest from being polled.
+        // Deliveries that are always ready must not starve the other futures.
         tokio::task::yield_now().await;
         if interrupted.is_cancelled() {
             return Ok(Stop::Interrupted);
         }
-        // Flushed when there is nothing to do but wait, so that no record is held back.
+        // Records are flushed before every wait, so that none is held back.
         let ready = subscriber.next().now_or_never();
         let next: Option<Result<Delivery, Error>> = match ready {
             Some(next) => next,
@@ -222,7 +222,7 @@ async fn copy(
                 if delivery.notice == Notice::Gap {
                     tracing::warn!(
                         next = delivery.next.offset.get(),
-                        "records before this are no longer kept"
+                        "records before this offset are no longer in the topic"
                     );
                 }
                 if let Stop::Closed = sink.put(&delivery)? {
@@ -237,10 +237,10 @@ async fn copy(
     }
 }
 
-/// Resolves once the reader of a pipe on standard output has gone, even while nothing is printed.
+/// Waits until the reader of a pipe on standard output has closed it, even while nothing is printed.
 async fn reader_gone() {
-    // Only watched, never written through, so it may stay in blocking mode. A file cannot be
-    // watched, and has no reader to lose.
+    // The pipe is only watched through this handle, so it may stay in blocking mode. A file cannot be watched, and
+    // has no reader that could close it.
     let watched =
         io::stdout().as_fd().try_clone_to_owned().and_then(|fd| pipe::Sender::from_file_unchecked(fd.into()));
     match watched {

@@ -1,5 +1,4 @@
-//! Records as text: raw, or JSON lines.
-//! Never: flushes on its own account, but when its buffer is full.
+//! Printing of records, raw or as JSON lines.
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
@@ -9,38 +8,38 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use crate::cli::output;
 use crate::client::{Delivery, Headers, RecordRef};
 
-/// Bytes gathered before they are written.
+/// Size of the output buffer, in bytes.
 const BUFFER: usize = 256 << 10;
 
 /// Options of printing.
 #[derive(Debug, Args)]
 pub(super) struct Print {
-    /// How records are printed.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Output::Raw)]
     output: Output,
-    /// Raw: no newline after a record.
+    /// In raw format, print no newline after a record.
     #[arg(long)]
     no_newline: bool,
-    /// Raw: print the key and this before the record.
+    /// In raw format, print the key and this text before each record.
     #[arg(long, value_name = "TEXT")]
     print_key: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// The value and a newline, byte for byte: a publisher you do not trust may write to your terminal.
+    /// The value and a newline. Values are not escaped: do not print those of an untrusted publisher to a terminal.
     Raw,
-    /// One JSON object a line: offset, time, key, value, headers. What is not UTF-8 is base64,
-    /// under key_base64 and value_base64; what a terminal would obey is escaped.
+    /// One JSON object per line: offset, time, key, value and headers. Keys and values that are not UTF-8 are in base64,
+    /// as key_base64 and value_base64. Control characters are escaped.
     Json,
 }
 
-/// Why printing failed.
+/// The reason why printing failed.
 #[derive(Debug)]
 pub(super) enum Error {
-    /// Standard output.
+    /// Standard output cannot be written.
     Output(io::Error),
-    /// What the server sent.
+    /// A record that the server sent is malformed.
     Record(crate::client::Error),
 }
 
@@ -50,7 +49,7 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Prints to standard output.
+/// A printer to standard output.
 #[derive(Debug)]
 pub(super) struct Printer {
     out: BufWriter<StdoutLock<'static>>,

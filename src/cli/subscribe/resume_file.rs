@@ -1,5 +1,4 @@
-//! The file of `--resume-file`: one line, `EPOCH:OFFSET`, replaced as a whole.
-//! Never: ahead of what was printed.
+//! The file of `--resume-file`. It holds one line, `EPOCH:OFFSET`, and is replaced atomically.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,7 +7,7 @@ use super::super::start::{format_position, parse_position};
 use super::super::{Failure, files};
 use crate::record::Position;
 
-/// A position kept across runs.
+/// A file with the position to continue at.
 #[derive(Debug)]
 pub(super) struct ResumeFile {
     path: PathBuf,
@@ -24,7 +23,7 @@ impl ResumeFile {
         Failure::failed(format!("resume file {}: {why}", self.path.display()))
     }
 
-    /// The position of the last run; none where there was none.
+    /// Reads the position of the last run; none if there is no file.
     pub(super) fn load(&self) -> Result<Option<Position>, Failure> {
         match files::read_small(&self.path) {
             Ok(text) => parse_position(&text).map(Some).map_err(|why| self.at_path(why)),
@@ -50,7 +49,7 @@ mod tests {
     use crate::record::{Epoch, Offset, Position};
 
     #[test]
-    fn a_position_survives_and_rubbish_is_refused() {
+    fn a_position_is_read_back_and_rubbish_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("orders.pos");
         let mut file = ResumeFile::new(path.clone());
