@@ -1,13 +1,13 @@
 # The image: one static binary, the certificates that the system trusts, and an empty /data.
-# Base images are build arguments, so that a mirror, or the tests' own, can stand in for them.
+# Base images are build arguments, so that a mirror's or the tests' own can replace them.
 ARG BUILD_IMAGE=rust:1.95.0-bookworm
 ARG RUNTIME_IMAGE=scratch
 
-# Always the builder's own architecture: another one is cross-compiled, never emulated.
+# Always the builder's own architecture: another one is cross-compiled and not emulated.
 FROM --platform=$BUILDPLATFORM ${BUILD_IMAGE} AS build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 ARG BUILDARCH
-# Without a default, which would go before the platform that is built for.
+# Without a default value, which would override the platform of the build.
 ARG TARGETARCH
 WORKDIR /src
 
@@ -30,18 +30,19 @@ COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY src src
 
-# What /version says that this was built from.
+# The commit that /version names.
 ARG COMMIT=""
+# The tests take "ci", which compiles faster.
+ARG PROFILE=dist
 ENV BUILD_COMMIT=$COMMIT \
-    CARGO_PROFILE_RELEASE_STRIP=symbols \
     RUSTFLAGS="-C target-feature=+crt-static" \
     CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc \
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
     CC_x86_64_unknown_linux_gnu=x86_64-linux-gnu-gcc \
     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER=x86_64-linux-gnu-gcc
 
-# Cargo.toml names benchmarks and a test, and cargo wants the files to be there.
-# The caches hold what was downloaded and compiled, so that a change compiles this crate only.
+# Cargo.toml names benchmarks and a test, and cargo requires the files to exist.
+# The caches hold what was downloaded and compiled, so that a change to this crate compiles this crate only.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,id=target-$TARGETARCH,target=/src/target,sharing=locked \
     mkdir -p benches tests/integration /out/data; \
@@ -51,8 +52,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
         amd64) target=x86_64-unknown-linux-gnu ;; \
         *) echo "no build for $TARGETARCH" >&2; exit 1 ;; \
     esac; \
-    cargo build --locked --release --target "$target"; \
-    cp "target/$target/release/streamway" /out/streamway
+    cargo build --locked --profile "$PROFILE" --config "profile.$PROFILE.strip='symbols'" --target "$target"; \
+    cp "target/$target/$PROFILE/streamway" /out/streamway
 
 FROM ${RUNTIME_IMAGE}
 ARG COMMIT=""
@@ -66,11 +67,11 @@ LABEL org.opencontainers.image.title="streamway" \
       org.opencontainers.image.revision=$COMMIT \
       org.opencontainers.image.created=$CREATED
 
-# What a client, or an exporter of telemetry, trusts.
+# The certificate authorities that a client and the telemetry exporters trust.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/streamway /usr/local/bin/streamway
 COPY LICENSE /usr/share/doc/streamway/LICENSE
-# A fresh volume takes over this directory's owner: the only place that the server writes to.
+# A fresh volume takes over this directory's owner. The server writes nowhere else.
 COPY --from=build --chown=65532:65532 /out/data /data
 VOLUME /data
 
@@ -78,7 +79,7 @@ ENV STREAMWAY_DATA_DIR=/data
 USER 65532:65532
 EXPOSE 50051 8081
 STOPSIGNAL SIGTERM
-# Asks the admin port, which is plaintext, needs no identity and has connections of its own.
+# Asks the admin port, which is plaintext, needs no identity and has a connection limit of its own.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
     CMD ["/usr/local/bin/streamway", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/streamway"]

@@ -6,12 +6,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 collector=${1:?name a collector} rounds=${2:-7} seconds=${3:-2}
-cargo build --release
+cargo build --profile dist
 dir=$(mktemp -d)
 servers=()
 trap 'kill "${servers[@]}"; wait; rm -rf "$dir"' EXIT
 
-target/release/streamway token bench >"$dir/made"
+target/dist/streamway token bench >"$dir/made"
 grep '^"' "$dir/made" >"$dir/tokens"
 grep -v '^"' "$dir/made" >"$dir/token"
 cat >"$dir/policy" <<'POLICY'
@@ -32,11 +32,11 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -su
     -keyout "$dir/key.pem" -out "$dir/cert.pem" 2>/dev/null
 
 serve() { # PORT [FLAG...]
-    target/release/streamway serve --listen "127.0.0.1:$1" --admin-listen "127.0.0.1:$(($1 + 1))" \
+    target/dist/streamway serve --listen "127.0.0.1:$1" --admin-listen "127.0.0.1:$(($1 + 1))" \
         --data-dir "$dir/$1" "${@:2}" 2>"$dir/$1.log" &
     servers+=($!)
     for _ in $(seq 100); do
-        target/release/streamway healthcheck --addr "127.0.0.1:$(($1 + 1))" >/dev/null 2>&1 && return
+        target/dist/streamway healthcheck --addr "127.0.0.1:$(($1 + 1))" >/dev/null 2>&1 && return
         sleep 0.1
     done
     cat "$dir/$1.log" >&2
@@ -51,7 +51,7 @@ OTEL_EXPORTER_OTLP_ENDPOINT=$collector OTEL_METRIC_EXPORT_INTERVAL=1000 \
 
 publish=(publish --no-request-ids) fanout=(fanout --subscribers 100 --batch 100)
 measure() { # FIELD SCHEME PORT COMMAND [FLAG...]
-    target/release/streamway bench "${@:4}" --duration "${seconds}s" --output json --server "$2://127.0.0.1:$3" |
+    target/dist/streamway bench "${@:4}" --duration "${seconds}s" --output json --server "$2://127.0.0.1:$3" |
         jq ".$1.records_per_second"
 }
 for round in $(seq 0 "$rounds"); do

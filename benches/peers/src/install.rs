@@ -26,9 +26,9 @@ pub fn install(contestants: &[Contestant], streamway: Option<PathBuf>) -> Outcom
         Some(binary) => binary.canonicalize()?,
         None => {
             run(Command::new("cargo")
-                .args(["build", "--locked", "--release", "--bin", "streamway"])
+                .args(["build", "--locked", "--profile", "dist", "--bin", "streamway"])
                 .current_dir(&top))?;
-            top.join("target/release/streamway")
+            top.join("target/dist/streamway")
         }
     };
     if wants_nats(&wants) {
