@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The fleet's configuration as its manifests have it, on loopback: three nats-servers and three replicas under load,
-# each of them restarted in turn as Kubernetes would. Run in a network and mount namespace of its own, so that the
-# manifests' host names and ports can be used as they are; test_rolling.py does so.
+# The fleet's configuration from its manifests, on loopback: three nats-servers and three replicas under load, each of
+# them restarted in turn as Kubernetes would. test_rolling.py runs this in a network and a mount namespace of its own, so
+# that the manifests' host names and ports need no change.
 #
 #   rolling.sh STREAMWAY NATS-SERVER NATS.CONF ENVIRONMENT DIR
 #
@@ -19,9 +19,14 @@ for i in 0 1 2; do
         "$conf" >"$dir/nats$i.conf"
 done
 mount --bind "$dir/hosts" /etc/hosts
-trap 'kill -KILL "${nats_pid[@]}" "${server_pid[@]}" 2>/dev/null || true' EXIT
+clean_up() {
+    local code=$?
+    kill -KILL "${nats_pid[@]}" "${server_pid[@]}" 2>/dev/null || true
+    [ "$code" = 0 ] || tail -n 40 "$dir"/*.log >&2
+}
+trap clean_up EXIT
 
-# await URL: until it answers 200, for a minute.
+# await URL: waits until it answers 200, a minute at most.
 await() {
     for _ in $(seq 600); do
         if curl -s -f -o /dev/null "$1"; then
@@ -30,7 +35,6 @@ await() {
         sleep 0.1
     done
     echo "no 200 from $1: $(curl -s "$1")" >&2
-    tail -n 20 "$dir"/*.log >&2
     exit 1
 }
 
@@ -66,7 +70,7 @@ for i in 0 1 2; do
     echo "replica $i restarted"
 done
 for i in 2 1 0; do
-    # The preStop hook, then the signal, which a server in lame duck mode does not take.
+    # As the preStop hook does; then the signal, which a server in lame duck mode ignores.
     "$nats" --signal "ldm=$dir/nats$i.pid"
     kill -TERM "${nats_pid[$i]}" 2>/dev/null || true
     wait "${nats_pid[$i]}" || echo "nats $i ended with $?"

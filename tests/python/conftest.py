@@ -1,27 +1,32 @@
-"""A real server for every test module, and stubs generated from our own protos."""
+"""A real server for every test module, and stubs generated from the repository's protos."""
 
+import atexit
 import json
 import os
 import pathlib
 import queue
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 
 import grpc
 import pytest
 from grpc_tools import protoc
+from shown import Log, pytest_runtest_logstart, pytest_runtest_makereport  # noqa: F401 (hooks)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-STUBS = ROOT / "tests" / ".cache" / "stubs"
 TUTORIAL = pathlib.Path(__file__).resolve().parent / "tutorial"
 BINARY = pathlib.Path(os.environ.get("TESTS_BINARY", ROOT / "target" / "release" / "streamway"))
 START_SECONDS = 60
+# A directory for each process, as several run at once.
+STUBS = pathlib.Path(tempfile.mkdtemp(prefix="streamway-stubs-"))
+atexit.register(shutil.rmtree, STUBS, ignore_errors=True)
 
 
 def generate(include, *files):
-    STUBS.mkdir(parents=True, exist_ok=True)
     builtin = pathlib.Path(sys.modules["grpc_tools"].__file__).parent / "_proto"
     outputs = [f"--python_out={STUBS}", f"--grpc_python_out={STUBS}"]
     code = protoc.main(["protoc", f"-I{include}", f"-I{builtin}", *outputs, *map(str, files)])
@@ -45,12 +50,13 @@ class Server:
     def start(self):
         command = [str(BINARY), "serve", "--listen", self.listen, "--admin-listen", self.admin]
         command += ["--data-dir", str(self.data_dir), *self.args]
-        self.log = []
+        self.log = lines = []
+        self.shown = Log(f"streamway on {self.data_dir}", lambda: "".join(lines))
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         bound = queue.Queue()
-        threading.Thread(target=self._follow, args=(self.process.stderr, bound), daemon=True).start()
+        threading.Thread(target=self._follow, args=(self.process.stderr, lines, bound), daemon=True).start()
         found = bound.get(timeout=START_SECONDS)
         assert found, "the server ended at its start:\n" + "".join(self.log)
         self.listen, self.admin = found
@@ -58,9 +64,11 @@ class Server:
             grpc.channel_ready_future(channel).result(timeout=START_SECONDS)
             self._await_readiness(channel)
 
-    def _follow(self, stderr, bound):
+    @staticmethod
+    def _follow(stderr, log, bound):
         for line in stderr:
-            self.log = self.log[-500:] + [line]
+            log.append(line)
+            del log[:-500]
             try:
                 entry = json.loads(line)
             except ValueError:
@@ -86,10 +94,12 @@ class Server:
     def kill9(self):
         self.process.kill()
         self.process.wait(timeout=10)
+        self.shown.ended()
 
     def stop(self):
-        """SIGTERM; answers the exit code."""
+        """Sends SIGTERM and returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
+        self.shown.ended()
         return self.process.wait(timeout=15)
 
 

@@ -1,20 +1,32 @@
-"""Real components that tests start by themselves, on free loopback ports."""
+"""Real components that tests start, on free loopback ports."""
 
 import contextlib
+import itertools
+import os
+import pathlib
 import socket
 import subprocess
 import time
 import urllib.request
 
 from conftest import ROOT
+from shown import Log
 
 START_SECONDS = 60
+# Below the ports that the system gives out by itself, and different in each process, as several run at once.
+_ports = itertools.count(10_000 + os.getpid() % 500 * 20)
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    while True:
+        port = next(_ports)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def await_port(port):
@@ -34,13 +46,16 @@ def metrics(server):
 
 @contextlib.contextmanager
 def running(command, log, **more):
+    """Runs a command whose output goes to the file `log`, which is shown where the test fails."""
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **more)
+    shown = Log(pathlib.Path(command[0]).name, log)
     try:
         yield process
     finally:
         process.kill()
         process.wait(timeout=10)
+        shown.ended()
 
 
 @contextlib.contextmanager

@@ -1,14 +1,13 @@
-"""What tests of telemetry share: a server that exports everything at once, the receiver, and what it saw."""
+"""Fixtures of the telemetry tests: a server that exports everything at once, the receiver, and the spans it received."""
 
 import os
 import re
-import subprocess
 import sysconfig
 from pathlib import Path
 
 import pytest
 from conftest import Server
-from real import await_port, free_port
+from real import await_port, free_port, running
 
 
 @pytest.fixture
@@ -39,12 +38,9 @@ def receiver(tmp_path, observed):
     command += ["--otlp-http-endpoint", f"127.0.0.1:{free_port()}"]
     path = tmp_path / "rotel.log"
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "RUST_"))}
-    with path.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=clean)
-    await_port(int(address.rsplit(":", 1)[1]))
-    yield path
-    process.kill()
-    process.wait(timeout=10)
+    with running(command, path, env=clean):
+        await_port(int(address.rsplit(":", 1)[1]))
+        yield path
 
 
 def spans(receiver):

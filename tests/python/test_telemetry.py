@@ -13,7 +13,7 @@ from opentelemetry.instrumentation.grpc.grpcext import intercept_channel
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from real import await_port, free_port, metrics, nats_server
+from real import await_port, free_port, metrics, nats_server, running
 from streamway.v1 import stream_pb2, stream_pb2_grpc
 from telemetry import named, observed, receiver, spans  # noqa: F401 (fixtures)
 
@@ -172,8 +172,7 @@ def test_a_collector_behind_tls_that_asks_for_a_header_and_gzip(receiver, observ
     address = os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"].removeprefix("http://")
     config = tmp_path / "haproxy.cfg"
     config.write_text(HAPROXY.format(port=port, pem=pem, receiver=address))
-    balancer = subprocess.Popen(["haproxy", "-db", "-f", config])
-    try:
+    with running(["haproxy", "-db", "-f", config], tmp_path / "haproxy.log"):
         await_port(port)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"https://localhost:{port}")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(cert))
@@ -183,6 +182,3 @@ def test_a_collector_behind_tls_that_asks_for_a_header_and_gzip(receiver, observ
         load(server)
         eventually(receiver, lambda span: span["Name"] == "publish orders")
         assert server.stop() == 0
-    finally:
-        balancer.kill()
-        balancer.wait(timeout=10)

@@ -35,6 +35,9 @@ pub struct Nats {
 
 impl Drop for Nats {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- NATS, last lines of each log ---\n{}", self.report());
+        }
         self.servers.clear();
         if self.is_cluster {
             CLUSTER.store(false, Ordering::Release);

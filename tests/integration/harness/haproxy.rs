@@ -1,6 +1,5 @@
-//! A real HAProxy before replicas, as a fleet has one: HTTP/2 to both sides, each call to the replica
-//! whose turn it is, and a check of `/readyz`.
-//! Never: leaves one running; it is ended by its own pid.
+//! A real HAProxy in front of replicas, as a fleet has one: HTTP/2 on both sides, round robin over the
+//! replicas, and a health check of `/readyz`. It is killed by its pid when dropped.
 
 use std::fmt::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{Server, free_ports};
 
-/// An HAProxy.
+/// A running HAProxy.
 pub struct HaProxy {
     pub at: SocketAddr,
     child: Child,
@@ -50,10 +49,13 @@ impl HaProxy {
     fn wait(&self) {
         let begun = Instant::now();
         while TcpStream::connect(self.at).is_err() {
-            let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-            assert!(begun.elapsed() < Duration::from_secs(20), "HAProxy does not listen: {}", log());
+            assert!(begun.elapsed() < Duration::from_secs(20), "HAProxy does not listen: {}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 }
 
@@ -61,5 +63,8 @@ impl Drop for HaProxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- HAProxy's log ---\n{}", self.log());
+        }
     }
 }
