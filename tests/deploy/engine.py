@@ -1,23 +1,35 @@
-"""A container engine of the tests' own, started by hand, and the image built by the very Dockerfile.
+"""A container engine of the tests' own, and the image, which the repository's Dockerfile builds in it. No image is pulled.
 
-Never: pulls an image, or speaks to an engine that was there before.
+    engine.py DIRECTORY
+
+starts the engine, builds the image, writes its binary to DIRECTORY/streamway and then DIRECTORY/built, and keeps the engine
+running until SIGTERM. The tests that find DIRECTORY in TESTS_ENGINE use that engine; without it they start one.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "python"))
+from shown import Log  # noqa: E402
+
 CACHE = ROOT / "tests" / ".cache" / "deploy"
 IMAGE = "streamway:test"
 BUILD_BASE = "streamway-test/build:latest"
 PEERS = "streamway-test/peers:latest"
-BYTES_MAX = 20_000_000
+# A soak builds the image as it is released; every other run builds it with a profile that compiles in a fifth of the time.
+PROFILE = "dist" if os.environ.get("TESTS_SOAK") else "ci"
+# The image of the profile dist, compressed layers and all. The profile ci leaves more in the binary.
+BYTES_MAX = 20_000_000 if PROFILE == "dist" else 60_000_000
 # Ten times what it takes on two idle cores.
 BUILD_SECONDS = 2400
 COMMIT = "0123456789abcdef"
@@ -26,7 +38,7 @@ RUST += ["ENV RUSTUP_HOME=/usr/local/rustup", "ENV SSL_CERT_FILE=/etc/ssl/certs/
 
 
 def wait(what, condition, seconds=60, every=0.1):
-    """What `condition` answers, once it is true."""
+    """Waits until `condition` is true and returns its value."""
     end = time.monotonic() + seconds
     while True:
         found = condition()
@@ -37,26 +49,13 @@ def wait(what, condition, seconds=60, every=0.1):
 
 
 class Engine:
-    """dockerd, its images kept between runs in tests/.cache."""
+    """A client of dockerd, whose images stay in tests/.cache between runs."""
 
-    def __init__(self):
-        # A socket's path must be short.
-        self.place = pathlib.Path(tempfile.mkdtemp(prefix="sw-docker-"))
-        self.socket = self.place / "docker.sock"
+    def __init__(self, place):
+        self.socket = place / "docker.sock"
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMWAY_")}
         self.environment |= {"DOCKER_HOST": f"unix://{self.socket}", "DOCKER_BUILDKIT": "1"}
         self.environment |= {"DOCKER_CONFIG": str(CACHE / "config")}
-        self.log = (CACHE / "dockerd.log").open("w")
-        command = ["dockerd", "--data-root", CACHE / "root", "--exec-root", self.place / "exec"]
-        command += ["--pidfile", self.place / "pid", "-H", f"unix://{self.socket}"]
-        self.process = subprocess.Popen(
-            list(map(str, command)), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, start_new_session=True
-        )
-        try:
-            wait("dockerd", lambda: self.docker("version", check=False).returncode == 0)
-        except BaseException:
-            self.close()
-            raise
 
     def docker(self, *arguments, check=True, timeout=120, text=None, quiet=True, env=None):
         done = subprocess.run(
@@ -73,7 +72,13 @@ class Engine:
         return done
 
     def take_in(self, tar, name, changes=()):
-        """A base image made from a file tree; again only where the file is newer."""
+        """Imports a base image from a file tree, unless that was done since the file was written."""
+        with (CACHE / "import.lock").open("w") as lock:
+            # Several processes of pytest may want the same image.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._take_in(tar, name, changes)
+
+    def _take_in(self, tar, name, changes):
         wanted = f"from={int(tar.stat().st_mtime)}"
         found = self.docker("image", "inspect", "-f", "{{index .Config.Labels \"from\"}}", name, check=False)
         if found.returncode == 0 and f"from={found.stdout.strip()}" == wanted:
@@ -82,34 +87,74 @@ class Engine:
         self.docker("import", *flags, tar, name, timeout=300)
 
     def build(self, *flags, image=IMAGE):
-        """The very Dockerfile, its base the one at hand."""
+        """Builds the repository's Dockerfile on the base image that was made here."""
         self.take_in(CACHE / "build.tar", BUILD_BASE, RUST)
         arguments = ["--build-arg", f"BUILD_IMAGE={BUILD_BASE}", "--build-arg", f"COMMIT={COMMIT}"]
-        begun = time.monotonic()
+        arguments += ["--build-arg", f"PROFILE={PROFILE}"]
+        started = time.monotonic()
         self.docker("build", "--progress=plain", *arguments, *flags, "-t", image, ROOT, timeout=BUILD_SECONDS)
-        print(f"{image} was built in {time.monotonic() - begun:.0f} s")
+        print(f"{image} was built in {time.monotonic() - started:.0f} s")
 
-    def close(self):
-        """Ends the containers, then the engine."""
-        left = self.docker("ps", "-aq", check=False).stdout.split()
-        if left:
-            self.docker("rm", "-fv", *left, check=False)
-        self.docker("network", "prune", "-f", check=False)
-        self.process.send_signal(signal.SIGTERM)
+    def copy_out(self, path, to, *flags, image=IMAGE):
+        """Copies a file of an image to the host."""
+        container = self.docker("create", *flags, image).stdout.strip()
         try:
-            self.process.wait(timeout=30)
+            self.docker("cp", f"{container}:{path}", to)
+        finally:
+            self.docker("rm", container)
+
+
+@contextlib.contextmanager
+def own_engine():
+    """Starts dockerd, and ends it and its containers. Its log is shown where the body fails."""
+    # The path of a socket must be short.
+    place = pathlib.Path(tempfile.mkdtemp(prefix="sw-docker-"))
+    log = CACHE / "dockerd.log"
+    command = ["dockerd", "--data-root", CACHE / "root", "--exec-root", place / "exec"]
+    command += ["--pidfile", place / "pid", "-H", f"unix://{place}/docker.sock"]
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            list(map(str, command)), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
+    engine = Engine(place)
+    try:
+        wait("dockerd", lambda: engine.docker("version", check=False).returncode == 0)
+        yield engine, place
+    except Exception:
+        print("--- dockerd's log, last lines ---", *log.read_text().splitlines()[-30:], sep="\n", file=sys.stderr)
+        raise
+    finally:
+        left = engine.docker("ps", "-aq", check=False).stdout.split()
+        if left:
+            engine.docker("rm", "-fv", *left, check=False)
+        engine.docker("network", "prune", "-f", check=False)
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.log.close()
+            process.kill()
+            process.wait()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def serve(directory):
+    """Runs the engine for several processes of tests, as the file's head says."""
+    with own_engine() as (engine, place):
+        (directory / "socket").write_text(str(place))
+        engine.build()
+        engine.copy_out("/usr/local/bin/streamway", directory / "streamway")
+        (directory / "built").touch()
+        while True:
+            signal.pause()
 
 
 class Container:
-    """One container; it is removed with its anonymous volumes."""
+    """One container. It is removed with its anonymous volumes, and its log is shown where the test fails."""
 
     def __init__(self, engine, *flags, command=(), image=IMAGE):
         self.engine = engine
         self.id = engine.docker("run", "-d", *flags, image, *command).stdout.strip()
+        self.shown = Log(f"container {self.id[:12]} of {image}", self.logs)
 
     def inspect(self, path):
         return json.loads(self.engine.docker("inspect", "-f", "{{json " + path + "}}", self.id).stdout)
@@ -130,13 +175,14 @@ class Container:
         return done.stdout + done.stderr
 
     def stop(self, seconds=10):
-        """`docker stop`; answers the exit code and how long it took."""
-        begun = time.monotonic()
+        """Runs `docker stop`; returns the exit code and how many seconds it took."""
+        started = time.monotonic()
         self.engine.docker("stop", "-t", seconds, self.id)
-        return self.inspect(".State.ExitCode"), time.monotonic() - begun
+        return self.inspect(".State.ExitCode"), time.monotonic() - started
 
     def remove(self):
         self.engine.docker("rm", "-fv", self.id, check=False)
+        self.shown.ended()
 
 
 @contextlib.contextmanager
@@ -144,5 +190,13 @@ def running(engine, *flags, **more):
     container = Container(engine, *flags, **more)
     try:
         yield container
+    except BaseException:
+        container.shown.keep()
+        raise
     finally:
         container.remove()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    serve(pathlib.Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""The image for arm64, cross-compiled by the very Dockerfile. It is looked at, not run: there is no such machine here."""
+"""The image for arm64, cross-compiled by the Dockerfile. It is inspected and not run, as there is no such machine here."""
 
 import json
 
@@ -15,11 +15,7 @@ def test_the_other_architecture_is_cross_compiled(bare_engine, tmp_path):
     image = json.loads(engine.docker("image", "inspect", OTHER).stdout)[0]
     assert image["Architecture"] == "arm64" and image["Size"] < BYTES_MAX
     print(f"image: {image['Size'] / 1e6:.1f} MB")
-    container = engine.docker("create", "--platform", "linux/arm64", OTHER).stdout.strip()
-    try:
-        engine.docker("cp", f"{container}:/usr/local/bin/streamway", tmp_path / "streamway")
-    finally:
-        engine.docker("rm", container)
+    engine.copy_out("/usr/local/bin/streamway", tmp_path / "streamway", "--platform", "linux/arm64", image=OTHER)
     binary = (tmp_path / "streamway").read_bytes()
     assert binary[:4] == b"\x7fELF" and int.from_bytes(binary[18:20], "little") == AARCH64
     start, size, count = (int.from_bytes(binary[at : at + length], "little") for at, length in ((32, 8), (54, 2), (56, 2)))

@@ -12,6 +12,7 @@ import pytest
 from engine import CACHE, IMAGE, PEERS, ROOT, wait
 from load import Publisher, Subscriber, carries_on, settle
 from many import hold_all
+from shown import Log
 
 COMPOSE = ROOT / "deploy" / "compose" / "compose.yaml"
 PROFILES = ["fleet", "haproxy", "nginx"]
@@ -49,18 +50,20 @@ class Fleet:
         return next(f"{net['IPAddress']}:50051" for name, net in networks.items() if name.endswith("_edge"))
 
     def logs(self):
-        return self.compose("logs", "--no-color", "--tail", "60", check=False).stdout
+        return self.compose("logs", "--no-color", "--tail", "10", check=False).stdout
 
 
 @pytest.fixture(scope="module")
 def fleet(engine):
     engine.take_in(CACHE / "peers.tar", PEERS)
     fleet = Fleet(engine)
+    shown = Log("the fleet", fleet.logs)
     try:
         done = fleet.compose("up", "-d", "--no-build", "--wait", "--wait-timeout", "180", check=False)
         assert done.returncode == 0, done.stderr + fleet.logs()
         yield fleet
     finally:
+        shown.ended()
         fleet.compose("down", "-v", "-t", "3", check=False)
 
 

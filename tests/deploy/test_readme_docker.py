@@ -1,16 +1,16 @@
-"""The README's blocks of docker, in order, with a real engine. Two things differ from what a user types: the base image of the
-build, and in compose the images of NATS and Envoy, are made here, as no hub can be asked."""
+"""The README's blocks of docker, in order, with a real engine. Three things differ from what a user types: the base image of the
+build, and in compose the images of NATS and Envoy, are made here, as no hub can be reached; and the build's profile."""
 
 import subprocess
 
 import pytest
-from engine import BUILD_BASE, CACHE, COMMIT, PEERS, ROOT
+from engine import BUILD_BASE, CACHE, COMMIT, PEERS, PROFILE, ROOT
 from readme import blocks, is_docker, same
 
 # The same arguments as for the image that the other tests use: all its layers are there.
 BUILD = (
     f'docker() {{ if [ "$1" = build ]; then shift; set -- build --build-arg BUILD_IMAGE={BUILD_BASE} '
-    f'--build-arg COMMIT={COMMIT} "$@"; fi; command docker "$@"; }}\n'
+    f'--build-arg COMMIT={COMMIT} --build-arg PROFILE={PROFILE} "$@"; fi; command docker "$@"; }}\n'
 )
 COMPOSE = ["compose", "-f", ROOT / "deploy" / "compose" / "compose.yaml", "--profile", "*"]
 

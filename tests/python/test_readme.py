@@ -1,8 +1,8 @@
 """Every command of the README, executed in order, as a user would, in a directory of its own.
 
-Each ```sh block is run, and a ```text block right after it is what it must print. Two are special:
-the server runs on until the end, and tests/run is what runs this. Where there is no cluster, `kubectl apply -k`
-renders what it would send; test_manifests.py looks at that. Blocks of docker are run by tests/deploy, which has an engine.
+Each ```sh block is run and must print the ```text block right after it. Two blocks are special: the server runs until the
+end, and tests/run is skipped because it runs this test. `kubectl apply -k` renders its manifests, as there is no cluster.
+Blocks of docker are run by tests/deploy, which has an engine.
 """
 
 import os
@@ -15,15 +15,21 @@ import subprocess
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import BINARY, ROOT
 from readme import blocks, is_docker, same
+from shown import Log
 
 SERVE = "cargo run --release -- serve"
 RUNNER = "tests/run"
-# Cargo builds where the clone is, and the server keeps its data where it is started: here.
-CARGO = 'cargo() { command cargo "$1" --manifest-path "$CLONE/Cargo.toml" "${@:2}"; }; export -f cargo\n'
+# The binary that tests/run has built stands in for a build of the profile release; without one, cargo builds in the clone.
+CARGO = """cargo() {
+    if [ -z "${TESTS_BINARY:-}" ]; then command cargo "$1" --manifest-path "$CLONE/Cargo.toml" "${@:2}"; return; fi
+    [ "$1 $2 $3" = "run --release --" ] && "$TESTS_BINARY" "${@:4}"
+}
+export -f cargo
+"""
 
-# No cluster is at hand: what would be applied is rendered, and anything else of kubectl's is refused.
+# Renders the manifests that would be applied and refuses every other command, as there is no cluster.
 KUBECTL = 'kubectl() { [ "$#" = 3 ] && [ "$1 $2" = "apply -k" ] && command kubectl kustomize "$CLONE/$3"; }\n'
 
 
@@ -43,7 +49,8 @@ def place(tmp_path):
     for part in ("examples", "proto"):
         ignore = shutil.ignore_patterns("streamway*" if part == "examples" else "")
         shutil.copytree(ROOT / part, tmp_path / part, ignore=ignore)
-    (tmp_path / "target").symlink_to(ROOT / "target")
+    (tmp_path / "target" / "release").mkdir(parents=True)
+    (tmp_path / "target" / "release" / "streamway").symlink_to(BINARY)
     return tmp_path
 
 
@@ -83,6 +90,7 @@ class Session:
 
     def serve(self, command):
         self.log = (self.place / ".server.log").open("w")
+        self.shown = Log("the README's server", self.place / ".server.log")
         self.server = subprocess.Popen(
             ["bash", "-c", CARGO + command],
             cwd=self.place,
@@ -119,7 +127,8 @@ class Session:
     def close(self):
         if self.server is None:
             return
-        # The group is the session of its own that `serve` began.
+        self.shown.ended()
+        # The group of the session that `serve` started.
         os.killpg(self.server.pid, signal.SIGTERM)
         try:
             self.server.wait(timeout=15)
