@@ -1,4 +1,4 @@
-//! Certificates made when a test runs, as files, and TLS connections made by hand.
+//! Certificates as files, made by each test, and TLS connections made by hand.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,13 +17,13 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 
-/// An authority, whose certificate is a file.
+/// Certificate authority whose certificate is a file.
 pub struct Ca {
     issuer: CertifiedIssuer<'static, KeyPair>,
     pub file: PathBuf,
 }
 
-/// A certificate and its key, as files.
+/// Certificate and its key, as files.
 #[derive(Clone, Debug)]
 pub struct Pair {
     pub cert: PathBuf,
@@ -41,7 +41,7 @@ impl Ca {
         Self { issuer, file }
     }
 
-    /// For this DNS name and 127.0.0.1, valid until that year, in these files of a directory.
+    /// Issues a certificate for a DNS name and 127.0.0.1 that is valid until a year, as files in a directory.
     pub fn issue(&self, dir: &Path, name: &str, until: i32) -> Pair {
         let names = vec![name.to_owned(), "127.0.0.1".to_owned()];
         let mut params = CertificateParams::new(names).unwrap();
@@ -59,7 +59,7 @@ impl Ca {
     }
 }
 
-/// A handshake by hand: only this version where one is named, with these protocols.
+/// Handshake by hand, with these protocols and, if one is given, only this version.
 pub async fn handshake(
     at: SocketAddr,
     ca: &Path,
@@ -81,13 +81,13 @@ pub async fn handshake(
     TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(at).await?).await
 }
 
-/// The certificate that a new connection is shown.
+/// Certificate that the server presents on a new connection.
 pub async fn shown(at: SocketAddr, ca: &Path) -> Vec<u8> {
     let stream = handshake(at, ca, None, &["h2"]).await.unwrap();
     stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
 }
 
-/// The first certificate of a file.
+/// First certificate in a file.
 pub fn der(file: &Path) -> Vec<u8> {
     CertificateDer::from_pem_file(file).unwrap().to_vec()
 }

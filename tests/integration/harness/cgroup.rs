@@ -1,15 +1,15 @@
-//! A memory cgroup of a test's own, of version 1 or 2, as a container's limit is: what goes beyond it is killed.
-//! Never: lets a test pass for want of one.
+//! A memory cgroup for one test, of version 1 or 2, with the effect of a container's memory limit. A test that
+//! cannot create one fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Where systems mount them.
+/// Mount points of the cgroup file systems.
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// The group, until it is dropped; by then its processes must have ended.
+/// A cgroup that is removed when dropped, by which time its processes must have ended.
 pub struct Cgroup {
     dir: PathBuf,
     version: Version,
@@ -22,7 +22,7 @@ enum Version {
 }
 
 impl Cgroup {
-    /// A group with a limit of so many bytes, page cache included, and no swap.
+    /// Creates a group with a limit in bytes, page cache included, and without swap.
     pub fn new(bytes_max: u64) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let root = Path::new(ROOT);
@@ -51,19 +51,19 @@ impl Cgroup {
             );
         }
         if version == Version::Two {
-            // Where the kernel knows no swap there is no such file.
+            // The file does not exist on kernels without swap accounting.
             let _ = fs::write(group.dir.join("memory.swap.max"), "0");
         }
         group
     }
 
-    /// The command by way of which a process is started inside.
+    /// Command through which a process is started in the group.
     pub fn under(&self) -> Vec<String> {
         let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", self.dir.display());
         ["sh", "-c", &enter, "sh"].map(str::to_owned).to_vec()
     }
 
-    /// The most bytes it ever had.
+    /// Peak memory use in bytes.
     pub fn peak(&self) -> u64 {
         self.number(match self.version {
             Version::One => "memory.max_usage_in_bytes",
@@ -77,8 +77,8 @@ impl Cgroup {
     }
 }
 
-/// Has the memory controller in what is below `parent`. A group that has processes, as a container's own has, may not
-/// give controllers to others: they move into a leaf first.
+/// Enables the memory controller for the children of `parent`. A group with processes, such as a container's own,
+/// cannot enable controllers, so its processes move into a leaf first.
 fn delegated(parent: &Path) -> std::io::Result<()> {
     let control = parent.join("cgroup.subtree_control");
     if fs::read_to_string(&control)?.split_whitespace().any(|one| one == "memory") {
@@ -90,7 +90,7 @@ fn delegated(parent: &Path) -> std::io::Result<()> {
     let leaf = parent.join("streamway-tests-others");
     fs::create_dir_all(&leaf)?;
     for process in fs::read_to_string(parent.join("cgroup.procs"))?.lines() {
-        // One that has ended meanwhile needs no place.
+        // A process may have ended meanwhile.
         let _ = fs::write(leaf.join("cgroup.procs"), process);
     }
     fs::write(&control, "+memory")
@@ -98,7 +98,7 @@ fn delegated(parent: &Path) -> std::io::Result<()> {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // The kernel takes a moment to let go of processes that have ended.
+        // The kernel removes ended processes from the group with a delay.
         for _ in 0..100 {
             if fs::remove_dir(&self.dir).is_ok() || !self.dir.exists() {
                 return;

@@ -1,6 +1,5 @@
-//! Faults of the disk under a running server: system calls that fail or take long, by strace, and a
-//! file system that is small.
-//! Never: outlives the test; what was begun is ended when dropped.
+//! Disk faults under a running server: system calls that fail or are slow, by strace, and small file
+//! systems. All of them end when dropped.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -8,15 +7,15 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 
 use super::{signal, within};
 
-/// A fault that lasts until it is dropped.
+/// Fault that lasts until it is dropped.
 pub struct Fault {
     strace: Child,
-    /// Where it says what it attaches to. Closed, strace would end with the next thread it tells of.
+    /// Output of strace, which would exit at the next thread if this were closed.
     _says: BufReader<ChildStderr>,
 }
 
 impl Fault {
-    /// Injects into the process `pid`: `what` is strace's, `fdatasync:error=EIO` for one.
+    /// Injects a fault into the process `pid`. `what` is strace's syntax, such as `fdatasync:error=EIO`.
     pub async fn inject(pid: u32, what: &str) -> Self {
         let mut child = Command::new("strace")
             .args(["-f", "-o", "/dev/null", "-e", &format!("inject={what}"), "-p", &pid.to_string()])
@@ -41,13 +40,13 @@ impl Fault {
 
 impl Drop for Fault {
     fn drop(&mut self) {
-        // A tracer that is told to end lets go of its process first.
+        // On this signal strace detaches from the process before it exits.
         signal(self.strace.id(), "TERM");
         let _ = self.strace.wait();
     }
 }
 
-/// A file system in memory, mounted until it is dropped. Takes root, or sudo without a password.
+/// File system in memory, mounted until it is dropped. Needs root, or sudo without a password.
 pub struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -70,8 +69,8 @@ impl Drop for SmallDisk {
     }
 }
 
-/// An ext4 of its own in a file, mounted until it is dropped, that a fault turns read-only under whoever
-/// writes. Takes root, or sudo without a password.
+/// ext4 file system in a file, mounted until it is dropped, that a fault makes read-only while it is in use.
+/// Needs root, or sudo without a password.
 pub struct FragileDisk {
     dir: tempfile::TempDir,
     mount: PathBuf,
@@ -100,8 +99,7 @@ impl FragileDisk {
         &self.mount
     }
 
-    /// What a fault of the disk does to a mounted ext4: from now on it is read-only, files open for
-    /// writing or not.
+    /// Makes the mounted file system read-only, including files open for writing, as a disk fault does.
     pub fn turn_read_only(&self) {
         let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
         let mine = self.mount.display().to_string();
@@ -111,13 +109,13 @@ impl FragileDisk {
         assert!(root(&["sh", "-c", "echo test > \"$0\""], Path::new(&trigger)), "{trigger} can be written");
     }
 
-    /// Mounts it anew, as its owner would after looking at it; nobody may use it.
+    /// Unmounts and mounts it, as an administrator does after a check. No process may use it.
     pub fn mount_again(&self) {
         assert!(root(&["umount"], &self.mount), "nobody holds it");
         assert!(self.attach(), "mounted again");
     }
 
-    /// Changes it to `ro` or `rw`, as long as nobody writes.
+    /// Remounts it as `ro` or `rw`, while no process writes.
     pub fn remount(&self, mode: &str) {
         assert!(root(&["mount", "-o", &format!("remount,{mode}")], &self.mount), "remounted");
     }

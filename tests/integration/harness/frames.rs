@@ -1,4 +1,4 @@
-//! HTTP/2 by hand, for peers that no client library would be; and an honest client beside them.
+//! HTTP/2 frames by hand, for peers that no client library can imitate, and a well-behaved client.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ pub const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
-/// Frames to be sent at once.
+/// Frames that are sent in one write.
 #[derive(Clone, Debug, Default)]
 pub struct Frames(pub Vec<u8>);
 
@@ -34,18 +34,18 @@ impl Frames {
         self
     }
 
-    /// A call of this method begins.
+    /// Adds the headers that start a call.
     pub fn call(self, stream: u32, method: &str) -> Self {
         self.add(HEADERS, END_HEADERS, stream, &call_headers(method))
     }
 
-    /// Part of a call's messages.
+    /// Adds a DATA frame of a call.
     pub fn data(self, stream: u32, payload: &[u8]) -> Self {
         self.add(DATA, 0, stream, payload)
     }
 }
 
-/// The header block of a call of this method.
+/// Header block of a call of this method.
 pub fn call_headers(method: &str) -> Vec<u8> {
     literal_headers(&[
         (":method", "POST"),
@@ -57,36 +57,36 @@ pub fn call_headers(method: &str) -> Vec<u8> {
     ])
 }
 
-/// gRPC's prefix of a message so long.
+/// gRPC's prefix of a message of this length.
 pub fn prefix(len: u32) -> Vec<u8> {
     let mut prefix = vec![0];
     prefix.put_u32(len);
     prefix
 }
 
-/// A connection that speaks HTTP/2 as it is told to.
+/// Connection that sends the frames that it is given.
 pub struct Peer {
     pub tcp: TcpStream,
 }
 
 impl Peer {
-    /// Connects, and says the preface and empty settings.
+    /// Connects, and sends the preface and empty settings.
     pub async fn connect(at: SocketAddr) -> Self {
         let mut tcp = TcpStream::connect(at).await.expect("connected");
         tcp.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("sent");
         let mut peer = Self { tcp };
-        // The server's windows hold once its settings are acknowledged.
+        // The server's windows apply once its settings are acknowledged.
         while peer.next().await.expect("the server's settings").0 != SETTINGS {}
         peer.send(Frames::default().add(SETTINGS, 1, 0, &[])).await;
         peer
     }
 
-    /// Sends; whether the server still took it.
+    /// Sends frames. Returns false if the connection is closed.
     pub async fn send(&mut self, frames: Frames) -> bool {
         within(10, "sending", self.tcp.write_all(&frames.0)).await.is_ok()
     }
 
-    /// The next frame: type, flags, stream, payload; none at the end.
+    /// Next frame as type, flags, stream and payload, or none at the end.
     pub async fn next(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         let mut head = [0; 9];
         within(20, "a frame or the end", self.tcp.read_exact(&mut head)).await.ok()?;
@@ -104,7 +104,7 @@ impl Peer {
         Some((head[3], head[4], stream, payload))
     }
 
-    /// Reads until the server ends the connection; answers GOAWAY's error code, if it said one.
+    /// Reads until the server closes the connection. Returns the error code of GOAWAY, if one came.
     pub async fn goaway(&mut self) -> Option<u32> {
         let mut code = None;
         while let Some((kind, _, _, payload)) = self.next().await {
@@ -116,7 +116,7 @@ impl Peer {
     }
 }
 
-/// What a server uses now: for the figures of a test of abuse.
+/// Resource use of a server, for the figures of abuse tests.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     resident: u64,
@@ -132,18 +132,18 @@ impl Usage {
         Self { resident: server.resident_bytes(), cpu: Duration::from_millis(ticks * 10), at: Instant::now() }
     }
 
-    /// MiB more than before.
+    /// Growth in MiB since `before`.
     pub fn grown_mib(self, before: Self) -> u64 {
         self.resident.saturating_sub(before.resident) >> 20
     }
 
-    /// Share of one core used since then, in percent.
+    /// Use of one core since `before`, in percent.
     pub fn cpu_percent(self, before: Self) -> f64 {
         100.0 * (self.cpu - before.cpu).as_secs_f64() / (self.at - before.at).as_secs_f64()
     }
 }
 
-/// A client beside the abuse: publishes one record after the other, each of which must be accepted.
+/// Well-behaved client during the abuse. It publishes record after record, and each must be accepted.
 pub struct Honest {
     task: JoinHandle<(u64, Duration)>,
     stop: watch::Sender<bool>,
@@ -167,7 +167,7 @@ impl Honest {
         Self { task, stop }
     }
 
-    /// Ends it, where no other client could come; it must have worked on.
+    /// Ends it if no other client could connect. It must have continued to work.
     pub async fn end_at_limit(self) {
         self.stop.send_replace(true);
         let (count, slowest) = within(10, "the honest client", self.task).await.expect("it went on");
@@ -175,7 +175,7 @@ impl Honest {
         assert!(count > 0);
     }
 
-    /// Ends it, prints the figures, and holds the server to what was promised.
+    /// Ends it, prints the figures, and checks what the server guarantees.
     pub async fn end(self, what: &str, attempts: u64, alive: usize, server: &Server, before: Usage) {
         self.stop.send_replace(true);
         let (count, slowest) = within(10, "the honest client", self.task).await.expect("it went on");
@@ -187,7 +187,7 @@ impl Honest {
             after.cpu_percent(before)
         );
         assert!(count > 0, "the honest client worked on");
-        // Another one may come, and is served.
+        // A new client is served.
         published(&mut server.client().await, "honest", vec![record("last")]).await;
     }
 }

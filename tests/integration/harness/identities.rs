@@ -11,7 +11,7 @@ use super::jwt::{Signer, jwks};
 use super::make::{publish, records};
 use super::{Server, within};
 
-/// Files of identities and policy, and the flags that name them.
+/// Files of identities and a policy, and the flags that name them.
 pub struct Setup {
     dir: TempDir,
     pub args: Vec<String>,
@@ -28,7 +28,7 @@ pub fn rule(principals: &str, topics: &str, actions: &str) -> String {
 }
 
 impl Setup {
-    /// Tokens `NAME-secret` of these names, and a policy.
+    /// Creates tokens `NAME-secret` for these names, and a policy.
     pub fn new(names: &[&str], policy: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let mut setup = Self { args: Vec::new(), dir };
@@ -48,7 +48,7 @@ impl Setup {
         self.args.extend([flag.to_owned(), self.path(file).to_string_lossy().into_owned()]);
     }
 
-    /// Puts a file in place at once, as a careful person does.
+    /// Replaces a file atomically.
     pub fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path("new"), text).unwrap();
         std::fs::rename(self.path("new"), self.path(name)).unwrap();
@@ -87,7 +87,7 @@ pub fn bearer<T>(token: &str, message: T) -> Request<T> {
     request
 }
 
-/// A call with the token of this name.
+/// Request with the token of this name.
 pub fn of<T>(name: &str, message: T) -> Request<T> {
     bearer(&format!("{name}-secret"), message)
 }
@@ -96,7 +96,7 @@ pub async fn publish_as(server: &Server, name: &str, topic: &str) -> Result<(), 
     server.client().await.publish(of(name, publish(topic, records("x", 1)))).await.map(|_| ())
 }
 
-/// Asks until the answer is as it should be: the files are looked at every 100 ms.
+/// Repeats a call until the answer is the expected one, since the server checks the files every 100 ms.
 pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     within(20, what, async {
         while !is_so().await {

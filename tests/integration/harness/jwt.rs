@@ -1,5 +1,4 @@
-//! JWTs as an issuer makes them, and as one who is none would like them.
-//! Never: used outside tests; the RSA key is in the repository for everyone to read.
+//! JWTs of an issuer, and forged ones. The RSA key is public, as it is in the repository.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -17,7 +16,7 @@ pub fn base64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// One key pair with its `kid`.
+/// Key pair with its `kid`.
 pub struct Signer {
     pub kid: &'static str,
     pair: Pair,
@@ -49,7 +48,7 @@ impl Signer {
         Self { kid, pair: Pair::Ed25519(Box::new(pair)) }
     }
 
-    /// The public half as a JWK.
+    /// Public key as a JWK.
     pub fn jwk(&self) -> Value {
         let kid = self.kid;
         match &self.pair {
@@ -77,12 +76,12 @@ impl Signer {
         json!({ "alg": alg, "typ": "JWT", "kid": self.kid })
     }
 
-    /// A token with these claims and the header that belongs to them.
+    /// Token with these claims and the right header.
     pub fn sign(&self, claims: &Value) -> String {
         self.sign_as(&self.header(), claims)
     }
 
-    /// A token with this header, whatever it says.
+    /// Token with an arbitrary header.
     pub fn sign_as(&self, header: &Value, claims: &Value) -> String {
         let message = message(header, claims);
         let random = SystemRandom::new();
@@ -103,19 +102,19 @@ fn message(header: &Value, claims: &Value) -> String {
     format!("{}.{}", base64(header.to_string()), base64(claims.to_string()))
 }
 
-/// A JWKS of these keys.
+/// JWKS of these keys.
 pub fn jwks(signers: &[&Signer]) -> String {
     json!({ "keys": signers.iter().map(|signer| signer.jwk()).collect::<Vec<_>>() }).to_string()
 }
 
-/// A token whose HMAC is made with what everybody knows.
+/// Token whose HMAC key is public.
 pub fn hs256(secret: &[u8], kid: &str, claims: &Value) -> String {
     let message = message(&json!({ "alg": "HS256", "typ": "JWT", "kid": kid }), claims);
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message.as_bytes());
     format!("{message}.{}", base64(tag))
 }
 
-/// A token with no signature.
+/// Token without a signature.
 pub fn unsigned(alg: &str, kid: &str, claims: &Value) -> String {
     format!("{}.", message(&json!({ "alg": alg, "kid": kid }), claims))
 }

@@ -1,4 +1,4 @@
-//! Short ways to write messages.
+//! Constructors of messages.
 
 use bytes::Bytes;
 use prost_types::Timestamp;
@@ -14,7 +14,7 @@ pub fn record(value: impl Into<Vec<u8>>) -> Record {
     Record { value: Bytes::from(value.into()), ..Record::default() }
 }
 
-/// `n` records with the values `{prefix}{i}`.
+/// Creates `n` records with the values `{prefix}{i}`.
 pub fn records(prefix: &str, n: usize) -> Vec<Record> {
     (0..n).map(|i| record(format!("{prefix}{i}"))).collect()
 }
@@ -41,7 +41,7 @@ pub fn subscribe(topic: &str, start: Start) -> SubscribeRequest {
     SubscribeRequest { topic: topic.into(), start: Some(start), ..SubscribeRequest::default() }
 }
 
-/// From the oldest record kept to the tail as it is now.
+/// Request from the oldest record to the current tail.
 pub fn history(topic: &str) -> SubscribeRequest {
     to_tail(subscribe(topic, earliest()))
 }
@@ -72,13 +72,13 @@ pub fn micros(time: &Timestamp) -> i64 {
     time.seconds * 1_000_000 + i64::from(time.nanos) / 1000
 }
 
-/// Publishes one batch that must be accepted.
+/// Publishes a batch, which must be accepted.
 pub async fn published(client: &mut StreamClient, topic: &str, records: Vec<Record>) -> Receipt {
     let response = client.publish(publish(topic, records)).await.expect("accepted").into_inner();
     response.receipt.expect("a receipt on every answer")
 }
 
-/// Where a receipt says to go on.
+/// Position after the records of a receipt.
 pub fn next(receipt: &Receipt) -> Position {
     receipt.next.clone().expect("a position on every receipt")
 }

@@ -1,6 +1,5 @@
-//! What every test needs: a server ([`Server`]), a checked subscription ([`Reader`]), messages
-//! ([`make`]), statuses ([`refused`]) and peers that misbehave ([`raw`]).
-//! Never: a mock.
+//! Helpers of all tests: a server ([`Server`]), a checked subscription ([`Reader`]), messages ([`make`]),
+//! checks of statuses ([`refused`]) and peers that misbehave ([`raw`]). All of it is real; there are no mocks.
 
 pub mod certs;
 pub mod cgroup;
@@ -29,7 +28,7 @@ pub use reader::{Reader, Seen, read_all};
 pub use server::{Server, StreamClient, TopicClient, connect, signal};
 pub use status::{detail, metadata, refused};
 
-/// Fails the test where something takes longer than it ever should.
+/// Fails the test if a future takes longer than it ever should.
 pub async fn within<T>(seconds: u64, what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(Duration::from_secs(seconds), future).await {
         Ok(value) => value,
@@ -37,19 +36,19 @@ pub async fn within<T>(seconds: u64, what: &str, future: impl Future<Output = T>
     }
 }
 
-/// The seed of a random test: printed, and taken from `TESTS_SEED` to repeat a run.
+/// Seed of a random test. It is printed, and `TESTS_SEED` sets it to repeat a run.
 pub fn seed() -> u64 {
     let seed = number("TESTS_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("seed: TESTS_SEED={seed}");
     seed
 }
 
-/// A number that a variable sets.
+/// Number in an environment variable.
 pub fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 
-/// Whether `tests/run --soak` asked for the long versions.
+/// Returns true under `tests/run --soak`, which runs the long versions of tests.
 pub fn soak() -> bool {
     std::env::var_os("TESTS_SOAK").is_some()
 }

@@ -1,6 +1,5 @@
-//! What the C library tells the server: reads and writes that do less than asked, syncs that take
-//! long, a wall clock that jumps. All of it can be set while the server runs.
-//! Never: changes what is written, or says that what failed was done.
+//! A preloaded library that changes what system calls return: short reads and writes, slow syncs, a wall clock
+//! that jumps. Settings change while the server runs. It neither changes data nor hides failures.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,7 +10,7 @@ use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
-/// Settings of one server, all off at first. Must outlive it.
+/// Settings for one server, all off at first. They must outlive it.
 pub struct Preload(NamedTempFile);
 
 impl Preload {
@@ -21,23 +20,23 @@ impl Preload {
         Self(file)
     }
 
-    /// The command that a server is started by way of.
+    /// Command through which the server is started.
     pub fn command(&self) -> Vec<String> {
         let settings = format!("TESTS_PRELOAD={}", self.0.path().display());
         vec!["env".into(), settings, format!("LD_PRELOAD={}", library().display())]
     }
 
-    /// The wall clock is so far ahead from now on; or behind.
+    /// Sets the wall clock ahead, or behind by a negative number.
     pub fn set_clock(&self, seconds: i64) {
         set(self.0.as_file(), 0, seconds);
     }
 
-    /// Every sync takes so much longer.
+    /// Delays every sync.
     pub fn set_sync(&self, time: Duration) {
         set(self.0.as_file(), 8, time.as_micros() as i64);
     }
 
-    /// No read or write does more than so many bytes, and one in seven is interrupted; 0 for no such thing.
+    /// Limits every read and write to this many bytes and interrupts one in seven; 0 turns this off.
     pub fn set_io_bytes_max(&self, bytes: i64) {
         set(self.0.as_file(), 16, bytes);
     }
@@ -47,7 +46,7 @@ fn set(file: &File, at: u64, value: i64) {
     file.write_all_at(&value.to_ne_bytes(), at).expect("written");
 }
 
-/// Compiled once a run.
+/// Compiles the library once for all tests.
 fn library() -> &'static PathBuf {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {

@@ -1,6 +1,5 @@
-//! A TCP proxy between clients and the server that delays, throttles, cuts, half-closes, doubles
-//! connections and lets them overtake each other.
-//! Never: looks into what it forwards.
+//! A TCP proxy between clients and the server that delays, throttles, cuts, half-closes and duplicates
+//! connections and lets them overtake each other. It does not parse the bytes that it forwards.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,36 +12,35 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What every connection suffers now.
+/// Current faults of all connections.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Weather {
-    /// Each piece is held back so long.
+    /// Delay of each chunk.
     pub delay: Duration,
-    /// Bytes a second from the server to the client; 0 for no limit.
+    /// Limit in bytes a second from the server to the client; 0 means none.
     pub rate: u64,
     /// The same from the client to the server.
     pub rate_up: u64,
-    /// A new connection reaches the server after a random time up to this, so that a later one may
-    /// overtake it.
+    /// Maximum of a random delay of new connections, so that a later one may overtake an earlier one.
     pub shuffle: Duration,
-    /// Every new connection reaches the server twice, and what the client sends on it is sent on both;
-    /// what the server answers on the second is thrown away.
+    /// Duplicates every new connection: the server gets the client's bytes on both, and its answers on the second
+    /// are dropped.
     pub doubled: bool,
-    /// Nothing is forwarded and nothing ends, as where the network is cut.
+    /// Stops forwarding without closing anything, as in a network partition.
     pub frozen: bool,
-    /// Connections accepted up to this moment end: raised by [`Proxy::cut`].
+    /// Number of cuts. [`Proxy::cut`] raises it, which ends the connections accepted before.
     cuts: u64,
-    /// Whether new connections end at once.
+    /// Closes new connections at once.
     pub down: bool,
-    /// The same for the half from client to server: raised by [`Proxy::half_close`].
+    /// Number of half-closes. [`Proxy::half_close`] raises it, which ends the halves from client to server.
     half_closes: u64,
 }
 
-/// A proxy; ends with all its connections when dropped.
+/// Proxy that ends with all its connections when dropped.
 pub struct Proxy {
     pub at: SocketAddr,
     weather: watch::Sender<Weather>,
-    /// Bytes forwarded so far, both ways.
+    /// Bytes forwarded so far in both directions.
     forwarded: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
 }
@@ -74,38 +72,38 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.rate = rate);
     }
 
-    /// Limits what clients send.
+    /// Limits the rate from clients to the server.
     pub fn throttle_up(&self, rate: u64) {
         self.weather.send_modify(|weather| weather.rate_up = rate);
     }
 
-    /// Makes new connections overtake each other, and come twice.
+    /// Makes new connections overtake each other, and duplicates them if `doubled`.
     pub fn shuffle_and_double(&self, shuffle: Duration, doubled: bool) {
         self.weather.send_modify(|weather| (weather.shuffle, weather.doubled) = (shuffle, doubled));
     }
 
-    /// From now on nothing comes through, and no end is told.
+    /// Stops forwarding without closing anything.
     pub fn freeze(&self) {
         self.weather.send_modify(|weather| weather.frozen = true);
     }
 
-    /// Nothing comes through for so long, and then goes on, as where a process is stopped.
+    /// Stops forwarding for some time, as if a process were stopped.
     pub fn freeze_for(&self, long: Duration) {
         self.freeze();
         let weather = self.weather.clone();
         tokio::spawn(async move {
-            // This is the weather itself, not a wait for something.
+            // This sleep is the simulated fault and not synchronisation.
             tokio::time::sleep(long).await;
             weather.send_modify(|weather| weather.frozen = false);
         });
     }
 
-    /// Ends every connection there is.
+    /// Closes every connection.
     pub fn cut(&self) {
         self.weather.send_modify(|weather| weather.cuts += 1);
     }
 
-    /// Ends every connection there is, and every new one, or lets new ones be again.
+    /// Closes every connection and refuses new ones, or accepts new ones again.
     pub fn set_down(&self, down: bool) {
         self.weather.send_modify(|weather| {
             weather.down = down;
@@ -113,7 +111,7 @@ impl Proxy {
         });
     }
 
-    /// Ends the half from client to server of every connection there is.
+    /// Closes the half from client to server of every connection.
     pub fn half_close(&self) {
         self.weather.send_modify(|weather| weather.half_closes += 1);
     }
@@ -137,17 +135,17 @@ async fn forward(
         return;
     }
     if !begun.shuffle.is_zero() {
-        // This is the weather itself, not a wait for something.
+        // This sleep is the simulated fault and not synchronisation.
         tokio::time::sleep(begun.shuffle.mul_f64(fastrand::f64())).await;
     }
     let Ok(first) = TcpStream::connect(server).await else { return };
-    // The delay is the weather's, not that of two sides that wait for each other's segments.
+    // Nagle's algorithm would add delays of its own.
     let _ = (client.set_nodelay(true), first.set_nodelay(true));
     let second = if begun.doubled { TcpStream::connect(server).await.ok() } else { None };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = first.into_split();
     let (mut cuts, mut halves) = (weather.clone(), weather.clone());
-    // What a watch answers holds its lock, and must not be held across an await.
+    // The value of a watch holds its lock, which must not be held across an await.
     let half = async { halves.wait_for(|now| now.half_closes > begun.half_closes).await.is_ok() };
     let cut = async { cuts.wait_for(|now| now.cuts > begun.cuts).await.is_ok() };
     let (mut thrown_away, copy) = match second {
@@ -182,7 +180,7 @@ async fn forward(
     }
 }
 
-/// Where a half goes to, once or twice. The first decides; the copy may break.
+/// Destinations of one half: the connection and its duplicate, whose failures are ignored.
 struct Doubled<'a> {
     first: &'a mut OwnedWriteHalf,
     copy: Option<OwnedWriteHalf>,
@@ -226,17 +224,17 @@ async fn pump(
             Way::Up => rate_up,
             Way::Down => rate,
         };
-        // A tenth of a second's worth at a time.
+        // Sends the amount of a tenth of a second at a time.
         let most = if rate == 0 { buffer.len() } else { (rate as usize / 10).clamp(1, buffer.len()) };
         let len = match from.read(&mut buffer[..most]).await {
             Ok(len) if len > 0 => len,
             _ => break,
         };
-        // One that ends meanwhile stays frozen: its proxy is gone with it.
+        // A dropped proxy leaves the connection frozen.
         let _ = weather.wait_for(|now| !now.frozen).await.map(|_| ());
         let pause = if rate == 0 { delay } else { delay + Duration::from_secs_f64(len as f64 / rate as f64) };
         if !pause.is_zero() {
-            // This is the weather itself, not a wait for something.
+            // This sleep is the simulated fault and not synchronisation.
             tokio::time::sleep(pause).await;
         }
         if !to.write(&buffer[..len]).await {

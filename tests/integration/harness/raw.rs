@@ -1,5 +1,5 @@
-//! Peers that no client library would be: bytes that are no message, a reader that never reads, and a publisher that
-//! sends all it has to say at once.
+//! Peers that no client library can imitate: bytes that are no message, a subscriber that never reads, and a publisher that
+//! sends everything at once.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +11,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Sends and receives messages as the bytes they are.
+/// Codec that sends and receives messages as bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RawCodec;
 
@@ -59,12 +59,12 @@ async fn grpc(channel: Channel) -> tonic::client::Grpc<Channel> {
     grpc
 }
 
-/// One unary call with these bytes as its message.
+/// Makes a unary call with these bytes as its message.
 pub async fn unary(channel: Channel, method: &str, message: Vec<u8>) -> Result<Response<Bytes>, Status> {
     grpc(channel).await.unary(Request::new(message), path(method), RawCodec).await
 }
 
-/// One streaming call with these messages.
+/// Makes a streaming call with these messages.
 pub async fn streaming(
     channel: Channel,
     method: &str,
@@ -74,8 +74,7 @@ pub async fn streaming(
     grpc(channel).await.streaming(Request::new(messages), path(method), RawCodec).await
 }
 
-/// A TCP peer that asked for a subscription, granted the largest windows, and never reads a byte.
-/// It lasts until it is dropped.
+/// TCP peer that subscribed, granted the largest windows, and never reads a byte until it is dropped.
 pub struct NeverReads(#[expect(dead_code, reason = "held open")] TcpStream);
 
 impl NeverReads {
@@ -88,7 +87,7 @@ impl NeverReads {
     }
 }
 
-/// A TCP peer that sends one publish, whole, without waiting for the server to say a word.
+/// TCP peer that sends a whole publish without waiting for the server.
 pub struct PublishesAtOnce(TcpStream);
 
 impl PublishesAtOnce {
@@ -98,7 +97,7 @@ impl PublishesAtOnce {
         Self(sent(at, &out))
     }
 
-    /// Whether a receipt comes, which a refusal has none of. Blocks.
+    /// Waits for the answer, blocking. Returns true if it is a receipt and not a refusal.
     pub fn acknowledged(mut self) -> std::io::Result<bool> {
         loop {
             let mut head = [0; 9];
@@ -107,7 +106,7 @@ impl PublishesAtOnce {
             let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
             self.0.read_exact(&mut payload)?;
             match (kind, flags) {
-                // DATA, then HEADERS that end the stream.
+                // A receipt is a DATA frame and then HEADERS that end the stream.
                 (0, _) => return Ok(true),
                 (1, flags) if flags & 0x1 != 0 => return Ok(false),
                 _ => {}
@@ -122,14 +121,14 @@ fn sent(at: SocketAddr, bytes: &[u8]) -> TcpStream {
     tcp
 }
 
-/// What a client says first, with these settings.
+/// Preface of a client with these settings.
 fn preface(settings: &[u8]) -> Vec<u8> {
     let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     frame(&mut out, 4, 0, 0, settings);
     out
 }
 
-/// A call of one message, whole.
+/// Frames of a complete call with one message.
 fn call(out: &mut Vec<u8>, at: SocketAddr, method: &str, request: &impl Message) {
     let authority = at.to_string();
     let headers = [
@@ -154,7 +153,7 @@ pub fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]
     out.extend_from_slice(payload);
 }
 
-/// HPACK's plainest form: literal fields without indexing, lengths under 127 in one byte.
+/// Headers in HPACK's simplest form: literal fields without indexing, with lengths under 127 in one byte.
 pub fn literal_headers(headers: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in headers {

@@ -1,18 +1,18 @@
-//! A subscription that checks, on every message, what a subscriber is promised (P2, P3).
+//! A subscription that checks on every message what is guaranteed to a subscriber (P2, P3).
 
 use streamway::proto::v1::{Notice, Position, Record, SubscribeRequest, SubscribeResponse};
 use tonic::{Status, Streaming};
 
 use super::{StreamClient, within};
 
-/// Longest wait for one message: above the default heartbeat and its jitter.
+/// Longest wait for one message, which exceeds the default heartbeat and its jitter.
 const MESSAGE_SECONDS: u64 = 30;
 
-/// One record with its place.
+/// Record with its offset.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
     pub offset: u64,
-    /// Offset of the first record of the piece of a batch it came in.
+    /// Offset of the first record of the part of a batch in which it came.
     pub batch: u64,
     pub record: Record,
 }
@@ -23,14 +23,14 @@ impl Seen {
     }
 }
 
-/// A checked subscription.
+/// Checked subscription.
 pub struct Reader {
     stream: Streaming<SubscribeResponse>,
-    /// Where the last message said to resume.
+    /// Position at which to resume after the last message.
     pub next: Option<Position>,
-    /// The last message's tail.
+    /// Tail in the last message.
     pub tail: u64,
-    /// Every notice so far.
+    /// All notices so far.
     pub notices: Vec<Notice>,
     time: i64,
     sparse: bool,
@@ -43,7 +43,7 @@ impl Reader {
         Ok(Self { stream, next: None, tail: 0, notices: Vec::new(), time: i64::MIN, sparse: false })
     }
 
-    /// The next message; none at the end.
+    /// Next message, or none at the end.
     pub async fn message(&mut self) -> Result<Option<SubscribeResponse>, Status> {
         let message = within(MESSAGE_SECONDS, "a message or a heartbeat", self.stream.message()).await?;
         if let Some(message) = &message {
@@ -52,7 +52,7 @@ impl Reader {
         Ok(message)
     }
 
-    /// The records of the next message that has any; none at the end.
+    /// Records of the next message that has any, or none at the end.
     pub async fn records(&mut self) -> Result<Option<Vec<Seen>>, Status> {
         while let Some(message) = self.message().await? {
             if !message.batches.is_empty() {
@@ -62,7 +62,7 @@ impl Reader {
         Ok(None)
     }
 
-    /// At least `n` records.
+    /// Reads at least `n` records.
     pub async fn take(&mut self, n: usize) -> Vec<Seen> {
         let mut seen = Vec::new();
         while seen.len() < n {
@@ -72,7 +72,7 @@ impl Reader {
         seen
     }
 
-    /// Everything until the server ends the call.
+    /// Reads until the server ends the call.
     pub async fn rest(&mut self) -> Result<Vec<Seen>, Status> {
         let mut seen = Vec::new();
         while let Some(more) = self.records().await? {
@@ -81,7 +81,7 @@ impl Reader {
         Ok(seen)
     }
 
-    /// Reads until this notice has come; answers the records before it.
+    /// Reads until a notice comes, and returns the records before it.
     pub async fn until(&mut self, notice: Notice) -> Vec<Seen> {
         let mut seen = Vec::new();
         while !self.notices.contains(&notice) {
@@ -91,7 +91,7 @@ impl Reader {
         seen
     }
 
-    /// Expects offsets that rise with gaps, as the engine of a fleet gives them.
+    /// Accepts gaps between offsets, as the JetStream engine leaves.
     pub fn sparse(mut self) -> Self {
         self.sparse = true;
         self
@@ -146,7 +146,7 @@ fn flatten(message: SubscribeResponse) -> Vec<Seen> {
     seen
 }
 
-/// Everything in a topic from the oldest record to the tail.
+/// Reads a topic from the oldest record to the tail.
 pub async fn read_all(client: &mut StreamClient, topic: &str) -> Vec<Seen> {
     let mut reader = Reader::open(client, super::make::history(topic)).await.expect("subscribed");
     reader.rest().await.expect("read to the tail")

@@ -1,5 +1,5 @@
-//! The real binary as a child process, on free ports and a data directory of its own.
-//! Never: leaves a process behind; each is ended by its own pid.
+//! The real binary as a child process, on free ports and a data directory of its own. It is killed by its
+//! pid when dropped.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -26,10 +26,10 @@ pub type TopicClient = TopicServiceClient<Channel>;
 
 /// Longest start, recovery included, on a busy machine.
 const START_SECONDS: u64 = 60;
-/// Lines of the log kept to show what went wrong.
+/// Number of lines of the log that are kept for a failing test.
 const LOG_LINES_MAX: usize = 2000;
 
-/// What the start log says is bound.
+/// Addresses that the start log names as bound.
 #[derive(Clone, Copy, Debug)]
 struct Bound {
     listen: SocketAddr,
@@ -48,7 +48,7 @@ struct Process {
 pub struct Server {
     data_dir: PathBuf,
     args: Vec<String>,
-    /// The command it is started by way of; mostly none.
+    /// Command that the server is started through, usually none.
     under: Vec<String>,
     process: Process,
     bound: Bound,
@@ -56,12 +56,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// With defaults, on a data directory of its own.
+    /// Starts one with defaults, on a data directory of its own.
     pub async fn start() -> Self {
         Self::with(&[]).await
     }
 
-    /// With more flags, on a data directory of its own.
+    /// Starts one with more flags, on a data directory of its own.
     pub async fn with(args: &[&str]) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         let mut server = Self::on(dir.path(), args).await;
@@ -69,12 +69,12 @@ impl Server {
         server
     }
 
-    /// With more flags, on a data directory of the test's.
+    /// Starts one with more flags, on a data directory of the test's.
     pub async fn on(data_dir: &Path, args: &[&str]) -> Self {
         Self::under(Vec::new(), data_dir, args).await
     }
 
-    /// [`Self::on`], started each time by way of a command that ends up being the server, as `env` does.
+    /// [`Self::on`], started each time through a command that executes the server, as `env` does.
     pub async fn under(under: Vec<String>, data_dir: &Path, args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
@@ -83,7 +83,8 @@ impl Server {
         Self { data_dir: data_dir.to_owned(), args, under, process, bound, _own_dir: None }
     }
 
-    /// With more flags, on a data directory of its own, while it starts: its ports are bound.
+    /// Returns once the ports are bound, while the server still starts; with more flags, on a data directory of
+    /// its own.
     pub async fn starting(args: &[&str]) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -106,7 +107,7 @@ impl Server {
         self.start_again_by(&under);
     }
 
-    /// [`Self::start_again`], this once by way of a command, as `strace -D`.
+    /// [`Self::start_again`], this time through a command such as `strace -D`.
     pub fn start_again_under(&mut self, command: &[&str]) {
         let under: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
         self.start_again_by(&under);
@@ -117,7 +118,7 @@ impl Server {
         self.process = spawn(under, &self.data_dir, &self.args, self.bound);
     }
 
-    /// Waits until the server is ready, or has ended; answers whether it is ready.
+    /// Waits until the server is ready or has ended. Returns true if it is ready.
     pub async fn ready_or_ended(&mut self) -> bool {
         let mut exited = self.process.exited.clone();
         tokio::select! {
@@ -126,7 +127,7 @@ impl Server {
         }
     }
 
-    /// Waits for an end that is on its way.
+    /// Waits for an end that has been requested.
     pub async fn ended(&mut self) -> ExitStatus {
         within(START_SECONDS, "the server's end", self.process.ended()).await
     }
@@ -137,7 +138,7 @@ impl Server {
         within(10, "SIGKILL", self.process.ended()).await;
     }
 
-    /// Sends a signal and waits for the end; answers the exit status and how long it took.
+    /// Sends a signal and waits for the end. Returns the exit status and the time that it took.
     pub async fn stop(&mut self, name: &str, seconds_max: u64) -> (ExitStatus, Duration) {
         let begun = Instant::now();
         self.process.signal(name);
@@ -145,7 +146,7 @@ impl Server {
         (status, begun.elapsed())
     }
 
-    /// SIGTERM that must end in exit code 0 within the default budget.
+    /// Sends SIGTERM, after which the server must exit with code 0 within the default drain timeout.
     pub async fn sigterm(&mut self) {
         let (status, took) = self.stop("TERM", 10).await;
         assert!(status.success(), "exit {status:?} after {took:?}\n{}", self.log());
@@ -171,7 +172,7 @@ impl Server {
         format!("http://{}", self.bound.listen)
     }
 
-    /// Whether the server says it is ready, and whether it says it is alive: at the admin port's paths.
+    /// Answers of the admin port to `/readyz` and `/livez`.
     pub async fn ready_and_alive(&self) -> (bool, bool) {
         (self.probe("/readyz").await, self.probe("/livez").await)
     }
@@ -186,12 +187,12 @@ impl Server {
         answer.starts_with("HTTP/1.1 200")
     }
 
-    /// What the server logged in this run.
+    /// Log of this run.
     pub fn log(&self) -> String {
         lock(&self.process.log).join("\n")
     }
 
-    /// Memory the process holds now, in bytes.
+    /// Resident memory of the process, in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("running");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
@@ -199,7 +200,7 @@ impl Server {
         kib * 1024
     }
 
-    /// A new connection.
+    /// Opens a new connection.
     pub async fn channel(&self) -> Channel {
         connect(self.bound.listen).await
     }
@@ -208,7 +209,7 @@ impl Server {
         StreamClient::new(self.channel().await)
     }
 
-    /// A client that connects when it is first used: the server may be gone by then.
+    /// Client that connects when it is first used, when the server may be gone.
     pub fn client_of_maybe_gone(&self) -> StreamClient {
         StreamClient::new(endpoint(self.bound.listen).connect_lazy())
     }
@@ -280,7 +281,7 @@ fn spawn(under: &[String], data_dir: &Path, args: &[String], at: Bound) -> Proce
     Process { pid, bound, exited, log }
 }
 
-/// Keeps the log until the process closes it, and finds the line that names the ports.
+/// Reads the log until the process closes it, and finds the line that names the ports.
 fn follow(child: &mut Child, log: &Mutex<Vec<String>>, bound: &watch::Sender<Option<Bound>>) {
     let stderr = child.stderr.take().expect("piped");
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -294,7 +295,7 @@ fn follow(child: &mut Child, log: &Mutex<Vec<String>>, bound: &watch::Sender<Opt
     }
 }
 
-/// The fields may stand at the top or under `fields`.
+/// Parses a log line. The fields may be at the top level or under `fields`.
 fn bound_in(line: &str) -> Option<Bound> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
     let fields = line.get("fields").unwrap_or(&line);
@@ -319,7 +320,7 @@ async fn ready(process: &Process) -> Bound {
     at
 }
 
-/// Waits until something serves there.
+/// Waits until a server at this address is serving.
 async fn serving_soon(at: SocketAddr) {
     loop {
         if let Ok(channel) = endpoint(at).connect().await {
@@ -346,7 +347,7 @@ async fn serving(at: SocketAddr) {
     panic!("the health watch ended");
 }
 
-/// A connection to whatever serves there.
+/// Connects to a server.
 pub async fn connect(at: SocketAddr) -> Channel {
     endpoint(at).connect().await.expect("the server is there")
 }

@@ -1,16 +1,16 @@
-//! What a refusal must carry (P7).
+//! Checks of the details of a refusal (P7).
 
 use std::collections::HashMap;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// The details of a status; every error of the server carries them.
+/// Details of a status, which every error of the server has.
 pub fn detail(status: &Status) -> ErrorDetails {
     status.get_error_details()
 }
 
-/// The metadata of its `ErrorInfo`.
+/// Metadata of the `ErrorInfo` of a status.
 #[track_caller]
 pub fn metadata(status: &Status) -> HashMap<String, String> {
     let details = detail(status);

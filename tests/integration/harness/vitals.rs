@@ -1,5 +1,4 @@
-//! What a server holds: memory, files, threads, tasks, and bytes on disk.
-//! Never: asks more of it than one scrape.
+//! Resources of a server: memory, files, threads, tasks, and bytes on disk. Each measurement is one scrape.
 
 use std::fmt;
 use std::path::Path;
@@ -8,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Server;
 
-/// One look.
+/// One measurement.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Vitals {
     pub resident: u64,
@@ -44,7 +43,7 @@ pub async fn metrics(server: &Server) -> String {
     text
 }
 
-/// Bytes of files below, sparse ones by what they take. Files may go while this looks.
+/// Bytes that files below a directory occupy, sparse ones by their blocks. Files may vanish during the walk.
 fn used(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
@@ -55,7 +54,7 @@ fn used(dir: &Path) -> u64 {
     sizes.sum()
 }
 
-/// Of several looks.
+/// Mean of several measurements.
 pub fn mean(of: &[Vitals]) -> Vitals {
     let n = of.len().max(1) as u64;
     let of = |field: fn(&Vitals) -> u64| of.iter().map(field).sum::<u64>() / n;
