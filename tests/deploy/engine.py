@@ -26,11 +26,11 @@ CACHE = ROOT / "tests" / ".cache" / "deploy"
 IMAGE = "streamway:test"
 BUILD_BASE = "streamway-test/build:latest"
 PEERS = "streamway-test/peers:latest"
-# A soak builds the image as it is released; every other run builds it with a profile that compiles in a fifth of the time.
+# A soak builds the image as it is released. Other runs use a profile that compiles faster.
 PROFILE = "dist" if os.environ.get("TESTS_SOAK") else "ci"
-# The image of the profile dist, compressed layers and all. The profile ci leaves more in the binary.
+# Largest size of the image. The profile ci makes a larger binary.
 BYTES_MAX = 20_000_000 if PROFILE == "dist" else 60_000_000
-# Ten times what it takes on two idle cores.
+# Ten times the duration on two idle cores.
 BUILD_SECONDS = 2400
 COMMIT = "0123456789abcdef"
 RUST = ["ENV PATH=/usr/local/cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin", "ENV CARGO_HOME=/usr/local/cargo"]

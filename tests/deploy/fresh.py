@@ -1,10 +1,10 @@
-"""New NATS clusters of the fleet's manifests, one after the other: their servers start at once, on machines of their own, as far
-as the network goes, and cannot resolve each other yet. Run in name spaces of its own by test_fresh_fleet.py.
+"""Starts new NATS clusters with the configuration of the fleet's manifests, one after the other. Their servers start at once, each
+in its own network, before their names resolve. test_fresh_fleet.py runs this in new name spaces.
 
     fresh.py NATS-SERVER DIR ROUNDS     DIR has the configuration, with its credentials
 
-Each server has its network name space and address, since one that finds itself among its routes leaves that out. Prints a line a
-cluster: whether its leader counts all three, and after how long. Ends with 1 where one does not.
+Each server has a network name space and an address of its own, since a server ignores a route to itself. Prints for each cluster
+after how long its leader counted all three servers. The exit code is 1 if one never did.
 """
 
 import json
@@ -22,9 +22,9 @@ import urllib.request
 
 SERVERS = range(3)
 RESOLVER = "10.9.0.100"
-# Of starts, and of names becoming known; measured on Kubernetes they come this close.
+# Spread of the starts, and of the times at which names resolve, as measured on Kubernetes.
 SPREAD_SECONDS = 0.15
-# Seconds that a name is unknown at most, after the servers have started.
+# Maximum time after the start until a name resolves.
 NAMELESS_SECONDS = 2.0
 FORMED_SECONDS = 60
 
@@ -38,7 +38,7 @@ def run(*command):
 
 
 def make_networks(place):
-    """A bridge, and a name space a server."""
+    """Makes a bridge and a network name space for each server."""
     os.makedirs("/run/netns", exist_ok=True)
     run("mount", "-t", "tmpfs", "none", "/run/netns")
     run("mount", "--make-shared", "/run/netns")
@@ -57,7 +57,7 @@ def make_networks(place):
 
 
 def resolve(names):
-    """Answers with the address of a name that is known, and that there is none of any other."""
+    """Serves DNS for the names that are known so far."""
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind((RESOLVER, 53))
     while True:
@@ -85,7 +85,7 @@ def meta(number):
 
 
 def has_formed():
-    """Whether a leader counts three servers, and both others are up to date."""
+    """Returns true if a leader counts three servers and both others are up to date."""
     for number in SERVERS:
         found = meta(number)
         others = found.get("replicas") or []
@@ -96,7 +96,7 @@ def has_formed():
 
 
 def cluster(nats, place, names, rng):
-    """One new cluster; answers after how many seconds it has formed, or none."""
+    """Starts a new cluster; returns after how many seconds it had formed, or None."""
     names.clear()
     base = rng.uniform(0.1, NAMELESS_SECONDS)
     events = []
@@ -137,7 +137,7 @@ def main():
     print(f"seed: TESTS_SEED={seed}")
     rng, names = random.Random(seed), {}
     make_networks(place)
-    # The bridge takes its address into use.
+    # Serves on the bridge's address.
     threading.Thread(target=resolve, args=(names,), daemon=True).start()
     failed = 0
     for number in range(rounds):

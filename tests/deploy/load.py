@@ -1,6 +1,6 @@
-"""Publishers and subscribers that behave as docs/errors.md asks: what broke is begun once more, from where it stopped.
+"""Publishers and subscribers that follow docs/errors.md: they repeat or resume calls that broke.
 
-What they saw is kept, so that a test can say that nothing acknowledged was lost, repeated or out of order.
+They record what they sent and received, so that a test can check that no acknowledged record was lost, repeated or reordered.
 """
 
 import collections
@@ -12,11 +12,11 @@ import uuid
 import grpc
 from engine import ROOT, wait
 
-# The stubs that the Python tests generate; their conftest is not pytest's here.
+# The conftest of tests/python generates the stubs. It is executed here, as pytest does not load it.
 _path = ROOT / "tests" / "python" / "conftest.py"
 _spec = importlib.util.spec_from_file_location("python_tests", _path)
 _spec.loader.exec_module(importlib.util.module_from_spec(_spec))
-# What the example of a resume loop takes for a broken connection.
+# The example of a resume loop decides which errors are interruptions.
 _spec = importlib.util.spec_from_file_location("resume", ROOT / "examples" / "python" / "resume.py")
 from streamway.v1 import stream_pb2 as pb  # noqa: E402
 from streamway.v1 import stream_pb2_grpc as rpc  # noqa: E402
@@ -26,9 +26,9 @@ _spec.loader.exec_module(resume)
 
 CALL_SECONDS = 10
 RETRY_SECONDS = 0.1
-# A channel that failed tries again soon: the tests' servers come back in seconds.
+# Reconnects soon, since the tests' servers come back in seconds.
 OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
-# One channel a client: gRPC would share their connection otherwise.
+# Gives each channel a connection of its own.
 OPTIONS += [("grpc.use_local_subchannel_pool", 1)]
 
 
@@ -37,14 +37,14 @@ def channel(address):
 
 
 class Client(threading.Thread):
-    """A thread that can be told to end, and whose failure is the test's."""
+    """A thread that `finish` ends, and whose exception `finish` raises."""
 
     def __init__(self, address, topic):
         super().__init__(daemon=True)
         self.address, self.topic = address, topic
         self.done = threading.Event()
         self.failure = None
-        # How often, by the code and what it said.
+        # Number of retries by code and message.
         self.retries = collections.Counter()
         self.start()
 
@@ -63,7 +63,7 @@ class Client(threading.Thread):
         return self
 
     def again(self, error):
-        """Only what broke is tried again; anything else is an error that a user would see."""
+        """Counts an interruption, after which the call is tried again, and raises every other error."""
         if not resume.is_interruption(error):
             raise error
         self.retries[f"{error.code().name}: {error.details()}"] += 1
@@ -71,7 +71,7 @@ class Client(threading.Thread):
 
 
 class Publisher(Client):
-    """Publishes numbered records, one at a time, and keeps which were acknowledged, and where."""
+    """Publishes numbered records one at a time, and records the offsets of those acknowledged."""
 
     def __init__(self, address, topic, name="first", pause=0.002):
         self.name_, self.pause = name, pause
@@ -99,7 +99,7 @@ class Publisher(Client):
 
 
 class Subscriber(Client):
-    """Follows a topic from its beginning, over cuts; keeps what came and the longest silence."""
+    """Follows a topic from its beginning across interruptions. Records what came and the longest gap."""
 
     def __init__(self, address, topic, heartbeat=None):
         self.heartbeat = heartbeat
@@ -151,7 +151,7 @@ class Subscriber(Client):
 
 
 def records(address, topic, acknowledged):
-    """All records of a topic, once `acknowledged` of them are there."""
+    """Reads a topic until it has `acknowledged` records; returns the finished subscriber."""
     subscriber = Subscriber(address, topic)
     end = time.monotonic() + 60
     while len(subscriber.records) < acknowledged and time.monotonic() < end and not subscriber.failure:
@@ -160,7 +160,7 @@ def records(address, topic, acknowledged):
 
 
 def check(publishers, subscribers):
-    """Every acknowledged record came once, in one order; what was never acknowledged may have come, once."""
+    """Checks that every acknowledged record came once and in order. Others may have come once."""
     acknowledged = {}
     for publisher in publishers:
         acknowledged |= publisher.acknowledged
@@ -175,7 +175,7 @@ def check(publishers, subscribers):
 
 
 def settle(address, topic, publishers, subscribers):
-    """Ends the load; all of it came, to those who followed and to one who reads anew. Answers how many records."""
+    """Ends the load and checks what all subscribers and a new reader got. Returns the number of records."""
     for publisher in publishers:
         publisher.finish()
     total = sum(len(publisher.acknowledged) for publisher in publishers)

@@ -1,4 +1,4 @@
-"""Many quiet subscriptions at once, on a few connections, and what became of each."""
+"""Many quiet subscriptions at once, on a few connections."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ CHANNELS = 4
 
 
 class Quiet:
-    """One subscription from the tail: open from its first heartbeat on, until a record comes."""
+    """A subscription from the tail that is open from its first heartbeat until a record comes."""
 
     def __init__(self):
         self.opened = asyncio.Event()
@@ -19,13 +19,13 @@ class Quiet:
         self.record = None
 
     async def follow(self, stub, topic):
-        # The first heartbeat soon, so that the stream is known to be open; later ones every 15 s.
+        # The first heartbeat comes soon and shows that the stream is open; later ones come every 15 s.
         request = pb.SubscribeRequest(topic=topic, boundary=pb.BOUNDARY_LATEST)
         while True:
             try:
                 return await self.read(stub.Subscribe(request))
             except grpc.aio.AioRpcError as error:
-                # As every client: once more. A stream that was open must stay open.
+                # Retries as every client does. A stream that was open must stay open.
                 if self.opened.is_set() or error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
                 await asyncio.sleep(0.5)
@@ -40,7 +40,7 @@ class Quiet:
 
 
 async def hold(address, topic, count, seconds):
-    """Opens `count` streams at `address`, is quiet for `seconds`, publishes one record, and all must get it."""
+    """Opens `count` streams at `address`, waits `seconds`, and publishes one record, which all streams must get."""
     channels = [
         grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(CHANNELS)
     ]

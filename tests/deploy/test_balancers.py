@@ -1,5 +1,5 @@
-"""TLS at the load balancers: ended there, and passed on to a replica that speaks it itself. One server stands for the three
-replicas here; test_fleet.py has real ones."""
+"""TLS at the load balancers: terminated there, and passed through to a replica that terminates it. One server replaces the
+three replicas here; test_fleet.py has real ones."""
 
 import contextlib
 import subprocess
@@ -13,12 +13,12 @@ from streamway.v1 import stream_pb2_grpc as rpc
 
 DEPLOY = ROOT / "deploy"
 NAMES = ("streamway", "streamway-1", "streamway-2", "streamway-3")
-# Debian has as a module what the hub's nginx has built in.
+# A module in Debian's nginx that the hub's nginx has built in.
 STREAM = "load_module /usr/lib/nginx/modules/ngx_stream_module.so; daemon off;"
 
 
 def certificate(place, name):
-    """A self-signed one, of which only its own bytes are trusted."""
+    """Makes a self-signed certificate, which is also its own authority."""
     place.mkdir(exist_ok=True)
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     command += ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:streamway"]
@@ -27,10 +27,10 @@ def certificate(place, name):
     subprocess.run(command, check=True, capture_output=True)
     key, chain = (place / "new.key").read_bytes(), (place / "new.crt").read_bytes()
     (place / "tls.pem").write_bytes(chain + key)
-    # The containers are not root's.
+    # The containers do not run as root.
     for file in ("new.key", "tls.pem"):
         (place / file).chmod(0o644)
-    # As a Secret that is mounted: moved into place.
+    # Moves the files into place, as Kubernetes does with a mounted Secret.
     for end in ("key", "crt"):
         (place / f"new.{end}").rename(place / f"tls.{end}")
     return chain
@@ -68,7 +68,7 @@ def place(engine, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ended(engine, place):
-    """TLS ends at the balancers: what their clients trust, the server, and each balancer."""
+    """Balancers that terminate TLS: the certificate to trust, the server, and the balancers by name."""
     trusted = certificate(place / "edge", "edge")
     with contextlib.ExitStack() as stack:
         line = Line(engine, stack, "ended", place / "edge")
@@ -82,7 +82,7 @@ def ended(engine, place):
 
 @pytest.fixture(scope="module")
 def passed(engine, place):
-    """TLS ends at the server, whose certificate another one is."""
+    """Balancers that pass TLS through to a server with a certificate of its own; returns the same as `ended`."""
     trusted = certificate(place / "server", "server")
     files = ["-eSTREAMWAY_TLS_CERT=/etc/tls/tls.crt", "-eSTREAMWAY_TLS_KEY=/etc/tls/tls.key"]
     with contextlib.ExitStack() as stack:
@@ -123,7 +123,7 @@ def test_a_record_goes_through_tls(request, tmp_path, where, name):
         publish = pb.PublishRequest(topic=topic, records=[pb.Record(value=value)])
 
         def stored():
-            # A balancer that has not asked its replica yet answers so.
+            # A balancer answers so before its first health check.
             try:
                 return stub.Publish(publish, timeout=10)
             except grpc.RpcError as error:
@@ -139,7 +139,7 @@ def test_a_record_goes_through_tls(request, tmp_path, where, name):
 
 
 def test_without_a_replica_the_balancer_itself_answers_as_grpc_does(ended):
-    """Of an answer in HTML gRPC's core makes UNKNOWN at times, which nobody retries."""
+    """gRPC's core turns an answer in HTML into UNKNOWN at times, which clients do not retry."""
     trusted, server, balancers = ended
     for name, container in balancers.items():
         wait(name, lambda container=container: reaches(container, trusted))

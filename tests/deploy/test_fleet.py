@@ -1,4 +1,4 @@
-"""The fleet of deploy/compose, really up: the project's image, NATS, and each load balancer."""
+"""The fleet of deploy/compose with real components: the project's image, NATS, and each load balancer."""
 
 import asyncio
 import collections
@@ -25,14 +25,14 @@ ROUNDS = 3 if os.environ.get("TESTS_SOAK") else 1
 
 
 class Fleet:
-    """The compose project, with images that are at hand."""
+    """The compose project with local images."""
 
     def __init__(self, engine):
         self.engine = engine
         self.settings = {"STREAMWAY_IMAGE": IMAGE, "COMPOSE_PROJECT_NAME": "streamway-test"}
         self.settings |= {f"{name}_IMAGE": PEERS for name in ("NATS", "ENVOY", "HAPROXY", "NGINX")}
         self.settings["PROMETHEUS_IMAGE"] = PEERS
-        # Free ports: the addresses inside are used.
+        # Published on free ports, since the tests use the addresses of the containers.
         self.settings |= {f"{name}_PORT": "0" for name in ("STREAMWAY", "HAPROXY", "NGINX", "PROMETHEUS")}
 
     def compose(self, *arguments, check=True, timeout=240):
@@ -93,8 +93,8 @@ def test_nats_lets_in_nobody_without_the_credentials(fleet):
 
 
 def test_prometheus_finds_every_replica_and_its_rules(fleet):
-    """Of the profile observability this one can be had here; Tempo, Grafana and the Collector cannot."""
-    # Named, so that the rest of its profile stays away.
+    """Prometheus is the only service of the profile observability that is available without a hub."""
+    # Starting it by name leaves out the rest of its profile.
     fleet.compose("up", "-d", "--no-deps", "prometheus")
     port = fleet.inspect("prometheus")["NetworkSettings"]["Ports"]["9090/tcp"][0]["HostPort"]
 
@@ -121,7 +121,7 @@ def test_1100_quiet_streams_through_each_balancer_outlive_its_idle_timeout(addre
 
 
 class Load:
-    """Publishers and subscribers through every balancer, each balancer's with a topic of its own."""
+    """Publishers and subscribers through every balancer, with one topic for each balancer."""
 
     def __init__(self, addresses, topic):
         self.addresses, self.topic = addresses, topic
@@ -135,7 +135,7 @@ class Load:
         carries_on([publisher for group in self.publishers.values() for publisher in group])
 
     def settle(self):
-        """What was repeated through each balancer, by what was said."""
+        """Ends the load and returns the repeated publishes of each balancer, counted by error."""
         for group in (self.publishers, self.subscribers):
             for name, client in ((name, client) for name in group for client in group[name]):
                 assert client.failure is None, f"{type(client).__name__} through {name}: {client.failure}"
@@ -152,7 +152,7 @@ class Load:
 
 
 def healthy(fleet, replica, before):
-    """Once it was started anew and takes calls again."""
+    """Waits until a replica was started again and is healthy."""
 
     def state():
         state = fleet.inspect(replica)["State"]
@@ -168,7 +168,7 @@ def test_rolling_restart_through_each_balancer_loses_and_repeats_nothing(fleet, 
             before = fleet.inspect(replica)["State"]["StartedAt"]
             fleet.compose("restart", "--no-deps", replica)
             healthy(fleet, replica, before)
-            # Every balancer gives it work before the next one goes: what a rollout waits for.
+            # Waits for the balancers, as a rollout does.
             serve_again(addresses)
     repeated = load.settle()
     for name, subscribers in load.subscribers.items():
@@ -181,7 +181,7 @@ def test_a_replica_killed_under_load_loses_and_repeats_nothing(fleet, addresses)
     load = Load(addresses, "kill")
     for replica in REPLICAS[: 1 if ROUNDS == 1 else None]:
         state = fleet.inspect(replica)["State"]
-        # Not by `docker kill`, after which the engine would not restart it.
+        # `docker kill` would keep the engine from restarting it.
         os.kill(state["Pid"], signal.SIGKILL)
         load.carries_on()
         healthy(fleet, replica, state["StartedAt"])
@@ -190,7 +190,7 @@ def test_a_replica_killed_under_load_loses_and_repeats_nothing(fleet, addresses)
 
 
 def serve_again(addresses):
-    """Two checks of a balancer have passed, which come every second."""
+    """Waits for two health checks of the balancers, which come every second, and for a publish through each."""
     end = time.monotonic() + 3
     clients = [Publisher(address, f"again-{name}") for name, address in addresses.items()]
     wait("publishes", lambda: time.monotonic() > end and all(c.acknowledged or c.failure for c in clients))

@@ -1,4 +1,4 @@
-"""A new NATS cluster of the fleet's manifests forms whenever its servers start, and learn each other's names."""
+"""A new NATS cluster of the fleet's manifests forms whatever the order of its servers' starts and names."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ import sys
 from test_rolling import NATS, fleet
 
 HERE = pathlib.Path(__file__).resolve().parent
-# One in sixteen of nats-server 2.10.27 does not form.
+# With nats-server 2.10.27 one in sixteen does not form.
 ROUNDS = 60 if os.environ.get("TESTS_SOAK") else 3
 
 

@@ -11,7 +11,7 @@ from engine import BYTES_MAX, COMMIT, IMAGE, ROOT, running, wait
 from load import Publisher, Subscriber, carries_on, check, records, settle
 
 DRAIN_SECONDS = 10  # what `docker stop` gives
-# As the image's own, but asked more often.
+# The image's health check with a shorter interval.
 OFTEN = ["--health-interval", "1s"]
 HARDENED = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "-u", "65532"]
 
@@ -78,7 +78,7 @@ def test_runs_hardened_with_a_fresh_volume(engine, volume):
 
 
 def test_only_data_is_writable(engine):
-    """A directory elsewhere cannot be made, even where the root is not read-only."""
+    """The server cannot create a directory elsewhere, even with a writable root."""
     with running(engine, command=["serve", "--data-dir", "/elsewhere"]) as container:
         wait("its end", lambda: not container.inspect(".State.Running"))
         assert container.inspect(".State.ExitCode") != 0
@@ -120,12 +120,12 @@ def test_a_killed_container_comes_back_with_everything(engine, volume, how):
         wait("load", lambda: all(len(s.records) > 100 or s.failure for s in subscribers))
         pid = container.inspect(".State.Pid")
         if how == "kill -9":
-            # Not by `docker kill`, after which the engine would not restart it.
+            # `docker kill` would keep the engine from restarting it.
             os.kill(pid, 9)
         else:
             engine.docker("update", "--memory", "6m", "--memory-swap", "6m", container.id, check=False)
             wait("the kernel's kill", lambda: not os.path.exists(f"/proc/{pid}"))
-            # Refused while it is between two starts.
+            # The engine refuses this between two starts.
             more = ["update", "--memory", "256m", "--memory-swap", "512m", container.id]
             wait("its memory", lambda: engine.docker(*more, check=False).returncode == 0)
         wait("a restart", lambda: container.inspect(".RestartCount") > 0)
@@ -133,7 +133,7 @@ def test_a_killed_container_comes_back_with_everything(engine, volume, how):
 
 
 def carry_on(container, address, publishers, subscribers):
-    """The same clients go on, and all of them have everything."""
+    """Checks that the same clients continue and receive everything."""
     container.healthy()
     assert grpc_address(container) == address
     carries_on(publishers)

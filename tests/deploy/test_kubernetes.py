@@ -1,5 +1,5 @@
-"""The overlays on a real Kubernetes of two nodes: as README and docs/deploy.md say, in namespaces that enforce the pod security
-standard `restricted`. Left to the soak: building Kubernetes takes a quarter of an hour of processor time, once.
+"""The overlays on a real Kubernetes of two nodes, installed as README and docs/deploy.md say, in namespaces that enforce the pod
+security standard `restricted`. Only a soak runs this: the first build of Kubernetes takes a quarter of an hour of processor time.
 
 TESTS_IMAGES names a `docker save` of streamway and nats to use in place of building them.
 """
@@ -22,7 +22,7 @@ CLUSTER = pathlib.Path(__file__).with_name("cluster")
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 INSTALLS = 20 if os.environ.get("TESTS_SOAK") else 2
 READY_SECONDS = 180
-# Of other projects' objects there are no definitions in this cluster; their Secrets are made here.
+# The cluster has no definitions of other projects' objects. The tests make their Secrets.
 FOREIGN = ("cert-manager.io", "monitoring.coreos.com", "gateway")
 
 
@@ -71,7 +71,7 @@ def cluster(images):
 
 
 class Installed:
-    """A namespace of its own, which enforces `restricted`."""
+    """A new namespace that enforces `restricted`."""
 
     def __init__(self, cluster):
         self.cluster, self.name = cluster, f"t{secrets.token_hex(4)}"
@@ -93,13 +93,13 @@ class Installed:
         return f"{self.cluster.json('-n', self.name, 'get', 'service', 'streamway')['spec']['clusterIP']}:50051"
 
     def streamway(self, *command, text="", environment=()):
-        """The command line, in a node's network, where Services are reached."""
+        """Runs the command line in a node's network, from where Services can be reached."""
         words = ["node", 1, "env", *environment, BINARY, *command]
         return self.cluster.run(*words, text=text)
 
     def serves(self, scheme="http", more=(), environment=()):
         server = ["--server", f"{scheme}://{self.address()}", *more]
-        # The nodes hear of ready pods a moment later.
+        # The nodes learn of ready pods with a delay.
         answers = ["node", 1, "env", *environment, BINARY, "topics", "list", *server]
         wait("the Service", lambda: self.cluster.succeeds(*answers), every=0.5)
         self.streamway("publish", "greetings", *server, text="hello\nworld\n", environment=environment)
@@ -107,7 +107,7 @@ class Installed:
         assert got == "hello\nworld\n"
 
     def remove(self):
-        """With its volumes, which are emptied and offered again."""
+        """Removes the namespace, and empties its volumes for the next one."""
         self.cluster.kubectl("delete", "namespace", self.name, "--timeout=120s")
         for volume in self.cluster.json("get", "pv")["items"]:
             if volume["spec"].get("claimRef", {}).get("namespace") == self.name:
@@ -138,7 +138,7 @@ def test_a_fleet_by_the_command_of_the_readme_and_nobody_else_in_its_nats(place)
     for server in range(3):
         said = stranger(place, f"streamway-nats-{server}.streamway-nats")
         assert said.count("Authorization Violation") == 2, said
-    # Once more changes nothing, neither after the Job is gone: the credentials stay.
+    # Applying again, even after the Job is deleted, keeps the credentials.
     before = place.kubectl("get", "secret", "streamway-nats", "-o", "jsonpath={.data}")
     place.kubectl("delete", "job", "streamway-credentials")
     place.kubectl("apply", "-k", KUBERNETES / "overlays" / "fleet")
@@ -148,7 +148,7 @@ def test_a_fleet_by_the_command_of_the_readme_and_nobody_else_in_its_nats(place)
 
 
 def stranger(place, host):
-    """What NATS answers a pod without credentials, on the port of clients and on that of routes."""
+    """Answers of NATS to a pod without credentials, on the port for clients and on the port for routes."""
     script = (
         "for port in 4222 6222; do exec 3<>/dev/tcp/" + host + "/$port; read -r -u 3 hello; "
         "printf 'CONNECT {}\\r\\nPING\\r\\n' >&3; timeout 10 cat <&3; exec 3>&-; done"
@@ -178,7 +178,7 @@ def secret(place, name, files):
 
 
 def certificates(place, tmp_path):
-    """What cert-manager would make, by openssl. Answers the CA's file."""
+    """Makes the Secrets of cert-manager by openssl; returns the CA's file."""
     def openssl(*arguments):
         subprocess.run(["openssl", *map(str, arguments)], cwd=tmp_path, capture_output=True, check=True)
 
@@ -197,7 +197,7 @@ def certificates(place, tmp_path):
 
 
 def overlay(place, tmp_path, components):
-    """The base with these, but for what needs definitions of other projects."""
+    """Applies the base with these components, without objects that need other projects' definitions."""
     at = tmp_path / "overlay"
     at.mkdir(exist_ok=True)
     relative = os.path.relpath(KUBERNETES, at.resolve())
@@ -210,7 +210,7 @@ def overlay(place, tmp_path, components):
 
 @pytest.mark.parametrize("fleet", [False, True], ids=["single", "fleet"])
 def test_with_every_component(place, tmp_path, fleet):
-    """TLS on the port, to NATS and between its servers; tokens, a policy, telemetry, and the rest at once."""
+    """TLS on the port, to NATS and between its servers, tokens, a policy, telemetry, and all other components at once."""
     ca = certificates(place, tmp_path)
     made = subprocess.run([BINARY, "token", "billing"], capture_output=True, text=True, check=True).stdout
     token, line = made.splitlines()
@@ -234,7 +234,7 @@ def test_with_every_component(place, tmp_path, fleet):
 
 
 def test_new_fleets_become_ready(cluster):
-    """20 of them in a soak: with nats-server 2.10.27, 6 of 14 stayed as they were for ever."""
+    """A soak installs 20. With nats-server 2.10.27, 6 of 14 never became ready."""
     for number in range(INSTALLS):
         place = Installed(cluster)
         place.kubectl("apply", "-f", KUBERNETES / "fleet.yaml")

@@ -7,7 +7,7 @@ import pytest
 from engine import BUILD_BASE, CACHE, COMMIT, PEERS, PROFILE, ROOT
 from readme import blocks, is_docker, same
 
-# The same arguments as for the image that the other tests use: all its layers are there.
+# The same arguments as for the image of the other tests, whose layers exist already.
 BUILD = (
     f'docker() {{ if [ "$1" = build ]; then shift; set -- build --build-arg BUILD_IMAGE={BUILD_BASE} '
     f'--build-arg COMMIT={COMMIT} --build-arg PROFILE={PROFILE} "$@"; fi; command docker "$@"; }}\n'

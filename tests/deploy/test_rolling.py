@@ -1,4 +1,4 @@
-"""A rolling restart of everything in the fleet's manifests, with their very settings, loses and repeats nothing."""
+"""A rolling restart of the fleet, with the settings of its manifests, loses and repeats nothing."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ NATS = ROOT / "tests" / ".cache" / "nats" / "nats-server"
 
 
 def fleet(place):
-    """NATS's files of the fleet's manifests, its credentials among them, in `place`; answers the replicas' settings."""
+    """Writes NATS's files of the fleet's manifests and credentials to `place`; returns the replicas' settings."""
     objects = [item for item in yaml.safe_load_all((ROOT / "deploy" / "kubernetes" / "fleet.yaml").read_text()) if item]
     maps = [item["data"] for item in objects if item["kind"] == "ConfigMap"]
     (files,) = [data for data in maps if "nats.conf" in data]
@@ -32,7 +32,7 @@ def test_a_rolling_restart_of_the_fleet_loses_nothing(tmp_path):
     (tmp_path / "environment").write_text("\n".join(f"{name}={value}" for name, value in settings.items()))
     script = ROOT / "tests" / "deploy" / "rolling.sh"
     places = (BINARY, NATS, tmp_path / "nats.conf", tmp_path / "environment", tmp_path)
-    # A user namespace as well, so that nobody has to be root.
+    # With a user namespace it does not need root.
     command = ["unshare", "--user", "--map-root-user", "--net", "--mount-proc", "--pid", "--fork", "--kill-child"]
     done = subprocess.run(
         [*command, str(script), *map(str, places)], capture_output=True, text=True, timeout=300, check=False

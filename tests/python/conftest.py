@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TUTORIAL = pathlib.Path(__file__).resolve().parent / "tutorial"
 BINARY = pathlib.Path(os.environ.get("TESTS_BINARY", ROOT / "target" / "release" / "streamway"))
 START_SECONDS = 60
-# A directory for each process, as several run at once.
+# Each process has a directory of its own, since several run at once.
 STUBS = pathlib.Path(tempfile.mkdtemp(prefix="streamway-stubs-"))
 atexit.register(shutil.rmtree, STUBS, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""The commands of the README: its ```sh blocks, and what a ```text block right after says that they print."""
+"""The commands of the README: its ```sh blocks, each with the output in the ```text block right after it."""
 
 import pathlib
 import re
@@ -12,11 +12,11 @@ def blocks():
 
 
 def is_docker(command):
-    """Whether tests/deploy/test_readme_docker.py runs it, with an engine; tests/python/test_readme.py runs all others."""
+    """Returns true for commands that tests/deploy/test_readme_docker.py runs. tests/python/test_readme.py runs all others."""
     return re.search(r"\bdocker ", command) is not None
 
 
 def same(printed, expected):
-    """`…` in the README stands for anything on its line."""
+    """Compares output with the README, where `…` matches anything on its line."""
     pattern = re.escape(expected.rstrip()).replace("…", ".*")
     return re.fullmatch(pattern, printed.rstrip()) is not None

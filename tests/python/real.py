@@ -13,7 +13,7 @@ from conftest import ROOT
 from shown import Log
 
 START_SECONDS = 60
-# Below the ports that the system gives out by itself, and different in each process, as several run at once.
+# Ports below the range that the system assigns, and different in each process, since several run at once.
 _ports = itertools.count(10_000 + os.getpid() % 500 * 20)
 
 
@@ -46,7 +46,7 @@ def metrics(server):
 
 @contextlib.contextmanager
 def running(command, log, **more):
-    """Runs a command whose output goes to the file `log`, which is shown where the test fails."""
+    """Runs a command. Its output goes to the file `log`, which is shown if the test fails."""
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **more)
     shown = Log(pathlib.Path(command[0]).name, log)

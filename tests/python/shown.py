@@ -1,4 +1,4 @@
-"""Logs of what a test started, shown where the test fails. The conftest.py of tests/python and tests/deploy takes the hooks."""
+"""Logs of the processes that a test started, shown if it fails. Both conftest.py import the hooks from here."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ _logs = []
 
 
 class Log:
-    """A log, shown where a test fails, from now on until the end of the test in which `ended` is called."""
+    """A log that is shown with every failure, until the end of the test in which `ended` is called."""
 
     def __init__(self, name, source):
         """`source` is a file or a function that returns the text."""

@@ -44,7 +44,7 @@ def receiver(tmp_path, observed):
 
 
 def spans(receiver):
-    """Every span that the receiver printed, once: its fields by name, and what it links to."""
+    """All spans that the receiver printed, without duplicates: fields by name, and links."""
     found = {}
     for text in receiver.read_text().split("Span #")[1:]:
         fields = dict(re.findall(r"^ *(?:-> )?([\w. ]+?) *: (.*)$", text.split("Links:")[0], re.M))

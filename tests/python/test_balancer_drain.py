@@ -1,5 +1,5 @@
-"""What clients on grpc-core see of a drain, of a crash and of a fleet without replicas through a real HAProxy with the
-configuration that is shipped."""
+"""Status codes that clients on grpc-core get at a drain, at a crash and without replicas, through a real HAProxy with the
+configuration of the repository."""
 
 import queue
 import re
@@ -23,7 +23,7 @@ CALLS = [(kind, busy) for kind in ("exchange", "ingest") for busy in (False, Tru
 
 
 def shipped(server, port):
-    """The file itself, with one replica on loopback in place of three in a network of their own."""
+    """The configuration of the repository with one replica on loopback instead of three in a network."""
     text = SHIPPED.read_text().replace("bind :50051 proto h2", f"bind 127.0.0.1:{port} proto h2")
     text = text.replace("bind 127.0.0.1:9901", f"bind 127.0.0.1:{free_port()}")
     text = re.sub(r"\n *server streamway-[23] .*", "", text)
@@ -32,7 +32,7 @@ def shipped(server, port):
 
 
 class Call:
-    """One open stream, which publishes once and waits, or goes on publishing."""
+    """An open stream, which publishes once and waits, or keeps publishing."""
 
     def __init__(self, stub, kind, busy):
         self.kind, self.busy, self.end, self.error = kind, busy, queue.Queue(), None
@@ -92,7 +92,7 @@ def balanced(tmp_path):
 
 
 def publish(stub):
-    """Until HAProxy has found the replica."""
+    """Publishes once HAProxy has found the replica."""
     request = pb.PublishRequest(topic="t", records=[pb.Record(value=b"first")])
     deadline = time.monotonic() + 60
     while True:
@@ -107,7 +107,7 @@ def opened(stub):
     calls = [Call(stub, kind, busy) for kind, busy in CALLS for _ in range(4)]
     for call in calls:
         assert call.begun.wait(30)
-    # All of it has reached the server once a later publish is answered.
+    # The answer to a later publish shows that all calls have reached the server.
     publish(stub)
     return calls
 
@@ -143,7 +143,7 @@ def test_without_a_replica_every_kind_of_call_is_unavailable(balanced):
 
 
 def test_the_command_line_waits_behind_the_balancer_for_a_replica(balanced):
-    """At its first contact too: the balancer is there, and has none for now."""
+    """It waits at its first call as well, when the balancer has no replica."""
     server, stub = balanced
     server.kill9()
     call = Call(stub, "exchange", False)

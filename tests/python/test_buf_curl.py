@@ -1,4 +1,4 @@
-"""`buf curl`, with the schema from reflection (both versions) and from our files."""
+"""`buf curl`, with the schema from reflection (both versions) and from the repository."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ BUF = pathlib.Path(sys.executable).parent / "buf"
 
 
 def curl(server, method, *messages, schema=(), fails=False):
-    """Calls a method; answers the messages that came, or the error."""
+    """Calls a method and returns the messages or the error."""
     data = "\n".join(json.dumps(message) for message in messages)
     command = [BUF, "curl", "--protocol", "grpc", "--http2-prior-knowledge", *schema, "--data", "@-"]
     command.append(f"http://{server.listen}/{method}")

@@ -1,4 +1,4 @@
-"""Collectors that are away, hang, refuse or are slow: publishing goes on, and what is lost is counted."""
+"""Collectors that are away, hang, refuse or are slow: publishing continues, and lost telemetry is counted."""
 
 import contextlib
 import re

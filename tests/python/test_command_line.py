@@ -1,4 +1,4 @@
-"""The command line seen from outside: its log lines, the trace it hands on, what it says of a broken connection."""
+"""The command line from outside: its log lines, trace propagation, and messages about broken connections."""
 
 import os
 import re

@@ -1,5 +1,5 @@
-"""Custom resources held against the projects' own schemas: patterns, limits and enumerations that crds.yaml, which is written
-by hand and refuses unknown fields, need not repeat. Envoy Gateway's are in no registry: crds.yaml alone has those."""
+"""Custom resources validated by the projects' own schemas, with the patterns, limits and enumerations that the handwritten
+crds.yaml omits. No registry has Envoy Gateway's schemas, so only crds.yaml covers those."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def refused(items):
 
 @pytest.fixture(scope="module")
 def resources(tmp_path_factory):
-    """Those of all components together."""
+    """Custom resources of all components together."""
     place = tmp_path_factory.mktemp("overlay")
     components = [os.path.relpath(KUBERNETES / "components" / name, place.resolve()) for name in COMPONENTS]
     base = os.path.relpath(KUBERNETES / "base", place.resolve())

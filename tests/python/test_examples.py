@@ -1,4 +1,4 @@
-"""examples/python, as a user runs them."""
+"""The programs in examples/python, run as a user runs them."""
 
 import os
 import pathlib
@@ -42,7 +42,7 @@ def test_every_example_is_run_here():
 
 @pytest.fixture
 def balanced(tmp_path):
-    """A server behind HAProxy, which has words of its own for streams that break."""
+    """A server behind HAProxy, which reports broken streams in its own way."""
     server, port = Server(tmp_path / "data"), free_port()
     (tmp_path / "haproxy.cfg").write_text(
         f"""
@@ -108,7 +108,7 @@ def test_the_resume_loop_under_load_through_drains(tmp_path):
     publish = [str(BINARY), "publish", "load", "--server", f"http://{server.listen}"]
     follower = subprocess.Popen(follow, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     publisher = subprocess.Popen(publish, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    # Answers are read, so that their pipe never holds the publisher up.
+    # Reads the answers, since a full pipe would block the publisher.
     threading.Thread(target=publisher.stdout.read, daemon=True).start()
     done, sent = threading.Event(), []
 

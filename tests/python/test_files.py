@@ -1,4 +1,4 @@
-"""Files that no program of ours reads are looked at by the linters of their kind, and what a release does is tried."""
+"""Linters for the files that no test executes, and trials of the release scripts."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ def run(*command, cwd=ROOT):
 
 
 def files():
-    """All that is, or will be, in the repository."""
+    """All files that are in the repository or not ignored."""
     listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.split()
     return [name for name in listed if (ROOT / name).is_file()]
 
@@ -60,7 +60,7 @@ def test_a_release_builds_with_arguments_that_the_dockerfile_has():
     assert given == {"BUILD_IMAGE", "VERSION", "COMMIT"} and build["with"]["platforms"] == "linux/amd64,linux/arm64"
     arguments = dict(re.findall(r"^ARG (\w+)(.*)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
     assert given <= set(arguments)
-    # A default of these goes before the platform that is built for: amd64's binary in the image for arm64.
+    # A default would override the platform of the build and put amd64's binary into the image for arm64.
     assert arguments["TARGETARCH"] == arguments["BUILDARCH"] == ""
 
 
@@ -99,14 +99,14 @@ def test_each_job_of_a_release_has_the_rights_of_its_own_step():
     for name, job in jobs.items():
         text = yaml.safe_dump(job)
         assert ("REGISTRY_PASSWORD" in text) == (name in ("build", "scan", "sign", "name")), name
-        # What runs the repository's code, or its dependencies', has neither the identity nor the release.
+        # A job that runs code of the repository or of dependencies has no right to the identity or to the release.
         assert ("checkout" not in text and "build-push" not in text) or identity not in rights[name], name
     assert "scan" in jobs["sign"]["needs"] and "sign" in jobs["name"]["needs"] and "name" in jobs["publish"]["needs"]
 
 
 @pytest.fixture
 def project(tmp_path):
-    """A repository with a release v0.1.0 of our proto, and a commit after it."""
+    """A repository with a release v0.1.0 of the protos and a commit after it."""
     for name in ("proto", ".ci"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("cache"))
     (tmp_path / "Cargo.toml").write_text('[package]\nname = "streamway"\nversion = "0.1.0"\n')
@@ -169,7 +169,7 @@ def test_the_notes_of_a_release_are_its_section_of_the_changelog(project):
 def test_the_manifests_of_a_release_name_the_image_that_was_signed():
     (expression,) = re.findall(r'sed "(s\|image: [^"]*)"', (ROOT / WORKFLOWS / "release.yml").read_text())
     expression = expression.replace("$IMAGE@$DIGEST", "example/streamway@sha256:0").replace("$nats", "nats:1@sha256:1")
-    # The fleet's Job makes the credentials with the same image.
+    # The fleet's Job creates the credentials with the same image.
     for name, ours, nats in (("single", 1, 0), ("fleet", 2, 1)):
         manifest = ROOT / "deploy" / "kubernetes" / f"{name}.yaml"
         changed = run("sed", expression, manifest).stdout

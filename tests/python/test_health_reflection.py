@@ -35,7 +35,7 @@ def test_an_unknown_service(health):
     with pytest.raises(grpc.RpcError) as caught:
         health.Check(request, timeout=10)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
-    # The protocol: a watch of an unknown service goes on, as the service may come.
+    # By the protocol a watch of an unknown service stays open, as the service may appear.
     watch = health.Watch(request, timeout=10)
     assert next(watch).status == Status.SERVICE_UNKNOWN
     watch.cancel()

@@ -1,4 +1,4 @@
-"""A server that lies: whatever it sends, the command line neither panics, nor hangs, nor lets it write to the terminal."""
+"""A hostile server: whatever it sends, the command line does not panic or hang, and escapes control characters."""
 
 import json
 import re
@@ -16,14 +16,14 @@ from streamway.v1 import stream_pb2_grpc as rpc
 from streamway.v1 import topic_pb2 as topics_pb
 from streamway.v1 import topic_pb2_grpc as topics_rpc
 
-# Sets a title, clears the screen, deletes, turns the writing round, ends the line.
+# Sets a title, clears the screen, deletes, reverses the writing direction, ends the line.
 EVIL = "\x1b]0;owned\x07\x1b[2J\u009b2J\x7f\u202eevil\u2066\nerror: faked"
 EDGES = [0, -1, 2**62, 2**63 - 1, -(2**63)]
 EPOCH = "00c0ffee00c0ffee"
 
 
 def obeyed(text):
-    """What of it a terminal would obey."""
+    """Control characters in the output."""
     allowed = lambda c: c == "\n" or (c.isprintable() and ord(c) not in (0x7F, *range(0x80, 0xA0)))
     return [hex(ord(c)) for c in text if not allowed(c)]
 
@@ -75,7 +75,7 @@ class Streams(rpc.StreamServiceServicer):
         yield pb.SubscribeResponse(batches=[batch], next=end, tail=2**64 - 1)
 
     def Exchange(self, requests, context):
-        """A server whose disk hangs: it takes everything, and acknowledges the first publish alone."""
+        """A server whose disk hangs: it accepts everything and acknowledges only the first publish."""
         next(requests)
         first = next(requests).publish
         receipt = pb.Receipt(first_offset=0, next=pb.Position(epoch=EPOCH, offset=len(first.publish.records)))
@@ -151,7 +151,7 @@ def test_a_list_that_leads_nowhere_ends(hostile, tmp_path):
 
 
 def test_a_copy_of_what_no_server_has_is_refused(hostile, tmp_path):
-    """A backup of it could not be read again."""
+    """A backup of such an answer could not be read again."""
     for topic in [(), ("-t", "t")]:
         _, err = run(hostile, "copy", hostile[0], str(tmp_path / "all.backup"), *topic, code=1)
         assert "which no server of streamway has" in err and not obeyed(err), err
@@ -159,9 +159,9 @@ def test_a_copy_of_what_no_server_has_is_refused(hostile, tmp_path):
 
 
 def test_a_server_whose_disk_hangs_is_given_up(hostile):
-    """It answers pings and takes what is sent, so nothing but the missing acknowledgements tells."""
+    """It answers pings and reads, so only the missing acknowledgements show the fault."""
     lines = b"".join(b"line %d\n" % i for i in range(5000))
     _, err = run(hostile, "publish", "t", "--retry-for", "2s", "--quiet", code=1, input=lines)
-    # How many lines are in the first batch, which the server acknowledges, is a matter of pace.
+    # The number of lines in the first batch, which the server acknowledges, depends on timing.
     assert re.search(r"has acknowledged nothing for \d+s", err), err
     assert re.search(r"at least the first [1-9]\d* lines are stored", err), err

@@ -1,4 +1,4 @@
-"""The four kinds of call with grpcio and stubs generated from our proto."""
+"""The four kinds of call with grpcio and stubs generated from the protos."""
 
 import queue
 
@@ -47,7 +47,7 @@ def test_a_client_may_compress(stub):
     request = pb.SubscribeRequest(
         topic="py-gzip", boundary=pb.BOUNDARY_EARLIEST, limit=pb.ReadLimit(stop_at_tail=True)
     )
-    # That answers are compressed is hidden from callers of grpcio; the Rust tests look at it.
+    # grpcio hides the compression of answers, which the Rust tests check.
     for asked in (gzip, None):
         call = stub.Subscribe(request, timeout=30, compression=asked)
         assert [r for message in call for batch in message.batches for r in batch.records] == [record] * 2

@@ -27,7 +27,7 @@ OBSERVABILITY = ROOT / "deploy" / "observability"
 OVERLAYS = ("single", "fleet")
 COMPONENTS = tuple(sorted(path.name for path in (KUBERNETES / "components").iterdir()))
 VERSIONS = ("1.32", kubernetes_validate.latest_version())
-# Made by hand, as docs/deploy.md says; by cert-manager; and by the Job of the fleet.
+# Created by hand as docs/deploy.md says, by cert-manager, and by the Job of the fleet.
 FOREIGN_SECRETS = {"streamway-auth", "streamway-tls", "streamway-nats-tls", "streamway-nats"}
 NATS = ROOT / "tests" / ".cache" / "nats" / "nats-server"
 CRDS = yaml.safe_load((ROOT / "tests" / "python" / "crds.yaml").read_text())
@@ -41,7 +41,7 @@ def kustomize(path):
 
 
 def combinations():
-    """Each component alone, with each other one in both orders, and all of them with the fleet first and last."""
+    """Each component alone, each pair in both orders, and all components with the fleet first and last."""
     for count in (0, 1, 2):
         yield from itertools.permutations(COMPONENTS, count)
     others = tuple(name for name in COMPONENTS if name != "fleet")
@@ -50,7 +50,7 @@ def combinations():
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):
-    """Every overlay and every combination of components: name → objects."""
+    """Objects of every overlay and every combination of components, by name."""
     places = {f"overlays/{name}": KUBERNETES / "overlays" / name for name in OVERLAYS}
     for names in combinations():
         place = tmp_path_factory.mktemp("overlay")
@@ -128,7 +128,7 @@ def test_names_are_unique_and_no_namespace_is_forced(rendered):
 
 
 def restricted(pod):
-    """What the pod security standard `restricted` (which contains `baseline`) would refuse."""
+    """Violations of the pod security standard `restricted`, which includes `baseline`."""
     refused = [f"{key} is set" for key in ("hostNetwork", "hostPID", "hostIPC") if pod.get(key)]
     allowed = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "name", "persistentVolumeClaim", "projected"}
     volumes = pod.get("volumes", ())
@@ -186,7 +186,7 @@ def test_a_pod_that_is_not_restricted_is_seen(rendered, change):
 
 
 def streamway(rendered):
-    """Each rendering's pod of Streamway, and the variables it has from its ConfigMap."""
+    """Streamway's pod in each rendering, and its variables from the ConfigMap."""
     for name, objects in rendered.items():
         maps = {item["metadata"]["name"]: item["data"] for item in objects if item["kind"] == "ConfigMap"}
         found = [item for item in objects if item["kind"] in ("StatefulSet", "Deployment")]
@@ -198,7 +198,7 @@ def streamway(rendered):
 
 @functools.cache
 def settings(variables):
-    """What the server itself makes of these variables; a wrong one stops it."""
+    """The configuration that the server reads from these variables. It refuses a wrong one."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMWAY_", "OTEL_"))}
     done = subprocess.run(
         [str(BINARY), "serve", "--check-config"],
@@ -234,7 +234,7 @@ def test_every_variable_is_a_setting_and_the_grace_exceeds_the_budget(rendered):
         for key in (*others, *(entry["name"] for entry in container["env"])):
             assert re.search(rf"\b{key}\b", documents), key
         grace = item["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-        # docs/operations.md: longer by 2 s or more, as the last telemetry has up to a second after the drain.
+        # docs/operations.md asks for 2 s more, as the last export of telemetry takes up to a second after the drain.
         assert grace >= seconds(checked["drain_timeout"]) + 2, name
         assert seconds(checked["drain_delay"]) > 0, name
         assert bytes_of(container["resources"]["limits"]["memory"]) > bytes_of(checked["memory_max"]) > 0, name
@@ -327,7 +327,7 @@ def test_what_is_referred_to_is_there(rendered):
                     assert volume["secret"]["secretName"] in FOREIGN_SECRETS, name
                     assert volume["secret"]["defaultMode"] == 0o400, name
                 for source in volume.get("projected", {}).get("sources", ()):
-                    # The CA of the cluster is in every namespace.
+                    # Every namespace has a ConfigMap with the CA of the cluster.
                     config = source.get("configMap", {"name": "kube-root-ca.crt"})["name"]
                     assert config == "kube-root-ca.crt" or ("ConfigMap", config) in ids, name
                     assert source.get("secret", {"name": "streamway-nats"})["name"] in FOREIGN_SECRETS, name
@@ -396,13 +396,13 @@ def test_nats_is_set_as_the_engine_needs_it(rendered, tmp_path):
         command = [str(NATS), "-t", "-c", str(place)]
         environment = {**os.environ, "POD_NAME": "streamway-nats-0"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
-        # A certificate is the first thing that is missing here.
+        # The certificate is the first file that is missing here.
         missing = "/etc/nats-tls/tls.crt" if some is not objects else ""
         assert (missing in done.stderr) if missing else done.returncode == 0, done.stdout + done.stderr
 
 
 def credentials(objects, place):
-    """What the Job makes, made in `place`: name → text."""
+    """The credentials that the Job creates, written to `place`: name → text."""
     (job,) = [item for item in objects if item["kind"] == "Job"]
     (container,) = job["spec"]["template"]["spec"]["containers"]
     command, *flags = container["args"]
@@ -413,7 +413,7 @@ def credentials(objects, place):
 
 
 def nats_config(objects, place):
-    """Its files as a pod has them, the credentials made before."""
+    """NATS's files as a pod has them, together with the credentials created before."""
     (data,) = [item["data"] for item in objects if item["kind"] == "ConfigMap" and "nats.conf" in item["data"]]
     for name, text in data.items():
         text = text.replace('"/data"', f'"{place}/data"').replace("/tmp/nats.pid", f"{place}/nats.pid")
@@ -422,7 +422,7 @@ def nats_config(objects, place):
 
 
 def refusal(port, hello):
-    """What a nats-server answers to a line of whoever has no credentials."""
+    """Answer of a nats-server to a client without credentials."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as stream:
         lines = stream.makefile("rwb", buffering=0)
         assert lines.readline().startswith(b"INFO ")
@@ -443,7 +443,7 @@ def test_nats_lets_in_nobody_but_the_replicas(rendered, tmp_path):
         text = text.replace(f"port: {old}", f"port: {new}")
     place.write_text(text)
     environment = {**os.environ, "POD_NAME": "streamway-nats-0"}
-    # Of three servers one: enough to be refused by, and to be let in.
+    # One of the three servers is enough to test access.
     with running([NATS, "-c", place, "-a", "127.0.0.1"], tmp_path / "log", env=environment):
         for old in (4222, 6222):
             await_port(ports[old])
@@ -457,7 +457,7 @@ def test_nats_lets_in_nobody_but_the_replicas(rendered, tmp_path):
 
 
 def replica(port, seed):
-    """What a replica with this key says, until it is in, or is refused."""
+    """Log of a replica with this key until it is connected or refused."""
     command = [str(BINARY), "serve", "--engine", "jetstream", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
     command += ["--nats-url", f"nats://127.0.0.1:{port}", "--nats-nkey-file", str(seed)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -474,7 +474,7 @@ def replica(port, seed):
 
 
 def test_a_fleet_with_tls_speaks_it_to_nats_or_not_at_all(rendered):
-    """After `fleet` the component has NATS speak TLS; before it, replicas refuse a NATS that does not."""
+    """Listed after `fleet`, the component enables TLS in NATS. Listed before it, it makes replicas refuse plaintext."""
     for name, _, container, variables in streamway(rendered):
         if "tls" not in name:
             assert "STREAMWAY_NATS_TLS_CA" not in variables, name
@@ -540,9 +540,9 @@ def test_nothing_is_allowed_but_what_is_needed(rendered):
         for rule in own["ingress"]:
             assert all(port["port"] in ports for port in rule["ports"])
         for rule in own["egress"]:
-            # Names are asked wherever DNS is.
+            # DNS may run anywhere.
             assert "to" in rule or {port["port"] for port in rule["ports"]} <= {53, 5353}
-    # The Job reaches the API server, and no pod reaches the Job.
+    # The Job can reach the API server, and no pod can reach the Job.
     job = policies["streamway-credentials"]
     assert "ingress" not in job and [port["port"] for port in job["egress"][0]["ports"]] == [443, 6443, 8443]
 

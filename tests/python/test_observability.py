@@ -1,5 +1,5 @@
-"""The files beside compose that other programs read. promtool reads Prometheus'; the Collector, Tempo and Grafana cannot be
-had without a hub, so that theirs are only held against each other, and against compose, here."""
+"""The observability files of compose. promtool checks Prometheus's. The Collector, Tempo and Grafana need a hub, so their files
+are only compared with each other and with compose."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def services():
 
 
 def mounts(service):
-    """File or directory of the repository → where the service sees it."""
+    """Mounted files and directories of the repository, with their paths in the service."""
     pairs = [volume.split(":")[:2] for volume in service["volumes"] if volume.startswith("..")]
     return {(ROOT / "deploy" / "compose" / source).resolve(): place for source, place in pairs}
 

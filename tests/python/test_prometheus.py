@@ -1,5 +1,5 @@
-"""A real Prometheus scrapes a real server under load: every query of the dashboard and of the rules runs and finds
-what it names. promtool checks the metrics, the rules, and the rules' own tests."""
+"""A real Prometheus scrapes a real server under load, and every query of the dashboard and of the rules finds data.
+promtool checks the metrics, the rules and the tests of the rules."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from streamway.v1 import stream_pb2, stream_pb2_grpc
 
 OBSERVABILITY = ROOT / "deploy" / "observability"
 RULES = OBSERVABILITY / "prometheus" / "streamway.rules.yml"
-# Comparisons of which nothing is left while all is well.
+# Comparisons that return nothing while no alert fires.
 COMPARISON = re.compile(r"(?<![=<>!])\s(==|>|<)\s+[\d. *]+(?=\s|$)")
 CONFIGURATION = """
 global: {{ scrape_interval: 1s, evaluation_interval: 1s }}
@@ -46,7 +46,7 @@ def subscribe(server, stop):
 
 @pytest.fixture
 def loaded(tmp_path):
-    """A server that is published to and subscribed to for as long as the test lasts."""
+    """A server with a publisher and a subscriber for the duration of the test."""
     server, stop = Server(tmp_path / "data"), threading.Event()
     threads = [threading.Thread(target=work, args=(server, stop)) for work in (publish, subscribe)]
     for thread in threads:
@@ -101,7 +101,7 @@ def test_every_query_finds_data_under_load(prometheus):
     rules = [rule["query"] for group in ask(prometheus, "rules")["groups"] for rule in group["rules"]]
     assert len(rules) >= 8
     queries = [query.replace("$__rate_interval", "10s") for query in dashboard_queries()]
-    # An alert that does not fire answers nothing: asked is what it compares.
+    # An alert that does not fire returns nothing, so its operands are queried.
     queries += [part for rule in rules for query in rule.split("\nand\n") for part in [COMPARISON.sub("", query)]]
     for query in queries:
         if "tls_certificate" in query:

@@ -80,7 +80,7 @@ def test_every_command(place, environment):
 
 
 class Session:
-    """One shell for all blocks, so that what one exports the next one has."""
+    """One shell environment for all blocks, so that exports reach the next block."""
 
     def __init__(self, place, environment):
         self.place, self.environment = place, environment

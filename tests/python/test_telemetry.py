@@ -1,4 +1,4 @@
-"""Telemetry seen by an OpenTelemetry receiver that nobody here wrote."""
+"""Telemetry as an independent OpenTelemetry receiver sees it."""
 
 import os
 import re
@@ -46,12 +46,12 @@ def eventually(receiver, wanted):
 
 
 def is_open(receiver, opened):
-    """Whether the call that this span says was opened has not been exported."""
+    """Returns true while the call of this span has not been exported."""
     return opened["Parent ID"] not in [span["ID"] for span in spans(receiver)]
 
 
 def produce(server, topic):
-    """A publish by grpcio under an OpenTelemetry SDK of its own: the ids of its trace and of its span."""
+    """Publishes by grpcio under an OpenTelemetry SDK; returns the ids of the trace and of the span."""
     exporter = OTLPSpanExporter(os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"], insecure=True)
     provider = TracerProvider(resource=Resource({"service.name": "shop"}))
     provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -71,7 +71,7 @@ def consume(server, topic):
 
 
 def check_trace(receiver, topic, trace, order, steps):
-    """One trace from the producer's code to the consumer; what the drain ended is there too."""
+    """One trace leads from the producer to the consumer, and calls that a drain ended are in it."""
     client = next(span for span in spans(receiver) if span["Parent ID"] == order)
     call = next(span for span in spans(receiver) if span["Parent ID"] == client["ID"] and span["Kind"].endswith("SERVER"))
     publish, deliver = named(receiver, f"publish {topic}"), named(receiver, f"deliver {topic}")

@@ -1,4 +1,4 @@
-"""TLS and client certificates with grpcio, whose TLS is not ours."""
+"""TLS and client certificates with grpcio, an independent implementation of TLS."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""Tokens with a stock client: metadata of each call, no library of ours."""
+"""Tokens with a stock client, in the metadata of each call."""
 
 import subprocess
 

@@ -40,7 +40,7 @@ def test_bidirectional_streaming_answers_each_request_as_it_comes(channel):
     outgoing = queue.Queue()
     call = stub.BidirectionalStreamingRPCMethod(iter(outgoing.get, None), timeout=30)
     for name in NAMES:
-        # The next request is sent only after this one's answer: no answer waits for the end.
+        # The next request is sent after this answer, so the server must not wait for the end.
         outgoing.put(example_pb2.MyRequest(name=name))
         assert next(call).message == f"Response for {name}"
     outgoing.put(None)
@@ -53,8 +53,8 @@ def test_the_tutorials_loops_on_its_own_proto_without_a_package(channel):
     responses = [response.message for response in stub.ServerStreamingRPCMethod(request)]
     assert responses == [f"Response {i} for Alice" for i in (1, 2, 3, 4)]
 
-    # The tutorial's own loop iterates over the answer of the client-streaming call: the wire of
-    # one answer and of a stream of one answer is the same.
+    # The tutorial's loop iterates over the answer of the client-streaming call. On the wire, one answer and a
+    # stream of one answer are the same.
     responses = [r.message for r in stub.ClientStreamingRPCMethod(generate_requests(my_service_pb2))]
     assert responses == ["Received 3 requests: Alice, Bob, Charlie"]
 
