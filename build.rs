@@ -1,10 +1,10 @@
-//! Compiles the protos without protoc, writes the descriptor set that reflection serves, and says what
-//! the binary is built from.
+//! Compiles the protos without protoc, writes the descriptor set for reflection, and records what the binary
+//! is built from.
 
 use std::process::Command;
 use std::{env, fs, path::PathBuf};
 
-/// Messages of the hot path: hand-written in `src/wire`, so that a batch's bytes pass through unparsed.
+/// Messages of the hot path, which `src/wire` implements by hand so that batches are not parsed.
 const PASS_THROUGH: [&str; 6] = [
     "PublishRequest",
     "IngestRequest",
@@ -16,7 +16,7 @@ const PASS_THROUGH: [&str; 6] = [
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    say_what_is_built()?;
+    record_build_info()?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let files = [
         "streamway/v1/stream.proto",
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("descriptor.bin"), compiler.encode_file_descriptor_set())?;
     let descriptors = compiler.file_descriptor_set();
 
-    // The public crate API: plain typed messages and clients.
+    // The public API of the crate: typed messages and clients.
     let typed = out.join("typed");
     fs::create_dir_all(&typed)?;
     tonic_prost_build::configure()
@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .out_dir(&typed)
         .compile_fds(descriptors.clone())?;
 
-    // The stubs the server and our own client use: hot messages are the hand-written ones.
+    // Stubs of the server and of the crate's client, which use the messages of `src/wire`.
     let stubs = out.join("stubs");
     fs::create_dir_all(&stubs)?;
     let mut config = tonic_prost_build::configure()
@@ -52,12 +52,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Plain words alone: they are set into JSON as they are.
+/// Removes characters that would need escaping in JSON.
 fn plain(text: &str) -> String {
     text.trim().chars().filter(|c| c.is_ascii_alphanumeric() || " .-+()_".contains(*c)).collect()
 }
 
-fn say_what_is_built() -> Result<(), Box<dyn std::error::Error>> {
+/// Sets the variables that `/version` reads.
+fn record_build_info() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-env-changed=BUILD_COMMIT");
     let commit = env::var("BUILD_COMMIT").unwrap_or_default();
     let rustc = Command::new(env::var("RUSTC")?).arg("--version").output()?;
