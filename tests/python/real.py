@@ -14,7 +14,7 @@ from shown import Log
 
 START_SECONDS = 60
 # Ports below the range that the system assigns, and different in each process, since several run at once.
-_ports = itertools.count(10_000 + os.getpid() % 500 * 20)
+_ports = itertools.count(10_000 + os.getpid() % 50 * 200)
 
 
 def free_port():
