@@ -29,6 +29,14 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// Creates a reply of an appender that shares `refused`, and where its answer arrives. `hold` is dropped with the
+    /// answer.
+    #[must_use]
+    pub fn new(refused: Arc<AtomicBool>, hold: Hold) -> (Self, oneshot::Receiver<Appended>) {
+        let (answer, outcome) = oneshot::channel();
+        (Self { refused, answer, _hold: hold }, outcome)
+    }
+
     /// Whether an earlier batch of the same appender was refused, so that this append is too.
     #[must_use]
     pub fn is_refused(&self) -> bool {
@@ -73,8 +81,7 @@ impl<S: Sink> OrderedAppender<S> {
 
 impl<S: Sink> Appender for OrderedAppender<S> {
     fn append(&mut self, batches: Vec<Batch>, hold: Hold) -> BoxFuture<'static, Appended> {
-        let (answer, outcome) = oneshot::channel();
-        let reply = Reply { refused: self.refused.clone(), answer, _hold: hold };
+        let (reply, outcome) = Reply::new(self.refused.clone(), hold);
         self.sink.push(Append { batches, reply });
         Box::pin(async move {
             outcome.await.unwrap_or_else(|_| {

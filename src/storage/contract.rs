@@ -11,7 +11,7 @@ use super::chunk::Chunk;
 use super::error::Error;
 use super::health::Health;
 use super::retention::Retention;
-use super::topic_state::TopicInfo;
+use super::topic_state::{TopicInfo, TopicState};
 use crate::record::{Batch, Epoch, Offset, Receipt, TopicName, UnixMicros};
 use crate::telemetry::trace::Steps;
 
@@ -148,26 +148,41 @@ pub trait Log: Send + Sync + 'static {
 
 /// One incarnation of a topic.
 pub trait TopicLog: Send + Sync + 'static {
+    /// The state that all engines keep alike.
+    fn state(&self) -> &TopicState;
+
     /// Name of the topic.
-    fn name(&self) -> &TopicName;
+    fn name(&self) -> &TopicName {
+        &self.state().name
+    }
 
     /// The incarnation.
-    fn epoch(&self) -> Epoch;
+    fn epoch(&self) -> Epoch {
+        self.state().epoch
+    }
+
+    /// The offset that the next record will get; everything before it is durable.
+    fn tail(&self) -> Offset {
+        self.state().tail()
+    }
+
+    /// The offset of the oldest record kept; the tail where there is none.
+    fn earliest(&self) -> Offset {
+        self.state().earliest()
+    }
+
+    /// Whether this incarnation was deleted.
+    fn is_deleted(&self) -> bool {
+        self.state().is_deleted()
+    }
 
     /// Describes the topic as it is now.
     fn info(&self) -> TopicInfo;
 
-    /// The offset the next record will get; everything before it is durable.
-    fn tail(&self) -> Offset;
-
-    /// The offset of the oldest record kept; the tail where there is none.
-    fn earliest(&self) -> Offset;
-
-    /// Whether this incarnation was deleted.
-    fn is_deleted(&self) -> bool;
-
     /// Resolves once the tail is beyond `offset` or the topic is deleted. Cancel-safe.
-    fn wait_beyond(&self, offset: Offset) -> BoxFuture<'_, ()>;
+    fn wait_beyond(&self, offset: Offset) -> BoxFuture<'_, ()> {
+        Box::pin(self.state().wait_beyond(offset))
+    }
 
     /// Finds the offset of a start, which lies between the earliest offset and the tail. An offset between two records
     /// means the second one.
@@ -178,7 +193,9 @@ pub trait TopicLog: Send + Sync + 'static {
 
     /// Reads from memory, from `from` on, without waiting: at most about `bytes_max` bytes, at least one batch. None if
     /// the records must be read from disk, or there are none yet.
-    fn read_cached(&self, from: Offset, bytes_max: usize) -> Option<Chunk>;
+    fn read_cached(&self, from: Offset, bytes_max: usize) -> Option<Chunk> {
+        self.state().read_cached(from, bytes_max)
+    }
 
     /// Reads from `from` on: at most about `bytes_max` bytes, at least one batch; an empty chunk at the tail.
     ///

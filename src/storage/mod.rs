@@ -32,4 +32,4 @@ pub use error::{Error, Stored};
 pub use health::{Health, Reason};
 pub use open::{OpenError, open};
 pub use retention::Retention;
-pub use topic_state::TopicInfo;
+pub use topic_state::{TopicInfo, TopicState};

@@ -119,29 +119,29 @@ impl TopicState {
     }
 
     /// Replaces the settings.
-    pub fn set_settings(&self, settings: Settings) {
+    pub(super) fn set_settings(&self, settings: Settings) {
         self.settings.store(settings.into());
     }
 
     /// Moves the tail over batches that are durable, of which the newest was stored at `time`; the cache holds
     /// them by then, or nothing that lies before them. Those who wait are woken by [`Self::wake`].
-    pub fn advance(&self, tail: Offset, time: UnixMicros) {
+    pub(super) fn advance(&self, tail: Offset, time: UnixMicros) {
         self.last_publish.fetch_max(time.0, Ordering::AcqRel);
         self.tail.fetch_max(tail.get(), Ordering::AcqRel);
     }
 
     /// Wakes everyone who waits for the tail to move or the topic to end.
-    pub fn wake(&self) {
+    pub(super) fn wake(&self) {
         self.moved.notify_waiters();
     }
 
     /// Forgets everything before `earliest`.
-    pub fn trim(&self, earliest: Offset) {
+    pub(super) fn trim(&self, earliest: Offset) {
         self.earliest.fetch_max(earliest.get(), Ordering::AcqRel);
     }
 
     /// Ends this incarnation. The engine then empties the cache.
-    pub fn delete(&self) {
+    pub(super) fn delete(&self) {
         self.deleted.store(true, Ordering::Release);
         self.wake();
     }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::queue::{Queue, TopicQueue};
 use super::reader::{self, Files};
 use super::topic::Topic;
-use crate::record::{Epoch, Offset, TopicName};
+use crate::record::Offset;
 use crate::storage::append::OrderedAppender;
+use crate::storage::topic_state::TopicState;
 use crate::storage::{Appender, BoxFuture, Chunk, Error, Start, Stored, TopicInfo, TopicLog};
 
 /// A topic, together with what reading it and appending to it takes.
@@ -21,32 +22,12 @@ pub struct Handle {
 }
 
 impl TopicLog for Handle {
-    fn name(&self) -> &TopicName {
-        &self.topic.state.name
-    }
-
-    fn epoch(&self) -> Epoch {
-        self.topic.state.epoch
+    fn state(&self) -> &TopicState {
+        &self.topic.state
     }
 
     fn info(&self) -> TopicInfo {
         self.topic.info()
-    }
-
-    fn tail(&self) -> Offset {
-        self.topic.state.tail()
-    }
-
-    fn earliest(&self) -> Offset {
-        self.topic.state.earliest()
-    }
-
-    fn is_deleted(&self) -> bool {
-        self.topic.state.is_deleted()
-    }
-
-    fn wait_beyond(&self, offset: Offset) -> BoxFuture<'_, ()> {
-        Box::pin(self.topic.state.wait_beyond(offset))
     }
 
     fn resolve(&self, start: Start) -> BoxFuture<'_, Result<Offset, Error>> {
@@ -64,10 +45,6 @@ impl TopicLog for Handle {
                 }
             }
         })
-    }
-
-    fn read_cached(&self, from: Offset, bytes_max: usize) -> Option<Chunk> {
-        self.topic.state.read_cached(from, bytes_max)
     }
 
     fn read(&self, from: Offset, bytes_max: usize) -> BoxFuture<'_, Result<Chunk, Error>> {

@@ -97,12 +97,12 @@ pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> R
     tokio::time::sleep(spread(pause, 0.5..1.5)).await;
     let connection = topic.nats.link.up().await;
     let info = topic.nats.info(&topic.stream).await?.ok_or(Lost::Gone)?;
-    let meta = Meta::of(&info.config).filter(|meta| meta.epoch == topic.epoch).ok_or(Lost::Gone)?;
+    let meta = Meta::of(&info.config).filter(|meta| meta.epoch == topic.state.epoch).ok_or(Lost::Gone)?;
     topic.refresh(meta, &info);
     let (first, last) = (info.state.first_sequence, info.state.last_sequence);
     if seen.is_some_and(|seen| last < seen.sequence) {
         let what = "the stream ends before what it acknowledged: a server that lost data, or is behind";
-        tracing::error!(topic = %topic.name, last, "{what}");
+        tracing::error!(topic = %topic.state.name, last, "{what}");
         return Err(unavailable(what).into());
     }
     let trimmed = first.saturating_sub(1);

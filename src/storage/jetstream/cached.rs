@@ -1,96 +1,15 @@
-//! One memory budget for the tail caches of all topics. The oldest chunk of all is evicted first, whichever topic adds to its
-//! cache, so a topic that was busy once does not keep its share.
+//! The tail cache of one topic as its follower fills it.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::Arc;
 
 use super::topic::Topic;
-use crate::storage::tail::{Evicted, Run, TailCache};
-
-/// The memory of all tail caches.
-#[derive(Debug)]
-pub struct CacheBudget {
-    bytes_max: usize,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// Bytes held. An eviction may be counted a moment before the addition that caused it.
-    held: i64,
-    next: u64,
-    /// Topic of each chunk, by the chunk's number, oldest first.
-    chunks: BTreeMap<u64, Weak<Topic>>,
-}
-
-impl CacheBudget {
-    /// At most so many bytes of memory, and the newest chunk.
-    #[must_use]
-    pub fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, state: Mutex::default() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no panic while it is held")
-    }
-
-    /// Adds a topic's newest run, and evicts chunks until the budget is met.
-    fn push(&self, topic: &Arc<Topic>, run: Run) {
-        let number = {
-            let mut state = self.lock();
-            state.next += 1;
-            state.next
-        };
-        let pushed = topic.cache.push(run, number);
-        let mut state = self.lock();
-        state.held += pushed.bytes as i64;
-        if pushed.began {
-            state.chunks.insert(number, Arc::downgrade(topic));
-        }
-        drop(state);
-        let newest = topic.cache.newest();
-        while let Some((number, topic)) = self.too_much(newest) {
-            let evicted = topic.upgrade().map(|topic| topic.cache.evict_through(number));
-            self.forget(number, &evicted.unwrap_or_default());
-        }
-    }
-
-    /// The oldest chunk except `newest`, if the budget is exceeded.
-    fn too_much(&self, newest: Option<u64>) -> Option<(u64, Weak<Topic>)> {
-        let state = self.lock();
-        if state.held <= self.bytes_max as i64 {
-            return None;
-        }
-        let mut chunks = state.chunks.iter();
-        chunks.find(|(number, _)| Some(**number) != newest).map(|(number, topic)| (*number, topic.clone()))
-    }
-
-    fn forget(&self, number: u64, evicted: &Evicted) {
-        let mut state = self.lock();
-        state.held -= evicted.bytes as i64;
-        state.chunks.remove(&number);
-        for number in &evicted.numbers {
-            state.chunks.remove(number);
-        }
-    }
-
-    /// Empties a topic's cache.
-    pub fn clear(&self, cache: &TailCache) {
-        self.forget(0, &cache.clear());
-    }
-
-    /// Bytes of memory held.
-    #[cfg(test)]
-    pub fn held(&self) -> usize {
-        usize::try_from(self.lock().held).expect("not less than nothing")
-    }
-}
+use crate::storage::tail::Run;
 
 /// Handle with which a follower adds to its topic's cache. Dropping it empties the cache.
 pub struct Cached(Arc<Topic>);
 
 impl Cached {
-    /// Nothing yet.
+    /// Takes the cache of a topic, which is empty.
     #[must_use]
     pub const fn new(topic: Arc<Topic>) -> Self {
         Self(topic)
@@ -98,12 +17,12 @@ impl Cached {
 
     /// Adds the newest run.
     pub fn push(&self, run: Run) {
-        self.0.nats.cache.push(&self.0, run);
+        self.0.nats.cache.push(&self.0.state, run);
     }
 
     /// Empties the cache.
     pub fn clear(&self) {
-        self.0.nats.cache.clear(&self.0.cache);
+        self.0.nats.cache.clear(&self.0.state.cache);
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 
+use super::lookup;
 use super::names;
 use super::nats::Nats;
-use super::read;
 use super::topic::Topic;
 use crate::record::TopicName;
 
@@ -30,7 +30,7 @@ pub async fn listen(nats: Arc<Nats>, known: impl Fn(&TopicName) -> Option<Arc<To
         while let Some(change) = changes.next().await {
             let topic = change.subject.strip_prefix(PREFIX).and_then(names::unescaped);
             if let Some(topic) = topic.and_then(|topic| known(&topic)) {
-                let _ = read::fetch_end_shared(&topic).await;
+                let _ = lookup::fetch_end_shared(&topic).await;
             }
         }
     };

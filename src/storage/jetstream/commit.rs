@@ -2,7 +2,6 @@
 //! hold if nothing else is stored first. The queue changes only once the message is stored.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use super::message::{
     Digest, HANDED_BYTES, HANDED_MAX, Handed, Head, ID_BYTES, IdEntry, digest, end_of, start_of,
 };
 use super::names::{INDEX_BITS, RECORDS_MAX};
-use super::queue::{Append, pop_if};
+use super::queue::{Queued, pop_if};
 use crate::record::{Batch, Epoch, Offset, Position, Receipt, Scope, UnixMicros, offsetless};
 use crate::storage::Error;
 use crate::storage::window::{self, Mark, Owner, Window};
@@ -97,7 +96,7 @@ impl Part {
         !self.verdicts.is_empty() || self.refused.is_some()
     }
 
-    const fn of(append: &Append) -> Self {
+    const fn of(append: &Queued) -> Self {
         Self {
             serial: append.serial,
             from: append.appended.receipts.len(),
@@ -186,7 +185,7 @@ const fn is_condition(error: &Error) -> bool {
 
 /// Builds a commit of the appends that wait, as many as one message holds.
 #[must_use]
-pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
+pub fn build(queue: &VecDeque<Queued>, basis: &Basis<'_>) -> Built {
     let time = basis.wall.max(basis.seen.time);
     let (payload, ids, fresh) = (Vec::new(), Vec::new(), window::Map::default());
     let (handed, stale) = (Vec::new(), Vec::new());
@@ -197,7 +196,7 @@ pub fn build(queue: &VecDeque<Append>, basis: &Basis<'_>) -> Built {
     let mut parts = Vec::new();
     'appends: for (append, index) in queue.iter().zip(0..) {
         let mut part = Part::of(append);
-        if append.refused.load(Ordering::Relaxed) {
+        if append.is_refused() {
             part.refused = Some(Error::EarlierFailed);
             parts.push(part);
             continue;
@@ -425,7 +424,7 @@ impl Commit {
 
     /// Returns true if it holds every batch that waits.
     #[must_use]
-    pub fn is_all_of(&self, appends: &VecDeque<Append>) -> bool {
+    pub fn is_all_of(&self, appends: &VecDeque<Queued>) -> bool {
         let (Some(part), Some(last)) = (self.parts.last(), appends.back()) else { return false };
         part.serial == last.serial && part.verdicts.len() == last.batches.len()
     }
@@ -437,7 +436,7 @@ impl Commit {
     }
 
     /// Answers the appends that it settles, and removes them from the queue, once it is stored at `place`.
-    pub fn settle(self, place: Place, queue: &mut VecDeque<Append>, steps: Option<Steps>) {
+    pub fn settle(self, place: Place, queue: &mut VecDeque<Queued>, steps: Option<Steps>) {
         let (epoch, own) = (self.epoch, self.after.tail());
         let receipt = |first: Offset, count: u32, time, duplicate| {
             let next = Position { epoch, offset: first.plus(u64::from(count)) };
@@ -479,7 +478,7 @@ impl Commit {
     }
 
     /// Fails every append with a part in it.
-    pub fn fail(self, queue: &mut VecDeque<Append>, error: &Error) {
+    pub fn fail(self, queue: &mut VecDeque<Queued>, error: &Error) {
         for part in self.parts {
             let Some(append) = pop_if(queue, |append| append.serial == part.serial) else { continue };
             // A refusal keeps its reason, unless it is of a condition, which depends on the end of the commit.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::cached::CacheBudget;
+use super::cache_budget::CacheBudget;
 use super::create_lock;
 use super::id_budget::IdBudget;
 use super::link::Link;

@@ -1,11 +1,10 @@
 //! Readers behind the tail cache. Each reads through a consumer of its own, which is kept for the reader that continues
 //! where it stopped, so a lagging subscriber reads at its own pace and the follower is not disturbed.
 
-use std::sync::Mutex;
-
 use async_nats::jetstream::consumer::{DeliverPolicy, PullConsumer};
 use futures_util::StreamExt;
 
+use super::cursors::Cursor;
 use super::message::{Message, sequence_of};
 use super::nats::unavailable;
 use super::topic::Topic;
@@ -16,41 +15,6 @@ use crate::storage::Error;
 const MESSAGES_MAX: usize = 128;
 /// Maximum number of bytes in one request, except for a larger single message.
 const BYTES_MAX: usize = 8 << 20;
-/// Maximum number of cursors kept between reads of one topic. The least recently used one is dropped first.
-const KEPT_MAX: usize = 64;
-
-/// A consumer and the sequence of the message it delivers next.
-#[derive(Debug)]
-struct Cursor {
-    consumer: PullConsumer,
-    next: u64,
-}
-
-/// Cursors that no reader uses at the moment.
-#[derive(Debug, Default)]
-pub struct Cursors(Mutex<Vec<Cursor>>);
-
-impl Cursors {
-    fn take(&self, next: u64) -> Option<PullConsumer> {
-        let mut kept = self.0.lock().expect("no panic while it is held");
-        let at = kept.iter().position(|cursor| cursor.next == next)?;
-        Some(kept.remove(at).consumer)
-    }
-
-    fn keep(&self, cursor: Cursor) {
-        let mut kept = self.0.lock().expect("no panic while it is held");
-        if kept.len() >= KEPT_MAX {
-            // NATS removes its consumer after a while.
-            kept.remove(0);
-        }
-        kept.push(cursor);
-    }
-
-    /// Drops all cursors.
-    pub fn clear(&self) {
-        self.0.lock().expect("no panic while it is held").clear();
-    }
-}
 
 /// Reads messages, beginning with the one that contains `from`: about `bytes_max` bytes at most, none if the stream
 /// has none.
@@ -114,7 +78,7 @@ async fn fetch(
                 return if found.is_empty() { Err(Error::Damaged(what)) } else { Ok(()) };
             }
             let read = Message::read(sequence, message.headers.as_ref(), &message.payload);
-            found.push(read.map_err(|what| damaged(topic, &what))?);
+            found.push(read.map_err(|what| topic.damaged(&what))?);
             next += 1;
         }
         Ok(())
@@ -130,10 +94,4 @@ async fn fetch(
         Some(read) => read.map(|()| found),
         None => Err(unavailable("reading took too long")),
     }
-}
-
-/// Logs that stored data is damaged, and makes the error.
-pub fn damaged(topic: &Topic, what: &str) -> Error {
-    tracing::error!(topic = %topic.name, reason = what, "stored data is damaged");
-    Error::Damaged(format!("topic {}: {what}", topic.name))
 }

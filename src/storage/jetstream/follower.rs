@@ -11,6 +11,7 @@
 //! A follower waits in [`Follower::step`] only.
 
 mod appending;
+mod handed_over;
 mod handing;
 mod reading;
 mod upkeep;
@@ -26,8 +27,7 @@ use futures_util::future;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
-use self::handing::HandedOver;
-use self::upkeep::Trimming;
+use self::handed_over::HandedOver;
 use super::attach::{self, Attached, Feed, Lost};
 use super::bus::{Bus, Received};
 use super::cached::Cached;
@@ -58,6 +58,14 @@ const LAST_LETTERS: Duration = Duration::from_millis(100);
 
 /// Work in progress, if any.
 type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
+
+/// Retention by count.
+#[derive(Default)]
+struct Trimming {
+    running: Pending<Result<(), Error>>,
+    /// Set if records were stored since the last trim.
+    is_due: bool,
+}
 
 /// Follows a topic until nobody uses it, it is deleted, or the log closes.
 pub async fn follow(topic: Arc<Topic>) {
@@ -239,7 +247,7 @@ impl Follower {
             Event::Fetched(fetched) => self.fetched(fetched),
             Event::Trimmed(Ok(())) => {}
             Event::Trimmed(Err(error)) => {
-                debug!(topic = %self.topic.name, %error, "retention by count is tried again later");
+                debug!(topic = %self.topic.state.name, %error, "retention by count is tried again later");
                 self.trimming.is_due = true;
             }
             Event::Tick => self.tick(),
@@ -253,7 +261,7 @@ impl Follower {
 
     /// Starts everything that can be started.
     fn begin(&mut self) {
-        if self.topic.is_deleted() {
+        if self.topic.state.is_deleted() {
             return self.fail_all(&Error::TopicNotFound, Stored::Nothing);
         }
         if matches!(self.reading, Reading::Stopped) {
@@ -272,7 +280,7 @@ impl Follower {
         match loaded {
             Ok(()) => self.trouble = None,
             Err(error) => {
-                warn!(topic = %self.topic.name, %error, "reading the request ids again");
+                warn!(topic = %self.topic.state.name, %error, "reading the request ids again");
                 self.back_off();
             }
         }
@@ -282,7 +290,7 @@ impl Follower {
     fn fetched(&mut self, fetched: Result<Option<Info>, Error>) {
         let Ok(found) = fetched else { return self.back_off() };
         match found.as_ref().and_then(|info| Some((Meta::of(&info.config)?, info))) {
-            Some((meta, info)) if meta.epoch == self.topic.epoch => {
+            Some((meta, info)) if meta.epoch == self.topic.state.epoch => {
                 self.topic.refresh(meta, info);
                 if let EndCheck::Asked { appends } = self.end_check {
                     self.end_check = EndCheck::Known { appends, sequence: info.state.last_sequence };
@@ -325,7 +333,7 @@ impl Follower {
             return false;
         }
         let nats = &self.topic.nats;
-        let over = self.topic.is_deleted()
+        let over = self.topic.state.is_deleted()
             || nats.closing.is_cancelled()
             || self.topic.is_idle(nats.idle_times.topic);
         let mut queue = self.topic.queue();

@@ -71,8 +71,8 @@ pub async fn of_trimmed(topic: &Topic, sequence: u64) -> Result<Option<Offset>, 
 /// Reads the end of the message `sequence`, if it was written down.
 async fn written(topic: &Topic, sequence: u64) -> Result<Option<Offset>, Error> {
     let stream = topic.nats.context.get_stream_no_info(create_lock::STREAM).await.map_err(unavailable)?;
-    match stream.get_last_raw_message_by_subject(&subject(&topic.name)).await {
-        Ok(message) => Ok(decode(&message.payload, topic.epoch, sequence)),
+    match stream.get_last_raw_message_by_subject(&subject(&topic.state.name)).await {
+        Ok(message) => Ok(decode(&message.payload, topic.state.epoch, sequence)),
         Err(error) => match error.kind() {
             LastRawMessageErrorKind::NoMessageFound => Ok(None),
             _ => Err(unavailable(error)),
@@ -105,9 +105,9 @@ pub async fn write(nats: &Nats, topic: &TopicName, epoch: Epoch, end: Offset) ->
 
 /// Writes down where a message ends if the topic's retention may remove it without a trim.
 pub async fn write_of_expiring(topic: &Topic, end: Offset) {
-    let retention = topic.settings.load().retention;
+    let retention = topic.state.settings().retention;
     if (retention.max_age, retention.max_bytes) != (None, None) {
-        write(&topic.nats, &topic.name, topic.epoch, end).await;
+        write(&topic.nats, &topic.state.name, topic.state.epoch, end).await;
     }
 }
 

@@ -2,11 +2,11 @@
 //! Never: asks NATS for its list of streams, which costs it as much as it has streams.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::JetStreamLog;
+use super::log::JetStreamLog;
 use super::names::{self, Meta};
 use super::nats::unavailable;
 use super::topic::info_of;
@@ -19,10 +19,6 @@ const AT_ONCE: usize = 16;
 const ASKED_MAX: usize = 100;
 /// Topics that seem gone looked after by one sample.
 const GONE_MAX: usize = 100;
-
-/// What earlier samples found, and when it was asked for, in milliseconds of the engine.
-#[derive(Debug, Default)]
-pub struct Sampled(Mutex<HashMap<TopicName, (u64, TopicInfo)>>);
 
 impl JetStreamLog {
     /// As [`crate::storage::Log::names`].
@@ -91,8 +87,8 @@ impl JetStreamLog {
         sampled.retain(|name, _| names.contains(name));
         // What is followed is known.
         for topic in self.topics().values().filter(|topic| topic.is_fresh()) {
-            if names.contains(&topic.name) {
-                sampled.insert(topic.name.clone(), (now, topic.info()));
+            if names.contains(&topic.state.name) {
+                sampled.insert(topic.state.name.clone(), (now, topic.info()));
             }
         }
         let mut old: Vec<_> = sampled.iter().map(|(name, (asked, _))| (*asked, name.clone())).collect();
@@ -112,7 +108,7 @@ impl JetStreamLog {
     }
 
     fn sampled(&self) -> std::sync::MutexGuard<'_, HashMap<TopicName, (u64, TopicInfo)>> {
-        self.sampled.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sampled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets what is kept of topics that are not among these any more.

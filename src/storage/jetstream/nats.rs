@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::ages::Ages;
-use super::cached::CacheBudget;
+use super::cache_budget::CacheBudget;
 use super::id_budget::IdBudget;
 use super::link::Link;
 use super::names::StreamConfig;
@@ -134,9 +134,15 @@ pub struct Nats {
     pub skew_reported_ms: AtomicU64,
 }
 
+/// Converts a time of NATS's.
+#[must_use]
+pub fn micros(time: async_nats::datetime::DateTime) -> UnixMicros {
+    UnixMicros(u64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or_default())
+}
+
 fn parse_time(text: &str) -> Option<UnixMicros> {
     let time = async_nats::datetime::parse_rfc3339(text).ok()?;
-    Some(super::topic::micros(time))
+    Some(micros(time))
 }
 
 /// Storage that cannot answer now; nothing was stored.

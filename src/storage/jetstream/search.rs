@@ -6,10 +6,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::last_end;
-use super::lookup::message;
+use super::lookup::{fetch_end, fetch_end_shared, message};
 use super::message::{Message, end_of, sequence_of, start_of};
 use super::nats::unavailable;
-use super::read::{fetch_end, fetch_end_shared};
 use super::topic::Topic;
 use crate::record::Offset;
 use crate::storage::{Error, Start};
@@ -27,7 +26,7 @@ pub async fn resolve(topic: &Topic, start: Start) -> Result<Offset, Error> {
         Start::Latest | Start::Last(0) => head(topic, deadline).await.map(end_of),
         Start::Earliest => {
             head(topic, deadline).await?;
-            Ok(topic.floor())
+            Ok(topic.state.earliest())
         }
         Start::Last(records) => {
             let last = head(topic, deadline).await?;
@@ -57,11 +56,11 @@ async fn at(topic: &Topic, wanted: Offset, deadline: Instant) -> Result<Offset, 
                 continue;
             }
         };
-        match topic.check_readable(offset) {
+        match topic.state.check_readable(offset) {
             Err(Error::BeyondTail { .. }) if Instant::now() < deadline => {
                 // Only NATS knows if the position is beyond the tail. This replica may be cut off from it.
                 is_behind = fetch_end(topic).await.map_or(true, |end| end >= offset);
-                let moved = topic.wait_beyond(Offset::new(offset.get() - 1));
+                let moved = topic.state.wait_beyond(Offset::new(offset.get() - 1));
                 let _ = timeout_at(deadline.min(Instant::now() + PAUSE), moved).await;
             }
             Err(Error::BeyondTail { .. }) if is_behind => return Err(behind()),
@@ -79,10 +78,10 @@ async fn head(topic: &Topic, deadline: Instant) -> Result<u64, Error> {
     loop {
         let error = match fetch_end_shared(topic).await {
             Ok(end) => {
-                topic.check_readable(topic.tail())?;
+                topic.state.check_readable(topic.state.tail())?;
                 let last = sequence_of(end) - 1;
                 if last > 0 {
-                    let seen = topic.wait_beyond(Offset::new(end.get() - 1));
+                    let seen = topic.state.wait_beyond(Offset::new(end.get() - 1));
                     if timeout_at(deadline, seen).await.is_err() {
                         return Err(behind());
                     }
@@ -105,7 +104,7 @@ async fn head(topic: &Topic, deadline: Instant) -> Result<u64, Error> {
 /// # Errors
 /// NATS cannot answer, or what is stored is damaged.
 pub async fn first_where(topic: &Topic, last: u64, is: impl Fn(&Message) -> bool) -> Result<u64, Error> {
-    let (mut low, mut high) = (sequence_of(topic.floor()), last + 1);
+    let (mut low, mut high) = (sequence_of(topic.state.earliest()), last + 1);
     while low < high {
         let middle = low + (high - low) / 2;
         match message(topic, middle).await? {
@@ -124,12 +123,12 @@ async fn last_records(topic: &Topic, last: u64, records: u64) -> Result<Offset, 
     }
     let Some(newest) = message(topic, last).await? else { return Ok(end_of(last)) };
     let total = newest.head.before + u64::from(newest.head.records);
-    let Some(before) = total.checked_sub(records) else { return Ok(topic.floor()) };
+    let Some(before) = total.checked_sub(records) else { return Ok(topic.state.earliest()) };
     // Finds the first message that ends after the records to leave out.
     let is = |message: &Message| message.head.before + u64::from(message.head.records) > before;
     let sequence = first_where(topic, last, is).await?;
-    let Some(holding) = message(topic, sequence).await? else { return Ok(topic.floor()) };
-    Ok(start_of(sequence).plus(before.saturating_sub(holding.head.before)).max(topic.floor()))
+    let Some(holding) = message(topic, sequence).await? else { return Ok(topic.state.earliest()) };
+    Ok(start_of(sequence).plus(before.saturating_sub(holding.head.before)).max(topic.state.earliest()))
 }
 
 /// Sequence of the first message to keep so that at least `records` of `total` records remain.

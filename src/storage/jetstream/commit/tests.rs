@@ -2,22 +2,21 @@
 
 use super::{Address, Basis, Built, Commit, Parcel, Seen, build};
 use crate::record::{Batch, Epoch, Offset, Scope, UnixMicros};
+use crate::storage::append::{Append, Reply};
 use crate::storage::conformance::batch;
 use crate::storage::jetstream::handover::{self, Content};
 use crate::storage::jetstream::message::{Message, digest, start_of};
-use crate::storage::jetstream::queue::Append;
+use crate::storage::jetstream::queue::Queued;
 use crate::storage::window::{self, Owner, Window};
 use crate::storage::{Appended, Hold};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot::{Receiver, channel};
+use tokio::sync::oneshot::Receiver;
 
-fn waiting(serial: u64, batches: Vec<Batch>) -> (Append, Receiver<Appended>) {
-    let (reply, answer) = channel();
-    let (refused, batches) = (Arc::default(), batches.into());
-    let (appended, hold) = (Appended::default(), Hold::default());
-    (Append { serial, refused, batches, appended, reply, _hold: hold }, answer)
+fn waiting(serial: u64, batches: Vec<Batch>) -> (Queued, Receiver<Appended>) {
+    let (reply, answer) = Reply::new(Arc::default(), Hold::default());
+    (Queued::new(serial, Append { batches, reply }), answer)
 }
 
 fn window() -> Window {
@@ -33,7 +32,7 @@ fn remember(window: &mut Window, id: &str) {
 }
 
 fn built(
-    queue: &VecDeque<Append>,
+    queue: &VecDeque<Queued>,
     sequence: u64,
     held: &[Parcel],
     for_other: bool,

@@ -46,7 +46,7 @@ impl Follower {
             let Some(window) = self.ids.known(seen.sequence, self.pause) else { return };
             let message_max = topic.nats.stream_config.message_bytes_max;
             let basis = Basis {
-                epoch: topic.epoch,
+                epoch: topic.state.epoch,
                 seen,
                 certain,
                 window,
@@ -108,7 +108,7 @@ impl Follower {
                 let head = flight.commit.head.headers(flight.commit.after.sequence);
                 match Message::read(sequence, Some(&head), &flight.commit.payload) {
                     Ok(message) => self.take(message, None),
-                    Err(what) => error!(topic = %self.topic.name, reason = what, "memory is damaged"),
+                    Err(what) => error!(topic = %self.topic.state.name, reason = what, "memory is damaged"),
                 }
             }
             // The feed delivers the message that is there, which decides.
@@ -119,7 +119,7 @@ impl Follower {
                 }
             }
             Outcome::Stored(sequence) | Outcome::Taken(sequence) => {
-                let name = &self.topic.name;
+                let name = &self.topic.state.name;
                 warn!(topic = %name, sequence, "NATS numbers messages anew: is it behind or was it reset?");
                 self.trouble.get_or_insert_with(Instant::now);
                 flight.resend();
@@ -136,7 +136,7 @@ impl Follower {
                 self.open.clear();
             }
             Outcome::Unknown(reason) => {
-                debug!(topic = %self.topic.name, reason, "publishing again");
+                debug!(topic = %self.topic.state.name, reason, "publishing again");
                 self.trouble.get_or_insert_with(Instant::now);
                 flight.resend();
             }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::Follower;
+use super::handed_over::HandedOver;
 use crate::storage::jetstream::bus::{Address, Received};
 use crate::storage::jetstream::commit::{Commit, Place};
 use crate::storage::jetstream::flight::Flight;
@@ -23,7 +24,7 @@ use crate::storage::jetstream::handover::{self, Content, Parcel, Why};
 use crate::storage::jetstream::marks::Standing;
 use crate::storage::jetstream::message::{Head, start_of};
 use crate::storage::jetstream::names::RECORDS_MAX;
-use crate::storage::jetstream::queue::{Append, pop_if};
+use crate::storage::jetstream::queue::{Queued, pop_if};
 use crate::storage::{Error, Stored};
 use crate::telemetry::trace::Steps;
 
@@ -42,19 +43,6 @@ const LETTERS_AT_ONCE: u32 = 8;
 /// Payload up to which a commit is replaced by a larger one, which sends all of it again.
 const GROWING_BYTES_MAX: usize = 64 << 10;
 
-/// A commit that another replica is to store.
-pub(super) struct HandedOver {
-    commit: Commit,
-    to: Address,
-    started: Instant,
-    /// Letters that were sent, each larger than the one before.
-    letters: u32,
-    /// Number of appends that waited when it was built.
-    appends: usize,
-    /// True if a larger commit would hold further appends.
-    has_room: bool,
-}
-
 impl Follower {
     /// Replica to hand the next commit to, if any.
     pub(super) fn peer(&mut self) -> Option<Address> {
@@ -72,7 +60,7 @@ impl Follower {
     }
 
     /// Hands a commit over, in place of a smaller one that is under way.
-    pub(super) fn hand_over(&mut self, mut commit: Commit, to: Address, appends: &VecDeque<Append>) {
+    pub(super) fn hand_over(&mut self, mut commit: Commit, to: Address, appends: &VecDeque<Queued>) {
         let payload = std::mem::take(&mut commit.payload);
         let has_room = payload.len() < GROWING_BYTES_MAX && commit.is_all_of(appends);
         self.bus.send(handover::letter(to, &commit.head, commit.after.sequence, payload));
@@ -102,7 +90,7 @@ impl Follower {
         const ENOUGH: u64 = 4;
         /// Time for which it must keep them at least.
         const LONG: Duration = Duration::from_secs(1);
-        let retention = self.topic.settings.load().retention;
+        let retention = self.topic.state.settings().retention;
         let bytes = ENOUGH * self.topic.nats.stream_config.message_bytes_max as u64;
         retention.max_bytes.is_some_and(|max| max < bytes)
             || retention.max_records.is_some_and(|max| max < ENOUGH * u64::from(RECORDS_MAX))
@@ -120,7 +108,7 @@ impl Follower {
                 let (from, nonce) = (letter.who, letter.tag);
                 match handover::read(letter) {
                     Some(Content::Back(why)) => {
-                        debug!(topic = %self.topic.name, by = %from, reason = ?why, "a commit is returned");
+                        debug!(topic = %self.topic.state.name, by = %from, reason = ?why, "a commit is returned");
                         self.came_back(nonce, why.pause());
                     }
                     Some(Content::Handed(parcel)) => {
@@ -128,7 +116,7 @@ impl Follower {
                             self.bus.send(handover::back(from, nonce, why));
                         }
                     }
-                    None => debug!(topic = %self.topic.name, "a letter of unknown content"),
+                    None => debug!(topic = %self.topic.state.name, "a letter of unknown content"),
                 }
             }
         }
@@ -153,7 +141,7 @@ impl Follower {
     fn hold(&mut self, parcel: Parcel) -> Result<(), Why> {
         self.topic.touch();
         let nats = self.topic.nats.clone();
-        if nats.closing.is_cancelled() || self.topic.is_deleted() {
+        if nats.closing.is_cancelled() || self.topic.state.is_deleted() {
             return Err(Why::Stopping);
         }
         if self.seen.is_none() {
@@ -210,7 +198,7 @@ impl Follower {
     pub(super) fn take_back(&mut self) {
         let patience = PATIENCE + 4 * self.contest.takes();
         if let Some(handed) = self.handed.take_if(|handed| handed.started.elapsed() >= patience) {
-            debug!(topic = %self.topic.name, to = %handed.to, "a commit that was handed over is not stored in time");
+            debug!(topic = %self.topic.state.name, to = %handed.to, "a commit that was handed over is not stored in time");
             self.contest.refused(handed.to, SILENT_PAUSE, Instant::now());
             self.open.push(handed.commit);
         }

@@ -11,7 +11,7 @@ use crate::record::UnixMicros;
 use crate::storage::jetstream::attach::Attached;
 use crate::storage::jetstream::commit::Seen;
 use crate::storage::jetstream::message::{Message, end_of, sequence_of};
-use crate::storage::jetstream::topic::micros;
+use crate::storage::jetstream::nats::micros;
 
 impl Follower {
     /// Takes in what the stream delivers.
@@ -32,14 +32,15 @@ impl Follower {
             Ok(message) => self.take(message, Some(published)),
             Err(what) => {
                 // Whoever reads it is told; what comes after it is served.
-                error!(topic = %self.topic.name, reason = what, "stored data is damaged");
+                error!(topic = %self.topic.state.name, reason = what, "stored data is damaged");
                 self.cached.clear();
                 self.ids.reload();
                 self.marks.begin(sequence);
                 self.give_up_open("what is stored there is damaged");
                 let next = end_of(sequence);
                 self.seen = Some(Seen { sequence, next, ..seen });
-                self.topic.advance(next, UnixMicros(0));
+                self.topic.state.advance(next, UnixMicros(0));
+                self.topic.state.wake();
             }
         }
     }
@@ -58,14 +59,15 @@ impl Follower {
         self.unwritten_end = is_own.then(|| (next, Instant::now()));
         self.cached.push(run);
         self.topic.note_end(next);
-        self.topic.advance(end_of(sequence), time);
+        self.topic.state.advance(end_of(sequence), time);
+        self.topic.state.wake();
         self.marks.note(sequence, &head);
         self.decide(sequence, &head);
     }
 
     /// Reads on later, from where it stopped.
     pub(super) fn detach(&mut self, why: &dyn std::fmt::Display) {
-        debug!(topic = %self.topic.name, reason = %why, "reading on");
+        debug!(topic = %self.topic.state.name, reason = %why, "reading on");
         if matches!(self.reading, Reading::Attached(_)) {
             self.reading = Reading::Stopped;
         }
@@ -111,6 +113,7 @@ impl Follower {
         }
         self.seen = Some(seen);
         self.topic.note_end(seen.next);
-        self.topic.advance(end_of(seen.sequence), seen.time);
+        self.topic.state.advance(end_of(seen.sequence), seen.time);
+        self.topic.state.wake();
     }
 }

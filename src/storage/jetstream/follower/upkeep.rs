@@ -1,22 +1,13 @@
 //! Periodic work of a follower: retention by count, and writing down where the newest message ends.
 
-use super::{Follower, Pending};
-use crate::storage::Error;
+use super::Follower;
 use crate::storage::jetstream::message::start_of;
 use crate::storage::jetstream::{last_end, search};
-
-/// Retention by count.
-#[derive(Default)]
-pub(super) struct Trimming {
-    pub(super) running: Pending<Result<(), Error>>,
-    /// Set if records were stored since the last trim.
-    pub(super) is_due: bool,
-}
 
 impl Follower {
     /// Starts to trim records beyond `max_records`. NATS can only count messages.
     pub(super) fn trim(&mut self) {
-        let retention = self.topic.settings.load().retention;
+        let retention = self.topic.state.settings().retention;
         let (Some(records), Some(seen)) = (retention.max_records, self.seen) else { return };
         if !self.trimming.is_due || self.trimming.running.is_some() || seen.records <= records {
             return;
@@ -25,14 +16,14 @@ impl Follower {
         let topic = self.topic.clone();
         self.trimming.running = Some(Box::pin(async move {
             let first = search::first_keeping(&topic, seen.sequence, seen.records, records).await?;
-            if start_of(first) > topic.floor() {
+            if start_of(first) > topic.state.earliest() {
                 if first > seen.sequence
                     && let Some(end) = last_end::before(&topic, first).await
                 {
-                    last_end::write(&topic.nats, &topic.name, topic.epoch, end).await;
+                    last_end::write(&topic.nats, &topic.state.name, topic.state.epoch, end).await;
                 }
                 topic.nats.purge(&topic.stream, first).await?;
-                topic.trim(start_of(first));
+                topic.state.trim(start_of(first));
             }
             Ok(())
         }));

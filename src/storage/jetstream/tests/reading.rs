@@ -78,7 +78,7 @@ async fn the_caches_of_many_topics_keep_to_one_bound() {
         topics.push(created(&*log, &format!("t{n}")).await);
     }
     let mut appenders: Vec<_> = topics.iter().map(|topic| topic.appender()).collect();
-    let held = |n: usize| log.topics().get(topics[n].name()).unwrap().cache.held();
+    let held = |n: usize| log.topics().get(topics[n].name()).unwrap().state.cache.held();
     let all = || (0..topics.len()).map(held).sum::<usize>();
     for n in 0..30 {
         let done = appenders[0].append(vec![batch(&[n, n], 20_000)], Hold::default()).await;
@@ -103,7 +103,7 @@ async fn the_caches_of_many_topics_keep_to_one_bound() {
 
 /// What the topics that are known hold.
 fn held_of_known(log: &JetStreamLog) -> usize {
-    log.topics().values().map(|topic| topic.cache.held()).sum()
+    log.topics().values().map(|topic| topic.state.cache.held()).sum()
 }
 
 /// P3: NATS servers that restart put a reader's consumer back to where it began; the reader goes on.

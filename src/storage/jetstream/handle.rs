@@ -1,0 +1,75 @@
+//! A topic as the contract wants it: whoever waits for it has it followed.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::topic::Topic;
+use super::{follower, read, search};
+use crate::record::Offset;
+use crate::storage::append::{Append, OrderedAppender, Sink};
+use crate::storage::topic_state::TopicState;
+use crate::storage::{Appender, BoxFuture, Chunk, Error, Start, TopicInfo, TopicLog};
+
+/// A topic as the contract wants it. Clones are the same topic.
+#[derive(Clone, Debug)]
+pub struct Handle(pub Arc<Topic>);
+
+impl Handle {
+    /// Does what waits for the topic, which is followed meanwhile.
+    fn following<'a, T: Send + 'a>(&'a self, work: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
+        Box::pin(async move {
+            let _waiting = self.0.wait();
+            self.start(self.0.claim());
+            work.await
+        })
+    }
+
+    /// Starts the topic's follower, where its place was claimed.
+    fn start(&self, claimed: Option<TaskTrackerToken>) {
+        if claimed.is_some() {
+            self.0.nats.tasks.spawn(follower::follow(self.0.clone()));
+        }
+    }
+}
+
+impl Sink for Handle {
+    fn push(&self, append: Append) {
+        self.start(self.0.push(append));
+    }
+}
+
+impl TopicLog for Handle {
+    fn state(&self) -> &TopicState {
+        &self.0.state
+    }
+
+    fn info(&self) -> TopicInfo {
+        self.0.info()
+    }
+
+    fn wait_beyond(&self, offset: Offset) -> BoxFuture<'_, ()> {
+        self.following(self.0.state.wait_beyond(offset))
+    }
+
+    fn resolve(&self, start: Start) -> BoxFuture<'_, Result<Offset, Error>> {
+        self.following(search::resolve(&self.0, start))
+    }
+
+    fn read_cached(&self, from: Offset, bytes_max: usize) -> Option<Chunk> {
+        self.0.touch();
+        self.0.state.read_cached(from, bytes_max)
+    }
+
+    fn read(&self, from: Offset, bytes_max: usize) -> BoxFuture<'_, Result<Chunk, Error>> {
+        Box::pin(async move {
+            self.0.touch();
+            read::read(&self.0, from, bytes_max).await
+        })
+    }
+
+    fn appender(&self) -> Box<dyn Appender> {
+        Box::new(OrderedAppender::new(self.clone()))
+    }
+}

@@ -1,0 +1,342 @@
+//! The JetStream log: finds, creates, changes and deletes topics, and keeps those that are in use.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{DeleteStreamErrorKind, UpdateStreamErrorKind};
+use async_nats::jetstream::stream::Info;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::connect::OpenError;
+use super::handle::Handle;
+use super::message::{sequence_of, start_of};
+use super::names::Meta;
+use super::nats::{Nats, Refusal, doubtful, unavailable};
+use super::topic::{Topic, info_of};
+use super::{changes, connect, create_lock, health, last_end, lookup, names, nats};
+use crate::config::Config;
+use crate::record::{Epoch, Offset, TopicName, UnixMicros};
+use crate::storage::{BoxFuture, Charge, Error, Health, Log, Reason, Retention, TopicInfo, TopicLog};
+
+/// Maximum time for the last messages to NATS while the log closes.
+const LAST_LETTERS: Duration = Duration::from_millis(100);
+
+/// The JetStream engine.
+#[derive(Debug)]
+pub struct JetStreamLog {
+    pub(super) nats: Arc<Nats>,
+    topics: Mutex<HashMap<TopicName, Arc<Topic>>>,
+    topics_max: usize,
+    health: Arc<watch::Sender<Health>>,
+    /// What earlier samples found, and when it was asked for, in milliseconds of the engine.
+    pub(super) sampled: Mutex<HashMap<TopicName, (u64, TopicInfo)>>,
+}
+
+impl JetStreamLog {
+    /// Connects to NATS; waits for one that is not there yet, and says why in `reason`.
+    ///
+    /// # Errors
+    /// It can never work as configured.
+    pub async fn open(config: &Config, reason: &Reason) -> Result<Arc<Self>, OpenError> {
+        Ok(Self::over(connect::connect(config, reason).await?, config.topics_max))
+    }
+
+    /// The engine over a NATS that is connected.
+    pub(super) fn over(nats: Nats, topics_max: usize) -> Arc<Self> {
+        let nats = Arc::new(nats);
+        let health = Arc::new(watch::Sender::new(Health::Serving));
+        nats.tasks.spawn(health::watch(nats.clone(), health.clone()));
+        let (topics, sampled) = (Mutex::default(), Mutex::default());
+        let log = Arc::new(Self { nats, topics, topics_max, health, sampled });
+        let known = {
+            let log = Arc::downgrade(&log);
+            move |name: &TopicName| log.upgrade()?.topics().get(name).cloned()
+        };
+        log.nats.tasks.spawn(changes::listen(log.nats.clone(), known));
+        log
+    }
+
+    pub(super) fn topics(&self) -> MutexGuard<'_, HashMap<TopicName, Arc<Topic>>> {
+        self.topics.lock().expect("no panic while it is held")
+    }
+
+    /// The stream of a topic, as it is.
+    pub(super) async fn fetch(&self, name: &TopicName) -> Result<(Meta, Info), Error> {
+        let known = self.topics().get(name).map(|topic| topic.state.epoch);
+        let found = self.nats.info(&names::stream(name)).await?;
+        let found = found.and_then(|info| Some((Meta::of(&info.config)?, info)));
+        if found.is_none()
+            && let Some(gone) = known
+        {
+            self.forget(name, gone);
+        }
+        found.ok_or(Error::TopicNotFound)
+    }
+
+    /// An incarnation is gone. The one that is kept by its name may be another by now.
+    fn forget(&self, name: &TopicName, gone: Epoch) {
+        if let Entry::Occupied(kept) = self.topics().entry(name.clone())
+            && kept.get().state.epoch == gone
+        {
+            kept.remove().delete();
+        }
+    }
+
+    /// The incarnation that this stream keeps.
+    fn topic(&self, meta: Meta, info: &Info) -> Arc<Topic> {
+        let mut topics = self.topics();
+        match topics.get(&meta.topic) {
+            Some(topic) if topic.state.epoch == meta.epoch => {
+                topic.refresh(meta, info);
+                topic.clone()
+            }
+            other => {
+                if let Some(gone) = other {
+                    gone.delete();
+                }
+                let topic = Arc::new(Topic::new(self.nats.clone(), meta, info));
+                topics.insert(topic.state.name.clone(), topic.clone());
+                topic
+            }
+        }
+    }
+
+    /// Does the same as [`Self::fetch`], for one incarnation only.
+    async fn fetch_of(&self, name: &TopicName, epoch: Option<Epoch>) -> Result<(Meta, Info), Error> {
+        let (meta, info) = self.fetch(name).await?;
+        match epoch {
+            Some(epoch) if epoch != meta.epoch => Err(Error::EpochChanged { current: meta.epoch }),
+            _ => Ok((meta, info)),
+        }
+    }
+
+    async fn create_stream(&self, name: TopicName, retention: Retention) -> Result<Arc<Topic>, Error> {
+        if self.nats.topics().await.map_err(unavailable)? >= self.topics_max {
+            return Err(Error::TopicLimit { limit: self.topics_max });
+        }
+        let epoch = Epoch::new(random()?);
+        let retention = retention.normalized();
+        let wanted = Meta { topic: name, epoch, retention, updated: UnixMicros::now() };
+        let lock = create_lock::acquire(&self.nats, wanted).await?;
+        match self.nats.create(&lock.meta.config(self.nats.stream_config)).await {
+            Ok(info) => {
+                let topic = self.topic(lock.meta, &info);
+                lock.acquired.map(|_| topic).ok_or(Error::TopicExists)
+            }
+            Err(Refusal::Unknown(error)) => Err(error),
+            Err(Refusal::Nothing(error)) => {
+                create_lock::release(&self.nats, &lock).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn trim_stream(
+        &self,
+        name: &TopicName,
+        epoch: Option<Epoch>,
+        before: Offset,
+    ) -> Result<Offset, Error> {
+        let (meta, info) = self.fetch_of(name, epoch).await?;
+        let topic = self.topic(meta.clone(), &info);
+        let known = info_of(meta, &info);
+        if before > known.tail {
+            let (epoch, earliest, tail) = (known.epoch, known.earliest, known.tail);
+            return Err(Error::BeyondTail { epoch, earliest, tail });
+        }
+        if before <= known.earliest {
+            return Ok(known.earliest);
+        }
+        let mut first = sequence_of(before);
+        if before < known.tail {
+            // Between its last record and the next message lies the next message.
+            let holding = lookup::message(&topic, first).await?;
+            first += u64::from(holding.is_some_and(|message| before >= message.next));
+        }
+        if start_of(first) > known.earliest {
+            let end = last_end::before(&topic, first).await;
+            let write = async || match end {
+                Some(end) => last_end::write(&self.nats, name, topic.state.epoch, end).await,
+                None => true,
+            };
+            let is_written = write().await;
+            self.nats.purge(&topic.stream, first).await?;
+            topic.state.trim(start_of(first));
+            changes::announce(&self.nats, name).await;
+            // A store that was full has room now.
+            if !is_written {
+                write().await;
+            }
+        }
+        Ok(topic.state.earliest())
+    }
+}
+
+fn random() -> Result<u64, Error> {
+    getrandom::u64().map_err(unavailable)
+}
+
+impl Log for JetStreamLog {
+    fn known(&self, name: &TopicName) -> Option<Arc<dyn TopicLog>> {
+        // Asked once the map is free again: a topic has a lock of its own.
+        let topic = self.topics().get(name).cloned()?;
+        (!topic.state.is_deleted() && topic.is_fresh()).then(|| Arc::new(Handle(topic)) as Arc<dyn TopicLog>)
+    }
+
+    fn get<'a>(&'a self, name: &'a TopicName) -> BoxFuture<'a, Result<Arc<dyn TopicLog>, Error>> {
+        Box::pin(async move {
+            if let Some(known) = self.known(name) {
+                return Ok(known);
+            }
+            let (meta, info) = self.fetch(name).await?;
+            Ok(Arc::new(Handle(self.topic(meta, &info))) as Arc<dyn TopicLog>)
+        })
+    }
+
+    fn create(
+        &self,
+        name: TopicName,
+        retention: Retention,
+    ) -> BoxFuture<'_, Result<Arc<dyn TopicLog>, Error>> {
+        Box::pin(async move {
+            let topic = self.create_stream(name, retention).await?;
+            Ok(Arc::new(Handle(topic)) as Arc<dyn TopicLog>)
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<TopicInfo>, Error>> {
+        Box::pin(self.page(prefix, after, limit))
+    }
+
+    fn names<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<TopicName>, Error>> {
+        Box::pin(async move { Ok(self.names(prefix, after, limit).await?.into_iter().collect()) })
+    }
+
+    fn all_names<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+    ) -> BoxFuture<'a, Result<Option<BTreeSet<TopicName>>, Error>> {
+        Box::pin(async move { Ok(Some(self.names(prefix, Some(after), usize::MAX).await?)) })
+    }
+
+    fn infos(&self, names: Vec<TopicName>) -> BoxFuture<'_, Result<Vec<TopicInfo>, Error>> {
+        Box::pin(self.infos(names))
+    }
+
+    fn sample(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>, Error>> {
+        Box::pin(self.sample_all())
+    }
+
+    fn update<'a>(
+        &'a self,
+        name: &'a TopicName,
+        retention: Retention,
+    ) -> BoxFuture<'a, Result<TopicInfo, Error>> {
+        Box::pin(async move {
+            let (meta, info) = self.fetch(name).await?;
+            let meta = Meta { retention: retention.normalized(), updated: UnixMicros::now(), ..meta };
+            let mut config = info.config;
+            meta.write(&mut config);
+            match self.nats.context.update_stream(&config).await {
+                Ok(info) => {
+                    self.topic(meta.clone(), &info);
+                    changes::announce(&self.nats, name).await;
+                    Ok(info_of(meta, &info))
+                }
+                Err(error) => Err(match error.kind() {
+                    UpdateStreamErrorKind::NotFound => Error::TopicNotFound,
+                    UpdateStreamErrorKind::JetStream(why) => {
+                        nats::no_room(&config, &why).unwrap_or_else(|| unavailable(error))
+                    }
+                    _ => doubtful(error),
+                }),
+            }
+        })
+    }
+
+    fn delete<'a>(&'a self, name: &'a TopicName, epoch: Option<Epoch>) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let (meta, _) = self.fetch_of(name, epoch).await?;
+            create_lock::remove(&self.nats, name).await?;
+            last_end::forget(&self.nats, name).await;
+            match self.nats.context.delete_stream(names::stream(name)).await {
+                Ok(_) => {}
+                Err(error) => match error.kind() {
+                    DeleteStreamErrorKind::JetStream(why)
+                        if why.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                    {
+                        return Err(Error::TopicNotFound);
+                    }
+                    DeleteStreamErrorKind::JetStream(_) => return Err(unavailable(error)),
+                    _ => return Err(doubtful(error)),
+                },
+            }
+            self.forget(name, meta.epoch);
+            changes::announce(&self.nats, name).await;
+            Ok(())
+        })
+    }
+
+    fn trim<'a>(
+        &'a self,
+        name: &'a TopicName,
+        epoch: Option<Epoch>,
+        before: Offset,
+    ) -> BoxFuture<'a, Result<Offset, Error>> {
+        Box::pin(self.trim_stream(name, epoch, before))
+    }
+
+    fn charge_to(&self, budget: Charge) {
+        // A second one is ignored, as a second log is.
+        let _ = self.nats.budget.set(budget);
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    fn hurry(&self) {
+        self.nats.hurried.cancel();
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            self.nats.closed.store(true, Ordering::Release);
+            // Whoever looked before that has pushed by now.
+            let topics: Vec<_> = self.topics().values().cloned().collect();
+            for topic in &topics {
+                drop(topic.queue());
+            }
+            self.nats.closing.cancel();
+            self.nats.tasks.close();
+            self.nats.tasks.wait().await;
+            // Other replicas are told what this one gave back.
+            let _ = timeout(LAST_LETTERS, self.nats.client.flush()).await;
+            self.health.send_replace(Health::Closed);
+            Ok(())
+        })
+    }
+}
+
+impl Drop for JetStreamLog {
+    fn drop(&mut self) {
+        self.nats.closed.store(true, Ordering::Release);
+        self.nats.closing.cancel();
+    }
+}
