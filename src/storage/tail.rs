@@ -1,6 +1,5 @@
-//! The tail cache of one topic: the newest blocks in memory, shared by reference count. The engine
-//! appends and evicts; readers take no lock it needs.
-//! Never: decides how far eviction may go; it is told.
+//! The tail cache of one topic: the newest blocks in memory, shared by reference count. The engine appends, and decides
+//! what is evicted; readers take no lock that it needs.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
@@ -16,30 +15,30 @@ pub struct Run {
     pub blocks: Bytes,
     /// CRC32C of the blocks, taken when they were committed.
     pub crc: u32,
-    /// How many batches.
+    /// Number of batches.
     pub batches: u32,
     /// Offset of the first record.
     pub first: Offset,
     /// The offset after the last record.
     pub end: Offset,
-    /// When the first batch was stored.
+    /// Time at which the first batch was stored.
     pub first_time: UnixMicros,
-    /// When the last batch was stored.
+    /// Time at which the last batch was stored.
     pub last_time: UnixMicros,
 }
 
-/// Slots of a topic's first chunk; later ones double up to [`SLOTS_MAX`] as they are filled, so that ten
-/// thousand quiet topics cost little and a busy one is copied rarely.
+/// Slots of a topic's first chunk. Later chunks have twice as many as the one before, up to [`SLOTS_MAX`], so that ten
+/// thousand quiet topics cost little and the list of a busy topic's chunks is copied rarely.
 const SLOTS_MIN: usize = 4;
 const SLOTS_MAX: usize = 64;
-/// What is evicted is whole chunks, so a chunk takes one part in so many of what its topic holds: little of
-/// a quiet topic, and not too many of a busy one.
+/// Whole chunks are evicted, so a chunk is limited to this fraction of what its topic holds: a quiet topic loses little
+/// at once, and a busy one does not have too many chunks.
 const CHUNKS: usize = 16;
 /// A chunk of a quiet topic ends at about this many bytes of blocks.
 const CHUNK_BYTES_MIN: usize = 32 << 10;
 /// A chunk of a busy topic ends at this many.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
-/// What a run takes beside its slot and its blocks: the count of references, and what the allocator adds.
+/// Memory of a run besides its slot and its blocks: the reference count, and the allocator's overhead.
 const RUN_BYTES: usize = 64;
 
 /// Append-only slots: a filled one never changes.
@@ -59,7 +58,7 @@ impl Chunk {
         self.runs().last().map_or(self.first, |run| run.end)
     }
 
-    /// Bytes of memory without its runs' own.
+    /// Bytes of memory without those of its runs.
     fn frame_bytes(&self) -> usize {
         size_of::<Self>() + size_of_val(&*self.slots)
     }
@@ -73,9 +72,11 @@ type View = Vec<Arc<Chunk>>;
 
 #[derive(Debug, Default)]
 struct Writer {
-    /// Of the last chunk: slots filled, bytes of blocks, and whether it takes no more.
+    /// Slots of the last chunk that are filled.
     filled: usize,
+    /// Bytes of blocks in the last chunk.
     bytes: usize,
+    /// Whether the last chunk takes no more runs.
     sealed: bool,
     /// Bytes of memory of all chunks.
     held: usize,
@@ -85,29 +86,29 @@ struct Writer {
 #[derive(Debug, Default)]
 pub struct TailCache {
     view: ArcSwap<View>,
-    // Between those who append and evict only.
+    // Taken by those who append and evict only.
     writer: Mutex<Writer>,
 }
 
-/// What a run added.
+/// Effect of adding a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Pushed {
-    /// Whether a chunk was begun with it, under the number that was given.
+    /// Whether the run began a chunk, which has the number that was given.
     pub began: bool,
-    /// Bytes of memory.
+    /// Bytes of memory that were added.
     pub bytes: usize,
 }
 
-/// What was evicted.
+/// Chunks that were evicted.
 #[derive(Clone, Debug, Default)]
 pub struct Evicted {
-    /// The numbers of the chunks.
+    /// Their numbers.
     pub numbers: Vec<u64>,
     /// Bytes of memory.
     pub bytes: usize,
 }
 
-/// A chunk as those see it who decide about eviction.
+/// Description of a chunk for those who decide about eviction.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
     /// The offset after its last record.
@@ -123,8 +124,8 @@ impl TailCache {
         self.writer.lock().expect("no panic while it is held")
     }
 
-    /// Appends the run that follows the last one. Where that takes another chunk it gets this number, which
-    /// is higher than those before.
+    /// Appends the run that follows the last one. If it needs another chunk, the chunk gets this number, which must be
+    /// higher than those of the chunks before.
     pub fn push(&self, run: Run, number: u64) -> Pushed {
         let mut writer = self.writer();
         let view = self.view.load();
@@ -151,22 +152,22 @@ impl TailCache {
         Pushed { began: true, bytes }
     }
 
-    /// The next run begins another chunk, so that what is here now can be evicted whole.
+    /// Makes the next run begin another chunk, so that everything up to now can be evicted.
     pub fn seal(&self) {
         self.writer().sealed = true;
     }
 
-    /// Forgets chunks that end at or before `upto`.
+    /// Evicts the chunks that end at or before `upto`.
     pub fn evict(&self, upto: Offset) -> Evicted {
         self.evict_while(|chunk| chunk.end() <= upto)
     }
 
-    /// Forgets the chunk of this number and those before it.
+    /// Evicts the chunk of this number and those before it.
     pub fn evict_through(&self, number: u64) -> Evicted {
         self.evict_while(|chunk| chunk.number <= number)
     }
 
-    /// Forgets everything.
+    /// Evicts everything.
     pub fn clear(&self) -> Evicted {
         self.evict_while(|_| true)
     }
@@ -186,12 +187,12 @@ impl TailCache {
         Evicted { numbers, bytes }
     }
 
-    /// The number of the newest chunk.
+    /// Returns the number of the newest chunk.
     pub fn newest(&self) -> Option<u64> {
         self.view.load().last().map(|chunk| chunk.number)
     }
 
-    /// The chunks that lie from `first` to `end`, in order.
+    /// Describes the chunks that lie between `first` and `end`, in order.
     pub fn chunks(&self, first: Offset, end: Offset) -> Vec<Held> {
         let view = self.view.load();
         let inside = view.iter().filter(|chunk| chunk.first >= first && chunk.end() <= end);
@@ -203,7 +204,7 @@ impl TailCache {
         inside.map(held).collect()
     }
 
-    /// Bytes of memory it holds, by what is there.
+    /// Counts the bytes of memory.
     #[cfg(test)]
     pub fn held(&self) -> usize {
         let there = self.view.load().iter().map(|chunk| chunk.bytes()).sum();
@@ -211,8 +212,7 @@ impl TailCache {
         there
     }
 
-    /// The runs from the one that holds `from` on, while `more` says so; none where `from` is
-    /// before what is kept or beyond it.
+    /// Returns the runs from the one that holds `from` on, while `more` is true; none if `from` lies outside the cache.
     pub fn runs_from(&self, from: Offset, mut more: impl FnMut(&Run) -> bool) -> Vec<Run> {
         let view = self.view.load();
         let at = view.partition_point(|chunk| chunk.first <= from);

@@ -35,7 +35,7 @@ pub struct EmbeddedLog {
 }
 
 impl EmbeddedLog {
-    /// Opens or creates the log in `dir`, recovering what a crash left. Blocking: up to a second.
+    /// Opens or creates the log in `dir`, and recovers what a crash left. Blocks the thread, for up to a second.
     ///
     /// # Errors
     /// The directory is locked, read-only, of a newer format, not a directory, or damaged.
@@ -107,7 +107,7 @@ impl EmbeddedLog {
             cached: cached::Cached::new(config.cache_bytes),
         };
         if replayed {
-            // What was replayed goes to segments soon, so that restarts in a row do not add up.
+            // What was replayed goes to segments soon, so that the time of recovery does not grow with each restart.
             let _ = queue.push(Op::Rotate);
         }
         let threads = vec![

@@ -1,6 +1,5 @@
-//! What waits for the committer, in order. Bounded by those who push: an append holds admission
-//! for its bytes until it is answered, a change is one at a time a call.
-//! Never: decides anything.
+//! The committer's queue of appends and changes, in order. Those who push bound it: an append holds admission for its
+//! bytes until it is answered, and a call makes one change at a time.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -14,7 +13,7 @@ use crate::storage::append::{Append, Sink};
 use crate::storage::{Appended, Error, Retention, Stored};
 use crate::telemetry::METRICS;
 
-/// One thing for the committer to do.
+/// One operation for the committer.
 #[derive(Debug)]
 pub enum Op {
     /// Store batches.
@@ -30,7 +29,7 @@ pub enum Op {
 pub struct TopicAppend {
     /// The topic.
     pub topic: Arc<Topic>,
-    /// The batches, and who asks.
+    /// The batches, and where the outcome goes.
     pub append: Append,
 }
 
@@ -39,9 +38,9 @@ pub struct TopicAppend {
 pub enum Change {
     /// A new topic.
     Create(TopicName, Retention),
-    /// New settings.
+    /// New limits of a topic.
     Update(TopicName, Retention),
-    /// No such topic any more.
+    /// Deletion of a topic; with an epoch, only of that incarnation.
     Delete(TopicName, Option<Epoch>),
     /// A trim to this offset, at which a batch begins.
     Trim(Arc<Topic>, Offset),
@@ -65,14 +64,14 @@ struct Shared {
 #[derive(Clone, Debug, Default)]
 pub struct Queue(Arc<Shared>);
 
-/// What the committer found.
+/// Result of waiting for operations.
 #[derive(Debug)]
 pub enum Taken {
-    /// Something to do.
+    /// Operations to do.
     Ops(VecDeque<Op>),
-    /// Nothing within the time.
+    /// None came within the time.
     Quiet,
-    /// Nothing, and there will be nothing more.
+    /// The queue is closed and empty.
     Closed,
 }
 
@@ -81,7 +80,7 @@ impl Queue {
         self.0.state.lock().expect("no panic while it is held")
     }
 
-    /// Puts something at the end; gives it back where the queue is closed.
+    /// Puts an operation at the end; gives it back if the queue is closed.
     pub fn push(&self, op: Op) -> Result<(), Op> {
         let mut state = self.lock();
         if state.closed {
@@ -96,7 +95,7 @@ impl Queue {
         let first = state.ops.len() == 1;
         drop(state);
         if first {
-            // Not under the lock: who wakes would at once wait for it.
+            // Not under the lock, which the committer takes as soon as it wakes.
             self.0.ready.notify_one();
         }
         Ok(())
@@ -105,15 +104,15 @@ impl Queue {
     /// Asks for a change and waits until it is durable.
     ///
     /// # Errors
-    /// The change's.
+    /// The change is refused, or the committer ended.
     pub async fn change(&self, change: Change) -> Result<Arc<Topic>, Error> {
         let (reply, answer) = oneshot::channel();
         self.push(Op::Change(change, reply)).map_err(|_| Error::Closing)?;
-        // It may have been written already.
+        // The change may have been written already.
         answer.await.unwrap_or_else(|_| Err(ended(Stored::Unknown)))
     }
 
-    /// Everything there is, waiting for something at most so long.
+    /// Takes all operations; waits for one at most this long.
     #[must_use]
     pub fn take(&self, wait: Option<Duration>) -> Taken {
         let mut state = self.lock();
@@ -137,7 +136,7 @@ impl Queue {
         Taken::Ops(std::mem::take(&mut state.ops))
     }
 
-    /// Refuses what comes from now on, and what waits, of which nothing is stored.
+    /// Closes the queue, and refuses the operations that wait: nothing of them is stored.
     pub fn abandon(&self) {
         self.close();
         let ops = std::mem::take(&mut self.lock().ops);
@@ -159,7 +158,7 @@ impl Queue {
         self.lock().batches
     }
 
-    /// Refuses what comes from now on.
+    /// Closes the queue: operations that are pushed from now on are given back.
     pub fn close(&self) {
         self.lock().closed = true;
         self.0.ready.notify_one();

@@ -1,5 +1,4 @@
-//! Reads from segments, for those who are behind the tail cache. Blocking.
-//! Never: on an async worker, and never past a checksum that does not match (P10).
+//! Reads from segments, for readers that are behind the tail cache. It blocks the thread, and checks every checksum (P10).
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -38,7 +37,7 @@ impl Lru {
     }
 }
 
-/// Open segment files: the most recently used, at most so many.
+/// Segment files that are open: the most recently used ones.
 #[derive(Debug)]
 pub struct Files {
     disk: Arc<dyn Disk>,
@@ -49,7 +48,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Files of the log in `dir`, at most `open_max` open at once.
+    /// Opens files of the log in `dir`, at most `open_max` at once.
     #[must_use]
     pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, open_max: usize, health: Monitor) -> Self {
         Self { disk, dir, open_max: open_max.max(1), lru: Mutex::default(), health }
@@ -64,21 +63,21 @@ impl Files {
         if let Some(file) = self.lru().get(key) {
             return Ok(file);
         }
-        // Not under the lock: a disk that is slow here holds up nobody whose file is open.
+        // Not under the lock, so that a slow disk delays no reader whose file is open.
         let file = self.disk.open(&segment::path(&self.dir, topic.id, base), Mode::Read)?;
         let file = Arc::new(OpenSegment::new(file, topic.id, topic.state.epoch.get(), base)?);
         let mut lru = self.lru();
         if let Some(other) = lru.get(key) {
             return Ok(other);
         }
-        // One that is removed from the topic is closed after that: what is still there now will be.
+        // A file is closed after its segment was removed from the topic: one that is still there will be closed.
         if topic.has_segment(base) {
             lru.insert(key, file.clone(), self.open_max);
         }
         Ok(file)
     }
 
-    /// Closes a segment that is about to be removed: it is none of its topic's any more.
+    /// Closes the file of a segment that its topic no longer has, before the file is removed.
     pub fn close(&self, topic: u64, base: Offset) {
         self.lru().open.remove(&(topic, base));
     }
@@ -89,7 +88,7 @@ impl Files {
         self.lru().open.contains_key(&(topic, base))
     }
 
-    /// What a fault means to a reader at `from`: a file that was trimmed away meanwhile is no damage.
+    /// Converts a fault to the error of a reader at `from`. A file that was trimmed away meanwhile is not damaged.
     fn error(&self, topic: &Topic, from: Offset, base: Offset, fault: &Fault) -> Error {
         if let Err(error) = topic.state.check_readable(from) {
             return error;
@@ -109,7 +108,7 @@ impl Files {
     }
 }
 
-/// Whole frames of `segment` from the one that holds `from` on.
+/// Reads whole frames of `segment` from the one that holds `from` on.
 fn frames(
     topic: &Topic,
     files: &Files,
@@ -131,14 +130,14 @@ fn frames(
     Chunk::of(from, runs, NUMBERING).map_err(|bad| Fault::Damaged { at, what: bad.to_string() })
 }
 
-/// What is stored from `from` on, at least one batch; an empty chunk at the tail.
+/// Reads from `from` on, at least one batch; an empty chunk at the tail.
 ///
 /// # Errors
 /// As [`crate::storage::TopicLog::read`].
 pub fn read(topic: &Topic, files: &Files, from: Offset, bytes_max: usize) -> Result<Chunk, Error> {
-    // What leaves the cache is in a segment by then: the second look finds it.
-    const LOOKS: usize = 3;
-    for _ in 0..LOOKS {
+    // What leaves the cache is in a segment by then, where the second attempt finds it.
+    const ATTEMPTS: usize = 3;
+    for _ in 0..ATTEMPTS {
         topic.state.check_readable(from)?;
         if let Some(chunk) = topic.state.read_cached(from, bytes_max) {
             return Ok(chunk);
@@ -161,10 +160,10 @@ pub fn read(topic: &Topic, files: &Files, from: Offset, bytes_max: usize) -> Res
     Err(Error::Damaged(what))
 }
 
-/// Bytes looked at in one step of a search: about one frame, as the index leads to the right one.
+/// Bytes read in one step of a search: about one frame, as the index leads to the right one.
 const SEARCH_BYTES: usize = 64 << 10;
 
-/// Where the batch that holds `offset` begins.
+/// Finds the offset at which the batch that holds `offset` begins.
 ///
 /// # Errors
 /// As [`read`].
@@ -173,7 +172,7 @@ pub fn batch_start(topic: &Topic, files: &Files, offset: Offset) -> Result<Offse
     if offset <= earliest || offset >= topic.state.tail() {
         return Ok(offset.clamp(earliest, topic.state.tail().max(earliest)));
     }
-    // A read inside a batch is encoded anew, so look from where the frame begins.
+    // A read that begins inside a batch encodes its rest anew, so this one begins where the frame does.
     let mut at = frame_start(topic, files, offset)?.max(earliest);
     loop {
         let chunk = match read(topic, files, at, SEARCH_BYTES) {
@@ -198,7 +197,7 @@ pub fn batch_start(topic: &Topic, files: &Files, offset: Offset) -> Result<Offse
     }
 }
 
-/// A batch boundary at or before `offset`, not far from it.
+/// Finds a batch boundary at or before `offset`, not far from it.
 fn frame_start(topic: &Topic, files: &Files, offset: Offset) -> Result<Offset, Error> {
     let mut once = false;
     if let Some(run) = topic.state.cache.runs_from(offset, |_| !std::mem::replace(&mut once, true)).first() {
@@ -207,7 +206,7 @@ fn frame_start(topic: &Topic, files: &Files, offset: Offset) -> Result<Offset, E
     let segments = topic.segments.load_full();
     let at = segments.partition_point(|segment| segment.end <= offset);
     let Some(segment) = segments.get(at) else { return Ok(topic.state.earliest()) };
-    let look = |marks: &[Mark]| {
+    let find = |marks: &[Mark]| {
         marks
             .partition_point(|mark| mark.first <= offset)
             .checked_sub(1)
@@ -215,11 +214,11 @@ fn frame_start(topic: &Topic, files: &Files, offset: Offset) -> Result<Offset, E
     };
     files
         .open(topic, segment.base)
-        .and_then(|file| file.marks(segment.len, look))
+        .and_then(|file| file.marks(segment.len, find))
         .map_err(|fault| files.error(topic, offset, segment.base, &fault))
 }
 
-/// The first batch stored at or after `time`; the tail where there is none.
+/// Finds the offset of the first batch stored at or after `time`; the tail if there is none.
 ///
 /// # Errors
 /// As [`read`].
@@ -227,7 +226,7 @@ pub fn offset_at(topic: &Topic, files: &Files, time: UnixMicros) -> Result<Offse
     Ok(first_since(topic, files, time)?.0)
 }
 
-/// The same, and when that batch was stored; none where there is none.
+/// Does the same as [`offset_at`], and returns the time at which that batch was stored.
 ///
 /// # Errors
 /// As [`read`].
@@ -236,12 +235,12 @@ pub fn first_since(
     files: &Files,
     time: UnixMicros,
 ) -> Result<(Offset, Option<UnixMicros>), Error> {
-    // What is published from now on is not looked at: a busy topic must not keep this going.
+    // Batches published from now on are not read, so that this ends on a busy topic too.
     let tail = topic.state.tail();
     let mut at = time_start(topic, files, time)?.max(topic.state.earliest());
     while at < tail {
         let chunk = match read(topic, files, at, SEARCH_BYTES) {
-            // Trimmed meanwhile: what is left is all newer.
+            // It was trimmed meanwhile: all that is left is newer.
             Err(Error::Trimmed { earliest, .. }) if earliest > at => {
                 at = earliest;
                 continue;
@@ -259,11 +258,12 @@ pub fn first_since(
         }
         at = chunk.next;
     }
-    // Not the tail as it is now: a batch may have come in between.
+    // This is not the tail as it is now: a batch may have been stored since.
     Ok((at, None))
 }
 
-/// When the oldest batch kept was stored, or earlier, without reading anything; none where none is kept.
+/// Returns a time at or before the one at which the oldest batch kept was stored, without reading from disk; none if no
+/// batch is kept.
 #[must_use]
 pub fn oldest_time(topic: &Topic) -> Option<UnixMicros> {
     let (earliest, tail) = (topic.state.earliest(), topic.state.tail());
@@ -276,26 +276,26 @@ pub fn oldest_time(topic: &Topic) -> Option<UnixMicros> {
     }
     let mut once = false;
     let runs = topic.state.cache.runs_from(earliest, |_| !std::mem::replace(&mut once, true));
-    // Where it is in neither, a checkpoint came in between.
+    // If it is in neither, a checkpoint has moved it in between.
     Some(runs.first().map_or(UnixMicros(0), |run| run.first_time))
 }
 
-/// A batch boundary before which everything was stored before `time`, mostly not far from it.
+/// Finds a batch boundary before which everything was stored before `time`, usually not far from it.
 fn time_start(topic: &Topic, files: &Files, time: UnixMicros) -> Result<Offset, Error> {
-    // Segments come and go meanwhile, but not often; the checkpointer, which makes them, waits for none.
-    const LOOKS: usize = 8;
-    for _ in 0..LOOKS {
-        // First of all: what is published from now on is not looked at, so it lies after the answer.
+    // Segments come and go meanwhile, though not often; the checkpointer does not wait for readers.
+    const ATTEMPTS: usize = 8;
+    for _ in 0..ATTEMPTS {
+        // Read first: batches published from now on are not searched, so they lie after the answer.
         let (tail, earliest) = (topic.state.tail(), topic.state.earliest());
         let segments = topic.segments.load_full();
-        // What was trimmed is not read: its file may be gone, or damaged, which is why it was trimmed.
+        // Trimmed records are not read: the file may be gone, or it was damaged and trimmed for that reason.
         let at = segments.partition_point(|segment| segment.last_time < time || segment.end <= earliest);
         if let Some(segment) = segments.get(at) {
-            let look = |marks: &[Mark]| {
+            let find = |marks: &[Mark]| {
                 let at = marks.partition_point(|mark| mark.first_time < time);
                 at.checked_sub(1).map_or(segment.base, |i| marks[i].first)
             };
-            let found = files.open(topic, segment.base).and_then(|file| file.marks(segment.len, look));
+            let found = files.open(topic, segment.base).and_then(|file| file.marks(segment.len, find));
             if found.is_err() && segment.end <= topic.state.earliest() {
                 // It was trimmed away meanwhile, and the file perhaps with it.
                 continue;
@@ -305,19 +305,18 @@ fn time_start(topic: &Topic, files: &Files, time: UnixMicros) -> Result<Offset, 
         }
         let flushed = segments.last().map_or(Offset::ZERO, |segment| segment.end).max(earliest);
         let runs = topic.state.cache.runs_from(flushed, |_| true);
-        // Where nothing is cached, a checkpoint came in between: what left the cache is in a
-        // segment that was not looked at.
+        // If nothing is cached, a checkpoint has moved it in between to a segment that was not searched.
         if runs.is_empty() && flushed < tail && !topic.state.is_deleted() {
             std::thread::yield_now();
             continue;
         }
         return Ok(runs.iter().find(|run| run.last_time >= time).map_or(tail, |run| run.first));
     }
-    // Always true, if far: whoever reads on from here is told of what is wrong there.
+    // Always a correct answer, if a distant one: a reader that starts here meets what is wrong.
     Ok(topic.state.earliest())
 }
 
-/// The newest frame boundary with at least `bytes` bytes after it; the oldest offset kept where there are fewer.
+/// Finds the newest frame boundary with at least `bytes` bytes after it; the earliest offset if there are fewer.
 ///
 /// # Errors
 /// As [`read`].
@@ -337,13 +336,13 @@ pub fn offset_keeping(topic: &Topic, files: &Files, bytes: u64) -> Result<Offset
             kept += segment.len;
             continue;
         }
-        // The newest frame boundary with enough behind it.
+        // The newest frame boundary with enough bytes after it.
         let cut = segment.len - (bytes - kept);
-        let look = |marks: &[Mark]| {
+        let find = |marks: &[Mark]| {
             let at = marks.partition_point(|mark| mark.at <= cut);
             at.checked_sub(1).map_or(segment.base, |i| marks[i].first)
         };
-        let found = files.open(topic, segment.base).and_then(|file| file.marks(segment.len, look));
+        let found = files.open(topic, segment.base).and_then(|file| file.marks(segment.len, find));
         return found.map_err(|fault| {
             files.error(topic, segment.base.max(topic.state.earliest()), segment.base, &fault)
         });
