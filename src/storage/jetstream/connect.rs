@@ -44,7 +44,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// takes another server: before a publish is given up, even with one attempt to connect in vain.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest pause between two attempts to reconnect.
-const RECONNECT_MOST: Duration = Duration::from_secs(2);
+const RECONNECT_MAX: Duration = Duration::from_secs(2);
 /// Maximum number of commands waiting for the client's task.
 const COMMANDS_MAX: usize = 4096;
 
@@ -268,7 +268,7 @@ async fn options(nats: &NatsConfig, link: &Link) -> Result<ConnectOptions, OpenE
         .max_reconnects(None)
         .reconnect_delay_callback(|attempts| {
             let most =
-                RECONNECT_MOST.min(Duration::from_millis(50) * u32::try_from(attempts).unwrap_or(u32::MAX));
+                RECONNECT_MAX.min(Duration::from_millis(50) * u32::try_from(attempts).unwrap_or(u32::MAX));
             spread(most, 0.5..1.0)
         })
         .event_callback(move |event| {

@@ -14,7 +14,7 @@ use async_nats::jetstream::context::CreateStreamError;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKind, PurgeErrorKind, Stream};
 
 use super::flight::{Outcome, send};
-use super::names::{self, LEAST, Meta, StreamConfig};
+use super::names::{self, AGE_MIN, Meta, StreamConfig};
 use super::nats::{Nats, unavailable};
 use crate::backoff::spread;
 use crate::record::TopicName;
@@ -56,7 +56,7 @@ fn config(like: StreamConfig) -> Config {
         max_messages: -1,
         max_messages_per_subject: 1,
         max_consumers: -1,
-        duplicate_window: LEAST,
+        duplicate_window: AGE_MIN,
         ..Config::default()
     }
 }

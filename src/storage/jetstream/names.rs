@@ -23,7 +23,7 @@ const MAX_BYTES: &str = "streamway.max_bytes";
 const MAX_RECORDS: &str = "streamway.max_records";
 
 /// The least age and window that NATS takes.
-pub const LEAST: Duration = Duration::from_millis(100);
+pub const AGE_MIN: Duration = Duration::from_millis(100);
 /// Ages from here on are never over, and NATS is told so: it counts nanoseconds in 63 bits, 292 years.
 const AGE_NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Sizes from here on are no limit, and NATS is told so: it reserves what it is told, sums it up in 63 bits
@@ -134,7 +134,7 @@ impl Meta {
             max_messages_per_subject: -1,
             max_consumers: -1,
             // The engine gives no message ids (see mod.rs): NATS need not remember any.
-            duplicate_window: LEAST,
+            duplicate_window: AGE_MIN,
             ..Config::default()
         };
         self.write(&mut config);
@@ -145,7 +145,8 @@ impl Meta {
     pub fn write(&self, config: &mut Config) {
         let Retention { max_age, max_bytes, max_records } = self.retention;
         // To NATS an age of zero, and a size of zero or less, are no limit.
-        config.max_age = max_age.filter(|age| *age < AGE_NEVER).map_or(Duration::ZERO, |age| age.max(LEAST));
+        config.max_age =
+            max_age.filter(|age| *age < AGE_NEVER).map_or(Duration::ZERO, |age| age.max(AGE_MIN));
         let bytes = max_bytes.filter(|bytes| *bytes < BYTES_NEVER);
         config.max_bytes = bytes.and_then(|bytes| i64::try_from(bytes.max(1)).ok()).unwrap_or(-1);
         let micros = max_age.map(|age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
