@@ -57,10 +57,26 @@ fn plain(text: &str) -> String {
     text.trim().chars().filter(|c| c.is_ascii_alphanumeric() || " .-+()_".contains(*c)).collect()
 }
 
+/// Asks git for the commit of a clone. Release builds only, as each new commit means a build of the whole crate.
+fn checked_out() -> Option<String> {
+    let is_release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    if !is_release || !PathBuf::from(".git").exists() {
+        return None;
+    }
+    let git = |args: &[&str]| {
+        let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
+        String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned())
+    };
+    // Appended to whenever another commit is checked out.
+    println!("cargo:rerun-if-changed={}", git(&["rev-parse", "--git-path", "logs/HEAD"])?);
+    git(&["rev-parse", "HEAD"])
+}
+
 /// Sets the variables that `/version` reads.
 fn record_build_info() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-env-changed=BUILD_COMMIT");
-    let commit = env::var("BUILD_COMMIT").unwrap_or_default();
+    let commit = env::var("BUILD_COMMIT").ok().filter(|commit| !commit.is_empty()).or_else(checked_out);
+    let commit = commit.unwrap_or_default();
     let rustc = Command::new(env::var("RUSTC")?).arg("--version").output()?;
     println!("cargo:rustc-env=BUILT_FROM_COMMIT={}", plain(&commit));
     println!("cargo:rustc-env=BUILT_FROM_RUSTC={}", plain(&String::from_utf8_lossy(&rustc.stdout)));

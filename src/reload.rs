@@ -1,8 +1,7 @@
-//! Files that are looked at again and again, so that certificates, tokens and policies can change
-//! under a running process. Their contents are compared, and nothing else of them: a file that is
-//! written anew, one that is renamed over it and a symbolic link that is swapped (Kubernetes) are all
-//! the same.
-//! Never: knows what is in them, logs it, or keeps it.
+//! Files that are read again and again, so that certificates, tokens and policies can change under a
+//! running process. Only their contents are compared: a file that is written anew, one that is renamed
+//! over it and a symbolic link that is swapped (Kubernetes) are all the same. A pipe gives its content
+//! once, and is never read again. No content is kept or logged.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -21,23 +20,24 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {source}", path = .path.display())]
 pub struct Error {
-    /// Which.
+    /// Its path.
     pub path: PathBuf,
-    /// Why not.
+    /// The reason.
     pub source: io::Error,
 }
 
-/// What each file holds, in the order they were named.
+/// Content of each file, in the order of their paths.
 pub type Contents = Vec<Vec<u8>>;
 
 /// Files that belong together: a change of one is a change of all.
 #[derive(Debug)]
 pub struct Files {
     paths: Vec<PathBuf>,
-    seen: Fingerprint,
+    /// Nothing before the first reading.
+    seen: Option<Fingerprint>,
 }
 
-/// What was seen last, without keeping it: a hash of the contents, or which file could not be read.
+/// Hash of the contents that were read last, or of the reason why they could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fingerprint {
     Read(u64),
@@ -45,28 +45,37 @@ enum Fingerprint {
 }
 
 impl Files {
-    /// Reads them for the first time. Blocking.
+    /// Names the files, without reading them.
+    #[must_use]
+    pub const fn new(paths: Vec<PathBuf>) -> Self {
+        Self { paths, seen: None }
+    }
+
+    /// Reads the files for the first time. Blocking.
     ///
     /// # Errors
     /// One is missing, unreadable, too large, or not a file.
     pub fn read(paths: Vec<PathBuf>) -> Result<(Self, Contents), Error> {
         let contents = read(&paths)?;
-        let seen = fingerprint(&Ok(&contents));
+        let seen = Some(fingerprint(&Ok(&contents)));
         Ok((Self { paths, seen }, contents))
     }
 
-    /// Reads them again; none where nothing has changed since the last look. Blocking.
-    pub fn look(&mut self) -> Option<Result<Contents, Error>> {
+    /// Reads the files and returns their contents, unless they are the same as the last time. Blocking.
+    pub fn changed(&mut self) -> Option<Result<Contents, Error>> {
+        if self.seen.is_some() && self.paths.iter().any(|path| file::is_pipe(path)) {
+            return None;
+        }
         let contents = read(&self.paths);
-        let seen = fingerprint(&contents.as_ref());
-        let changed = seen != self.seen;
+        let seen = Some(fingerprint(&contents.as_ref()));
+        let is_same = seen == self.seen;
         self.seen = seen;
-        changed.then_some(contents)
+        (!is_same).then_some(contents)
     }
 
-    /// Looks every `interval`, for ever, and has changes taken over by `apply`. What it refuses is
-    /// warned of once, and only after it was found the same twice: files that are replaced one after
-    /// the other do not fit each other for a moment.
+    /// Reads the files every `interval`, for ever, and hands changed contents to `apply`. A warning about
+    /// contents that `apply` refuses is logged once, and only after they were found the same twice: files
+    /// that are replaced one after the other do not fit each other for a moment.
     pub async fn follow(
         mut self,
         interval: Duration,
@@ -76,14 +85,14 @@ impl Files {
         let mut refused: Option<String> = None;
         loop {
             tokio::time::sleep(interval).await;
-            let looked = tokio::task::spawn_blocking(move || {
-                let looked = self.look();
-                (self, looked)
+            let reading = tokio::task::spawn_blocking(move || {
+                let changed = self.changed();
+                (self, changed)
             });
             // Fails only where the process ends.
-            let Ok((files, looked)) = looked.await else { return };
+            let Ok((files, changed)) = reading.await else { return };
             self = files;
-            let outcome = match looked {
+            let outcome = match changed {
                 Some(Ok(contents)) => apply(&contents),
                 Some(Err(error)) => Err(error.to_string()),
                 None => {
@@ -104,7 +113,7 @@ impl Files {
     }
 }
 
-/// The paths.
+/// Writes the paths.
 impl fmt::Display for Files {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, path) in self.paths.iter().enumerate() {
@@ -139,12 +148,14 @@ fn fingerprint(contents: &Result<&Contents, &Error>) -> Fingerprint {
 mod tests {
     use super::Files;
     use std::fs;
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::symlink;
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     #[test]
-    fn a_change_is_told_once_however_it_is_made() {
+    fn a_change_is_reported_once_however_it_is_made() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         // What Kubernetes makes of a secret: file → ..data/file, ..data → ..one.
@@ -157,25 +168,25 @@ mod tests {
         fs::write(at("other"), "a").unwrap();
         let (mut files, contents) = Files::read(vec![at("file"), at("other")]).unwrap();
         assert_eq!(contents, [b"..one".to_vec(), b"a".to_vec()]);
-        assert!(files.look().is_none());
+        assert!(files.changed().is_none());
         symlink("..two", at("..swapped")).unwrap();
         fs::rename(at("..swapped"), at("..data")).unwrap();
-        assert_eq!(files.look().unwrap().unwrap()[0], b"..two");
+        assert_eq!(files.changed().unwrap().unwrap()[0], b"..two");
         fs::write(at("other"), "b").unwrap();
-        assert_eq!(files.look().unwrap().unwrap()[1], b"b");
+        assert_eq!(files.changed().unwrap().unwrap()[1], b"b");
         fs::write(at("renamed"), "c").unwrap();
         fs::rename(at("renamed"), at("other")).unwrap();
-        assert_eq!(files.look().unwrap().unwrap()[1], b"c");
-        assert!(files.look().is_none());
+        assert_eq!(files.changed().unwrap().unwrap()[1], b"c");
+        assert!(files.changed().is_none());
         fs::remove_file(at("other")).unwrap();
-        assert!(files.look().unwrap().unwrap_err().to_string().contains("other: No such file"));
-        assert!(files.look().is_none(), "told once");
+        assert!(files.changed().unwrap().unwrap_err().to_string().contains("other: No such file"));
+        assert!(files.changed().is_none(), "reported once");
         fs::write(at("other"), "c").unwrap();
-        assert!(files.look().unwrap().is_ok(), "it is back");
+        assert!(files.changed().unwrap().is_ok(), "it is back");
     }
 
     #[test]
-    fn what_is_no_file_is_refused_rather_than_waited_for() {
+    fn a_directory_and_a_file_that_is_too_large_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let error = Files::read(vec![dir.path().to_owned()]).unwrap_err();
         assert!(error.to_string().contains("not a regular file"), "{error}");
@@ -184,8 +195,19 @@ mod tests {
         assert!(Files::read(vec![large]).unwrap_err().to_string().ends_with("larger than 4 MiB"));
     }
 
+    #[test]
+    fn a_pipe_is_read_once() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(b"a").unwrap();
+        drop(writer);
+        let path = format!("/proc/self/fd/{}", reader.as_raw_fd()).into();
+        let (mut files, contents) = Files::read(vec![path]).unwrap();
+        assert_eq!(contents, [b"a".to_vec()]);
+        assert!(files.changed().is_none(), "its end is no change");
+    }
+
     #[tokio::test]
-    async fn a_good_change_is_taken_over_after_a_bad_one() {
+    async fn a_good_change_is_applied_after_a_bad_one() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let (files, _) = Files::read(vec![file.path().to_owned()]).unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));

@@ -1,5 +1,5 @@
-//! The files of identities and policy: read at start, looked at again while serving.
-//! Never: takes over a file with a mistake, or decides when to look.
+//! The files of identities and policy: read at the start, and again while the server runs. A file with a
+//! mistake changes nothing.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,7 @@ use super::policy::Policy;
 use super::rules::{Issuer, Rules};
 use super::tokens::{self, Tokens};
 use super::{JwtOptions, Options, jwks};
-use crate::file;
-
-/// Largest file: some ten thousand rules.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+use crate::reload;
 
 /// Every mistake in the files, one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +25,7 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
-/// The files there are, and what was last found in each.
+/// The files that the options name.
 #[derive(Debug, Default)]
 pub(super) struct Files {
     tokens: Option<File>,
@@ -38,50 +35,39 @@ pub(super) struct Files {
 
 #[derive(Debug)]
 struct File {
-    kind: &'static str,
-    path: PathBuf,
-    /// What was looked at last, right or wrong, so that a mistake is told once.
-    seen: Option<Seen>,
-    /// The hash of what was read last and had no mistake.
-    taken: [u8; 32],
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Seen {
-    Content([u8; 32]),
-    Unreadable(String),
+    setting: &'static str,
+    file: reload::Files,
+    /// Hash of the last content without a mistake.
+    accepted: [u8; 32],
 }
 
 impl File {
-    fn new(kind: &'static str, path: &Path) -> Self {
-        Self { kind, path: path.to_owned(), seen: None, taken: [0; 32] }
+    fn new(setting: &'static str, path: &Path) -> Self {
+        Self { setting, file: reload::Files::new(vec![path.to_owned()]), accepted: [0; 32] }
     }
 
-    /// What it holds now, made into a `T`; none where that is what it held the last time.
-    fn look<T>(
+    /// Parses the content of the file, unless it is the same as the last time.
+    fn changed<T>(
         &mut self,
         parse: impl FnOnce(&str) -> Result<T, Vec<String>>,
     ) -> Result<Option<T>, Vec<String>> {
-        let place = format!("{} {}", self.kind, self.path.display());
-        let found = file::read_text(&self.path, FILE_BYTES_MAX).map_err(|why| why.to_string());
-        let seen = match &found {
-            Ok(text) => Seen::Content(tokens::hash(text.as_bytes())),
-            Err(why) => Seen::Unreadable(why.clone()),
-        };
-        if self.seen.as_ref() == Some(&seen) {
-            return Ok(None);
-        }
-        let parsed = found.map_err(|why| vec![why]).and_then(|text| parse(&text));
-        if let (Seen::Content(hash), Ok(_)) = (&seen, &parsed) {
-            self.taken = *hash;
-        }
-        self.seen = Some(seen);
-        parsed.map(Some).map_err(|faults| faults.iter().map(|fault| format!("{place}: {fault}")).collect())
+        let Some(found) = self.file.changed() else { return Ok(None) };
+        let found = found.map_err(|error| vec![error.source.to_string()]);
+        let text = found.and_then(|contents| {
+            String::from_utf8(contents.concat()).map_err(|_| vec!["not UTF-8".to_owned()])
+        });
+        let parsed = text.and_then(|text| {
+            let parsed = parse(&text)?;
+            self.accepted = tokens::hash(text.as_bytes());
+            Ok(parsed)
+        });
+        let place = |fault: &String| format!("{} {}: {fault}", self.setting, self.file);
+        parsed.map(Some).map_err(|faults| faults.iter().map(place).collect())
     }
 }
 
 impl Files {
-    /// The files of these options.
+    /// Names the files of the options.
     ///
     /// # Errors
     /// There are identities, but no policy: nobody would be allowed anything.
@@ -98,7 +84,7 @@ impl Files {
         })
     }
 
-    /// The rules that the files hold.
+    /// Reads the rules that the files hold.
     ///
     /// # Errors
     /// Every mistake in them.
@@ -107,8 +93,8 @@ impl Files {
         outcome.map(|()| rules.unwrap_or_default())
     }
 
-    /// The rules that follow `before`, where any file has changed; beside them what is wrong with
-    /// those that are not taken over.
+    /// Returns the rules that follow `before`, where any file has changed, and the mistakes in those that are
+    /// not taken over.
     pub(super) fn reload(&mut self, before: &Rules) -> (Option<Rules>, Result<(), LoadError>) {
         let (mut changed, mut faults) = (false, Vec::new());
         let mut rules = Rules {
@@ -119,28 +105,26 @@ impl Files {
             replaced: CancellationToken::new(),
         };
         if let Some(file) = &mut self.tokens {
-            take_over(file.look(Tokens::parse), &mut rules.tokens, &mut changed, &mut faults);
+            take_over(file.changed(Tokens::parse), &mut rules.tokens, &mut changed, &mut faults);
         }
         if let Some((file, options)) = &mut self.jwks {
             let issuer = |keys| Issuer::new(options.clone(), keys);
-            let found = file.look(|text| jwks::parse(text).map(issuer));
+            let found = file.changed(|text| jwks::parse(text).map(issuer));
             take_over(found, &mut rules.jwt, &mut changed, &mut faults);
         }
         if let Some(file) = &mut self.policy {
-            take_over(file.look(Policy::parse), &mut rules.policy, &mut changed, &mut faults);
+            take_over(file.changed(Policy::parse), &mut rules.policy, &mut changed, &mut faults);
         }
         rules.key = self.key();
         let outcome = if faults.is_empty() { Ok(()) } else { Err(LoadError(faults)) };
         (changed.then_some(rules), outcome)
     }
-}
 
-impl Files {
-    /// A hash of what all of them hold.
+    /// Hash of the accepted contents of all files.
     fn key(&self) -> [u8; 32] {
         let jwks = self.jwks.as_ref().map(|(file, _)| file);
-        let taken = |file: Option<&File>| file.map_or([0; 32], |file| file.taken);
-        let all = [self.tokens.as_ref(), jwks, self.policy.as_ref()].map(taken);
+        let accepted = |file: Option<&File>| file.map_or([0; 32], |file| file.accepted);
+        let all = [self.tokens.as_ref(), jwks, self.policy.as_ref()].map(accepted);
         tokens::hash(&[b"streamway: places in lists".as_slice(), all.as_flattened()].concat())
     }
 }

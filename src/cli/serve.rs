@@ -1,11 +1,10 @@
 //! `streamway serve`: loads the configuration and runs the server.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::{Failure, logging, output, telemetry};
 use crate::config::{self, CONFIG_VARIABLE, Input, Loaded, SETTINGS, Setting};
@@ -95,13 +94,15 @@ impl Serve {
             Failure::usage(format!("configuration: {last}"))
         })?;
         if self.check_only {
+            server::check_files(&loaded.config)
+                .map_err(|error| Failure::usage(format!("configuration: {error}")))?;
             output::print(&describe(&loaded))?;
             return Ok(ExitCode::SUCCESS);
         }
         let settings = telemetry::settings("streamway");
         let exporters = settings.and_then(|settings| Exporters::start(&settings)).map_err(Failure::usage)?;
         logging::for_server(verbose, &exporters);
-        debug!(config = one_line(&loaded), "configuration");
+        log_settings(&loaded);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -125,17 +126,15 @@ fn describe(loaded: &Loaded) -> String {
     output::table(&["SETTING", "VALUE", "SOURCE"], &loaded.sources.iter().map(row).collect::<Vec<_>>())
 }
 
-/// Formats every setting as `key=value`, with the source of values that are not defaults.
-fn one_line(loaded: &Loaded) -> String {
-    let mut line = String::new();
-    for (setting, value, source) in &loaded.sources {
-        let space = if line.is_empty() { "" } else { " " };
-        let _ = write!(line, "{space}{}={value}", setting.key);
-        if source != "default" {
-            let _ = write!(line, " ({source})");
+/// Logs each setting that is not a default on a line of its own, and with `-v` the others.
+fn log_settings(loaded: &Loaded) {
+    for (Setting { key, .. }, value, source) in &loaded.sources {
+        if source == "default" {
+            debug!(key, value, source, "setting");
+        } else {
+            info!(key, value, source, "setting");
         }
     }
-    line
 }
 
 #[cfg(test)]

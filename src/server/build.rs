@@ -1,5 +1,5 @@
-//! What this binary was built from. The commit is known where the build was told `BUILD_COMMIT`.
-//! Never: anything of the machine it was built on.
+//! The source that this binary was built from. The commit is that of `BUILD_COMMIT`, or of the clone that a release
+//! build was made in.
 
 /// One line of JSON: version, commit (empty where not known), rustc.
 pub(super) const VERSION: &str = concat!(

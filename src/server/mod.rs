@@ -107,7 +107,11 @@ pub struct Running {
 /// The server could not start, or the storage failed.
 pub async fn run(mut config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     config.connections_max = files::connections_max(&config);
-    let mut running = start(config).await?;
+    let mut running = tokio::select! {
+        started = start(config) => started?,
+        // Nothing is served yet, and a file that the configuration names may be a pipe that is waited for.
+        () = shutdown.cancelled() => return Ok(()),
+    };
     let (asked, begun) = (shutdown, running.shutdown.clone());
     tokio::select! {
         () = asked.cancelled() => begun.cancel(),
@@ -133,6 +137,19 @@ async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
     start_on(Readiness::default(), config, open, CancellationToken::new()).await
 }
 
+/// Checks the files of TLS, identities and policy that the configuration names, as a start does. Blocking.
+///
+/// # Errors
+/// One of them cannot be used.
+pub fn check_files(config: &Config) -> Result<(), Error> {
+    read_files(config).map(drop)
+}
+
+fn read_files(config: &Config) -> Result<(Option<(Tls, tls::Source)>, Auth), Error> {
+    let tls = Tls::open(&config.tls).map_err(Error::Tls)?;
+    Ok((tls, Auth::load(&identity::options(config)).map_err(Error::Auth)?))
+}
+
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
     let failed = |source| Error::Bind { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -146,10 +163,9 @@ async fn start_on(
     open: Opener,
     shutdown: CancellationToken,
 ) -> Result<Running, Error> {
-    let settings = config.tls.clone();
-    let opened = tokio::task::spawn_blocking(move || Tls::open(&settings)).await?.map_err(Error::Tls)?;
+    let named = config.clone();
+    let (opened, auth) = tokio::task::spawn_blocking(move || read_files(&named)).await??;
     let (tls, source) = opened.unzip();
-    let auth = Auth::load(&identity::options(&config)).map_err(Error::Auth)?;
     let (listener, grpc) = bind(config.listen).await?;
     let (admin_listener, admin) = bind(config.admin_listen).await?;
     let topics = Topics::new(&config);
