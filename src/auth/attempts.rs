@@ -1,7 +1,6 @@
-//! Failed checks of signatures, by connection and by peer: whoever sends many bad ones is asked to come
-//! back later, before the next is checked. What is known already, static tokens and JWTs that were
-//! verified before, passes at any time: it costs a hash.
-//! Never: refuses what is known; grows with peers that are gone.
+//! Limits of failed checks of signatures, by connection and by peer: whoever sends many bad ones is refused for
+//! a while before the next is checked. Static tokens and JWTs that were verified before cost only a hash, and are
+//! never refused. Peers that are gone are forgotten.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,30 +8,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::error::{Error, TooMany};
+use super::options::FailureLimits;
 use super::rate_limiter::{Bucket, now_ns};
 
-/// Peers kept before those that owe nothing are looked for: some 100 bytes each.
+/// Number of peers from which on those without a deficit are removed: some 100 bytes each.
 const SWEEP_AT: usize = 1024;
-/// Peers that are told apart at most; what is over that shares one bucket.
+/// Maximum peers with a bucket of their own; all others share one.
 const PEERS_MAX: usize = 65_536;
-/// Least wait that is asked for, so that clients do not come back by the millisecond.
+/// Shortest wait that is asked for, so that clients do not come back by the millisecond.
 const WAIT_MIN: Duration = Duration::from_millis(100);
 
-/// How many failed checks a second; 0 for no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FailureLimits {
-    /// Of one connection.
-    pub connection: u64,
-    /// Of one peer's address, all its connections together.
-    pub peer: u64,
-}
-
-/// The failures of all peers.
+/// Failures of all peers.
 #[derive(Debug)]
 pub(super) struct Failures {
     limits: FailureLimits,
     peers: Mutex<Peers>,
-    /// What peers share that are too many to be told apart.
+    /// Bucket that the peers beyond [`PEERS_MAX`] share.
     others: Arc<Bucket>,
 }
 
@@ -42,7 +33,7 @@ struct Peers {
     sweep_at: usize,
 }
 
-/// The failures of one connection, and of the peer that it is of.
+/// Failures of one connection and of its peer.
 #[derive(Clone, Debug)]
 pub struct Attempts(Arc<Inner>);
 
@@ -59,13 +50,13 @@ impl Failures {
         Arc::new(Self { limits, peers: Mutex::new(peers), others: Arc::default() })
     }
 
-    /// Of a new connection of this peer.
+    /// Returns the counter of a new connection of this peer.
     pub(super) fn of_connection(self: &Arc<Self>, peer: Option<IpAddr>) -> Attempts {
         let (failures, peer) = (Arc::clone(self), peer.map(network));
         Attempts(Arc::new(Inner { failures, connection: Bucket::default(), peer }))
     }
 
-    /// What this peer owes; none where it never failed.
+    /// Returns this peer's bucket; none where it never failed.
     fn known(&self, peer: IpAddr) -> Option<Arc<Bucket>> {
         let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let is_full = peers.by_address.len() >= PEERS_MAX;
@@ -90,7 +81,7 @@ impl Failures {
 }
 
 impl Attempts {
-    /// Whether one more signature may be checked.
+    /// Admits the check of one more signature.
     ///
     /// # Errors
     /// Too many were wrong lately, on this connection or of this peer.
@@ -113,7 +104,7 @@ impl Attempts {
         }
     }
 
-    /// A signature was checked in vain.
+    /// Counts a signature that was wrong.
     pub(super) fn failed(&self) {
         let Inner { failures, connection, peer } = &*self.0;
         let now = now_ns();
@@ -124,7 +115,7 @@ impl Attempts {
     }
 }
 
-/// Whom an address stands for: a host of IPv6 has 2^64 of them.
+/// Maps an address to the one that its host is counted by: a host of IPv6 has a network of 2^64 addresses.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -146,7 +137,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// How many failures pass before the first that is refused.
+    /// Counts the failures before the first that is refused.
     fn pass(attempts: &super::Attempts) -> (usize, &'static str) {
         for passed in 0..1000 {
             match attempts.admit() {
@@ -178,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn peers_that_are_gone_are_forgotten_and_too_many_share() {
+    async fn peers_that_are_gone_are_forgotten_and_too_many_share_a_bucket() {
         let failures = Failures::new(FailureLimits { connection: 0, peer: 2 });
         let fail = |i: usize| {
             failures.of_connection(Some(IpAddr::from(u32::try_from(i).unwrap().to_be_bytes()))).failed();
@@ -195,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_is_none() {
+    fn zero_is_no_limit() {
         let attempts = Failures::new(FailureLimits::default()).of_connection(Some(address("10.0.0.1")));
         (0..10_000).for_each(|_| attempts.failed());
         assert!(attempts.admit().is_ok());

@@ -1,11 +1,10 @@
-//! JWTs that were verified, by their hash, so that a client that sends the same one with every call
-//! is not verified every time. Two generations: what was not asked for while one filled is forgotten.
-//! Never: holds a token, or one that was refused.
+//! JWTs that were verified, by their hash, so that a client that sends the same one with every call is not
+//! verified every time. There are two generations: entries that are not used while one fills are forgotten.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-/// Most tokens of a generation: some 150 bytes each.
+/// Maximum tokens of a generation: some 150 bytes each.
 const GENERATION_MAX: usize = 2048;
 
 /// At most two generations of values.
@@ -60,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_stays_and_the_rest_is_bounded() {
+    fn used_entries_stay_and_the_number_of_others_is_bounded() {
         let cache = Cache::default();
         for i in 0..10 * GENERATION_MAX {
             cache.put(hash(i), i);

@@ -1,5 +1,5 @@
-//! One caller, as the server came to know it: who it is, until when, and what it may do.
-//! Never: holds a credential; a token is remembered by its hash.
+//! An authenticated caller: its identity, how long that is valid, and what it may do. A token is remembered by its
+//! hash only.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,131 +8,113 @@ use std::time::SystemTime;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use super::error::{Error, Exceeded};
+use super::identity::Identity;
 use super::policy::Action;
-use super::principals::Principal;
 use super::rate_limiter::{Allowance, Limits, SubscriptionPermit, now_ns};
 use super::scope::Scope;
-use super::{Auth, Error, Exceeded, seal};
+use super::seal;
+use super::shared::Shared;
 
-/// What the identity rests on. It must still be there after a reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Proof {
-    /// Nothing: anybody.
-    None,
-    /// A static token with this SHA-256.
-    Token([u8; 32]),
-    /// A JWT signed with the key of this fingerprint.
-    Key([u8; 32]),
-    /// A client certificate, which TLS has verified.
-    Certificate,
-}
-
-/// A caller. Cheap to clone.
+/// An authenticated caller. Cheap to clone.
 #[derive(Clone)]
 pub struct Caller {
-    auth: Auth,
-    who: Arc<Who>,
-}
-
-/// Who calls.
-pub(super) struct Who {
-    pub(super) principal: Arc<Principal>,
-    pub(super) proof: Proof,
-    pub(super) expires: Option<SystemTime>,
+    shared: Arc<Shared>,
+    identity: Arc<Identity>,
 }
 
 impl Caller {
-    pub(super) const fn new(auth: Auth, who: Arc<Who>) -> Self {
-        Self { auth, who }
+    pub(super) const fn new(shared: Arc<Shared>, identity: Arc<Identity>) -> Self {
+        Self { shared, identity }
     }
 
-    /// Who calls.
+    /// Returns the principal's name.
     #[must_use]
     pub fn principal(&self) -> &str {
-        &self.who.principal.name
+        &self.identity.principal.name
     }
 
-    /// What stands for who calls in what is stored: the same for every identity of that name, and for no
-    /// other name. Zero without an identity.
+    /// Returns the digest that stands for the principal in stored data: the same for every identity of that name,
+    /// and different for every other name. Zero without an identity.
     #[must_use]
     pub fn digest(&self) -> [u8; 16] {
-        self.who.principal.digest
+        self.identity.principal.digest
     }
 
-    /// When the identity ends; none where it does not by itself.
+    /// Returns when the identity expires; none where it does not.
     #[must_use]
     pub fn expires(&self) -> Option<SystemTime> {
-        self.who.expires
+        self.identity.expires
     }
 
-    /// Whether the rules as they are now let it do this. `topic` is a topic's name, or what somebody
-    /// takes for one: then no pattern of a topic matches it but `*`.
+    /// Tells whether the current rules let it do this. `topic` may be any text: one that is no topic's name is
+    /// matched by the pattern `*` alone.
     #[must_use]
     pub fn allows(&self, action: Action, topic: &str) -> bool {
-        let rules = self.auth.0.rules.load();
+        let rules = self.shared.rules.load();
         let Some(policy) = &rules.policy else { return true };
-        rules.knows(&self.who.principal.name, self.who.proof)
-            && self.who.principal.is_allowed(policy, action, topic)
+        rules.knows(&self.identity.principal.name, self.identity.proof)
+            && self.identity.principal.is_allowed(policy, action, topic)
     }
 
-    /// The topics that the rules as they are now let it do this with.
+    /// Returns the topics that the current rules let it do this with.
     #[must_use]
     pub fn scope(&self, action: Action) -> Scope {
-        let rules = self.auth.0.rules.load();
+        let rules = self.shared.rules.load();
         match &rules.policy {
             None => Scope::all(),
-            Some(policy) if rules.knows(&self.who.principal.name, self.who.proof) => {
-                Scope::of(self.who.principal.topics(policy, action))
+            Some(policy) if rules.knows(&self.identity.principal.name, self.identity.proof) => {
+                Scope::of(self.identity.principal.topics(policy, action))
             }
             Some(_) => Scope::of(Arc::default()),
         }
     }
 
-    /// A place in a list of topics that it may keep but not read.
+    /// Seals a place in a list of topics, which it may keep but not read.
     #[must_use]
     pub fn seal(&self, place: &str) -> String {
-        seal::seal(&self.auth.0.rules.load().key, &self.who.principal.name, place)
+        seal::seal(&self.shared.rules.load().key, &self.identity.principal.name, place)
     }
 
-    /// What [`Self::seal`] sealed for it, by the same rules.
+    /// Opens what [`Self::seal`] sealed for it, by the same rules.
     #[must_use]
     pub fn open(&self, sealed: &str) -> Option<String> {
-        seal::open(&self.auth.0.rules.load().key, &self.who.principal.name, sealed)
+        seal::open(&self.shared.rules.load().key, &self.identity.principal.name, sealed)
     }
 
-    /// As [`Self::allows`].
+    /// Checks [`Self::allows`].
     ///
     /// # Errors
     /// [`Error::Denied`], the same whether there is such a topic or not.
     pub fn permit(&self, action: Action, topic: &str) -> Result<(), Error> {
         let allowed = self.allows(action, topic);
-        if allowed { Ok(()) } else { Err(Error::denied(&self.who.principal.name, action, topic)) }
+        if allowed { Ok(()) } else { Err(Error::denied(&self.identity.principal.name, action, topic)) }
     }
 
-    /// Resolves once the rules as they are now were replaced; none where there are none. To be taken
+    /// Returns a future that resolves once the current rules are replaced; none where there are none. To be taken
     /// before the check whose outcome it guards.
     #[must_use]
     pub fn rules_replaced(&self) -> Option<WaitForCancellationFutureOwned> {
-        let rules = self.auth.0.rules.load();
+        let rules = self.shared.rules.load();
         rules.policy.as_ref().map(|_| rules.replaced.clone().cancelled_owned())
     }
 
     fn limits(&self) -> Limits {
-        let rules = self.auth.0.rules.load();
-        rules.policy.as_ref().map_or_else(Limits::default, |policy| self.who.principal.limits(policy))
+        let rules = self.shared.rules.load();
+        rules.policy.as_ref().map_or_else(Limits::default, |policy| self.identity.principal.limits(policy))
     }
 
-    /// What it may publish now; one publish is admitted however little that is.
+    /// Returns what it may publish now; one publish is admitted however little that is.
     ///
     /// # Errors
-    /// Nothing: a quota is in deficit, for as long as the error says.
+    /// A quota is in deficit, for as long as the error says.
     pub fn allowance(&self) -> Result<Allowance, Exceeded> {
-        let (own_limits, all_limits) = (&self.limits(), &self.auth.0.limits);
+        let (own_limits, all_limits) = (&self.limits(), &self.shared.limits);
         if own_limits.publishing_is_free() && all_limits.publishing_is_free() {
             return Ok(Allowance::ANY);
         }
-        let (now, own, all) = (now_ns(), &self.who.principal.rate_limiter, &self.auth.0.rate_limiter);
-        let mine = own.deficit(own_limits, now).map(|deficit| (Some(&self.who.principal.name), deficit));
+        let (now, own, all) = (now_ns(), &self.identity.principal.rate_limiter, &self.shared.rate_limiter);
+        let mine = own.deficit(own_limits, now).map(|deficit| (Some(&self.identity.principal.name), deficit));
         let everybodys = all.deficit(all_limits, now).map(|deficit| (None, deficit));
         match mine.into_iter().chain(everybodys).max_by_key(|(_, deficit)| deficit.2) {
             None => Ok(own.allowance(own_limits, now).and(all.allowance(all_limits, now))),
@@ -142,64 +124,64 @@ impl Caller {
         }
     }
 
-    /// Pays for what was published.
+    /// Counts what was published against the quotas.
     pub fn consume(&self, bytes: u64, records: u64) {
-        let (own, all) = (self.limits(), &self.auth.0.limits);
+        let (own, all) = (self.limits(), &self.shared.limits);
         if own.publishing_is_free() && all.publishing_is_free() {
             return;
         }
         let now = now_ns();
-        self.who.principal.rate_limiter.consume(&own, bytes, records, now);
-        self.auth.0.rate_limiter.consume(all, bytes, records, now);
+        self.identity.principal.rate_limiter.consume(&own, bytes, records, now);
+        self.shared.rate_limiter.consume(all, bytes, records, now);
     }
 
-    /// Most topics among those it may do the same to for it to create one more; none for no limit.
+    /// Returns the maximum number of topics that it may administer and still create one more; none for no limit.
     #[must_use]
     pub fn topics_max(&self) -> Option<u64> {
         Some(self.limits().topics_max).filter(|most| *most > 0)
     }
 
-    /// Its turn to count topics and create one, so that it does not create two in the place of one.
+    /// Waits for its turn to count topics and create one, so that two calls do not both take the last place.
     pub async fn creating(&self) -> CreationPermit {
-        CreationPermit(self.who.principal.rate_limiter.creating().await)
+        CreationPermit(self.identity.principal.rate_limiter.creating().await)
     }
 
-    /// The quota on topics, used up.
+    /// Returns the error of a used-up quota of topics.
     #[must_use]
     pub fn topics_exceeded(&self, limit: u64) -> Exceeded {
         Exceeded {
             quota: "topics_max",
-            principal: Some(Arc::clone(&self.who.principal.name)),
+            principal: Some(Arc::clone(&self.identity.principal.name)),
             limit,
             retry: None,
         }
     }
 
-    /// Counts a subscription for as long as the answer is held.
+    /// Counts a subscription until the permit is dropped.
     ///
     /// # Errors
-    /// It would be one too many.
+    /// The quota is used up.
     pub fn subscribe(&self) -> Result<SubscriptionPermit, Exceeded> {
-        let (own, all) = (self.limits(), &self.auth.0.limits);
+        let (own, all) = (self.limits(), &self.shared.limits);
         let exceeded = |principal, limits: &Limits| Exceeded {
             quota: "subscriptions_max",
             principal,
             limit: limits.subscriptions_max,
             retry: None,
         };
-        let mine = self.who.principal.rate_limiter.subscribe(&own);
-        let mine = mine.ok_or_else(|| exceeded(Some(Arc::clone(&self.who.principal.name)), &own))?;
-        let everybodys = self.auth.0.rate_limiter.subscribe(all).ok_or_else(|| exceeded(None, all))?;
+        let mine = self.identity.principal.rate_limiter.subscribe(&own);
+        let mine = mine.ok_or_else(|| exceeded(Some(Arc::clone(&self.identity.principal.name)), &own))?;
+        let everybodys = self.shared.rate_limiter.subscribe(all).ok_or_else(|| exceeded(None, all))?;
         Ok(SubscriptionPermit([mine, everybodys]))
     }
 }
 
-/// Held while a topic is created within a quota.
+/// Permit that is held while a topic is created within a quota.
 #[derive(Debug)]
 pub struct CreationPermit(#[expect(dead_code, reason = "held")] OwnedMutexGuard<()>);
 
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Caller").field("principal", &self.who.principal.name).finish_non_exhaustive()
+        f.debug_struct("Caller").field("principal", &self.identity.principal.name).finish_non_exhaustive()
     }
 }

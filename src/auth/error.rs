@@ -1,5 +1,4 @@
-//! Why a caller is turned away.
-//! Never: repeats a credential, or says whether a topic exists.
+//! The reasons for refusing a caller. No text repeats a credential or tells whether a topic exists.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,35 +6,35 @@ use std::time::Duration;
 use super::jwt::Refusal;
 use super::policy::Action;
 
-/// Why a caller is not known, not allowed, or asked to slow down.
+/// Reason for not knowing a caller, not permitting something, or asking it to slow down.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Nothing says who calls.
+    /// The call has no credential.
     #[error("no identity: send `authorization: Bearer TOKEN`, or present a client certificate")]
     Missing,
-    /// The header holds something else.
+    /// The header is not one bearer token.
     #[error("the authorization header is not one bearer token")]
     Malformed,
-    /// Neither in the token file, nor a JWT where JWTs are taken.
+    /// The token is neither in the token file, nor a JWT where JWTs are accepted.
     #[error("the token is not known")]
     UnknownToken,
-    /// A JWT that is not taken.
+    /// The JWT is refused.
     #[error("the token is refused: {0}")]
     Jwt(#[from] Refusal),
-    /// The certificate was valid when the connection was made.
+    /// The certificate, which was valid when the connection was made, has expired.
     #[error("the client certificate has expired")]
     CertificateExpired,
-    /// The credential is good, but its name is no principal's.
+    /// The credential is valid, but its name cannot be a principal's.
     #[error("the identity's name {0}")]
     Name(&'static str),
     /// The policy does not allow it.
     #[error("{principal:?} may not {action} {topic:?}")]
     Denied {
-        /// Who asks.
+        /// Name of the principal.
         principal: Arc<str>,
-        /// What for.
+        /// Action that it asked for.
         action: &'static str,
-        /// Where.
+        /// Topic that it asked for.
         topic: String,
     },
     /// Too many tokens were invalid lately.
@@ -47,7 +46,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The policy does not allow it.
+    /// Creates the error of an action that the policy does not allow.
     #[must_use]
     pub(super) fn denied(principal: &Arc<str>, action: Action, topic: &str) -> Self {
         let action = match action {
@@ -60,7 +59,7 @@ impl Error {
     }
 }
 
-/// A connection or a peer whose tokens are not checked for a moment.
+/// Refusal to check tokens of a connection or a peer for a moment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "too many invalid tokens from this {of}: at most {limit} a second are checked ({flag}); come back in {} ms \
@@ -68,13 +67,13 @@ impl Error {
     .retry.as_millis()
 )]
 pub struct TooMany {
-    /// What they came from: `connection` or `address`.
+    /// Origin of the tokens: `connection` or `address`.
     pub of: &'static str,
-    /// How many are checked in vain in a second.
+    /// Maximum invalid tokens that are checked in a second.
     pub limit: u64,
-    /// The setting.
+    /// Flag of the limit.
     pub flag: &'static str,
-    /// When there is room again.
+    /// Time until there is room again.
     pub retry: Duration,
 }
 
@@ -82,18 +81,18 @@ pub struct TooMany {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the quota {quota} of {} is used up: at most {limit}{}", whose(.principal.as_deref()), again(.retry))]
 pub struct Exceeded {
-    /// Which one.
+    /// Name of the quota.
     pub quota: &'static str,
-    /// Whose; none where it is all callers' together.
+    /// Principal whose quota it is; none for that of all callers together.
     pub principal: Option<Arc<str>>,
-    /// How much it allows.
+    /// Limit of the quota.
     pub limit: u64,
-    /// When there is room again, where that is known.
+    /// Time until there is room again, where that is known.
     pub retry: Option<Duration>,
 }
 
 impl Exceeded {
-    /// Whose quota it is, as `QuotaFailure` says it.
+    /// Returns the subject of a `QuotaFailure`.
     #[must_use]
     pub fn subject(&self) -> String {
         self.principal.as_ref().map_or_else(|| "server".to_owned(), |name| format!("principal:{name}"))

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::jwks;
+use super::options::{JwtOptions, Options};
 use super::policy::Policy;
 use super::rules::{Issuer, Rules};
 use super::tokens::{self, Tokens};
-use super::{JwtOptions, Options, jwks};
 use crate::reload;
 
-/// Every mistake in the files, one line each.
+/// Mistakes in the files, one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadError(pub Vec<String>);
 

@@ -1,6 +1,6 @@
 //! Public keys that JWTs are signed with, from a JWKS file (RFC 7517). RSA from 2048 bits, P-256 and
 //! Ed25519; the kind of a key alone decides the algorithm that it verifies.
-//! Never: takes a symmetric or a private key.
+//! Symmetric and private keys are refused.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,11 +10,11 @@ use serde::de::IgnoredAny;
 
 use super::tokens::hash;
 
-/// Most keys: an issuer has a few.
+/// Maximum number of keys: an issuer has a few.
 const KEYS_MAX: usize = 100;
-/// Least bytes of an RSA modulus.
+/// Minimum bytes of an RSA modulus.
 const RSA_BYTES_MIN: usize = 256;
-/// Most, which is ring's limit too.
+/// Maximum bytes of an RSA modulus, which is ring's limit too.
 const RSA_BYTES_MAX: usize = 1024;
 
 /// An algorithm that a JWT may be signed with.
@@ -26,7 +26,7 @@ pub(super) enum Algorithm {
 }
 
 impl Algorithm {
-    /// The algorithm of this `alg`; none where it is not one of ours.
+    /// Parses an `alg`; none for algorithms that are not accepted.
     pub(super) fn parse(text: &str) -> Option<Self> {
         match text {
             "RS256" => Some(Self::Rs256),
@@ -42,7 +42,7 @@ impl Algorithm {
 pub(super) struct Key {
     pub(super) id: Option<String>,
     material: Material,
-    /// Tells it from every other key.
+    /// Fingerprint of the key.
     pub(super) fingerprint: [u8; 32],
 }
 
@@ -62,7 +62,7 @@ impl Key {
         }
     }
 
-    /// Whether this key made the signature.
+    /// Tells whether this key made the signature.
     pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         match &self.material {
             Material::Rsa { n, e } => RsaPublicKeyComponents { n, e }
@@ -99,7 +99,7 @@ struct RawKey {
     k: Option<IgnoredAny>,
 }
 
-/// Reads a JWKS. Keys that are for something else than the signatures we take are left out.
+/// Reads a JWKS. Keys for other purposes than the accepted signatures are left out.
 ///
 /// # Errors
 /// Every mistake with its place.

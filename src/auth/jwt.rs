@@ -1,6 +1,6 @@
-//! JWTs (RFC 7519, signed as RFC 7515 and 8037 say): RS256, ES256 and EdDSA. The key decides the
-//! algorithm and the token must agree; the signature comes first, and only then is a claim believed.
-//! Never: `none`, an HMAC, an extension that the token calls critical, or a token without `exp`.
+//! JWTs (RFC 7519, signed by RFC 7515 and 8037): RS256, ES256 and EdDSA. The key decides the algorithm and the
+//! token must agree; the signature is checked first, and only then the claims. `none`, HMACs, critical extensions
+//! and tokens without `exp` are refused.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,63 +11,63 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::JwtOptions;
 use super::jwks::{Algorithm, Key};
 use super::name::check_name;
+use super::options::JwtOptions;
 
 /// Longest token, in bytes: those in use have one or two thousand, and all headers get 32 KiB.
 pub(super) const TOKEN_BYTES_MAX: usize = 8 << 10;
 /// Latest time a token may name, in Unix seconds (the year 9999): sums of times stay in range.
 const TIME_MAX: f64 = 253_402_300_799.0;
 
-/// Why a JWT is not taken.
+/// Reason for refusing a JWT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It is larger than any real one.
+    /// The token is larger than any real one.
     #[error("it has more than 8 KiB")]
     TooLarge,
-    /// It is not three parts of base64url, the first two of them JSON objects.
+    /// The token is not three parts of base64url, the first two of them JSON objects.
     #[error("it is not a JWT")]
     Garbage,
-    /// It names an algorithm that is not taken, or one that its key is not for.
+    /// The algorithm is not accepted, or is not that of the key.
     #[error("its algorithm is not RS256, ES256 or EdDSA, or not its key's")]
     Algorithm,
-    /// It calls something critical that is not known here.
+    /// The token has critical extensions, none of which is known.
     #[error("it asks for an extension that is not known (crit)")]
     Critical,
-    /// It names no key, or none that is known.
+    /// The token names no known key.
     #[error("its key (kid) is not known")]
     Key,
-    /// Its key did not sign it.
+    /// The signature is not one of the key.
     #[error("its signature is wrong")]
     Signature,
     /// A claim is missing or of the wrong type.
     #[error("its claim {0} is missing or of the wrong type")]
     Claim(&'static str),
-    /// It is too old.
+    /// The token has expired.
     #[error("it has expired")]
     Expired,
-    /// It is too young.
+    /// The token is not valid yet.
     #[error("it is not valid yet")]
     NotYetValid,
-    /// Somebody else issued it.
+    /// The token is of another issuer.
     #[error("it is of another issuer")]
     Issuer,
-    /// It is meant for another server.
+    /// The token is for another audience.
     #[error("it is for another audience")]
     Audience,
-    /// Its principal can be none.
+    /// The name cannot be a principal's.
     #[error("its principal's name {0}")]
     Name(&'static str),
 }
 
-/// What a verified JWT says.
+/// Content of a verified JWT.
 #[derive(Clone, Debug)]
 pub(super) struct Verified {
     pub(super) name: Arc<str>,
-    /// Its `exp` and the leeway.
+    /// Time of `exp` and the leeway.
     pub(super) expires: SystemTime,
-    /// The fingerprint of the key that signed it.
+    /// Fingerprint of the key that signed it.
     pub(super) key: [u8; 32],
 }
 
@@ -79,12 +79,12 @@ struct Header {
     crit: bool,
 }
 
-/// That a member is there, whatever it says: `null` is there too.
+/// Tells that a member is present, whatever its value: `null` counts too.
 fn present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(value).map(|_| true)
 }
 
-/// A token of the right form, with the key that it names.
+/// Token of the right form, with the key that it names.
 pub(super) struct Signed<'a> {
     message: &'a str,
     claims: Vec<u8>,
@@ -96,7 +96,7 @@ impl<'a> Signed<'a> {
     /// Reads a token, without checking its signature.
     ///
     /// # Errors
-    /// The first thing that is wrong with its form, its header or its key.
+    /// The first mistake in its form, its header or its key.
     pub(super) fn read(token: &'a str, keys: &'a [Key]) -> Result<Self, Refusal> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Refusal::TooLarge);
@@ -117,10 +117,10 @@ impl<'a> Signed<'a> {
         Ok(Self { message, claims, signature, key })
     }
 
-    /// What it says, where its key signed it. It may have expired.
+    /// Checks the signature and the claims, except that the token has not expired.
     ///
     /// # Errors
-    /// The first thing that is wrong with its signature or its claims.
+    /// The first mistake in its signature or its claims.
     pub(super) fn verify(self, options: &JwtOptions, now: SystemTime) -> Result<Verified, Refusal> {
         if !self.key.verifies(self.message.as_bytes(), &self.signature) {
             return Err(Refusal::Signature);
@@ -132,7 +132,7 @@ impl<'a> Signed<'a> {
     }
 }
 
-/// The key a token names; one that names none may only mean the only one.
+/// Finds the key that a token names; a token without a name can only mean the only key.
 fn choose<'a>(keys: &'a [Key], id: Option<&str>) -> Option<&'a Key> {
     match (id, keys) {
         (None, [only]) => Some(only),
@@ -168,7 +168,7 @@ fn check(
     Ok((name.into(), expires))
 }
 
-/// A claim that is a time, where it is there.
+/// Reads a claim that is a time, where it is present.
 fn time(claims: &Map<String, Value>, claim: &'static str) -> Result<Option<SystemTime>, Refusal> {
     let Some(value) = claims.get(claim) else { return Ok(None) };
     let seconds = value.as_f64().filter(|seconds| (0.0..=TIME_MAX).contains(seconds));

@@ -1,15 +1,14 @@
-//! What a principal may be called.
-//! Never: knows who has the name.
+//! The rules for principals' names.
 
-/// The principal of callers without a credential. Only a policy that names it lets them in.
+/// Name of callers without a credential. Only a policy that names it admits them.
 pub const ANONYMOUS: &str = "anonymous";
-/// Longest name, in bytes: a SPIFFE ID is at most 2048, and those in use far shorter.
+/// Maximum bytes of a name: a SPIFFE ID is at most 2048, and those in use far shorter.
 const NAME_MAX: usize = 512;
 
 /// Checks a principal's name.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The rule that it breaks.
 pub fn check_name(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
         return Err("is empty");

@@ -1,8 +1,7 @@
-//! Patterns of names: `*` stands for any number of any characters, none included; everything else for
-//! itself, and the whole name must match.
-//! Never: another special character.
+//! Patterns of names: `*` matches any number of any characters, every other character matches itself, and the
+//! whole name must match.
 
-/// A pattern of principals' or topics' names.
+/// Pattern of principals' or topics' names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pattern(Box<str>);
 
@@ -15,7 +14,7 @@ impl Pattern {
         &self.0
     }
 
-    /// What stands before its first star, and from there on; all of it where it has none.
+    /// Splits the pattern before its first star; all of it is the first part where it has none.
     pub(super) fn split(&self) -> (&str, Option<&str>) {
         match self.0.find('*') {
             Some(at) => (&self.0[..at], Some(&self.0[at..])),
@@ -23,7 +22,7 @@ impl Pattern {
         }
     }
 
-    /// Whether the whole of `name` matches.
+    /// Tells whether the whole of `name` matches.
     pub(super) fn matches(&self, name: &str) -> bool {
         let mut parts = self.0.split('*');
         let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
@@ -82,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn it_agrees_with_the_plainest_matcher_there_is() {
+    fn it_agrees_with_a_recursive_matcher() {
         fn plain(pattern: &[u8], name: &[u8]) -> bool {
             match (pattern.split_first(), name.split_first()) {
                 (None, None) => true,

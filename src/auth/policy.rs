@@ -1,5 +1,4 @@
-//! The policy file: which principals may do what to which topics, and how much.
-//! Never: allows what no rule allows.
+//! The policy file: which principals may do what with which topics, and how much. What no rule allows is denied.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -13,17 +12,17 @@ use super::rate_limiter::Limits;
 use super::set::PatternSet;
 use crate::file;
 
-/// What a caller wants with a topic.
+/// Action of a caller on a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Action {
-    /// Store records; create the topic by that, where topics are created on first use.
+    /// Publish records, which creates the topic where topics are created on first use.
     Publish = 1,
     /// Read records.
     Subscribe = 2,
-    /// Create, change, trim and delete it.
+    /// Create, change, trim and delete the topic.
     Admin = 4,
-    /// Any of these: what it takes to see that a topic is there.
+    /// Any of these, which is required to see that the topic exists.
     Any = 7,
 }
 
@@ -47,7 +46,7 @@ impl Action {
     }
 }
 
-/// Sets of rules kept before those that no principal holds are looked for.
+/// Number of sets of rules from which on those that no principal holds are removed.
 const SWEEP_AT: usize = 64;
 
 /// A checked policy.
@@ -55,11 +54,11 @@ const SWEEP_AT: usize = 64;
 pub(super) struct Policy {
     rules: Vec<Rule>,
     quotas: Vec<Quota>,
-    /// The rules that name a principal as it is called, by their numbers.
+    /// Numbers of the rules that name a principal literally.
     by_name: HashMap<Box<str>, Vec<usize>>,
-    /// The rules that name principals by a pattern.
+    /// Numbers of the rules that name principals by a pattern.
     by_pattern: Vec<(Pattern, usize)>,
-    /// What sets of rules grant, shared by the principals that have the same.
+    /// Grants of sets of rules, shared by the principals that have the same.
     grants: Mutex<HashMap<Box<[usize]>, Weak<Grants>>>,
 }
 
@@ -77,18 +76,18 @@ struct Quota {
     limits: Limits,
 }
 
-/// What one principal may do, and its limits.
+/// Grants of one principal, and its limits.
 #[derive(Debug)]
 pub(super) struct Granted {
     grants: Arc<Grants>,
     pub(super) limits: Limits,
 }
 
-/// What a set of rules grants.
+/// Grants of a set of rules.
 #[derive(Debug)]
 struct Grants {
     rules: Box<[usize]>,
-    /// The topics of each [`Action`], made when they are first asked for.
+    /// Topics of each [`Action`], computed when they are first needed.
     topics: [OnceLock<Arc<PatternSet>>; 4],
 }
 
@@ -161,12 +160,12 @@ impl Policy {
         Self { rules, ..policy }
     }
 
-    /// Whether callers without a credential are named by any rule.
+    /// Tells whether any rule names callers without a credential.
     pub(super) fn knows_anonymous(&self) -> bool {
         self.by_name.contains_key(ANONYMOUS)
     }
 
-    /// What this principal may do.
+    /// Returns the grants of a principal.
     pub(super) fn granted(&self, principal: &str) -> Granted {
         let mut rules = self.by_name.get(principal).cloned().unwrap_or_default();
         if principal != ANONYMOUS {
@@ -181,7 +180,7 @@ impl Policy {
         Granted { grants: self.grants(rules.into()), limits }
     }
 
-    /// What these rules grant: made once, for as long as anybody holds it.
+    /// Returns the grants of these rules, which exist once for as long as anybody holds them.
     fn grants(&self, rules: Box<[usize]>) -> Arc<Grants> {
         let mut all = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get(&rules).and_then(Weak::upgrade) {
@@ -195,7 +194,7 @@ impl Policy {
         grants
     }
 
-    /// The topics that what was granted holds this action on.
+    /// Returns the topics on which the grants allow this action.
     pub(super) fn topics<'a>(&self, granted: &'a Granted, action: Action) -> &'a Arc<PatternSet> {
         let Grants { rules, topics } = &*granted.grants;
         topics[action.index()].get_or_init(|| {
@@ -205,14 +204,14 @@ impl Policy {
         })
     }
 
-    /// Whether what was granted holds this action on this topic.
+    /// Tells whether the grants allow this action on this topic.
     pub(super) fn allows(&self, granted: &Granted, action: Action, topic: &str) -> bool {
         self.topics(granted, action).matches(topic)
     }
 }
 
-/// Whether a list of patterns names this principal. Callers without a credential are named only by
-/// their own name, never by a pattern.
+/// Tells whether a list of patterns names this principal. Callers without a credential are named only by their
+/// own name, never by a pattern.
 fn names(patterns: &[Pattern], principal: &str) -> bool {
     if principal == ANONYMOUS {
         return patterns.iter().any(|pattern| pattern.as_str() == ANONYMOUS);
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_rule_allows_is_not_allowed() {
+    fn actions_that_no_rule_allows_are_denied() {
         let policy = Policy::parse(POLICY).unwrap();
         for (principal, action, topic, expected) in [
             ("billing-eu", Action::Publish, "orders", true),
@@ -348,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn anonymous_is_let_in_by_its_name_alone() {
+    fn anonymous_is_admitted_by_its_literal_name_only() {
         let of = |principals: &str| {
             let rule =
                 format!("[[rule]]\nprincipals = {principals}\ntopics = [\"*\"]\nactions = [\"subscribe\"]");
@@ -360,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_quota_that_names_a_principal_is_its_own() {
+    fn the_first_quota_that_names_a_principal_applies() {
         let policy = Policy::parse(POLICY).unwrap();
         assert_eq!(policy.granted("billing-us").limits.publish_bytes_per_s, 1_000_000);
         assert_eq!(policy.granted("billing-us").limits.subscriptions_max, 3);

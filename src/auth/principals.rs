@@ -1,5 +1,5 @@
-//! The principals seen: what each has used, and what the policy grants it.
-//! Never: grows with principals that are gone.
+//! The principals that called: the usage of each, and what the policy grants it. Those that are gone are
+//! forgotten.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,17 +11,17 @@ use super::policy::{Action, Granted, Policy};
 use super::rate_limiter::{Limits, RateLimiter, now_ns};
 use super::set::PatternSet;
 
-/// Principals kept before those that are idle are looked for.
+/// Number of principals from which on idle ones are removed.
 const SWEEP_AT: usize = 1024;
 
 /// One principal, shared by all its calls.
 #[derive(Debug)]
 pub(super) struct Principal {
     pub(super) name: Arc<str>,
-    /// What stands for the name where it is stored: half of its SHA-256; zero for nobody's.
+    /// Digest that stands for the name in stored data: half of its SHA-256; zero for anonymous callers.
     pub(super) digest: [u8; 16],
     pub(super) rate_limiter: Arc<RateLimiter>,
-    /// As the policy of the time said; made anew where there is another.
+    /// Grants of the policy beside them; computed again under another policy.
     granted: ArcSwapOption<(Arc<Policy>, Granted)>,
 }
 
@@ -41,17 +41,17 @@ impl Principal {
         }
     }
 
-    /// Whether this policy lets it do this.
+    /// Tells whether this policy lets it do this.
     pub(super) fn is_allowed(&self, policy: &Arc<Policy>, action: Action, topic: &str) -> bool {
         policy.allows(&self.granted(policy).1, action, topic)
     }
 
-    /// The topics that this policy lets it do this with.
+    /// Returns the topics that this policy lets it do this with.
     pub(super) fn topics(&self, policy: &Arc<Policy>, action: Action) -> Arc<PatternSet> {
         Arc::clone(policy.topics(&self.granted(policy).1, action))
     }
 
-    /// Its own limits by this policy.
+    /// Returns its own limits by this policy.
     pub(super) fn limits(&self, policy: &Arc<Policy>) -> Limits {
         self.granted(policy).1.limits
     }
@@ -65,7 +65,7 @@ fn digest(name: &str) -> [u8; 16] {
     half
 }
 
-/// The principals seen, by name.
+/// Principals by name.
 #[derive(Debug)]
 pub(super) struct Principals {
     by_name: HashMap<Arc<str>, Arc<Principal>>,
@@ -79,13 +79,13 @@ impl Default for Principals {
 }
 
 impl Principals {
-    /// The principal of this name.
+    /// Returns the principal of this name.
     pub(super) fn get(&mut self, name: &Arc<str>) -> Arc<Principal> {
         if let Some(known) = self.by_name.get(name) {
             return Arc::clone(known);
         }
         if self.by_name.len() >= self.sweep_at {
-            // One that nobody holds and that owes nothing is the same when it is made anew.
+            // A new principal is the same as one that nobody holds and that has no usage.
             let now = now_ns();
             self.by_name
                 .retain(|_, known| Arc::strong_count(known) > 1 || !known.rate_limiter.is_unused(now));
@@ -103,7 +103,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn those_that_are_gone_are_forgotten_and_the_others_kept() {
+    fn principals_that_are_gone_are_forgotten_and_the_others_kept() {
         let mut principals = Principals::default();
         let held = principals.get(&"held".into());
         for i in 0..10 * SWEEP_AT {

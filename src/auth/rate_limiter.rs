@@ -1,7 +1,6 @@
-//! Quotas: what was used, as one number a bucket. A publish is admitted while its buckets are not in
-//! deficit, and then pays, whatever it costs; a bucket holds what one second brings. A stream takes what
-//! is left without asking for each publish, and pays for them together.
-//! Never: a lock or an allocation for a publish.
+//! Quotas, as token buckets of one number each, without a lock or an allocation for a publish. A publish is
+//! admitted while its buckets are not in deficit, and then consumes whatever it costs; a bucket holds the tokens of
+//! one second. A stream takes what is left without asking for each publish, and consumes it at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -10,10 +9,10 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
-/// What a bucket holds, in time: one second's worth.
+/// Capacity of a bucket as the time that fills it.
 const BURST_NS: u64 = 1_000_000_000;
 
-/// How much; 0 for as much as they like.
+/// Limits of callers; 0 for no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of records published in a second.
@@ -22,24 +21,24 @@ pub struct Limits {
     pub publish_records_per_s: u64,
     /// Subscriptions open at once.
     pub subscriptions_max: u64,
-    /// Topics among which one more may be created.
+    /// Topics that a caller may administer and still create one more.
     pub topics_max: u64,
 }
 
 impl Limits {
-    /// Whether nothing is limited.
+    /// Tells whether nothing is limited.
     #[must_use]
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether publishing is not limited.
+    /// Tells whether publishing is not limited.
     pub(super) const fn publishing_is_free(&self) -> bool {
         self.publish_bytes_per_s == 0 && self.publish_records_per_s == 0
     }
 }
 
-/// What may be published until a quota is in deficit, and one publish more.
+/// Amount that may be published until a quota is in deficit; one more publish is admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
     /// Bytes of records.
@@ -49,16 +48,16 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// As much as they like.
+    /// Allowance without a limit.
     pub(super) const ANY: Self = Self { bytes: u64::MAX, records: u64::MAX };
 
-    /// What both allow.
+    /// Returns what both allow.
     pub(super) fn and(self, other: Self) -> Self {
         Self { bytes: self.bytes.min(other.bytes), records: self.records.min(other.records) }
     }
 }
 
-/// What one principal, or all together, have used.
+/// Usage of one principal, or of all together.
 #[derive(Debug, Default)]
 pub(super) struct RateLimiter {
     bytes: Bucket,
@@ -68,7 +67,7 @@ pub(super) struct RateLimiter {
     creating: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Nanoseconds on our own clock, which begins when it is first looked at.
+/// Returns nanoseconds on a monotonic clock, which starts when it is first read.
 pub(super) fn now_ns() -> u64 {
     static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
     let since = Instant::now().saturating_duration_since(*ORIGIN);
@@ -76,18 +75,18 @@ pub(super) fn now_ns() -> u64 {
 }
 
 impl RateLimiter {
-    /// The quota that is in deficit, its limit, and for how long it is.
+    /// Returns the quota that is longest in deficit, its limit, and for how long.
     pub(super) fn deficit(&self, limits: &Limits, now: u64) -> Option<(&'static str, u64, Duration)> {
         let buckets = [
             ("publish_bytes_per_s", limits.publish_bytes_per_s, &self.bytes),
             ("publish_records_per_s", limits.publish_records_per_s, &self.records),
         ];
-        let owing = buckets.into_iter().filter(|(_, limit, _)| *limit > 0);
-        let owing = owing.map(|(name, limit, bucket)| (name, limit, bucket.deficit(now)));
-        owing.filter(|(.., deficit)| !deficit.is_zero()).max_by_key(|(.., deficit)| *deficit)
+        let in_deficit = buckets.into_iter().filter(|(_, limit, _)| *limit > 0);
+        let in_deficit = in_deficit.map(|(name, limit, bucket)| (name, limit, bucket.deficit(now)));
+        in_deficit.filter(|(.., deficit)| !deficit.is_zero()).max_by_key(|(.., deficit)| *deficit)
     }
 
-    /// What may be published before there is a deficit.
+    /// Returns what may be published before there is a deficit.
     pub(super) fn allowance(&self, limits: &Limits, now: u64) -> Allowance {
         Allowance {
             bytes: self.bytes.left(limits.publish_bytes_per_s, now),
@@ -95,13 +94,13 @@ impl RateLimiter {
         }
     }
 
-    /// Pays for what was published.
+    /// Consumes what was published.
     pub(super) fn consume(&self, limits: &Limits, bytes: u64, records: u64, now: u64) {
         self.bytes.consume(bytes, limits.publish_bytes_per_s, now);
         self.records.consume(records, limits.publish_records_per_s, now);
     }
 
-    /// Counts one subscription more, where the limit leaves room.
+    /// Counts one more subscription, where the limit leaves room.
     pub(super) fn subscribe(self: &Arc<Self>, limits: &Limits) -> Option<CountedSubscription> {
         let most = if limits.subscriptions_max == 0 { u64::MAX } else { limits.subscriptions_max };
         let more = |open: u64| (open < most).then_some(open + 1);
@@ -109,12 +108,12 @@ impl RateLimiter {
         counted.is_ok().then(|| CountedSubscription(Arc::clone(self)))
     }
 
-    /// Waits until no other call may create a topic, and keeps others from it.
+    /// Waits for the lock of creating a topic.
     pub(super) async fn creating(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.creating).lock_owned().await
     }
 
-    /// Whether a new rate limiter would say the same.
+    /// Tells whether a new rate limiter would behave the same.
     pub(super) fn is_unused(&self, now: u64) -> bool {
         self.bytes.is_full(now)
             && self.records.is_full(now)
@@ -122,7 +121,7 @@ impl RateLimiter {
     }
 }
 
-/// A subscription that is counted until this is dropped.
+/// Subscription that is counted until this is dropped.
 #[derive(Debug)]
 pub(super) struct CountedSubscription(Arc<RateLimiter>);
 
@@ -132,25 +131,25 @@ impl Drop for CountedSubscription {
     }
 }
 
-/// A subscription that counts against the quotas until this is dropped.
+/// Permit of a subscription, which counts against the quotas until this is dropped.
 #[derive(Debug)]
 pub struct SubscriptionPermit(#[expect(dead_code, reason = "held")] pub(super) [CountedSubscription; 2]);
 
-/// A bucket as the time at which it is full (GCRA, ATM Forum TM 4.1 §4.4.2, with deficit): every payment
-/// puts that off. It is in deficit where that is further away than filling it from empty takes.
+/// Token bucket, stored as the time at which it is full (GCRA, ATM Forum TM 4.1 §4.4.2, with deficit): consuming
+/// moves that time back. It is in deficit while that time is farther away than it takes to fill an empty bucket.
 #[derive(Debug, Default)]
 pub(super) struct Bucket {
     full_at: AtomicU64,
 }
 
 impl Bucket {
-    /// For how long it is in deficit.
+    /// Returns for how long it is in deficit.
     pub(super) fn deficit(&self, now: u64) -> Duration {
         let full_at = self.full_at.load(Ordering::Acquire);
         Duration::from_nanos(full_at.saturating_sub(now.saturating_add(BURST_NS)))
     }
 
-    /// How much there is, of a bucket that is filled at `rate` a second.
+    /// Returns how much is left in a bucket that is filled at `rate` a second.
     fn left(&self, rate: u64, now: u64) -> u64 {
         if rate == 0 {
             return u64::MAX;
@@ -160,11 +159,12 @@ impl Bucket {
         u64::try_from(left / u128::from(BURST_NS)).unwrap_or(u64::MAX)
     }
 
-    /// Whether a new one would say the same.
+    /// Tells whether a new one would behave the same.
     pub(super) fn is_full(&self, now: u64) -> bool {
         self.full_at.load(Ordering::Relaxed) <= now
     }
 
+    /// Takes `amount` from a bucket that is filled at `rate` a second.
     pub(super) fn consume(&self, amount: u64, rate: u64, now: u64) {
         if rate == 0 {
             return;
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_beyond_all_measure_overflow_nothing() {
+    fn huge_amounts_do_not_overflow() {
         let bucket = Bucket::default();
         bucket.consume(u64::MAX, 1, u64::MAX / 2);
         bucket.consume(u64::MAX, 1, 0);

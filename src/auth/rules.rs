@@ -1,6 +1,5 @@
-//! One snapshot of identities and policy. It is replaced whole; what rests on one that was replaced is
-//! told so.
-//! Never: changes.
+//! One snapshot of identities and policy, which never changes. It is replaced as a whole, and calls that rest on
+//! the old one are notified.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,29 +7,30 @@ use std::time::SystemTime;
 
 use tokio_util::sync::CancellationToken;
 
+use super::attempts::Attempts;
 use super::cache::Cache;
-use super::caller::Proof;
+use super::error::Error;
+use super::identity::Proof;
 use super::jwks::Key;
-use super::jwt::{self, Signed, Verified};
+use super::jwt::{self, Refusal, Signed, Verified};
+use super::options::JwtOptions;
 use super::policy::Policy;
 use super::tokens::{self, Tokens};
-use super::{Attempts, Error, JwtOptions, Refusal};
 
 /// Identities and policy.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    /// None where everybody may do everything.
+    /// Absent where everybody may do everything.
     pub(super) policy: Option<Arc<Policy>>,
     pub(super) tokens: Option<Arc<Tokens>>,
     pub(super) jwt: Option<Arc<Issuer>>,
-    /// What places in lists are sealed with: a hash of all the files, in which the hashes of the tokens
-    /// are that nobody knows.
+    /// Key for sealing places in lists: a hash of all files, whose hashes of tokens nobody knows.
     pub(super) key: [u8; 32],
-    /// Cancelled once others hold.
+    /// Cancelled once other rules are in force.
     pub(super) replaced: CancellationToken,
 }
 
-/// Who signs JWTs.
+/// Issuer of JWTs.
 #[derive(Debug)]
 pub(super) struct Issuer {
     options: JwtOptions,
@@ -45,7 +45,8 @@ impl Issuer {
         Self { options, keys, fingerprints, verified: Cache::default() }
     }
 
-    /// What a token says, which may have expired. Checking a signature is dear, and sending a wrong one cheap.
+    /// Verifies a token, which may have expired. The number of wrong signatures is limited, as checking one costs far
+    /// more than sending it.
     fn verify(&self, token: &str, now: SystemTime, attempts: &Attempts) -> Result<Verified, Error> {
         let signed = Signed::read(token, &self.keys)?;
         attempts.admit()?;
@@ -54,7 +55,7 @@ impl Issuer {
     }
 }
 
-/// Whose a credential is.
+/// Owner of a credential.
 pub(super) struct Identified {
     pub(super) name: Arc<str>,
     pub(super) proof: Proof,
@@ -62,17 +63,17 @@ pub(super) struct Identified {
 }
 
 impl Rules {
-    /// Whose token this is.
+    /// Finds the owner of a token.
     ///
     /// # Errors
-    /// It is nobody's.
+    /// The token is not valid, or too many were not lately.
     pub(super) fn identify(
         &self,
         token: &str,
         now: SystemTime,
         attempts: &Attempts,
     ) -> Result<Identified, Error> {
-        // Hashing has its price too.
+        // Hashing a large token costs too.
         if token.len() > jwt::TOKEN_BYTES_MAX {
             return Err(Refusal::TooLarge.into());
         }
@@ -80,7 +81,7 @@ impl Rules {
         if let Some(name) = self.tokens.as_ref().and_then(|tokens| tokens.find(&hash)) {
             return Ok(Identified { name: Arc::clone(name), proof: Proof::Token(hash), expires: None });
         }
-        // Three parts, or it was never meant to be a JWT.
+        // A JWT has three parts.
         let issuer = self.jwt.as_ref().filter(|_| token.matches('.').count() == 2);
         let issuer = issuer.ok_or(Error::UnknownToken)?;
         let Verified { name, expires, key } = match issuer.verified.get(&hash) {
@@ -97,7 +98,7 @@ impl Rules {
         Ok(Identified { name, proof: Proof::Key(key), expires: Some(expires) })
     }
 
-    /// Whether what an identity rested on is still there.
+    /// Tells whether the proof of an identity is still accepted.
     pub(super) fn knows(&self, name: &str, proof: Proof) -> bool {
         match proof {
             Proof::None | Proof::Certificate => true,

@@ -1,16 +1,14 @@
-//! Places in lists of topics that a caller keeps and cannot read: it may be the name of a topic that
-//! is not shown to it. The key is made of the files of identities and policy, so that every replica
-//! that has the same files opens what another sealed.
-//! Never: a name in the clear.
+//! Encryption of places in lists of topics, which may be names of topics that the caller may not see. The key is
+//! made of the files of identities and policy, so that every replica with the same files opens what another sealed.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hmac::{self, HMAC_SHA256};
 
-/// What a sealed place begins with, which no topic's name does.
+/// First character of a sealed place, which no topic's name begins with.
 pub(super) const MARK: char = '~';
-/// Longest sealed place that is looked at, in bytes: a topic's name has 128, which makes 210.
+/// Maximum bytes of a sealed place: a topic's name has 128, which makes 210.
 const SEALED_MAX: usize = 512;
 
 /// Seals a place for a principal. The nonce is a hash of what is sealed, so that no two places share one.
@@ -26,7 +24,7 @@ pub(super) fn seal(key: &[u8; 32], principal: &str, place: &str) -> String {
     format!("{MARK}{}", URL_SAFE_NO_PAD.encode(sealed))
 }
 
-/// The place; none where it was not sealed with this key for this principal.
+/// Opens a sealed place; none where it was not sealed with this key for this principal.
 pub(super) fn open(key: &[u8; 32], principal: &str, sealed: &str) -> Option<String> {
     let text = sealed.strip_prefix(MARK).filter(|text| text.len() <= SEALED_MAX)?;
     let mut bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
@@ -45,7 +43,7 @@ mod tests {
     use super::{open, seal};
 
     #[test]
-    fn a_place_is_opened_by_whom_it_was_sealed_for_alone() {
+    fn a_place_is_opened_only_by_the_principal_it_was_sealed_for() {
         let (key, place) = ([7; 32], "secret-topic~");
         let sealed = seal(&key, "a", place);
         assert!(sealed.starts_with('~') && !sealed.contains("secret"));

@@ -1,26 +1,26 @@
-//! Many patterns as one: whether any of them matches a name, and in which ranges of sorted names those
-//! lie that any may match. A look costs the same however many names and prefixes there are; only
-//! patterns with a star inside are tried one by one.
+//! Sets of patterns: whether any of them matches a name, and in which ranges of sorted names the matching ones
+//! lie. A look-up costs about the same however many names and prefixes there are; only patterns with a star inside
+//! are tried one by one.
 
 use super::pattern::Pattern;
 
-/// Sorts behind every character of a topic's name, so that a prefix and this is where its names end.
-const BEHIND: char = '~';
+/// Character that sorts after every character of a topic's name, so that a prefix and this end its range.
+const AFTER: char = '~';
 
-/// Patterns, sorted by what they need.
+/// Patterns, sorted by how they are matched.
 #[derive(Debug, Default)]
 pub(super) struct PatternSet {
-    /// Patterns without a star, sorted; none that a prefix covers.
+    /// Patterns without a star, sorted, except those that a prefix covers.
     exact: Vec<Box<str>>,
-    /// Patterns with their star at the end, without it; sorted, and none begins with another.
+    /// Patterns with a star at their end, without it; sorted, and none begins with another.
     prefixes: Vec<Box<str>>,
     /// All other patterns that no prefix covers.
     others: Vec<Pattern>,
-    /// Where the matching names lie; sorted, and no two overlap.
+    /// Ranges of the matching names; sorted, and no two overlap.
     spans: Vec<Range>,
 }
 
-/// A range of sorted names.
+/// Stored form of a [`Span`].
 #[derive(Debug)]
 struct Range {
     text: Box<str>,
@@ -28,35 +28,35 @@ struct Range {
     is_whole: bool,
 }
 
-/// A range of sorted names: one name, or all that begin with something.
+/// Range of sorted names: one name, or all that begin with a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span<'a> {
-    /// The name, or what the names begin with.
+    /// Name, or beginning of the names.
     pub text: &'a str,
-    /// Whether it is one name.
+    /// Tells that it is one name.
     pub is_name: bool,
-    /// Whether every name in it matches.
+    /// Tells that every name in it matches.
     pub is_whole: bool,
 }
 
 impl Span<'_> {
-    /// The place just behind its last name.
+    /// Returns the place just after its last name.
     #[must_use]
     pub fn end(&self) -> String {
         let mut end = self.text.to_owned();
         if !self.is_name {
-            end.push(BEHIND);
+            end.push(AFTER);
         }
         end
     }
 
-    /// Whether all of it lies at or before this place.
+    /// Tells whether all of it lies at or before this place.
     fn is_before(&self, place: &str) -> bool {
         if self.is_name {
             return self.text <= place;
         }
         match place.strip_prefix(self.text) {
-            Some(rest) => rest.starts_with(BEHIND),
+            Some(rest) => rest.starts_with(AFTER),
             None => self.text < place,
         }
     }
@@ -90,19 +90,19 @@ impl PatternSet {
         Self { exact, prefixes, others, spans }
     }
 
-    /// Whether any pattern matches the whole name.
+    /// Tells whether any pattern matches the whole name.
     pub(super) fn matches(&self, name: &str) -> bool {
         covering(&self.prefixes, name).is_some()
             || self.exact.binary_search_by(|known| (**known).cmp(name)).is_ok()
             || self.others.iter().any(|pattern| pattern.matches(name))
     }
 
-    /// Patterns that are tried one by one.
+    /// Returns the number of patterns that are tried one by one.
     pub(super) const fn tried(&self) -> usize {
         self.others.len()
     }
 
-    /// The first span that holds names behind `after` that begin with `prefix`, as far as they do.
+    /// Returns the first span of names after `after` that begin with `prefix`, as far as they do.
     pub(super) fn next<'a>(&'a self, prefix: &'a str, after: &str) -> Option<Span<'a>> {
         let around = self.spans.partition_point(|range| &*range.text <= prefix);
         if let Some(around) = around.checked_sub(1).map(|at| self.spans[at].span())
@@ -118,7 +118,7 @@ impl PatternSet {
     }
 }
 
-/// The span of all names that begin with `prefix`, where any lie behind `after`.
+/// Returns the span of all names that begin with `prefix`, where any lie after `after`.
 pub(super) fn all<'a>(prefix: &'a str, after: &str) -> Option<Span<'a>> {
     let all = Span { text: prefix, is_name: false, is_whole: true };
     (!all.is_before(after)).then_some(all)
@@ -138,14 +138,14 @@ fn spans(exact: &[Box<str>], prefixes: &[Box<str>], others: &[Pattern]) -> Vec<R
     spans
 }
 
-/// Sorted, without those that begin with another.
+/// Sorts prefixes, without those that begin with another.
 fn outermost(mut prefixes: Vec<Box<str>>) -> Vec<Box<str>> {
     prefixes.sort_unstable();
     prefixes.dedup_by(|later, kept| later.starts_with(&**kept));
     prefixes
 }
 
-/// The prefix that the name begins with. All strings between a prefix and a name that begins with it begin with it
+/// Finds the prefix that the name begins with. All strings between a prefix and a name that begins with it begin with it
 /// too, so that only the last prefix up to the name can be it.
 fn covering<'a>(prefixes: &'a [Box<str>], name: &str) -> Option<&'a str> {
     let at = prefixes.partition_point(|prefix| **prefix <= *name).checked_sub(1)?;

@@ -1,5 +1,4 @@
-//! Static tokens: a file of names and hashes. Also how a token is made.
-//! Never: holds a token itself.
+//! Static tokens: the file of names and hashes, and the creation of tokens.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,21 +11,21 @@ use std::sync::Arc;
 use super::name::check_name;
 use crate::file;
 
-/// Most tokens: who has more principals than a file is good for has JWTs.
+/// Maximum number of tokens: JWTs are better for more principals.
 const TOKENS_MAX: usize = 1024;
-/// What a hash begins with in the file.
+/// Prefix of a hash in the file.
 const PREFIX: &str = "sha256:";
-/// What tokens of ours begin with, so that scanners for leaked secrets find them.
+/// Prefix of tokens, so that scanners for leaked secrets find them.
 const TOKEN_PREFIX: &str = "streamway_";
-/// Random bytes of a token: beyond guessing, so that a plain hash keeps it.
+/// Random bytes of a token: too many to guess, so that a plain hash protects it.
 const TOKEN_BYTES: usize = 32;
 
-/// The SHA-256 of a credential.
+/// Returns the SHA-256 of a credential.
 pub(super) fn hash(credential: &[u8]) -> [u8; 32] {
     digest(&SHA256, credential).as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
-/// A new random token.
+/// Creates a random token.
 ///
 /// # Errors
 /// The system gives no random bytes.
@@ -36,7 +35,7 @@ pub fn new_token() -> Result<String, getrandom::Error> {
     Ok(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
 }
 
-/// The line of the token file for a principal's token.
+/// Writes the line of the token file for a principal's token.
 #[must_use]
 pub fn entry(name: &str, token: &str) -> String {
     let hex: String = hash(token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -60,7 +59,7 @@ impl Tokens {
     /// Reads a token file.
     ///
     /// # Errors
-    /// Every mistake with its place, but nothing of what stands there: it may be a token.
+    /// Every mistake with its place, but without the text, which may be a token.
     pub(super) fn parse(text: &str) -> Result<Self, Vec<String>> {
         let raw: BTreeMap<String, Hashes> = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(1, |span| file::line_of(text, span.start));
@@ -94,8 +93,8 @@ impl Tokens {
         if faults.is_empty() { Ok(Self(tokens)) } else { Err(faults) }
     }
 
-    /// Whose token has this hash. The look-up is not of constant time, and need not be: what its time
-    /// could tell is of the hash of a guess, from which nothing follows about any token.
+    /// Finds the owner of the token with this hash. The look-up takes no constant time, and need not: its time tells
+    /// only about the hash of a guess, from which nothing follows about any token.
     pub(super) fn find(&self, hash: &[u8; 32]) -> Option<&Arc<str>> {
         self.0.get(hash)
     }
@@ -117,7 +116,7 @@ mod tests {
     use super::{Tokens, entry, hash, new_token};
 
     #[test]
-    fn a_token_that_was_made_is_found_by_its_line() {
+    fn a_created_token_is_found_by_its_line() {
         let (a, b, c) = (new_token().unwrap(), new_token().unwrap(), new_token().unwrap());
         assert!(a != b && a.len() == 53 && a.starts_with("streamway_"));
         let (line_a, line_b) = (entry("billing", &a), entry(r#"odd"\name"#, &b));
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_and_what_may_be_a_token_is_not_repeated() {
+    fn mistakes_are_named_without_the_text_that_may_be_a_token() {
         let secret = "correct-horse-battery";
         let short = "0".repeat(63);
         for text in [

@@ -1,4 +1,4 @@
-//! Who may call, and what they may do: refusals, reloads, ends of long calls.
+//! Authentication and authorisation: refusals, reloads, and the ends of long calls.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -28,7 +28,7 @@ fn claims(exp: u64) -> Value {
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_an_identity_but_health() {
+async fn calls_without_an_identity_are_refused_except_health() {
     let setup = Setup::new(&["ops"], &rule(r#"["*"]"#, r#"["*"]"#, r#"["publish","subscribe","admin"]"#));
     let server = setup.start(&[]).await;
     let mut client = server.client().await;
@@ -73,7 +73,7 @@ async fn a_request_id_of_another_principal_is_another_publish() {
         }
         let status = client.publish(of("one", with_id("else"))).await.unwrap_err();
         refused(&status, Code::FailedPrecondition, "REQUEST_ID_REUSED");
-        // Whose an id is, is kept with it.
+        // The principal of an id is stored with it.
         server.sigterm().await;
         server.restart().await;
     }
@@ -403,7 +403,7 @@ async fn long_calls_end_when_their_permission_or_their_token_is_withdrawn() {
         kept = other.subscribe(of("b", subscribe("orders", earliest()))).await;
         let mut kept = kept.unwrap().into_inner();
         ends(&server, "a-secret", || withdraw(&setup)).await;
-        // Whose permission is as it was reads on.
+        // A subscriber whose permission is unchanged reads on.
         published_by(&server, "b", "orders").await;
         let mut records = 0;
         while records < 101 {

@@ -1,4 +1,4 @@
-//! How much callers may do: quotas of a principal and of all, and what becomes of who exceeds them.
+//! Quotas of a principal and of all callers together, and the answers to those that exceed them.
 
 use std::time::{Duration, Instant};
 
@@ -109,7 +109,7 @@ async fn a_principal_fills_its_patterns_with_no_more_topics_than_its_quota() {
     is_one_too_many(&status);
     let sent = tokio_stream::iter([ingest(publish("own.2", records("x", 1)))]);
     is_one_too_many(&client.ingest(of("small", sent)).await.unwrap_err());
-    // What is there is used as before, and what is deleted makes room.
+    // Existing topics are used as before, and deleted ones make room.
     publish_as(&server, "small", "own.0").await.unwrap();
     let delete = DeleteTopicRequest { name: "own.1".into(), ..DeleteTopicRequest::default() };
     topics.delete_topic(of("small", delete)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Where a subscription starts, and what happens where that is not in the topic.
+//! Start positions of subscriptions, and positions that the topic does not have.
 
 use prost_types::Timestamp;
 use streamway::proto::v1::subscribe_request::Start;

@@ -314,7 +314,7 @@ async fn certificates_change_under_open_connections() {
     assert_eq!(read_on(published - so_far).await, published);
 }
 
-/// What the holder of a certificate may do is the policy's to say.
+/// The policy decides what the holder of a certificate may do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_an_identity() {
     let dir = TempDir::new().unwrap();
