@@ -56,7 +56,7 @@ async fn topics(log: &dyn Log) {
         Err(error) => return debug!(%error, "topics cannot be listed"),
     };
     METRICS.topics_count.set(all.len() as u64);
-    METRICS.topics.see(all.iter().map(|info| TopicStats {
+    METRICS.topics.update(all.iter().map(|info| TopicStats {
         name: info.name.as_str(),
         stored_bytes: info.stored_bytes,
         tail: info.tail.get(),

@@ -1,5 +1,5 @@
-//! What is counted of calls: by method and status, unary and streaming apart.
-//! Never: a label from the wire; methods nobody knows are one.
+//! Counts of calls by method and status, unary and streaming apart. Unknown methods share one label, so that
+//! clients cannot create labels.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -28,13 +28,13 @@ pub const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// A method of the gRPC port: a place in [`METHODS`].
+/// A method of the gRPC port: an index into [`METHODS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Method(usize);
 
 impl Method {
-    /// The method of a path `/package.Service/Method`; none for health and reflection, which are
-    /// not counted.
+    /// Finds the method of a path `/package.Service/Method`; none for health and reflection, which are not
+    /// counted.
     #[must_use]
     pub fn of(path: &str) -> Option<Self> {
         let asked = path.strip_prefix('/').unwrap_or(path);
@@ -47,20 +47,20 @@ impl Method {
         Some(Self(found.unwrap_or(METHODS.len() - 1)))
     }
 
-    /// `package.Service/Method`.
+    /// Returns `package.Service/Method`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         METHODS[self.0].0
     }
 
-    /// Whether either side sends more than one message.
+    /// Tells whether either side sends more than one message.
     #[must_use]
     pub const fn is_streaming(self) -> bool {
         METHODS[self.0].1
     }
 }
 
-/// What is counted of all calls.
+/// Counts of all calls.
 #[derive(Debug)]
 pub struct Calls {
     active: [Gauge; METHODS.len()],
@@ -75,12 +75,12 @@ impl Calls {
         }
     }
 
-    /// A call begins.
+    /// Counts a call that begins.
     pub fn begin(&self, method: Method) {
         self.active[method.0].add(1);
     }
 
-    /// It ended with this code.
+    /// Counts a call that ended with this code.
     pub fn end(&self, method: Method, code: usize, took: Duration) {
         self.active[method.0].add(-1);
         let scale = if method.is_streaming() { &LONG_DURATIONS } else { &DURATIONS };
@@ -88,12 +88,12 @@ impl Calls {
         slot.get_or_init(|| Box::new(Histogram::new(scale))).record_time(took);
     }
 
-    /// Open calls of every method.
+    /// Lists the number of open calls of every method.
     pub(super) fn active(&self) -> impl Iterator<Item = (Method, &Gauge)> {
         self.active.iter().enumerate().map(|(index, gauge)| (Method(index), gauge))
     }
 
-    /// Every method and code that was seen.
+    /// Lists the durations of every method and code that occurred.
     pub(super) fn ended(&self) -> impl Iterator<Item = (Method, &'static str, &Histogram)> {
         self.ended.iter().enumerate().flat_map(|(index, codes)| {
             let seen = codes.iter().zip(CODES).filter_map(|(slot, code)| Some((code, slot.get()?)));

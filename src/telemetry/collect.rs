@@ -1,5 +1,4 @@
-//! Every metric with its values at one moment: what `/metrics` prints and OTLP sends.
-//! Never: a name; those are in `names`.
+//! The values of all metrics at one moment, for `/metrics` and OTLP.
 
 use super::metric::HistogramSnapshot;
 use super::metrics::{Connections, DENIALS, METRICS, SIGNALS, STATES};
@@ -10,31 +9,31 @@ use super::topics::Topic;
 /// A metric and its points.
 #[derive(Clone, Debug)]
 pub struct Family {
-    /// Which.
+    /// The metric.
     pub metric: &'static Metric,
-    /// One for each set of labels.
+    /// One point for each set of labels.
     pub points: Vec<Point>,
 }
 
 /// A value and its labels.
 #[derive(Clone, Debug)]
 pub struct Point {
-    /// As many as the metric names, in its order.
+    /// Values of the labels that the metric names, in its order.
     pub labels: Vec<String>,
-    /// What was counted.
+    /// The value.
     pub value: Value,
 }
 
-/// What was counted.
+/// Value of a point.
 #[derive(Clone, Debug)]
 pub enum Value {
-    /// Of a counter or a gauge.
+    /// Value of a counter or a gauge.
     Number(f64),
-    /// Of a histogram.
+    /// Content of a histogram.
     Histogram(HistogramSnapshot),
 }
 
-/// Everything, now.
+/// Collects the values of all metrics now.
 #[must_use]
 pub fn collect() -> Vec<Family> {
     METRICS.refresh();
@@ -247,7 +246,7 @@ mod tests {
         }
         METRICS.tls_expiry.set(1);
         METRICS.topics.of("collected").published_batches.inc();
-        let _reader = METRICS.readers.open("collected", 0, || 0);
+        let _reader = METRICS.readers.open(METRICS.topics.of("collected"), 0, || 0);
         let families = collect();
         let found: Vec<&str> = families.iter().map(|family| family.metric.name).collect();
         let wanted: BTreeSet<&str> = NAMES.iter().map(|metric| metric.name).collect();

@@ -1,5 +1,5 @@
-//! docs/telemetry.md's tables, from the names; a test holds the page against them.
-//! `UPDATE_DOCS=1 cargo test --lib telemetry::document` writes them anew.
+//! The tables of docs/telemetry.md, made from the names; a test compares the page with them.
+//! `UPDATE_DOCS=1 cargo test --lib telemetry::document` writes them again.
 
 use std::fmt::Write;
 
@@ -31,7 +31,7 @@ fn tables() -> String {
 }
 
 #[test]
-fn the_page_names_what_the_code_names() {
+fn the_page_has_the_names_of_the_code() {
     const MARK: &str = "<!-- generated -->\n";
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/telemetry.md");
     let page = std::fs::read_to_string(path).unwrap();

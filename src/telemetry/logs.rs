@@ -1,5 +1,5 @@
-//! Log lines: trace and span id on each, and the same lines over OTLP.
-//! Never: exports a line of the libraries below, which would tell of the export itself.
+//! Log lines: the trace and span id on each, and their export over OTLP. Lines of libraries are not exported,
+//! as they would tell of the export itself.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 use super::metrics::METRICS;
 use super::trace::current_ids;
 
-/// A format whose lines end with the ids of the call they belong to.
+/// Format whose lines end with the ids of the call they belong to.
 #[derive(Debug)]
 pub struct WithTrace<F>(pub F);
 
@@ -44,7 +44,7 @@ where
     }
 }
 
-/// The layer that exports this server's own lines.
+/// Creates the layer that exports this server's own lines.
 pub fn exported<S>(provider: &SdkLoggerProvider, filter: EnvFilter) -> impl Layer<S> + use<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
@@ -53,7 +53,7 @@ where
     OpenTelemetryTracingBridge::new(provider).with_filter(own).with_filter(filter)
 }
 
-/// Counts panics; what is printed of them stays the same.
+/// Counts panics, and leaves what is printed of them as it is.
 pub fn count_panics() {
     let printed = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

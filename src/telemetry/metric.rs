@@ -1,16 +1,15 @@
-//! What a metric is counted in: plain relaxed atomics, so that counting costs a few nanoseconds and
-//! takes no lock.
-//! Never: knows a name or a label.
+//! Counters, gauges and histograms on relaxed atomics, so that counting costs a few nanoseconds and takes no
+//! lock.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Only rises.
+/// Number that only rises.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Zero.
+    /// Creates it at zero.
     #[must_use]
     pub const fn new() -> Self {
         Self(AtomicU64::new(0))
@@ -26,30 +25,30 @@ impl Counter {
         self.0.fetch_add(n, Relaxed);
     }
 
-    /// The count so far.
+    /// Returns the count so far.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// Rises and falls.
+/// Number that rises and falls.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicI64);
 
 impl Gauge {
-    /// Zero.
+    /// Creates it at zero.
     #[must_use]
     pub const fn new() -> Self {
         Self(AtomicI64::new(0))
     }
 
-    /// Replaces the value; what is beyond 63 bits becomes the greatest value.
+    /// Replaces the value. A value beyond 63 bits becomes the largest one.
     pub fn set(&self, value: u64) {
         self.0.store(i64::try_from(value).unwrap_or(i64::MAX), Relaxed);
     }
 
-    /// Adds, or takes away.
+    /// Adds `n`, which may be negative.
     pub fn add(&self, n: i64) {
         self.0.fetch_add(n, Relaxed);
     }
@@ -61,14 +60,14 @@ impl Gauge {
         GaugeGuard(self)
     }
 
-    /// The value now.
+    /// Returns the value now.
     #[must_use]
     pub fn get(&self) -> i64 {
         self.0.load(Relaxed)
     }
 }
 
-/// One of a [`Gauge`], until dropped.
+/// One unit of a [`Gauge`], until it is dropped.
 #[derive(Debug)]
 pub struct GaugeGuard(&'static Gauge);
 
@@ -78,19 +77,19 @@ impl Drop for GaugeGuard {
     }
 }
 
-/// Most upper bounds a histogram has.
+/// Maximum number of a histogram's upper bounds.
 pub const BOUNDS_MAX: usize = 20;
 
-/// Upper bounds of a histogram's buckets (inclusive), and what one unit of them is in the metric's.
+/// Upper bounds of a histogram's buckets (inclusive), and their unit in that of the metric.
 #[derive(Debug)]
 pub struct Scale {
-    /// Rising; at most [`BOUNDS_MAX`].
+    /// The bounds in rising order; at most [`BOUNDS_MAX`].
     pub bounds: &'static [u64],
-    /// What to multiply by: 1e-9 where nanoseconds are counted and seconds are shown.
+    /// Factor to the metric's unit: 1e-9 where nanoseconds are counted and seconds are shown.
     pub unit: f64,
 }
 
-/// How values spread over buckets.
+/// Distribution of values over buckets.
 #[derive(Debug)]
 pub struct Histogram {
     scale: &'static Scale,
@@ -98,37 +97,37 @@ pub struct Histogram {
     sum: AtomicU64,
 }
 
-/// What a histogram holds at one moment.
+/// Content of a histogram at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HistogramSnapshot {
     /// Upper bounds of all buckets but the last, which has none.
     pub bounds: Vec<f64>,
-    /// How many values lie in each bucket; one more than bounds.
+    /// Number of values in each bucket; one more than there are bounds.
     pub counts: Vec<u64>,
     /// The sum of all values.
     pub sum: f64,
 }
 
 impl Histogram {
-    /// Empty.
+    /// Creates it empty.
     #[must_use]
     pub const fn new(scale: &'static Scale) -> Self {
         assert!(scale.bounds.len() <= BOUNDS_MAX, "more bounds than a histogram has room for");
         Self { scale, counts: [const { AtomicU64::new(0) }; BOUNDS_MAX + 1], sum: AtomicU64::new(0) }
     }
 
-    /// Takes a value, in the unit of the bounds.
+    /// Records a value, in the unit of the bounds.
     pub fn record(&self, value: u64) {
         self.counts[bucket(self.scale, value)].fetch_add(1, Relaxed);
         self.sum.fetch_add(value, Relaxed);
     }
 
-    /// Takes a duration; only where the bounds are nanoseconds.
+    /// Records a duration; for bounds in nanoseconds only.
     pub fn record_time(&self, duration: Duration) {
         self.record(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// What it holds.
+    /// Returns its content.
     #[must_use]
     pub fn snapshot(&self) -> HistogramSnapshot {
         let buckets = self.scale.bounds.len() + 1;
@@ -144,7 +143,7 @@ fn bucket(scale: &Scale, value: u64) -> usize {
     scale.bounds.partition_point(|bound| *bound < value)
 }
 
-/// Values of one task, given to the shared histogram in one piece.
+/// Histogram of one task, which is added to the shared one at once.
 #[derive(Debug)]
 pub struct LocalHistogram {
     scale: &'static Scale,
@@ -153,19 +152,19 @@ pub struct LocalHistogram {
 }
 
 impl LocalHistogram {
-    /// Empty.
+    /// Creates it empty.
     #[must_use]
     pub const fn new(scale: &'static Scale) -> Self {
         Self { scale, counts: [0; BOUNDS_MAX + 1], sum: 0 }
     }
 
-    /// Takes a value.
+    /// Records a value.
     pub fn record(&mut self, value: u64) {
         self.counts[bucket(self.scale, value)] += 1;
         self.sum += value;
     }
 
-    /// Gives all to `histogram`, which has the same scale, and begins anew.
+    /// Adds all values to `histogram`, which has the same scale, and starts again empty.
     pub fn flush(&mut self, histogram: &Histogram) {
         debug_assert!(std::ptr::eq(self.scale, histogram.scale), "another scale");
         for (count, shared) in self.counts.iter_mut().zip(&histogram.counts) {
@@ -185,7 +184,7 @@ mod tests {
     static SCALE: Scale = Scale { bounds: &[0, 10, 100], unit: 0.5 };
 
     #[test]
-    fn bounds_are_inclusive_and_what_is_beyond_has_a_bucket() {
+    fn bounds_are_inclusive_and_larger_values_have_a_bucket() {
         let histogram = Histogram::new(&SCALE);
         for value in [0, 1, 10, 11, 100, 101, 1000] {
             histogram.record(value);

@@ -1,6 +1,5 @@
-//! The one registry of this process. Parts count into its fields; `collect` reads them for both
-//! `/metrics` and OTLP, so that the two never differ.
-//! Never: a lock or a look-up where records pass.
+//! The one registry of this process. Parts count into its fields, without a lock or a look-up where records
+//! pass; `collect` reads them for both `/metrics` and OTLP, so that the two never differ.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -13,10 +12,10 @@ use super::names::{COUNTS, DURATIONS, SIZES};
 use super::readers::Readers;
 use super::topics::{Topic, Topics};
 
-/// What this process counts.
+/// Metrics of this process.
 pub static METRICS: Metrics = Metrics::new();
 
-/// See [`METRICS`].
+/// Type of [`METRICS`].
 #[derive(Debug)]
 pub struct Metrics {
     /// Calls of the gRPC port.
@@ -25,44 +24,44 @@ pub struct Metrics {
     pub connections: Connections,
     /// Connections of the admin port.
     pub admin_connections: Connections,
-    /// What is counted by topic.
+    /// Counts by topic.
     pub topics: Topics,
-    /// How many topics there are.
+    /// Number of topics.
     pub topics_count: Gauge,
-    /// Publishing.
+    /// Counts of publishing.
     pub publish: Publish,
     /// Open subscriptions.
     pub readers: Readers,
-    /// The storage.
+    /// Counts of the storage.
     pub storage: Storage,
-    /// Where in its life the server is.
+    /// State of the server.
     pub life: Life,
-    /// When the served certificate expires, in Unix seconds; 0 without TLS.
+    /// Expiry of the served certificate in Unix seconds; 0 without TLS.
     pub tls_expiry: Gauge,
-    /// Calls refused for want of an identity or a permission.
+    /// Calls refused for lack of an identity or a permission.
     pub auth_denials: [Counter; DENIALS.len()],
     /// Panics.
     pub panics: Counter,
     /// Tasks that have not ended.
     pub tasks: Gauge,
-    /// What became of telemetry itself.
+    /// Outcome of the export of each signal.
     pub signals: [Export; SIGNALS.len()],
     refresh: Refresh,
 }
 
-/// Why a call was denied.
+/// Reason for denying a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// It has no identity, or one that is not valid.
+    /// The call has no valid identity.
     Unauthenticated,
-    /// Its identity may not do this.
+    /// The identity may not do this.
     PermissionDenied,
 }
 
-/// As labels name them.
+/// Labels of [`Denial`].
 pub const DENIALS: [&str; 2] = ["unauthenticated", "permission_denied"];
 
-/// What is exported.
+/// Signal that is exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// Spans.
@@ -73,19 +72,19 @@ pub enum Signal {
     Logs,
 }
 
-/// As labels name them.
+/// Labels of [`Signal`].
 pub const SIGNALS: [&str; 3] = ["traces", "metrics", "logs"];
 
-/// What became of the items of one signal.
+/// Outcome of the export of one signal, in items.
 #[derive(Debug)]
 pub struct Export {
-    /// Taken by a collector.
+    /// Accepted by a collector.
     pub exported: Counter,
-    /// No room in the queue.
+    /// Dropped, as the queue was full.
     pub queue_full: Counter,
-    /// Not taken: the collector is away, slow, or refuses.
+    /// Not accepted: the collector is away, slow, or refuses.
     pub refused: Counter,
-    /// Not even made, so that spans cost a bounded amount.
+    /// Not even created, so that the cost of spans is bounded.
     pub rate_limited: Counter,
 }
 
@@ -96,18 +95,18 @@ pub struct Connections {
     pub active: Gauge,
     /// Accepted.
     pub accepted: Counter,
-    /// Closed at once, as there were too many.
+    /// Closed at once, as too many were open.
     pub over_cap: Counter,
-    /// Never said that they speak HTTP/2, or not in time; or failed the TLS handshake.
+    /// Closed for lack of an HTTP/2 preface in time, or a failed TLS handshake.
     pub no_preface: Counter,
-    /// The system gave none.
+    /// Failed in the system's accept.
     pub system: Counter,
 }
 
-/// Publishing, all topics together.
+/// Counts of publishing, all topics together.
 #[derive(Debug)]
 pub struct Publish {
-    /// Batches not stored again.
+    /// Batches that were stored before, and not stored again.
     pub duplicates: Counter,
     /// Batches that failed.
     pub failed: Counter,
@@ -115,32 +114,32 @@ pub struct Publish {
     pub batch_records: Histogram,
     /// Bytes in a batch.
     pub batch_bytes: Histogram,
-    /// From hand-over to acknowledgement.
+    /// Time from hand-over to acknowledgement.
     pub ack: Histogram,
     /// Bytes in flight.
     pub inflight: Gauge,
 }
 
-/// The storage.
+/// Counts of the storage.
 #[derive(Debug)]
 pub struct Storage {
-    /// Batches in a group.
+    /// Batches in a commit.
     pub group_batches: Histogram,
-    /// Bytes of a group.
+    /// Bytes of a commit.
     pub group_bytes: Histogram,
-    /// Writing a group.
+    /// Time of writing a commit.
     pub write: Histogram,
-    /// Syncing it.
+    /// Time of syncing it.
     pub sync: Histogram,
-    /// What waits for the committer.
+    /// Requests that wait for the committer.
     pub queue: Gauge,
-    /// Bytes in no segment yet.
+    /// Bytes not in a segment yet.
     pub unflushed: Gauge,
-    /// Moving a journal into segments.
+    /// Time of moving a journal into segments.
     pub checkpoint: Histogram,
-    /// Opening the log, in microseconds.
+    /// Time of opening the log, in microseconds.
     pub recovery_us: Gauge,
-    /// Records that retention asked to be forgotten.
+    /// Records that retention removed.
     pub retention_records: Counter,
     /// 1 once it failed.
     pub failed: Gauge,
@@ -150,38 +149,38 @@ pub struct Storage {
     pub disk_size: Gauge,
 }
 
-/// Where in its life the server is.
+/// State of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Ports are bound, the log recovers.
     Starting,
-    /// All is well.
+    /// The server serves.
     Serving,
-    /// Readiness is off, calls are served.
+    /// Readiness is off, and calls are served.
     Draining,
-    /// Connections and calls are told to go.
+    /// Connections and calls are told to end.
     LameDuck,
-    /// What is left is cut off.
+    /// Calls that are left are aborted.
     Aborting,
     /// The log closes.
     Closing,
 }
 
-/// As labels name them.
+/// Labels of [`State`].
 pub const STATES: [&str; 6] = ["starting", "serving", "draining", "lame_duck", "aborting", "closing"];
 
-/// Where in its life the server is, and since when it drains.
+/// State of the server, and since when it drains.
 #[derive(Debug)]
 pub struct Life {
     state: AtomicUsize,
-    /// Microseconds since the epoch when the shutdown began; 0 before.
+    /// Start of the shutdown in Unix microseconds; 0 before.
     drain_started: AtomicU64,
     /// 1 while health says SERVING.
     pub ready: Gauge,
 }
 
 impl Life {
-    /// The server is here now.
+    /// Sets the state.
     pub fn enter(&self, state: State) {
         self.state.store(state as usize, Relaxed);
         if state == State::Draining {
@@ -196,12 +195,12 @@ impl Life {
     pub(super) fn draining_for(&self) -> Duration {
         match self.drain_started.load(Relaxed) {
             0 => Duration::ZERO,
-            begun => Duration::from_micros(super::readers::unix_micros().saturating_sub(begun)),
+            started => Duration::from_micros(super::readers::unix_micros().saturating_sub(started)),
         }
     }
 }
 
-/// Sets what is only known when somebody asks.
+/// Updates gauges that are only known on demand.
 type Refreshing = Box<dyn Fn() + Send + Sync>;
 
 struct Refresh(Mutex<Option<Refreshing>>);
@@ -253,19 +252,19 @@ impl Metrics {
         }
     }
 
-    /// The counts of one signal.
+    /// Returns the counts of one signal.
     #[must_use]
     pub fn signal(&self, signal: Signal) -> &Export {
         &self.signals[signal as usize]
     }
 
-    /// A call was denied.
+    /// Counts a call that was denied.
     pub fn denied(&self, why: Denial) {
         self.auth_denials[why as usize].inc();
     }
 
-    /// Called before every collection, to set what is only known when somebody asks. The last one
-    /// given counts.
+    /// Has `refresh` called before every collection, to update gauges that are only known on demand. The last
+    /// one replaces the others.
     pub fn before_collecting(&self, refresh: impl Fn() + Send + Sync + 'static) {
         *self.refresh.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(refresh));
     }
@@ -300,7 +299,7 @@ impl Export {
     }
 }
 
-/// The sizes of batches of one call, given to [`METRICS`] in one piece.
+/// Sizes of the batches of one call, added to [`METRICS`] at once.
 #[derive(Debug)]
 pub struct Batches {
     records: LocalHistogram,
@@ -308,14 +307,14 @@ pub struct Batches {
     total: BatchTotals,
 }
 
-/// What was handed to the storage in one piece.
+/// Totals of the batches that are handed to the storage together.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BatchTotals {
-    /// How many batches.
+    /// Number of batches.
     pub batches: u64,
-    /// How many records.
+    /// Number of records.
     pub records: u64,
-    /// How many bytes.
+    /// Number of bytes.
     pub bytes: u64,
 }
 
@@ -330,7 +329,7 @@ impl Default for Batches {
 }
 
 impl Batches {
-    /// Takes a batch.
+    /// Adds a batch.
     pub fn take(&mut self, records: u64, bytes: u64) {
         self.records.record(records);
         self.bytes.record(bytes);
@@ -339,7 +338,7 @@ impl Batches {
         self.total.bytes += bytes;
     }
 
-    /// All taken so far are handed over; begins anew.
+    /// Returns the totals of all batches so far, and starts again at zero.
     pub fn hand_over(&mut self) -> BatchTotals {
         self.records.flush(&METRICS.publish.batch_records);
         self.bytes.flush(&METRICS.publish.batch_bytes);
@@ -348,8 +347,8 @@ impl Batches {
 }
 
 impl Publish {
-    /// Batches of `handed` were stored; the others failed, or are in `duplicates`. Records and
-    /// bytes are exact where all were stored, and shared out evenly where not.
+    /// Counts the outcome of the batches of `handed`: those that are neither stored nor duplicates failed. Records
+    /// and bytes are exact where all were stored, and in proportion where not.
     pub fn acknowledged(
         &self,
         topic: &Topic,

@@ -1,7 +1,6 @@
-//! What operators see: metrics, traces, log lines with trace ids, and their export over OTLP.
-//! A leaf: every part counts into [`METRICS`] and names nothing itself; `names` is the one file of
-//! names.
-//! Never: blocks or slows what it watches; what there is no room for is dropped, and counted.
+//! Metrics, traces, log lines with trace ids, and their export over OTLP. Every part counts into [`METRICS`];
+//! `names` alone holds names. Nothing here blocks what it observes: what there is no room for is dropped, and
+//! counted.
 
 mod calls;
 mod collect;

@@ -1,32 +1,31 @@
-//! THE file of names: every metric, label, span and attribute the server emits. docs/telemetry.md is
-//! held equal to it by a test; OpenTelemetry semantic conventions go before names of our own.
-//! Never: a value.
+//! The names of all metrics, labels, spans and attributes that the server emits. A test compares
+//! docs/telemetry.md with them; names of OpenTelemetry's semantic conventions go before our own.
 
 use super::metric::Scale;
 
-/// What a metric is.
+/// Kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only rises.
+    /// Number that only rises.
     Counter,
-    /// Rises and falls.
+    /// Number that rises and falls.
     Gauge,
-    /// A spread over buckets.
+    /// Distribution over buckets.
     Histogram,
 }
 
 /// One metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
-    /// As OTLP has it.
+    /// Name over OTLP.
     pub name: &'static str,
-    /// What it is.
+    /// Kind of the metric.
     pub kind: Kind,
-    /// UCUM, as semantic conventions ask.
+    /// Unit in UCUM, which the semantic conventions ask for.
     pub unit: &'static str,
-    /// Attributes of each point; bounded, every one.
+    /// Attributes of each point, all of them with a bounded number of values.
     pub labels: &'static [&'static str],
-    /// What it tells, for people.
+    /// Description for people.
     pub help: &'static str,
 }
 
@@ -44,17 +43,17 @@ macro_rules! metrics {
 pub const RPC_METHOD: &str = "rpc.method";
 /// The gRPC status by name.
 pub const RPC_STATUS: &str = "rpc.response.status_code";
-/// The topic, or [`OTHER`] beyond the cap.
+/// The topic, or [`OTHER`] beyond the limit.
 pub const TOPIC: &str = "topic";
-/// What topics beyond the cap, and methods nobody knows, are called.
+/// Label of topics beyond the limit, and of unknown methods.
 pub const OTHER: &str = "_other";
 /// `grpc` or `admin`.
 pub const PORT: &str = "port";
-/// Why something was refused or dropped.
+/// Reason for refusing or dropping something.
 pub const REASON: &str = "reason";
 /// `memory` or `disk`.
 pub const SOURCE: &str = "source";
-/// Where in its life the server is.
+/// State of the server.
 pub const STATE: &str = "state";
 /// `traces`, `metrics` or `logs`.
 pub const SIGNAL: &str = "signal";
@@ -65,9 +64,9 @@ pub const VERSION: &str = "version";
 
 metrics! {
     CALL_DURATION = Histogram "rpc.server.call.duration" "s" [RPC_METHOD, RPC_STATUS]
-        "How long unary calls took.";
+        "Duration of unary calls.";
     STREAM_DURATION = Histogram "streamway.stream.duration" "s" [RPC_METHOD, RPC_STATUS]
-        "How long streaming calls lasted, once they have ended.";
+        "Duration of streaming calls, once they have ended.";
     CALLS_ACTIVE = Gauge "streamway.calls.active" "{call}" [RPC_METHOD]
         "Calls that are open now.";
     CONNECTIONS_ACTIVE = Gauge "streamway.connections.active" "{connection}" [PORT]
@@ -75,7 +74,7 @@ metrics! {
     CONNECTIONS_ACCEPTED = Counter "streamway.connections.accepted" "{connection}" [PORT]
         "Connections accepted.";
     CONNECTIONS_REFUSED = Counter "streamway.connections.refused" "{connection}" [PORT, REASON]
-        "Connections not served: over the cap, no HTTP/2 preface in time, or refused by the system.";
+        "Connections not served: over the limit, no HTTP/2 preface in time, or refused by the system.";
     PUBLISH_RECORDS = Counter "streamway.publish.records" "{record}" [TOPIC]
         "Records stored durably.";
     PUBLISH_BATCHES = Counter "streamway.publish.batches" "{batch}" [TOPIC]
@@ -87,45 +86,45 @@ metrics! {
     PUBLISH_FAILED = Counter "streamway.publish.failed" "{batch}" []
         "Batches that were refused by the storage or by admission, or failed.";
     PUBLISH_BATCH_RECORDS = Histogram "streamway.publish.batch.records" "{record}" []
-        "Records in a batch taken from a publisher.";
+        "Records in a batch received from a publisher.";
     PUBLISH_BATCH_BYTES = Histogram "streamway.publish.batch.size" "By" []
-        "Bytes of records in a batch taken from a publisher.";
+        "Bytes of records in a batch received from a publisher.";
     PUBLISH_ACK_DURATION = Histogram "streamway.publish.ack.duration" "s" []
-        "From handing batches to the storage to their acknowledgement.";
+        "Time from handing batches to the storage to their acknowledgement.";
     PUBLISH_INFLIGHT = Gauge "streamway.publish.inflight" "By" []
-        "Bytes taken from publishers that are not durable yet.";
+        "Bytes received from publishers that are not durable yet.";
     GROUP_BATCHES = Histogram "streamway.storage.group.batches" "{batch}" []
         "Batches stored with one write and one sync.";
     GROUP_BYTES = Histogram "streamway.storage.group.size" "By" []
         "Bytes stored with one write and one sync.";
     WRITE_DURATION = Histogram "streamway.storage.write.duration" "s" []
-        "How long writing a group to the journal took.";
+        "Time of writing a commit to the journal.";
     SYNC_DURATION = Histogram "streamway.storage.sync.duration" "s" []
-        "How long syncing the journal took.";
+        "Time of syncing the journal.";
     QUEUE_DEPTH = Gauge "streamway.storage.queue.depth" "{append}" []
         "Appends and changes that wait for the committer.";
     UNFLUSHED = Gauge "streamway.storage.unflushed" "By" []
-        "Bytes that are durable in the journal and not in a segment yet.";
+        "Bytes that are durable in the journal but not in a segment yet.";
     CHECKPOINT_DURATION = Histogram "streamway.storage.checkpoint.duration" "s" []
-        "How long moving a journal into segments took.";
+        "Time of moving a journal into segments.";
     RECOVERY_DURATION = Gauge "streamway.storage.recovery.duration" "s" []
-        "How long opening the log took at this start.";
+        "Time of opening the log at this start.";
     RETENTION_RECORDS = Counter "streamway.storage.retention.records" "{record}" []
-        "Records that retention asked to be forgotten.";
+        "Records that retention removed.";
     STORAGE_FAILED = Gauge "streamway.storage.failed" "1" []
-        "1 once the storage takes no writes any more: a person must look.";
+        "1 once the storage has failed and accepts no more writes: somebody must intervene.";
     DISK_FREE = Gauge "streamway.storage.disk.free" "By" []
         "Bytes free on the file system of the data directory.";
     DISK_SIZE = Gauge "streamway.storage.disk.size" "By" []
         "Bytes of the file system of the data directory.";
     TOPICS = Gauge "streamway.topics" "{topic}" []
-        "Topics there are.";
+        "Number of topics.";
     TOPIC_BYTES = Gauge "streamway.topic.stored" "By" [TOPIC]
-        "Bytes kept of a topic.";
+        "Bytes stored of a topic.";
     TOPIC_TAIL = Gauge "streamway.topic.tail" "{record}" [TOPIC]
-        "The offset a topic's next record will get.";
+        "Offset that a topic's next record will get.";
     TOPIC_EARLIEST = Gauge "streamway.topic.earliest" "{record}" [TOPIC]
-        "The offset of a topic's oldest record.";
+        "Offset of a topic's oldest record.";
     READS = Counter "streamway.read.chunks" "{read}" [SOURCE]
         "Reads for subscribers, from memory (a cache hit) or from disk (catching up).";
     SUBSCRIPTIONS = Gauge "streamway.subscriptions.active" "{subscription}" []
@@ -133,62 +132,62 @@ metrics! {
     SLOW_READERS = Gauge "streamway.subscriptions.slow" "{subscription}" []
         "Subscriptions that are more than 10 s behind.";
     FALLBACKS = Counter "streamway.subscription.fallbacks" "{fallback}" []
-        "Times a subscriber that was live fell so far behind that it reads from disk again.";
+        "Number of times that a live subscriber fell so far behind that it reads from disk again.";
     HEARTBEATS = Counter "streamway.subscription.heartbeats" "{message}" []
-        "Messages that only say that the server is there.";
+        "Messages without records, which show that the server is there.";
     LAG_RECORDS = Histogram "streamway.subscription.lag" "{record}" []
-        "How many offsets subscriptions were behind the tail, looked at every 5 s.";
+        "Offsets that subscriptions are behind the tail, sampled every 5 s.";
     LAG_SECONDS = Histogram "streamway.subscription.lag.duration" "s" []
-        "How long subscriptions had been behind the tail, looked at every 5 s.";
+        "Time for which subscriptions have been behind the tail, sampled every 5 s.";
     LAG_RECORDS_WORST = Gauge "streamway.subscription.lag.worst" "{record}" [TOPIC]
-        "How many offsets the subscription that is furthest behind is behind.";
+        "Offsets that the subscription that is farthest behind is behind.";
     LAG_SECONDS_WORST = Gauge "streamway.subscription.lag.worst.duration" "s" [TOPIC]
-        "How long the subscription that is longest behind has been behind.";
+        "Time for which the subscription that is longest behind has been behind.";
     DELIVERY_RECORDS = Counter "streamway.delivery.records" "{record}" [TOPIC]
-        "Records handed to subscribers.";
+        "Records delivered to subscribers.";
     DELIVERY_BYTES = Counter "streamway.delivery.bytes" "By" [TOPIC]
-        "Bytes of batches handed to subscribers.";
+        "Bytes of batches delivered to subscribers.";
     DELIVERY_MESSAGES = Counter "streamway.delivery.messages" "{message}" [TOPIC]
-        "Messages with records handed to subscribers.";
+        "Messages with records delivered to subscribers.";
     SERVER_STATE = Gauge "streamway.state" "1" [STATE]
-        "1 for where in its life the server is: starting, serving, draining, lame_duck, aborting, closing.";
+        "1 for the current state of the server: starting, serving, draining, lame_duck, aborting or closing.";
     READY = Gauge "streamway.ready" "1" []
         "1 while health says SERVING.";
     DRAIN_ELAPSED = Gauge "streamway.drain.elapsed" "s" []
-        "How long the shutdown has been going on; 0 before it.";
+        "Time since the shutdown began; 0 before it.";
     TLS_EXPIRY = Gauge "streamway.tls.certificate.expiry" "s" []
-        "When the served certificate expires, in Unix seconds; absent without TLS.";
+        "Expiry of the served certificate in Unix seconds; absent without TLS.";
     AUTH_DENIALS = Counter "streamway.auth.denials" "{call}" [REASON]
-        "Calls refused for want of an identity or of a permission.";
+        "Calls refused for lack of an identity or of a permission.";
     PANICS = Counter "streamway.panics" "{panic}" []
-        "Panics caught: each is a fault of the server.";
+        "Caught panics, each of which is a bug in the server.";
     TASKS = Gauge "streamway.tasks" "{task}" []
         "Tasks of the asynchronous runtime that have not ended.";
     EXPORTED = Counter "streamway.telemetry.exported" "{item}" [SIGNAL]
-        "Spans, log lines and metric points that a collector took.";
+        "Spans, log lines and metric points that a collector accepted.";
     DROPPED = Counter "streamway.telemetry.dropped" "{item}" [SIGNAL, REASON]
-        "Spans, log lines and metric points that were given up: queue_full, refused, or rate_limited.";
+        "Spans, log lines and metric points that were dropped: queue_full, refused, or rate_limited.";
     BUILD_INFO = Gauge "streamway.build.info" "1" [VERSION]
-        "1; the label says which version runs.";
+        "1, with the version as a label.";
     PROCESS_MEMORY = Gauge "process.memory.usage" "By" []
-        "Memory the process holds.";
+        "Resident memory of the process.";
     PROCESS_CPU = Counter "process.cpu.time" "s" [CPU_MODE]
         "Processor time used.";
     PROCESS_FILES = Gauge "process.open_file_descriptor.count" "{file_descriptor}" []
         "Files and sockets that are open.";
     PROCESS_FILES_MAX = Gauge "process.open_file_descriptor.limit" "{file_descriptor}" []
-        "Files and sockets that may be open.";
+        "Limit of open files and sockets.";
     PROCESS_THREADS = Gauge "process.thread.count" "{thread}" []
-        "Threads there are.";
+        "Number of threads.";
     PROCESS_UPTIME = Gauge "process.uptime" "s" []
-        "How long the process has been running.";
+        "Time since the process started.";
 }
 
 const US: u64 = 1_000;
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000_000_000;
 
-/// Calls, acknowledgements, writes and syncs: 50 µs to 10 s.
+/// Buckets of calls, acknowledgements, writes and syncs: 50 µs to 10 s.
 pub static DURATIONS: Scale = Scale {
     bounds: &[
         50 * US,
@@ -211,7 +210,7 @@ pub static DURATIONS: Scale = Scale {
     ],
     unit: 1e-9,
 };
-/// Streams: 100 ms to a week.
+/// Buckets of streams: 100 ms to a week.
 pub static LONG_DURATIONS: Scale = Scale {
     bounds: &[
         100 * MS,
@@ -228,25 +227,25 @@ pub static LONG_DURATIONS: Scale = Scale {
     ],
     unit: 1e-9,
 };
-/// Records or batches in one piece.
+/// Buckets of numbers of records or batches.
 pub static COUNTS: Scale =
     Scale { bounds: &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000], unit: 1.0 };
-/// Bytes in one piece: 64 B to 16 MiB.
+/// Buckets of bytes: 64 B to 16 MiB.
 pub static SIZES: Scale = Scale {
     bounds: &[64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20],
     unit: 1.0,
 };
-/// Offsets behind the tail.
+/// Buckets of offsets behind the tail.
 pub static LAGS: Scale =
     Scale { bounds: &[0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000], unit: 1.0 };
-/// Time behind the tail; the first bucket is: not behind.
+/// Buckets of time behind the tail, the first of which means that it is not behind.
 pub static LAG_DURATIONS: Scale = Scale {
     bounds: &[0, S, 5 * S, 10 * S, 30 * S, 60 * S, 300 * S, 900 * S, 3_600 * S, 21_600 * S, 86_400 * S],
     unit: 1e-9,
 };
 
-/// Every method the gRPC port serves, and whether it streams. Health and reflection are not here:
-/// probes would drown what people do.
+/// Methods of the gRPC port, each with a flag for streaming. Health and reflection are left out, as probes would
+/// hide the calls of people.
 pub const METHODS: &[(&str, bool)] = &[
     ("streamway.v1.StreamService/Publish", false),
     ("streamway.v1.StreamService/Ingest", true),
@@ -268,9 +267,9 @@ pub const METHODS: &[(&str, bool)] = &[
 /// A span of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct SpanName {
-    /// Its name, or how it begins.
+    /// Name, or beginning of the name.
     pub name: &'static str,
-    /// When it is made, for people.
+    /// Description for people of when it is created.
     pub help: &'static str,
 }
 
@@ -282,8 +281,8 @@ pub const SPAN_CALL: SpanName = SpanName {
 /// The beginning of a streaming call.
 pub const SPAN_OPENED: SpanName = SpanName {
     name: "stream opened",
-    help: "Of no length, as soon as a streaming call is open, so that one of hours is found while it is: its own span \
-           comes at its end. Parent: the call.",
+    help: "A span of no length at the start of a streaming call, so that a long one is found while it is open: its own \
+           span comes at its end. Parent: the call.",
 };
 /// A call that the client library makes; its name is `package.Service/Method`.
 pub const SPAN_OUTGOING: SpanName = SpanName {
@@ -293,9 +292,9 @@ pub const SPAN_OUTGOING: SpanName = SpanName {
 /// A command of the command line.
 pub const SPAN_COMMAND: SpanName = SpanName {
     name: "streamway",
-    help: "`streamway {command}`, INTERNAL: what the command line was asked to do. Parent: `TRACEPARENT`.",
+    help: "`streamway {command}`, INTERNAL: one command of the command line. Parent: `TRACEPARENT`.",
 };
-/// A batch taken from a publisher.
+/// A batch received from a publisher.
 pub const SPAN_PUBLISH: SpanName = SpanName {
     name: "publish",
     help: "`publish {topic}`, PRODUCER: one batch, from its arrival to its acknowledgement. Parent: the call, or \
@@ -306,20 +305,20 @@ pub const SPAN_QUEUE: SpanName = SpanName {
     name: "storage queue",
     help: "Waiting for admission and for the storage. Parent: the publish.",
 };
-/// Building and writing the group.
+/// Building and writing a commit.
 pub const SPAN_WRITE: SpanName = SpanName {
     name: "storage write",
-    help: "Building and writing the group (embedded). Parent: the publish.",
+    help: "Building and writing a commit (embedded). Parent: the publish.",
 };
-/// Syncing the group.
+/// Syncing a commit.
 pub const SPAN_SYNC: SpanName =
-    SpanName { name: "storage sync", help: "Syncing the group to disk (embedded). Parent: the publish." };
-/// Storing the group elsewhere.
+    SpanName { name: "storage sync", help: "Syncing a commit to disk (embedded). Parent: the publish." };
+/// Storing a commit elsewhere.
 pub const SPAN_APPEND: SpanName = SpanName {
     name: "storage append",
-    help: "Sending the group to NATS until its quorum has stored it (JetStream). Parent: the publish.",
+    help: "Sending a commit to NATS until its quorum has stored it (JetStream). Parent: the publish.",
 };
-/// A batch handed to a subscriber.
+/// A batch delivered to a subscriber.
 pub const SPAN_DELIVER: SpanName = SpanName {
     name: "deliver",
     help: "`deliver {topic}`, CONSUMER: one sampled batch on its way to one subscriber, from when it was stored. \
@@ -368,13 +367,13 @@ pub const ERROR_REASON: &str = "streamway.error.reason";
 pub const PEER: &str = "network.peer.address";
 /// The server's host.
 pub const SERVER_ADDRESS: &str = "server.address";
-/// Its port.
+/// The server's port.
 pub const SERVER_PORT: &str = "server.port";
 /// `streamway`.
 pub const MESSAGING_SYSTEM: &str = "messaging.system";
-/// What is done.
+/// Name of the operation.
 pub const MESSAGING_OPERATION: &str = "messaging.operation.name";
-/// What kind of thing that is.
+/// Type of the operation.
 pub const MESSAGING_OPERATION_TYPE: &str = "messaging.operation.type";
 /// The topic.
 pub const MESSAGING_DESTINATION: &str = "messaging.destination.name";

@@ -1,6 +1,5 @@
-//! Export over OTLP/gRPC, on a thread of its own: spans and log lines by OpenTelemetry's batch
-//! processors, metrics as `collect` has them.
-//! Never: waits where calls are served; what a collector does not take in time is given up, counted.
+//! Export over OTLP/gRPC on a thread of its own: spans and log lines by OpenTelemetry's batch processors,
+//! metrics by `push`. What a collector does not accept in time is dropped, and counted.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -24,10 +23,10 @@ use crate::file;
 /// Largest file of certificates: a bundle of every public CA has 300 KiB.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// How long the end of the process waits for what was not sent yet.
+/// Longest time for which the end of the process waits for the export.
 pub const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// What exports. Dropping it does not flush; [`Exporters::flush`] does.
+/// Running exporters. Dropping them does not flush; [`Exporters::flush`] does.
 #[derive(Debug)]
 pub struct Exporters {
     traces: Option<SdkTracerProvider>,
@@ -37,10 +36,10 @@ pub struct Exporters {
 }
 
 impl Exporters {
-    /// Begins to export what the settings ask for; nothing is started where that is nothing.
+    /// Starts the export that the settings ask for, if any.
     ///
     /// # Errors
-    /// An endpoint, a certificate or a header that cannot be used.
+    /// An endpoint, a certificate or a header cannot be used.
     pub fn start(settings: &Settings) -> Result<Self, String> {
         let [traces, metrics, logs] =
             [Signal::Traces, Signal::Metrics, Signal::Logs].map(|signal| settings.target(signal));
@@ -106,13 +105,13 @@ impl Exporters {
         Ok(exporters)
     }
 
-    /// Where log lines go, if they are exported.
+    /// Returns the provider that exports log lines, if they are exported.
     #[must_use]
     pub const fn logs(&self) -> Option<&SdkLoggerProvider> {
         self.logs.as_ref()
     }
 
-    /// Sends what was not sent yet; at most [`FLUSH_MAX`]. Blocking: not on a worker that serves.
+    /// Sends what was not sent yet, for at most [`FLUSH_MAX`]. Blocks, so not for a worker that serves.
     pub fn flush(self) {
         let Self { traces, logs, metrics, runtime } = self;
         let (done, all) = mpsc::channel();
@@ -171,14 +170,14 @@ fn queue(signal: Signal) -> Arc<Queue> {
     Arc::new(Queue { waiting: &QUEUES[signal as usize], counts: METRICS.signal(signal) })
 }
 
-/// How much waits in a batch processor, which does not say what it drops.
+/// Number of items that wait in a batch processor, which does not say what it drops.
 #[derive(Debug)]
 struct Queue {
     waiting: &'static AtomicI64,
     counts: &'static Export,
 }
 
-/// Lets only as many items into a batch processor as it has room for.
+/// Batch processor that gets only as many items as it has room for.
 #[derive(Debug)]
 struct BoundedQueue<P> {
     inner: P,
@@ -241,7 +240,7 @@ impl<P: LogProcessor> LogProcessor for BoundedQueue<P> {
     }
 }
 
-/// An exporter that counts what became of each item.
+/// Exporter that counts the outcome of each item.
 #[derive(Debug)]
 struct Counted<E> {
     inner: E,

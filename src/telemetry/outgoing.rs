@@ -1,6 +1,5 @@
-//! The trace side of calls that this process makes: those of the client library, and of the command
-//! line, whose commands are a span themselves.
-//! Never: begins a trace that nobody asked for.
+//! Spans of the calls that this process makes: those of the client library, and those of the command line, whose
+//! commands are spans themselves.
 
 use http::Uri;
 use opentelemetry::trace::{
@@ -11,34 +10,34 @@ use opentelemetry::{Context, ContextGuard, KeyValue};
 use super::names as n;
 use super::trace::{from_traceparent, tracer};
 
-/// What a client's calls are part of: whatever its maker was doing.
+/// Trace context that a client's calls are part of: that of the code that created it.
 #[derive(Clone, Debug)]
 pub struct ParentContext(Context);
 
 impl ParentContext {
-    /// What this thread does now.
+    /// Returns the context of this thread.
     #[must_use]
     pub fn current() -> Self {
         Self(Context::current())
     }
 }
 
-/// One command of the command line.
+/// Span of one command of the command line.
 #[derive(Debug)]
 pub struct Command(Context);
 
-/// Where the trace of a command comes from, if nobody says.
+/// Trace of a command that has no parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoParent {
-    /// A trace of its own, which servers are asked to sample.
+    /// Starts a trace of its own, which servers are asked to sample.
     NewTrace,
-    /// None.
+    /// Has no trace.
     NoTrace,
 }
 
 impl Command {
-    /// Begins a command, a child of `traceparent`. Where spans are not exported, its calls carry that
-    /// all the same, or what `no_parent` says.
+    /// Begins a command as a child of `traceparent`, or by `no_parent` where there is none. Its calls carry the
+    /// trace even where spans are not exported.
     #[must_use]
     pub fn begin(name: &'static str, traceparent: Option<&str>, no_parent: NoParent) -> Self {
         let parent = traceparent.map(from_traceparent).unwrap_or_default();
@@ -54,13 +53,13 @@ impl Command {
         Self(parent.with_remote_span_context(own))
     }
 
-    /// Makes it what this thread does.
+    /// Makes it the current context of this thread.
     #[must_use]
     pub fn enter(&self) -> ContextGuard {
         self.0.clone().attach()
     }
 
-    /// Its trace id, to look it up by.
+    /// Returns its trace id.
     #[must_use]
     pub fn trace_id(&self) -> Option<String> {
         let span = self.0.span();
@@ -82,7 +81,7 @@ fn end(context: &Context) {
     }
 }
 
-/// One call to a server. Its span ends when it is dropped.
+/// Span of one call to a server, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Outgoing(Option<Context>);
 
@@ -104,7 +103,7 @@ impl Outgoing {
         Self(Some(parent.with_span(tracer.build_with_context(builder, parent))))
     }
 
-    /// What the server is sent of it, as W3C has it.
+    /// Returns the W3C `traceparent` to send to the server.
     #[must_use]
     pub fn traceparent(&self) -> Option<String> {
         let span = self.0.as_ref()?.span();
@@ -115,7 +114,7 @@ impl Outgoing {
         })
     }
 
-    /// It failed, with this gRPC status and `ErrorInfo.reason`.
+    /// Marks it as failed, with this gRPC status and `ErrorInfo.reason`.
     pub fn fail(&self, code: usize, reason: Option<&str>) {
         let (Some(context), Some(_)) = (&self.0, tracer()) else { return };
         super::trace::set_status(&context.span(), code, reason);
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_carry_the_trace_they_were_given_and_none_that_nobody_asked_for() {
+    fn calls_carry_the_given_trace_and_none_that_was_not_asked_for() {
         assert_eq!(
             sent(&Command::begin("publish", Some(PARENT), NoParent::NewTrace)).as_deref(),
             Some(PARENT)

@@ -1,12 +1,11 @@
-//! What the system says of this process, and of others' times.
-//! Never: fails; what cannot be read is not shown.
+//! Memory, processor time and files of this process, from /proc. Values that cannot be read are left out.
 
 use std::time::Duration;
 
 /// Clock ticks a second in /proc: Linux's USER_HZ, fixed for user space.
 const TICKS: u64 = 100;
 
-/// The process now.
+/// Usage of the process now.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Process {
     /// Bytes of memory held.
@@ -17,16 +16,16 @@ pub struct Process {
     pub cpu_system: Option<f64>,
     /// Open files and sockets.
     pub files: Option<u64>,
-    /// How many there may be.
+    /// Limit of open files and sockets.
     pub files_max: Option<u64>,
-    /// Threads.
+    /// Number of threads.
     pub threads: Option<u64>,
-    /// Since the process began.
+    /// Time since the process started.
     pub uptime: Option<Duration>,
 }
 
 impl Process {
-    /// Looks now.
+    /// Reads it.
     #[must_use]
     pub fn read() -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -47,19 +46,19 @@ impl Process {
     }
 }
 
-/// Times of a process that `/proc/PID/stat` tells (proc(5)).
+/// Times of a process in `/proc/PID/stat` (proc(5)).
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     /// Processor time in the program.
     pub user: Duration,
     /// Processor time in the system.
     pub system: Duration,
-    /// When it began, counted from the start of the machine.
+    /// Start of the process, counted from the start of the machine.
     pub started: Duration,
 }
 
 impl Times {
-    /// Of the process with this id, or `self`.
+    /// Reads the times of the process with this id, or `self`.
     #[must_use]
     pub fn of(pid: &str) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -84,7 +83,7 @@ mod tests {
     use super::{Process, Times};
 
     #[test]
-    fn this_process_is_seen() {
+    fn values_of_this_process_are_read() {
         let process = Process::read();
         assert!(process.memory.is_some_and(|bytes| bytes > 1 << 20));
         assert!(process.files.is_some_and(|files| files > 2) && process.files_max.is_some());
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_has_no_times() {
+    fn a_process_that_does_not_exist_has_no_times() {
         assert!(Times::of("0").is_none());
     }
 }

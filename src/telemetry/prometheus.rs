@@ -1,6 +1,5 @@
-//! The metrics as Prometheus's text format has them, names and units translated as OpenTelemetry's
-//! compatibility rules say.
-//! Never: a value of its own.
+//! The metrics in Prometheus's text format, with names and units translated by OpenTelemetry's compatibility
+//! rules.
 
 use std::fmt::Write;
 
@@ -10,7 +9,7 @@ use super::names::{Kind, Metric};
 /// The content type of [`text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Every metric, now.
+/// Writes all metrics with their values now.
 #[must_use]
 pub fn text() -> String {
     let mut out = String::with_capacity(32 << 10);
@@ -21,7 +20,7 @@ pub fn text() -> String {
     out
 }
 
-/// A metric's name: dots become underscores, the unit is spelt out, counters end in `_total`, and a
+/// Translates a metric's name: dots become underscores, the unit is spelt out, counters end in `_total`, and a
 /// gauge does not end in `_count`, which is a histogram's.
 #[must_use]
 pub fn name(metric: &Metric) -> String {
@@ -34,7 +33,7 @@ pub fn name(metric: &Metric) -> String {
     let unit = match metric.unit {
         "s" => "_seconds",
         "By" => "_bytes",
-        // One of something, or a yes or no: no unit, as in `build_info`.
+        // Counts and flags have no unit, as in `build_info`.
         _ => "",
     };
     if !name.ends_with(unit) {

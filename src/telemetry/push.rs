@@ -1,6 +1,5 @@
-//! Metrics over OTLP: what `collect` has, sent now and then. The SDK has no place for histograms that
-//! were counted elsewhere, so the messages are made here.
-//! Never: a value that `/metrics` does not show.
+//! Periodic export of the metrics over OTLP. The SDK accepts no histograms that were counted elsewhere, so the
+//! messages are made here.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -19,10 +18,10 @@ use tonic::transport::Channel;
 use super::collect::{Family, Point, Value, collect};
 use super::metrics::{METRICS, Signal};
 use super::names::Kind;
+use super::readers::unix_micros;
 use super::settings::Target;
-use super::unix_micros;
 
-/// Sends metrics until it is told to stop.
+/// Task that sends metrics until it is told to stop.
 pub(super) struct Push {
     client: MetricsServiceClient<Channel>,
     headers: Vec<(MetadataKey<Ascii>, MetadataValue<Ascii>)>,
@@ -63,7 +62,7 @@ impl Push {
             tokio::select! {
                 stopped = &mut stop => {
                     self.send().await;
-                    // Whoever waits knows by this that all is sent.
+                    // Tells the waiting thread that all is sent.
                     drop(stopped);
                     return;
                 }
@@ -93,7 +92,7 @@ impl Push {
         let counts = METRICS.signal(Signal::Metrics);
         match self.client.export(request).await {
             Ok(_) => counts.exported.add(points as u64),
-            // The next ones say all that these would have said.
+            // The values are cumulative: the next export has all of them.
             Err(_) => counts.refused.add(points as u64),
         }
     }

@@ -1,82 +1,85 @@
-//! How far subscriptions are behind: each says where it reads, and is looked at from outside, so
+//! Lags of subscriptions. Each stores where it reads, two numbers a delivery, and is observed from outside, so
 //! that one that is stuck shows too.
-//! Never: slows a subscription; it stores two numbers a delivery.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::metric::{Counter, Histogram};
 use super::names::{LAG_DURATIONS, LAGS};
 use super::topics::Topic;
 
-/// A subscription this far behind is slow.
+/// Time behind the tail after which a subscription is slow.
 const SLOW: Duration = Duration::from_secs(10);
 
 /// One open subscription.
-pub struct Reader(Arc<Entry>);
+pub struct Reader {
+    entry: Arc<Entry>,
+    all: &'static Readers,
+}
 
 struct Entry {
     id: u64,
     topic: Arc<Topic>,
-    /// The offset it reads next.
+    /// Next offset that it reads.
     next: AtomicU64,
-    /// Since when it is behind, in Unix microseconds; 0 while it is not.
+    /// Time since when it is behind, in Unix microseconds; 0 while it is not.
     behind_since: AtomicU64,
     tail: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Reader").field(&self.0.topic.name).finish()
+        f.debug_tuple("Reader").field(&self.entry.topic.name).finish()
     }
 }
 
 impl Reader {
-    /// The counts of what it reads.
+    /// Counts of the topic that it reads.
     #[must_use]
     pub fn topic(&self) -> &Topic {
-        &self.0.topic
+        &self.entry.topic
     }
 
-    /// It reads at `next` now, and has everything.
+    /// Notes that it reads at `next` now, and has everything.
     pub fn caught_up(&self, next: u64) {
-        self.0.next.store(next, Relaxed);
-        self.0.behind_since.store(0, Relaxed);
+        self.entry.next.store(next, Relaxed);
+        self.entry.behind_since.store(0, Relaxed);
     }
 
-    /// It reads at `next` now, and what comes there was stored at about `since_us`, in Unix microseconds.
+    /// Notes that it reads at `next` now, and that what comes there was stored at about `since_us`, in Unix
+    /// microseconds.
     pub fn behind(&self, next: u64, since_us: u64) {
-        self.0.next.store(next, Relaxed);
-        self.0.behind_since.store(since_us.max(1), Relaxed);
+        self.entry.next.store(next, Relaxed);
+        self.entry.behind_since.store(since_us.max(1), Relaxed);
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        super::METRICS.readers.lock().remove(&self.0.id);
+        self.all.lock().remove(&self.entry.id);
     }
 }
 
-/// The worst of the subscriptions of one topic.
+/// Largest lag of the subscriptions of one topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lag {
     /// Offsets behind the tail.
     pub records: u64,
-    /// How long it has been behind.
+    /// Time since it is behind.
     pub time: Duration,
 }
 
-/// What a look at all subscriptions found.
+/// Summary of all subscriptions at one moment.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// How many there are.
+    /// Number of subscriptions.
     pub open: u64,
-    /// How many are slow.
+    /// Number of slow ones.
     pub slow: u64,
-    /// The worst of each topic that is read, by its label.
+    /// Largest lag of each topic that is read, by its label.
     pub worst: Vec<(Box<str>, Lag)>,
 }
 
@@ -84,9 +87,9 @@ pub struct Summary {
 #[derive(Debug)]
 pub struct Readers {
     open: LazyLock<Mutex<HashMap<u64, Arc<Entry>>>>,
-    /// Looked at now and then.
+    /// Offsets behind the tail, sampled now and then.
     pub lag_records: Histogram,
-    /// Looked at now and then.
+    /// Time behind the tail, sampled now and then.
     pub lag_time: Histogram,
     /// Live ones that fell back to reading from disk.
     pub fallbacks: Counter,
@@ -117,37 +120,46 @@ impl Readers {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A subscription that begins at `next`; `tail` is asked where its topic ends now.
-    pub fn open(&self, topic: &str, next: u64, tail: impl Fn() -> u64 + Send + Sync + 'static) -> Reader {
+    /// Adds a subscription that starts at `next`; `tail` returns where its topic ends now.
+    pub fn open(
+        &'static self,
+        topic: Arc<Topic>,
+        next: u64,
+        tail: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Reader {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let entry = Arc::new(Entry {
             id: IDS.fetch_add(1, Relaxed),
-            topic: super::METRICS.topics.of(topic),
+            topic,
             next: AtomicU64::new(next),
             behind_since: AtomicU64::new(0),
             tail: Box::new(tail),
         });
-        self.lock().insert(entry.id, entry.clone());
-        Reader(entry)
+        self.lock().insert(entry.id, Arc::clone(&entry));
+        Reader { entry, all: self }
     }
 
-    /// Looks at every subscription, and takes the spread of their lags in.
+    /// Records the lags of all subscriptions in the histograms.
     pub fn sample(&self) {
-        self.visit(|_, lag| {
+        self.visit(unix_micros(), |_, lag| {
             self.lag_records.record(lag.records);
             self.lag_time.record_time(lag.time);
         });
     }
 
-    /// Looks at every subscription.
+    /// Summarises all subscriptions.
     #[must_use]
     pub fn summary(&self) -> Summary {
+        self.summary_at(unix_micros())
+    }
+
+    fn summary_at(&self, now_us: u64) -> Summary {
         let (mut summary, mut worst) = (Summary::default(), HashMap::<Box<str>, Lag>::new());
-        self.visit(|topic, lag| {
+        self.visit(now_us, |topic, lag| {
             summary.open += 1;
             summary.slow += u64::from(lag.time > SLOW);
             let known = worst.entry(topic.name.clone()).or_default();
@@ -159,18 +171,18 @@ impl Readers {
         summary
     }
 
-    fn visit(&self, mut each: impl FnMut(&Topic, Lag)) {
-        let now = unix_micros();
+    fn visit(&self, now_us: u64, mut each: impl FnMut(&Topic, Lag)) {
         let entries: Vec<_> = self.lock().values().cloned().collect();
         for entry in entries {
             let records = (entry.tail)().saturating_sub(entry.next.load(Relaxed));
             if records > 0 {
                 // One that is stuck does not say so itself.
-                let _ = entry.behind_since.compare_exchange(0, now, Relaxed, Relaxed);
+                let _ = entry.behind_since.compare_exchange(0, now_us, Relaxed, Relaxed);
             }
             let since = entry.behind_since.load(Relaxed);
             let behind = records > 0 && since > 0;
-            let time = if behind { Duration::from_micros(now.saturating_sub(since)) } else { Duration::ZERO };
+            let time =
+                if behind { Duration::from_micros(now_us.saturating_sub(since)) } else { Duration::ZERO };
             each(&entry.topic, Lag { records, time });
         }
     }
@@ -185,32 +197,35 @@ pub fn unix_micros() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Lag, SLOW, unix_micros};
-    use crate::telemetry::METRICS;
+    use super::{Lag, Readers, Topic};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     use std::time::Duration;
 
-    fn worst(topic: &str) -> Option<Lag> {
-        let summary = METRICS.readers.summary();
-        summary.worst.iter().find(|(name, _)| **name == *topic).map(|(_, lag)| *lag)
-    }
+    const NOW: u64 = 1_800_000_000_000_000;
 
     #[test]
-    fn a_stuck_subscriber_shows_and_one_that_is_level_does_not() {
+    fn a_stuck_subscriber_is_slow_after_ten_seconds_and_one_that_caught_up_is_not() {
+        let readers: &'static Readers = Box::leak(Box::new(Readers::new()));
         let tail = Arc::new(AtomicU64::new(10));
         let asked = tail.clone();
-        let reader = METRICS.readers.open("lag-test", 10, move || asked.load(Relaxed));
-        assert_eq!(worst("lag-test"), Some(Lag::default()));
+        let reader = readers.open(Arc::new(Topic::default()), 10, move || asked.load(Relaxed));
+        let at = |now_us| {
+            let summary = readers.summary_at(now_us);
+            (summary.slow, summary.worst.first().map(|(_, lag)| *lag))
+        };
+        let lag = |records, time| Some(Lag { records, time });
+        assert_eq!(at(NOW), (0, lag(0, Duration::ZERO)));
         tail.store(15, Relaxed);
-        assert_eq!(worst("lag-test").map(|lag| lag.records), Some(5), "seen from outside");
-        std::thread::sleep(Duration::from_millis(2));
-        assert!(worst("lag-test").is_some_and(|lag| lag.time >= Duration::from_millis(2)));
-        reader.behind(12, unix_micros() - 20_000_000);
-        assert!(worst("lag-test").is_some_and(|lag| lag.records == 3 && lag.time > SLOW));
+        assert_eq!(at(NOW), (0, lag(5, Duration::ZERO)), "it is observed from outside");
+        let ten_seconds = Duration::from_secs(10);
+        assert_eq!(at(NOW + 10_000_000), (0, lag(5, ten_seconds)));
+        assert_eq!(at(NOW + 10_000_001), (1, lag(5, ten_seconds + Duration::from_micros(1))));
+        reader.behind(12, NOW - 20_000_000);
+        assert_eq!(at(NOW), (1, lag(3, Duration::from_secs(20))));
         reader.caught_up(15);
-        assert_eq!(worst("lag-test"), Some(Lag::default()));
+        assert_eq!(at(NOW), (0, lag(0, Duration::ZERO)));
         drop(reader);
-        assert_eq!(worst("lag-test"), None);
+        assert_eq!(at(NOW), (0, None));
     }
 }

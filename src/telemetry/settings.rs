@@ -1,6 +1,5 @@
-//! The standard `OTEL_*` variables, read once at start: what applies is honoured, what this server
-//! cannot do is refused by name.
-//! Never: a default endpoint; without one, nothing is exported and nothing costs.
+//! The standard `OTEL_*` variables, read once at the start. Those that this server cannot honour are refused by
+//! name, which the SDK does not do. Without an endpoint nothing is exported.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,36 +10,36 @@ use opentelemetry_sdk::trace::Sampler;
 
 use super::metrics::{SIGNALS, Signal};
 
-/// Where one signal goes, and how.
+/// Destination of one signal.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// `http://` or `https://` and the rest.
+    /// URL with the scheme `http` or `https`.
     pub endpoint: String,
-    /// Longest export.
+    /// Longest time of one export.
     pub timeout: Duration,
-    /// Sent with each export.
+    /// Headers sent with each export.
     pub headers: Vec<(String, String)>,
-    /// Whether exports are compressed.
+    /// Exports are compressed.
     pub gzip: bool,
-    /// PEM file of the authorities that the collector's certificate may be of.
+    /// PEM file of the CAs that the collector's certificate is checked against.
     pub certificate: Option<String>,
-    /// PEM files of our certificate and its key.
+    /// PEM files of the client certificate and its key.
     pub identity: Option<(String, String)>,
 }
 
-/// What is exported, and how.
+/// Settings of the export.
 #[derive(Clone, Debug)]
 pub struct Settings {
     targets: [Option<Target>; SIGNALS.len()],
-    /// Which calls are traced.
+    /// Choice of the calls that are traced.
     pub sampler: Sampler,
-    /// How often metrics are sent.
+    /// Interval at which metrics are sent.
     pub metrics_interval: Duration,
-    /// Whether callers' trace contexts are heeded.
+    /// Trace contexts of callers are used.
     pub propagate: bool,
-    /// Most spans, and most log lines, that wait.
+    /// Maximum spans and maximum log lines that wait for export.
     pub queues: [usize; 2],
-    /// Who sends.
+    /// Description of this process.
     pub resource: Resource,
 }
 
@@ -48,11 +47,11 @@ struct Environment(HashMap<String, String>);
 
 impl Environment {
     fn get(&self, name: &str) -> Option<&str> {
-        // An empty variable is one that is not set, as the standard says.
+        // By the standard, an empty variable is not set.
         self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
-    /// The signal's own variable, else the common one.
+    /// Returns the signal's own variable, or else the common one.
     fn of(&self, signal: Signal, what: &str) -> Option<&str> {
         let own = format!("OTEL_EXPORTER_OTLP_{}_{what}", SIGNALS[signal as usize].to_uppercase());
         self.get(&own).or_else(|| self.get(&format!("OTEL_EXPORTER_OTLP_{what}")))
@@ -69,10 +68,10 @@ impl Environment {
 }
 
 impl Settings {
-    /// Reads the variables, for a service that is called so where they do not say.
+    /// Reads the variables. `service` is the service's name where they give none.
     ///
     /// # Errors
-    /// The variable that cannot be honoured, and what can be.
+    /// A variable cannot be honoured; the text says which values can.
     pub fn read(
         service: &str,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -107,14 +106,14 @@ impl Settings {
         })
     }
 
-    /// The same without metrics: they are a server's.
+    /// Turns the export of metrics off, which only a server has.
     #[must_use]
     pub fn without_metrics(mut self) -> Self {
         self.targets[Signal::Metrics as usize] = None;
         self
     }
 
-    /// Where a signal goes; none where it is off.
+    /// Returns the destination of a signal; none where it is off.
     #[must_use]
     pub const fn target(&self, signal: Signal) -> Option<&Target> {
         self.targets[signal as usize].as_ref()
@@ -189,7 +188,7 @@ fn headers(text: &str) -> Result<Vec<(String, String)>, String> {
         .collect()
 }
 
-/// Percent-decoding, as the standard asks of header values.
+/// Decodes percent-encoding, which the standard prescribes for header values.
 fn decoded(text: &str) -> Option<String> {
     let (mut bytes, mut out) = (text.bytes(), Vec::new());
     while let Some(byte) = bytes.next() {
@@ -229,13 +228,13 @@ fn sampler(env: &Environment) -> Result<Sampler, String> {
     })
 }
 
-/// Baggage is not read by anything here, so that it is honoured by being left alone.
+/// Tells whether callers' contexts are used. Baggage is read by nothing here, so it is accepted and ignored.
 fn propagators(env: &Environment) -> Result<bool, String> {
-    let mut heeded = false;
+    let mut used = false;
     for propagator in env.get("OTEL_PROPAGATORS").unwrap_or("tracecontext,baggage").split(',').map(str::trim)
     {
         match propagator {
-            "tracecontext" => heeded = true,
+            "tracecontext" => used = true,
             "baggage" | "none" => {}
             other => {
                 return Err(format!(
@@ -244,23 +243,18 @@ fn propagators(env: &Environment) -> Result<bool, String> {
             }
         }
     }
-    Ok(heeded)
+    Ok(used)
 }
 
 fn resource(env: &Environment, service: &str) -> Resource {
     let given = env.get("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
-    let given: Vec<(&str, &str)> = given
-        .split(',')
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(key, value)| (key.trim(), value.trim()))
-        .collect();
+    let given = given.split(',').filter_map(|pair| pair.split_once('='));
+    let given = given.map(|(key, value)| (key.trim(), value.trim()));
     let in_kubernetes = env.get("KUBERNETES_SERVICE_HOST").is_some();
     let pod = env.get("POD_NAME").or_else(|| env.get("HOSTNAME").filter(|_| in_kubernetes));
     let instance = format!("{:016x}{:016x}", getrandom::u64().unwrap_or_default(), std::process::id());
-    let name = env.get("OTEL_SERVICE_NAME").unwrap_or(service);
-    let named = env.get("OTEL_SERVICE_NAME").is_some();
-    let known = [
-        ("service.name", Some(name)),
+    let guessed = [
+        ("service.name", Some(service)),
         ("service.version", Some(env!("CARGO_PKG_VERSION"))),
         ("service.instance.id", Some(instance.as_str())),
         ("host.name", env.get("HOSTNAME")),
@@ -269,16 +263,12 @@ fn resource(env: &Environment, service: &str) -> Resource {
         ("k8s.namespace.name", env.get("POD_NAMESPACE")),
         ("k8s.node.name", env.get("NODE_NAME")),
     ];
-    // What the operator says goes before what is guessed; OTEL_SERVICE_NAME before all.
-    let is_given =
-        |key: &str| given.iter().any(|(name, _)| *name == key) && !(named && key == "service.name");
-    let known = known.into_iter().filter_map(|(key, value)| Some((key, value?)));
-    let known = known.filter(|(key, _)| !is_given(key));
-    let given = given.iter().copied().filter(|(key, _)| !(named && *key == "service.name"));
-    let attributes: Vec<KeyValue> = known
-        .chain(given)
-        .map(|(key, value)| KeyValue::new(key.to_owned(), decoded(value).unwrap_or_else(|| value.to_owned())))
-        .collect();
+    let guessed = guessed.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    let named = env.get("OTEL_SERVICE_NAME").map(|name| ("service.name", name));
+    // A later value replaces an earlier one: what is given goes before guesses, OTEL_SERVICE_NAME before all.
+    let attributes = guessed.chain(given).chain(named).map(|(key, value)| {
+        KeyValue::new(key.to_owned(), decoded(value).unwrap_or_else(|| value.to_owned()))
+    });
     Resource::builder_empty()
         .with_detector(Box::new(opentelemetry_sdk::resource::TelemetryResourceDetector))
         .with_attributes(attributes)
@@ -300,7 +290,7 @@ mod tests {
     const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
 
     #[test]
-    fn nothing_is_exported_without_an_endpoint_or_when_it_is_turned_off() {
+    fn nothing_is_exported_without_an_endpoint_or_when_export_is_off() {
         let off = |settings: &Settings| {
             [Signal::Traces, Signal::Metrics, Signal::Logs].map(|signal| settings.target(signal).is_none())
         };
@@ -314,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_honoured_is_refused_by_name() {
+    fn variables_that_cannot_be_honoured_are_refused_by_name() {
         for (name, value) in [
             ("OTEL_TRACES_EXPORTER", "zipkin"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
@@ -336,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_decoded_and_the_resource_says_who_and_where() {
+    fn headers_are_decoded_and_the_resource_describes_the_process() {
         let settings = read(&[
             ENDPOINT,
             ("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20x, b=c"),

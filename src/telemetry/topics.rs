@@ -1,5 +1,5 @@
-//! What is counted by topic: the first so many topics by name, all others together.
-//! Never: a topic's content; a label that clients could make without end.
+//! Counts by topic: a limited number of topics by name, all others together, so that clients cannot create
+//! labels without end.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -8,10 +8,10 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use super::metric::{Counter, Gauge};
 use super::names::OTHER;
 
-/// Topics with a label of their own, where nothing else was set.
+/// Default number of topics with a label of their own.
 pub const TOPICS_MAX: usize = 100;
 
-/// What is counted of one topic, or of all beyond the cap.
+/// Counts of one topic, or of all beyond the limit.
 #[derive(Debug, Default)]
 pub struct Topic {
     /// The label.
@@ -22,13 +22,13 @@ pub struct Topic {
     pub published_batches: Counter,
     /// Bytes stored.
     pub published_bytes: Counter,
-    /// Records handed to subscribers.
+    /// Records delivered to subscribers.
     pub delivered_records: Counter,
-    /// Bytes handed to subscribers.
+    /// Bytes delivered to subscribers.
     pub delivered_bytes: Counter,
-    /// Messages with records handed to subscribers.
+    /// Messages with records delivered to subscribers.
     pub delivered_messages: Counter,
-    /// Bytes kept.
+    /// Stored bytes.
     pub stored_bytes: Gauge,
     /// The tail.
     pub tail: Gauge,
@@ -42,12 +42,12 @@ impl Topic {
     }
 }
 
-/// What is known of a topic when the server looks at all of them.
+/// State of a topic when the server samples all of them.
 #[derive(Clone, Copy, Debug)]
 pub struct TopicStats<'a> {
-    /// Its name.
+    /// Name of the topic.
     pub name: &'a str,
-    /// Bytes kept.
+    /// Stored bytes.
     pub stored_bytes: u64,
     /// The tail.
     pub tail: u64,
@@ -69,12 +69,12 @@ impl Topics {
         Self { named: LazyLock::new(RwLock::default), max: AtomicUsize::new(TOPICS_MAX) }
     }
 
-    /// Sets the cap. Topics that have a label keep it.
+    /// Sets the limit. Topics that have a label keep it.
     pub fn limit(&self, max: usize) {
         self.max.store(max, Relaxed);
     }
 
-    /// The counts of a topic. A look-up: once a call, not once a publish.
+    /// Returns the counts of a topic. A look-up: once a call, not once a publish.
     #[must_use]
     pub fn of(&self, name: &str) -> Arc<Topic> {
         let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
@@ -95,8 +95,8 @@ impl Topics {
         named.entry(name.into()).or_insert_with(|| Topic::named(name)).clone()
     }
 
-    /// Takes in what all topics are like now. Those that are gone give their label up.
-    pub fn see<'a>(&self, all: impl Iterator<Item = TopicStats<'a>>) {
+    /// Updates the gauges of all topics. Those that are gone give their label up.
+    pub fn update<'a>(&self, all: impl Iterator<Item = TopicStats<'a>>) {
         let (mut alive, mut others) = (HashSet::new(), 0);
         for seen in all {
             let topic = self.of(seen.name);
@@ -114,7 +114,7 @@ impl Topics {
         named.retain(|name, _| alive.contains(&**name));
     }
 
-    /// Every topic that has a label, by name, and the others where there are any.
+    /// Lists the topics that have a label, by name, and the others where there are any.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Topic>> {
         let mut all: Vec<_> =
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!([&*topics.of("a").name, &*topics.of("b").name, &*topics.of("c").name], ["a", "b", OTHER]);
         topics.of("b").published_records.add(7);
         let seen = |name| TopicStats { name, stored_bytes: 10, tail: 5, earliest: 1 };
-        topics.see([seen("b"), seen("c")].into_iter());
+        topics.update([seen("b"), seen("c")].into_iter());
         assert_eq!(&*topics.of("c").name, "c", "a's label is free");
         assert_eq!((topics.of("b").published_records.get(), topics.of("b").stored_bytes.get()), (7, 10));
     }

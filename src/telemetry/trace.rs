@@ -1,6 +1,5 @@
-//! Spans and trace contexts. Spans of a batch are made after the fact, and only where it is
-//! sampled, so that all others cost one look at a flag.
-//! Never: more spans a second than [`SPANS_PER_SECOND_MAX`], whatever callers sample.
+//! Spans and trace contexts of the server. Spans of a batch are created after the fact, and only where it is
+//! sampled, so that all others cost the test of a flag.
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -18,34 +17,34 @@ use super::calls::{CODES, Method};
 use super::metrics::{METRICS, Signal};
 use super::names as n;
 
-/// Spans of batches made in one second, of all calls together: what one sampled stream publishes
-/// must not cost more than telemetry may.
+/// Maximum spans of batches in one second, of all calls together: a sampled stream must not cost more than
+/// telemetry may.
 const SPANS_PER_SECOND_MAX: u64 = 2_000;
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 static PROPAGATION_OFF: OnceLock<()> = OnceLock::new();
 
-/// Spans are made from now on.
+/// Has spans created from now on.
 pub(super) fn install(tracer: SdkTracer) {
     let _ = TRACER.set(tracer);
 }
 
-/// Callers' contexts are not heeded.
+/// Has callers' contexts ignored.
 pub(super) fn ignore_callers() {
     let _ = PROPAGATION_OFF.set(());
 }
 
-/// What makes spans; none where none are made.
+/// Returns the tracer, where spans are created.
 pub(super) fn tracer() -> Option<&'static SdkTracer> {
     TRACER.get()
 }
 
-/// A caller's context.
+/// Reads a caller's context.
 pub(super) fn from_traceparent(text: &str) -> Context {
     extract(&Traceparent(text))
 }
 
-/// How a call ended, on its span.
+/// Sets the status of a call on its span.
 pub(super) fn set_status(span: &SpanRef<'_>, code: usize, reason: Option<&str>) {
     let name = CODES.get(code).copied().unwrap_or("UNKNOWN");
     span.set_attribute(KeyValue::new(n::RPC_STATUS, name));
@@ -58,24 +57,24 @@ pub(super) fn set_status(span: &SpanRef<'_>, code: usize, reason: Option<&str>) 
     }
 }
 
-/// Whether spans are made at all.
+/// Tells whether spans are created at all.
 #[must_use]
 pub fn is_on() -> bool {
     TRACER.get().is_some()
 }
 
-/// Whether one more span may be made now.
+/// Tells whether one more span may be created now.
 fn allowed() -> bool {
-    /// The second in the upper half, the spans made in it in the lower.
+    /// The second in the upper half, its number of spans in the lower.
     static WINDOW: AtomicU64 = AtomicU64::new(0);
-    let second = super::unix_micros() / 1_000_000;
+    let second = super::readers::unix_micros() / 1_000_000;
     let before = WINDOW.load(Relaxed);
     let made = if before >> 32 == second & 0xffff_ffff { before & 0xffff_ffff } else { 0 };
     if made >= SPANS_PER_SECOND_MAX {
         METRICS.signal(Signal::Traces).rate_limited.inc();
         return false;
     }
-    // A race makes a few more: a bound, not a count.
+    // A race allows a few more, as this is a bound and not a count.
     WINDOW.store((second << 32) | (made + 1), Relaxed);
     true
 }
@@ -108,7 +107,7 @@ fn extract(from: &dyn Extractor) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), from)
 }
 
-/// Whether this W3C traceparent asks for spans.
+/// Tells whether a W3C traceparent asks for spans.
 #[must_use]
 pub fn is_sampled(traceparent: &str) -> bool {
     traceparent
@@ -117,20 +116,20 @@ pub fn is_sampled(traceparent: &str) -> bool {
         .is_some_and(|digit| matches!(digit, b'1' | b'3' | b'5' | b'7' | b'9' | b'b' | b'd' | b'f'))
 }
 
-/// The trace side of one call; nothing where neither the caller nor this server traces.
+/// Trace context of one call; none where neither the caller nor this server traces.
 #[derive(Debug)]
 pub struct Call(Option<Context>);
 
 impl Call {
-    /// Begins the span of a call, a child of the caller's.
+    /// Begins the span of a call, as a child of the caller's.
     #[must_use]
     pub fn begin(method: Method, headers: &HeaderMap, peer: Option<SocketAddr>) -> Self {
-        let heeded = headers.contains_key("traceparent") && PROPAGATION_OFF.get().is_none();
+        let propagated = headers.contains_key("traceparent") && PROPAGATION_OFF.get().is_none();
         let Some(tracer) = TRACER.get() else {
             // Log lines carry the caller's trace id all the same.
-            return Self(heeded.then(|| extract(&Headers(headers))).filter(Context::has_active_span));
+            return Self(propagated.then(|| extract(&Headers(headers))).filter(Context::has_active_span));
         };
-        let parent = if heeded { extract(&Headers(headers)) } else { Context::new() };
+        let parent = if propagated { extract(&Headers(headers)) } else { Context::new() };
         let mut attributes =
             vec![KeyValue::new(n::RPC_SYSTEM, "grpc"), KeyValue::new(n::RPC_METHOD, method.name())];
         attributes.extend(peer.map(|peer| KeyValue::new(n::PEER, peer.ip().to_string())));
@@ -139,14 +138,14 @@ impl Call {
         Self(Some(parent.with_span(tracer.build_with_context(builder, &parent))))
     }
 
-    /// Makes it the current one of this thread, for log lines and spans inside.
+    /// Makes it the current context of this thread, for log lines and spans inside.
     #[must_use]
     pub fn enter(&self) -> Option<ContextGuard> {
         self.0.clone().map(Context::attach)
     }
 
-    /// Makes a span of no length inside: the call's own is exported only once it has ended, which
-    /// may take days.
+    /// Creates a span of no length inside: the call's own is exported only once it has ended, which may take
+    /// days.
     pub fn opened(&self) {
         if let (Some(tracer), Some(context)) = (TRACER.get(), &self.0) {
             tracer.build_with_context(tracer.span_builder(n::SPAN_OPENED.name), context).end();
@@ -162,7 +161,7 @@ impl Call {
     }
 }
 
-/// The current call's context as a batch keeps it, where it is sampled.
+/// Returns the current call's context as a `traceparent`, where it is sampled.
 #[must_use]
 pub fn current_traceparent() -> Option<String> {
     TRACER.get()?;
@@ -173,7 +172,7 @@ pub fn current_traceparent() -> Option<String> {
     })
 }
 
-/// Trace and span id of the current call, for log lines.
+/// Returns the trace and span id of the current call, for log lines.
 pub(super) fn current_ids() -> Option<(String, String)> {
     Context::map_current(|context| {
         if !context.has_active_span() {
@@ -185,19 +184,19 @@ pub(super) fn current_ids() -> Option<(String, String)> {
     })
 }
 
-/// When the storage did what with a group.
+/// Times of the steps of storing a commit.
 #[derive(Clone, Copy, Debug)]
 pub struct Steps {
-    /// It took it from the queue.
+    /// Time of taking it from the queue.
     pub taken: Instant,
-    /// It was built, and written; none where writing and syncing are done elsewhere.
+    /// Time of writing it; none where writing and syncing are done elsewhere.
     pub written: Option<Instant>,
-    /// It was durable.
+    /// Time since when it is durable.
     pub durable: Instant,
 }
 
 impl Steps {
-    /// The spans they are, for a batch that arrived at `since`.
+    /// Lists the spans of the steps, for a batch that arrived at `since`.
     fn spans(self, since: Instant) -> impl Iterator<Item = (n::SpanName, Instant, Instant)> {
         let Self { taken, written, durable } = self;
         let queue = (n::SPAN_QUEUE, since.min(taken), taken);
@@ -209,7 +208,7 @@ impl Steps {
     }
 }
 
-/// A sampled batch between its arrival and its acknowledgement.
+/// Sampled batch between its arrival and its acknowledgement.
 #[derive(Debug)]
 pub struct Publishing {
     parent: Context,
@@ -217,12 +216,12 @@ pub struct Publishing {
     records: u32,
     bytes: usize,
     since: Instant,
-    /// Its place among the batches handed over with it.
+    /// Index among the batches handed over with it.
     pub index: usize,
 }
 
 impl Publishing {
-    /// A batch that arrives now; none where it is not sampled.
+    /// Begins the span of a batch that arrives now; none where it is not sampled.
     #[must_use]
     pub fn begin(traceparent: Option<&str>, records: u32, bytes: usize, index: usize) -> Option<Self> {
         TRACER.get()?;
@@ -242,7 +241,7 @@ impl Publishing {
         Some(Self { parent, call, records, bytes, since: Instant::now(), index })
     }
 
-    /// The batch was acknowledged, or failed, now.
+    /// Ends the span: the batch was acknowledged, or failed.
     pub fn end(self, topic: &str, outcome: Result<u64, (&'static str, String)>, steps: Option<Steps>) {
         let Some(tracer) = TRACER.get() else { return };
         let clock = Clock::new();
@@ -275,8 +274,8 @@ impl Publishing {
     }
 }
 
-/// A sampled batch was handed to a subscriber: its span is part of the producer's trace, and links
-/// to both sides.
+/// Creates the span of a sampled batch that is delivered to a subscriber: it is part of the producer's trace, and
+/// links to both sides.
 pub fn delivered(topic: &str, traceparent: &str, offset: u64, stored_us: u64) {
     let Some(tracer) = TRACER.get() else { return };
     if !is_sampled(traceparent) || !allowed() {
@@ -307,7 +306,7 @@ fn messaging(operation: &'static str, kind: &'static str, topic: &str) -> Vec<Ke
     ]
 }
 
-/// Wall-clock times of instants.
+/// Converter of instants to wall-clock times.
 struct Clock {
     now: SystemTime,
     instant: Instant,

@@ -90,7 +90,8 @@ impl Subscription {
         let limit =
             (!request.limit.is_none()).then(|| Box::new(Remaining::new(&request.limit, next, topic.tail())));
         let asked = Arc::clone(&topic);
-        let reader = METRICS.readers.open(topic.name().as_str(), next.get(), move || asked.tail().get());
+        let counts = METRICS.topics.of(topic.name().as_str());
+        let reader = METRICS.readers.open(counts, next.get(), move || asked.tail().get());
         Ok(Self {
             log,
             topic,
