@@ -1,21 +1,21 @@
-//! Fuzzing from a corpus that is kept: every file of `tests/corpus/NAME`, and random changes of them. An
-//! input that makes its target panic is written there, so that every later run tries it first.
-//! Never: part of the product; tests only.
+//! Fuzzing from a stored corpus, for tests: every file of `tests/corpus/NAME`, and random changes of them. An input
+//! that makes its target panic is written there, so that every later run tries it first.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-/// Random changes of a run, and of a long one.
+/// Random changes of a run.
 const ROUNDS: u64 = 20_000;
+/// Random changes of a long run.
 const ROUNDS_SOAK: u64 = 500_000;
-/// Inputs do not grow beyond this.
+/// Maximum bytes of an input.
 const BYTES_MAX: usize = 16 << 10;
 
-/// Tries every input that is kept, then random changes of them, fewer where each has a `cost`.
-/// `TESTS_SEED` repeats a run.
+/// Tries every stored input, then random changes of them; a higher `cost` of each means fewer of them. `TESTS_SEED`
+/// repeats a run.
 ///
 /// # Panics
-/// Where `target` does; the input is kept.
+/// `target` panics; the input is stored.
 pub fn fuzz(name: &str, cost: u64, mut target: impl FnMut(&[u8])) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(name);
     let corpus = read(&dir);
@@ -36,7 +36,7 @@ pub fn fuzz(name: &str, cost: u64, mut target: impl FnMut(&[u8])) {
         if catch_unwind(AssertUnwindSafe(|| target(&bytes))).is_err() {
             let found = dir.join(format!("found-{:08x}", crc32c::crc32c(&bytes)));
             std::fs::write(&found, &bytes).expect("the corpus is writable");
-            panic!("{name} panics (TESTS_SEED={seed}); the input is kept as {}", found.display());
+            panic!("{name} panics (TESTS_SEED={seed}); the input is stored as {}", found.display());
         }
     }
 }
@@ -73,7 +73,7 @@ fn change(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut fastrand::Rng) {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn an_input_that_panics_is_found_and_kept() {
+    fn an_input_that_panics_is_found_and_stored() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("seed"), b"abc").unwrap();
         let name = dir.path().to_str().unwrap().to_owned();

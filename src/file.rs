@@ -93,7 +93,9 @@ fn read_pipe(pipe: &mut File, limit: u64, timeout: Duration, bytes: &mut Vec<u8>
         match poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&left)) {
             Ok(0) => {
                 let seconds = timeout.as_secs_f32();
-                return Err(io::Error::other(format!("a pipe whose writer did not finish within {seconds} s")));
+                return Err(io::Error::other(format!(
+                    "a pipe whose writer did not finish within {seconds} s"
+                )));
             }
             Ok(_) => {}
             Err(Errno::INTR) => continue,

@@ -1,4 +1,4 @@
-//! args → config → logging → command → exit code.
+//! The binary: runs the command line and returns its exit code.
 
 use std::process::ExitCode;
 

@@ -20,9 +20,9 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {source}", path = .path.display())]
 pub struct Error {
-    /// Its path.
+    /// Path of the file.
     pub path: PathBuf,
-    /// The reason.
+    /// Reason.
     pub source: io::Error,
 }
 

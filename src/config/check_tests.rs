@@ -41,7 +41,7 @@ fn limits_that_contradict_each_other_are_refused_with_the_reason() {
 }
 
 #[test]
-fn what_tls_needs_is_named() {
+fn missing_settings_of_tls_are_named() {
     let of = |pairs: &[&str]| {
         let mut config = Config::default();
         for key in pairs {
@@ -49,7 +49,7 @@ fn what_tls_needs_is_named() {
             match *key {
                 "cert" => config.tls.cert = file,
                 "key" => config.tls.key = file,
-                // Who has a certificate has an identity, and a policy says what it may do.
+                // A client certificate is an identity, which needs a policy.
                 "ca" => (config.tls.client_ca, config.auth_policy) = (file.clone(), file),
                 _ => config.tls.client_auth = Some(key.parse().unwrap()),
             }
@@ -72,7 +72,7 @@ fn what_tls_needs_is_named() {
 }
 
 #[test]
-fn identities_come_whole_or_not_at_all() {
+fn identities_need_all_their_settings() {
     let some = |text: &str| Some(text.to_owned());
     let of = |config: Config| errors(&config).join("\n");
     let jwks = Config { auth_jwks: Some("jwks".into()), ..Config::default() };

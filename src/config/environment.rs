@@ -49,8 +49,8 @@ pub(super) fn read(
 
 /// Tells whether Kubernetes set a variable: for a Service named `streamway` or `streamway-anything`, every pod
 /// of the namespace gets `STREAMWAY_…SERVICE_HOST`, `…SERVICE_PORT`, `…SERVICE_PORT_<name>`,
-/// `…PORT=tcp://…` and `…PORT_<number>_TCP…`, and must start all the same. What only looks like one,
-/// `STREAMWAY_PORT=9000`, is somebody's mistake.
+/// `…PORT=tcp://…` and `…PORT_<number>_TCP…`, and must start all the same. `STREAMWAY_PORT=9000`, which only
+/// looks like one, is a mistake.
 fn is_service_link(rest: &str, value: &str) -> bool {
     let parts: Vec<&str> = rest.split('_').collect();
     let service =

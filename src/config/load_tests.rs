@@ -88,7 +88,7 @@ fn later_layers_win_and_are_named() {
 }
 
 #[test]
-fn what_is_optional_may_be_empty() {
+fn optional_settings_may_be_empty() {
     let (_file, mut input) = file("[tls]\ncert = \"c.pem\"\nkey = \"k.pem\"\nmin_version = \"1.3\"");
     input.environment = environment(&[
         ("STREAMWAY_TLS_CLIENT_CA", "ca.pem"),
@@ -131,7 +131,7 @@ fn every_mistake_is_named_with_its_place() {
 }
 
 #[test]
-fn a_clients_variables_are_no_settings_and_disturb_none() {
+fn variables_of_clients_are_no_settings_and_disturb_none() {
     let input = OTHER_VARIABLES.iter().filter(|name| **name != CONFIG_VARIABLE);
     let pairs: Vec<_> = input.map(|name| (*name, "x")).collect();
     let loaded = load(environment(&pairs)).unwrap();
@@ -139,7 +139,7 @@ fn a_clients_variables_are_no_settings_and_disturb_none() {
 }
 
 #[test]
-fn the_variables_kubernetes_sets_kill_no_pod() {
+fn variables_that_kubernetes_sets_are_ignored() {
     let input = environment(&[
         ("STREAMWAY_PORT", "tcp://10.0.0.1:50051"),
         ("STREAMWAY_PORT_50051_TCP", "tcp://10.0.0.1:50051"),
@@ -156,7 +156,7 @@ fn the_variables_kubernetes_sets_kill_no_pod() {
 }
 
 #[test]
-fn what_only_looks_like_kubernetes_is_named() {
+fn variables_that_only_look_like_kubernetes_are_refused_by_name() {
     for (name, value) in [
         ("STREAMWAY_PORT", "9000"),
         ("STREAMWAY_GRPC_PORT", "9000"),
@@ -170,7 +170,7 @@ fn what_only_looks_like_kubernetes_is_named() {
 }
 
 #[test]
-fn a_file_that_is_not_there_or_not_toml_is_an_error() {
+fn a_file_that_is_missing_or_not_toml_is_an_error() {
     let input = environment(&[("STREAMWAY_CONFIG", "/nonexistent/x.toml")]);
     assert!(load(input).unwrap_err().to_string().contains("/nonexistent/x.toml"));
     for (text, line) in
@@ -191,7 +191,7 @@ fn values_print_as_they_are_written() {
     assert_eq!(value("storage.request_id_window"), "10m");
 }
 
-/// P9: from configurations that people write: one that passes its own checks, or errors.
+/// P9: changes of configurations that people write lead to one that passes its own checks, or to errors.
 #[test]
 fn no_change_of_a_file_makes_loading_panic() {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -205,8 +205,8 @@ fn no_change_of_a_file_makes_loading_panic() {
 }
 
 proptest! {
-    /// Whatever is given for whatever setting: a configuration that passes its own checks, or
-    /// errors that name the setting; never a panic.
+    /// Any value of any setting leads to a configuration that passes its own checks, or to errors; never to a
+    /// panic.
     #[test]
     fn no_value_makes_loading_panic(
         setting: prop::sample::Index,

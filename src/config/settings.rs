@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::types::{ClientAuth, Engine, NatsStorage, Secret, TlsVersion};
-use super::value::{address, age, count, duration, file, optional, required, secret, size, text, word};
+use super::value::{Address, Age, Count, File, Hidden, Optional, Period, Required, Size, Text, Word};
 
 /// One setting.
 #[derive(Clone, Copy, Debug)]
@@ -83,12 +83,12 @@ const BATCH_BYTES_MAX: u64 = 16 << 20;
 const WINDOW_MAX: u64 = (1 << 31) - 1;
 /// gRPC's customary limit of a call's metadata.
 const HEADER_LIST_MIN: u64 = 8 << 10;
-/// What the contract promises of heartbeats.
+/// Intervals of heartbeats that the contract allows.
 const HEARTBEAT: std::ops::RangeInclusive<Duration> = SECOND..=Duration::from_secs(600);
 /// Maximum difference of clocks: an expired token is worth something for so long.
 const LEEWAY_MAX: Duration = Duration::from_secs(300);
 
-/// A row reads `field: Type = default, "VALUE_NAME", kind(bounds), "help";` where `kind` is a module of
+/// A row reads `field: Type = default, "VALUE_NAME", Kind(bounds), "help";` where `Kind` is a type of
 /// `value`. Rows in braces are keys of the top level; rows of a table follow its name.
 macro_rules! settings {
     ($(
@@ -149,174 +149,174 @@ macro_rules! settings {
 
 settings! {
     {
-        listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 50051)), "ADDR", address,
+        listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 50051)), "ADDR", Address,
             "Address of the gRPC port; port 0 takes a free one, and the log names it";
-        admin_listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 8081)), "ADDR", address,
+        admin_listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 8081)), "ADDR", Address,
             "Address of the admin port: health, probes and metrics, in plaintext";
-        engine: Engine = Engine::Embedded, "embedded|jetstream", word,
+        engine: Engine = Engine::Embedded, "embedded|jetstream", Word,
             "Storage of topics: files of this server, or a NATS cluster shared by replicas";
-        data_dir: PathBuf = "./data".into(), "DIR", required,
+        data_dir: PathBuf = "./data".into(), "DIR", Required,
             "Directory of the embedded log's files";
-        drain_delay: Duration = Duration::ZERO, "DURATION", duration(..=DAY),
+        drain_delay: Duration = Duration::ZERO, "DURATION", Period(..=DAY),
             "Time between readiness going off and clients being told to go, at a shutdown";
-        drain_timeout: Duration = 8 * SECOND, "DURATION", duration(NON_ZERO..=DAY),
+        drain_timeout: Duration = 8 * SECOND, "DURATION", Period(NON_ZERO..=DAY),
             "Longest time from SIGTERM to exit, the drain delay included";
-        auto_create_topics: bool = true, BOOL, word,
+        auto_create_topics: bool = true, BOOL, Word,
             "Create a topic when it is first used";
-        auto_create_on_subscribe: bool = true, BOOL, word,
+        auto_create_on_subscribe: bool = true, BOOL, Word,
             "Create a topic also for a subscription that waits for records to come";
-        reflection: bool = true, BOOL, word,
+        reflection: bool = true, BOOL, Word,
             "Serve gRPC reflection";
-        topics_max: usize = 10_000, "N", count(1..),
+        topics_max: usize = 10_000, "N", Count(1..),
             "Maximum number of topics";
-        batch_records_max: u32 = 1000, "N", count(1..),
+        batch_records_max: u32 = 1000, "N", Count(1..),
             "Maximum records in one batch";
-        batch_bytes_max: u32 = 1 << 20, "SIZE", size(1..=BATCH_BYTES_MAX),
+        batch_bytes_max: u32 = 1 << 20, "SIZE", Size(1..=BATCH_BYTES_MAX),
             "Maximum bytes of records in one batch";
-        message_bytes_max: usize = 4 << 20, "SIZE", size(1..),
+        message_bytes_max: usize = 4 << 20, "SIZE", Size(1..),
             "Maximum bytes in one gRPC message";
-        window_max: u32 = 16_384, "N", count(1..),
+        window_max: u32 = 16_384, "N", Count(1..),
             "Maximum publishes of one call that are not acknowledged yet";
-        inflight_bytes_max: usize = 64 << 20, "SIZE", size(1..),
+        inflight_bytes_max: usize = 64 << 20, "SIZE", Size(1..),
             "Maximum bytes of publishes in flight on the whole server";
-        delivery_bytes_max: usize = 256 << 20, "SIZE", size(1..),
+        delivery_bytes_max: usize = 256 << 20, "SIZE", Size(1..),
             "Maximum bytes of answers that wait for clients to read them";
-        heartbeat_interval: Duration = 15 * SECOND, "DURATION", duration(HEARTBEAT),
+        heartbeat_interval: Duration = 15 * SECOND, "DURATION", Period(HEARTBEAT),
             "Silence after which a subscriber is sent a heartbeat, unless it asks for another interval";
-        connections_max: usize = 10_000, "N", count(1..=PERMITS_MAX),
+        connections_max: usize = 10_000, "N", Count(1..=PERMITS_MAX),
             "Maximum open connections";
-        streams_per_connection_max: u32 = 10_000, "N", count(1..),
+        streams_per_connection_max: u32 = 10_000, "N", Count(1..),
             "Maximum open streams on one connection";
-        streams_max: usize = 100_000, "N", count(1..),
+        streams_max: usize = 100_000, "N", Count(1..),
             "Maximum open streams on the whole server";
-        stream_age_max: Duration = Duration::ZERO, "DURATION", age,
+        stream_age_max: Duration = Duration::ZERO, "DURATION", Age(..=DAY),
             "Age, give or take a tenth, at which a stream is told to resume on a new one; 0 for none";
-        preface_timeout: Duration = 10 * SECOND, "DURATION", duration(NON_ZERO..=DAY),
+        preface_timeout: Duration = 10 * SECOND, "DURATION", Period(NON_ZERO..=DAY),
             "Longest time from the start of a connection to its HTTP/2 preface";
-        connection_age_max: Duration = Duration::ZERO, "DURATION", age,
+        connection_age_max: Duration = Duration::ZERO, "DURATION", Age(..=DAY),
             "Age, give or take a tenth, at which a connection takes no new calls; 0 for none";
-        connection_age_grace: Duration = 30 * SECOND, "DURATION", duration(..=DAY),
+        connection_age_grace: Duration = 30 * SECOND, "DURATION", Period(..=DAY),
             "Time for which the calls of such a connection go on until they are told to resume on another";
-        connection_inflight_bytes_max: usize = 32 << 20, "SIZE", size(1..),
+        connection_inflight_bytes_max: usize = 32 << 20, "SIZE", Size(1..),
             "Share of one connection in inflight-bytes-max, and as much again of messages partly received";
-        admin_connections_max: usize = 256, "N", count(1..=PERMITS_MAX),
+        admin_connections_max: usize = 256, "N", Count(1..=PERMITS_MAX),
             "Maximum open connections of the admin port";
-        memory_max: u64 = 0, "SIZE", size(..),
+        memory_max: u64 = 0, "SIZE", Size(..),
             "Refuse to start when the limits allow more memory than this; 0 for no check";
     }
     http2: Http2Config = "Settings of a gRPC connection's HTTP/2." {
-        keepalive_interval: Duration = 30 * SECOND, "DURATION", duration(SECOND..=DAY),
+        keepalive_interval: Duration = 30 * SECOND, "DURATION", Period(SECOND..=DAY),
             "Interval of the pings that a silent peer is sent";
-        keepalive_timeout: Duration = 10 * SECOND, "DURATION", duration(NON_ZERO..=DAY),
+        keepalive_timeout: Duration = 10 * SECOND, "DURATION", Period(NON_ZERO..=DAY),
             "Longest time until a peer answers a ping";
         // Much less than a connection's, so that no call starves the others.
-        stream_window_bytes: u32 = 256 << 10, "SIZE", size(1..),
+        stream_window_bytes: u32 = 256 << 10, "SIZE", Size(1..),
             "Bytes that one call may send before the server has read them";
-        connection_window_bytes: u32 = 16 << 20, "SIZE", size(..=WINDOW_MAX),
+        connection_window_bytes: u32 = 16 << 20, "SIZE", Size(..=WINDOW_MAX),
             "Bytes that all calls of a connection may send before the server has read them";
         // A subscriber that does not read costs this and one delivery.
-        send_buffer_bytes: usize = 64 << 10, "SIZE", size(1..),
+        send_buffer_bytes: usize = 64 << 10, "SIZE", Size(1..),
             "Maximum bytes buffered for a call whose peer does not read";
         // gRPC's customary limit is 8 KiB; tokens and baggage need more.
-        header_list_bytes_max: u32 = 32 << 10, "SIZE", size(HEADER_LIST_MIN..),
+        header_list_bytes_max: u32 = 32 << 10, "SIZE", Size(HEADER_LIST_MIN..),
             "Maximum bytes of a request's headers";
         // The defaults of both are h2's own; the second bounds CVE-2023-44487.
-        local_resets_max: usize = 1024, "N", count(1..),
+        local_resets_max: usize = 1024, "N", Count(1..),
             "Maximum streams that a peer may cause the server to reset before its connection is closed";
-        pending_resets_max: usize = 20, "N", count(1..),
+        pending_resets_max: usize = 20, "N", Count(1..),
             "Maximum streams that a peer may reset before they are accepted";
     }
     {
-        reload_interval: Duration = 10 * SECOND, "DURATION", duration(10 * MILLISECOND..=DAY),
+        reload_interval: Duration = 10 * SECOND, "DURATION", Period(10 * MILLISECOND..=DAY),
             "Interval at which certificates, identities and the policy are read again";
     }
     tls: TlsConfig = "Settings of TLS on the gRPC port." {
-        cert: Option<PathBuf> = None, "FILE", file,
+        cert: Option<PathBuf> = None, "FILE", File,
             "PEM file of the certificate and its chain; turns TLS on, and plaintext off";
-        key: Option<PathBuf> = None, "FILE", file,
+        key: Option<PathBuf> = None, "FILE", File,
             "PEM file of the certificate's private key";
-        client_ca: Option<PathBuf> = None, "FILE", file,
+        client_ca: Option<PathBuf> = None, "FILE", File,
             "PEM file of the CAs whose client certificates are accepted";
-        client_auth: Option<ClientAuth> = None, "none|optional|required", optional,
+        client_auth: Option<ClientAuth> = None, "none|optional|required", Optional,
             "Client certificates: required by default where there is a tls-client-ca";
-        min_version: TlsVersion = TlsVersion::V1_2, "1.2|1.3", word,
+        min_version: TlsVersion = TlsVersion::V1_2, "1.2|1.3", Word,
             "Oldest accepted version of TLS";
-        handshake_timeout: Duration = 10 * SECOND, "DURATION", duration(NON_ZERO..=DAY),
+        handshake_timeout: Duration = 10 * SECOND, "DURATION", Period(NON_ZERO..=DAY),
             "Longest time of a TLS handshake";
     }
     {
-        auth_tokens: Option<PathBuf> = None, "FILE", file,
+        auth_tokens: Option<PathBuf> = None, "FILE", File,
             "File of static tokens, by name and hash; `streamway token` makes its lines";
-        auth_jwks: Option<PathBuf> = None, "FILE", file,
+        auth_jwks: Option<PathBuf> = None, "FILE", File,
             "File of the public keys (JWKS) of the issuer whose JWTs are accepted";
-        auth_jwt_issuer: Option<String> = None, "ISS", optional,
+        auth_jwt_issuer: Option<String> = None, "ISS", Optional,
             "Required `iss` of a JWT";
-        auth_jwt_audience: Option<String> = None, "AUD", optional,
+        auth_jwt_audience: Option<String> = None, "AUD", Optional,
             "Required `aud` of a JWT, or one of several";
-        auth_jwt_leeway: Duration = 30 * SECOND, "DURATION", duration(..=LEEWAY_MAX),
+        auth_jwt_leeway: Duration = 30 * SECOND, "DURATION", Period(..=LEEWAY_MAX),
             "Tolerated difference between the issuer's clock and this server's";
-        auth_jwt_principal_claim: String = "sub".into(), "CLAIM", required,
+        auth_jwt_principal_claim: String = "sub".into(), "CLAIM", Required,
             "Claim of a JWT that names the principal";
-        auth_policy: Option<PathBuf> = None, "FILE", file,
+        auth_policy: Option<PathBuf> = None, "FILE", File,
             "TOML file of who may do what; required where there are identities";
-        auth_connection_failures_per_s: u64 = 20, "N", count(..),
+        auth_connection_failures_per_s: u64 = 20, "N", Count(..),
             "Maximum invalid JWTs of one connection whose signature is checked in a second; 0 for no limit";
-        auth_peer_failures_per_s: u64 = 100, "N", count(..),
+        auth_peer_failures_per_s: u64 = 100, "N", Count(..),
             "The same for all connections of one peer's address together; 0 for no limit";
-        quota_publish_bytes_per_s: u64 = 0, "SIZE", size(..),
+        quota_publish_bytes_per_s: u64 = 0, "SIZE", Size(..),
             "Maximum bytes published in a second by all callers together; 0 for no limit";
-        quota_publish_records_per_s: u64 = 0, "N", count(..),
+        quota_publish_records_per_s: u64 = 0, "N", Count(..),
             "Maximum records published in a second by all callers together; 0 for no limit";
-        quota_subscriptions_max: u64 = 0, "N", count(..),
+        quota_subscriptions_max: u64 = 0, "N", Count(..),
             "Maximum open subscriptions of all callers together; 0 for no limit";
     }
     // Those of files are the embedded log's; the cache and the request ids are every engine's.
     storage: StorageConfig = "Settings of the log." {
-        journal_bytes: u64 = 64 << 20, "SIZE", size(1..),
+        journal_bytes: u64 = 64 << 20, "SIZE", Size(1..),
             "Size of one journal file; also how much a checkpoint covers";
-        segment_bytes: u64 = 64 << 20, "SIZE", size(1..),
+        segment_bytes: u64 = 64 << 20, "SIZE", Size(1..),
             "Size at which a segment is full";
-        cache_bytes: usize = 64 << 20, "SIZE", size(..),
+        cache_bytes: usize = 64 << 20, "SIZE", Size(..),
             "Maximum bytes of recent records kept in memory for subscribers that keep up";
-        unflushed_bytes_max: usize = 192 << 20, "SIZE", size(1..),
+        unflushed_bytes_max: usize = 192 << 20, "SIZE", Size(1..),
             "Maximum bytes not yet in segments; publishing waits above it";
-        open_files_max: usize = 512, "N", count(1..),
+        open_files_max: usize = 512, "N", Count(1..),
             "Maximum open segment files";
-        request_id_window: Duration = 600 * SECOND, "DURATION", duration(NON_ZERO..=DAY),
+        request_id_window: Duration = 600 * SECOND, "DURATION", Period(NON_ZERO..=DAY),
             "Time for which a request_id is remembered";
-        request_ids_max: usize = 1_000_000, "N", count(1..),
+        request_ids_max: usize = 1_000_000, "N", Count(1..),
             "Number of the newest request_ids that are remembered";
     }
     {}
     nats: NatsConfig = "Settings of the JetStream engine." {
-        url: String = String::new(), "URL", text,
+        url: String = String::new(), "URL", Text,
             "NATS servers of the engine jetstream, separated by commas";
-        replicas: usize = 3, "N", count(..),
+        replicas: usize = 3, "N", Count(..),
             "Copies that NATS keeps of a new topic; 3 survive the loss of a server";
-        storage: NatsStorage = NatsStorage::File, "file|memory", word,
+        storage: NatsStorage = NatsStorage::File, "file|memory", Word,
             "Storage of new topics in NATS; memory does not survive a restart of all its servers";
-        creds_file: PathBuf = PathBuf::new(), "FILE", text,
+        creds_file: PathBuf = PathBuf::new(), "FILE", Text,
             "Credentials for NATS: a file of a JWT and its seed";
-        nkey_file: PathBuf = PathBuf::new(), "FILE", text,
+        nkey_file: PathBuf = PathBuf::new(), "FILE", Text,
             "Credentials for NATS: a file of an nkey's seed";
-        token_file: PathBuf = PathBuf::new(), "FILE", text,
+        token_file: PathBuf = PathBuf::new(), "FILE", Text,
             "Credentials for NATS: a file of a token";
-        user: String = String::new(), "USER", text,
+        user: String = String::new(), "USER", Text,
             "Credentials for NATS: a user, with nats.password";
-        password: Secret = Secret::default(), PASSWORD, secret,
+        password: Secret = Secret::default(), PASSWORD, Hidden,
             "Password of nats.user; better as a variable than as a flag";
-        tls_ca: PathBuf = PathBuf::new(), "FILE", text,
+        tls_ca: PathBuf = PathBuf::new(), "FILE", Text,
             "CAs that the certificates of NATS servers are checked against; the system's by default";
-        tls_cert: PathBuf = PathBuf::new(), "FILE", text,
+        tls_cert: PathBuf = PathBuf::new(), "FILE", Text,
             "Certificate shown to NATS servers, with nats.tls_key";
-        tls_key: PathBuf = PathBuf::new(), "FILE", text,
+        tls_key: PathBuf = PathBuf::new(), "FILE", Text,
             "Private key of nats.tls_cert";
     }
     {}
     telemetry: TelemetryConfig = "Settings of metrics and logs; those of OTLP are the standard `OTEL_*` variables." {
-        topics_max: Option<usize> = None, "N", optional,
+        topics_max: Option<usize> = None, "N", Optional,
             "Maximum topics that metrics count by name, all others together; 100, but 0 where there is a policy";
-        access_log_every: u32 = 0, "N", count(..),
+        access_log_every: u32 = 0, "N", Count(..),
             "One call in so many is written to the access log; 0 for none";
     }
 }

@@ -1,7 +1,10 @@
-//! The kinds of values that settings have: each module reads a value from text, and writes it.
+//! The kinds of values that settings have: each reads a value from text, and writes it.
 
+use std::ffi::OsStr;
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::ops::{Bound, RangeBounds};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -28,9 +31,9 @@ fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
 }
 
 /// Values with a text of their own: `true`, or the name of a choice.
-pub mod word {
-    use super::{Display, FromStr, parse};
+pub struct Word;
 
+impl Word {
     pub fn read<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
         parse(text)
     }
@@ -41,9 +44,9 @@ pub mod word {
 }
 
 /// Whole numbers.
-pub mod count {
-    use super::{Display, RangeBounds, parse, within};
+pub struct Count;
 
+impl Count {
     pub fn read<T: TryFrom<u64>>(text: &str, bounds: impl RangeBounds<u64>) -> Result<T, String> {
         let number = within(text, parse(text)?, &bounds, |bound| bound.to_string())?;
         T::try_from(number).map_err(|_| format!("{text:?} is too large"))
@@ -55,9 +58,9 @@ pub mod count {
 }
 
 /// Numbers of bytes.
-pub mod size {
-    use super::{RangeBounds, format_size, parse_size, within};
+pub struct Size;
 
+impl Size {
     pub fn read<T: TryFrom<u64>>(text: &str, bounds: impl RangeBounds<u64>) -> Result<T, String> {
         let bytes = within(text, parse_size(text)?, &bounds, format_size)?;
         T::try_from(bytes).map_err(|_| format!("{text:?} is too large"))
@@ -69,11 +72,11 @@ pub mod size {
 }
 
 /// Durations.
-pub mod duration {
-    use super::{Duration, RangeBounds, parse_duration, within};
+pub struct Period;
 
+impl Period {
     pub fn read(text: &str, bounds: impl RangeBounds<Duration>) -> Result<Duration, String> {
-        within(text, parse_duration(text)?, &bounds, |bound| write(&bound))
+        within(text, parse_duration(text)?, &bounds, |bound| Self::write(&bound))
     }
 
     pub fn write(value: &Duration) -> String {
@@ -86,36 +89,40 @@ pub mod duration {
 }
 
 /// Ages: a duration of at least a second, as shorter ones only make clients reconnect; or 0 for none.
-pub mod age {
-    use super::{Duration, duration};
+pub struct Age;
 
-    pub use super::duration::write;
-
-    pub fn read(text: &str) -> Result<Duration, String> {
-        let age = duration::read(text, ..=Duration::from_secs(24 * 60 * 60))?;
+impl Age {
+    pub fn read(text: &str, bounds: impl RangeBounds<Duration>) -> Result<Duration, String> {
+        let age = Period::read(text, bounds)?;
         match age.is_zero() || age >= Duration::from_secs(1) {
             true => Ok(age),
             false => Err(format!("{text:?} must be 0 for none, or at least 1s")),
         }
     }
+
+    pub fn write(value: &Duration) -> String {
+        Period::write(value)
+    }
 }
 
 /// Addresses to listen on.
-pub mod address {
-    use std::net::SocketAddr;
+pub struct Address;
 
-    pub use super::word::write;
-
+impl Address {
     pub fn read(text: &str) -> Result<SocketAddr, String> {
         let invalid = |_| format!("{text:?} is not an address; write 0.0.0.0:50051 or [::]:50051");
         text.trim().parse().map_err(invalid)
     }
+
+    pub fn write(value: &SocketAddr) -> String {
+        value.to_string()
+    }
 }
 
 /// Texts and paths, taken as they are.
-pub mod text {
-    use std::ffi::OsStr;
+pub struct Text;
 
+impl Text {
     pub fn read<T: From<String>>(text: &str) -> Result<T, String> {
         Ok(T::from(text.to_owned()))
     }
@@ -126,17 +133,25 @@ pub mod text {
 }
 
 /// Texts and paths that must not be empty.
-pub mod required {
-    pub use super::text::write;
+pub struct Required;
 
+impl Required {
     pub fn read<T: From<String>>(text: &str) -> Result<T, String> {
-        if text.is_empty() { Err("must not be empty".to_owned()) } else { super::text::read(text) }
+        if text.is_empty() { Err("must not be empty".to_owned()) } else { Text::read(text) }
+    }
+
+    pub fn write(value: &impl AsRef<OsStr>) -> String {
+        Text::write(value)
     }
 }
 
 /// Texts that are never printed.
-pub mod secret {
-    pub use super::text::read;
+pub struct Hidden;
+
+impl Hidden {
+    pub fn read<T: From<String>>(text: &str) -> Result<T, String> {
+        Text::read(text)
+    }
 
     pub fn write<T>(_: &T) -> String {
         "(hidden)".to_owned()
@@ -144,9 +159,9 @@ pub mod secret {
 }
 
 /// Values that may be missing; an empty text is as good as none, so that a variable can be emptied.
-pub mod optional {
-    use super::{Display, FromStr, parse};
+pub struct Optional;
 
+impl Optional {
     pub fn read<T: FromStr<Err: Display>>(text: &str) -> Result<Option<T>, String> {
         if text.trim().is_empty() { Ok(None) } else { parse(text).map(Some) }
     }
@@ -157,10 +172,12 @@ pub mod optional {
 }
 
 /// Paths of files that may be missing.
-pub mod file {
-    use std::path::PathBuf;
+pub struct File;
 
-    pub use super::optional::read;
+impl File {
+    pub fn read(text: &str) -> Result<Option<PathBuf>, String> {
+        Optional::read(text)
+    }
 
     pub fn write(value: &Option<PathBuf>) -> String {
         value.as_ref().map_or_else(String::new, |path| path.display().to_string())
