@@ -131,7 +131,7 @@ async fn a_policy_from_a_pipe_stays_in_force_while_other_files_change() {
     setup.args.truncate(setup.args.len() - 2);
     setup.args.extend(["--auth-policy".to_owned(), pipe.clone()]);
     let writer = std::thread::spawn(move || std::fs::write(pipe, policy).unwrap());
-    let server = setup.start(&["--reload-interval", "20ms"]).await;
+    let server = setup.start(&[]).await;
     writer.join().unwrap();
     publish_as(&server, "one", "t").await.unwrap();
     for name in ["two", "three"] {
