@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod connection;
 mod copy;
+mod failure;
 mod files;
 mod healthcheck;
 mod interrupt;
@@ -12,7 +13,9 @@ mod kubernetes;
 mod logging;
 mod nats_credentials;
 mod output;
+mod patience;
 mod publish;
+mod runtime;
 mod serve;
 mod start;
 mod subscribe;
@@ -21,19 +24,14 @@ mod token;
 mod topics;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use self::connection::Connection;
+use self::failure::{FAILURE, Failure, INTERRUPTED, USAGE};
+use self::patience::Patience;
+use self::runtime::{RUNTIME_SHUTDOWN, on_a_runtime};
 use crate::client::Client;
-use connection::Connection;
-
-/// Exit code of a command that failed.
-const FAILURE: u8 = 1;
-/// Exit code for invalid arguments or an invalid configuration; nothing was attempted.
-const USAGE: u8 = 2;
-/// Exit code of a command that was ended by Ctrl-C or SIGTERM (128 + SIGINT).
-const INTERRUPTED: u8 = 130;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -98,37 +96,6 @@ enum Command {
     Completions(completions::Completions),
 }
 
-/// The reason why a command fails: one line of text and the exit code.
-#[derive(Debug)]
-struct Failure {
-    code: u8,
-    message: String,
-}
-
-impl Failure {
-    fn usage(message: impl Into<String>) -> Self {
-        Self { code: USAGE, message: message.into() }
-    }
-
-    fn failed(message: impl Into<String>) -> Self {
-        Self { code: FAILURE, message: message.into() }
-    }
-}
-
-impl From<crate::client::Error> for Failure {
-    fn from(error: crate::client::Error) -> Self {
-        let local = error.origin() == crate::client::Origin::Local;
-        let code = if local && error.code() == tonic::Code::InvalidArgument { USAGE } else { FAILURE };
-        Self { code, message: error.to_string() }
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Self::failed(error.to_string())
-    }
-}
-
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -189,12 +156,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(check) => check.run(),
         Command::Token(token) => token.run(),
         Command::NatsCredentials(credentials) => on_a_runtime(async || credentials.run().await),
-        Command::Completions(completions) => completions.run(),
+        Command::Completions(completions) => completions.run(Cli::command()),
     }
 }
-
-/// Time that a finished command waits for operations it left behind, for example a blocked read.
-const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(100);
 
 fn client_command(
     name: &'static str,
@@ -202,37 +166,6 @@ fn client_command(
     command: impl AsyncFnOnce() -> Result<ExitCode, Failure>,
 ) -> Result<ExitCode, Failure> {
     telemetry::traced(name, global.verbose, || on_a_runtime(command))
-}
-
-fn on_a_runtime(command: impl AsyncFnOnce() -> Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
-    // One worker runs the transport, and the main thread reads or writes records.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::failed(format!("cannot start the runtime: {error}")))?;
-    let outcome = runtime.block_on(command());
-    runtime.shutdown_timeout(RUNTIME_SHUTDOWN);
-    outcome
-}
-
-/// Options of commands that resume a broken connection.
-#[derive(Clone, Copy, Debug, Args)]
-struct Patience {
-    /// Give up when the server has been away, or has made no progress, for this time. A server that has never been
-    /// reached fails at once.
-    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = crate::config::parse_duration)]
-    retry_for: Duration,
-}
-
-impl Patience {
-    fn policy(self) -> crate::client::RetryPolicy {
-        crate::client::RetryPolicy {
-            give_up_after: self.retry_for,
-            connect_give_up_after: Duration::ZERO,
-            ..Default::default()
-        }
-    }
 }
 
 #[cfg(test)]

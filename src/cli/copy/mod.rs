@@ -12,19 +12,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use clap::Args;
 
 use self::backup::Writer;
 use self::offsets::Offsets;
 use self::progress::Progress;
-use self::source::Source;
+use self::source::{Source, whole};
 use self::target::Target;
 use super::connection::Connection;
 use super::{Failure, INTERRUPTED, Patience, interrupt, output};
 use crate::client::Client;
 use crate::proto::v1;
-use crate::record::block::{Block, Blocks};
 
 /// Copy topics from one server to another, or to and from a file.
 ///
@@ -70,12 +68,6 @@ pub(super) struct Copy {
 fn servers(place: &OsString) -> Option<Vec<String>> {
     let text = place.to_str().filter(|text| text.contains("://"))?;
     Some(text.split(',').map(str::to_owned).collect())
-}
-
-/// The batch that these bytes are.
-fn whole(block: &Bytes) -> Result<Block<'_>, Failure> {
-    let first = Blocks::new(block).next().and_then(Result::ok);
-    first.ok_or_else(|| Failure::failed("a batch of the source is damaged"))
 }
 
 impl Copy {

@@ -11,6 +11,7 @@ use super::progress::Progress;
 use crate::cli::Failure;
 use crate::client::{Client, RetryPolicy, Start, Subscriber, SubscriberOptions};
 use crate::proto::v1;
+use crate::record::block::{Block, Blocks};
 use crate::record::{Epoch, Position, TopicName};
 
 /// A server or a backup.
@@ -80,6 +81,12 @@ fn sound(topics: Vec<v1::Topic>) -> Result<Vec<v1::Topic>, Failure> {
         }
     }
     Ok(topics)
+}
+
+/// Reads the batch that these bytes are.
+pub(super) fn whole(block: &Bytes) -> Result<Block<'_>, Failure> {
+    let first = Blocks::new(block).next().and_then(Result::ok);
+    first.ok_or_else(|| Failure::failed("a batch of the source is damaged"))
 }
 
 /// Batches of one topic in order, each whole, as a `batches` field.

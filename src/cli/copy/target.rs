@@ -9,8 +9,7 @@ use tonic::Code;
 
 use super::offsets::Offsets;
 use super::progress::Progress;
-use super::source::Batches;
-use super::whole;
+use super::source::{Batches, whole};
 use crate::cli::Failure;
 use crate::client::{Client, Encoded, Publisher, PublisherOptions, RetryPolicy};
 use crate::proto::v1;
