@@ -1,5 +1,4 @@
-//! `streamway check`: verifies, and on request salvages, the data directory of a stopped server.
-//! Never: decides what is damaged; the engine does.
+//! `streamway check`: verifies, and on request repairs, the data directory of a stopped server.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -11,33 +10,33 @@ use super::{Failure, output};
 use crate::client::printable;
 use crate::storage::embedded::check::{self, Repaired, Report, TopicReport};
 
-/// Exit code: something is damaged, or was and could not be salvaged whole.
+/// Exit code for a damaged data directory, and for one that lost something in its repair.
 const DAMAGED: u8 = 3;
 
 /// Verify a data directory offline.
 ///
-/// Reads every file and checks every checksum; prints what is there, and each damage with its file
-/// and offset. Changes nothing without --repair. The server must be stopped.
+/// Reads every file and verifies every checksum. Prints the topics, and each damage with its file and offset.
+/// Nothing is changed without --repair. The server must be stopped.
 #[derive(Debug, Args)]
 #[command(after_help = "\
---repair writes a new catalog around what is whole. A topic that lost nothing stays as it is. A topic
-that lost records, or may have, gets a new epoch: what follows a loss moves up, positions of before
-are refused (EPOCH_CHANGED), and request ids of lost records are forgotten. Replaced files are kept
-in DIR/replaced-*; remove them once you need them no more. The disk must have room for the topics
-that are written anew. Where a backup is at hand, restore that instead.
+--repair writes a new catalog of everything that is intact. A topic that lost nothing is not changed. A
+topic that lost records, or may have, gets a new epoch: the records after a loss get lower offsets,
+earlier positions are refused (EPOCH_CHANGED), and the request ids of lost records are forgotten.
+Replaced files are kept in DIR/replaced-*; remove them once you no longer need them. The disk must have
+room for the topics that are rewritten. If there is a backup, restore that instead.
 
-Exit codes: 0 whole (with --repair: made whole, nothing lost), 1 could not be done (not a data directory, a
-server has it, no permission, a newer format), 2 wrong arguments, 3 damaged (with --repair: repaired,
-records or topics lost).
+Exit codes: 0 intact (with --repair: repaired without a loss), 1 failed (not a data directory, in use by
+a server, no permission, a newer format), 2 invalid arguments, 3 damaged (with --repair: repaired, records
+or topics lost).
 
 Examples:
   streamway check /var/lib/streamway
   streamway check --repair /var/lib/streamway")]
 pub(super) struct Check {
-    /// The data directory.
+    /// Data directory.
     #[arg(value_name = "DIR", env = "STREAMWAY_DATA_DIR", default_value = "./data")]
     dir: PathBuf,
-    /// Salvage what is whole, and say what is lost.
+    /// Repair the data directory, and report what is lost.
     #[arg(long)]
     repair: bool,
 }
@@ -52,7 +51,7 @@ impl Check {
             let report = check::check(&self.dir).map_err(failed)?;
             (checked(&report), if report.damages.is_empty() { 0 } else { DAMAGED })
         };
-        // A closed pipe changes nothing about what was found.
+        // A closed pipe does not change the result.
         let _ = std::io::stdout().write_all(text.as_bytes());
         Ok(ExitCode::from(code))
     }

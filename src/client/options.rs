@@ -10,7 +10,7 @@ use super::token::Token;
 /// Default interval of checking files for changes. A check is cheap, and certificates are renewed well ahead.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How to reach the servers, and how to identify to them.
+/// The options of a client: the addresses of the servers, and the identity.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Addresses of one server, or of several that serve the same topics: `http://host:port` or `https://host:port`.

@@ -28,6 +28,7 @@ const LIVE_BYTES: usize = 64 << 10;
 const LAGGING_BYTES: usize = 256 << 10;
 /// Largest number of runs in one delivery. Each costs a reference count.
 const RUNS_MAX: usize = 64;
+
 /// A subscription to one topic. It ends after an error.
 pub struct Subscription {
     log: Arc<dyn Log>,

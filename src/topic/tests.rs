@@ -69,7 +69,7 @@ async fn drained(mut subscription: Subscription) -> Vec<(u64, String)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn history_then_live_in_one_path() {
+async fn stored_and_live_records_come_through_one_path() {
     for flushed in [0, 1, 2] {
         let (topics, log) = served(Config::default()).await;
         for (n, values) in [&["a", "b"][..], &["c"]].into_iter().enumerate() {
@@ -115,7 +115,7 @@ async fn a_start_inside_a_batch_delivers_its_rest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_is_broken_by_heartbeats_with_jitter() {
+async fn an_idle_subscription_gets_heartbeats_with_jitter() {
     let (topics, log) = served(Config::default()).await;
     let request = Subscribe {
         heartbeat_interval: Some(Duration::from_secs(10)),
@@ -131,7 +131,7 @@ async fn silence_is_broken_by_heartbeats_with_jitter() {
         let silence = before.elapsed();
         assert!((Duration::from_secs(9)..=Duration::from_millis(11_010)).contains(&silence), "{silence:?}");
     }
-    // A delivery puts the next heartbeat off.
+    // A delivery postpones the next heartbeat.
     tokio::time::sleep(Duration::from_secs(8)).await;
     log.put("orders", &["a"]);
     assert_eq!(records(&next(&mut subscription).await).len(), 1);
@@ -159,7 +159,7 @@ async fn limits_cut_inside_a_batch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_are_never_exceeded_but_by_one_record() {
+async fn a_byte_limit_is_exceeded_by_one_record_only() {
     let (topics, log) = served(Config::default()).await;
     for _ in 0..4 {
         log.put("orders", &["0123456789", "0123456789", "0123456789"]);
@@ -184,7 +184,7 @@ async fn bytes_are_never_exceeded_but_by_one_record() {
 async fn stop_at_tail_means_the_tail_at_the_start() {
     let (topics, log) = served(Config::default()).await;
     let limit = ReadLimit { stop_at_tail: true, ..ReadLimit::default() };
-    // An empty topic: one message says where to resume, and the end.
+    // In an empty topic, one message has the position to resume at.
     let mut subscription = limited(&topics, Start::Earliest, limit).await;
     assert_eq!(next(&mut subscription).await.notice, Some(Notice::CaughtUp));
     assert!(subscription.next().await.is_none());
@@ -250,7 +250,7 @@ async fn trimming_under_a_reader_follows_the_policy() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_topic_deleted_under_a_reader_is_not_found_and_recreated_is_another() {
+async fn a_topic_deleted_under_a_reader_is_not_found_and_a_recreated_one_has_another_epoch() {
     for recreated in [false, true] {
         let (topics, _log) = served(Config::default()).await;
         let mut subscription = subscribe(&topics, Start::Latest).await;
@@ -269,7 +269,7 @@ async fn a_topic_deleted_under_a_reader_is_not_found_and_recreated_is_another() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn positions_hold_for_their_epoch_only_and_create_nothing() {
+async fn positions_are_valid_in_their_epoch_only_and_create_no_topic() {
     let (topics, log) = served(Config::default()).await;
     log.put("orders", &["a", "b"]);
     let epoch = topics.get(&name()).await.unwrap().epoch();
@@ -292,7 +292,7 @@ async fn positions_hold_for_their_epoch_only_and_create_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_tells_where_to_resume() {
+async fn a_drain_sends_the_position_to_resume_at() {
     let (topics, log) = served(Config::default()).await;
     log.put("orders", &["a"]);
     let mut idle = subscribe(&topics, Start::Earliest).await;
@@ -321,7 +321,7 @@ async fn a_time_limit_ends_a_subscription_at_the_tail() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_waits_for_a_server_that_starts_but_not_for_long() {
+async fn a_call_waits_for_a_server_that_starts_for_a_limited_time() {
     let starting = Topics::new(&Config::default());
     assert_eq!(starting.get(&name()).await.err(), Some(Error::Starting));
     let early = starting.clone();
@@ -338,7 +338,7 @@ async fn a_call_waits_for_a_server_that_starts_but_not_for_long() {
 }
 
 #[tokio::test]
-async fn missing_topics_are_created_only_if_told() {
+async fn missing_topics_are_created_only_if_configured() {
     let (topics, _log) = served(Config { auto_create_topics: false, ..Config::default() }).await;
     let other = TopicName::parse("other").unwrap();
     assert!(topics.get_or_create(&other).await.is_err());
@@ -347,7 +347,7 @@ async fn missing_topics_are_created_only_if_told() {
 }
 
 #[tokio::test]
-async fn bytes_stay_admitted_until_the_append_is_resolved() {
+async fn bytes_stay_admitted_until_the_append_completes() {
     let batch = batch_of(&["a"]);
     let config = Config { inflight_bytes_max: batch.weight(), ..Config::default() };
     let (topics, log) = served(config).await;
@@ -358,7 +358,7 @@ async fn bytes_stay_admitted_until_the_append_is_resolved() {
     };
     let mut first = Box::pin(publish(batch.clone()));
     assert!(futures_util::poll!(&mut first).is_pending());
-    // The call is cancelled; what it handed over is still in memory.
+    // The call is cancelled, but its appended batches are still in memory.
     drop(first);
     let mut second = Box::pin(publish(batch));
     tokio::task::yield_now().await;
@@ -368,9 +368,9 @@ async fn bytes_stay_admitted_until_the_append_is_resolved() {
     assert_eq!(second.await.unwrap().first.get(), 1);
 }
 
-/// A start in the future is no start at the tail: what is stored before that time is not delivered.
+/// A start in the future is not a start at the tail: batches stored before that time are not delivered.
 #[tokio::test(start_paused = true)]
-async fn a_start_at_a_time_to_come_delivers_nothing_stored_before_it() {
+async fn a_start_at_a_future_time_delivers_nothing_stored_before_it() {
     for flushed in [false, true] {
         let (topics, log) = served(Config::default()).await;
         let stored = log.put("orders", &["a"]).time;
@@ -399,9 +399,9 @@ async fn a_start_at_a_time_to_come_delivers_nothing_stored_before_it() {
     }
 }
 
-/// P9: what refuses a reader, or lets it end at once, makes no topic.
+/// P9: a subscription that fails or ends at once creates no topic.
 #[tokio::test]
-async fn a_read_creates_a_topic_only_where_it_waits_for_records() {
+async fn a_subscription_creates_a_topic_only_if_it_waits_for_records() {
     let position = Position { epoch: Epoch::new(1), offset: Offset::ZERO };
     let to_tail = ReadLimit { stop_at_tail: true, ..ReadLimit::default() };
     let over = ReadLimit { until: Some(TIME), ..ReadLimit::default() };

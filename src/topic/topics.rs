@@ -93,7 +93,7 @@ impl Topics {
         }
     }
 
-    /// The wish that every call end.
+    /// The signal that every call should end.
     #[must_use]
     pub fn shutdown_signal(&self) -> &ShutdownSignal {
         &self.0.connections.shutdown

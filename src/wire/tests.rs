@@ -1,4 +1,4 @@
-//! The hand-written messages held against the generated ones.
+//! Comparison of the hand-written messages with the generated ones.
 
 use super::{ExchangeRequest, ExchangeResponse, IngestRequest, PublishRequest, PublishResponse, Wire};
 use super::{NumberedReceipt, SubscribeResponse};
@@ -74,7 +74,7 @@ proptest! {
     }
 
     #[test]
-    fn receipts_are_what_the_contract_says(receipts in proptest::collection::vec((any::<u64>(), receipt()), 0..4)) {
+    fn receipts_are_equal_to_the_generated_ones(receipts in proptest::collection::vec((any::<u64>(), receipt()), 0..4)) {
         let ours = ExchangeResponse {
             receipts: receipts.iter().map(|&(number, receipt)| NumberedReceipt { number, receipt }).collect(),
             delivery: None,
@@ -96,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn a_delivery_is_what_the_contract_says(epoch: u64, offset: u64, tail: u64, value in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn a_delivery_is_equal_to_the_generated_one(epoch: u64, offset: u64, tail: u64, value in proptest::collection::vec(any::<u8>(), 0..300)) {
         let batch = v1::RecordBatch {
             first_offset: offset,
             records: vec![v1::Record { value: value.into(), ..Default::default() }],
@@ -125,7 +125,7 @@ proptest! {
     }
 }
 
-/// Fields of a message that are messages themselves and not repeated, each with its own.
+/// The fields of a message that are messages and not repeated, with their own such fields.
 struct Nested(&'static [(u32, Nested)]);
 
 const LEAF: Nested = Nested(&[]);
@@ -135,7 +135,7 @@ const RECEIPT: Nested = Nested(&[(2, LEAF), (3, LEAF)]);
 const PUBLISHED: Nested = Nested(&[(1, RECEIPT)]);
 const EXCHANGED: Nested = Nested(&[(2, Nested(&[(2, LEAF)]))]);
 
-/// The same message, with its nested ones in two pieces each, and an older value before each number.
+/// Re-encodes a message with each nested message in two pieces, and an older value before each number.
 fn in_pieces(bytes: &[u8], nested: &Nested, random: &mut fastrand::Rng) -> Vec<u8> {
     let mut out = Vec::new();
     for field in Fields::new(bytes) {
@@ -162,7 +162,7 @@ fn in_pieces(bytes: &[u8], nested: &Nested, random: &mut fastrand::Rng) -> Vec<u
 }
 
 proptest! {
-    /// A nested message in several pieces is one, as every parser of protobuf reads it.
+    /// A nested message in several pieces is merged, as every protobuf parser does.
     #[test]
     fn pieces_of_a_request_are_merged(typed in typed_publish(), number: u64, opens: bool, seed: u64) {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -177,7 +177,7 @@ proptest! {
         use v1::exchange_request::Kind;
         let kind = if opens { Kind::Open(open.clone()) } else { Kind::Publish(publish.clone()) };
         let exchange = v1::ExchangeRequest { kind: Some(kind) };
-        // A kind before it that is another one does not count.
+        // Of two kinds the last one counts.
         let before = if opens { Kind::Publish(publish) } else { Kind::Open(open) };
         let mut pieces = v1::ExchangeRequest { kind: Some(before) }.encode_to_vec();
         pieces.extend(in_pieces(&exchange.encode_to_vec(), &EXCHANGE, &mut random));
@@ -203,7 +203,7 @@ proptest! {
         let (receipts, delivery) = (vec![numbered], Some(delivery));
         let typed = v1::ExchangeResponse { receipts, delivery, notice: v1::Notice::Draining.into() };
         let mut pieces = in_pieces(&typed.encode_to_vec(), &EXCHANGED, &mut random);
-        // A receipt of its own in pieces, the only one.
+        // The single receipt of a publish response, in pieces.
         let whole = v1::NumberedReceipt { number, receipt: Some(typed_receipt(&receipt)) }.encode_to_vec();
         let second = in_pieces(&whole, &Nested(&[(2, RECEIPT)]), &mut random);
         prost::encoding::bytes::encode(1, &second, &mut pieces);
@@ -217,7 +217,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
-    /// P9: arbitrary bytes, and messages with a byte changed, are a message or an error.
+    /// P9: arbitrary bytes are a message or an error.
     #[test]
     fn no_bytes_make_a_request_panic(
         typed in typed_publish(), noise in proptest::collection::vec(any::<u8>(), 0..60),
@@ -238,7 +238,7 @@ proptest! {
     }
 }
 
-/// P9: from messages that clients send: each kind of request, and what a client is answered.
+/// P9: a changed message of any kind is a message or an error.
 #[test]
 fn no_change_of_a_message_makes_it_panic() {
     crate::corpus::fuzz("messages", 1, |bytes| {
@@ -249,11 +249,11 @@ fn no_change_of_a_message_makes_it_panic() {
         if let Ok(delivery) = SubscribeResponse::parse(shared.clone()) {
             let _ = bytes_of(&delivery);
         }
-        // What is taken is what any other reader of the contract would have understood.
+        // An accepted message has the same meaning for the generated parser.
         if let Ok(request) = ExchangeRequest::parse(shared.clone())
             && let Ok(mut typed) = v1::ExchangeRequest::decode(bytes)
         {
-            // One without a publish is one of nothing, which is refused.
+            // A request without a publish is empty, and refused later.
             if let Some(v1::exchange_request::Kind::Publish(numbered)) = &mut typed.kind {
                 numbered.publish.get_or_insert_default();
             }
@@ -266,7 +266,7 @@ fn no_change_of_a_message_makes_it_panic() {
         }
         let Ok(publish) = PublishRequest::parse(shared) else { return };
         if Batch::check(publish.records.clone(), BatchLimits::default()).is_ok() {
-            // What is stored is what any other reader of the contract would have understood.
+            // Stored records have the same meaning for the generated parser.
             let ours = bytes_of(&publish);
             let typed = v1::PublishRequest::decode(bytes).expect("ours is no laxer than the contract");
             assert_eq!(v1::PublishRequest::decode(ours).unwrap(), typed);
