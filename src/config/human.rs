@@ -30,6 +30,9 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     let (_, factor) = UNITS.iter().find(|(name, _)| matches(name)).ok_or_else(invalid)?;
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let whole: u64 = whole.parse().map_err(|_| invalid())?;
+    if fraction.is_empty() {
+        return Err(invalid());
+    }
     let fraction: f64 = format!("0.{fraction}").parse().map_err(|_| invalid())?;
     whole
         .checked_mul(*factor)

@@ -76,7 +76,7 @@ async fn repeating_an_import_under_its_name_stores_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_resume_file_goes_on_where_the_last_run_stopped() {
+async fn a_resume_file_continues_where_the_last_run_stopped() {
     let server = Server::start().await;
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("pos");
@@ -96,7 +96,7 @@ fn follow(server: &Server, topic: &str) -> (Child, BufReader<std::process::Child
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn following_ends_well_on_a_signal_and_on_a_closed_pipe() {
+async fn following_ends_with_success_on_a_signal_and_on_a_closed_pipe() {
     let server = Server::start().await;
     stdout(&run(&server, &["publish", "t"], "a\n"));
     for name in ["INT", "TERM", "a closed pipe"] {
@@ -120,7 +120,7 @@ async fn following_ends_well_on_a_signal_and_on_a_closed_pipe() {
 
 /// Neither a backlog that is always ready nor a reader that has stopped keeps a signal waiting.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signal_ends_a_backlog() {
+async fn a_signal_ends_the_reading_of_a_backlog() {
     let server = Server::start().await;
     let line = "x".repeat(1000);
     let text: String = (0..60_000).map(|i| format!("{i:06}{line}\n")).collect();
@@ -208,7 +208,7 @@ async fn healthcheck_has_the_exit_codes_of_grpc_health_probe() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_are_listed_for_people_and_for_programs() {
+async fn topics_are_listed_as_a_table_and_as_json() {
     let server = Server::start().await;
     stdout(&run(&server, &["topics", "create", "orders", "--max-age", "7d"], ""));
     stdout(&run(&server, &["publish", "orders"], "a\nb\n"));
@@ -223,7 +223,7 @@ async fn topics_are_listed_for_people_and_for_programs() {
     assert_eq!(json["retention"]["max_records"], 10);
     assert_eq!(json["retention"]["max_age_seconds"], 0);
     let trimmed = run(&server, &["topics", "trim", "orders", "--before", "2"], "");
-    assert!(stdout(&trimmed).contains("begins at offset 2"));
+    assert!(stdout(&trimmed).contains("the earliest offset of orders is now 2"));
     stdout(&run(&server, &["topics", "delete", "orders"], ""));
     assert_eq!(stdout(&run(&server, &["topics", "list", "--output", "json"], "")), "");
 }
@@ -243,7 +243,7 @@ async fn printing_into_a_full_disk_is_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn numbers_that_cannot_be_are_wrong_arguments() {
+async fn impossible_numbers_are_invalid_arguments() {
     let server = Server::start().await;
     for args in [
         &["bench", "publish", "--batch", "4294967295"][..],
@@ -261,7 +261,7 @@ async fn numbers_that_cannot_be_are_wrong_arguments() {
 
 /// Whatever a signal ends says how far it got, and leaves nothing of its own behind.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signal_ends_a_publish_and_a_benchmark_in_good_order() {
+async fn a_signal_ends_a_publish_and_a_benchmark_cleanly() {
     let server = Server::start().await;
     let named = async |prefix: &str| {
         let request = ListTopicsRequest { prefix: prefix.into(), ..ListTopicsRequest::default() };

@@ -112,7 +112,7 @@ async fn every_record_gets_a_receipt_of_its_own_offset() {
 }
 
 #[tokio::test]
-async fn a_request_id_of_the_callers_stores_once_for_two_publishers() {
+async fn a_request_id_of_the_caller_stores_once_for_two_publishers() {
     let server = Server::start().await;
     let client = client(&server);
     let mut duplicates = Vec::new();
@@ -144,7 +144,7 @@ async fn a_refused_batch_ends_the_publisher_with_the_servers_reason() {
 }
 
 #[tokio::test]
-async fn an_error_that_is_final_is_returned_once() {
+async fn a_final_error_is_returned_once() {
     let server = Server::start().await;
     let client = client(&server);
     let publisher = client.publisher("short", PublisherOptions::default()).unwrap();
@@ -207,7 +207,7 @@ async fn a_silent_server_is_noticed() {
     };
     signal(server.pid(), "CONT");
     assert_eq!(error.origin(), Origin::Transport);
-    assert!(error.to_string().contains("silent"), "{error}");
+    assert!(error.to_string().contains("has sent nothing in time"), "{error}");
 }
 
 /// A disk that hangs leaves the connection alive: nothing but what is not done tells of it.
@@ -254,7 +254,7 @@ async fn a_server_that_cannot_read_its_disk_is_given_up() {
             Err(error) => break error,
         }
     };
-    assert!(error.to_string().contains("has delivered none of the records that are there for 3s"), "{error}");
+    assert!(error.to_string().contains("has delivered no record for 3s although there are some"), "{error}");
     drop(hung);
 }
 

@@ -7,7 +7,7 @@ use crate::harness::make::{at, earliest, next, published, records, subscribe, to
 use crate::harness::{Reader, Seen, Server, refused};
 
 #[tokio::test]
-async fn a_subscriber_goes_on_where_it_stopped_after_stop_and_kill() {
+async fn a_subscriber_continues_where_it_stopped_after_a_stop_and_a_kill() {
     let mut server = Server::start().await;
     let mut all = Vec::new();
     let mut start = earliest();
@@ -63,7 +63,7 @@ async fn a_position_of_an_earlier_epoch_fails_also_after_a_restart() {
 
 /// The tail a client was told is never taken back.
 #[tokio::test]
-async fn next_at_the_tail_waits_for_what_comes() {
+async fn a_position_at_the_tail_waits_for_new_records() {
     let mut server = Server::start().await;
     let position = next(&published(&mut server.client().await, "tail", records("a", 4)).await);
     server.kill9().await;

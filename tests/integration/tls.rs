@@ -149,7 +149,7 @@ async fn a_server_that_cannot_be_trusted_is_refused_with_the_reason() {
     let (ca, other) = (Ca::new(dir.path(), "ca"), Ca::new(dir.path(), "other"));
     let server = serve(&ca.issue(dir.path(), "localhost", 2040), &[]).await;
     let error = refused(&client(&server, trusting(&other))).await;
-    assert!(error.contains("UnknownIssuer; name the CA"), "{error}");
+    assert!(error.contains("UnknownIssuer; trust the CA"), "{error}");
     let named = TlsOptions { server_name: Some("other.example".into()), ..trusting(&ca) };
     let error = refused(&client(&server, named)).await;
     assert!(error.contains("use a name that the server's certificate has"), "{error}");

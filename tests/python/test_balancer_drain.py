@@ -152,7 +152,7 @@ def test_the_command_line_waits_behind_the_balancer_for_a_replica(balanced):
     publish = subprocess.Popen([*command, "publish", "later"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     publish.stdin.write(b"a line\n")
     publish.stdin.close()
-    assert b"interrupted, will go on" in publish.stderr.readline(), "it has met the balancer"
+    assert b"interrupted, will continue" in publish.stderr.readline(), "it has met the balancer"
     server.start()
     assert publish.wait(60) == 0, publish.stderr.read()
     done = subprocess.run([*command, "subscribe", "later"], capture_output=True, timeout=60, check=False)

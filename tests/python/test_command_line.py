@@ -70,7 +70,7 @@ def test_an_interruption_and_the_resumption_are_told(observed):
         server.kill9()
         await_line(lines, "the subscription is interrupted, will resume")
         server.start()
-        await_line(lines, "the subscription goes on")
+        await_line(lines, "the subscription continues")
         assert any("subscription opened" in line and "offset=2" in plain(line) for line in lines), lines
     finally:
         process.kill()
