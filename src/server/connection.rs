@@ -131,6 +131,7 @@ impl Port {
         let Self { limiter, routes, config, connection_budget, calls, cork, peer } = self;
         let (shutdown, tasks) = (calls.shutdown.clone(), limiter.tasks.clone());
         let (open, streams_max) = (limiter.clone(), config.streams_max);
+        let headers_max = config.http2.header_list_bytes_max;
         let service = service_fn(move |mut request: Request<Incoming>| {
             if open.streams() > streams_max {
                 debug!(streams_max, "call over the cap refused");
@@ -142,6 +143,11 @@ impl Port {
                 request.extensions_mut().insert(peer.clone());
             }
             let headers = header_bytes(request.headers());
+            if headers > headers_max as usize {
+                return Either::Left(std::future::ready(Ok(
+                    status::headers_too_large(headers_max).into_http()
+                )));
+            }
             let read_on = |body| ReadOn::new(body, tasks.clone());
             let request = request.map(|body| counted(read_on(body), connection_budget.clone(), headers));
             // Not in the task of the call, which would keep its room for as long as a subscription lasts.
@@ -209,7 +215,8 @@ fn builder(config: &Config, limiter: &ConnectionLimiter) -> http2::Builder<Track
         .initial_stream_window_size(stream_window_bytes)
         .initial_connection_window_size(connection_window_bytes)
         .max_send_buf_size(send_buffer_bytes)
-        .max_header_list_size(header_list_bytes_max)
+        // h2 answers longer ones by HTTP status 431, which clients of gRPC take for a fault of the server.
+        .max_header_list_size(header_list_bytes_max.saturating_mul(2))
         .max_local_error_reset_streams(local_resets_max)
         .max_pending_accept_reset_streams(pending_resets_max);
     builder

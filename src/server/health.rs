@@ -15,17 +15,16 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 
 use crate::service::status::{Context, status};
-use crate::service::{Administration, Streams, Tutorial, connection_shutdown};
+use crate::service::{Administration, StreamService, Tutorial, connection_shutdown};
 use crate::storage::Reason;
 use crate::topic::{self, Cause, ShutdownSignal};
 use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
 use crate::wire::stubs::example::my_service_server::MyServiceServer;
-use crate::wire::stubs::v1::stream_service_server::StreamServiceServer;
 use crate::wire::stubs::v1::topic_service_server::TopicServiceServer;
 
 /// Every service of the gRPC port, by the names health answers for.
 pub(super) const SERVICES: [&str; 5] = [
-    <StreamServiceServer<Streams> as NamedService>::NAME,
+    StreamService::NAME,
     <TopicServiceServer<Administration> as NamedService>::NAME,
     <ExampleServiceServer<Tutorial> as NamedService>::NAME,
     <MyServiceServer<Tutorial> as NamedService>::NAME,

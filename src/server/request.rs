@@ -4,7 +4,7 @@
 
 use std::task::{Poll, ready};
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -30,8 +30,15 @@ const TAKES_MANY: [&str; 8] = [
 
 /// The request as a service may have it, or the answer where none may.
 pub(super) fn checked(request: Request<Body>) -> Result<Request<Body>, Box<Response<Body>>> {
+    if request.method() != Method::POST {
+        let mut answer =
+            refused(StatusCode::METHOD_NOT_ALLOWED, "this port speaks gRPC, whose method is POST");
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        return Err(Box::new(answer));
+    }
     if !is_grpc(request.headers()) {
-        return Err(Box::new(unsupported()));
+        let why = "this port speaks gRPC: content-type application/grpc";
+        return Err(Box::new(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, why)));
     }
     if TAKES_MANY.contains(&request.uri().path()) {
         return Ok(request);
@@ -47,15 +54,17 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     name.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
 }
 
-/// What gRPC over HTTP/2 asks a server to say to other content types, so that nobody takes its usual 200
-/// for success.
-fn unsupported() -> Response<Body> {
-    const WHY: &str = "this port speaks gRPC: content-type application/grpc";
-    let mut response = Response::new(Body::new(format!("{WHY}\n")));
-    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+/// Makes the answer to a request that is not gRPC. Its HTTP status keeps others from taking a 200 for success, as gRPC
+/// over HTTP/2 asks; it has the headers of a gRPC status too.
+fn refused(code: StatusCode, why: &str) -> Response<Body> {
+    let mut response = Response::new(Body::new(format!("{why}\n")));
+    *response.status_mut() = code;
     let headers = response.headers_mut();
+    let status = status::status(&Error::Protocol(why.to_owned()), &status::Context::default());
+    if status.add_header(headers).is_err() {
+        headers.insert(Status::GRPC_STATUS, HeaderValue::from(Code::InvalidArgument as i32));
+    }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(Status::GRPC_STATUS, HeaderValue::from(Code::InvalidArgument as i32));
     response
 }
 

@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 use futures_util::future::Either;
 use http::{Request, Response};
 use tonic::body::Body;
-use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
@@ -19,15 +18,16 @@ use super::stop_on_shutdown::StopOnShutdown;
 use crate::auth::Auth;
 use crate::config::Config;
 use crate::proto;
-use crate::service::{Administration, Deadlines, ENCODINGS, Served, Streams, Tutorial, Unpackaged};
+use crate::service::{
+    Administration, Deadlines, ENCODINGS, EchoBudget, Served, StreamService, Streams, Tutorial, Unpackaged,
+};
 use crate::topic::{ShutdownSignal, Topics};
 use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
 use crate::wire::stubs::example::my_service_server::MyServiceServer;
-use crate::wire::stubs::v1::stream_service_server::StreamServiceServer;
 use crate::wire::stubs::v1::topic_service_server::TopicServiceServer;
 
-/// Most bytes of a message to the tutorial's services, to reflection and to health: tonic keeps a call's largest message,
-/// and an answer may repeat it, for as long as the call lasts, and nothing counts that but the calls.
+/// Most bytes of a message to reflection and to health, which are names. tonic keeps a call's largest message for as long
+/// as the call lasts, and nothing counts that but the number of calls.
 const SMALL_BYTES_MAX: usize = 16 << 10;
 
 /// A service with the limit and the encodings of all. tonic's servers share no trait for them.
@@ -46,7 +46,7 @@ pub(super) type Services = Deadlines<Paths>;
 /// The services by their paths. Calls on topics need no router to find theirs, which is most of what there is.
 #[derive(Clone)]
 pub(super) struct Paths {
-    streams: Served<StreamServiceServer<Streams>>,
+    streams: Served<StreamService>,
     others: Routes,
 }
 
@@ -54,7 +54,7 @@ impl Service<Request<Body>> for Paths {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Either<
-        <Served<StreamServiceServer<Streams>> as Service<Request<Body>>>::Future,
+        <Served<StreamService> as Service<Request<Body>>>::Future,
         <Routes as Service<Request<Body>>>::Future,
     >;
 
@@ -66,7 +66,7 @@ impl Service<Request<Body>> for Paths {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let service = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
         match service {
-            Some((StreamServiceServer::<Streams>::NAME, _)) => Either::Left(self.streams.call(request)),
+            Some((StreamService::NAME, _)) => Either::Left(self.streams.call(request)),
             _ => Either::Right(self.others.call(request)),
         }
     }
@@ -80,24 +80,27 @@ pub(super) fn public(
     readiness: &Readiness,
 ) -> Identified<Services> {
     let max = config.message_bytes_max;
-    let streams = service!(StreamServiceServer(Streams::new(topics.clone(), auth.clone(), config)), max);
+    let streams = StreamService::new(Streams::new(topics.clone(), auth.clone(), config));
     let administration = Administration::new(topics.clone(), auth.clone());
     let tutorial = Tutorial::new(topics.shutdown_signal().clone());
+    let example = service!(ExampleServiceServer(tutorial.clone()), max);
+    let tutorial = service!(MyServiceServer(tutorial), max);
     let small = max.min(SMALL_BYTES_MAX);
-    let example = service!(ExampleServiceServer(tutorial.clone()), small);
-    let tutorial = service!(MyServiceServer(tutorial), small);
-    let routes = Routes::new(Served(service!(TopicServiceServer(administration), max)))
-        .add_service(Served(Unpackaged(example.clone())))
-        .add_service(Served(example))
-        .add_service(StopOnShutdown::new(
-            Served(Unpackaged(tutorial.clone())),
-            topics.shutdown_signal().clone(),
-        ))
-        .add_service(StopOnShutdown::new(Served(tutorial), topics.shutdown_signal().clone()))
-        .add_service(HealthServer::new(Health::new(readiness.clone())).max_decoding_message_size(small));
+    let health = HealthServer::new(Health::new(readiness.clone())).max_decoding_message_size(small);
+    let shutdown = topics.shutdown_signal();
+    let routes = Routes::new(Served::tonic(service!(TopicServiceServer(administration), max), max))
+        .add_service(EchoBudget::new(Served::tonic(Unpackaged(example.clone()), max)))
+        .add_service(EchoBudget::new(Served::tonic(example, max)))
+        .add_service(stopping(EchoBudget::new(Served::tonic(Unpackaged(tutorial.clone()), max)), shutdown))
+        .add_service(stopping(EchoBudget::new(Served::tonic(tutorial, max)), shutdown))
+        .add_service(health);
     let routes = if config.reflection { with_reflection(routes, topics.shutdown_signal()) } else { routes };
-    let services = Paths { streams: Served(streams), others: routes.prepare() };
+    let services = Paths { streams: Served::new(streams), others: routes.prepare() };
     Identified::new(Deadlines(services), auth.clone())
+}
+
+fn stopping<S>(service: S, shutdown: &ShutdownSignal) -> StopOnShutdown<S> {
+    StopOnShutdown::new(service, shutdown.clone())
 }
 
 fn with_reflection(mut routes: Routes, shutdown: &ShutdownSignal) -> Routes {
@@ -109,14 +112,8 @@ fn with_reflection(mut routes: Routes, shutdown: &ShutdownSignal) -> Routes {
     match (builder().build_v1(), builder().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => {
             routes = routes
-                .add_service(StopOnShutdown::new(
-                    v1.max_decoding_message_size(SMALL_BYTES_MAX),
-                    shutdown.clone(),
-                ))
-                .add_service(StopOnShutdown::new(
-                    v1alpha.max_decoding_message_size(SMALL_BYTES_MAX),
-                    shutdown.clone(),
-                ));
+                .add_service(stopping(v1.max_decoding_message_size(SMALL_BYTES_MAX), shutdown))
+                .add_service(stopping(v1alpha.max_decoding_message_size(SMALL_BYTES_MAX), shutdown));
         }
         // The descriptors are compiled in, and a test serves them.
         (v1, v1alpha) => warn!(v1 = ?v1.err(), v1alpha = ?v1alpha.err(), "no reflection"),

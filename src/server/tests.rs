@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,6 +44,11 @@ async fn in_memory() -> Running {
     let mut running = start_with(config("unused".as_ref()), open).await.unwrap();
     running.ready().await.unwrap();
     running
+}
+
+/// Fails where something never ends, however slow the machine is.
+async fn in_time<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(120), future).await.expect("it never ends")
 }
 
 async fn channel(address: SocketAddr) -> Channel {
@@ -130,37 +135,49 @@ async fn while_the_log_recovers_for_long_calls_are_told_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shutdown_during_recovery_ends_in_time_and_serves_nothing() {
-    // Recovery ends within the budget, and does not.
-    for takes in [Duration::from_millis(200), Duration::from_secs(3)] {
-        let open: Opener = Box::new(move |_| {
-            std::thread::sleep(takes);
-            Ok(SimulatedLog::new().log())
-        });
-        let config = Config { drain_timeout: Duration::from_secs(1), ..config("unused".as_ref()) };
-        let running = start_with(config, open).await.unwrap();
-        let (readiness, begun) = (running.readiness.clone(), Instant::now());
-        running.shutdown();
-        running.wait().await.unwrap();
-        assert!(begun.elapsed() < Duration::from_millis(1500), "took {:?}", begun.elapsed());
-        assert!(format!("{readiness:?}").contains("serving: false"), "{readiness:?}");
-    }
+async fn a_shutdown_during_recovery_ends_although_recovery_does_not_and_serves_nothing() {
+    let (recovered, recovery) = std::sync::mpsc::channel::<()>();
+    let open: Opener = Box::new(move |_| {
+        let _ = recovery.recv();
+        Ok(SimulatedLog::new().log())
+    });
+    let config = Config { drain_timeout: Duration::from_secs(1), ..config("unused".as_ref()) };
+    let running = start_with(config, open).await.unwrap();
+    let readiness = running.readiness.clone();
+    running.shutdown();
+    in_time(running.wait()).await.unwrap();
+    assert!(format!("{readiness:?}").contains("serving: false"), "{readiness:?}");
+    drop(recovered);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_during_recovery_waits_for_it_within_the_drain_timeout() {
+    let (recovered, recovery) = std::sync::mpsc::channel::<()>();
+    let open: Opener = Box::new(move |_| {
+        let _ = recovery.recv();
+        Ok(SimulatedLog::new().log())
+    });
+    let config = Config { drain_timeout: Duration::from_secs(600), ..config("unused".as_ref()) };
+    let running = start_with(config, open).await.unwrap();
+    let readiness = running.readiness.clone();
+    running.shutdown();
+    recovered.send(()).unwrap();
+    in_time(running.wait()).await.unwrap();
+    assert!(format!("{readiness:?}").contains("serving: false"), "{readiness:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_delay_longer_than_the_budget_leaves_calls_time_to_end() {
     let open: Opener = Box::new(|_| Ok(SimulatedLog::new().log()));
-    let config = Config { drain_delay: Duration::from_secs(60), ..config("unused".as_ref()) };
+    let config = Config { drain_delay: Duration::from_secs(3600), ..config("unused".as_ref()) };
     let mut running = start_with(config, open).await.unwrap();
     running.ready().await.unwrap();
     let mut client = streams(&running).await;
     client.publish(publish("orders", &["a"])).await.unwrap();
     let mut deliveries = client.subscribe(earliest("orders")).await.unwrap().into_inner();
     deliveries.next().await.unwrap().unwrap();
-    let begun = Instant::now();
     running.shutdown();
-    assert_eq!(deliveries.next().await.unwrap().unwrap().notice, v1::Notice::Draining);
-    assert!(begun.elapsed() < Duration::from_millis(1400), "took {:?}", begun.elapsed());
+    assert_eq!(in_time(deliveries.next()).await.unwrap().unwrap().notice, v1::Notice::Draining);
     assert_eq!(reason(&deliveries.next().await.unwrap().unwrap_err()), "SERVER_DRAINING");
     running.wait().await.unwrap();
 }
@@ -297,7 +314,10 @@ async fn ingest_sums_up_and_says_how_far_it_got() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_tells_open_calls_where_to_resume() {
-    let running = in_memory().await;
+    let open: Opener = Box::new(|_| Ok(SimulatedLog::new().log()));
+    let config = Config { drain_timeout: Duration::from_secs(3600), ..config("unused".as_ref()) };
+    let mut running = start_with(config, open).await.unwrap();
+    running.ready().await.unwrap();
     let mut client = streams(&running).await;
     client.publish(publish("orders", &["a"])).await.unwrap();
     let mut deliveries = client.subscribe(earliest("orders")).await.unwrap().into_inner();
@@ -324,7 +344,6 @@ async fn a_drain_tells_open_calls_where_to_resume() {
     let mut reflected = reflection.server_reflection_info(asked).await.unwrap().into_inner();
     reflected.next().await.unwrap().unwrap();
 
-    let begun = Instant::now();
     running.shutdown();
     assert!(reflected.next().await.is_none());
     assert_eq!(reason(&answers.next().await.unwrap().unwrap_err()), "SERVER_DRAINING");
@@ -333,9 +352,8 @@ async fn a_drain_tells_open_calls_where_to_resume() {
     assert_eq!(reason(&deliveries.next().await.unwrap().unwrap_err()), "SERVER_DRAINING");
     assert_eq!(responses.next().await.unwrap().unwrap().notice, v1::Notice::Draining);
     assert_eq!(reason(&responses.next().await.unwrap().unwrap_err()), "SERVER_DRAINING");
-    running.wait().await.unwrap();
-    // Of 8 s. These clients keep their side of a call open, which is waited for a moment (read_on).
-    assert!(begun.elapsed() < Duration::from_secs(4), "nobody was waited for: {:?}", begun.elapsed());
+    // These clients keep their side of a call open, which is waited for a moment only (read_on).
+    in_time(running.wait()).await.unwrap();
 }
 
 /// A load balancer that does not ask for health connects until the port is closed.
@@ -377,10 +395,8 @@ async fn a_drain_is_bounded_whatever_peers_do() {
     let request = HealthCheckRequest { service: "liveness".to_owned() };
     let _watch = health.watch(request).await.unwrap().into_inner();
     let _silent = TcpStream::connect(running.grpc_addr()).await.unwrap();
-    let begun = Instant::now();
     running.shutdown();
-    running.wait().await.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(2), "took {:?}", begun.elapsed());
+    in_time(running.wait()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

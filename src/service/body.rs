@@ -5,21 +5,23 @@
 //! Never: holds a message back for another.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures_util::{Stream, stream};
+use futures_util::Stream;
 use http::HeaderMap;
 use http_body::Frame;
 use prost::encoding::encode_varint;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
-use tonic::{Response, Status};
 
+use super::status::{self, Context as CallContext};
 use super::{compression, panics};
+use crate::record::Position;
 use crate::record::block::Blocks;
-use crate::storage::{self, BoxFuture, TopicLog};
+use crate::storage::{self, BoxFuture, Stored, TopicLog};
 use crate::topic::{FRAME_MAX, Pieces, Remainder, StoredRange, UnreadFrames};
 use crate::wire::{ExchangeResponse, SubscribeResponse, Wire};
 
@@ -27,16 +29,6 @@ use crate::wire::{ExchangeResponse, SubscribeResponse, Wire};
 const TOGETHER: usize = 32 << 10;
 /// Flag (whether compressed) and length before every message of gRPC.
 const PREFIX: usize = 5;
-
-/// What tonic is told the answer is; the real one travels beside it.
-pub type Beside<T> = stream::Empty<Result<T, Status>>;
-
-/// Makes the body, in that encoding.
-type Make = Box<dyn FnOnce(Option<CompressionEncoding>) -> Body + Send>;
-
-/// Carries the real body past tonic. Extensions must be `Clone`, which a body is not.
-#[derive(Clone)]
-struct Carried(Arc<Mutex<Option<Make>>>);
 
 /// The messages of a long answer.
 pub(super) trait Answers:
@@ -87,24 +79,13 @@ impl Outgoing for ExchangeResponse {
     }
 }
 
-/// An answer of these messages, for [`taken`] to take.
-pub(super) fn beside<S: Answers>(messages: S, unread: UnreadFrames) -> Response<Beside<S::Message>> {
-    let make: Make =
-        Box::new(|encoding| Body::new(Messages { messages, encoding, unread, rest: None, end: End::NotYet }));
-    let mut response = Response::new(stream::empty());
-    response.extensions_mut().insert(Carried(Arc::new(Mutex::new(Some(make)))));
-    response
-}
-
-/// The response with the body that travelled beside it, if one did.
-pub(super) fn taken(mut response: http::Response<Body>) -> http::Response<Body> {
-    let carried = response.extensions_mut().remove::<Carried>();
-    let make = carried.and_then(|carried| carried.0.lock().ok()?.take());
-    let encoding = compression::of_answer(response.headers());
-    match make {
-        Some(make) => response.map(|_| make(encoding)),
-        None => response,
-    }
+/// Makes the body of an answer, with its messages in this encoding.
+pub(super) fn messages<S: Answers>(
+    messages: S,
+    unread: UnreadFrames,
+    encoding: Option<CompressionEncoding>,
+) -> Body {
+    Body::new(Messages { messages, encoding, unread, rest: None, end: End::NotYet })
 }
 
 struct Messages<S: Answers> {
@@ -151,12 +132,12 @@ impl<S: Answers> http_body::Body for Messages<S> {
             match ready!(rest.poll_put(cx, room, &mut out)) {
                 Ok(true) => this.rest = None,
                 Ok(false) => {}
-                // The peer has the beginning of a message that has no end: the call cannot end well.
+                // The peer has the beginning of a message that has no end. Trailers still tell it why, which a reset
+                // of the stream would not.
                 Err(error) => {
-                    (this.rest, this.end) = (None, End::Sent);
-                    let status =
-                        Status::unavailable(format!("the rest of a delivery cannot be read: {error}"));
-                    return Poll::Ready(Some(Err(status)));
+                    this.end = End::Sent;
+                    let status = this.rest.take().map(|rest| rest.lost(&error));
+                    return Poll::Ready(status.as_ref().map(trailers));
                 }
             }
         }
@@ -228,6 +209,19 @@ impl<T: Outgoing> Rest<T> {
             self.keep(pieces);
         }
         Poll::Ready(Ok(self.sent == self.len))
+    }
+
+    /// The status of a call the rest of whose message cannot be read. Its position is that of the message's first
+    /// record: a subscription from there gets what is left, by its own policy, or is told what happened.
+    fn lost(&self, error: &storage::Error) -> Status {
+        let reason =
+            format!("the rest of a delivery is no longer stored: {error}; subscribe again and resume");
+        let error = storage::Error::Unavailable { reason, stored: Stored::Nothing };
+        let context = self.source.as_ref().map(|StoredRange { log, from, .. }| CallContext {
+            resume: Some(Position { epoch: log.epoch(), offset: *from }),
+            ..CallContext::topic(log.name().as_str())
+        });
+        status::status(&error.into(), &context.unwrap_or_default())
     }
 
     fn keep(&mut self, mut pieces: Pieces) {

@@ -5,13 +5,16 @@
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
+use std::task::{Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Request};
+use http_body::{Body as _, Frame};
 use tonic::Status;
+use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
-use tonic::metadata::MetadataMap;
 
+use super::body_fn::body_fn;
 use crate::wire::Wire;
 
 /// What is accepted, and offered.
@@ -45,9 +48,88 @@ pub(super) fn ask(headers: &mut HeaderMap) {
     }
 }
 
-/// How the messages of a request are encoded; tonic has refused what nobody here reads.
-pub(super) fn of_request(metadata: &MetadataMap) -> Option<CompressionEncoding> {
-    metadata.as_ref().get(ENCODING).and_then(named)
+/// Returns the encoding of a request's messages, or `None` if they are not compressed.
+pub(super) fn of_request(headers: &HeaderMap) -> Option<CompressionEncoding> {
+    headers.get(ENCODING).and_then(named)
+}
+
+/// Checks that the messages of a request are in an encoding that can be read.
+///
+/// # Errors
+/// They are not; the status lists the encodings that can be read, as gRPC asks.
+pub(super) fn check_request(headers: &HeaderMap) -> Result<(), Status> {
+    let Some(encoding) = headers.get(ENCODING) else { return Ok(()) };
+    if *encoding == "identity" || named(encoding).is_some() {
+        return Ok(());
+    }
+    let name = String::from_utf8_lossy(encoding.as_bytes());
+    let mut status =
+        Status::unimplemented(format!("Content is compressed with `{name}` which isn't supported"));
+    let [gzip, zstd] = ENCODINGS;
+    if let Ok(accepted) = format!("{gzip},{zstd},identity").parse() {
+        status.metadata_mut().insert(ACCEPT_ENCODING, accepted);
+    }
+    Err(status)
+}
+
+/// Decompresses the messages of a request that tonic is going to read, each of at most `bytes_max` bytes. tonic
+/// decompresses the first member of a message and drops all that follows it.
+pub(super) fn decompressed_request(request: Request<Body>, bytes_max: usize) -> Request<Body> {
+    let Some(encoding) = of_request(request.headers()) else { return request };
+    // The header may stay: a message says by its flag that it is not compressed.
+    request.map(|body| decompressed_body(body, encoding, bytes_max))
+}
+
+fn decompressed_body(body: Body, encoding: CompressionEncoding, bytes_max: usize) -> Body {
+    let mut buffer = BytesMut::new();
+    body_fn(body, move |mut body, cx| {
+        loop {
+            if let Some(message) = next_message(&mut buffer, encoding, bytes_max).transpose() {
+                return Poll::Ready(Some(message.map(Frame::data)));
+            }
+            match ready!(body.as_mut().poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => buffer.extend_from_slice(&data),
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                // tonic takes what is left for a message that was cut off.
+                None if !buffer.is_empty() => {
+                    return Poll::Ready(Some(Ok(Frame::data(buffer.split().freeze()))));
+                }
+                end => return Poll::Ready(end),
+            }
+        }
+    })
+}
+
+/// Takes the next complete message out of the buffer, decompressed, with its prefix.
+fn next_message(
+    buffer: &mut BytesMut,
+    encoding: CompressionEncoding,
+    bytes_max: usize,
+) -> Result<Option<Bytes>, Status> {
+    /// Bytes of the flag and of the length before every message of gRPC.
+    const PREFIX: usize = 5;
+    let Some(&[flag, ref length @ ..]) = buffer.first_chunk::<PREFIX>() else { return Ok(None) };
+    let len = u32::from_be_bytes(*length) as usize;
+    if len > bytes_max {
+        // tonic refuses a message of this length as soon as it has read the prefix.
+        return Ok(Some(buffer.split_to(PREFIX).freeze()));
+    }
+    if buffer.len() - PREFIX < len {
+        return Ok(None);
+    }
+    let message = buffer.split_to(PREFIX + len);
+    if flag != 1 {
+        return Ok(Some(message.freeze()));
+    }
+    let plain = decompressed(&message[PREFIX..], encoding, bytes_max)?;
+    let len = u32::try_from(plain.len()).map_err(|_| Status::internal("a message over 4 GiB"))?;
+    let mut message = BytesMut::with_capacity(PREFIX + plain.len());
+    message.put_u8(0);
+    message.put_u32(len);
+    message.put_slice(&plain);
+    Ok(Some(message.freeze()))
 }
 
 /// A message as it was before its compression, in a buffer of just its size.
@@ -77,18 +159,28 @@ pub(super) fn decompressed(
     })
 }
 
+/// Decompresses all members or frames that follow one another; bytes behind the last that begin none are an error.
 fn decompress(bytes: &[u8], encoding: CompressionEncoding, most: u64, out: &mut Vec<u8>) -> io::Result<()> {
     match encoding {
-        CompressionEncoding::Gzip => flate2::bufread::GzDecoder::new(bytes).take(most).read_to_end(out)?,
+        CompressionEncoding::Gzip => {
+            flate2::bufread::MultiGzDecoder::new(bytes).take(most).read_to_end(out)?
+        }
         CompressionEncoding::Zstd => zstd::Decoder::with_buffer(bytes)?.take(most).read_to_end(out)?,
         _ => return Err(io::ErrorKind::Unsupported.into()),
     };
     Ok(())
 }
 
-/// How tonic said that the answer is encoded.
-pub(super) fn of_answer(headers: &HeaderMap) -> Option<CompressionEncoding> {
-    headers.get(ENCODING).and_then(named)
+/// Returns the encoding of the answer to a request with these headers, which [`ask`] has seen.
+pub(super) fn of_answer(request: &HeaderMap) -> Option<CompressionEncoding> {
+    request.get(ACCEPT_ENCODING).and_then(named)
+}
+
+/// Says in the headers of an answer how its messages are encoded.
+pub(super) fn set_encoding(answer: &mut HeaderMap, encoding: CompressionEncoding) {
+    if let Ok(name) = HeaderValue::from_str(&encoding.to_string()) {
+        answer.insert(ENCODING, name);
+    }
 }
 
 fn named(name: &HeaderValue) -> Option<CompressionEncoding> {
@@ -131,8 +223,29 @@ fn compress(plain: &[u8], encoding: CompressionEncoding, out: &mut BytesMut) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::{ACCEPT_ENCODING, ENCODING, ask};
+    use super::{ACCEPT_ENCODING, ENCODING, ENCODINGS, ask, compress, decompressed};
+    use bytes::BytesMut;
     use http::HeaderMap;
+    use tonic::Code;
+
+    #[test]
+    fn all_members_of_a_message_are_decompressed_and_other_bytes_behind_them_are_refused() {
+        for encoding in ENCODINGS {
+            let mut twice = BytesMut::new();
+            compress(b"one,", encoding, &mut twice).unwrap();
+            let first = twice.len();
+            compress(b"two", encoding, &mut twice).unwrap();
+            assert_eq!(decompressed(&twice, encoding, 7).unwrap(), "one,two", "{encoding}");
+            let status = decompressed(&twice, encoding, 6).unwrap_err();
+            assert_eq!(status.code(), Code::ResourceExhausted, "{encoding}: {status}");
+            for junk in [&b"\0"[..], b"junk", b"junk that is longer than any header", &twice[..first - 1]] {
+                let bytes = [&twice[..first], junk].concat();
+                let status = decompressed(&bytes, encoding, 100).unwrap_err();
+                assert!(status.message().starts_with("Error decompressing"), "{encoding}: {status}");
+            }
+            assert!(decompressed(&twice[..first - 1], encoding, 100).is_err(), "{encoding}, cut off");
+        }
+    }
 
     #[test]
     fn only_what_a_client_compresses_itself_and_reads_is_answered() {

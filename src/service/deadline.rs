@@ -17,6 +17,7 @@ use tower::Service;
 
 use super::body::trailers;
 use super::body_fn::body_fn;
+use super::status::{self, Error};
 use crate::storage::BoxFuture;
 
 /// Ends the calls of a service at their deadlines.
@@ -37,7 +38,13 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let timeout = timeout(request.headers());
+        let timeout = match timeout(request.headers()) {
+            Ok(timeout) => timeout,
+            Err(error) => {
+                let status = status::status(&error, &status::Context::default());
+                return Either::Right(Box::pin(std::future::ready(Ok(status.into_http()))));
+            }
+        };
         let call = self.0.call(request);
         match timeout {
             None => Either::Left(call),
@@ -79,11 +86,17 @@ fn ending_at(deadline: Pin<Box<Sleep>>, body: Body) -> Body {
     })
 }
 
-/// The timeout a request asks for; none where it asks for none, or for nothing that is one: at most eight
-/// digits and a unit, as gRPC over HTTP/2 writes it.
-fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+/// Reads the timeout of a request: at most eight digits and a unit, as gRPC over HTTP/2 writes it.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let timeout = value.to_str().ok().and_then(parse_timeout);
+    let malformed =
+        || Error::Protocol("grpc-timeout: not one to eight digits and a unit of HMSmun".to_owned());
+    timeout.map(Some).ok_or_else(malformed)
+}
+
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;
     }
@@ -101,18 +114,13 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use super::timeout;
+    use super::{parse_timeout, timeout};
     use http::{HeaderMap, HeaderValue};
     use std::time::Duration;
 
     #[test]
     fn timeouts_are_read_as_grpc_writes_them() {
-        let of = |text: &'static str| {
-            timeout(&HeaderMap::from_iter([(
-                "grpc-timeout".parse().unwrap(),
-                HeaderValue::from_static(text),
-            )]))
-        };
+        let of = parse_timeout;
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!([of("3S"), of("2M"), of("1H"), of("3000m")], [3, 120, 3600, 3].map(seconds));
         assert_eq!([of("5u"), of("5n")], [5_000, 5].map(|nanos| Some(Duration::from_nanos(nanos))));
@@ -120,6 +128,9 @@ mod tests {
         for bad in ["", "S", "3", "-1S", "+1S", "1.5S", "123456789S", "3s", "3 S", "S3"] {
             assert_eq!(of(bad), None, "{bad}");
         }
-        assert_eq!(timeout(&HeaderMap::new()), None);
+        assert_eq!(timeout(&HeaderMap::new()).unwrap(), None);
+        let malformed =
+            HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), HeaderValue::from_static("x"))]);
+        assert!(timeout(&malformed).is_err());
     }
 }

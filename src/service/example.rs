@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tower::Service;
 
 use super::call::connection_shutdown;
+use super::echo_budget::charge;
 use super::status::{Context as CallContext, status, with_details};
 use crate::proto::example;
 use crate::topic::{self, ShutdownSignal};
@@ -52,6 +53,7 @@ impl ExampleService for Tutorial {
         &self,
         request: Request<example::Request>,
     ) -> Result<Response<example::Response>, Status> {
+        charge(request.extensions(), request.get_ref().message.len())?;
         let message = format!("Received message: {}", request.into_inner().message);
         Ok(Response::new(example::Response { message }))
     }
@@ -68,6 +70,7 @@ impl MyService for Tutorial {
         &self,
         request: Request<example::MyRequest>,
     ) -> Result<Response<Answers>, Status> {
+        charge(request.extensions(), request.get_ref().name.len())?;
         let name = request.into_inner().name;
         let answers = stream::iter(1..=4)
             .map(move |i| Ok(example::MyResponse { message: format!("Response {i} for {name}") }));
@@ -79,10 +82,12 @@ impl MyService for Tutorial {
         request: Request<Streaming<example::MyRequest>>,
     ) -> Result<Response<example::MyResponse>, Status> {
         let shutdown = self.shutdown(&request);
-        let mut requests = request.into_inner().take_until(Box::pin(shutdown.cancelled()));
+        let (_, extensions, requests) = request.into_parts();
+        let mut requests = requests.take_until(Box::pin(shutdown.cancelled()));
         let (mut names, mut count) = (String::new(), 0_u64);
         while let Some(request) = requests.next().await {
             let name = request?.name;
+            charge(&extensions, name.len())?;
             if names.len() + name.len() > NAMES_BYTES_MAX {
                 return Err(Status::resource_exhausted("names take more than 16 KiB"));
             }
@@ -105,16 +110,16 @@ impl MyService for Tutorial {
         request: Request<Streaming<example::MyRequest>>,
     ) -> Result<Response<Answers>, Status> {
         let shutdown = self.shutdown(&request);
-        let begun = shutdown.cancelled();
-        let answers = request.into_inner().map(|request| {
-            let answer = |request: example::MyRequest| example::MyResponse {
-                message: format!("Response for {}", request.name),
-            };
-            request.map(answer).map_err(with_details)
+        let cancelled = shutdown.cancelled();
+        let (_, extensions, requests) = request.into_parts();
+        let answers = requests.map(move |request| {
+            let name = request.map_err(with_details)?.name;
+            charge(&extensions, name.len())?;
+            Ok(example::MyResponse { message: format!("Response for {name}") })
         });
         let last = stream::once(async move { ended(&shutdown) });
         let last = last.filter_map(|status| std::future::ready(status.map(Err)));
-        Ok(Response::new(Box::pin(answers.take_until(begun).chain(last))))
+        Ok(Response::new(Box::pin(answers.take_until(cancelled).chain(last))))
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use futures_util::Stream;
-use tonic::{Request, Status, Streaming};
+use http::Extensions;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
 
 use super::body::Answers;
 use super::call::Call;
@@ -18,19 +20,18 @@ use crate::auth::{Action, Caller};
 use crate::proto::v1;
 use crate::record::{Batch, BatchLimits, Receipt, Scope, TopicName};
 use crate::storage::{BoxFuture, TopicLog};
-use crate::topic::{
-    self, Connection, Notice, Publisher, ShutdownSignal, Subscribe, Subscription, UnreadFrames,
-};
+use crate::topic::{self, Connection, Notice, ShutdownSignal, Subscribe, Subscription, UnreadFrames};
 use crate::wire::{ExchangeRequest, ExchangeResponse};
 
 pub(super) fn exchange(
     streams: &Streams,
-    mut request: Request<Streaming<ExchangeRequest>>,
+    metadata: &MetadataMap,
+    extensions: &Extensions,
+    requests: Incoming<ExchangeRequest>,
 ) -> Result<Exchange<Incoming<ExchangeRequest>>, Status> {
-    let call_trace = request::call_trace(request.metadata());
-    let call = Call::begin(streams, request.extensions());
+    let call_trace = request::call_trace(metadata);
+    let call = Call::begin(streams, extensions);
     let call = call.map_err(|error| status(&error, &Context::default()))?;
-    let requests = Incoming::of(&mut request, streams.message_bytes_max);
     Ok(Exchange::new(streams.clone(), call, requests, call_trace))
 }
 
@@ -223,13 +224,12 @@ async fn resolve(
         }
     }
     let topic = streams.topic(&caller, &name).await.map_err(about(name.as_str()))?;
-    let publisher = Publisher::new(&*topic, connection);
     if let Some(asked) = after {
         let subscribed = streams.subscription(&caller, &name, asked, shutdown.clone()).await;
         subscription = Some(subscribed.map_err(about(name.as_str()))?);
     }
     let scope = request::scope(&caller);
-    let intake = Intake::new(publisher, window, (caller, shutdown));
+    let intake = Intake::new(&*topic, connection, window, (caller, shutdown));
     let log = subscription.as_ref().map(Subscription::log);
     let (failed, end_told, receipts) = (None, false, Vec::new());
     Ok(Box::new(Running { name, scope, intake, subscription, log, failed, end_told, receipts, merging }))
@@ -304,7 +304,7 @@ impl Running {
             return Ok(response);
         }
         let mut context = self.failed.take().unwrap_or_else(|| Context {
-            resume: self.intake.durable(),
+            resume: Some(self.intake.resume()),
             ..Context::topic(self.name.as_str())
         });
         context.number = fault.number;

@@ -1,5 +1,5 @@
-//! The end of a caller's identity, waited for.
-//! Never: trusts one wait for it: it is a time of day, and a clock may be set.
+//! The expiry of a caller's identity. It is a time of day, and the clock may be set while a call waits for it, so the
+//! time of day is checked again and again.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,10 +9,10 @@ use tokio::time::{Instant, Sleep};
 
 use crate::auth::Caller;
 
-/// The time of day is looked at at least this often.
-const LOOK: Duration = Duration::from_secs(3600);
+/// Longest wait before the time of day is checked again.
+const CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// When an identity ends.
+/// Timer that ends with an identity.
 #[derive(Debug)]
 pub struct Expiry {
     at: SystemTime,
@@ -20,14 +20,17 @@ pub struct Expiry {
 }
 
 impl Expiry {
-    /// Of this caller; none where its identity does not end by itself.
+    /// Returns the timer of this caller, or `None` if its identity does not expire.
     #[must_use]
     pub fn of(caller: &Caller) -> Option<Self> {
-        let at = caller.expires()?;
-        Some(Self { at, sleep: Box::pin(tokio::time::sleep(left(at))) })
+        caller.expires().map(Self::at)
     }
 
-    /// Ready once it has ended.
+    fn at(at: SystemTime) -> Self {
+        Self { at, sleep: Box::pin(tokio::time::sleep(left(at))) }
+    }
+
+    /// Becomes ready once the identity has expired.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.sleep.as_mut().poll(cx));
@@ -40,7 +43,29 @@ impl Expiry {
     }
 }
 
-/// How long an identity may still be taken for good without another look.
+/// Returns the time until the next check, or zero if the identity has expired.
 fn left(expires: SystemTime) -> Duration {
-    expires.duration_since(SystemTime::now()).unwrap_or_default().min(LOOK)
+    expires.duration_since(SystemTime::now()).unwrap_or_default().min(CHECK_INTERVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CHECK_INTERVAL, Expiry};
+    use std::future::poll_fn;
+    use std::time::{Duration, SystemTime};
+    use tokio::time::Instant;
+
+    /// The runtime's clock is paused and jumps ahead; the time of day is not.
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_day_decides_and_is_checked_at_intervals() {
+        let begins = Instant::now();
+        let mut expiry = Expiry::at(SystemTime::now() + 3 * CHECK_INTERVAL);
+        let expired = tokio::time::timeout(9 * CHECK_INTERVAL, poll_fn(|cx| expiry.poll(cx))).await;
+        assert!(expired.is_err() && begins.elapsed() == 9 * CHECK_INTERVAL, "the day's time has not come");
+        // The clock is set ahead, which is seen at the next check and not after the whole time again.
+        expiry.at = SystemTime::now() - Duration::from_secs(1);
+        let set = Instant::now();
+        poll_fn(|cx| expiry.poll(cx)).await;
+        assert!(set.elapsed() <= CHECK_INTERVAL, "{:?}", set.elapsed());
+    }
 }

@@ -13,11 +13,27 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use super::{body, compression, incoming, panics, status};
+use super::{compression, panics, status};
 
-/// Wraps a service of tonic.
+/// Layer around a service.
 #[derive(Clone, Debug)]
-pub struct Served<S>(pub S);
+pub struct Served<S> {
+    service: S,
+    /// Most bytes of a message that is decompressed before the service reads it; `None` where it does so itself.
+    decompressed_bytes_max: Option<usize>,
+}
+
+impl<S> Served<S> {
+    /// Wraps a service that decompresses its requests.
+    pub const fn new(service: S) -> Self {
+        Self { service, decompressed_bytes_max: None }
+    }
+
+    /// Wraps a service of tonic, whose messages have at most `bytes_max` bytes.
+    pub const fn tonic(service: S, bytes_max: usize) -> Self {
+        Self { service, decompressed_bytes_max: Some(bytes_max) }
+    }
+}
 
 impl<S: NamedService> NamedService for Served<S> {
     const NAME: &'static str = S::NAME;
@@ -33,12 +49,15 @@ where
     type Future = Answer<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(cx)
+        self.service.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         compression::ask(request.headers_mut());
-        Answer(self.0.call(incoming::beside(request)))
+        if let Some(bytes_max) = self.decompressed_bytes_max {
+            request = compression::decompressed_request(request, bytes_max);
+        }
+        Answer(self.service.call(request))
     }
 }
 
@@ -60,7 +79,7 @@ where
             }
             Err(status) => status.into_http(),
         };
-        Poll::Ready(Ok(body::taken(response)))
+        Poll::Ready(Ok(response))
     }
 }
 

@@ -6,41 +6,23 @@
 
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use futures_util::Stream;
-use http::Request;
 use http_body::Body as _;
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
 use tonic::{Code, Status};
 
 use super::compression;
+use crate::proto::v1::SubscribeRequest;
 use crate::wire::{ExchangeRequest, IngestRequest, MALFORMED, Wire};
 
 /// Flag (whether compressed) and length before every message of gRPC.
 const PREFIX: usize = 5;
 /// Bytes of messages made at a turn, then other calls have theirs: compressed, they come by the wire in a moment.
 const TURN_BYTES: usize = 4 << 20;
-/// The calls whose bodies travel beside tonic.
-const METHODS: [&str; 2] = ["/streamway.v1.StreamService/Exchange", "/streamway.v1.StreamService/Ingest"];
-
-/// Carries the body past tonic. Extensions must be `Clone`, which a body is not.
-#[derive(Clone)]
-struct Carried(Arc<Mutex<Option<Body>>>);
-
-/// The request with its body beside it, where its call sends many messages; for [`Incoming::of`] to take.
-pub(super) fn beside(mut request: Request<Body>) -> Request<Body> {
-    if !METHODS.contains(&request.uri().path()) {
-        return request;
-    }
-    let body = std::mem::replace(request.body_mut(), Body::empty());
-    request.extensions_mut().insert(Carried(Arc::new(Mutex::new(Some(body)))));
-    request
-}
-
 /// The messages a client sends in one call.
 pub struct Incoming<T> {
     body: Body,
@@ -69,15 +51,7 @@ enum State {
 const BETWEEN: State = State::Prefix([0; PREFIX], 0);
 
 impl<T: Message> Incoming<T> {
-    /// The messages of a call that came by way of [`beside`], each of at most `bytes_max` bytes.
-    pub(super) fn of<R>(request: &mut tonic::Request<R>, bytes_max: usize) -> Self {
-        let carried = request.extensions_mut().remove::<Carried>();
-        let body = carried.and_then(|carried| carried.0.lock().ok()?.take()).unwrap_or_else(Body::empty);
-        let encoding = compression::of_request(request.metadata());
-        Self::new(body, encoding, bytes_max)
-    }
-
-    /// The messages in a body, each of at most `bytes_max` bytes once it is decompressed.
+    /// Reads the messages of a body, each of at most `bytes_max` bytes once it is decompressed.
     #[must_use]
     pub const fn new(body: Body, encoding: Option<CompressionEncoding>, bytes_max: usize) -> Self {
         Self {
@@ -182,6 +156,12 @@ impl<T: Message> Incoming<T> {
 pub trait Message: Wire {
     /// The encoded records, which may share the buffer of the bytes that were parsed.
     fn records_mut(&mut self) -> Option<&mut Bytes>;
+}
+
+impl Message for SubscribeRequest {
+    fn records_mut(&mut self) -> Option<&mut Bytes> {
+        None
+    }
 }
 
 impl Message for IngestRequest {

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::Poll;
 
-use tonic::{Request, Response, Status, Streaming};
+use http::Extensions;
+use tonic::metadata::MetadataMap;
+use tonic::{Response, Status};
 
 use super::call::Call;
 use super::incoming::Incoming;
@@ -14,33 +16,32 @@ use super::status::{Context, Error, status};
 use super::{Streams, request};
 use crate::auth::Action;
 use crate::proto::v1::{self, IngestResponse};
-use crate::record::{Batch, Scope, TopicName};
-use crate::topic::Publisher;
+use crate::record::{Batch, Position, Scope, TopicName};
 use crate::wire::{IngestRequest, PublishRequest};
 
 pub(super) async fn ingest(
     streams: &Streams,
-    mut request: Request<Streaming<IngestRequest>>,
+    metadata: &MetadataMap,
+    extensions: &Extensions,
+    mut requests: Incoming<IngestRequest>,
 ) -> Result<Response<IngestResponse>, Status> {
-    let call_trace = request::call_trace(request.metadata());
-    let call = Call::begin(streams, request.extensions());
+    let call_trace = request::call_trace(metadata);
+    let call = Call::begin(streams, extensions);
     let mut call = call.map_err(|error| status(&error, &Context::default()))?;
-    let mut requests = Incoming::of(&mut request, streams.message_bytes_max);
-    drop(request);
     let first = poll_fn(|cx| call.poll_first(cx, &mut requests)).await;
     // Nothing to store is stored.
     let Some(first) = first else { return Ok(Response::new(IngestResponse::default())) };
     let first = first.map_err(|error| status(&error, &Context::default()))?;
     let (name, mut ingest) = match begin(streams, first, call_trace, &mut call).await {
         Ok(begun) => begun,
-        Err((error, topic)) => return Err(status(&error, &Context::topic(topic))),
+        Err((error, context)) => return Err(status(&error, &context)),
     };
     let fault = poll_fn(|cx| {
         call.poll(cx);
         ingest.poll(cx, &mut requests)
     });
     let Some(Fault { number, error }) = fault.await else { return Ok(Response::new(ingest.summary())) };
-    let resume = ingest.intake.durable();
+    let resume = Some(ingest.intake.resume());
     Err(status(&error, &Context { number, resume, ..Context::topic(name.as_str()) }))
 }
 
@@ -63,17 +64,19 @@ async fn begin(
     first: IngestRequest,
     call_trace: Box<str>,
     call: &mut Call,
-) -> Result<(TopicName, Ingest), (Error, String)> {
+) -> Result<(TopicName, Ingest), (Error, Context)> {
     let topic = first.publish.as_ref().map(|publish| publish.topic.to_string()).unwrap_or_default();
+    let mut resume = None;
     let begun = async {
         let name = request::topic("publish.topic", &topic)?;
         call.permit(Action::Publish, &name)?;
         let (caller, shutdown) = call.caller_and_shutdown();
         let scope = request::scope(&caller);
+        let known = streams.topics.known(&name);
+        resume = known.map(|topic| Position { epoch: topic.epoch(), offset: topic.tail() });
         let batch = check(streams, first, 1, &name, (scope, &call_trace))?;
         let topic = streams.topic(&caller, &name).await?;
-        let publisher = Publisher::new(&*topic, call.connection());
-        let mut intake = Intake::new(publisher, streams.window(0), (caller, shutdown));
+        let mut intake = Intake::new(&*topic, call.connection(), streams.window(0), (caller, shutdown));
         let counts = VecDeque::from([batch.count()]);
         intake.take(batch);
         Ok((
@@ -91,7 +94,8 @@ async fn begin(
             },
         ))
     };
-    begun.await.map_err(|error| (error, topic.clone()))
+    let begun = begun.await;
+    begun.map_err(|error| (error, Context { resume, ..Context::topic(&*topic) }))
 }
 
 impl Ingest {

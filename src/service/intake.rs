@@ -3,6 +3,7 @@
 //! Never: answers the client; that is Ingest's and Exchange's.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
@@ -13,7 +14,8 @@ use super::quota::Quota;
 use super::status::Error;
 use crate::auth::Caller;
 use crate::record::{Batch, Position, Receipt};
-use crate::topic::{self, Cause, Publisher, ReceiptBudget, ShutdownSignal};
+use crate::storage::TopicLog;
+use crate::topic::{self, Cause, Connection, Publisher, ReceiptBudget, ShutdownSignal};
 
 /// Groups handed to the log in one poll before other tasks of this thread get their turn.
 const GROUPS_MAX: usize = 8;
@@ -41,6 +43,8 @@ pub(super) struct Intake {
     taken: u64,
     /// Number of the last publish acknowledged.
     acknowledged: u64,
+    /// End of the topic when the call began: nothing of the call is stored before it.
+    start: Position,
     /// Just after the last durable batch of this call.
     durable: Option<Position>,
     fault: Option<Fault>,
@@ -53,16 +57,20 @@ pub(super) struct Intake {
 
 impl Intake {
     pub(super) fn new(
-        publisher: Publisher,
+        topic: &dyn TopicLog,
+        connection: Arc<Connection>,
         window: usize,
         (caller, shutdown): (Caller, ShutdownSignal),
     ) -> Self {
+        let start = Position { epoch: topic.epoch(), offset: topic.tail() };
+        let publisher = Publisher::new(topic, connection);
         Self {
             unread: publisher.receipt_budget(),
             publisher,
             window,
             taken: 0,
             acknowledged: 0,
+            start,
             durable: None,
             fault: None,
             reading: true,
@@ -80,6 +88,11 @@ impl Intake {
     /// Just after the last durable batch of this call.
     pub(super) const fn durable(&self) -> Option<Position> {
         self.durable
+    }
+
+    /// Position from which on nothing of this call is durable: where the client goes on after a failure.
+    pub(super) fn resume(&self) -> Position {
+        self.durable.unwrap_or(self.start)
     }
 
     /// Whether nothing more will be taken, and everything taken was acknowledged or has failed.

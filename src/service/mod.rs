@@ -7,6 +7,7 @@ mod call;
 mod compression;
 mod creation;
 mod deadline;
+mod echo_budget;
 mod example;
 mod exchange;
 mod expiry;
@@ -23,38 +24,33 @@ mod quota;
 mod receipts;
 mod request;
 pub mod status;
+mod stream_service;
 mod subscribe;
 #[cfg(test)]
 mod tests;
 mod topics;
 
-pub use body::Beside;
 pub use body_fn::body_fn;
 pub use call::connection_shutdown;
 pub use compression::ENCODINGS;
 pub use deadline::Deadlines;
+pub use echo_budget::EchoBudget;
 pub use example::{Tutorial, Unpackaged};
 pub use expiry::Expiry;
 pub use fault::Served;
+pub use stream_service::StreamService;
 pub use topics::Administration;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::{Request, Response, Status, Streaming};
-
 use crate::auth::{Action, Auth, Caller, CreationPermit};
 use crate::config::Config;
-use crate::proto::v1::{IngestResponse, SubscribeRequest};
 use crate::record::{BatchLimits, TopicName};
-use crate::storage::{BoxFuture, TopicLog};
+use crate::storage::TopicLog;
 use crate::topic::{Connection, ShutdownSignal, Subscribe, Subscription, Topics};
-use crate::wire::stubs::v1::stream_service_server::StreamService;
-use crate::wire::{ExchangeRequest, ExchangeResponse, SubscribeResponse};
-use crate::wire::{IngestRequest, PublishRequest, PublishResponse};
 
-/// The four kinds of call on topics. To be served within [`Served`], which gives the long answers
-/// their body.
+/// What the four calls of [`StreamService`] work with.
 #[derive(Clone)]
 pub struct Streams {
     topics: Topics,
@@ -66,7 +62,7 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// On these topics, within these limits.
+    /// Serves these topics within the limits of `config`.
     #[must_use]
     pub fn new(topics: Topics, auth: Auth, config: &Config) -> Self {
         let batch_limits =
@@ -77,23 +73,23 @@ impl Streams {
         Self { topics, auth, batch_limits, message_bytes_max, window_max, stream_age_max }
     }
 
-    /// Who calls.
+    /// Returns who calls.
     fn caller(&self, extensions: &http::Extensions) -> Result<Caller, status::Error> {
         Ok(self.auth.caller(extensions.get())?)
     }
 
-    /// What a call came by.
+    /// Returns the connection that a call came by.
     fn connection(&self, extensions: &http::Extensions) -> Arc<Connection> {
         extensions.get().unwrap_or_else(|| self.topics.connections()).clone()
     }
 
-    /// A topic to publish to, which is created where that is the way and the caller's quota has room.
+    /// Returns a topic to publish to. Creates it where topics are created on first use and the caller's quota has room.
     async fn topic(&self, caller: &Caller, name: &TopicName) -> Result<Arc<dyn TopicLog>, status::Error> {
         let _room = self.room(caller, Action::Publish, name).await?;
         Ok(self.topics.get_or_create(name).await?)
     }
 
-    /// Subscribes to a topic; likewise.
+    /// Subscribes to a topic, which is created likewise.
     async fn subscription(
         &self,
         caller: &Caller,
@@ -118,52 +114,8 @@ impl Streams {
         creation::room(&self.topics, caller, action, name).await
     }
 
-    /// The window a client gets that asks for `asked`.
+    /// Returns the window for a client that asks for `asked`; 0 asks for the largest.
     fn window(&self, asked: u32) -> usize {
         if asked == 0 { self.window_max } else { self.window_max.min(asked as usize) }
-    }
-}
-
-#[tonic::async_trait]
-impl StreamService for Streams {
-    // As `async fn` it would keep the request, and twice its room, for as long as the batch is not durable.
-    fn publish<'a, 'async_trait>(
-        &'a self,
-        request: Request<PublishRequest>,
-    ) -> BoxFuture<'async_trait, Result<Response<PublishResponse>, Status>>
-    where
-        'a: 'async_trait,
-        Self: 'async_trait,
-    {
-        Box::pin(publish::publish(self, request))
-    }
-
-    async fn ingest(
-        &self,
-        request: Request<Streaming<IngestRequest>>,
-    ) -> Result<Response<IngestResponse>, Status> {
-        ingest::ingest(self, request).await
-    }
-
-    type SubscribeStream = Beside<SubscribeResponse>;
-
-    async fn subscribe(
-        &self,
-        request: Request<SubscribeRequest>,
-    ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let deliveries = subscribe::subscribe(self, request).await?;
-        let unread = deliveries.unread();
-        Ok(body::beside(deliveries, unread))
-    }
-
-    type ExchangeStream = Beside<ExchangeResponse>;
-
-    async fn exchange(
-        &self,
-        request: Request<Streaming<ExchangeRequest>>,
-    ) -> Result<Response<Self::ExchangeStream>, Status> {
-        let exchange = exchange::exchange(self, request)?;
-        let unread = exchange.unread();
-        Ok(body::beside(exchange, unread))
     }
 }

@@ -17,10 +17,10 @@ use crate::wire::{PublishRequest, PublishResponse};
 
 /// Checks the request at once; what is awaited then holds only what it needs.
 pub(super) fn publish(
-    streams: &Streams,
+    streams: Arc<Streams>,
     request: Request<PublishRequest>,
 ) -> impl Future<Output = Result<Response<PublishResponse>, Status>> + Send {
-    let checked = Checked::new(streams, request);
+    let checked = Checked::new(&streams, request);
     async move {
         let Checked { name, topic, batch, connection } = checked?;
         let refused = |error: Error| status(&error, &Context::topic(name.as_str()));

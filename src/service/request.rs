@@ -64,7 +64,7 @@ const SHARED_MIN: usize = 256 << 10;
 /// The records of a message that tonic decoded, in a buffer of just their size where tonic's may be much larger: it
 /// grows by frames, and by doubling while a message is decompressed.
 pub(super) fn owned(records: Bytes, metadata: &MetadataMap) -> Bytes {
-    let shared = records.len() >= SHARED_MIN && compression::of_request(metadata).is_none();
+    let shared = records.len() >= SHARED_MIN && compression::of_request(metadata.as_ref()).is_none();
     if shared { records } else { Bytes::copy_from_slice(&records) }
 }
 

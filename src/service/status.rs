@@ -192,6 +192,17 @@ pub fn too_many_streams(streams_max: usize) -> Status {
     )))
 }
 
+/// Start of the message of a call whose headers are too long.
+pub const HEADERS_TOO_LARGE: &str = "the request's headers are too large";
+
+/// Makes the answer to a call with more than `bytes_max` bytes of headers.
+#[must_use]
+pub fn headers_too_large(bytes_max: u32) -> Status {
+    with_details(Status::resource_exhausted(format!(
+        "{HEADERS_TOO_LARGE}, the limit is {bytes_max} bytes (--http2-header-list-bytes-max): send less metadata"
+    )))
+}
+
 /// How tonic words what our codec, or its own, refuses.
 fn transport(status: &Status) -> Verdict {
     let message = status.message();
@@ -203,7 +214,9 @@ fn transport(status: &Status) -> Verdict {
         Code::OutOfRange if message.contains("message length too large") => {
             (Code::ResourceExhausted, ErrorReason::MessageTooLarge)
         }
-        Code::ResourceExhausted if message.starts_with("Error decompressing") => {
+        Code::ResourceExhausted
+            if message.starts_with("Error decompressing") || message.starts_with(HEADERS_TOO_LARGE) =>
+        {
             (Code::ResourceExhausted, ErrorReason::MessageTooLarge)
         }
         Code::InvalidArgument if message.starts_with(MALFORMED) => {

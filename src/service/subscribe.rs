@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use futures_util::Stream;
-use tonic::{Request, Status};
+use http::Extensions;
+use tonic::Status;
 
 use super::Streams;
 use super::body::Answers;
@@ -21,11 +22,11 @@ use crate::wire::SubscribeResponse;
 
 pub(super) async fn subscribe(
     streams: &Streams,
-    request: Request<v1::SubscribeRequest>,
+    extensions: &Extensions,
+    request: v1::SubscribeRequest,
 ) -> Result<Deliveries, Status> {
-    let call = Call::begin(streams, request.extensions());
+    let call = Call::begin(streams, extensions);
     let mut call = call.map_err(|error| status(&error, &Context::default()))?;
-    let request = request.into_inner();
     match begin(streams, &request, &mut call).await {
         Ok(subscription) => Ok(Deliveries { call, subscription }),
         Err(error) => Err(status(&error, &Context::topic(request.topic))),

@@ -26,9 +26,9 @@ use crate::reload::Files;
 use crate::telemetry::METRICS;
 use material::Material;
 
-/// From when on the log reminds of a certificate that is going to expire, and
+/// Time before its expiry from which on a certificate is warned of.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-/// how often.
+/// Interval of the reminders.
 const REMIND_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The TLS side of the gRPC port. Cheap to clone; all clones see the certificate that is in use.
@@ -36,6 +36,26 @@ const REMIND_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Tls {
     material: Arc<ArcSwap<Material>>,
     handshake_timeout: Duration,
+}
+
+/// What there is to say of a certificate's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Validity {
+    NotYet,
+    Valid,
+    ExpiresSoon { days: u64 },
+    Expired,
+}
+
+impl Validity {
+    fn of(begins: SystemTime, expires: SystemTime, now: SystemTime) -> Self {
+        match expires.duration_since(now) {
+            _ if begins > now => Self::NotYet,
+            Err(_) => Self::Expired,
+            Ok(left) if left < EXPIRES_SOON => Self::ExpiresSoon { days: left.as_secs() / 86_400 },
+            Ok(_) => Self::Valid,
+        }
+    }
 }
 
 /// The files behind it, to be followed.
@@ -81,13 +101,7 @@ impl Tls {
             self.tell_validity();
             Ok(())
         });
-        let remind = async {
-            loop {
-                self.tell_validity();
-                tokio::time::sleep(REMIND_EVERY).await;
-            }
-        };
-        tokio::join!(reload, remind);
+        tokio::join!(reload, remind(|| self.tell_validity()));
     }
 
     fn tell_validity(&self) {
@@ -95,16 +109,12 @@ impl Tls {
         let unix = material.expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         METRICS.tls_expiry.set(unix.as_secs());
         let expires = humantime::format_rfc3339_seconds(material.expires);
-        let (now, left) = (SystemTime::now(), self.seconds_to_expiry());
-        if material.begins > now {
-            let begins = humantime::format_rfc3339_seconds(material.begins);
-            warn!(%begins, "TLS certificate is not valid yet, clients will refuse it");
-        } else if left < 0 {
-            warn!(%expires, "TLS certificate has expired, clients will refuse it");
-        } else if left < EXPIRES_SOON.as_secs() as i64 {
-            warn!(%expires, days = left / 86_400, "TLS certificate expires soon");
-        } else {
-            info!(%expires, "TLS certificate in use");
+        let begins = humantime::format_rfc3339_seconds(material.begins);
+        match Validity::of(material.begins, material.expires, SystemTime::now()) {
+            Validity::NotYet => warn!(%begins, "TLS certificate is not valid yet, clients will refuse it"),
+            Validity::Expired => warn!(%expires, "TLS certificate has expired, clients will refuse it"),
+            Validity::ExpiresSoon { days } => warn!(%expires, days, "TLS certificate expires soon"),
+            Validity::Valid => info!(%expires, "TLS certificate in use"),
         }
     }
 
@@ -138,6 +148,14 @@ impl Tls {
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").field("expires", &self.material.load().expires).finish_non_exhaustive()
+    }
+}
+
+/// Reminds now and after each interval, for ever.
+async fn remind(mut tell: impl FnMut()) {
+    loop {
+        tell();
+        tokio::time::sleep(REMIND_EVERY).await;
     }
 }
 

@@ -3,11 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
-use super::Tls;
+use super::{EXPIRES_SOON, REMIND_EVERY, Tls, Validity, remind};
 use crate::config::TlsConfig;
 
 struct Pair {
@@ -97,4 +97,24 @@ async fn a_changed_certificate_is_taken_over() {
         () = tls.follow(source, Duration::from_millis(1)) => panic!("it follows for ever"),
         done = tokio::time::timeout(Duration::from_secs(30), renewed) => done.unwrap(),
     }
+}
+
+#[test]
+fn a_certificate_is_warned_of_before_and_after_its_time() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let begins = SystemTime::UNIX_EPOCH + 1000 * DAY;
+    let expires = begins + 90 * DAY;
+    let at = |now| Validity::of(begins, expires, now);
+    let second = Duration::from_secs(1);
+    assert_eq!((at(begins - second), at(begins)), (Validity::NotYet, Validity::Valid));
+    assert_eq!(at(expires - EXPIRES_SOON), Validity::Valid);
+    assert_eq!(at(expires - EXPIRES_SOON + second), Validity::ExpiresSoon { days: 13 });
+    assert_eq!((at(expires), at(expires + second)), (Validity::ExpiresSoon { days: 0 }, Validity::Expired));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_server_reminds_every_day() {
+    let mut told = 0;
+    let _ = tokio::time::timeout(REMIND_EVERY * 3 + REMIND_EVERY / 2, remind(|| told += 1)).await;
+    assert_eq!(told, 4, "at once, and after each of three days");
 }
