@@ -10,6 +10,7 @@ use streamway::proto::example::my_service_client::MyServiceClient;
 use streamway::proto::v1::Notice;
 use tonic::Code;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 use crate::harness::frames::{Frames, Peer};
@@ -72,7 +73,9 @@ async fn the_streams_of_the_other_services_end_with_their_connection() {
     let mut answers = tutorial.bidirectional_streaming_rpc_method(asked).await.unwrap().into_inner();
     answers.message().await.unwrap().expect("an answer");
     let mut reflection = ServerReflectionClient::new(server.channel().await);
-    let asked = stream::iter([ServerReflectionRequest::default()]).chain(stream::pending());
+    let list = MessageRequest::ListServices(String::new());
+    let list = ServerReflectionRequest { message_request: Some(list), ..Default::default() };
+    let asked = stream::iter([list]).chain(stream::pending());
     let mut files = reflection.server_reflection_info(asked).await.unwrap().into_inner();
     let status = within(20, "the tutorial's end", answers.message()).await.unwrap_err();
     refused(&status, Code::Unavailable, "STREAM_MAX_AGE");
