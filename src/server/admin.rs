@@ -1,8 +1,6 @@
-//! The admin port: plaintext, HTTP/1.1 and h2c told apart by the preface; gRPC health, probes, metrics.
-//! So a gRPC port that is full, or speaks TLS only, never makes a pod look dead.
-//! Where connections are as many as there may be, a new one takes the place of one that its most numerous peer does not
-//! use: nobody can keep a probe out by staying.
-//! Never: anything a stranger must not see.
+//! The admin port: gRPC health, probes and metrics without TLS, over HTTP/1.1 or h2c as the preface tells. It is apart from
+//! the gRPC port, so that a server whose gRPC port is full, or speaks TLS only, does not look dead. At its limit a new
+//! connection evicts another ([`super::residents`]), so that nobody can keep a probe out.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -34,18 +32,18 @@ use super::residents::{Resident, Residents};
 use crate::config::Config;
 use crate::telemetry::prometheus;
 
-/// Content type of the answers for people.
+/// Content type of plain answers.
 const TEXT: &str = "text/plain; charset=utf-8";
-/// Calls at once on one connection: probes are few.
+/// Most calls at once on one connection: probes are few.
 const STREAMS_MAX: u32 = 16;
-/// Texts of metrics on their way at once: each is some hundred kilobytes, which a peer that does not read would hold.
+/// Most answers with metrics that are not read yet: each is some hundred kilobytes, held by a peer that does not read.
 const METRICS_MAX: usize = 8;
-/// Age, give or take a tenth, at which a connection is told to go: whoever asks for health or metrics makes another.
+/// Age, give or take a tenth, at which a connection gets a GOAWAY: clients of health and metrics open another.
 const AGE_MAX: Duration = Duration::from_secs(600);
-/// How much older one may get that a call keeps open.
+/// Time after the GOAWAY for calls that keep the connection open.
 const AGE_GRACE: Duration = Duration::from_secs(60);
 
-/// Serves connections of the admin port.
+/// Returns the function that serves a connection of the admin port.
 pub(super) fn serve(
     readiness: &Readiness,
     config: &Config,
@@ -69,10 +67,10 @@ pub(super) fn serve(
     }
 }
 
-/// Connections above the limit that are let in while the one that makes room for each is on its way out.
+/// Most connections above the limit while the connections they evict are closing.
 pub(super) const LEAVING_MAX: usize = 32;
 
-/// What all connections are served with.
+/// Shared state of the connections.
 #[derive(Clone)]
 struct Port {
     readiness: Readiness,
@@ -83,8 +81,8 @@ struct Port {
 
 async fn connection(mut stream: TcpStream, limiter: ConnectionLimiter, port: Port, resident: Resident) {
     let Port { readiness, health, config, metrics } = port;
-    // How long a peer may take to say its first word, and its request's headers. hyper-util has no
-    // deadline of its own for telling the two protocols apart.
+    // Timeout for the first bytes of a peer and for its request's headers. hyper-util has none for detecting the
+    // protocol.
     let patience = config.preface_timeout;
     let preface = tokio::select! {
         preface = tokio::time::timeout(patience, Preface::read(&mut stream)) => preface,
@@ -116,7 +114,7 @@ async fn connection(mut stream: TcpStream, limiter: ConnectionLimiter, port: Por
     let service = TowerToHyperService::new(service);
     let stream = FairRead::new(LingeringClose::new(PrefixedIo::new(stream, preface)));
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let (mut leaving, mut age) = (false, Age::begin(&config));
+    let (mut leaving, mut age) = (false, Age::start(&config));
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
@@ -134,8 +132,8 @@ async fn connection(mut stream: TcpStream, limiter: ConnectionLimiter, port: Por
             step = age.next() => match step {
                 Step::GoAway if leaving => {}
                 Step::GoAway => connection.as_mut().graceful_shutdown(),
-                Step::Tell => {}
-                Step::Cut => return debug!("admin connection past its age cut off"),
+                Step::EndCalls => {}
+                Step::Close => return debug!("admin connection past its age cut off"),
             },
         }
     }
@@ -147,7 +145,7 @@ fn probe(path: &str, readiness: &Readiness, metrics: &Arc<Semaphore>) -> Option<
         "/metrics" => return Some(self::metrics(metrics)),
         "/livez" => (StatusCode::OK, "ok\n"),
         "/readyz" if readiness.is_ready() => {
-            // Ready for those who read, trim or delete, which is what makes room.
+            // Ready for clients that read, trim or delete, which makes room.
             let reason =
                 readiness.reason().get().map(|reason| format!("ok, but publishes are refused: {reason}\n"));
             return Some(answer(StatusCode::OK, TEXT, reason.unwrap_or_else(|| "ok\n".into())));
@@ -177,7 +175,7 @@ fn metrics(free: &Arc<Semaphore>) -> Response<Body> {
     response
 }
 
-/// A text of metrics, until its last byte was sent.
+/// Text of metrics that counts as unread until its last byte was sent.
 struct Unread {
     text: String,
     _permit: OwnedSemaphorePermit,
@@ -189,7 +187,7 @@ impl AsRef<[u8]> for Unread {
     }
 }
 
-/// A body of one frame.
+/// Body of one frame.
 struct Full(Option<Bytes>);
 
 impl http_body::Body for Full {
@@ -212,8 +210,8 @@ impl http_body::Body for Full {
     }
 }
 
-/// Whether a gRPC client asks. gRPC answers what it does not know with 200 and its status beside it,
-/// which a probe of a path with a typo would take for health.
+/// Returns true for a request of a gRPC client. gRPC answers an unknown path with HTTP status 200, which a probe of a
+/// misspelled path would take for success.
 fn is_grpc<B>(request: &Request<B>) -> bool {
     let kind = request.headers().get(header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))

@@ -1,7 +1,6 @@
-//! The age a connection may reach: GOAWAY at it, give or take a tenth; after the grace its calls are
-//! told to resume on another; then it is cut. So a load balancer spreads long calls anew, and a
-//! certificate or a name that changed reaches every client.
-//! Never: ends a call without telling it, where its client reads.
+//! The maximum age of a connection. At that age, give or take a tenth, it gets a GOAWAY; after a grace period its calls
+//! are told to resume on another connection; then it is closed. So a load balancer distributes long calls anew, and
+//! every client sees a changed certificate or address.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -11,23 +10,23 @@ use tokio::time::{Instant, Sleep};
 use crate::backoff::spread;
 use crate::config::Config;
 
-/// How much connections' ages differ, so that those that began together do not end together.
+/// Fraction by which the ages of connections differ, so that those that began together do not end together.
 const JITTER: f64 = 0.1;
-/// How long calls that were told have to end: a round trip and what is under way, generously.
-const TOLD: Duration = Duration::from_secs(5);
+/// Time that calls have to end after they were told: generous for a round trip and what is on the way.
+const END_GRACE: Duration = Duration::from_secs(5);
 
-/// What is due on a connection that grows old.
+/// Step in ending an old connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// No new calls on it.
+    /// GOAWAY: it gets no new calls.
     GoAway,
-    /// Its calls end, and learn where to resume.
-    Tell,
-    /// Nothing ended it so far.
-    Cut,
+    /// Its calls end, with the position to resume from.
+    EndCalls,
+    /// It is closed.
+    Close,
 }
 
-/// The age of one connection.
+/// Timer of one connection's age.
 #[derive(Debug)]
 pub(super) struct Age {
     due: Option<(Pin<Box<Sleep>>, Step)>,
@@ -35,8 +34,8 @@ pub(super) struct Age {
 }
 
 impl Age {
-    /// A connection that begins now.
-    pub(super) fn begin(config: &Config) -> Self {
+    /// Starts the timer.
+    pub(super) fn start(config: &Config) -> Self {
         let (most, grace) = (config.connection_age_max, config.connection_age_grace);
         let due = (!most.is_zero()).then(|| {
             let age = spread(most, 1.0 - JITTER..1.0 + JITTER);
@@ -45,16 +44,16 @@ impl Age {
         Self { due, grace }
     }
 
-    /// Resolves when the next step is due; never where there is none. Cancel-safe.
+    /// Waits for the next step, for ever if there is none. Cancel-safe.
     pub(super) async fn next(&mut self) -> Step {
         let Some((timer, step)) = &mut self.due else { return std::future::pending().await };
         timer.as_mut().await;
-        let (due, wait) = (*step, if *step == Step::GoAway { self.grace } else { TOLD });
+        let (due, wait) = (*step, if *step == Step::GoAway { self.grace } else { END_GRACE });
         timer.as_mut().reset(Instant::now() + wait);
         match due {
-            Step::GoAway => *step = Step::Tell,
-            Step::Tell => *step = Step::Cut,
-            Step::Cut => self.due = None,
+            Step::GoAway => *step = Step::EndCalls,
+            Step::EndCalls => *step = Step::Close,
+            Step::Close => self.due = None,
         }
         due
     }
@@ -68,19 +67,19 @@ mod tests {
     use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_is_told_to_go_then_its_calls_are_told_then_it_is_cut() {
+    async fn an_old_connection_gets_a_goaway_then_its_calls_end_then_it_is_closed() {
         let config = Config { connection_age_max: Duration::from_secs(100), ..Config::default() };
-        let (begun, mut age) = (Instant::now(), Age::begin(&config));
+        let (began, mut age) = (Instant::now(), Age::start(&config));
         assert_eq!(age.next().await, Step::GoAway);
-        let at = begun.elapsed();
+        let at = began.elapsed();
         assert!((90..=110).contains(&at.as_secs()), "{at:?}");
-        assert_eq!((age.next().await, (begun.elapsed() - at).as_secs()), (Step::Tell, 30));
-        assert_eq!((age.next().await, (begun.elapsed() - at).as_secs()), (Step::Cut, 35));
+        assert_eq!((age.next().await, (began.elapsed() - at).as_secs()), (Step::EndCalls, 30));
+        assert_eq!((age.next().await, (began.elapsed() - at).as_secs()), (Step::Close, 35));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_may_grow_as_old_as_it_likes_by_default() {
-        let mut age = Age::begin(&Config::default());
+        let mut age = Age::start(&Config::default());
         let day = Duration::from_secs(24 * 3600);
         assert!(tokio::time::timeout(day, age.next()).await.is_err());
     }

@@ -1,7 +1,7 @@
 //! The source that this binary was built from. The commit is that of `BUILD_COMMIT`, or of the clone that a release
 //! build was made in.
 
-/// One line of JSON: version, commit (empty where not known), rustc.
+/// One line of JSON: version, commit (empty if not known), rustc.
 pub(super) const VERSION: &str = concat!(
     r#"{"version":""#,
     env!("CARGO_PKG_VERSION"),

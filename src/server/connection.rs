@@ -1,5 +1,4 @@
-//! One gRPC connection: HTTP/2 with every limit set, told to go on drain, cut off at the deadline.
-//! Never: waits without a deadline for a peer that says nothing.
+//! One gRPC connection: HTTP/2 with every limit set, a GOAWAY on drain, and an end at the deadline.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -33,11 +32,11 @@ use crate::service::status;
 use crate::telemetry::METRICS;
 use crate::topic::{Cause, Connection, Topics};
 
-/// What a client that speaks HTTP/1 is told; gRPC is HTTP/2 alone.
+/// Answer to a client that speaks HTTP/1.
 const SPEAKS_GRPC: &str =
     "this port speaks gRPC, over HTTP/2 without an upgrade; probes are on the admin port\n";
 
-/// Spawns a connection's calls where the drain waits for them.
+/// Executor that spawns a connection's calls on the tracker that the drain waits for.
 #[derive(Clone, Debug)]
 pub(super) struct Tracked(pub(super) TaskTracker);
 
@@ -51,7 +50,7 @@ where
     }
 }
 
-/// Serves connections of the gRPC port, whose calls end with those of `topics` if not before.
+/// Returns the function that serves a connection of the gRPC port. Its calls end when `topics` shut down.
 pub(super) fn grpc(
     routes: Identified<Services>,
     config: &Config,
@@ -74,30 +73,30 @@ pub(super) fn grpc(
         io::set_user_timeout(&stream, patience);
         let socket = Socket::new(stream, patience);
         let port =
-            Port { limiter, routes, config, connection_budget, calls, cork: socket.cork(), peer: None };
+            Context { limiter, routes, config, connection_budget, calls, cork: socket.cork(), peer: None };
         let Some(tls) = tls.clone() else { return Box::pin(port.serve(socket)) };
         Box::pin(async move {
             let accepted = port.limiter.open_in_time(tls.accept(socket)).await.flatten();
             if let Some((stream, peer)) = accepted {
-                Port { peer, ..port }.serve(stream).await;
+                Context { peer, ..port }.serve(stream).await;
             }
         })
     }
 }
 
-/// What one connection is served with.
-struct Port {
+/// State of one connection.
+struct Context {
     limiter: ConnectionLimiter,
     routes: Observed<Identified<Services>>,
     config: Arc<Config>,
     connection_budget: ConnectionBudget,
     calls: Arc<Connection>,
     cork: Cork,
-    /// Whoever TLS has verified.
+    /// Client certificate that TLS has verified.
     peer: Option<PeerCertificate>,
 }
 
-impl Port {
+impl Context {
     async fn serve<S>(self, mut stream: S)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
@@ -108,7 +107,7 @@ impl Port {
         match preface {
             Ok(Ok(preface)) if preface.is_whole_preface() => {
                 let stream = LingeringClose::new(PrefixedIo::new(stream, preface));
-                self.speak(FairRead::new(CoalescedWrite::new(stream))).await;
+                self.serve_http2(FairRead::new(CoalescedWrite::new(stream))).await;
             }
             Ok(Ok(preface)) if preface.is_http1() => {
                 METRICS.connections.no_preface.inc();
@@ -123,8 +122,8 @@ impl Port {
         }
     }
 
-    /// Speaks HTTP/2 until the peer goes, the drain is over, or the connection is too old.
-    async fn speak<S>(self, stream: S)
+    /// Serves HTTP/2 until the peer closes, the drain is over, or the connection is too old.
+    async fn serve_http2<S>(self, stream: S)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
@@ -150,12 +149,12 @@ impl Port {
             }
             let read_on = |body| ReadOn::new(body, tasks.clone());
             let request = request.map(|body| counted(read_on(body), connection_budget.clone(), headers));
-            // Not in the task of the call, which would keep its room for as long as a subscription lasts.
+            // Boxed: in the task of the call it would take its room for as long as a subscription lasts.
             Either::Right(Box::pin(routes.clone().oneshot(request)))
         });
         let builder = builder(&config, &limiter);
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-        let (mut leaving, mut age) = (false, Age::begin(&config));
+        let (mut leaving, mut age) = (false, Age::start(&config));
         loop {
             tokio::select! {
                 ended = poll_fn(|cx| {
@@ -176,23 +175,23 @@ impl Port {
                 step = age.next() => match step {
                     Step::GoAway if leaving => {}
                     Step::GoAway => connection.as_mut().graceful_shutdown(),
-                    Step::Tell => shutdown.cancel(Cause::MaxAge),
-                    Step::Cut => return debug!("connection past its age cut off"),
+                    Step::EndCalls => shutdown.cancel(Cause::MaxAge),
+                    Step::Close => return debug!("connection past its age cut off"),
                 },
             }
         }
     }
 }
 
-/// Bytes of a request's headers, as HTTP/2 counts them.
+/// Returns the bytes of a request's headers, as HTTP/2 counts them.
 fn header_bytes(headers: &HeaderMap) -> usize {
-    /// RFC 9113, section 6.5.2.
+    /// Overhead of one field (RFC 9113, section 6.5.2).
     const EACH: usize = 32;
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + EACH).sum()
 }
 
-/// How long the answer to a ping may take. The socket knows before whether the peer is there, and a ping to one that
-/// reads slowly takes as long as all that is before it.
+/// Longest wait for the answer to a ping. The socket detects earlier that a peer is gone, and a ping to a slow reader
+/// takes as long as all that is queued before it.
 const PONG_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn builder(config: &Config, limiter: &ConnectionLimiter) -> http2::Builder<Tracked> {
@@ -222,7 +221,7 @@ fn builder(config: &Config, limiter: &ConnectionLimiter) -> http2::Builder<Track
     builder
 }
 
-/// Says in HTTP/1 what this port speaks, and closes.
+/// Answers in HTTP/1 that this port speaks gRPC, and closes.
 async fn refuse_http1<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: LingeringClose<S>,
 ) -> std::io::Result<()> {

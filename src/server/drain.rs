@@ -1,5 +1,4 @@
-//! The shutdown, bounded by `drain_timeout` whatever clients do.
-//! Never: waits for a peer without a deadline.
+//! The shutdown, which takes at most `drain_timeout` whatever clients do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,33 +7,35 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
-use super::{Error, Server};
+use super::error::Error;
+use super::supervisor::Server;
 use crate::storage::{Health, Log, OpenError};
 use crate::telemetry::{METRICS, State};
 
-/// How long connections that were aborted, and those of the admin port, get to end.
+/// Time that aborted connections, and those of the admin port, have to end.
 const ABORT_GRACE: Duration = Duration::from_millis(100);
 
-/// Before calls are cut off, how long those that wait for a storage that does not answer have to be told so:
-/// at most, and half of what calls have at all where that is less.
-const LAST_WORD: Duration = Duration::from_secs(2);
+/// Longest time before the abort in which calls that wait for an unresponsive storage are answered. Half of the calls'
+/// time where that is less.
+const STORAGE_ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// A log that is being opened.
 type Opening = JoinHandle<Result<Arc<dyn Log>, OpenError>>;
 
 impl Server {
-    /// Readiness off → drain delay → GOAWAY, notices, acknowledgements → abort → close the log.
+    /// Turns readiness off, waits for the drain delay, sends GOAWAY, notices and acknowledgements, aborts what is left, and
+    /// closes the log.
     pub(super) async fn drain(&self, log: Option<Arc<dyn Log>>) -> Result<(), Error> {
         let budget = self.config.drain_timeout;
-        let begun = Instant::now();
-        let (deadline, abort_at) = (begun + budget, begun + budget - self.config.close_reserve());
+        let began = Instant::now();
+        let (deadline, abort_at) = (began + budget, began + budget - self.config.close_reserve());
         self.readiness.drain();
         METRICS.life.enter(State::Draining);
         info!(budget_ms = budget.as_millis() as u64, "draining");
         if log.is_some() {
-            // However long the delay is, calls keep a part of the budget to end well.
+            // However long the delay is, calls keep a part of the budget to end.
             let delay = self.config.drain_delay.min(self.config.drain_delay_max());
-            tokio::time::sleep_until(begun + delay).await;
+            tokio::time::sleep_until(began + delay).await;
         }
 
         METRICS.life.enter(State::LameDuck);
@@ -42,7 +43,7 @@ impl Server {
         self.readiness.end_watches();
         self.limiter.go_away();
         let left = abort_at.saturating_duration_since(Instant::now());
-        if timeout_at(abort_at - LAST_WORD.min(left / 2), self.limiter.tasks.wait()).await.is_err() {
+        if timeout_at(abort_at - STORAGE_ANSWER_MAX.min(left / 2), self.limiter.tasks.wait()).await.is_err() {
             self.topics.hurry();
         }
         if timeout_at(abort_at, self.limiter.tasks.wait()).await.is_err() {

@@ -1,6 +1,5 @@
-//! Open files: the limit raised as far as the system lets the process, connections kept below what
-//! is left beside the log's files, and descriptors put aside for a port that must always answer.
-//! Never: refuses to start over it; the accept loop backs off where files run out.
+//! The limit on open files: it is raised as far as the system allows, connections are limited to what the log's files
+//! leave of it, and descriptors are reserved for a port that must always answer.
 
 use std::fmt;
 use std::os::unix::net::UnixDatagram;
@@ -10,11 +9,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 
-/// Files beside connections and segments: journals, directories, listeners, the runtime.
-const BESIDE: u64 = 128;
+/// Files other than connections and segments: journals, directories, listeners, the runtime.
+const OTHER_FILES: u64 = 128;
 
-/// Raises the soft limit to the hard one, and answers how many connections there may be, so that a
-/// flood of them cannot leave the log without a file to write to.
+/// Raises the soft limit to the hard one. Returns the limit on connections that leaves the log its files, however many
+/// connections come.
 pub(super) fn connections_max(config: &Config) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -32,44 +31,43 @@ pub(super) fn connections_max(config: &Config) -> usize {
     fitting.min(config.connections_max)
 }
 
-/// Connections that fit in beside all else; a quarter of a limit too small for even that.
+/// Returns the connections that fit besides all other files; a quarter of a limit too small for even these.
 fn fitting(files: u64, config: &Config) -> usize {
-    let beside = BESIDE + config.storage.open_files_max as u64 + config.admin_connections_max as u64;
-    usize::try_from(files.saturating_sub(beside).max(files / 4)).unwrap_or(usize::MAX)
+    let others = OTHER_FILES + config.storage.open_files_max as u64 + config.admin_connections_max as u64;
+    usize::try_from(files.saturating_sub(others).max(files / 4)).unwrap_or(usize::MAX)
 }
 
-/// Descriptors put aside: given up one by one where the system has no more, taken back once a
-/// connection that lived on one has ended. A probe is answered then when nobody else is.
+/// Reserved descriptors. They are released one by one where the system has no more, and reserved again once the
+/// connection that used one has ended, so that probes are answered when nobody else is.
 #[derive(Clone, Default)]
 pub(super) struct Spares(Option<Arc<Inner>>);
 
 struct Inner {
     anchor: UnixDatagram,
     held: Mutex<Vec<UnixDatagram>>,
-    most: usize,
+    max: usize,
 }
 
 impl Spares {
-    /// Puts so many aside; none where the system has none.
-    pub(super) fn hold(most: usize) -> Self {
-        let inner =
-            UnixDatagram::unbound().map(|anchor| Inner { anchor, held: Mutex::new(Vec::new()), most });
+    /// Reserves `max` descriptors, or as many as the system has.
+    pub(super) fn hold(max: usize) -> Self {
+        let inner = UnixDatagram::unbound().map(|anchor| Inner { anchor, held: Mutex::new(Vec::new()), max });
         let spares = Self(inner.ok().map(Arc::new));
         spares.refill();
         spares
     }
 
-    /// Gives one up; whether there was one.
+    /// Releases one. Returns false if there was none.
     pub(super) fn release(&self) -> bool {
         let Some(inner) = &self.0 else { return false };
         inner.held.lock().unwrap_or_else(PoisonError::into_inner).pop().is_some()
     }
 
-    /// Puts aside again what was given up, as far as the system allows.
+    /// Reserves again what was released, as far as the system allows.
     pub(super) fn refill(&self) {
         let Some(inner) = &self.0 else { return };
         let mut held = inner.held.lock().unwrap_or_else(PoisonError::into_inner);
-        while held.len() < inner.most {
+        while held.len() < inner.max {
             let Ok(spare) = inner.anchor.try_clone() else { return };
             held.push(spare);
         }
@@ -78,7 +76,7 @@ impl Spares {
 
 impl fmt::Debug for Spares {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Spares").field(&self.0.as_ref().map_or(0, |inner| inner.most)).finish()
+        f.debug_tuple("Spares").field(&self.0.as_ref().map_or(0, |inner| inner.max)).finish()
     }
 }
 
@@ -96,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn spares_are_given_up_one_by_one_and_taken_back() {
+    fn spares_are_released_one_by_one_and_reserved_again() {
         let spares = Spares::hold(2);
         assert!(spares.release() && spares.release() && !spares.release());
         spares.refill();

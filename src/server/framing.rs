@@ -40,7 +40,7 @@ impl Framing {
         taken
     }
 
-    /// Whether all messages that began are complete.
+    /// Returns true if all messages that began are complete.
     pub(super) const fn is_between(&self) -> bool {
         self.missing == 0 && self.known == 0
     }

@@ -1,6 +1,5 @@
-//! Health: what the server says of itself, and the health protocol over it. Our own service, because
-//! tonic-health's Watch answers NOT_FOUND where the protocol says SERVICE_UNKNOWN, with updates later.
-//! Never: asks for an identity.
+//! The server's readiness, and the gRPC health protocol that reports it. The service is our own: the Watch of tonic-health
+//! answers NOT_FOUND for an unknown service, for which the protocol has SERVICE_UNKNOWN and later updates.
 
 use std::fmt;
 use std::pin::Pin;
@@ -22,7 +21,7 @@ use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
 use crate::wire::stubs::example::my_service_server::MyServiceServer;
 use crate::wire::stubs::v1::topic_service_server::TopicServiceServer;
 
-/// Every service of the gRPC port, by the names health answers for.
+/// Names of the gRPC port's services, which health answers for.
 pub(super) const SERVICES: [&str; 5] = [
     StreamService::NAME,
     <TopicServiceServer<Administration> as NamedService>::NAME,
@@ -31,7 +30,7 @@ pub(super) const SERVICES: [&str; 5] = [
     <HealthServer<Health> as NamedService>::NAME,
 ];
 
-/// What the server says of itself.
+/// Handle to the server's readiness.
 #[derive(Clone)]
 pub struct Readiness(Arc<watch::Sender<State>>, Reason);
 
@@ -49,7 +48,7 @@ impl State {
         self.serving && !self.storage_failed && !self.draining
     }
 
-    /// The status of a service; none where there is no such service.
+    /// Returns the status of a service, or `None` for an unknown one.
     fn of(self, service: &str) -> Option<ServingStatus> {
         let up = match service {
             "liveness" => true,
@@ -75,13 +74,13 @@ impl fmt::Debug for Readiness {
 }
 
 impl Readiness {
-    /// Recovery is done.
+    /// Notes that recovery is done.
     pub(super) fn serve(&self) {
         self.0.send_modify(|state| state.serving = true);
     }
 
-    /// Whether the storage takes writes.
-    pub(super) fn storage_serves(&self, serves: bool) {
+    /// Notes if the storage takes writes.
+    pub(super) fn set_storage_serves(&self, serves: bool) {
         self.0.send_modify(|state| state.storage_failed = !serves);
     }
 
@@ -90,35 +89,35 @@ impl Readiness {
         self.0.send_modify(|state| state.storage_full = full);
     }
 
-    /// The shutdown has begun.
+    /// Notes that the shutdown has begun.
     pub(super) fn drain(&self) {
         self.0.send_modify(|state| state.draining = true);
     }
 
-    /// Watches end, so that connections can.
+    /// Ends the watches, so that connections can end.
     pub(super) fn end_watches(&self) {
         self.0.send_modify(|state| state.watches_end = true);
     }
 
-    /// Whether calls are served and the storage takes writes.
+    /// Returns true while calls are served and the storage takes writes.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.0.borrow().is_ready()
     }
 
-    /// Why the storage cannot be used, where it cannot.
+    /// Reason why the storage cannot be used, if it cannot.
     pub(super) const fn reason(&self) -> &Reason {
         &self.1
     }
 
-    /// Resolves once [`Self::is_ready`].
+    /// Waits until the server is ready.
     pub(super) async fn ready(&self) {
         // The sender lives as long as this handle.
         let _ = self.0.subscribe().wait_for(|state| state.is_ready()).await;
     }
 }
 
-/// The health protocol.
+/// Service of the health protocol.
 #[derive(Clone, Debug)]
 pub(super) struct Health(Readiness);
 
@@ -128,7 +127,7 @@ impl Health {
     }
 }
 
-/// Updates of one Watch.
+/// Stream of one Watch's updates.
 type Updates = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -147,7 +146,7 @@ impl health_server::Health for Health {
     type WatchStream = Updates;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Updates>, Status> {
-        // On the admin port connections have no end of their own.
+        // Connections of the admin port have no signal.
         let shutdown = connection_shutdown(request.extensions()).cloned().unwrap_or_default();
         let watch = Watch {
             service: request.into_inner().service,
@@ -173,7 +172,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// The next change; the end is an error that says to reconnect.
+    /// Returns the next update. The watch ends with an error that tells the client to reconnect.
     async fn next(mut self) -> Option<(Result<HealthCheckResponse, Status>, Self)> {
         while !self.ended {
             let state = *self.state.borrow_and_update();
@@ -190,14 +189,14 @@ impl Watch {
         None
     }
 
-    /// Waits for the next change; answers why the watch ends, if it does.
+    /// Waits for the next change, and returns the cause if the watch ends.
     async fn end(&mut self, watches_end: bool) -> Option<Cause> {
         if watches_end {
             return Some(Cause::Draining);
         }
         tokio::select! {
             changed = self.state.changed() => changed.is_err().then_some(Cause::Draining),
-            // A drain is told by `watches_end`, after the change that comes before it.
+            // A drain is reported by `watches_end`, after the update that precedes it.
             () = self.shutdown.cancelled() => match self.shutdown.cause() {
                 Some(Cause::Draining) | None => {
                     let changed = self.state.changed().await;
@@ -233,7 +232,7 @@ mod tests {
         assert!(!of("publishing").await && of("readiness").await && of("").await && readiness.is_ready());
         readiness.storage_is_full(false);
         assert!(of("publishing").await);
-        readiness.storage_serves(false);
+        readiness.set_storage_serves(false);
         assert!(!of("publishing").await && !of("readiness").await);
     }
 }

@@ -1,6 +1,5 @@
-//! Who calls: found once a call, before any service sees it. Also looks at the files of identities
-//! and policy while the server runs.
-//! Never: lets a credential past, or asks health for an identity.
+//! The layer that authenticates every call, before any service sees it and without its credential afterwards. It also
+//! reloads the files of identities and policy while the server runs.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -20,10 +19,10 @@ use crate::auth::{self, Attempts, Auth, FailureLimits, JwtOptions, Limits, Optio
 use crate::config::Config;
 use crate::service::status;
 
-/// Paths that are answered whoever asks.
+/// Paths that need no identity.
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
-/// What the configuration says of identities.
+/// Makes the options of identities from the configuration.
 pub(super) fn options(config: &Config) -> Options {
     let jwt = config.auth_jwks.clone().map(|jwks| JwtOptions {
         jwks,
@@ -51,24 +50,24 @@ pub(super) fn options(config: &Config) -> Options {
     }
 }
 
-/// Looks at the files every so often, until the server leaves.
-pub(super) async fn keep_fresh(auth: Auth, interval: Duration, leaving: CancellationToken) {
+/// Reloads changed files at intervals, until the server shuts down.
+pub(super) async fn reload(auth: Auth, interval: Duration, leaving: CancellationToken) {
     loop {
         tokio::select! {
             () = leaving.cancelled() => return,
             () = tokio::time::sleep(interval) => {}
         }
-        let looking = auth.clone();
-        match tokio::task::spawn_blocking(move || looking.reload()).await {
+        let reloading = auth.clone();
+        match tokio::task::spawn_blocking(move || reloading.reload()).await {
             Ok(Ok(Reloaded::Unchanged)) => {}
             Ok(Ok(Reloaded::Changed)) => info!("identities and policy reloaded"),
-            Ok(Err(faults)) => warn!(%faults, "a file is not taken over; what was read before holds"),
-            Err(error) => warn!(%error, "looking at the files of identities"),
+            Ok(Err(faults)) => warn!(%faults, "a changed file is not used; its earlier content stays in use"),
+            Err(error) => warn!(%error, "reloading the files of identities"),
         }
     }
 }
 
-/// Serves only callers that are somebody, where it matters who they are.
+/// Service that only authenticated callers reach, where authentication is on.
 #[derive(Clone, Debug)]
 pub(super) struct Identified<S> {
     service: S,
@@ -81,16 +80,16 @@ impl<S> Identified<S> {
         Self { service, attempts: auth.attempts(None), auth }
     }
 
-    /// The same for a new connection of this peer.
+    /// Makes the service of a new connection of this peer.
     pub(super) fn of_connection(self, peer: Option<SocketAddr>) -> Self {
         let attempts = self.auth.attempts(peer.map(|peer| peer.ip()));
         Self { attempts, ..self }
     }
 
-    /// Puts the caller where services look, and the credential out of their sight.
+    /// Authenticates the caller, adds it to the request's extensions, and removes the credential.
     fn identify(&self, request: &mut Request<Body>) -> Result<(), auth::Error> {
         let found = match only(request.headers()) {
-            // Where nobody is asked, nothing that is shown can be wrong.
+            // Without authentication no credential can be wrong.
             _ if self.auth.is_open() => self.auth.caller(None),
             Ok(value) => {
                 self.auth.authenticate(value, request.extensions().get(), SystemTime::now(), &self.attempts)
@@ -103,7 +102,7 @@ impl<S> Identified<S> {
     }
 }
 
-/// The value of the `authorization` header; two are one too many.
+/// Returns the value of the `authorization` header; more than one is an error.
 fn only(headers: &HeaderMap) -> Result<Option<&[u8]>, auth::Error> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     match (values.next(), values.next()) {

@@ -1,6 +1,5 @@
-//! The accept loop: a cap on connections, back-off where the system refuses, tasks that can be
-//! told to go and cut off.
-//! Never: knows what is served.
+//! The accept loop: a limit on connections, back-off where the system refuses them, and tasks that can be asked to end
+//! and aborted.
 
 use std::io;
 use std::sync::Arc;
@@ -17,25 +16,25 @@ use super::files::Spares;
 use crate::backoff::Backoff;
 use crate::telemetry::Connections;
 
-/// First wait after the system refused a connection (EMFILE, ENFILE, ENOMEM), in place of a spin.
+/// First wait after the system refused a connection (EMFILE, ENFILE, ENOMEM).
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// Longest such wait.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// What a connection that is not open yet when its port closes gets to open: a round trip and a busy
-/// machine's delay. Its peer may have sent a call before it could know.
+/// Time that a connection has to open once its port is closed: a round trip and a busy machine's delay. Its peer may
+/// have sent a call before it could know.
 const OPENING_GRACE: Duration = Duration::from_millis(250);
-/// Connections taken in when the port closes, at most: what `tokio::net::TcpListener::bind` lets wait.
+/// Most connections accepted when the port closes: the backlog of `tokio::net::TcpListener::bind`.
 const BACKLOG: usize = 1024;
 
-/// What rules over the connections of one port.
+/// Limit, shutdown and tasks of one port's connections.
 #[derive(Clone, Debug)]
 pub(super) struct ConnectionLimiter {
-    /// No new connections; those there are finish their calls and go.
+    /// Cancelled on drain: no new connections are accepted, and open ones end after their calls.
     pub(super) leaving: CancellationToken,
-    /// Connections end at once.
+    /// Cancelled when connections must end at once.
     pub(super) abort: CancellationToken,
-    /// The accept loop, every connection, and every call on one.
+    /// The accept loop, every connection and every call.
     pub(super) tasks: TaskTracker,
     free: Arc<Semaphore>,
     connections_max: usize,
@@ -54,22 +53,22 @@ impl ConnectionLimiter {
         }
     }
 
-    /// With descriptors put aside, so that this port answers where the system has no more.
+    /// Adds reserved descriptors, so that this port answers where the system has no more.
     pub(super) fn with_spares(self, spares: Spares) -> Self {
         Self { spares, ..self }
     }
 
-    /// Open connections.
+    /// Number of open connections.
     pub(super) fn connections(&self) -> usize {
         self.connections_max.saturating_sub(self.free.available_permits())
     }
 
-    /// Open calls, give or take a task of the port's own.
+    /// Number of open calls, give or take a task of the port's own.
     pub(super) fn streams(&self) -> usize {
         self.tasks.len().saturating_sub(self.connections())
     }
 
-    /// What `opening` makes; nothing where the port has closed and it is still not done a little later.
+    /// Waits for `opening`. Returns `None` if the port has closed and `opening` takes longer than a grace period.
     pub(super) async fn open_in_time<F: Future>(&self, opening: F) -> Option<F::Output> {
         let late = async {
             self.leaving.cancelled().await;
@@ -81,15 +80,15 @@ impl ConnectionLimiter {
         }
     }
 
-    /// Ends the accept loop and tells every connection to go; `tasks.wait()` tells when all are gone.
+    /// Ends the accept loop and asks every connection to end; `tasks.wait()` waits for them.
     pub(super) fn go_away(&self) {
         self.leaving.cancel();
         self.tasks.close();
     }
 }
 
-/// Accepts until the limiter is leaving. A connection over the cap is closed at once: its client then
-/// knows, and may try another replica.
+/// Accepts connections until the drain. One over the limit is closed at once, so that its client can try another
+/// replica.
 pub(super) async fn accept<S, F>(
     listener: TcpListener,
     limiter: ConnectionLimiter,
@@ -146,8 +145,8 @@ pub(super) async fn accept<S, F>(
     waiting(listener).for_each(admit);
 }
 
-/// Connections that wait to be accepted when the port closes. It would reset them: a call that its peer
-/// has sent by then, a load balancer say, would fail without anybody knowing whether it was taken.
+/// Returns the connections in the backlog when the port closes. Closing would reset them, and a call that its peer, such
+/// as a load balancer, has sent by then would fail with an unknown outcome.
 fn waiting(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
     let listener = listener.into_std().ok();
     let accepted = std::iter::from_fn(move || listener.as_ref()?.accept().ok());
@@ -157,12 +156,12 @@ fn waiting(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
     })
 }
 
-/// Whether the process, or the system, has no more descriptors.
+/// Returns true if the process or the system has no more descriptors.
 fn concerns_files(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// Errors of a connection that ended before it was accepted; the next one may be well.
+/// Returns true for errors of a connection that ended before it was accepted.
 fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)

@@ -1,5 +1,5 @@
-//! The layer around every call of the gRPC port: how long, how it ended, its log lines.
-//! Never: touches a message. Health and reflection pass unseen.
+//! The layer that observes every call of the gRPC port: its duration, its status, its log lines and its span. Health and
+//! reflection are not observed.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,16 +18,16 @@ use tracing::{debug, info};
 use crate::service::body_fn;
 use crate::telemetry::{CODES, METRICS, Method, trace};
 
-/// What all calls of one connection have in common.
+/// Settings of the observation, the same for all calls of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Observer {
-    /// Who calls.
+    /// Address of the client.
     pub(super) peer: Option<SocketAddr>,
-    /// One call in so many has a line in the access log; 0 for none.
+    /// One call in this many is written to the access log; 0 for none.
     pub(super) access_log_every: u32,
 }
 
-/// A service whose calls are observed.
+/// Service whose calls are observed.
 #[derive(Clone, Debug)]
 pub(super) struct Observed<S> {
     inner: S,
@@ -61,7 +61,7 @@ where
     }
 }
 
-/// The answer on its way.
+/// Future of an observed call's answer.
 #[derive(Debug)]
 pub(super) struct Answer<F> {
     inner: F,
@@ -106,14 +106,14 @@ fn observed(body: Body, mut call: Box<Call>) -> Body {
     })
 }
 
-/// One call, from its headers to its trailers. Dropped before them, it was cancelled.
+/// One call, from its headers to its trailers. One that is dropped before its trailers was cancelled.
 #[derive(Debug)]
 struct Call {
     method: Method,
     begun: Instant,
     observer: Observer,
     span: trace::Call,
-    /// Whether it is one of those in the access log.
+    /// True if the call is written to the access log.
     logged: bool,
     ended: bool,
 }

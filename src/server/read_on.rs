@@ -4,7 +4,6 @@
 //! makes CANCEL of that (its issue 1219), and clients on grpc-core then take CANCELLED for the status of a
 //! call that was answered UNAVAILABLE. So the answer goes out, and the peer, who has it, ends the stream.
 //! A client that keeps its side open, as those on hyper do while more may be sent, is reset all the same.
-//! Never: reads for longer than half a second, or more than a bounded amount.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -16,21 +15,21 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-/// A round trip round the world and through a load balancer. A drain takes so much longer where clients keep
-/// their side of an open stream.
-const WAIT: Duration = Duration::from_millis(500);
-/// Bytes dropped: what a publisher at full speed has under way until it sees the answer.
+/// Longest time that is read on: a round trip round the world and through a load balancer. A drain takes so much
+/// longer if clients keep their side of a stream open.
+const READ_ON_MAX: Duration = Duration::from_millis(500);
+/// Most bytes discarded: what a publisher at full speed has on the way until it sees the answer.
 const BYTES_MAX: usize = 4 << 20;
 
-/// A request's body.
+/// Body of a request that is read to its end after it is dropped.
 #[derive(Debug)]
 pub(super) struct ReadOn<B = Incoming>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
-    /// None once it has ended.
+    /// `None` once it has ended.
     body: Option<B>,
-    /// Where the drain waits for what is read on.
+    /// Tasks that the drain waits for.
     tasks: TaskTracker,
 }
 
@@ -68,14 +67,15 @@ impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Body for ReadOn<B> {
 impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Drop for ReadOn<B> {
     fn drop(&mut self) {
         let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
-        // There is none where the process ends.
+        // There is no runtime while the process exits.
         if let Ok(runtime) = Handle::try_current() {
-            self.tasks.spawn_on(async move { drop(tokio::time::timeout(WAIT, end(body)).await) }, &runtime);
+            self.tasks
+                .spawn_on(async move { drop(tokio::time::timeout(READ_ON_MAX, end(body)).await) }, &runtime);
         }
     }
 }
 
-/// Resolves at the peer's end of a body.
+/// Reads a body until the peer ends it.
 async fn end<B: Body<Data = Bytes> + Unpin>(body: B) {
     let (mut body, mut read) = (pin!(body), 0);
     while let Some(Ok(frame)) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {

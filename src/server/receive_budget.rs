@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_and_all_together_are_limited_and_what_ends_is_given_back() {
+    fn each_connection_and_all_together_are_limited_and_ended_calls_give_back() {
         let budget = ReceiveBudget::new(100, 150);
         let (first, second) = (budget.connection(), budget.connection());
         let partial = message(1000);

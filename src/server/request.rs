@@ -1,6 +1,5 @@
-//! What a request of the gRPC port must be before a service sees it: gRPC by its content type, which no
-//! page of another site can have a browser send unasked, and of one message where its method takes one.
-//! Never: looks into a message.
+//! Checks of a request before a service sees it: it is gRPC by its method and its content type, which a page of another
+//! site cannot have a browser send without asking, and it has one message where its method takes one.
 
 use std::task::{Poll, ready};
 
@@ -16,8 +15,8 @@ use crate::service::status::{self, Error};
 /// The content type of gRPC, which a suffix or a parameter may follow.
 const GRPC: &[u8] = b"application/grpc";
 
-/// The methods whose requests are streams.
-const TAKES_MANY: [&str; 8] = [
+/// Methods whose requests are streams.
+const CLIENT_STREAMING: [&str; 8] = [
     "/streamway.v1.StreamService/Ingest",
     "/streamway.v1.StreamService/Exchange",
     "/example.MyService/ClientStreamingRPCMethod",
@@ -28,7 +27,7 @@ const TAKES_MANY: [&str; 8] = [
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
-/// The request as a service may have it, or the answer where none may.
+/// Returns the request for a service, or the answer to a request that none may see.
 pub(super) fn checked(request: Request<Body>) -> Result<Request<Body>, Box<Response<Body>>> {
     if request.method() != Method::POST {
         let mut answer =
@@ -40,14 +39,14 @@ pub(super) fn checked(request: Request<Body>) -> Result<Request<Body>, Box<Respo
         let why = "this port speaks gRPC: content-type application/grpc";
         return Err(Box::new(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, why)));
     }
-    if TAKES_MANY.contains(&request.uri().path()) {
+    if CLIENT_STREAMING.contains(&request.uri().path()) {
         return Ok(request);
     }
     Ok(request.map(one_message))
 }
 
-/// Whether this is `application/grpc`, alone or with `+proto`, `;…` or the like behind it. gRPC-Web,
-/// whose name begins the same, is another protocol.
+/// Returns true for the content type `application/grpc`, with or without `+proto` or a parameter. gRPC-Web, whose name
+/// begins the same, is another protocol.
 fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let Some((name, rest)) = kind.split_at_checked(GRPC.len()) else { return false };
@@ -104,14 +103,14 @@ impl OneMessage {
 
 #[cfg(test)]
 mod tests {
-    use super::{OneMessage, TAKES_MANY, is_grpc};
+    use super::{CLIENT_STREAMING, OneMessage, is_grpc};
     use http::{HeaderMap, HeaderValue, header};
     use prost::Message;
     use std::collections::BTreeSet;
 
     #[test]
-    fn only_grpcs_own_content_types_are_taken() {
-        for (kind, taken) in [
+    fn only_the_content_types_of_grpc_are_accepted() {
+        for (kind, accepted) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),
             ("application/grpc;charset=utf-8", true),
@@ -127,14 +126,14 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-            assert_eq!(is_grpc(&headers), taken, "{kind}");
+            assert_eq!(is_grpc(&headers), accepted, "{kind}");
         }
         assert!(!is_grpc(&HeaderMap::new()));
     }
 
-    /// What the protos say of our own services, and of those that are served beside them.
+    /// The protos of our own services and of health and reflection list these methods.
     #[test]
-    fn the_methods_that_take_many_messages_are_those_of_the_protos() {
+    fn the_client_streaming_methods_are_those_of_the_protos() {
         let set = |bytes| prost_types::FileDescriptorSet::decode(bytes).unwrap();
         let files = [crate::proto::DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET]
             .into_iter()
@@ -153,11 +152,11 @@ mod tests {
         for version in ["v1", "v1alpha"] {
             expected.insert(format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"));
         }
-        assert_eq!(TAKES_MANY.iter().map(|path| (*path).to_owned()).collect::<BTreeSet<_>>(), expected);
+        assert_eq!(CLIENT_STREAMING.iter().map(|path| (*path).to_owned()).collect::<BTreeSet<_>>(), expected);
     }
 
     #[test]
-    fn one_message_is_taken_wherever_it_is_cut_and_no_byte_more() {
+    fn one_message_is_accepted_however_it_is_cut_and_no_byte_more() {
         for len in [0_usize, 1, 300] {
             let mut bytes = vec![0];
             bytes.extend(u32::try_from(len).unwrap().to_be_bytes());

@@ -1,7 +1,6 @@
-//! The connections of a port that must answer whoever comes: where there are as many as there may be, the next one takes
-//! the place of one there is. That is one of the peer with the most connections, and of those the one that was used
-//! longest ago. So a peer that opens many, and answers pings on each, only pushes out its own.
-//! Never: refuses a connection.
+//! The connections of a port that must answer everybody. At the limit a new connection evicts another: of the peer with
+//! the most connections, the least recently used one. So a peer that opens many, and answers pings on each, evicts only
+//! its own.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,14 +11,14 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::telemetry::METRICS;
 
-/// All of them.
+/// All connections of the port.
 #[derive(Clone, Debug)]
 pub(super) struct Residents(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    most: usize,
-    /// Rises with every connection and every call: what is less was used longer ago.
+    max: usize,
+    /// Counts every connection and every call; a lower number was used longer ago.
     uses: AtomicU64,
     open: Mutex<HashMap<u64, Open>>,
 }
@@ -31,7 +30,7 @@ struct Open {
     evicted: CancellationToken,
 }
 
-/// One of them, until it is dropped.
+/// One connection, counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct Resident {
     all: Residents,
@@ -40,7 +39,7 @@ pub(super) struct Resident {
     evicted: CancellationToken,
 }
 
-/// Notes the calls on one connection.
+/// Handle that notes the calls on one connection.
 #[derive(Clone, Debug)]
 pub(super) struct Calls {
     all: Residents,
@@ -48,16 +47,16 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// A call begins.
+    /// Notes a call.
     pub(super) fn note(&self) {
         self.used.store(self.all.use_once(), Ordering::Relaxed);
     }
 }
 
 impl Residents {
-    /// At most so many.
-    pub(super) fn new(most: usize) -> Self {
-        Self(Arc::new(Inner { most, uses: AtomicU64::new(0), open: Mutex::default() }))
+    /// Allows at most `max` connections.
+    pub(super) fn new(max: usize) -> Self {
+        Self(Arc::new(Inner { max, uses: AtomicU64::new(0), open: Mutex::default() }))
     }
 
     fn use_once(&self) -> u64 {
@@ -68,13 +67,13 @@ impl Residents {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in a connection of this peer; another is evicted where that makes one too many.
+    /// Adds a connection of this peer, and evicts another where that makes one too many.
     pub(super) fn enter(&self, peer: Option<IpAddr>) -> Resident {
         let number = self.use_once();
         let (used, evicted) = (Arc::new(AtomicU64::new(number)), CancellationToken::new());
         let mut open = self.open();
-        if open.len() >= self.0.most
-            && let Some(least) = least_worth_keeping(&open)
+        if open.len() >= self.0.max
+            && let Some(least) = victim(&open)
             && let Some(evicted) = open.remove(&least)
         {
             METRICS.admin_connections.over_cap.inc();
@@ -86,8 +85,8 @@ impl Residents {
     }
 }
 
-/// Of the peer with the most connections, the one used longest ago.
-fn least_worth_keeping(open: &HashMap<u64, Open>) -> Option<u64> {
+/// Returns the least recently used connection of the peer with the most connections.
+fn victim(open: &HashMap<u64, Open>) -> Option<u64> {
     let mut of_peer: HashMap<Option<IpAddr>, usize> = HashMap::new();
     for resident in open.values() {
         *of_peer.entry(resident.peer).or_default() += 1;
@@ -100,12 +99,12 @@ fn least_worth_keeping(open: &HashMap<u64, Open>) -> Option<u64> {
 }
 
 impl Resident {
-    /// Resolves once it has to make room.
+    /// Waits until the connection is evicted.
     pub(super) fn evicted(&self) -> WaitForCancellationFuture<'_> {
         self.evicted.cancelled()
     }
 
-    /// Where its calls are noted.
+    /// Returns the handle that notes its calls.
     pub(super) fn calls(&self) -> Calls {
         Calls { all: self.all.clone(), used: Arc::clone(&self.used) }
     }
@@ -131,24 +130,24 @@ mod tests {
     }
 
     #[test]
-    fn the_most_numerous_peers_least_used_connection_makes_room() {
+    fn the_least_used_connection_of_the_peer_with_the_most_is_evicted() {
         let all = Residents::new(4);
         let mut open = vec![all.enter(peer(1)), all.enter(peer(2)), all.enter(peer(2)), all.enter(peer(2))];
         open[1].calls().note();
         assert_eq!(evicted(&open), [false; 4]);
         open.push(all.enter(peer(3)));
         assert_eq!(evicted(&open), [false, false, true, false, false]);
-        // Its own are what a peer with many pushes out.
+        // A peer with many connections evicts its own.
         open.push(all.enter(peer(2)));
         assert_eq!(evicted(&open), [false, false, true, true, false, false]);
-        // One that went by itself makes room too.
+        // A connection that closed makes room too.
         drop(open.remove(0));
         open.push(all.enter(peer(4)));
         assert_eq!(evicted(&open), [false, true, true, false, false, false]);
     }
 
     #[test]
-    fn nothing_is_kept_of_those_that_went() {
+    fn closed_connections_are_forgotten() {
         let all = Residents::new(2);
         for number in 0..10 {
             let open = [all.enter(peer(number)), all.enter(peer(number)), all.enter(peer(number))];

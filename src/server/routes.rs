@@ -1,5 +1,4 @@
-//! Which service answers which path of the gRPC port.
-//! Never: behaviour.
+//! The services of the gRPC port by their paths.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll, ready};
@@ -30,7 +29,7 @@ use crate::wire::stubs::v1::topic_service_server::TopicServiceServer;
 /// as the call lasts, and nothing counts that but the number of calls.
 const SMALL_BYTES_MAX: usize = 16 << 10;
 
-/// A service with the limit and the encodings of all. tonic's servers share no trait for them.
+/// Makes a server of tonic with the message limit and the encodings. tonic's servers share no trait for these.
 macro_rules! service {
     ($server:ident($service:expr), $message_bytes_max:expr) => {{
         let server = $server::new($service).max_decoding_message_size($message_bytes_max);
@@ -43,7 +42,7 @@ macro_rules! service {
 /// The services of the gRPC port, each call within its deadline.
 pub(super) type Services = Deadlines<Paths>;
 
-/// The services by their paths. Calls on topics need no router to find theirs, which is most of what there is.
+/// Services by their paths. The calls of StreamService, which are most, need no router.
 #[derive(Clone)]
 pub(super) struct Paths {
     streams: Served<StreamService>,
@@ -72,7 +71,7 @@ impl Service<Request<Body>> for Paths {
     }
 }
 
-/// The gRPC port.
+/// Makes the services of the gRPC port.
 pub(super) fn public(
     config: &Config,
     topics: &Topics,
@@ -115,7 +114,7 @@ fn with_reflection(mut routes: Routes, shutdown: &ShutdownSignal) -> Routes {
                 .add_service(stopping(v1.max_decoding_message_size(SMALL_BYTES_MAX), shutdown))
                 .add_service(stopping(v1alpha.max_decoding_message_size(SMALL_BYTES_MAX), shutdown));
         }
-        // The descriptors are compiled in, and a test serves them.
+        // This cannot happen: the descriptors are compiled in, and a test serves them.
         (v1, v1alpha) => warn!(v1 = ?v1.err(), v1alpha = ?v1alpha.err(), "no reflection"),
     }
     routes

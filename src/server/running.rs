@@ -1,102 +1,35 @@
-//! The process that serves: ports, recovery, health, shutdown; everything wired together.
-//! Never: a rule about topics or messages.
-//!
-//! ```text
-//! starting (ports bound) → serving → draining (readiness off) → lame duck (GOAWAY) → abort → closed
-//! ```
-
-mod admin;
-mod age;
-mod build;
-mod connection;
-mod drain;
-mod files;
-mod framing;
-mod health;
-mod identity;
-mod io;
-mod listener;
-mod observe;
-mod read_on;
-mod receive_budget;
-mod request;
-mod residents;
-mod routes;
-mod sample;
-mod signals;
-mod stop_on_shutdown;
-#[cfg(test)]
-mod tests;
-mod tls;
-
-pub use health::Readiness;
-pub use signals::shutdown_on_signals;
-pub use tls::Tls;
+//! The start of the server, and the handle to it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::auth::{self, Auth};
+use super::error::Error;
+use super::files::{self, Spares};
+use super::health::Readiness;
+use super::listener::{self, ConnectionLimiter};
+use super::supervisor::{Opener, Server};
+use super::tls::{self, Tls};
+use super::{admin, connection, identity, routes};
+use crate::auth::Auth;
 use crate::config::Config;
-use crate::storage::{self, Log, OpenError};
-use crate::telemetry::{METRICS, State, trace};
+use crate::storage;
+use crate::telemetry::{METRICS, trace};
 use crate::topic::Topics;
-use files::Spares;
-use listener::ConnectionLimiter;
 
-/// Descriptors put aside for probes: liveness and readiness at once, of two who ask.
+/// Descriptors reserved for probes: liveness and readiness at once, of two clients.
 const ADMIN_SPARES: usize = 4;
 
-/// Why the server did not start, or did not end well.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The files of identities and policy cannot be used.
-    #[error("identities and policy: {0}")]
-    Auth(auth::LoadError),
-    /// A port could not be bound.
-    #[error("listening on {address}: {source}")]
-    Bind {
-        /// Where.
-        address: SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The files of TLS cannot be used.
-    #[error("TLS: {0}")]
-    Tls(String),
-    /// The log could not be opened.
-    #[error("opening the log: {0}")]
-    Open(OpenError),
-    /// The storage failed while serving; a person must look.
-    #[error("the storage failed: {0}")]
-    Storage(Arc<str>),
-    /// What was accepted could not be made durable at the end.
-    #[error("closing the log: {0}")]
-    Close(storage::Error),
-    /// The log did not close within the drain timeout.
-    #[error("closing the log took longer than the drain timeout")]
-    CloseTimeout,
-    /// A fault of the server.
-    #[error("the server's own task failed: {0}")]
-    Task(#[from] tokio::task::JoinError),
-}
-
-/// Opens the log; blocking.
-type Opener = Box<dyn FnOnce(&Config) -> Result<Arc<dyn Log>, OpenError> + Send>;
-
-/// A server that was started. Dropping it begins the shutdown.
+/// Running server. Dropping it starts the shutdown.
 #[derive(Debug)]
 pub struct Running {
     grpc: SocketAddr,
     admin: SocketAddr,
     tls: Option<Tls>,
-    readiness: Readiness,
+    pub(super) readiness: Readiness,
     shutdown: CancellationToken,
     supervisor: Option<JoinHandle<Result<(), Error>>>,
 }
@@ -112,9 +45,9 @@ pub async fn run(mut config: Config, shutdown: CancellationToken) -> Result<(), 
         // Nothing is served yet, and a file that the configuration names may be a pipe that is waited for.
         () = shutdown.cancelled() => return Ok(()),
     };
-    let (asked, begun) = (shutdown, running.shutdown.clone());
+    let running_shutdown = running.shutdown.clone();
     tokio::select! {
-        () = asked.cancelled() => begun.cancel(),
+        () = shutdown.cancelled() => running_shutdown.cancel(),
         // Recovery failed: there is nothing to wait for.
         ended = running.ended() => return ended,
     }
@@ -133,7 +66,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 }
 
 #[cfg(test)]
-async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
+pub(super) async fn start_with(config: Config, open: Opener) -> Result<Running, Error> {
     start_on(Readiness::default(), config, open, CancellationToken::new()).await
 }
 
@@ -179,7 +112,7 @@ async fn start_on(
         limiter.tasks.spawn(async move { leaving.run_until_cancelled(tls.follow(source, interval)).await });
     }
     if !auth.is_open() {
-        limiter.tasks.spawn(identity::keep_fresh(auth, config.reload_interval, limiter.leaving.clone()));
+        limiter.tasks.spawn(identity::reload(auth, config.reload_interval, limiter.leaving.clone()));
     }
     let admin_limiter =
         ConnectionLimiter::new(config.admin_connections_max.saturating_add(admin::LEAVING_MAX))
@@ -211,95 +144,26 @@ async fn start_on(
     Ok(Running { grpc, admin, tls, readiness, shutdown, supervisor })
 }
 
-/// What the supervisor holds.
-struct Server {
-    config: Config,
-    topics: Topics,
-    readiness: Readiness,
-    limiter: ConnectionLimiter,
-    admin_limiter: ConnectionLimiter,
-    shutdown: CancellationToken,
-}
-
-impl Server {
-    /// From recovery to the end.
-    async fn supervise(self, open: Opener) -> Result<(), Error> {
-        METRICS.life.enter(State::Starting);
-        sample::before_collecting(&self.config, &self.topics, &self.readiness);
-        let begun = Instant::now();
-        let config = self.config.clone();
-        let mut opening = tokio::task::spawn_blocking(move || open(&config));
-        let opened = tokio::select! {
-            biased;
-            () = self.shutdown.cancelled() => return self.abandon(opening).await,
-            opened = &mut opening => opened?,
-        };
-        let log = match opened {
-            Ok(log) => log,
-            Err(error) => {
-                self.drain(None).await?;
-                return Err(Error::Open(error));
-            }
-        };
-        self.topics.open(Arc::clone(&log));
-        METRICS.storage.recovery_us.set(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
-        self.readiness.serve();
-        METRICS.life.enter(State::Serving);
-        let sampling = sample::spawn(&self.config, Arc::clone(&log));
-        info!("serving");
-        let mut health = log.health();
-        loop {
-            let is_full = matches!(&*health.borrow(), storage::Health::Full(_));
-            self.readiness.storage_is_full(is_full);
-            // The engine has logged why.
-            let serves = match &*health.borrow_and_update() {
-                storage::Health::Serving => Some((true, None)),
-                // Whoever reads, trims or deletes is served; publishes are told why they are not.
-                storage::Health::Full(reason) => Some((true, Some(reason.to_string()))),
-                storage::Health::Unavailable(reason) | storage::Health::Failed(reason) => {
-                    Some((false, Some(reason.to_string())))
-                }
-                storage::Health::Closed => None,
-            };
-            if let Some((serves, reason)) = serves {
-                self.readiness.reason().set(reason);
-                self.readiness.storage_serves(serves);
-                METRICS.storage.failed.set(u64::from(!serves));
-            }
-            tokio::select! {
-                () = self.shutdown.cancelled() => break,
-                changed = health.changed() => if changed.is_err() {
-                    self.shutdown.cancelled().await;
-                    break;
-                },
-            }
-        }
-        let drained = self.drain(Some(log)).await;
-        sampling.abort();
-        drained
-    }
-}
-
 impl Running {
-    /// Where gRPC is served, with the port really bound.
+    /// Address of the gRPC port, as bound.
     #[must_use]
     pub const fn grpc_addr(&self) -> SocketAddr {
         self.grpc
     }
 
-    /// Where health and probes are served.
+    /// Address of the admin port, as bound.
     #[must_use]
     pub const fn admin_addr(&self) -> SocketAddr {
         self.admin
     }
 
-    /// TLS of the gRPC port, where it is on: how long its certificate is still valid.
+    /// TLS of the gRPC port, if it is on.
     #[must_use]
     pub const fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref()
     }
 
-    /// Resolves once the log has recovered and calls are served.
+    /// Waits until the log has recovered and calls are served.
     ///
     /// # Errors
     /// The log could not be opened.
@@ -311,12 +175,12 @@ impl Running {
         }
     }
 
-    /// Begins the shutdown; [`Self::wait`] tells when it is over.
+    /// Starts the shutdown; [`Self::wait`] waits for its end.
     pub fn shutdown(&self) {
         self.shutdown.cancel();
     }
 
-    /// Resolves once the server has ended.
+    /// Waits until the server has ended.
     ///
     /// # Errors
     /// It did not start, or did not end, well.

@@ -1,6 +1,5 @@
-//! What must be looked at to be known: every few seconds the topics, the disk and how far
-//! subscriptions are behind; before every collection what is in flight.
-//! Never: holds up a scrape; an engine that is slow makes old numbers, not none.
+//! Metrics that must be sampled: the topics, the disk and the lag of subscriptions every few seconds, and the bytes in
+//! flight before every collection. A slow engine makes these numbers old, and never delays a scrape.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +14,10 @@ use crate::storage::Log;
 use crate::telemetry::{METRICS, TopicStats};
 use crate::topic::Topics;
 
-/// How often; the metrics' descriptions name it.
+/// Interval of the samples, which the metrics' descriptions name.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Sets what is only known when somebody asks.
+/// Sets up the metrics that are sampled before every collection.
 pub(super) fn before_collecting(config: &Config, topics: &Topics, readiness: &Readiness) {
     METRICS.topics.limit(config.named_topics_max());
     let (topics, readiness) = (topics.clone(), readiness.clone());
@@ -30,7 +29,7 @@ pub(super) fn before_collecting(config: &Config, topics: &Topics, readiness: &Re
     });
 }
 
-/// Looks at everything, again and again.
+/// Starts the task that samples at intervals.
 pub(super) fn spawn(config: &Config, log: Arc<dyn Log>) -> JoinHandle<()> {
     let dir = config.data_dir.clone();
     tokio::spawn(async move {

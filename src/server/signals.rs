@@ -1,14 +1,13 @@
-//! SIGTERM and SIGINT: the first begins the shutdown, a second ends the process at once.
-//! Never: decides how the shutdown goes.
+//! SIGTERM and SIGINT: the first starts the shutdown, a second ends the process at once.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// Exit code after a second signal: what was under way was cut off.
+/// Exit code after a second signal, which cuts off what was under way.
 const EXIT_FORCED: i32 = 1;
 
-/// A token that the first signal cancels.
+/// Returns a token that the first signal cancels.
 ///
 /// # Errors
 /// The signal handlers could not be installed.

@@ -13,7 +13,9 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
-use super::{Error, Opener, Running, start, start_with};
+use super::running::start_with;
+use super::supervisor::Opener;
+use super::{Error, Running, start};
 use crate::config::Config;
 use crate::proto::{example, v1};
 use crate::record::testing::records_of;

@@ -1,8 +1,7 @@
-//! The bodies of long answers: each frame in a buffer of just its size, given up once sent. The body tonic makes keeps
-//! its largest buffer for as long as the call lasts, which ten thousand subscribers that caught up once and are idle now
-//! would pay for. A frame is made only while the peer has little unread, and a message too large for one goes out in
-//! pieces, of which [`crate::topic::SendBudget`] keeps the rest, or drops it to be read again.
-//! Never: holds a message back for another.
+//! The bodies of streaming answers. Each frame has a buffer of exactly its size, which is freed once sent; tonic's body
+//! keeps its largest buffer for as long as the call lasts, also for ten thousand subscribers that caught up once and are
+//! idle. A frame is made only while the peer has little unread. A message larger than a frame is sent in pieces, of which
+//! [`crate::topic::SendBudget`] keeps the remainder, or drops it to be read from the log again.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,28 +24,28 @@ use crate::storage::{self, BoxFuture, Stored, TopicLog};
 use crate::topic::{FRAME_MAX, Pieces, Remainder, StoredRange, UnreadFrames};
 use crate::wire::{ExchangeResponse, SubscribeResponse, Wire};
 
-/// Messages that are ready go out together until they make this many bytes: two frames of HTTP/2's default size.
-const TOGETHER: usize = 32 << 10;
-/// Flag (whether compressed) and length before every message of gRPC.
+/// Bytes up to which messages that are ready are sent together: two frames of HTTP/2's default size.
+const COALESCED_MAX: usize = 32 << 10;
+/// Bytes of the flag and of the length before every message of gRPC.
 const PREFIX: usize = 5;
 
-/// The messages of a long answer.
+/// Stream of an answer's messages.
 pub(super) trait Answers:
     Stream<Item = Result<Self::Message, Status>> + Unpin + Send + 'static
 {
-    /// One of them.
+    /// Type of the messages.
     type Message: Outgoing;
 
-    /// Where the blocks in its messages are stored, if there are any.
+    /// Returns the log that stores the blocks in the messages, if there is one.
     fn log(&self) -> Option<Arc<dyn TopicLog>>;
 }
 
-/// A message that may hold a delivery, whose blocks are most of it.
+/// Message that may contain a delivery, whose blocks are most of it.
 pub(super) trait Outgoing: Wire {
-    /// The delivery.
+    /// Returns the delivery.
     fn delivery(&mut self) -> Option<&mut SubscribeResponse>;
 
-    /// The message in two parts, between which stand the blocks of its delivery, `blocks` bytes that were taken out.
+    /// Writes the message in two parts. Between them belong the blocks of its delivery, `blocks` bytes that were taken out.
     fn put_around(&mut self, blocks: usize, before: &mut BytesMut, behind: &mut BytesMut);
 }
 
@@ -92,29 +91,29 @@ struct Messages<S: Answers> {
     messages: S,
     encoding: Option<CompressionEncoding>,
     unread: UnreadFrames,
-    /// Of the message that is on its way in pieces.
+    /// Remainder of the message that is being sent in pieces.
     rest: Option<Box<Rest<S::Message>>>,
     end: End,
 }
 
 enum End {
     NotYet,
-    /// After the data already handed out.
+    /// The status is sent after the data already produced.
     With(Status),
     Sent,
 }
 
-/// A message that is on its way in pieces.
+/// Message that is being sent in pieces.
 struct Rest<T> {
-    /// Without its blocks.
+    /// The message without its blocks.
     message: T,
     encoding: Option<CompressionEncoding>,
-    /// None where the message is kept for good.
+    /// Stored blocks of the message; `None` if its remainder cannot be read again.
     source: Option<StoredRange>,
     kept: Remainder,
     len: usize,
     sent: usize,
-    /// The blocks once more, where they were dropped.
+    /// Read of the blocks, after the remainder was dropped.
     again: Option<BoxFuture<'static, Result<Vec<Bytes>, storage::Error>>>,
 }
 
@@ -141,7 +140,7 @@ impl<S: Answers> http_body::Body for Messages<S> {
                 }
             }
         }
-        while matches!(this.end, End::NotYet) && this.rest.is_none() && out.len() < TOGETHER.min(room) {
+        while matches!(this.end, End::NotYet) && this.rest.is_none() && out.len() < COALESCED_MAX.min(room) {
             let next = panics::caught(|| Pin::new(&mut this.messages).poll_next(cx));
             match next.unwrap_or_else(|status| Poll::Ready(Some(Err(status)))) {
                 Poll::Pending if out.is_empty() => return Poll::Pending,
@@ -166,7 +165,7 @@ impl<S: Answers> http_body::Body for Messages<S> {
 }
 
 impl<S: Answers> Messages<S> {
-    /// Appends the message, or as much of it as there is room for.
+    /// Appends the message, or the part of it that there is room for.
     fn put(&mut self, mut message: S::Message, room: usize, out: &mut BytesMut) {
         let len = PREFIX + message.wire_len();
         if self.encoding.is_none() && out.len() + len <= room {
@@ -190,7 +189,7 @@ impl<S: Answers> Messages<S> {
 }
 
 impl<T: Outgoing> Rest<T> {
-    /// Appends what there is room for; ready with whether that is all.
+    /// Appends the part that there is room for. Becomes ready with true once that was the last.
     fn poll_put(
         &mut self,
         cx: &mut Context<'_>,
@@ -226,7 +225,7 @@ impl<T: Outgoing> Rest<T> {
 
     fn keep(&mut self, mut pieces: Pieces) {
         if self.len <= FRAME_MAX {
-            // Blocks may be slices of many more.
+            // A block may be a slice of a much larger buffer.
             let mut copied = BytesMut::with_capacity(self.len - self.sent);
             advance(&mut pieces, self.len - self.sent, &mut copied);
             pieces = Pieces::from([copied.freeze()]);
@@ -237,7 +236,7 @@ impl<T: Outgoing> Rest<T> {
         }
     }
 
-    /// What is left of the message, made once more of what is stored.
+    /// Rebuilds the remainder of the message from the stored blocks.
     fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<Pieces, storage::Error>> {
         let gone = || storage::Error::Damaged("a delivery is not what it was".to_owned());
         let Some(source) = &self.source else { return Poll::Ready(Err(gone())) };
@@ -261,14 +260,14 @@ impl<T: Outgoing> Rest<T> {
     }
 }
 
-/// Where the blocks of a message's delivery are stored.
+/// Returns the stored range of a message's delivery.
 fn source(message: &mut impl Outgoing, log: Arc<dyn TopicLog>) -> Option<StoredRange> {
     let delivery = message.delivery()?;
     let first = Blocks::new(delivery.batches.first()?).next()?.ok()?.first;
     Some(StoredRange { log, from: first, to: delivery.next.offset })
 }
 
-/// The whole message, of whose delivery these are the blocks; by reference where it is not compressed.
+/// Builds the message around the blocks of its delivery, which are not copied unless it is compressed.
 fn pieces<T: Outgoing>(message: &mut T, runs: Vec<Bytes>, encoding: Option<CompressionEncoding>) -> Pieces {
     if encoding.is_some() {
         if let Some(delivery) = message.delivery() {
@@ -294,9 +293,9 @@ fn pieces<T: Outgoing>(message: &mut T, runs: Vec<Bytes>, encoding: Option<Compr
     pieces
 }
 
-/// Moves at most `most` bytes of the pieces to `out`; answers how many.
-fn advance(pieces: &mut Pieces, most: usize, out: &mut BytesMut) -> usize {
-    let whole = pieces.iter().map(Bytes::len).sum::<usize>().min(most);
+/// Moves up to `max` bytes of the pieces to `out`. Returns their number.
+fn advance(pieces: &mut Pieces, max: usize, out: &mut BytesMut) -> usize {
+    let whole = pieces.iter().map(Bytes::len).sum::<usize>().min(max);
     out.reserve(whole);
     let mut left = whole;
     while let Some(first) = pieces.front_mut().filter(|first| left > 0 || first.is_empty()) {
@@ -327,7 +326,7 @@ fn put(message: &impl Wire, encoding: Option<CompressionEncoding>, out: &mut Byt
     prefix[1..].copy_from_slice(&prefix_len(message.len()));
 }
 
-/// The frame that ends a stream.
+/// Makes the frame that ends a stream.
 pub(super) fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
     let mut headers = HeaderMap::new();
     status.add_header(&mut headers)?;

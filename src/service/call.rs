@@ -1,6 +1,5 @@
-//! What rules over one open call: its end, by the server's wish, its connection's, its own age, the
-//! end of its caller's identity, or a policy that no longer allows what it does.
-//! Never: says how a call ends; its stream does.
+//! The lifetime of one open call. It ends with the server, with its connection, at its maximum age, with its caller's
+//! identity, or when the policy no longer allows what it does.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,15 +11,15 @@ use tokio::time::Sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
-use super::Streams;
 use super::expiry::Expiry;
 use super::status::Error;
+use super::streams::Streams;
 use crate::auth::{self, Action, Caller, SubscriptionPermit};
 use crate::backoff::spread;
 use crate::record::TopicName;
 use crate::topic::{self, Cause, Connection, ShutdownSignal};
 
-/// How much calls' ages differ, so that those that began together do not end together.
+/// Fraction by which the ages of calls differ, so that those that began together do not end together.
 const AGE_JITTER: f64 = 0.1;
 
 /// Returns the shutdown signal of the connection that a request came by.
@@ -33,27 +32,27 @@ pub fn connection_shutdown(extensions: &Extensions) -> Option<&ShutdownSignal> {
 #[derive(Debug)]
 pub(super) struct Call {
     shutdown: ShutdownSignal,
-    /// Until the call is as old as it may get; none where it may get as old as it likes.
+    /// Timer of the maximum age; `None` without one.
     age: Option<Pin<Box<Sleep>>>,
     connection: Arc<Connection>,
     caller: Caller,
-    /// None where the caller's identity never ends, or has.
+    /// `None` if the caller's identity does not expire, or has expired.
     expiry: Option<Expiry>,
-    /// What the call does to which topics; at most a publish and a subscription.
+    /// Actions of the call on topics: at most a publish and a subscription.
     permitted: Vec<(Action, TopicName)>,
-    /// Until the rules that permitted that are replaced; none where there are none.
+    /// Waits until the rules that permitted these are replaced; `None` without rules.
     rules_replaced: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// Held for as long as the call lasts, however it ends.
+    /// Counts the subscription for as long as the call lasts.
     subscribed: Option<SubscriptionPermit>,
-    /// While the first message is waited for: wakes where the end begins.
-    begun: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Wakes the call on shutdown while it waits for the first message.
+    cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Call {
-    /// A call that begins now; its [`Connection`] is in the request's extensions.
+    /// Starts a call; its [`Connection`] is in the request's extensions.
     ///
     /// # Errors
-    /// Nobody knows who calls.
+    /// The caller is not known.
     pub(super) fn begin(streams: &Streams, extensions: &Extensions) -> Result<Self, Error> {
         let caller = streams.caller(extensions)?;
         let connection = streams.connection(extensions);
@@ -70,26 +69,26 @@ impl Call {
             permitted: Vec::new(),
             rules_replaced: None,
             subscribed: None,
-            begun: None,
+            cancelled: None,
         })
     }
 
-    /// Who publishes by it, and when it should end.
+    /// Returns the caller and the call's shutdown signal.
     pub(super) fn caller_and_shutdown(&self) -> (Caller, ShutdownSignal) {
         (self.caller.clone(), self.shutdown.clone())
     }
 
-    /// What it came by.
+    /// Returns the connection of the call.
     pub(super) fn connection(&self) -> Arc<Connection> {
         self.connection.clone()
     }
 
-    /// Asks whether the caller may do this, now and for as long as the call lasts.
+    /// Checks that the caller may do this, now and for as long as the call lasts.
     ///
     /// # Errors
     /// It may not.
     pub(super) fn permit(&mut self, action: Action, topic: &TopicName) -> Result<(), Error> {
-        // Before the check: what comes in between is looked at again.
+        // Set before the check, so that rules replaced in between are seen.
         if self.rules_replaced.is_none() {
             self.rules_replaced = self.caller.rules_replaced().map(Box::pin);
         }
@@ -101,32 +100,36 @@ impl Call {
     /// Counts the call's subscription.
     ///
     /// # Errors
-    /// It would be one too many.
+    /// The caller has as many subscriptions as it may.
     pub(super) fn subscribe(&mut self) -> Result<(), Error> {
         self.subscribed = Some(self.caller.subscribe().map_err(auth::Error::from)?);
         Ok(())
     }
 
-    /// The first message of a call that sends many, unless the call ends before it; none where the
-    /// client sends nothing.
+    /// Polls for the first message of a client stream, or for an earlier end of the call. `None` if the client sends
+    /// nothing.
     pub(super) fn poll_first<R>(
         &mut self,
         cx: &mut Context<'_>,
         requests: &mut (impl Stream<Item = Result<R, Status>> + Unpin),
     ) -> Poll<Option<Result<R, Error>>> {
         self.poll(cx);
-        if self.begun.get_or_insert_with(|| Box::pin(self.shutdown.cancelled())).as_mut().poll(cx).is_ready()
+        if self
+            .cancelled
+            .get_or_insert_with(|| Box::pin(self.shutdown.cancelled()))
+            .as_mut()
+            .poll(cx)
+            .is_ready()
             && let Some(cause) = self.shutdown.cause()
         {
             return Poll::Ready(Some(Err(topic::Error::from(cause).into())));
         }
         let first = ready!(Pin::new(requests).poll_next(cx));
-        self.begun = None;
+        self.cancelled = None;
         Poll::Ready(first.map(|first| first.map_err(Error::Transport)))
     }
 
-    /// Begins the end where the call's time has come. To be polled before anything that looks at
-    /// [`Self::shutdown`].
+    /// Cancels the call's signal where it must end. To be polled before anything that reads the signal.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         if let Some(age) = &mut self.age
             && age.as_mut().poll(cx).is_ready()

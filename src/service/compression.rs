@@ -1,7 +1,6 @@
-//! Which answers are compressed, and how a message of a long answer is.
-//! Never: compresses for a client that did not ask. Most say of themselves that they could read gzip
-//! (those on grpc-core do by default), and would have the server pay for every answer; so a client
-//! asks by compressing its own messages, and is answered in the same encoding, as by grpc-go.
+//! Compression of messages. Most clients say that they accept gzip (those on grpc-core by default), and would have the
+//! server pay for every answer. So a client asks for compressed answers by compressing its own messages, and is answered
+//! in the same encoding, as by grpc-go.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -17,27 +16,29 @@ use tonic::codec::CompressionEncoding;
 use super::body_fn::body_fn;
 use crate::wire::Wire;
 
-/// What is accepted, and offered.
+/// Encodings that are accepted, and offered.
 pub const ENCODINGS: [CompressionEncoding; 2] = [CompressionEncoding::Gzip, CompressionEncoding::Zstd];
-/// What tonic calls the two headers.
+/// Header with the encoding of a request's or an answer's messages.
 const ENCODING: &str = "grpc-encoding";
+/// Header with the encodings that a client accepts.
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
-/// Smaller messages (heartbeats, receipts) gain nothing.
-const WORTH_IT: usize = 512;
-/// The fastest levels: a message is compressed between two waits of an async worker, and the next
-/// levels take several times as long for some percent.
+/// Least bytes of a message that is compressed; smaller ones (heartbeats, receipts) gain nothing.
+const COMPRESSED_MIN: usize = 512;
+/// Fastest level: a message is compressed on an async worker, and the next levels take several times as long to save a
+/// few percent.
 const GZIP_LEVEL: u32 = 1;
+/// Fastest level, likewise.
 const ZSTD_LEVEL: i32 = 1;
 
-/// Room for a message being decompressed that a thread keeps until the next one.
-const SCRATCH_KEPT: usize = 256 << 10;
+/// Capacity of the buffer for decompression that a thread keeps between two messages.
+const SCRATCH_MAX: usize = 256 << 10;
 
 thread_local! {
-    /// Where a message is decompressed: how long it becomes is known only then.
+    /// Buffer for decompression: the size of a message is known only afterwards.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Leaves in the request what the client asks for: tonic takes the first encoding it says it accepts.
+/// Leaves in the request only the encoding that the client uses itself: tonic answers in the first that it accepts.
 pub(super) fn ask(headers: &mut HeaderMap) {
     let Some(accepted) = headers.remove(ACCEPT_ENCODING) else { return };
     let asked = headers.get(ENCODING).and_then(|asked| named(asked).map(|_| asked.clone()));
@@ -132,10 +133,10 @@ fn next_message(
     Ok(Some(message.freeze()))
 }
 
-/// A message as it was before its compression, in a buffer of just its size.
+/// Decompresses a message into a buffer of exactly its size.
 ///
 /// # Errors
-/// It is not compressed so, or longer than `bytes_max`. The words are tonic's, which the map of errors knows.
+/// It is not in this encoding, or longer than `bytes_max`. The texts are tonic's, which `status` recognises.
 pub(super) fn decompressed(
     bytes: &[u8],
     encoding: CompressionEncoding,
@@ -143,10 +144,10 @@ pub(super) fn decompressed(
 ) -> Result<Bytes, Status> {
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.clear();
-        // One byte more, to see that there is more.
+        // One byte more shows that the message is longer.
         let read = decompress(bytes, encoding, bytes_max as u64 + 1, scratch);
         let plain = read.map(|()| (scratch.len() <= bytes_max).then(|| Bytes::copy_from_slice(scratch)));
-        scratch.shrink_to(SCRATCH_KEPT);
+        scratch.shrink_to(SCRATCH_MAX);
         match plain {
             Ok(Some(plain)) => Ok(plain),
             Ok(None) => Err(Status::resource_exhausted(format!(
@@ -187,10 +188,10 @@ fn named(name: &HeaderValue) -> Option<CompressionEncoding> {
     ENCODINGS.into_iter().find(|encoding| *name == encoding.to_string().as_str())
 }
 
-/// Appends the message compressed, if that makes it smaller; else nothing, and says so.
+/// Appends the message compressed if that makes it smaller. Returns false if nothing was appended.
 pub(super) fn put(message: &impl Wire, encoding: CompressionEncoding, out: &mut BytesMut) -> bool {
     let len = message.wire_len();
-    if len < WORTH_IT {
+    if len < COMPRESSED_MIN {
         return false;
     }
     let mut plain = BytesMut::with_capacity(len);
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_client_compresses_itself_and_reads_is_answered() {
+    fn answers_use_the_encoding_that_the_client_uses_and_accepts() {
         for (encoding, accepts, left) in [
             (None, "identity, deflate, gzip", None),
             (Some("identity"), "gzip,zstd", None),

@@ -1,5 +1,4 @@
-//! Whether a caller's quota lets it create one topic more, by asking for it or by using it first.
-//! Never: creates one.
+//! The check that a caller's quota has room for one more topic, created explicitly or on first use.
 
 use super::listing::{Names, STRIDE};
 use super::status::Error;
@@ -8,8 +7,8 @@ use crate::record::TopicName;
 use crate::storage;
 use crate::topic::{self, Topics};
 
-/// Sees that there is room for a topic that is created if it is not there; what is answered is held
-/// meanwhile. `action` is what the caller wants with the topic, and may.
+/// Checks that there is room for a topic that may be created. The permit is held during the creation. `action` is what the
+/// caller is permitted to do with the topic.
 ///
 /// # Errors
 /// The quota is used up, or the server is not serving.
@@ -24,11 +23,11 @@ pub(super) async fn room(
         return Ok(None);
     }
     let creating = caller.creating().await;
-    // Created while others had their turn.
+    // It may have been created meanwhile.
     if exists(topics, name).await? {
         return Ok(None);
     }
-    // Only where a name can be one that it may do the same to, and only so many as matter.
+    // Counts only names that the caller may do the same to, and only up to the limit.
     let (scope, mut names) = (caller.scope(action), Names::new(topics, ""));
     let (mut count, mut after) = (0, String::new());
     while let Some(span) = scope.next("", &after) {

@@ -1,6 +1,5 @@
-//! The deadline that a client gave its call (`grpc-timeout`), kept by the server too: a client that does
-//! not cancel, or a proxy that does not pass it on, leaves no call behind.
-//! Never: undoes anything. What was handed to the log is stored all the same.
+//! The deadline of a call (`grpc-timeout`). The server ends the call by itself, so that a client that does not cancel, or a
+//! proxy that does not pass the cancellation on, leaves no call behind. What was handed to the log is stored all the same.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -20,7 +19,7 @@ use super::body_fn::body_fn;
 use super::status::{self, Error};
 use crate::storage::BoxFuture;
 
-/// Ends the calls of a service at their deadlines.
+/// Service whose calls end at their deadlines.
 #[derive(Clone, Debug)]
 pub struct Deadlines<S>(pub S);
 
@@ -60,7 +59,7 @@ where
     tokio::select! {
         biased;
         response = call => response.map(|response| {
-            // An answer in headers alone has ended.
+            // An answer in headers alone is complete.
             let is_over = response.headers().contains_key(Status::GRPC_STATUS);
             if is_over { response } else { response.map(|body| ending_at(deadline, body)) }
         }),
@@ -119,7 +118,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn timeouts_are_read_as_grpc_writes_them() {
+    fn timeouts_are_parsed_as_grpc_writes_them() {
         let of = parse_timeout;
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!([of("3S"), of("2M"), of("1H"), of("3000m")], [3, 120, 3600, 3].map(seconds));

@@ -1,5 +1,4 @@
-//! The classic tutorial's services: the smallest thing of each kind of call.
-//! Never: touches a topic; they answer even while the log recovers.
+//! The services of the classic tutorial, one call of each kind. They use no topic, and answer even while the log recovers.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -23,14 +22,14 @@ use crate::wire::stubs::example::my_service_server::MyService;
 /// Most bytes of names that ClientStreamingRPCMethod remembers for its one answer.
 const NAMES_BYTES_MAX: usize = 16 << 10;
 
-/// Both services.
+/// Implements both services.
 #[derive(Clone, Debug, Default)]
 pub struct Tutorial {
     shutdown: ShutdownSignal,
 }
 
 impl Tutorial {
-    /// Its open calls end with the connection they are on, or with this.
+    /// Its open calls end with their connection; `shutdown` is for calls that came by none.
     #[must_use]
     pub const fn new(shutdown: ShutdownSignal) -> Self {
         Self { shutdown }
@@ -41,7 +40,7 @@ impl Tutorial {
     }
 }
 
-/// Why a call ends before its client ended it.
+/// Returns the status of a call that the server ends.
 fn ended(shutdown: &ShutdownSignal) -> Option<Status> {
     let cause = shutdown.cause()?;
     Some(status(&topic::Error::from(cause).into(), &CallContext::default()))
@@ -59,7 +58,7 @@ impl ExampleService for Tutorial {
     }
 }
 
-/// Answers one after another.
+/// Stream of answers.
 type Answers = Pin<Box<dyn Stream<Item = Result<example::MyResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -123,7 +122,7 @@ impl MyService for Tutorial {
     }
 }
 
-/// Serves a service of package `example` under its bare name, as the tutorial's proto names no package.
+/// Serves a service of package `example` under its name without package, as the tutorial's proto has none.
 #[derive(Clone, Debug)]
 pub struct Unpackaged<S>(pub S);
 

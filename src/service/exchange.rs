@@ -1,5 +1,5 @@
-//! Exchange: numbered publishes up, coalesced receipts and optionally deliveries down.
-//! Never: a task, a channel or a box for a publish; whatever is ready goes into one message.
+//! Exchange: numbered publishes from the client, receipts and optionally deliveries to it. Everything that is ready goes
+//! into one message, and a publish costs no task, channel or box.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use super::call::Call;
 use super::incoming::Incoming;
 use super::intake::{Fault, Intake};
 use super::status::{Context, Error, status};
-use super::{Streams, receipts, request, subscribe};
+use super::streams::Streams;
+use super::{receipts, request, subscribe};
 use crate::auth::{Action, Caller};
 use crate::proto::v1;
 use crate::record::{Batch, BatchLimits, Receipt, Scope, TopicName};
@@ -35,7 +36,7 @@ pub(super) fn exchange(
     Ok(Exchange::new(streams.clone(), call, requests, call_trace))
 }
 
-/// The server's side of one Exchange.
+/// Stream of one Exchange's answers.
 pub(super) struct Exchange<S> {
     streams: Streams,
     call: Call,
@@ -56,21 +57,21 @@ struct Running {
     scope: Scope,
     intake: Intake,
     subscription: Option<Subscription>,
-    /// What the subscription reads, also once it has ended.
+    /// Log that the subscription reads, also once it has ended.
     log: Option<Arc<dyn TopicLog>>,
-    /// What is known about the subscription that failed.
+    /// Context of the subscription that failed.
     failed: Option<Context>,
     end_told: bool,
     receipts: Vec<Receipt>,
-    /// Whether the client takes merged receipts.
+    /// True if the client accepts merged receipts.
     merging: bool,
 }
 
-/// What one message of the stream came to.
+/// Item of the stream.
 type Out = Option<Result<ExchangeResponse, Status>>;
 
 impl<S> Exchange<S> {
-    /// The count of what its peer has not read.
+    /// Counter of the frames that the peer has not read.
     pub(super) fn unread(&self) -> UnreadFrames {
         UnreadFrames::new(&self.call.connection().send_budget)
     }
@@ -147,7 +148,7 @@ where
     }
 }
 
-/// The open that the first message must be.
+/// Returns the Open that the first message must be.
 fn opened(first: ExchangeRequest) -> Result<Box<v1::Open>, Error> {
     match first {
         ExchangeRequest::Open(open) => Ok(open),
@@ -157,8 +158,7 @@ fn opened(first: ExchangeRequest) -> Result<Box<v1::Open>, Error> {
     }
 }
 
-/// An open whose fields are right and whose caller may do what it asks. All that is found before a
-/// topic is created.
+/// Valid Open of a caller that may do what it asks, checked before a topic is created.
 struct Checked {
     name: TopicName,
     asked: Option<(TopicName, Subscribe)>,
@@ -187,12 +187,12 @@ impl Checked {
     }
 }
 
-/// The status of an open that is refused.
+/// Makes the status of a refused Open.
 fn refused(topic: &str) -> impl FnOnce(Error) -> Status {
     move |error| status(&error, &Context::topic(topic))
 }
 
-/// Says what topic an error is about.
+/// Adds the topic to an error.
 fn about(topic: &str) -> impl FnOnce(Error) -> (Error, Context) + use<> {
     let context = Context::topic(topic);
     move |error| (error, context)
@@ -208,7 +208,7 @@ async fn resolve(
     let Checked { name, asked, merging, .. } = checked;
     let mut after = None;
     let mut subscription = None;
-    // What refuses the subscription is found before the topic that is published to is created.
+    // A subscription that is refused is found before the topic that is published to is created.
     match asked {
         None => {}
         Some((topic, asked)) if topic == name => {
@@ -290,7 +290,7 @@ impl Running {
         }
     }
 
-    /// The end of a call that fails; before it, where there is one, the notice that says why.
+    /// Ends a call that fails: with the notice of a shutdown first, then with the status.
     fn fail(&mut self, cx: &mut TaskContext<'_>, fault: Fault) -> Result<ExchangeResponse, Status> {
         let notice = match fault.error {
             Error::Topic(topic::Error::Draining) => v1::Notice::Draining,
@@ -312,7 +312,7 @@ impl Running {
     }
 }
 
-/// The batch of the publish that must have this number.
+/// Returns the batch of the publish that must have this number.
 fn check(
     request: ExchangeRequest,
     due: u64,

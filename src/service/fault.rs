@@ -1,7 +1,6 @@
-//! The layer around our services. It gives tonic's own errors their code and details (a message over
-//! the limit, one that cannot be decoded; they are always answered in headers alone), and long
-//! answers and long requests their own body; and has answers compressed only where the client asked.
-//! Never: touches an error that has details.
+//! The layer around our services. It gives tonic's own errors their code and details, for example a message over the limit
+//! or one that cannot be decoded, which tonic always answers in headers alone. It turns panics into statuses, decompresses
+//! requests for tonic, and has answers compressed only if the client asked for it.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -61,7 +60,7 @@ where
     }
 }
 
-/// The answer on its way.
+/// Future of the answer.
 #[derive(Debug)]
 pub struct Answer<F>(F);
 

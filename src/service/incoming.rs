@@ -1,8 +1,7 @@
-//! The messages of a call that sends many. tonic's own reader hands out parts of a buffer that several messages share,
-//! and keeps the largest buffer it ever needed for as long as the call lasts, a decompressed one too: a record of two
-//! bytes would hold megabytes, and so would an idle call. Here the records of each message have a buffer of just their
-//! size, and between two messages a call keeps at most the frame it is taking apart.
-//! Never: allocates for bytes that a peer only announced, beyond one message of the size that is allowed.
+//! The messages of a client stream. tonic's reader returns slices of a buffer that several messages share, and keeps the
+//! largest buffer it ever needed for as long as the call lasts: a record of two bytes, or an idle call, would hold
+//! megabytes. Here the records of each message have a buffer of exactly their size, and between two messages a call keeps
+//! at most the frame it is parsing. Memory is allocated for at most one message that a peer has only announced.
 
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -28,7 +27,7 @@ pub struct Incoming<T> {
     body: Body,
     encoding: Option<CompressionEncoding>,
     bytes_max: usize,
-    /// What has come and is not taken apart yet.
+    /// Received bytes that are not parsed yet.
     frame: Bytes,
     state: State,
     /// Bytes of the messages made at this turn.
@@ -112,7 +111,7 @@ impl<T: Message> Incoming<T> {
         }
     }
 
-    /// What a prefix says of the message behind it.
+    /// Checks a message's prefix, and returns the state for the message.
     fn announced(&self, [flag, length @ ..]: [u8; PREFIX]) -> Result<State, Status> {
         let (len, limit) = (u32::from_be_bytes(length) as usize, self.bytes_max);
         // The words are tonic's, which the map of errors knows.
@@ -144,7 +143,7 @@ impl<T: Message> Incoming<T> {
         compression::decompressed(bytes, encoding, self.bytes_max)
     }
 
-    /// What the end of the body means.
+    /// Ends the stream at the end of the body, with an error inside a message.
     fn end(&mut self) -> Option<Result<T, Status>> {
         let between = matches!(self.state, State::Prefix(_, 0) | State::Ended);
         self.state = State::Ended;
@@ -358,7 +357,7 @@ mod tests {
         }
     }
 
-    /// What is held of a message is its records and little more, whatever else stood in it or in its frame.
+    /// Of a message only its records stay in memory, and little more, whatever else it or its frame contained.
     #[tokio::test]
     async fn records_keep_nothing_else_in_memory() {
         let mut odd = encoded(&request(2).publish.unwrap());

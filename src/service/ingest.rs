@@ -1,5 +1,4 @@
-//! Ingest: many batches, one answer once all are durable.
-//! Never: answers OK unless every batch sent was stored.
+//! Ingest: many batches and one answer. The answer is OK only if every batch sent is durable.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -12,8 +11,9 @@ use tonic::{Response, Status};
 use super::call::Call;
 use super::incoming::Incoming;
 use super::intake::{Fault, Intake};
+use super::request;
 use super::status::{Context, Error, status};
-use super::{Streams, request};
+use super::streams::Streams;
 use crate::auth::Action;
 use crate::proto::v1::{self, IngestResponse};
 use crate::record::{Batch, Position, Scope, TopicName};
@@ -29,7 +29,7 @@ pub(super) async fn ingest(
     let call = Call::begin(streams, extensions);
     let mut call = call.map_err(|error| status(&error, &Context::default()))?;
     let first = poll_fn(|cx| call.poll_first(cx, &mut requests)).await;
-    // Nothing to store is stored.
+    // A client that sent nothing gets an empty answer.
     let Some(first) = first else { return Ok(Response::new(IngestResponse::default())) };
     let first = first.map_err(|error| status(&error, &Context::default()))?;
     let (name, mut ingest) = match begin(streams, first, call_trace, &mut call).await {
@@ -52,7 +52,7 @@ struct Ingest {
     scope: Scope,
     call_trace: Box<str>,
     intake: Intake,
-    /// Records of each batch not acknowledged yet; at most a window of them.
+    /// Records of each batch that is not acknowledged yet; at most a window of them.
     counts: VecDeque<u32>,
     receipts: Vec<crate::record::Receipt>,
     records: u64,
@@ -99,7 +99,7 @@ async fn begin(
 }
 
 impl Ingest {
-    /// Ready once the client is done, or the call has failed, and all before is acknowledged.
+    /// Becomes ready once the client is done or the call has failed, and all before that is acknowledged.
     fn poll(
         &mut self,
         cx: &mut std::task::Context<'_>,

@@ -1,6 +1,5 @@
-//! Taking the publishes of one streaming call: read what is ready, hand it to the log in one
-//! piece, collect receipts in order; stop at the first fault, but acknowledge all before it.
-//! Never: answers the client; that is Ingest's and Exchange's.
+//! The publishes of one streaming call: those that are ready are handed to the log together, and receipts are collected in
+//! order. Intake stops at the first fault, and acknowledges all before it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,27 +16,27 @@ use crate::record::{Batch, Position, Receipt};
 use crate::storage::TopicLog;
 use crate::topic::{self, Cause, Connection, Publisher, ReceiptBudget, ShutdownSignal};
 
-/// Groups handed to the log in one poll before other tasks of this thread get their turn.
+/// Most groups handed to the log in one poll, before the thread's other tasks run.
 const GROUPS_MAX: usize = 8;
-/// Receipts after which a message is sent: some 60 bytes each, so that it fits a frame.
+/// Most receipts of a message: some 60 bytes each, so that it fits a frame.
 const RECEIPTS_MAX: usize = 1024;
-/// The same where peers leave too much unread.
+/// Most receipts of a message while peers leave too much unread.
 const RECEIPTS_MIN: usize = 128;
 
-/// Why the call will fail, once everything before it is acknowledged.
+/// Reason why the call fails, once everything before it is acknowledged.
 #[derive(Debug)]
 pub(super) struct Fault {
-    /// The publish that failed, where it is one.
+    /// Number of the publish that failed, if one did.
     pub(super) number: Option<u64>,
     pub(super) error: Error,
 }
 
-/// The publishing half of a call.
+/// Publishing half of a call.
 pub(super) struct Intake {
     publisher: Publisher,
     /// Most publishes taken and not acknowledged.
     window: usize,
-    /// What they keep in memory, though all of them may be stored, until the client takes their receipts.
+    /// Memory of the publishes until the client has read their receipts.
     unread: ReceiptBudget,
     /// Number of the last publish taken, counted from 1.
     taken: u64,
@@ -48,7 +47,7 @@ pub(super) struct Intake {
     /// Just after the last durable batch of this call.
     durable: Option<Position>,
     fault: Option<Fault>,
-    /// Whether the client may still be read from.
+    /// True while the client is read from.
     reading: bool,
     quota: Quota,
     shutdown: ShutdownSignal,
@@ -95,36 +94,36 @@ impl Intake {
         self.durable.unwrap_or(self.start)
     }
 
-    /// Whether nothing more will be taken, and everything taken was acknowledged or has failed.
+    /// Returns true once nothing more is read, and everything read was acknowledged or has failed.
     pub(super) const fn is_finished(&self) -> bool {
         !self.reading && self.publisher.unacknowledged() == 0
     }
 
-    /// Whether the call will fail.
+    /// Returns true if the call will fail.
     pub(super) const fn has_fault(&self) -> bool {
         self.fault.is_some()
     }
 
-    /// Why the call fails; asked once it is finished.
+    /// Takes the reason why the call fails, once it is finished.
     pub(super) const fn take_fault(&mut self) -> Option<Fault> {
         self.fault.take()
     }
 
-    /// Takes one publish that is at hand already. Only before the first poll.
+    /// Takes a publish that was read before the first poll.
     pub(super) fn take(&mut self, batch: Batch) {
         self.taken += 1;
         self.quota.take(&batch);
         self.publisher.push(batch);
     }
 
-    /// Takes no more, and fails for this reason once all before it is acknowledged.
+    /// Stops reading, and fails for this reason once all before it is acknowledged.
     pub(super) fn fail(&mut self, fault: Fault) {
         self.reading = false;
         self.fault.get_or_insert(fault);
     }
 
-    /// Does all that can be done without waiting. Receipts are appended to `receipts`; `check`
-    /// makes a batch of the message with the number given.
+    /// Does all that can be done without waiting. Appends to `receipts`; `check` makes a batch of the message with the
+    /// given number.
     pub(super) fn poll<R, S>(
         &mut self,
         cx: &mut Context<'_>,
@@ -158,7 +157,7 @@ impl Intake {
             let before = self.publisher.unflushed();
             if let Poll::Ready(Err(error)) = self.publisher.poll_flush(cx) {
                 let number = self.taken - before as u64 + 1;
-                // What failed was gathered before whatever fault was found behind it.
+                // This batch came before the fault found behind it.
                 self.fault = None;
                 self.fail(Fault { number: Some(number), error: error.into() });
             }
@@ -178,7 +177,7 @@ impl Intake {
             self.durable = appended.receipts.last().map(|last| last.next).or(self.durable);
             receipts.extend(appended.receipts);
             if let Some(error) = appended.failure {
-                // All later ones were refused with it, so this one is what the client must know.
+                // All later ones were refused because of this one, which the client must know.
                 self.fault = None;
                 self.fail(Fault { number: Some(self.acknowledged + 1), error: error.into() });
                 self.publisher.give_up();
@@ -186,11 +185,11 @@ impl Intake {
         }
     }
 
-    /// Why the call should end; where it should not, wakes once it should.
+    /// Returns why the call must end, or registers to be woken when it must.
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Option<Cause> {
         self.shutdown.cause().or_else(|| {
-            let begun = self.ended.as_mut().poll(cx).is_ready();
-            self.shutdown.cause().filter(|_| begun)
+            let cancelled = self.ended.as_mut().poll(cx).is_ready();
+            self.shutdown.cause().filter(|_| cancelled)
         })
     }
 

@@ -1,7 +1,6 @@
-//! ListTopics: a page of the topics that the caller may use. A page looks at so many names and no
-//! more; where that is not enough to fill it, the next page goes on where it stopped. So no call costs
-//! more the more there is that it does not answer.
-//! Never: names a topic that the caller may not see, not even in a page token.
+//! ListTopics: a page of the topics that the caller may use. A page scans a bounded number of names; if these do not fill
+//! it, the next page continues where it stopped. So the cost of a call does not grow with the topics that the caller may not
+//! see. Page tokens are sealed, because they may contain the names of such topics.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -14,28 +13,28 @@ use crate::record::TopicName;
 use crate::storage::TopicInfo;
 use crate::topic::Topics;
 
-/// Topics of a page, where the request does not say.
+/// Default number of topics in a page.
 const PAGE: usize = 100;
 /// Most topics of a page.
 const PAGE_MAX: usize = 1000;
-/// Most bytes of a page: what a call may hold whose client does not read the answer. The default page is shorter
-/// whatever its topics are called.
+/// Most bytes of a page, which a call holds while its client does not read the answer. A default page is smaller,
+/// however long its names are.
 pub(super) const PAGE_BYTES_MAX: usize = 32 << 10;
-/// Most bytes that a topic takes in the answer beside its name.
+/// Most bytes of a topic in the answer, without its name.
 const TOPIC_BYTES: usize = 160;
-/// Most that one page may cost, as [`Scope::cost`] counts: a name looked at, a look-up, a pattern tried. Twice what
-/// the fullest page takes where all is seen.
+/// Largest cost of a page, as [`Scope::cost`] counts names scanned, look-ups and patterns tried. Twice the cost of the
+/// largest page for a caller that sees everything.
 pub(super) const COST_MAX: usize = 2 * PAGE_MAX;
-/// Names looked at before others have their turn: some tens of microseconds.
+/// Names scanned before other tasks run: some tens of microseconds.
 pub(super) const STRIDE: usize = 256;
 
-/// A page, and where the next one goes on.
+/// Page of topics, with the token of the next one.
 pub(super) struct Page {
     pub(super) topics: Vec<TopicInfo>,
-    /// Empty on the last.
+    /// Token of the next page; empty on the last.
     pub(super) next: String,
-    /// What it cost.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tests look at it"))]
+    /// Cost of the page.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests check it"))]
     pub(super) cost: usize,
 }
 
@@ -79,21 +78,21 @@ pub(super) async fn page(
     scan.end(topics, String::new()).await
 }
 
-/// Names of topics, as one call looks at them.
+/// Names of topics that one call scans.
 pub(super) struct Names<'a> {
     topics: &'a Topics,
     prefix: &'a str,
-    /// Looked at once, where the engine cannot look at a few.
+    /// All names, read once if the engine cannot read a few.
     all: Option<Option<BTreeSet<TopicName>>>,
 }
 
 impl<'a> Names<'a> {
-    /// Those that begin with `prefix`.
+    /// Scans the names that begin with `prefix`.
     pub(super) const fn new(topics: &'a Topics, prefix: &'a str) -> Self {
         Self { topics, prefix, all: None }
     }
 
-    /// Up to `limit` names of a span behind `after`, which never goes back.
+    /// Returns up to `limit` names of a span after `after`, which never decreases.
     pub(super) async fn page(
         &mut self,
         span: Span<'_>,
@@ -111,7 +110,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// Where a page begins: behind the last topic of the one before, or where that stopped.
+/// Returns the name after which a page begins: the last topic of the page before, or where that stopped.
 fn begin(caller: &Caller, token: &str) -> Result<String, Error> {
     if token.is_empty() {
         return Ok(String::new());
@@ -125,23 +124,23 @@ fn begin(caller: &Caller, token: &str) -> Result<String, Error> {
     name.map(|name| name.as_str().to_owned()).map_err(|_| Error::field("page_token", rule))
 }
 
-/// A page that is being filled.
+/// Page that is being filled.
 struct Scan {
     found: Vec<TopicName>,
-    /// Most bytes that they take in the answer.
+    /// Most bytes of these topics in the answer.
     bytes: usize,
     size: usize,
-    /// All names up to here were looked at.
+    /// All names up to this one were scanned.
     at: String,
     cost: usize,
 }
 
 impl Scan {
-    /// How many names of a span may be looked at now; 0 where the page has cost all it may.
+    /// Returns the number of a span's names to scan next; 0 once the page has reached its cost.
     fn stride(&self, scope: &Scope, span: Span<'_>) -> usize {
         // One more than the page tells whether there is another.
         let missing = (self.size + 1).saturating_sub(self.found.len());
-        // The first is always looked at, or no page would ever go on.
+        // The first name is always scanned, or no page would make progress.
         let left = if self.cost == 0 { COST_MAX } else { COST_MAX.saturating_sub(self.cost + 1) };
         match span {
             Span { is_name: true, .. } => left.min(1),
@@ -150,7 +149,7 @@ impl Scan {
         }
     }
 
-    /// Takes in what a span holds, up to `stride` names of it; answers whether the page is full, with one more.
+    /// Adds a span's names, of which at most `stride` were read. Returns true once the page is full with one more.
     fn take(&mut self, scope: &Scope, span: Span<'_>, names: Vec<TopicName>, stride: usize) -> bool {
         self.cost += 1 + names.len() * if span.is_whole { 1 } else { scope.cost() };
         let is_all = span.is_name || names.len() < stride;
@@ -173,7 +172,7 @@ impl Scan {
         false
     }
 
-    /// The page, with what its topics are like.
+    /// Completes the page with the descriptions of its topics.
     async fn end(self, topics: &Topics, next: String) -> Result<Page, Error> {
         Ok(Page { topics: topics.infos(self.found).await?, next, cost: self.cost })
     }

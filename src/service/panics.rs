@@ -1,6 +1,5 @@
-//! A panic inside a call fails that call only: its peer is told INTERNAL, and it is logged. The
-//! process counts it with every other panic (`telemetry`).
-//! Never: lets a panic end a connection's other calls.
+//! Panics inside a call. They fail that call alone, with INTERNAL, and not the other calls of its connection; `telemetry`
+//! logs and counts them with every other panic.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

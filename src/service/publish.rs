@@ -1,13 +1,12 @@
-//! Publish: one batch, one receipt.
-//! Never: answers before the batch is durable.
+//! Publish: one batch and one receipt, once the batch is durable.
 
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::Streams;
 use super::request;
 use super::status::{Context, Error, status};
+use super::streams::Streams;
 use crate::auth::{self, Action, Caller};
 use crate::record::{Batch, TopicName};
 use crate::storage::TopicLog;
@@ -15,7 +14,7 @@ use crate::telemetry::trace;
 use crate::topic::{self, Connection};
 use crate::wire::{PublishRequest, PublishResponse};
 
-/// Checks the request at once; what is awaited then holds only what it needs.
+/// Publishes a batch. The request is checked at once, and the future keeps only what it needs.
 pub(super) fn publish(
     streams: Arc<Streams>,
     request: Request<PublishRequest>,
@@ -34,17 +33,17 @@ pub(super) fn publish(
     }
 }
 
-/// A receipt, which compression would make longer.
+/// Makes the answer, which compression would make longer.
 fn uncompressed(receipt: PublishResponse) -> Response<PublishResponse> {
     let mut response = Response::new(receipt);
     response.disable_compression();
     response
 }
 
-/// A request whose fields are right, and whose caller may do what it asks.
+/// Valid request of a caller that may publish.
 struct Checked {
     name: TopicName,
-    /// Where it is not known, who may create it.
+    /// The topic, or the caller that may create it.
     topic: Result<Arc<dyn TopicLog>, Caller>,
     batch: Batch,
     connection: Arc<Connection>,

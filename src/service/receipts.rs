@@ -1,17 +1,17 @@
-//! The receipts of an Exchange as its client gets them: numbered, and merged where it asked for that.
-//! Never: merges over a duplicate, or over another publisher's batch.
+//! The receipts of an Exchange, numbered, and merged if the client asked for it. Only receipts of batches that were stored
+//! next to one another are merged, never across a duplicate or another publisher's batch.
 
 use crate::record::Receipt;
 use crate::wire::NumberedReceipt;
 
-/// Takes the receipts at hand, of which the first acknowledges publish `first`.
+/// Takes the receipts, of which the first acknowledges publish `first`.
 pub(super) fn numbered(first: u64, receipts: &mut Vec<Receipt>, merging: bool) -> Vec<NumberedReceipt> {
     let numbered = (first..).zip(receipts.drain(..));
     let numbered = numbered.map(|(number, receipt)| NumberedReceipt { number, receipt });
     if merging { merged(numbered) } else { numbered.collect() }
 }
 
-/// One receipt for all that were stored right behind one another at the same time.
+/// Merges the receipts of batches that were stored directly after one another at the same time.
 fn merged(receipts: impl Iterator<Item = NumberedReceipt>) -> Vec<NumberedReceipt> {
     let mut merged: Vec<NumberedReceipt> = Vec::new();
     for NumberedReceipt { number, receipt } in receipts {

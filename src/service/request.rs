@@ -1,5 +1,4 @@
-//! Requests into checked values: names, batches, starts, times. Each refusal names its field.
-//! Never: touches a topic.
+//! Checks of requests: names, batches, start positions and times. Each error names its field.
 
 use std::time::Duration;
 
@@ -16,17 +15,17 @@ use crate::storage::Start;
 use crate::topic::{From, OutOfRange, ReadLimit, Subscribe};
 use crate::wire::PublishRequest;
 
-/// Least silence a subscriber may ask for.
+/// Shortest heartbeat interval that a subscriber may ask for.
 const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
-/// Greatest silence a subscriber may ask for.
+/// Longest heartbeat interval that a subscriber may ask for.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(600);
 
-/// A topic's name.
+/// Checks a topic's name.
 pub(super) fn topic(field: &str, name: &str) -> Result<TopicName, Error> {
     TopicName::parse(name).map_err(|rule| Error::field(field, rule))
 }
 
-/// An epoch that may be left out.
+/// Checks an epoch, which may be empty.
 pub(super) fn epoch(field: &str, text: &str) -> Result<Option<Epoch>, Error> {
     if text.is_empty() {
         return Ok(None);
@@ -35,13 +34,13 @@ pub(super) fn epoch(field: &str, text: &str) -> Result<Option<Epoch>, Error> {
     Ok(Some(epoch))
 }
 
-/// Whose request ids those of a caller are.
+/// Returns the scope of a caller's request ids.
 pub(super) fn scope(caller: &Caller) -> Scope {
     Scope::new(caller.digest())
 }
 
-/// A publish's batch, with a request id of `scope`. `call_trace` is the traceparent of the call, used where
-/// the publish has none.
+/// Checks a publish's batch, with a request id of `scope`. `call_trace` is the traceparent of the call, for a publish that
+/// has none.
 pub(super) fn batch(
     publish: PublishRequest,
     limits: BatchLimits,
@@ -57,18 +56,18 @@ pub(super) fn batch(
     Ok(if trace.is_empty() { batch } else { batch.with_traceparent(trace) })
 }
 
-/// Bytes of records that are left in the buffer tonic read a message of one answer into: it is at most two frames
-/// larger than the message, an eighth of this.
+/// Bytes of records from which on they stay in the buffer that tonic read an uncompressed message into: that is at most
+/// two frames larger than the message, an eighth of this.
 const SHARED_MIN: usize = 256 << 10;
 
-/// The records of a message that tonic decoded, in a buffer of just their size where tonic's may be much larger: it
-/// grows by frames, and by doubling while a message is decompressed.
+/// Returns the records of a message that tonic decoded, copied to a buffer of exactly their size where tonic's may be much
+/// larger: it grows by frames.
 pub(super) fn owned(records: Bytes, metadata: &MetadataMap) -> Bytes {
     let shared = records.len() >= SHARED_MIN && compression::of_request(metadata.as_ref()).is_none();
     if shared { records } else { Bytes::copy_from_slice(&records) }
 }
 
-/// The call's own W3C trace context. One longer than any is none, and is not kept for as long as the call lasts.
+/// Returns the W3C trace context of the call; one of another length is ignored.
 pub(super) fn call_trace(metadata: &MetadataMap) -> Box<str> {
     /// Bytes of a traceparent of version 00; later versions may be longer, and are dropped further on.
     const LEN: usize = 55;
@@ -76,7 +75,7 @@ pub(super) fn call_trace(metadata: &MetadataMap) -> Box<str> {
     trace.filter(|trace| trace.len() == LEN).unwrap_or_default().into()
 }
 
-/// What a subscriber asks for; `prefix` is the path of the message, with a dot, or empty.
+/// Checks the request of a subscriber; `prefix` is the path of the message with a dot, or empty.
 pub(super) fn subscribe(request: &v1::SubscribeRequest, prefix: &str) -> Result<Subscribe, Error> {
     Ok(Subscribe {
         from: start(request.start.as_ref(), prefix)?,

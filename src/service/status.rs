@@ -1,6 +1,5 @@
-//! The only map from what went wrong to a gRPC status: its code, its reason, whether to retry,
-//! whether anything was stored, where to resume. docs/errors.md is the same table for people.
-//! Never: decides what goes wrong.
+//! The only map from errors to gRPC statuses: code, reason, retry delay, side effects and the position to resume from.
+//! docs/errors.md has the same table for people.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use crate::wire::MALFORMED;
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "streamway";
 
-/// Why a call fails.
+/// Reason why a call fails.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// A field of the request breaks its rule.
@@ -35,22 +34,22 @@ pub enum Error {
     BatchTooLarge {
         /// Path of the field in the request message.
         field: String,
-        /// By how much.
+        /// The limit, and by how much it is exceeded.
         description: String,
     },
     /// The messages of a stream break its protocol.
     #[error("{0}")]
     Protocol(String),
-    /// The transport's own: a message that is too large or cannot be decoded, a peer that went away.
+    /// An error of the transport: a message that is too large or cannot be decoded, or a peer that went away.
     #[error("{}", .0.message())]
     Transport(Status),
-    /// A step of the call panicked: a fault of the server.
+    /// A step of the call panicked, which is a fault of the server.
     #[error("internal error, see the server's log")]
     Panicked,
     /// The caller is not known, not allowed, or over its quota.
     #[error(transparent)]
     Auth(#[from] auth::Error),
-    /// The topic's answer.
+    /// The topic refused.
     #[error(transparent)]
     Topic(#[from] topic::Error),
 }
@@ -62,12 +61,12 @@ impl From<storage::Error> for Error {
 }
 
 impl Error {
-    /// A field that breaks its rule.
+    /// Makes the error of a field that breaks its rule.
     pub fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self::Field { field: field.into(), description: description.into() }
     }
 
-    /// A batch that breaks a rule; `prefix` is the path of its message, with a dot, or empty.
+    /// Makes the error of a batch that breaks a rule; `prefix` is the path of its message with a dot, or empty.
     #[must_use]
     pub fn batch(prefix: &str, violation: &Violation) -> Self {
         let description = violation.to_string();
@@ -82,34 +81,34 @@ impl Error {
     }
 }
 
-/// What is known about the call that fails.
+/// Known facts about the call that fails.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     /// The topic.
     pub topic: Option<String>,
-    /// Just after what is durable, or where to read on.
+    /// Position to resume from: just after the last durable record, or where to read on.
     pub resume: Option<Position>,
-    /// The publish of an Exchange that failed, by the client's number.
+    /// Client's number of the publish of an Exchange that failed.
     pub number: Option<u64>,
 }
 
 impl Context {
-    /// A call about this topic.
+    /// Makes the context of a call about this topic.
     pub fn topic(name: impl Into<String>) -> Self {
         Self { topic: Some(name.into()), ..Self::default() }
     }
 }
 
-/// Code, reason, and whether and when to retry.
+/// Code and reason of a status, and the delay before a retry if there should be one.
 struct Verdict {
     code: Code,
     reason: ErrorReason,
     retry: Option<Duration>,
 }
 
-/// The least and the greatest delay asked of clients, so that they do not come back all at once.
-fn between(least_ms: u64, most_ms: u64) -> Option<Duration> {
-    Some(Duration::from_millis(fastrand::u64(least_ms..=most_ms)))
+/// Returns a random delay for clients, so that they do not retry all at once.
+fn between(min_ms: u64, max_ms: u64) -> Option<Duration> {
+    Some(Duration::from_millis(fastrand::u64(min_ms..=max_ms)))
 }
 
 fn verdict(error: &Error) -> Verdict {
@@ -176,14 +175,14 @@ fn of_storage(error: &storage::Error) -> Verdict {
     Verdict { code, reason, retry }
 }
 
-/// How the status begins of a call one of whose messages did not fit in beside others partly received.
+/// Start of the message of a call that exceeds the budget of partly received messages.
 pub const PARTLY_RECEIVED: &str =
     "too many bytes of messages partly received, or of long headers; send fewer at once";
 
-/// How the status begins of a call that would be one more than the server may have open.
+/// Start of the message of a call that exceeds the limit on open calls.
 pub const TOO_MANY_STREAMS: &str = "too many calls are open on this server";
 
-/// The answer to a call that would be one more than `streams_max`.
+/// Makes the answer to a call that exceeds `streams_max`.
 #[must_use]
 pub fn too_many_streams(streams_max: usize) -> Status {
     with_details(Status::resource_exhausted(format!(
@@ -203,7 +202,7 @@ pub fn headers_too_large(bytes_max: u32) -> Status {
     )))
 }
 
-/// How tonic words what our codec, or its own, refuses.
+/// Maps the errors of tonic and of our codec, which are recognised by their texts.
 fn transport(status: &Status) -> Verdict {
     let message = status.message();
     if is_overload(status) {
@@ -236,8 +235,8 @@ fn is_overload(status: &Status) -> bool {
         && (starts_with(PARTLY_RECEIVED) || starts_with(TOO_MANY_STREAMS))
 }
 
-/// How tonic 0.14 words a stream of bytes that is not a stream of messages. It calls them INTERNAL,
-/// though they are the client's.
+/// Texts of tonic 0.14 for bytes that are not a stream of messages. tonic answers INTERNAL, though the fault is the
+/// client's.
 const MALFORMED_BY_TONIC: [&str; 4] = [
     "Missing request message",
     "Unexpected EOF decoding stream",
@@ -245,14 +244,14 @@ const MALFORMED_BY_TONIC: [&str; 4] = [
     "Error decompressing",
 ];
 
-/// The reason as `ErrorInfo` carries it.
+/// Returns the reason as `ErrorInfo` has it.
 #[must_use]
 pub fn reason_name(reason: ErrorReason) -> &'static str {
     let name = reason.as_str_name();
     name.strip_prefix("ERROR_REASON_").unwrap_or(name)
 }
 
-/// The status of an error.
+/// Makes the status of an error.
 #[must_use]
 pub fn status(error: &Error, context: &Context) -> Status {
     let Verdict { code, reason, retry } = verdict(error);
@@ -280,7 +279,7 @@ pub fn status(error: &Error, context: &Context) -> Status {
     Status::with_error_details(code, message, details)
 }
 
-/// The details that only some errors have.
+/// Adds the details that only some errors have.
 fn add_particulars(error: &Error, context: &Context, details: &mut ErrorDetails) {
     use storage::Error as Storage;
     let topic = context.topic.as_deref().unwrap_or_default();
@@ -338,7 +337,7 @@ fn metadata(error: &Error, context: &Context) -> HashMap<String, String> {
     if let Some(number) = context.number {
         put("number", number.to_string());
     }
-    let (resume, earliest, tail) = place(error);
+    let (resume, earliest, tail) = positions(error);
     if let Some(earliest) = earliest {
         put("earliest_offset", earliest.to_string());
     }
@@ -352,8 +351,8 @@ fn metadata(error: &Error, context: &Context) -> HashMap<String, String> {
     metadata
 }
 
-/// What the error itself knows: where to go on, the earliest offset, the tail.
-fn place(error: &Error) -> (Option<Position>, Option<Offset>, Option<Offset>) {
+/// Returns what the error itself contains: the position to resume from, the earliest offset, and the tail.
+fn positions(error: &Error) -> (Option<Position>, Option<Offset>, Option<Offset>) {
     use storage::Error as Storage;
     let at = |epoch: Epoch, offset: Offset| Some(Position { epoch, offset });
     let Error::Topic(topic::Error::Storage(error)) = error else { return (None, None, None) };
@@ -361,13 +360,13 @@ fn place(error: &Error) -> (Option<Position>, Option<Offset>, Option<Offset>) {
         Storage::Trimmed { epoch, earliest, tail } => (at(epoch, earliest), Some(earliest), Some(tail)),
         Storage::BeyondTail { epoch, earliest, tail } => (at(epoch, tail), Some(earliest), Some(tail)),
         Storage::ExpectedOffset { epoch, tail } => (at(epoch, tail), None, Some(tail)),
-        // What the topic's new incarnation holds begins at its first offset.
+        // The records of the topic's new incarnation begin at its first offset.
         Storage::EpochChanged { current } => (at(current, Offset::ZERO), None, None),
         _ => (None, None, None),
     }
 }
 
-/// Gives a status of tonic's own, which comes without details, the ones it should have.
+/// Adds the details to a status of tonic, which has none.
 #[must_use]
 pub fn with_details(status: Status) -> Status {
     self::status(&Error::Transport(status), &Context::default())

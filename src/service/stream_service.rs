@@ -17,7 +17,8 @@ use tower::{Service, service_fn};
 
 use super::body::{self, Answers};
 use super::incoming::Incoming;
-use super::{Streams, compression, exchange, ingest, publish, subscribe};
+use super::streams::Streams;
+use super::{compression, exchange, ingest, publish, subscribe};
 use crate::storage::BoxFuture;
 use crate::topic::UnreadFrames;
 use crate::wire::stubs::v1::stream_service_server::SERVICE_NAME;

@@ -1,5 +1,4 @@
-//! Subscribe: the subscription loop's deliveries as messages.
-//! Never: buffers; the stream is the subscription itself.
+//! Subscribe: the deliveries of a subscription as messages, without a buffer in between.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,11 +8,11 @@ use futures_util::Stream;
 use http::Extensions;
 use tonic::Status;
 
-use super::Streams;
 use super::body::Answers;
 use super::call::Call;
 use super::request;
 use super::status::{Context, Error, status};
+use super::streams::Streams;
 use crate::auth::Action;
 use crate::proto::v1;
 use crate::storage::TopicLog;
@@ -46,7 +45,7 @@ async fn begin(
     streams.subscription(&caller, &name, asked, shutdown).await
 }
 
-/// The messages of one subscription.
+/// Stream of one subscription's messages.
 pub(super) struct Deliveries {
     call: Call,
     subscription: Subscription,
@@ -75,19 +74,19 @@ impl Answers for Deliveries {
 }
 
 impl Deliveries {
-    /// The count of what its peer has not read.
+    /// Counter of the frames that the peer has not read.
     pub(super) fn unread(&self) -> UnreadFrames {
         UnreadFrames::new(&self.call.connection().send_budget)
     }
 }
 
-/// A delivery as a message.
+/// Makes the message of a delivery.
 pub(super) fn message(delivery: Delivery) -> SubscribeResponse {
     let Delivery { runs, next, tail, notice } = delivery;
     SubscribeResponse { batches: runs, next, tail, notice: self::notice(notice) }
 }
 
-/// A notice as a message says it.
+/// Converts a notice.
 pub(super) const fn notice(notice: Option<topic::Notice>) -> v1::Notice {
     match notice {
         None => v1::Notice::Unspecified,
@@ -98,13 +97,13 @@ pub(super) const fn notice(notice: Option<topic::Notice>) -> v1::Notice {
     }
 }
 
-/// The status of a subscription that failed. Where the error itself knows a better place to
-/// resume at (what is left of a trimmed topic), that one counts.
+/// Makes the status of a subscription that failed. A position in the error itself, such as the earliest one of a trimmed
+/// topic, takes precedence as the position to resume from.
 fn failure(subscription: &Subscription, error: topic::Error) -> Status {
     status(&Error::Topic(error.clone()), &context(subscription, &error))
 }
 
-/// What is known about a subscription that failed.
+/// Makes the context of a subscription that failed.
 pub(super) fn context(subscription: &Subscription, error: &topic::Error) -> Context {
     let mut context = Context::topic(subscription.topic().name().as_str());
     let resumable = !matches!(

@@ -1,5 +1,4 @@
-//! TopicService: create, get, list, update, delete, trim.
-//! Never: anything a topic could not say itself.
+//! TopicService: create, get, list, update, delete and trim.
 
 use std::sync::Arc;
 
@@ -19,24 +18,23 @@ use crate::wire::stubs::v1::topic_service_server::TopicService;
 /// Most characters of a request that an error repeats.
 const SHOWN_MAX: usize = 64;
 
-/// Administration of topics.
+/// Implements the administration of topics.
 #[derive(Clone)]
 pub struct Administration {
     topics: Topics,
     auth: Auth,
-    /// Held by what reads a topic's settings to change them, and by what could replace the topic
-    /// in between.
+    /// Lock for calls that read a topic's settings to change them, and for those that replace the topic.
     settings: Arc<Mutex<()>>,
 }
 
 impl Administration {
-    /// Of these topics.
+    /// Administers these topics.
     #[must_use]
     pub fn new(topics: Topics, auth: Auth) -> Self {
         Self { topics, auth, settings: Arc::default() }
     }
 
-    /// Who calls.
+    /// Returns the caller.
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let found = self.auth.caller(request.extensions().get());
         found.map_err(|error| status(&error.into(), &Context::default()))
@@ -95,7 +93,7 @@ impl Administration {
     }
 }
 
-/// The answer, or the status of its error.
+/// Makes the answer, or the status of its error.
 fn answer<T>(topic: String, result: Result<T, Error>) -> Result<Response<T>, Status> {
     result.map(Response::new).map_err(|error| status(&error, &Context::topic(topic)))
 }

@@ -10,8 +10,8 @@ use streamway::proto::example::my_service_client::MyServiceClient;
 use streamway::proto::v1::Notice;
 use tonic::Code;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
-use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
 use crate::harness::frames::{Frames, Peer};
 use crate::harness::make::{latest, published, records, subscribe};

@@ -1,6 +1,5 @@
 //! The drain's bounds against many peers and dead ones (P8), and its second signal.
 
-
 use streamway::proto::v1::Notice;
 use tonic::Code;
 

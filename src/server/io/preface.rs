@@ -1,19 +1,18 @@
-//! The first bytes of a connection: read preface, so that a peer that says nothing is found out before
-//! HTTP/2 waits for it, and given back to whoever speaks with the peer.
-//! Never: judges them.
+//! The first bytes of a connection. They are read before HTTP/2 waits for them, so that a silent peer is detected, and
+//! are put back by [`super::PrefixedIo`].
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// What an HTTP/2 client sends first (RFC 9113, section 3.4).
+/// Bytes an HTTP/2 client sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How a request of HTTP/1 begins.
+/// Beginnings of a request of HTTP/1.
 const METHODS: [&[u8]; 9] =
     [b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
 
-/// What was read preface of a connection.
+/// Bytes read from a connection before it is served.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::server) struct Preface {
     bytes: [u8; PREFACE.len()],
@@ -34,24 +33,24 @@ impl Preface {
         Ok(preface)
     }
 
-    /// What was read.
+    /// The bytes that were read.
     pub(in crate::server) fn bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 
-    /// Whether the peer speaks HTTP/2, as far as it spoke.
+    /// Returns true if the peer speaks HTTP/2, as far as it has sent anything.
     pub(in crate::server) fn is_preface(&self) -> bool {
         PREFACE.starts_with(self.bytes())
     }
 
-    /// Whether the peer speaks HTTP/1, as far as it spoke.
+    /// Returns true if the peer speaks HTTP/1, as far as it has sent anything.
     pub(in crate::server) fn is_http1(&self) -> bool {
         let said = self.bytes();
         let begins = |method: &&[u8]| method.starts_with(said) || said.starts_with(method);
         !said.is_empty() && METHODS.iter().any(begins)
     }
 
-    /// Whether the peer has said all of the preface, and nothing else.
+    /// Returns true if the peer has sent the whole preface, and nothing else.
     pub(in crate::server) fn is_whole_preface(&self) -> bool {
         self.bytes() == PREFACE
     }
@@ -80,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_protocol_is_told_at_its_first_byte() {
+    async fn another_protocol_is_detected_at_its_first_byte() {
         let preface = read(&[b"GET / HTTP/1.1\r\n\r\n"]).await;
         assert!(!preface.is_preface() && preface.is_http1());
         assert!(read(&[b"P", b"OST / HTTP/1.1\r\n"]).await.is_http1(), "as the preface begins");

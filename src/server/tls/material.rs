@@ -1,6 +1,5 @@
-//! Certificate, key and client CA: from the bytes of PEM files to what a handshake needs, or to one
-//! sentence that names the file at fault.
-//! Never: reads the files, or shows what is in a key.
+//! Certificate, key and client CA, parsed from the bytes of PEM files. An error is one sentence that names the file at
+//! fault, and shows nothing of a key.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,20 +19,20 @@ use x509_cert::der::Decode;
 use crate::config::{ClientAuth, TlsConfig, TlsVersion};
 use crate::reload::Contents;
 
-/// The only protocol there is behind TLS.
+/// The only protocol offered over TLS.
 const ALPN: &[u8] = b"h2";
 
-/// What handshakes are made with.
+/// Parsed files, ready for handshakes.
 #[derive(Debug)]
 pub(super) struct Material {
     pub(super) server: Arc<ServerConfig>,
-    /// From when the certificate holds, and
+    /// Start of the certificate's validity.
     pub(super) begins: SystemTime,
-    /// until when.
+    /// End of the certificate's validity.
     pub(super) expires: SystemTime,
 }
 
-/// The files to read; none where TLS is off.
+/// Returns the files to read, or `None` if TLS is off.
 pub(super) fn paths(tls: &TlsConfig) -> Option<Vec<PathBuf>> {
     let (cert, key) = (tls.cert.clone()?, tls.key.clone()?);
     Some([cert, key].into_iter().chain(tls.client_ca.clone()).collect())

@@ -1,6 +1,5 @@
-//! TLS of the gRPC port: the handshake with its deadline, who the client is, and certificates that
-//! change while connections go on.
-//! Never: speaks HTTP/2, or decides what a client may do.
+//! TLS of the gRPC port: the handshake with its timeout, the client's certificate, and the reload of changed files, which
+//! open connections outlive.
 
 mod material;
 mod peer;
@@ -31,14 +30,14 @@ const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// Interval of the reminders.
 const REMIND_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The TLS side of the gRPC port. Cheap to clone; all clones see the certificate that is in use.
+/// TLS of the gRPC port. Cheap to clone; all clones use the current certificate.
 #[derive(Clone)]
 pub struct Tls {
     material: Arc<ArcSwap<Material>>,
     handshake_timeout: Duration,
 }
 
-/// What there is to say of a certificate's time.
+/// Validity of a certificate at some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Validity {
     NotYet,
@@ -58,7 +57,7 @@ impl Validity {
     }
 }
 
-/// The files behind it, to be followed.
+/// Files of TLS, to be watched for changes.
 #[derive(Debug)]
 pub(super) struct Source {
     config: TlsConfig,
@@ -67,10 +66,10 @@ pub(super) struct Source {
 }
 
 impl Tls {
-    /// Reads and checks the files; none where TLS is off. Blocking.
+    /// Reads and checks the files. Returns `None` if TLS is off. Blocking.
     ///
     /// # Errors
-    /// One sentence that names the file that cannot be used.
+    /// A file cannot be used; one sentence names it.
     pub(super) fn open(config: &TlsConfig) -> Result<Option<(Self, Source)>, String> {
         let Some(paths) = material::paths(config) else { return Ok(None) };
         let (files, contents) = Files::read(paths.clone()).map_err(|error| error.to_string())?;
@@ -83,7 +82,7 @@ impl Tls {
         Ok(Some((tls, Source { config: config.clone(), paths, files })))
     }
 
-    /// How long the certificate in use is still valid, in seconds; less than 0 once it has expired.
+    /// Seconds until the certificate in use expires; negative once it has expired.
     #[must_use]
     pub fn seconds_to_expiry(&self) -> i64 {
         let signed = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
@@ -93,18 +92,18 @@ impl Tls {
         }
     }
 
-    /// Takes changed files over, and reminds of the expiry. Never ends.
+    /// Reloads changed files, and reminds of the expiry. Never returns.
     pub(super) async fn follow(&self, source: Source, interval: Duration) {
         let Source { config, paths, files } = source;
         let reload = files.follow(interval, |contents| {
             self.material.store(Arc::new(material::load(&paths, contents, &config)?));
-            self.tell_validity();
+            self.log_validity();
             Ok(())
         });
-        tokio::join!(reload, remind(|| self.tell_validity()));
+        tokio::join!(reload, remind(|| self.log_validity()));
     }
 
-    fn tell_validity(&self) {
+    fn log_validity(&self) {
         let material = self.material.load();
         let unix = material.expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         METRICS.tls_expiry.set(unix.as_secs());
@@ -118,7 +117,7 @@ impl Tls {
         }
     }
 
-    /// The handshake; none where it failed or took too long.
+    /// Makes the handshake. Returns `None` if it failed or timed out.
     pub(super) async fn accept<S>(&self, stream: S) -> Option<(TlsStream<S>, Option<PeerCertificate>)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -133,7 +132,7 @@ impl Tls {
             }
             Ok(Err((error, stream))) => {
                 debug!(%error, "TLS handshake refused");
-                // The client is told by an alert what was wrong; a reset would take it away.
+                // An alert tells the client what was wrong, and a reset would discard it.
                 let _ = LingeringClose::new(stream).shutdown().await;
                 None
             }
@@ -151,15 +150,15 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Reminds now and after each interval, for ever.
-async fn remind(mut tell: impl FnMut()) {
+/// Calls `log` now and after each interval, for ever.
+async fn remind(mut log: impl FnMut()) {
     loop {
-        tell();
+        log();
         tokio::time::sleep(REMIND_EVERY).await;
     }
 }
 
-/// Everybody on the machine could play this server.
+/// Warns of a key with which every user of the machine could impersonate this server.
 fn warn_if_readable_by_all(key: &PathBuf) {
     const OTHERS_READ: u32 = 0o004;
     let mode = std::fs::metadata(key).map(|about| about.permissions().mode()).unwrap_or_default();

@@ -1,5 +1,4 @@
-//! What a client certificate says of its holder: a name, and until when.
-//! Never: verifies one; rustls did before.
+//! The identity in a client certificate that rustls has verified: a name and its expiry.
 
 use std::sync::Arc;
 
@@ -10,11 +9,10 @@ use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::auth::PeerCertificate;
 
-/// How every SPIFFE ID begins.
+/// Beginning of every SPIFFE ID.
 const SPIFFE: &str = "spiffe://";
 
-/// Reads a verified certificate; none where it names nobody. Such a peer may be connected, but has
-/// no identity.
+/// Reads a verified certificate. Returns `None` if it names nobody: such a peer may connect, but has no identity.
 pub(super) fn read(der: &[u8]) -> Option<PeerCertificate> {
     let certificate = Certificate::from_der(der).ok()?;
     let certificate = certificate.tbs_certificate();
@@ -32,7 +30,7 @@ pub(super) fn read(der: &[u8]) -> Option<PeerCertificate> {
     } else {
         let common = certificate.subject().common_name().ok()?.map(|name| name.value().into_owned());
         let name = common.or_else(|| first_dns(&names))?;
-        // Who may choose a subject's name may not be who gives out SPIFFE IDs.
+        // An issuer that lets holders choose their subject must not thereby issue SPIFFE IDs.
         if name.trim().is_empty() || name.starts_with(SPIFFE) {
             return None;
         }

@@ -1,0 +1,38 @@
+//! The process that serves: ports, recovery, health, shutdown; everything wired together.
+//!
+//! ```text
+//! starting (ports bound) → serving → draining (readiness off) → lame duck (GOAWAY) → abort → closed
+//! ```
+
+mod admin;
+mod age;
+mod build;
+mod connection;
+mod drain;
+mod error;
+mod files;
+mod framing;
+mod health;
+mod identity;
+mod io;
+mod listener;
+mod observe;
+mod read_on;
+mod receive_budget;
+mod request;
+mod residents;
+mod routes;
+mod running;
+mod sample;
+mod signals;
+mod stop_on_shutdown;
+mod supervisor;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+pub use error::Error;
+pub use health::Readiness;
+pub use running::{Running, check_files, run, start};
+pub use signals::shutdown_on_signals;
+pub use tls::Tls;

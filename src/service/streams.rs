@@ -1,0 +1,85 @@
+//! What the calls on topics share: topics, identities and limits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{creation, status};
+use crate::auth::{Action, Auth, Caller, CreationPermit};
+use crate::config::Config;
+use crate::record::{BatchLimits, TopicName};
+use crate::storage::TopicLog;
+use crate::topic::{Connection, ShutdownSignal, Subscribe, Subscription, Topics};
+
+/// State of the four calls of `StreamService`.
+#[derive(Clone)]
+pub struct Streams {
+    pub(super) topics: Topics,
+    pub(super) auth: Auth,
+    pub(super) batch_limits: BatchLimits,
+    pub(super) message_bytes_max: usize,
+    pub(super) window_max: usize,
+    pub(super) stream_age_max: Option<Duration>,
+}
+
+impl Streams {
+    /// Serves these topics within the limits of `config`.
+    #[must_use]
+    pub fn new(topics: Topics, auth: Auth, config: &Config) -> Self {
+        let batch_limits =
+            BatchLimits { records_max: config.batch_records_max, bytes_max: config.batch_bytes_max };
+        let window_max = config.window_max.max(1) as usize;
+        let stream_age_max = Some(config.stream_age_max).filter(|age| !age.is_zero());
+        let message_bytes_max = config.message_bytes_max;
+        Self { topics, auth, batch_limits, message_bytes_max, window_max, stream_age_max }
+    }
+
+    /// Returns who calls.
+    pub(super) fn caller(&self, extensions: &http::Extensions) -> Result<Caller, status::Error> {
+        Ok(self.auth.caller(extensions.get())?)
+    }
+
+    /// Returns the connection that a call came by.
+    pub(super) fn connection(&self, extensions: &http::Extensions) -> Arc<Connection> {
+        extensions.get().unwrap_or_else(|| self.topics.connections()).clone()
+    }
+
+    /// Returns a topic to publish to. Creates it where topics are created on first use and the caller's quota has room.
+    pub(super) async fn topic(
+        &self,
+        caller: &Caller,
+        name: &TopicName,
+    ) -> Result<Arc<dyn TopicLog>, status::Error> {
+        let _room = self.room(caller, Action::Publish, name).await?;
+        Ok(self.topics.get_or_create(name).await?)
+    }
+
+    /// Subscribes to a topic, which is created likewise.
+    pub(super) async fn subscription(
+        &self,
+        caller: &Caller,
+        name: &TopicName,
+        asked: Subscribe,
+        shutdown: ShutdownSignal,
+    ) -> Result<Subscription, status::Error> {
+        let creates = self.topics.creates_for(&asked);
+        let _room = if creates { self.room(caller, Action::Subscribe, name).await? } else { None };
+        Ok(self.topics.subscribe(name, asked, shutdown).await?)
+    }
+
+    async fn room(
+        &self,
+        caller: &Caller,
+        action: Action,
+        name: &TopicName,
+    ) -> Result<Option<CreationPermit>, status::Error> {
+        if !self.topics.creates_on_first_use() {
+            return Ok(None);
+        }
+        creation::room(&self.topics, caller, action, name).await
+    }
+
+    /// Returns the window for a client that asks for `asked`; 0 asks for the largest.
+    pub(super) fn window(&self, asked: u32) -> usize {
+        if asked == 0 { self.window_max } else { self.window_max.min(asked as usize) }
+    }
+}
