@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
+use super::described::described;
 use super::request;
 use super::status::Error;
 use crate::auth::{Action, Caller, Scope, Span};
@@ -45,7 +46,7 @@ pub(super) async fn list(
     asked: &v1::ListTopicsRequest,
 ) -> Result<v1::ListTopicsResponse, Error> {
     let page = page(topics, caller, asked).await?;
-    let found = page.topics.iter().map(super::topics::described).collect();
+    let found = page.topics.iter().map(described).collect();
     Ok(v1::ListTopicsResponse { topics: found, next_page_token: page.next })
 }
 

@@ -6,6 +6,7 @@ mod call;
 mod compression;
 mod creation;
 mod deadline;
+mod described;
 mod echo_budget;
 mod example;
 mod exchange;

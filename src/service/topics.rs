@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 
-use super::request::{self, timestamp};
+use super::described::described;
+use super::request;
 use super::status::{Context, Error, status};
 use super::{creation, listing};
 use crate::auth::{Action, Auth, Caller};
@@ -175,26 +176,4 @@ fn retention(asked: &v1::Retention) -> Result<Retention, Error> {
         max_bytes: some(asked.max_bytes),
         max_records: some(asked.max_records),
     })
-}
-
-pub(super) fn described(info: &TopicInfo) -> v1::Topic {
-    let max_age = info.retention.max_age.map(|age| prost_types::Duration {
-        seconds: i64::try_from(age.as_secs()).unwrap_or(i64::MAX),
-        nanos: age.subsec_nanos() as i32,
-    });
-    v1::Topic {
-        name: info.name.as_str().to_owned(),
-        epoch: info.epoch.to_string(),
-        create_time: Some(timestamp(info.created)),
-        update_time: Some(timestamp(info.updated)),
-        retention: Some(v1::Retention {
-            max_age,
-            max_bytes: info.retention.max_bytes.unwrap_or(0),
-            max_records: info.retention.max_records.unwrap_or(0),
-        }),
-        earliest_offset: info.earliest.get(),
-        tail: info.tail.get(),
-        stored_bytes: info.stored_bytes,
-        last_publish_time: info.last_publish.map(timestamp),
-    }
 }

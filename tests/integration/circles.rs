@@ -247,7 +247,7 @@ fn circles_of(name: &str, root: &Path) -> Vec<String> {
 }
 
 /// Folders in which there still are circles. Only what leaves the list is changed here.
-const LEFT: [&str; 2] = ["cli/", "service/"];
+const LEFT: [&str; 1] = ["cli/"];
 
 #[test]
 fn no_file_imports_a_file_that_imports_it() {

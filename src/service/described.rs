@@ -1,0 +1,28 @@
+//! Topics as the answers of TopicService describe them.
+
+use super::request::timestamp;
+use crate::proto::v1;
+use crate::storage::TopicInfo;
+
+/// Makes the message that describes a topic.
+pub(super) fn described(info: &TopicInfo) -> v1::Topic {
+    let max_age = info.retention.max_age.map(|age| prost_types::Duration {
+        seconds: i64::try_from(age.as_secs()).unwrap_or(i64::MAX),
+        nanos: age.subsec_nanos() as i32,
+    });
+    v1::Topic {
+        name: info.name.as_str().to_owned(),
+        epoch: info.epoch.to_string(),
+        create_time: Some(timestamp(info.created)),
+        update_time: Some(timestamp(info.updated)),
+        retention: Some(v1::Retention {
+            max_age,
+            max_bytes: info.retention.max_bytes.unwrap_or(0),
+            max_records: info.retention.max_records.unwrap_or(0),
+        }),
+        earliest_offset: info.earliest.get(),
+        tail: info.tail.get(),
+        stored_bytes: info.stored_bytes,
+        last_publish_time: info.last_publish.map(timestamp),
+    }
+}
