@@ -82,7 +82,7 @@ async fn a_request_id_of_another_principal_is_another_publish() {
 }
 
 #[tokio::test]
-async fn forged_and_stale_jwts_are_refused_and_good_ones_taken() {
+async fn forged_and_expired_jwts_are_refused_and_valid_ones_accepted() {
     let (rsa, ec, ed) = (Signer::rs256("r"), Signer::es256("e"), Signer::eddsa("d"));
     let mut setup = Setup::new(&[], &rule(r#"["billing"]"#, r#"["orders"]"#, r#"["publish"]"#));
     setup.jwks(&[&rsa, &ec, &ed]);
@@ -118,7 +118,7 @@ async fn forged_and_stale_jwts_are_refused_and_good_ones_taken() {
 
 /// A wrong signature is cheap to send and dear to check: so many are checked, and who is known passes.
 #[tokio::test]
-async fn invalid_tokens_are_checked_so_often_and_hold_up_nobody_who_is_known() {
+async fn checks_of_invalid_tokens_are_limited_and_valid_ones_still_accepted() {
     let signer = Signer::rs256("r");
     let mut setup = Setup::new(&["ops"], &rule(r#"["*"]"#, r#"["*"]"#, r#"["publish"]"#));
     setup.jwks(&[&signer]);
@@ -162,7 +162,7 @@ async fn invalid_tokens_are_checked_so_often_and_hold_up_nobody_who_is_known() {
 
 /// `/metrics` asks nobody who they are.
 #[tokio::test]
-async fn metrics_name_no_topic_that_a_policy_guards_unless_asked_to() {
+async fn metrics_name_topics_behind_a_policy_only_on_demand() {
     let setup = Setup::new(&["ops"], &rule(r#"["*"]"#, r#"["*"]"#, r#"["publish"]"#));
     for (flags, is_named) in [(&[][..], false), (&["--telemetry-topics-max", "5"], true)] {
         let server = setup.start(flags).await;
@@ -175,7 +175,7 @@ async fn metrics_name_no_topic_that_a_policy_guards_unless_asked_to() {
 }
 
 #[tokio::test]
-async fn what_no_rule_allows_is_denied_whether_it_is_there_or_not() {
+async fn actions_that_no_rule_allows_are_denied_whether_the_topic_exists_or_not() {
     let policy = rule(r#"["writer"]"#, r#"["orders", "orders.*"]"#, r#"["publish"]"#)
         + &rule(r#"["reader"]"#, r#"["orders"]"#, r#"["subscribe"]"#)
         + &rule(r#"["ops"]"#, r#"["*"]"#, r#"["admin", "publish"]"#);
@@ -241,7 +241,7 @@ async fn what_no_rule_allows_is_denied_whether_it_is_there_or_not() {
 }
 
 #[tokio::test]
-async fn lists_show_only_what_the_caller_may_use_and_pages_lose_nothing() {
+async fn lists_show_only_the_callers_topics_and_pages_lose_none() {
     let policy = rule(r#"["ops"]"#, r#"["*"]"#, r#"["admin", "publish"]"#)
         + &rule(r#"["some"]"#, r#"["*3", "*7"]"#, r#"["subscribe"]"#);
     let setup = Setup::new(&["ops", "some", "none"], &policy);
@@ -273,7 +273,7 @@ async fn lists_show_only_what_the_caller_may_use_and_pages_lose_nothing() {
 }
 
 #[tokio::test]
-async fn rules_are_widened_and_narrowed_while_the_server_runs() {
+async fn changed_rules_apply_while_the_server_runs() {
     let narrow = rule(r#"["a"]"#, r#"["one"]"#, r#"["publish"]"#);
     let setup = Setup::new(&["a", "b"], &narrow);
     let server = setup.start(&[]).await;
@@ -489,7 +489,7 @@ fn serve_fails(args: &[&str]) -> String {
 }
 
 #[test]
-fn a_server_with_half_a_configuration_does_not_start() {
+fn a_server_with_incomplete_identities_does_not_start() {
     let setup = Setup::new(&["ops"], "[[rule]]\nactions = [\"write\"]");
     let path = |name: &str| setup.path(name).to_string_lossy().into_owned();
     let (tokens, policy) = (path("tokens"), path("policy"));
@@ -506,7 +506,7 @@ fn a_server_with_half_a_configuration_does_not_start() {
 }
 
 #[tokio::test]
-async fn a_token_that_the_command_made_is_taken() {
+async fn a_token_of_the_token_command_is_accepted() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_streamway")).args(["token", "made"]).output();
     let output = String::from_utf8(output.unwrap().stdout).unwrap();
     let (token, line) = output.trim_end().split_once('\n').unwrap();

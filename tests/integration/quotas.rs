@@ -10,7 +10,7 @@ use crate::harness::make::{earliest, ingest, latest, numbered, open, publish, re
 use crate::harness::{Server, detail, refused, within};
 
 #[tokio::test]
-async fn a_quota_refuses_with_figures_and_recovers() {
+async fn a_used_up_quota_refuses_with_its_limit_and_recovers() {
     let policy = rule(r#"["*"]"#, r#"["*"]"#, r#"["publish", "subscribe"]"#)
         + "[[quota]]\nprincipals = [\"small\"]\npublish_records_per_s = 10\nsubscriptions_max = 1\n";
     let setup = Setup::new(&["small", "large"], &policy);
@@ -84,7 +84,7 @@ fn is_one_too_many(status: &Status) {
 }
 
 #[tokio::test]
-async fn a_principal_fills_its_patterns_with_no_more_topics_than_its_quota() {
+async fn a_principal_creates_no_more_topics_than_its_quota() {
     let policy = rule(r#"["small"]"#, r#"["own.*"]"#, r#"["publish", "subscribe", "admin"]"#)
         + &rule(r#"["large"]"#, r#"["*"]"#, r#"["publish"]"#)
         + FEW_TOPICS;

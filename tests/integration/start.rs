@@ -54,7 +54,7 @@ async fn every_start_begins_where_it_says() {
 }
 
 #[tokio::test]
-async fn without_a_start_only_what_comes_is_sent() {
+async fn without_a_start_only_new_records_are_delivered() {
     let server = Server::start().await;
     let mut client = server.client().await;
     filled(&mut client).await;
@@ -86,7 +86,7 @@ async fn a_time_starts_at_the_first_batch_stored_then_or_later() {
 }
 
 #[tokio::test]
-async fn starts_find_their_place_after_a_restart_too() {
+async fn start_positions_are_found_after_a_restart_too() {
     let mut server = Server::with(&["--storage-segment-bytes", "1048576"]).await;
     let mut client = server.client().await;
     let mut times = Vec::new();
@@ -106,7 +106,7 @@ async fn starts_find_their_place_after_a_restart_too() {
 }
 
 #[tokio::test]
-async fn beyond_the_tail_fails_or_goes_on_as_the_policy_says() {
+async fn a_start_beyond_the_tail_fails_or_goes_on_as_the_policy_says() {
     let server = Server::start().await;
     let mut client = server.client().await;
     let end = filled(&mut client).await;

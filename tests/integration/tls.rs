@@ -108,7 +108,7 @@ async fn the_library_and_the_command_line_speak_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn client_certificates_are_asked_for_as_configured() {
+async fn client_certificates_are_requested_as_configured() {
     let dir = TempDir::new().unwrap();
     let (ca, other) = (Ca::new(dir.path(), "ca"), Ca::new(dir.path(), "other"));
     let pair = ca.issue(dir.path(), "localhost", 2040);
@@ -168,7 +168,7 @@ async fn a_server_that_cannot_be_trusted_is_refused_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_are_closed_and_the_honest_client_goes_on() {
+async fn clients_without_tls_are_closed_and_others_go_on() {
     let dir = TempDir::new().unwrap();
     let ca = Ca::new(dir.path(), "ca");
     let pair = ca.issue(dir.path(), "localhost", 2040);
@@ -199,7 +199,7 @@ async fn strangers_are_closed_and_the_honest_client_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_version_is_refused_where_the_new_one_is_asked_for() {
+async fn an_older_version_than_the_configured_one_is_refused() {
     let dir = TempDir::new().unwrap();
     let ca = Ca::new(dir.path(), "ca");
     let pair = ca.issue(dir.path(), "localhost", 2040);
@@ -237,7 +237,7 @@ fn swap(mount: &Path, to: &Path) {
 /// One call each that publishes and subscribes lives through every change: they would break with
 /// their connection.
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_change_under_open_connections() {
+async fn certificates_are_replaced_while_connections_stay_open() {
     let dir = TempDir::new().unwrap();
     let at = |name: &str| dir.path().join(name);
     let ca = Ca::new(dir.path(), "ca");
@@ -330,7 +330,7 @@ async fn a_certificate_is_an_identity() {
 
 /// A client whose own certificate is renewed on disk gets in with the new one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_takes_its_renewed_certificate_over() {
+async fn a_client_uses_its_renewed_certificate() {
     let dir = TempDir::new().unwrap();
     let (ca, other) = (Ca::new(dir.path(), "ca"), Ca::new(dir.path(), "other"));
     let pair = ca.issue(dir.path(), "localhost", 2040);
