@@ -164,7 +164,8 @@ async fn killed_and_resumed(from: &str, to: &str, done: impl Fn() -> bool) {
         tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(5..60) + round * 10)).await;
         let _ = child.kill();
         let output = child.wait_with_output().unwrap();
-        if output.status.success() {
+        // A kill may also come after the finished backup has got its name and before the exit.
+        if output.status.success() || Path::new(to).exists() {
             println!("{round} kills");
             assert!(done());
             assert!(round > 0 || soak(), "no run was interrupted");
