@@ -21,7 +21,7 @@ pub struct Append {
 /// Takes the outcome of an append. Dropping it unanswered says that the batches may be stored.
 #[derive(Debug)]
 pub struct Reply {
-    /// Shared by all appends of one appender: whether a batch was refused.
+    /// True once a batch was refused. All appends of one appender share it.
     refused: Arc<AtomicBool>,
     answer: oneshot::Sender<Appended>,
     /// Dropped once the outcome is known.
@@ -37,7 +37,7 @@ impl Reply {
         (Self { refused, answer, _hold: hold }, outcome)
     }
 
-    /// Whether an earlier batch of the same appender was refused, so that this append is too.
+    /// Returns true if an earlier batch of the same appender was refused, so that this append is too.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
@@ -58,7 +58,7 @@ impl Reply {
     }
 }
 
-/// Where the appends to one topic go.
+/// Destination of the appends to one topic.
 pub trait Sink: Send {
     /// Takes an append, behind those taken before, and has it answered.
     fn push(&self, append: Append);
@@ -89,5 +89,50 @@ impl<S: Sink> Appender for OrderedAppender<S> {
                 Appended::failed(Error::Unavailable { reason, stored: Stored::Unknown })
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Append, OrderedAppender, Sink};
+    use crate::record::testing::batch_of;
+    use crate::storage::{Appended, Appender, Error, Hold, Stored};
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    struct Taken(Mutex<Sender<Append>>);
+
+    impl Sink for Taken {
+        fn push(&self, append: Append) {
+            self.0.lock().unwrap().send(append).unwrap();
+        }
+    }
+
+    fn appender() -> (OrderedAppender<Taken>, Receiver<Append>) {
+        let (sender, taken) = channel();
+        (OrderedAppender::new(Taken(Mutex::new(sender))), taken)
+    }
+
+    #[tokio::test]
+    async fn a_refusal_refuses_what_the_same_appender_was_handed_before_and_after() {
+        let (mut appender, taken) = appender();
+        let outcome = appender.append(vec![batch_of(&["a"])], Hold::default());
+        drop(appender.append(vec![batch_of(&["b"])], Hold::default()));
+        let (first, second) = (taken.recv().unwrap(), taken.recv().unwrap());
+        assert!(!first.reply.is_refused() && !second.reply.is_refused());
+        first.reply.send(Appended::failed(Error::DiskFull));
+        assert_eq!(outcome.await.failure, Some(Error::DiskFull));
+        assert!(second.reply.is_refused(), "it was on its way");
+        drop(appender.append(vec![batch_of(&["c"])], Hold::default()));
+        assert!(taken.recv().unwrap().reply.is_refused());
+    }
+
+    #[tokio::test]
+    async fn an_append_that_nobody_answers_may_be_stored() {
+        let (mut appender, taken) = appender();
+        let outcome = appender.append(vec![batch_of(&["a"])], Hold::default());
+        drop(taken.recv().unwrap());
+        let failure = outcome.await.failure;
+        assert!(matches!(failure, Some(Error::Unavailable { stored: Stored::Unknown, .. })), "{failure:?}");
     }
 }

@@ -6,7 +6,7 @@ use crate::record::Offset;
 use crate::record::block::{Blocks, starting_at};
 use crate::record::walk::Malformed;
 
-/// How an engine numbers the records of a topic.
+/// Numbering of a topic's records by an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Numbering {
     /// Every offset below the tail names a record.
@@ -24,7 +24,7 @@ pub struct Chunk {
     pub first: Offset,
     /// The next offset to read.
     pub next: Offset,
-    /// How many records the runs hold.
+    /// Number of records in the runs.
     pub records: u64,
 }
 

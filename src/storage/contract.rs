@@ -142,13 +142,13 @@ pub trait Log: Send + Sync + 'static {
     /// Refuses new appends, makes what was accepted durable and closes. Later calls do nothing.
     ///
     /// # Errors
-    /// What was accepted could not be made durable.
+    /// Some of the accepted appends could not be made durable.
     fn close(&self) -> BoxFuture<'_, Result<(), Error>>;
 }
 
 /// One incarnation of a topic.
 pub trait TopicLog: Send + Sync + 'static {
-    /// The state that all engines keep alike.
+    /// Returns the state that all engines keep alike.
     fn state(&self) -> &TopicState;
 
     /// Name of the topic.
@@ -171,7 +171,7 @@ pub trait TopicLog: Send + Sync + 'static {
         self.state().earliest()
     }
 
-    /// Whether this incarnation was deleted.
+    /// Returns true if this incarnation was deleted.
     fn is_deleted(&self) -> bool {
         self.state().is_deleted()
     }

@@ -1,4 +1,4 @@
-//! Whether the storage can be used, and why not.
+//! The health of the storage, and the reason why it cannot be used.
 
 use std::sync::{Arc, Mutex};
 
@@ -30,6 +30,6 @@ pub enum Health {
     Unavailable(Arc<str>),
     /// It takes no more writes, because of a failed sync or write, or damage. Reads go on. A person must look.
     Failed(Arc<str>),
-    /// It was closed.
+    /// The log was closed.
     Closed,
 }

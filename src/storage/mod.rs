@@ -13,6 +13,7 @@
 
 mod append;
 mod chunk;
+mod clock;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod contract;

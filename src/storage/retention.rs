@@ -1,4 +1,4 @@
-//! How long a topic's records are kept.
+//! Limits of what a topic keeps.
 
 use std::time::Duration;
 

@@ -76,7 +76,7 @@ struct Writer {
     filled: usize,
     /// Bytes of blocks in the last chunk.
     bytes: usize,
-    /// Whether the last chunk takes no more runs.
+    /// True if the last chunk takes no more runs.
     sealed: bool,
     /// Bytes of memory of all chunks.
     held: usize,
@@ -93,7 +93,7 @@ pub struct TailCache {
 /// Effect of adding a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Pushed {
-    /// Whether the run began a chunk, which has the number that was given.
+    /// True if the run began a chunk, which has the number that was given.
     pub began: bool,
     /// Bytes of memory that were added.
     pub bytes: usize,
@@ -113,7 +113,7 @@ pub struct Evicted {
 pub struct Held {
     /// The offset after its last record.
     pub end: Offset,
-    /// When its last batch was stored.
+    /// Time at which its last batch was stored.
     pub last_time: UnixMicros,
     /// Bytes of memory.
     pub bytes: usize,

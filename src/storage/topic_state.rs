@@ -12,7 +12,7 @@ use super::retention::Retention;
 use super::tail::TailCache;
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
 
-/// What can be changed about a topic.
+/// Settings of a topic, which can be changed.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Limits of what is kept.
@@ -112,7 +112,7 @@ impl TopicState {
         **self.settings.load()
     }
 
-    /// Whether this incarnation was deleted.
+    /// Returns true if this incarnation was deleted.
     #[must_use]
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
@@ -214,5 +214,80 @@ impl TopicState {
             stored_bytes,
             last_publish: (last.0 != 0).then_some(last),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Numbering, TopicInfo, TopicState};
+    use crate::record::testing::batch_of;
+    use crate::record::{Epoch, Offset, TopicName, UnixMicros, block};
+    use crate::storage::tail::Run;
+    use crate::storage::{Error, Retention};
+
+    fn state(numbering: Numbering) -> TopicState {
+        let known = TopicInfo {
+            name: TopicName::parse("t").unwrap(),
+            epoch: Epoch::new(7),
+            created: UnixMicros(1),
+            updated: UnixMicros(1),
+            retention: Retention::default(),
+            earliest: Offset::ZERO,
+            tail: Offset::ZERO,
+            stored_bytes: 0,
+            last_publish: None,
+        };
+        TopicState::new(known, numbering)
+    }
+
+    /// Stores three records in a run that ends at `end`.
+    fn store(state: &TopicState, first: u64, end: u64) {
+        let mut blocks = Vec::new();
+        let (first, time) = (Offset::new(first), UnixMicros(5));
+        block::encode(first, time, &batch_of(&["a", "b", "c"]), &mut blocks);
+        let (end, blocks) = (Offset::new(end), blocks.into());
+        state
+            .cache
+            .push(Run { blocks, crc: 0, batches: 1, first, end, first_time: time, last_time: time }, 0);
+        state.advance(end, time);
+    }
+
+    #[test]
+    fn records_between_which_offsets_are_missing_are_counted_and_found() {
+        let state = state(Numbering::Sparse);
+        (0..3).for_each(|n| store(&state, n * 1024, (n + 1) * 1024));
+        let read =
+            |from| state.read_cached(Offset::new(from), 1).map(|chunk| (chunk.records, chunk.next.get()));
+        assert_eq!(read(0), Some((3, 1024)));
+        assert_eq!(read(2), Some((1, 1024)), "the rest of a run");
+        assert_eq!(read(3), Some((3, 2048)), "no record is left in the first run");
+        assert_eq!(read(2051), None, "no record is left at all");
+        assert_eq!(read(3072), None);
+        let dense = self::state(Numbering::Dense);
+        store(&dense, 0, 3);
+        assert_eq!(dense.read_cached(Offset::new(1), 1).map(|chunk| chunk.records), Some(2));
+    }
+
+    #[test]
+    fn the_tail_and_the_earliest_offset_never_go_back_and_bound_what_is_read() {
+        let state = state(Numbering::Dense);
+        store(&state, 0, 3);
+        state.advance(Offset::new(1), UnixMicros(2));
+        assert_eq!((state.tail().get(), state.last_publish()), (3, UnixMicros(5)));
+        state.trim(Offset::new(2));
+        state.trim(Offset::new(1));
+        let (epoch, tail) = (Epoch::new(7), Offset::new(3));
+        let trimmed = Error::Trimmed { epoch, earliest: Offset::new(2), tail };
+        assert_eq!(state.check_readable(Offset::new(1)), Err(trimmed));
+        assert_eq!(state.read_cached(Offset::new(1), 1).map(|chunk| chunk.next), None);
+        assert_eq!(state.check_readable(tail), Ok(()));
+        let beyond = Error::BeyondTail { epoch, earliest: Offset::new(2), tail };
+        assert_eq!(state.check_readable(Offset::new(4)), Err(beyond));
+        // A trim may be known before what it reaches to.
+        state.trim(Offset::new(9));
+        let trimmed = Error::Trimmed { epoch, earliest: Offset::new(9), tail: Offset::new(9) };
+        assert_eq!(state.check_readable(Offset::new(3)), Err(trimmed));
+        state.delete();
+        assert_eq!(state.check_readable(Offset::new(9)), Err(Error::TopicNotFound));
     }
 }

@@ -1,4 +1,4 @@
-//! What every engine must keep, as tests: the definition of the `Log` contract. Each engine's tests run every case on
+//! The definition of the `Log` contract, as tests that every engine must pass. Each engine's tests run every case on
 //! a log that they make. No case looks at an engine's own formats, or expects dense offsets, which nobody is promised.
 
 pub mod appending;

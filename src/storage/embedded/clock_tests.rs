@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::EmbeddedLog;
-use super::clock::Clock;
 use super::crash_tests::{DIR, config, name};
 use super::disk::sim::SimDisk;
 use super::tests::{batch, read_all};
 use crate::record::{Offset, Receipt};
+use crate::storage::clock::Clock;
 use crate::storage::{Hold, Log, Retention, TopicLog};
 
 const DAY: i64 = 86_400;

@@ -13,7 +13,6 @@ use prost::Message;
 
 use super::catalog::{self, ChangeKind, TopicEntry};
 use super::checkpoint_queue::{CheckpointQueue, Snapshot, TopicMark};
-use super::clock::Clock;
 use super::commit::{Built, CommitBuilder, Pending};
 use super::disk::{Disk, is_full, is_too_many_files};
 use super::frame::{Header, Kind};
@@ -24,6 +23,7 @@ use super::registry::{Registry, topic_of};
 use super::reserve;
 use super::topic::Topic;
 use crate::record::{Offset, UnixMicros};
+use crate::storage::clock::Clock;
 use crate::storage::window::Window;
 use crate::storage::{Appended, Error, Stored};
 use crate::telemetry::METRICS;

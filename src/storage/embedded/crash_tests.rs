@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::catalog::Catalog;
-use super::clock::Clock;
 use super::disk::sim::SimDisk;
 use super::tests::{batch, read_all};
 use super::{EmbeddedLog, OpenError};
 use crate::config::StorageConfig;
 use crate::record::{Batch, Epoch, Offset, Receipt, TopicName};
+use crate::storage::clock::Clock;
 use crate::storage::{Error, Health, Hold, Log, Retention};
 
 pub const DIR: &str = "/log";

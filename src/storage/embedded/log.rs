@@ -7,7 +7,6 @@ use std::thread::JoinHandle;
 use tokio::sync::watch;
 
 use super::checkpoint_queue::CheckpointQueue;
-use super::clock::Clock;
 use super::disk::{Disk, RealDisk};
 use super::handle::Handle;
 use super::health::Monitor;
@@ -19,6 +18,7 @@ use super::topic::Topic;
 use super::{cached, checkpoint, commit, committer, dir as data_dir, journal, recovery, retention};
 use crate::config::StorageConfig;
 use crate::record::{Epoch, Offset, TopicName};
+use crate::storage::clock::Clock;
 use crate::storage::window::Window;
 use crate::storage::{BoxFuture, Error, Health, Log, Retention, Stored, TopicInfo, TopicLog};
 

@@ -13,7 +13,6 @@ mod catalog;
 pub mod check;
 mod checkpoint;
 mod checkpoint_queue;
-pub(super) mod clock;
 mod commit;
 mod committer;
 mod dir;

@@ -82,7 +82,7 @@ impl Files {
         self.lru().open.remove(&(topic, base));
     }
 
-    /// Whether a segment's file is kept open.
+    /// Returns true if a segment's file is open.
     #[cfg(test)]
     pub fn is_open(&self, topic: u64, base: Offset) -> bool {
         self.lru().open.contains_key(&(topic, base))

@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::catalog::Catalog;
-use super::clock::{Clock, RetentionClock};
 use super::queue::{Change, Op, Queue};
 use super::reader::{self, Files};
 use super::registry::Registry;
 use super::topic::Topic;
 use crate::record::{Offset, UnixMicros};
+use crate::storage::clock::{Clock, RetentionClock};
 use crate::storage::{Error, Retention};
 use crate::telemetry::METRICS;
 

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use super::EmbeddedLog;
 use super::catalog::Catalog;
-use super::clock::Clock;
 use super::crash_tests::{DIR, config, name};
 use super::disk::sim::SimDisk;
 use super::queue::{Change, Op, Queue, Taken};
 use super::retention::{FAILED_INTERVAL, RECLAIM_INTERVAL, RetentionTask};
 use super::tests::batch;
 use crate::record::{Offset, UnixMicros};
+use crate::storage::clock::Clock;
 use crate::storage::topic_state::Settings;
 use crate::storage::{Hold, Log, Retention};
 

@@ -9,12 +9,12 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use super::EmbeddedLog;
-use super::clock::Clock;
 use super::disk::sim::SimDisk;
 use super::queue::{Change, Op};
 use crate::config::StorageConfig;
 use crate::record::testing::batch_of;
 use crate::record::{Offset, Receipt, TopicName};
+use crate::storage::clock::Clock;
 use crate::storage::{Error, Hold, Log, TopicLog};
 
 /// The log, and what a test may do to its disk and its clock.

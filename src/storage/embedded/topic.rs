@@ -11,7 +11,7 @@ use crate::storage::chunk::Numbering;
 use crate::storage::tail::Run;
 use crate::storage::topic_state::TopicState;
 
-/// How this engine numbers records.
+/// This engine's numbering of records.
 pub const NUMBERING: Numbering = Numbering::Dense;
 
 /// One topic.
@@ -19,7 +19,7 @@ pub const NUMBERING: Numbering = Numbering::Dense;
 pub struct Topic {
     /// The number that the files name it by.
     pub id: u64,
-    /// What readers see. Only the committer changes it. The cache holds at least what is not in a segment yet.
+    /// State that readers see. Only the committer changes it. The cache holds at least what is not in a segment yet.
     pub state: TopicState,
     /// Bytes of blocks that are not in a segment yet.
     pub unflushed: AtomicUsize,
@@ -35,7 +35,7 @@ impl Topic {
         Self { id, state, unflushed: AtomicUsize::new(0), segments: ArcSwap::default() }
     }
 
-    /// Whether the topic is there, and one of its segments begins at `base`.
+    /// Returns true if the topic is not deleted and one of its segments begins at `base`.
     #[must_use]
     pub fn has_segment(&self, base: Offset) -> bool {
         let segments = self.segments.load();

@@ -24,7 +24,7 @@ use super::placement;
 use crate::backoff::{Backoff, spread};
 use crate::config::{Config, NatsConfig, NatsStorage, format_size};
 use crate::storage::Reason;
-use crate::storage::embedded::clock::Clock;
+use crate::storage::clock::Clock;
 
 /// Room a message needs beside the records of its batches: heads, trace contexts, headers.
 pub const MESSAGE_OVERHEAD: usize = 64 << 10;

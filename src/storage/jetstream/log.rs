@@ -33,7 +33,7 @@ pub struct JetStreamLog {
     topics: Mutex<HashMap<TopicName, Arc<Topic>>>,
     topics_max: usize,
     health: Arc<watch::Sender<Health>>,
-    /// What earlier samples found, and when it was asked for, in milliseconds of the engine.
+    /// Results of earlier samples, each with the time of its request in milliseconds of the engine.
     pub(super) sampled: Mutex<HashMap<TopicName, (u64, TopicInfo)>>,
 }
 

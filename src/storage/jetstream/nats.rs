@@ -27,7 +27,7 @@ use super::names::StreamConfig;
 use crate::backoff::spread;
 use crate::config::StorageConfig;
 use crate::record::{Offset, UnixMicros};
-use crate::storage::embedded::clock::Clock;
+use crate::storage::clock::Clock;
 use crate::storage::{Charge, Error, Stored};
 
 /// Times after which something idle ends, is renewed or is checked. Tests shorten them.

@@ -1,5 +1,5 @@
-//! What waits to be appended to one topic, in order. Bounded by those who push: an append holds admission for its bytes
-//! until it is answered.
+//! The queue of appends to one topic, in order. Those who push bound it: an append holds admission for its bytes until it
+//! is answered.
 
 use std::collections::VecDeque;
 
@@ -26,32 +26,32 @@ impl Queued {
         Self { serial, batches: append.batches.into(), appended: Appended::default(), reply: append.reply }
     }
 
-    /// Whether an earlier batch of the same appender was refused, so that this append is too.
+    /// Returns true if an earlier batch of the same appender was refused, so that this append is too.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         self.reply.is_refused()
     }
 
-    /// Answers; where there is a failure, all later appends of the same appender fail too.
+    /// Answers. If there is a failure, all later appends of the same appender fail too.
     pub fn answer(mut self, failure: Option<Error>) {
         self.appended.failure = failure;
         self.reply.send(self.appended);
     }
 }
 
-/// Takes the first append that waits, where it is one of these.
+/// Takes the first append that waits, if `is` holds for it.
 pub fn pop_if(appends: &mut VecDeque<Queued>, is: impl FnOnce(&Queued) -> bool) -> Option<Queued> {
     appends.front().is_some_and(is).then(|| appends.pop_front())?
 }
 
-/// What waits, and whether anybody looks after it.
+/// Appends that wait, and the state of the topic's follower.
 #[derive(Debug, Default)]
 pub struct Queue {
-    /// In order.
+    /// Appends in order.
     pub appends: VecDeque<Queued>,
-    /// How many came so far.
+    /// Number of appends so far.
     count: u64,
-    /// Whether the topic's follower runs: it stops only with nothing left here.
+    /// True while the topic's follower runs. It stops only when nothing is left here.
     pub followed: bool,
 }
 

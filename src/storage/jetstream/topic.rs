@@ -21,7 +21,8 @@ use crate::storage::chunk::Numbering;
 use crate::storage::topic_state::{Settings, TopicState};
 use crate::storage::{Appended, Error, TopicInfo};
 
-/// How this engine numbers records: those of one message follow each other, and the next message begins at a multiple.
+/// This engine's numbering of records: those of one message follow each other, and each message begins at a multiple of
+/// its maximum.
 pub const NUMBERING: Numbering = Numbering::Sparse;
 
 /// Ends of messages remembered of one topic: 8 bytes each.
@@ -30,13 +31,13 @@ const ENDS_MAX: usize = 1024;
 /// One incarnation of a topic.
 #[derive(Debug)]
 pub struct Topic {
-    /// What readers see. Only the follower adds to the cache.
+    /// State that readers see. Only the follower adds to the cache.
     pub state: Arc<TopicState>,
     /// Name of the stream that stores it.
     pub stream: String,
     /// Subject of its messages.
     pub subject: String,
-    /// What all topics share.
+    /// State that all topics share.
     pub nats: Arc<Nats>,
     /// Readers that lag.
     pub cursors: Cursors,

@@ -1,5 +1,5 @@
-//! The clocks: the wall's, which may jump, for the times people see; and a steady one, for ages.
-//! Never: an age measured by a clock that jumps, within one run. Across a restart the wall's is all there is.
+//! The clocks of both engines: the wall clock, which may jump, for the times that people see; and a steady one, which
+//! measures ages within one run. Across a restart there is only the wall clock.
 
 use std::time::{Duration, Instant};
 
