@@ -61,7 +61,7 @@ pub(super) async fn reload(auth: Auth, interval: Duration, leaving: Cancellation
         match tokio::task::spawn_blocking(move || reloading.reload()).await {
             Ok(Ok(Reloaded::Unchanged)) => {}
             Ok(Ok(Reloaded::Changed)) => info!("identities and policy reloaded"),
-            Ok(Err(faults)) => warn!(%faults, "a changed file is not used; its earlier content stays in use"),
+            Ok(Err(faults)) => warn!(%faults, "a file is not taken over; what was read before holds"),
             Err(error) => warn!(%error, "reloading the files of identities"),
         }
     }

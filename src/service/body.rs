@@ -30,18 +30,18 @@ const COALESCED_MAX: usize = 32 << 10;
 const PREFIX: usize = 5;
 
 /// Stream of an answer's messages.
-pub(super) trait Answers:
+pub(super) trait AnswerStream:
     Stream<Item = Result<Self::Message, Status>> + Unpin + Send + 'static
 {
     /// Type of the messages.
-    type Message: Outgoing;
+    type Message: DeliveryMessage;
 
     /// Returns the log that stores the blocks in the messages, if there is one.
     fn log(&self) -> Option<Arc<dyn TopicLog>>;
 }
 
 /// Message that may contain a delivery, whose blocks are most of it.
-pub(super) trait Outgoing: Wire {
+pub(super) trait DeliveryMessage: Wire {
     /// Returns the delivery.
     fn delivery(&mut self) -> Option<&mut SubscribeResponse>;
 
@@ -49,7 +49,7 @@ pub(super) trait Outgoing: Wire {
     fn put_around(&mut self, blocks: usize, before: &mut BytesMut, behind: &mut BytesMut);
 }
 
-impl Outgoing for SubscribeResponse {
+impl DeliveryMessage for SubscribeResponse {
     fn delivery(&mut self) -> Option<&mut Self> {
         Some(self)
     }
@@ -59,7 +59,7 @@ impl Outgoing for SubscribeResponse {
     }
 }
 
-impl Outgoing for ExchangeResponse {
+impl DeliveryMessage for ExchangeResponse {
     fn delivery(&mut self) -> Option<&mut SubscribeResponse> {
         self.delivery.as_mut()
     }
@@ -79,20 +79,20 @@ impl Outgoing for ExchangeResponse {
 }
 
 /// Makes the body of an answer, with its messages in this encoding.
-pub(super) fn messages<S: Answers>(
+pub(super) fn messages<S: AnswerStream>(
     messages: S,
     unread: UnreadFrames,
     encoding: Option<CompressionEncoding>,
 ) -> Body {
-    Body::new(Messages { messages, encoding, unread, rest: None, end: End::NotYet })
+    Body::new(Messages { messages, encoding, unread, unsent: None, end: End::NotYet })
 }
 
-struct Messages<S: Answers> {
+struct Messages<S: AnswerStream> {
     messages: S,
     encoding: Option<CompressionEncoding>,
     unread: UnreadFrames,
     /// Remainder of the message that is being sent in pieces.
-    rest: Option<Box<Rest<S::Message>>>,
+    unsent: Option<Box<Unsent<S::Message>>>,
     end: End,
 }
 
@@ -104,20 +104,20 @@ enum End {
 }
 
 /// Message that is being sent in pieces.
-struct Rest<T> {
+struct Unsent<T> {
     /// The message without its blocks.
     message: T,
     encoding: Option<CompressionEncoding>,
     /// Stored blocks of the message; `None` if its remainder cannot be read again.
     source: Option<StoredRange>,
-    kept: Remainder,
+    remainder: Remainder,
     len: usize,
     sent: usize,
     /// Read of the blocks, after the remainder was dropped.
-    again: Option<BoxFuture<'static, Result<Vec<Bytes>, storage::Error>>>,
+    reread: Option<BoxFuture<'static, Result<Vec<Bytes>, storage::Error>>>,
 }
 
-impl<S: Answers> http_body::Body for Messages<S> {
+impl<S: AnswerStream> http_body::Body for Messages<S> {
     type Data = Bytes;
     type Error = Status;
 
@@ -127,20 +127,21 @@ impl<S: Answers> http_body::Body for Messages<S> {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         let (room, mut out) = (ready!(this.unread.poll_room(cx)), BytesMut::new());
-        if let Some(rest) = &mut this.rest {
-            match ready!(rest.poll_put(cx, room, &mut out)) {
-                Ok(true) => this.rest = None,
+        if let Some(unsent) = &mut this.unsent {
+            match ready!(unsent.poll_put(cx, room, &mut out)) {
+                Ok(true) => this.unsent = None,
                 Ok(false) => {}
                 // The peer has the beginning of a message that has no end. Trailers still tell it why, which a reset
                 // of the stream would not.
                 Err(error) => {
                     this.end = End::Sent;
-                    let status = this.rest.take().map(|rest| rest.lost(&error));
+                    let status = this.unsent.take().map(|unsent| unsent.lost(&error));
                     return Poll::Ready(status.as_ref().map(trailers));
                 }
             }
         }
-        while matches!(this.end, End::NotYet) && this.rest.is_none() && out.len() < COALESCED_MAX.min(room) {
+        while matches!(this.end, End::NotYet) && this.unsent.is_none() && out.len() < COALESCED_MAX.min(room)
+        {
             let next = panics::caught(|| Pin::new(&mut this.messages).poll_next(cx));
             match next.unwrap_or_else(|status| Poll::Ready(Some(Err(status)))) {
                 Poll::Pending if out.is_empty() => return Poll::Pending,
@@ -164,7 +165,7 @@ impl<S: Answers> http_body::Body for Messages<S> {
     }
 }
 
-impl<S: Answers> Messages<S> {
+impl<S: AnswerStream> Messages<S> {
     /// Appends the message, or the part of it that there is room for.
     fn put(&mut self, mut message: S::Message, room: usize, out: &mut BytesMut) {
         let len = PREFIX + message.wire_len();
@@ -181,14 +182,15 @@ impl<S: Answers> Messages<S> {
         if sent == len {
             return;
         }
-        let kept = self.unread.remainder();
-        let mut rest = Rest { message, encoding: self.encoding, source, kept, len, sent, again: None };
-        rest.keep(pieces);
-        self.rest = Some(Box::new(rest));
+        let remainder = self.unread.remainder();
+        let mut unsent =
+            Unsent { message, encoding: self.encoding, source, remainder, len, sent, reread: None };
+        unsent.store(pieces);
+        self.unsent = Some(Box::new(unsent));
     }
 }
 
-impl<T: Outgoing> Rest<T> {
+impl<T: DeliveryMessage> Unsent<T> {
     /// Appends the part that there is room for. Becomes ready with true once that was the last.
     fn poll_put(
         &mut self,
@@ -196,22 +198,22 @@ impl<T: Outgoing> Rest<T> {
         room: usize,
         out: &mut BytesMut,
     ) -> Poll<Result<bool, storage::Error>> {
-        let mut pieces = match self.kept.take() {
+        let mut pieces = match self.remainder.take() {
             Some(pieces) => pieces,
-            None => match ready!(self.poll_again(cx)) {
+            None => match ready!(self.poll_reread(cx)) {
                 Ok(pieces) => pieces,
                 Err(error) => return Poll::Ready(Err(error)),
             },
         };
         self.sent += advance(&mut pieces, room, out);
         if self.sent < self.len {
-            self.keep(pieces);
+            self.store(pieces);
         }
         Poll::Ready(Ok(self.sent == self.len))
     }
 
-    /// The status of a call the rest of whose message cannot be read. Its position is that of the message's first
-    /// record: a subscription from there gets what is left, by its own policy, or is told what happened.
+    /// Makes the status of a call whose remaining message cannot be read. The position to resume from is that of the
+    /// message's first record: a subscription from there continues by its own policy, or is told what happened.
     fn lost(&self, error: &storage::Error) -> Status {
         let reason =
             format!("the rest of a delivery is no longer stored: {error}; subscribe again and resume");
@@ -223,7 +225,7 @@ impl<T: Outgoing> Rest<T> {
         status::status(&error.into(), &context.unwrap_or_default())
     }
 
-    fn keep(&mut self, mut pieces: Pieces) {
+    fn store(&mut self, mut pieces: Pieces) {
         if self.len <= FRAME_MAX {
             // A block may be a slice of a much larger buffer.
             let mut copied = BytesMut::with_capacity(self.len - self.sent);
@@ -231,18 +233,18 @@ impl<T: Outgoing> Rest<T> {
             pieces = Pieces::from([copied.freeze()]);
         }
         match self.source {
-            Some(_) => self.kept.put(pieces, self.len),
-            None => self.kept.put_pinned(pieces),
+            Some(_) => self.remainder.put(pieces, self.len),
+            None => self.remainder.put_pinned(pieces),
         }
     }
 
     /// Rebuilds the remainder of the message from the stored blocks.
-    fn poll_again(&mut self, cx: &mut Context<'_>) -> Poll<Result<Pieces, storage::Error>> {
+    fn poll_reread(&mut self, cx: &mut Context<'_>) -> Poll<Result<Pieces, storage::Error>> {
         let gone = || storage::Error::Damaged("a delivery is not what it was".to_owned());
         let Some(source) = &self.source else { return Poll::Ready(Err(gone())) };
-        let again = self.again.get_or_insert_with(|| Box::pin(source.clone().read()));
-        let runs = ready!(again.as_mut().poll(cx));
-        self.again = None;
+        let reread = self.reread.get_or_insert_with(|| Box::pin(source.clone().read()));
+        let runs = ready!(reread.as_mut().poll(cx));
+        self.reread = None;
         let mut pieces = pieces(&mut self.message, runs?, self.encoding);
         if pieces.iter().map(Bytes::len).sum::<usize>() != self.len {
             return Poll::Ready(Err(gone()));
@@ -261,14 +263,18 @@ impl<T: Outgoing> Rest<T> {
 }
 
 /// Returns the stored range of a message's delivery.
-fn source(message: &mut impl Outgoing, log: Arc<dyn TopicLog>) -> Option<StoredRange> {
+fn source(message: &mut impl DeliveryMessage, log: Arc<dyn TopicLog>) -> Option<StoredRange> {
     let delivery = message.delivery()?;
     let first = Blocks::new(delivery.batches.first()?).next()?.ok()?.first;
     Some(StoredRange { log, from: first, to: delivery.next.offset })
 }
 
 /// Builds the message around the blocks of its delivery, which are not copied unless it is compressed.
-fn pieces<T: Outgoing>(message: &mut T, runs: Vec<Bytes>, encoding: Option<CompressionEncoding>) -> Pieces {
+fn pieces<T: DeliveryMessage>(
+    message: &mut T,
+    runs: Vec<Bytes>,
+    encoding: Option<CompressionEncoding>,
+) -> Pieces {
     if encoding.is_some() {
         if let Some(delivery) = message.delivery() {
             delivery.batches = runs;

@@ -10,7 +10,7 @@ use http::Extensions;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use super::body::Answers;
+use super::body::AnswerStream;
 use super::call::Call;
 use super::incoming::Incoming;
 use super::intake::{Fault, Intake};
@@ -136,7 +136,7 @@ where
     }
 }
 
-impl<S> Answers for Exchange<S>
+impl<S> AnswerStream for Exchange<S>
 where
     S: Stream<Item = Result<ExchangeRequest, Status>> + Unpin + Send + 'static,
 {

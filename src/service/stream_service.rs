@@ -15,7 +15,7 @@ use tonic::server::Grpc;
 use tonic::{Status, Streaming};
 use tower::{Service, service_fn};
 
-use super::body::{self, Answers};
+use super::body::{self, AnswerStream};
 use super::incoming::Incoming;
 use super::streams::Streams;
 use super::{compression, exchange, ingest, publish, subscribe};
@@ -117,7 +117,7 @@ fn exchange(streams: &Streams, request: Request<Body>) -> Result<Response<Body>,
     Ok(answer(exchange, unread, answers_in))
 }
 
-fn answer<S: Answers>(
+fn answer<S: AnswerStream>(
     messages: S,
     unread: UnreadFrames,
     encoding: Option<CompressionEncoding>,

@@ -8,7 +8,7 @@ use futures_util::Stream;
 use http::Extensions;
 use tonic::Status;
 
-use super::body::Answers;
+use super::body::AnswerStream;
 use super::call::Call;
 use super::request;
 use super::status::{Context, Error, status};
@@ -65,7 +65,7 @@ impl Stream for Deliveries {
     }
 }
 
-impl Answers for Deliveries {
+impl AnswerStream for Deliveries {
     type Message = SubscribeResponse;
 
     fn log(&self) -> Option<Arc<dyn TopicLog>> {

@@ -11,7 +11,7 @@ use http_body::Body as _;
 use tonic::codec::CompressionEncoding;
 use tonic::{Status, body::Body};
 
-use super::{Answers, Outgoing};
+use super::{AnswerStream, DeliveryMessage};
 use crate::proto::v1;
 use crate::record::{Epoch, Offset, Position, Receipt, TopicName};
 use crate::storage::embedded::simulated::SimulatedLog;
@@ -33,7 +33,7 @@ impl<T: Unpin> Stream for Scripted<T> {
     }
 }
 
-impl<T: Outgoing + Unpin> Answers for Scripted<T> {
+impl<T: DeliveryMessage + Unpin> AnswerStream for Scripted<T> {
     type Message = T;
 
     fn log(&self) -> Option<Arc<dyn TopicLog>> {
@@ -70,7 +70,7 @@ fn exchange(delivery: SubscribeResponse) -> ExchangeResponse {
     }
 }
 
-fn body<S: Answers>(messages: S, all: &SendBudget, encoding: Option<CompressionEncoding>) -> Body {
+fn body<S: AnswerStream>(messages: S, all: &SendBudget, encoding: Option<CompressionEncoding>) -> Body {
     super::messages(messages, UnreadFrames::new(all), encoding)
 }
 
@@ -189,7 +189,7 @@ async fn a_panic_in_a_long_answer_ends_it_with_a_status() {
             panic!("as the test wants it")
         }
     }
-    impl Answers for Panics {
+    impl AnswerStream for Panics {
         type Message = SubscribeResponse;
 
         fn log(&self) -> Option<Arc<dyn TopicLog>> {
