@@ -66,11 +66,12 @@ struct Global {
         env = "STREAMWAY_SERVER",
         value_name = "URL",
         value_delimiter = ',',
-        default_value = "http://127.0.0.1:50051"
+        default_value = "http://127.0.0.1:50051",
+        display_order = 900
     )]
     server: Vec<String>,
     /// Log more to standard error; -vv logs even more. RUST_LOG takes precedence.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 901)]
     verbose: u8,
 }
 
