@@ -274,11 +274,13 @@ async fn a_signal_ends_a_publish_and_a_benchmark_cleanly() {
     };
     for (name, tail) in [("INT", 1), ("TERM", 2)] {
         let mut publish = command(&server, &["publish", "t"]).stdin(Stdio::piped()).spawn().unwrap();
-        publish.stdin.as_mut().unwrap().write_all(b"a\n").unwrap();
+        // Its input stays open, which `wait` would close: it is the signal that ends it.
+        let mut input = publish.stdin.take().unwrap();
+        input.write_all(b"a\n").unwrap();
         within(30, "a record", shown("t", tail)).await;
         signal(publish.id(), name);
-        // Its input stays open: it is the signal that ends it.
         let status = tokio::task::block_in_place(|| publish.wait()).unwrap();
+        drop(input);
         let mut said = String::new();
         publish.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         assert_eq!(status.code(), Some(130), "{name}: {said}");

@@ -152,7 +152,7 @@ async fn a_server_that_cannot_be_trusted_is_refused_with_the_reason() {
     assert!(error.contains("UnknownIssuer; trust the CA"), "{error}");
     let named = TlsOptions { server_name: Some("other.example".into()), ..trusting(&ca) };
     let error = refused(&client(&server, named)).await;
-    assert!(error.contains("use a name that the server's certificate has"), "{error}");
+    assert!(error.contains("use a host name that the server's certificate has"), "{error}");
     let named = TlsOptions { server_name: Some("localhost".into()), ..trusting(&ca) };
     round_trip(&client(&server, named)).await.unwrap();
     let error = refused(&Client::new(Options::new(server.url())).unwrap()).await;
