@@ -2,15 +2,19 @@
 //! come in any order: kept are those stored last, and of each principal its share.
 //! Never: durable; what an engine stores is.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::time::Duration;
 
+use hashbrown::HashTable;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
+use self::order::Order;
+use self::slots::{Place, Slots};
 use crate::record::{Batch, Offset, Scope, UnixMicros};
 
+mod order;
+mod slots;
 #[cfg(test)]
 mod tests;
 
@@ -95,16 +99,20 @@ impl Hasher for Taken {
     }
 }
 
-/// A collection of so many entries is not worth shrinking.
+/// Memory of so few ids is not worth giving back.
 const SMALL: usize = 64;
 
 /// What was stored, by key.
 pub type Map = HashMap<Key, Stored, BuildHasherDefault<Taken>>;
 
-/// The newest request ids. One takes about 145 bytes of memory where there are a million.
+/// The newest request ids. One takes about 100 bytes of memory where there are a million.
+///
+/// What was stored lies in the order in which it came, which is nearly that in which it is forgotten; the table
+/// by key holds 8 bytes an id, so that a look into it seldom waits for memory.
 #[derive(Debug)]
 pub struct Window {
-    stored: Map,
+    table: HashTable<Place>,
+    slots: Slots,
     order: Order,
     hasher: SipHasher13,
     age: u64,
@@ -118,7 +126,8 @@ impl Window {
     pub fn new(age: Duration, count_max: usize, started: UnixMicros) -> Self {
         let random = RandomState::new();
         Self {
-            stored: Map::default(),
+            table: HashTable::new(),
+            slots: Slots::default(),
             order: Order::default(),
             hasher: SipHasher13::new_with_keys(random.hash_one(0), random.hash_one(1)),
             age: u64::try_from(age.as_micros()).unwrap_or(u64::MAX),
@@ -130,13 +139,13 @@ impl Window {
     /// Makes an empty window with the same hash key and limits.
     #[must_use]
     pub fn empty(&self) -> Self {
-        Self { stored: Map::default(), order: Order::default(), ..*self }
+        Self { table: HashTable::new(), slots: Slots::default(), order: Order::default(), ..*self }
     }
 
     /// Takes in everything of another window that [`Self::empty`] made.
     pub fn absorb(&mut self, other: Self, now: UnixMicros) {
         // In order of time, which is how most of them can be appended.
-        let mut ids: Vec<_> = other.stored.into_iter().collect();
+        let mut ids: Vec<_> = other.ids().collect();
         ids.sort_unstable_by_key(|(_, stored)| stored.at);
         for (key, stored) in ids {
             self.insert(key, stored, now);
@@ -188,14 +197,23 @@ impl Window {
     pub fn find(&self, topic: u64, scope: Scope, id: &[u8], now: UnixMicros) -> (Key, Option<Stored>) {
         let key = self.key(topic, scope, id);
         let stored = self.get(key, now);
-        if stored.is_none() && self.order.holds_unknown {
+        if stored.is_none() && self.order.holds(Owner::UNKNOWN) {
             return (key, self.get(self.unmarked(topic, id), now));
         }
         (key, stored)
     }
 
     fn get(&self, key: Key, now: UnixMicros) -> Option<Stored> {
-        self.stored.get(&key).copied().filter(|stored| !self.is_old(stored.at, now))
+        self.stored(key).filter(|stored| !self.is_old(stored.at, now))
+    }
+
+    fn ids(&self) -> impl Iterator<Item = (Key, Stored)> {
+        self.table.iter().map(|place| self.slots.id(place.slot))
+    }
+
+    fn stored(&self, key: Key) -> Option<Stored> {
+        let place = self.table.find(Place::hash_of(key), |place| self.slots.is_at(place, key))?;
+        Some(self.slots.stored(place.slot))
     }
 
     fn is_old(&self, at: UnixMicros, now: UnixMicros) -> bool {
@@ -205,47 +223,63 @@ impl Window {
     /// Remembers an id, and forgets those that are too old at `now`, or too many. Of two batches under one
     /// id the one stored later counts.
     pub fn insert(&mut self, key: Key, stored: Stored, now: UnixMicros) {
-        match self.stored.entry(key) {
-            Entry::Vacant(entry) => {
-                entry.insert(stored);
-                self.order.add(stored.owner, stored.at, key);
-            }
-            Entry::Occupied(mut entry) => {
-                let known = *entry.get();
-                if (known.at, known.first) < (stored.at, stored.first) {
-                    entry.insert(stored);
-                    self.order.remove(known.owner, known.at, key);
-                    self.order.add(stored.owner, stored.at, key);
-                    self.order.compact(known.owner, &self.stored);
-                }
-            }
+        self.extend([(key, stored)], now);
+    }
+
+    /// The same for several ids at once.
+    pub fn extend(&mut self, ids: impl IntoIterator<Item = (Key, Stored)>, now: UnixMicros) {
+        for (key, stored) in ids {
+            self.put(key, stored);
         }
         self.forget_old(now);
         self.forget_beyond(self.count_max);
     }
 
+    fn put(&mut self, key: Key, stored: Stored) {
+        let hash = Place::hash_of(key);
+        if let Some(place) = self.table.find_mut(hash, |place| self.slots.is_at(place, key)) {
+            let known = self.slots.stored(place.slot);
+            if (known.at, known.first) < (stored.at, stored.first) {
+                *place = Place::new(key, self.slots.add(key, stored));
+                self.order.add(stored.owner, stored.at, *place);
+                self.order.discount_replaced(known.owner, &mut self.slots, &self.table);
+            }
+        } else {
+            let place = Place::new(key, self.slots.add(key, stored));
+            self.table.insert_unique(hash, place, Place::hash);
+            self.order.add(stored.owner, stored.at, place);
+        }
+    }
+
     /// Number of ids.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.stored.len()
+        self.table.len()
     }
 
     /// Forgets the oldest ids, of the owner that has the most, until there are no more than `count`.
     pub fn forget_beyond(&mut self, count: usize) {
-        while self.stored.len() > count
+        while self.table.len() > count
             && let Some(owner) = self.order.largest()
         {
             self.forget(owner);
         }
-        // A map keeps its memory unless it is told to shrink.
-        if self.stored.capacity() > 8 * self.stored.len().max(SMALL) {
-            self.stored.shrink_to(2 * self.stored.len());
+        if self.slots.capacity() > 8 * self.table.len().max(SMALL) {
+            self.give_back();
         }
+    }
+
+    /// Gives back the memory of ids that were forgotten, which collections keep.
+    fn give_back(&mut self) {
+        let all = std::mem::replace(self, self.empty());
+        let now = self.started;
+        self.table.reserve(2 * all.count(), Place::hash);
+        self.absorb(all, now);
     }
 
     /// Forgets what is too old at `now`.
     fn forget_old(&mut self, now: UnixMicros) {
-        while let Some((time, owner)) = self.order.by_age.first().copied()
+        while let Some((time, owner)) = self.order.stalest()
             && self.is_old(time, now)
         {
             if self.order.file_by_age(owner).is_some_and(|oldest| self.is_old(oldest, now)) {
@@ -255,17 +289,12 @@ impl Window {
     }
 
     /// Forgets the oldest id of an owner, or no more than its place where the id was stored anew.
-    fn forget(&mut self, owner: Owner) {
-        let Some(ids) = self.order.ids.get_mut(&owner) else { return };
-        if let Some((at, key)) = ids.pop()
-            && let Entry::Occupied(entry) = self.stored.entry(key)
-            && (entry.get().at, entry.get().owner) == (at, owner)
-        {
-            entry.remove();
-            ids.count -= 1;
-            if ids.count == 0 {
-                self.order.forget_owner(owner);
-            }
+    fn forget(&mut self, owner: u32) {
+        let Some(oldest) = self.order.pop(owner) else { return };
+        self.slots.free(oldest.slot);
+        if let Ok(place) = self.table.find_entry(oldest.hash(), |place| *place == oldest) {
+            place.remove();
+            self.order.discount(owner, &mut self.slots);
         }
     }
 
@@ -279,148 +308,10 @@ impl Window {
     /// anew; none where no id is remembered.
     pub fn oldest_kept(&mut self) -> Option<UnixMicros> {
         loop {
-            let (time, owner) = self.order.by_age.first().copied()?;
+            let (time, owner) = self.order.stalest()?;
             if self.order.file_by_age(owner)? == time {
                 return Some(time);
             }
         }
-    }
-}
-
-/// An id of one owner, and when it was stored.
-type Timed = (UnixMicros, Key);
-
-/// The ids of one owner, by the time they were stored.
-#[derive(Debug, Default)]
-struct Ids {
-    /// Those that came in order of time. An id that was stored anew stays here as well until its old time
-    /// comes to the front.
-    in_order: VecDeque<Timed>,
-    /// Those that came later than a newer one.
-    late: BTreeSet<Timed>,
-    /// How many are remembered.
-    count: usize,
-    /// A count that is not below `count`, under which the owner stands in [`Order::by_size`].
-    filed_count: usize,
-    /// A time that is not after the oldest, under which the owner stands in [`Order::by_age`].
-    filed_time: UnixMicros,
-}
-
-impl Ids {
-    fn oldest(&self) -> Option<Timed> {
-        match (self.in_order.front(), self.late.first()) {
-            (Some(a), Some(b)) => Some(*a.min(b)),
-            (a, b) => a.or(b).copied(),
-        }
-    }
-
-    /// Takes out the oldest id, which may have been stored anew.
-    fn pop(&mut self) -> Option<Timed> {
-        let oldest = self.oldest()?;
-        if self.in_order.front() != Some(&oldest) {
-            return self.late.pop_first();
-        }
-        if self.in_order.capacity() > 8 * self.in_order.len().max(SMALL) {
-            self.in_order.shrink_to(2 * self.in_order.len());
-        }
-        self.in_order.pop_front()
-    }
-}
-
-/// The order in which ids are forgotten. An owner moves within the two sets only when its place there is
-/// looked at or would be wrong in the other direction, not with every id.
-#[derive(Debug, Default)]
-struct Order {
-    ids: HashMap<Owner, Ids>,
-    /// Owners by how many ids they have at most.
-    by_size: BTreeSet<(usize, Owner)>,
-    /// Owners by a time that none of their ids is older than.
-    by_age: BTreeSet<(UnixMicros, Owner)>,
-    /// Whether there are ids of [`Owner::UNKNOWN`].
-    holds_unknown: bool,
-}
-
-impl Order {
-    /// Adds an id.
-    fn add(&mut self, owner: Owner, at: UnixMicros, key: Key) {
-        let ids = self.ids.entry(owner).or_default();
-        let is_first = ids.count == 0;
-        ids.count += 1;
-        if ids.in_order.back().is_none_or(|newest| newest.0 <= at) {
-            ids.in_order.push_back((at, key));
-        } else {
-            ids.late.insert((at, key));
-        }
-        if ids.count > ids.filed_count {
-            let filed = ids.count + ids.count / 8;
-            self.by_size.insert((filed, owner));
-            self.by_size.remove(&(ids.filed_count, owner));
-            ids.filed_count = filed;
-        }
-        if is_first || at < ids.filed_time {
-            self.by_age.insert((at, owner));
-            if !is_first {
-                self.by_age.remove(&(ids.filed_time, owner));
-            }
-            ids.filed_time = at;
-        }
-        self.holds_unknown |= owner == Owner::UNKNOWN;
-    }
-
-    /// Takes out an id that is stored anew.
-    fn remove(&mut self, owner: Owner, at: UnixMicros, key: Key) {
-        let Some(ids) = self.ids.get_mut(&owner) else { return };
-        ids.late.remove(&(at, key));
-        ids.count -= 1;
-        if ids.count == 0 {
-            self.forget_owner(owner);
-        }
-    }
-
-    fn forget_owner(&mut self, owner: Owner) {
-        if let Some(ids) = self.ids.remove(&owner) {
-            self.by_size.remove(&(ids.filed_count, owner));
-            self.by_age.remove(&(ids.filed_time, owner));
-            self.holds_unknown &= owner != Owner::UNKNOWN;
-        }
-    }
-
-    /// Drops the old places of ids that were stored anew, once they are most of what an owner has.
-    fn compact(&mut self, owner: Owner, stored: &Map) {
-        if let Some(ids) = self.ids.get_mut(&owner)
-            && ids.in_order.len() > 64 + 2 * ids.count
-        {
-            ids.in_order.retain(|(at, key)| {
-                stored.get(key).is_some_and(|stored| (stored.at, stored.owner) == (*at, owner))
-            });
-        }
-    }
-
-    /// The owner with the most ids.
-    fn largest(&mut self) -> Option<Owner> {
-        loop {
-            let mut largest = self.by_size.iter().rev();
-            let (filed, owner) = *largest.next()?;
-            let second = largest.next().map_or(0, |(count, _)| *count);
-            let ids = self.ids.get_mut(&owner)?;
-            if ids.count >= second || ids.count == filed {
-                return Some(owner);
-            }
-            ids.filed_count = ids.count;
-            self.by_size.insert((ids.count, owner));
-            self.by_size.remove(&(filed, owner));
-        }
-    }
-
-    /// Moves an owner to where its oldest id belongs, which it answers.
-    fn file_by_age(&mut self, owner: Owner) -> Option<UnixMicros> {
-        let ids = self.ids.get_mut(&owner)?;
-        let (oldest, _) = ids.oldest()?;
-        if oldest != ids.filed_time {
-            self.by_age.insert((oldest, owner));
-            self.by_age.remove(&(ids.filed_time, owner));
-            ids.filed_time = oldest;
-        }
-        Some(oldest)
     }
 }

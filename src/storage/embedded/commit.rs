@@ -193,7 +193,7 @@ impl CommitBuilder {
             };
             out.push(&header, &[&run.blocks, ids]);
         }
-        Built { runs: self.done, fresh: self.fresh, replies: self.replies }
+        Built { runs: self.done, steady: self.steady, fresh: self.fresh, replies: self.replies }
     }
 }
 
@@ -227,6 +227,7 @@ fn receipt(topic: &Topic, first: Offset, end: Offset, time: UnixMicros, duplicat
 pub struct Built {
     /// Its runs, of each topic in order.
     pub runs: Vec<Pending>,
+    steady: UnixMicros,
     fresh: window::Map,
     replies: Vec<(Reply, Appended)>,
 }
@@ -235,9 +236,7 @@ impl Built {
     /// Shows the commit to readers and answers publishers: it is durable, since `steps` where it had
     /// to be written.
     pub fn publish(self, window: &mut Window, pending: &mut Vec<Pending>, steps: Option<Steps>) {
-        for (key, stored) in self.fresh {
-            window.insert(key, stored, stored.at);
-        }
+        window.extend(self.fresh, self.steady);
         for item in &self.runs {
             item.topic.publish(item.run.clone());
         }

@@ -1,6 +1,6 @@
 //! The window held against a model that keeps everything: ids of several owners, in any order, at any time.
 
-use super::{Key, Mark, Order, Owner, Stored, Window};
+use super::{Key, Mark, Owner, Stored, Window};
 use crate::record::testing::batch_of;
 use crate::record::{Offset, Scope, UnixMicros};
 use std::collections::HashMap;
@@ -34,10 +34,10 @@ fn ids_are_forgotten_by_age_and_by_count() {
     assert_eq!(find(&window, 2, 2, 20), None, "another topic");
     assert_eq!(find(&window, 1, 4, 115), None, "too old");
     put(&mut window, 9, 9, 113);
-    assert_eq!(window.stored.len(), 3);
+    assert_eq!(window.count(), 3);
     put(&mut window, 9, 10, 300);
     assert_eq!(find(&window, 1, 9, 300), Some(10));
-    assert_eq!((window.stored.len(), window.oldest_kept()), (1, Some(UnixMicros(300))));
+    assert_eq!((window.count(), window.oldest_kept()), (1, Some(UnixMicros(300))));
 }
 
 /// An id is its scope's alone; one that an earlier program stored is anybody's, whatever is sent under it.
@@ -74,10 +74,10 @@ fn a_flood_leaves_the_share_of_others() {
     let few: Vec<Key> = (0..20).map(|n| put(scope(1), n)).collect();
     let many: Vec<Key> = (20..10_000).map(|n| put(scope(2), n)).collect();
     let late: Vec<Key> = (10_000..10_100).map(|n| put(scope(1), n)).collect();
-    let known = |keys: &[Key]| keys.iter().filter(|key| window.stored.contains_key(key)).count();
+    let known = |keys: &[Key]| keys.iter().filter(|key| window.stored(**key).is_some()).count();
     // Its newest half, of which the first twenty are no part any more.
     assert_eq!((known(&few), known(&late), known(&many)), (0, 50, 50));
-    assert!(window.stored.contains_key(&late[99]) && window.stored.contains_key(&many[9_979]));
+    assert!(window.stored(late[99]).is_some() && window.stored(many[9_979]).is_some());
 }
 
 /// Old places of ids that are stored anew do not pile up, and cost no other id its place.
@@ -87,16 +87,16 @@ fn ids_stored_anew_keep_one_place_each() {
     let keys: Vec<Key> = (0..10_u8).map(|id| window.key(1, scope(1), &[id])).collect();
     for at in 0..1_000 {
         window.insert(keys[at as usize % 10], stored(at, at, scope(1)), UnixMicros(at));
-        check_order(&window.order, window.stored.len());
+        check_order(&window);
     }
-    assert_eq!(window.stored.len(), 10);
+    assert_eq!(window.count(), 10);
     assert!(window.oldest_kept().is_some_and(|oldest| (900..=990).contains(&oldest.0)));
     window.insert(
         window.key(1, scope(1), b"later"),
         stored(1_000, 1_000_995, scope(1)),
         UnixMicros(1_000_995),
     );
-    let known = |key: &Key| window.stored.contains_key(key);
+    let known = |key: &Key| window.stored(*key).is_some();
     assert_eq!(keys.iter().map(known).collect::<Vec<_>>(), [[false; 5], [true; 5]].concat());
 }
 
@@ -150,7 +150,7 @@ fn run(seed: u64) {
         let stored = stored(n, now - late, of);
         model.insert(key, stored);
         window.insert(key, stored, UnixMicros(now));
-        assert!(window.stored.len() <= count_max);
+        assert!(window.count() <= count_max);
     }
     check(&window, &model, (owners, count_max, age, now));
     // What was noted apart while older ones were read is the same, merged in whatever order.
@@ -164,32 +164,34 @@ fn run(seed: u64) {
 }
 
 fn check(window: &Window, model: &Model, (owners, count_max, age, now): (u8, usize, u64, u64)) {
-    check_order(&window.order, window.stored.len());
-    assert!(window.stored.len() <= count_max);
+    check_order(window);
+    assert!(window.count() <= count_max);
     for (key, stored) in model.due(count_max / usize::from(owners), age, now) {
         assert_eq!(window.get(key, UnixMicros(now)), Some(stored), "one of the newest was forgotten");
     }
-    for (key, known) in &window.stored {
+    for (key, known) in window.ids() {
         // The later of two counts, unless it was forgotten before the other came.
-        assert!(known.at <= model.stored[key].at, "one that was never stored");
+        assert!(known.at <= model.stored[&key].at, "one that was never stored");
         assert!(now - known.at.0 <= age, "an old one is kept");
     }
 }
 
-/// Every owner is filed once, under no fewer ids than it has and under no later time than its oldest.
-fn check_order(order: &Order, count: usize) {
-    assert_eq!(order.ids.values().map(|ids| ids.count).sum::<usize>(), count);
-    assert_eq!((order.by_size.len(), order.by_age.len()), (order.ids.len(), order.ids.len()));
-    for (owner, ids) in &order.ids {
-        assert!(ids.count <= ids.filed_count && order.by_size.contains(&(ids.filed_count, *owner)));
-        assert!(order.by_age.contains(&(ids.filed_time, *owner)));
+/// Every owner is filed once, under no fewer ids than it has and under no later time than its oldest, and every
+/// slot is in use or free.
+fn check_order(window: &Window) {
+    let order = &window.order;
+    let owners = || order.owners.iter().enumerate().filter(|(_, ids)| ids.count > 0);
+    assert_eq!(owners().map(|(_, ids)| ids.count).sum::<usize>(), window.count());
+    assert_eq!((order.by_size.len(), order.by_age.len()), (owners().count(), owners().count()));
+    for (number, ids) in owners() {
+        let number = u32::try_from(number).unwrap();
+        assert!(ids.count <= ids.filed_count && order.by_size.contains(&(ids.filed_count, number)));
+        assert!(order.by_age.contains(&(ids.filed_time, number)));
         assert!(ids.oldest().is_some_and(|(oldest, _)| ids.filed_time <= oldest));
         assert!(ids.in_order.iter().is_sorted_by_key(|(at, _)| at));
-        assert!(
-            ids.in_order.len() + ids.late.len() <= 65 + 3 * ids.count,
-            "places of ids stored anew pile up"
-        );
+        assert!(ids.in_order.len() + ids.late.len() <= 66 + 2 * ids.count, "old places pile up");
     }
+    assert!(window.slots.capacity() <= 8 * window.count().max(64), "memory is kept");
 }
 
 /// P5: in whatever order ids arrive, a window knows the newest of every owner, and no old one.
