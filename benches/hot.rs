@@ -6,11 +6,13 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use criterion::{Criterion, Throughput};
+use futures_util::{FutureExt as _, StreamExt as _};
 use streamway::config::StorageConfig;
 use streamway::record::block::{self, Blocks, records_fields};
 use streamway::record::{Batch, BatchLimits, Epoch, Offset, Position, Receipt, TopicName, UnixMicros};
+use streamway::service::incoming::Incoming;
 use streamway::storage::embedded::EmbeddedLog;
 use streamway::storage::{Hold, Log as _, Retention, TopicLog};
 use streamway::wire::{
@@ -29,6 +31,9 @@ const COUNTED: &str = "hot::counted";
 /// Function that is counted for a commit: the committer's own work, from appends to answers. Counting the caller's thread
 /// would include how the two threads happened to wait for each other.
 const COMMITTED: &str = "streamway::storage::embedded::committer::Committer::append";
+
+/// Number of batches with request ids in a commit, and of messages in a frame of HTTP/2.
+const PIPELINED: usize = 64;
 
 /// A measured piece: its name, its number of records, and a function that runs it once.
 type Piece = (String, usize, Box<dyn FnMut()>);
@@ -79,7 +84,9 @@ fn pieces() -> Vec<Piece> {
         pieces.extend(codecs(count));
     }
     pieces.extend(messages());
+    pieces.push(incoming());
     pieces.extend(log());
+    pieces.push(numbered());
     pieces
 }
 
@@ -149,6 +156,62 @@ fn messages() -> [Piece; 2] {
             black_box(&receipts).put(&mut answers);
         }),
     ]
+}
+
+/// A body of one frame.
+struct Frame(Option<Bytes>);
+
+impl http_body::Body for Frame {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
+        std::task::Poll::Ready(self.0.take().map(|bytes| Ok(http_body::Frame::data(bytes))))
+    }
+}
+
+fn incoming() -> Piece {
+    let mut frame = BytesMut::new();
+    for number in 0..PIPELINED as u64 {
+        let (records, request_id) = (records(1), format!("publisher-{number}").into());
+        let publish = PublishRequest { records, request_id, ..PublishRequest::default() };
+        let message = ExchangeRequest::Publish { number, publish };
+        frame.put_u8(0);
+        frame.put_u32(u32::try_from(message.wire_len()).expect("a short message"));
+        message.put(&mut frame);
+    }
+    let frame = frame.freeze();
+    piece(format!("take {PIPELINED} messages of a call apart"), PIPELINED, move || {
+        let body = tonic::body::Body::new(Frame(Some(frame.clone())));
+        let mut messages = Incoming::<ExchangeRequest>::new(body, None, 4 << 20);
+        while let Some(message) = messages.next().now_or_never().expect("all of it is there") {
+            let _ = black_box(message);
+        }
+    })
+}
+
+/// A commit of batches with request ids, where the window of request ids is full: one is forgotten for each.
+fn numbered() -> Piece {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let dir = tempfile::tempdir_in(".").expect("a directory");
+    let config = StorageConfig { request_ids_max: 10 * PIPELINED, ..StorageConfig::default() };
+    let log = EmbeddedLog::open(dir.path(), &config, 10).expect("a new log");
+    let name = TopicName::parse("bench").expect("a name");
+    let topic = runtime.block_on(log.create(name, Retention::default())).expect("a topic");
+    let (mut appender, mut next) = (topic.appender(), 0_u64);
+    let kept = (log, dir);
+    piece(format!("commit {PIPELINED} batches with request ids, synced"), PIPELINED, move || {
+        let _kept = &kept;
+        let ids = next..next + PIPELINED as u64;
+        next = ids.end;
+        let batches =
+            ids.map(|n| batch(1).with_request_id(&format!("publisher-{n:06}")).expect("a request id"));
+        let batches = batches.collect();
+        black_box(runtime.block_on(appender.append(batches, Hold::default())));
+    })
 }
 
 fn log() -> Vec<Piece> {
