@@ -1,7 +1,8 @@
-//! The messages of a client stream. tonic's reader returns slices of a buffer that several messages share, and keeps the
-//! largest buffer it ever needed for as long as the call lasts: a record of two bytes, or an idle call, would hold
-//! megabytes. Here the records of each message have a buffer of exactly their size, and between two messages a call keeps
-//! at most the frame it is parsing. Memory is allocated for at most one message that a peer has only announced.
+//! Reading of the messages of a client stream. tonic's reader returns slices of a buffer that several messages share,
+//! and keeps the largest buffer it ever needed for as long as the call lasts: a record of two bytes, or an idle call,
+//! would hold megabytes. Here the records of each message have a buffer of exactly their size, and between two messages
+//! a call keeps at most the frame that it is parsing. Memory is allocated for at most one message that a peer has
+//! announced but not sent yet.
 
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -18,9 +19,10 @@ use super::compression;
 use crate::proto::v1::SubscribeRequest;
 use crate::wire::{ExchangeRequest, IngestRequest, MALFORMED, Wire};
 
-/// Flag (whether compressed) and length before every message of gRPC.
+/// Length of the prefix of every gRPC message: the compression flag and the message's length.
 const PREFIX: usize = 5;
-/// Bytes of messages made at a turn, then other calls have theirs: compressed, they come by the wire in a moment.
+/// Bytes of messages that a call returns before it yields to other calls. Compressed messages arrive so fast that a
+/// call would seldom wait for the network.
 const TURN_BYTES: usize = 4 << 20;
 /// The messages a client sends in one call.
 pub struct Incoming<T> {
@@ -30,15 +32,16 @@ pub struct Incoming<T> {
     /// Received bytes that are not parsed yet.
     frame: Bytes,
     state: State,
-    /// Bytes of the messages made at this turn.
+    /// Bytes of the messages returned since the call last yielded.
     turn: usize,
     _message: PhantomData<fn() -> T>,
 }
 
 enum State {
-    /// In a message's prefix, of which so many bytes are known.
+    /// Inside a message's prefix, of which the given number of bytes has arrived.
     Prefix([u8; PREFIX], usize),
-    /// In a message of `len` bytes; `bytes` has those that came in earlier frames, and room for all.
+    /// Inside a message of `len` bytes. `bytes` holds the bytes that arrived in earlier frames, and has room for the
+    /// rest of the message.
     Message {
         compressed: bool,
         len: usize,
@@ -50,7 +53,7 @@ enum State {
 const BETWEEN: State = State::Prefix([0; PREFIX], 0);
 
 impl<T: Message> Incoming<T> {
-    /// Reads the messages of a body, each of at most `bytes_max` bytes once it is decompressed.
+    /// Makes a reader of the messages of a body, each of at most `bytes_max` bytes once it is decompressed.
     #[must_use]
     pub const fn new(body: Body, encoding: Option<CompressionEncoding>, bytes_max: usize) -> Self {
         Self {
@@ -64,7 +67,7 @@ impl<T: Message> Incoming<T> {
         }
     }
 
-    /// The next message, where all of it has come.
+    /// Returns the next message if all of it has arrived.
     fn message(&mut self) -> Result<Option<T>, Status> {
         loop {
             match &mut self.state {
@@ -114,7 +117,7 @@ impl<T: Message> Incoming<T> {
     /// Checks a message's prefix, and returns the state for the message.
     fn announced(&self, [flag, length @ ..]: [u8; PREFIX]) -> Result<State, Status> {
         let (len, limit) = (u32::from_be_bytes(length) as usize, self.bytes_max);
-        // The words are tonic's, which the map of errors knows.
+        // These are tonic's messages, because the mapping of errors recognises them.
         match flag {
             0 => {}
             1 if self.encoding.is_some() => {}
@@ -143,7 +146,7 @@ impl<T: Message> Incoming<T> {
         compression::decompressed(bytes, encoding, self.bytes_max)
     }
 
-    /// Ends the stream at the end of the body, with an error inside a message.
+    /// Ends the stream at the end of the body. Returns an error if the body ended inside a message.
     fn end(&mut self) -> Option<Result<T, Status>> {
         let between = matches!(self.state, State::Prefix(_, 0) | State::Ended);
         self.state = State::Ended;
@@ -153,7 +156,7 @@ impl<T: Message> Incoming<T> {
 
 /// A message that may carry records.
 pub trait Message: Wire {
-    /// The encoded records, which may share the buffer of the bytes that were parsed.
+    /// Returns the encoded records, which may share the buffer of the bytes that were parsed.
     fn records_mut(&mut self) -> Option<&mut Bytes>;
 }
 
@@ -182,7 +185,8 @@ fn parsed<T: Message>(bytes: Bytes) -> Result<T, Status> {
     T::parse(bytes).map_err(|malformed| Status::invalid_argument(format!("{MALFORMED}: {}", malformed.0)))
 }
 
-/// Parses a message that shares its buffer with others, and copies out the one part that would keep the buffer.
+/// Parses a message that shares its buffer with others, and copies the records, the one part that would keep the buffer
+/// alive.
 fn parsed_apart<T: Message>(bytes: Bytes) -> Result<T, Status> {
     let shared = bytes.as_ptr_range();
     let mut message: T = parsed(bytes)?;
@@ -223,10 +227,10 @@ impl<T: Message> Stream for Incoming<T> {
             match ready!(frame) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => this.frame = data,
-                    // Trailers: nothing comes behind them.
+                    // Nothing follows the trailers.
                     Err(_) => return Poll::Ready(this.end()),
                 },
-                // The client went away: what it sent is all there is.
+                // The client disconnected, so no further messages will arrive.
                 Some(Err(status)) if status.code() == Code::Cancelled => {
                     this.state = State::Ended;
                     return Poll::Ready(None);
@@ -286,7 +290,7 @@ mod tests {
         Incoming::new(Body::new(frames), encoding, max)
     }
 
-    /// A body of these frames.
+    /// A body that consists of the given frames.
     struct Frames(VecDeque<Bytes>);
 
     impl http_body::Body for Frames {
@@ -357,11 +361,11 @@ mod tests {
         }
     }
 
-    /// Of a message only its records stay in memory, and little more, whatever else it or its frame contained.
+    /// Only the records of a message stay in memory, and little more, whatever else the message or its frame contained.
     #[tokio::test]
     async fn records_keep_nothing_else_in_memory() {
         let mut odd = encoded(&request(2).publish.unwrap());
-        // An unknown field of 1 MB beside the record.
+        // An unknown field of 1 MB next to the record.
         prost::encoding::bytes::encode(99, &vec![0_u8; 1 << 20], &mut odd);
         let mut message = Vec::new();
         prost::encoding::bytes::encode(1, &odd, &mut message);
@@ -375,7 +379,7 @@ mod tests {
                     let records = message.unwrap().publish.unwrap().records;
                     drop(std::mem::replace(&mut messages.frame, Bytes::new()));
                     let len = records.len();
-                    // Alone with its buffer, a slice of it may grow to all of the buffer.
+                    // If no other slice uses the buffer, this one may grow to all of the buffer.
                     let pinned = records.try_into_mut().expect("no other holds the buffer").capacity();
                     assert!(pinned <= len + EXCESS_MAX + PREFIX, "{pinned} for {len}");
                 }

@@ -1,6 +1,6 @@
-//! The idempotency window: which request ids were stored, with which receipt and content (P5). They may
-//! come in any order: kept are those stored last, and of each principal its share.
-//! Never: durable; what an engine stores is.
+//! The idempotency window: the request ids that were stored, each with its receipt and the checksum of its content
+//! (P5). Ids may arrive in any order. The window keeps the ids that were stored last and gives every principal its
+//! share. It lives in memory only; a storage engine makes the ids durable.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
@@ -18,50 +18,50 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
-/// What was stored under a request id.
+/// The batch that was stored under a request id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// Offset of the batch's first record.
     pub first: Offset,
-    /// Records in the batch.
+    /// Number of records in the batch.
     pub count: u32,
-    /// Checksum of what they say. Not looked at where the owner is [`Owner::UNKNOWN`].
+    /// Checksum of the batch's content. It is not compared if the owner is [`Owner::UNKNOWN`].
     pub content: u32,
-    /// Whose it is.
+    /// Owner that the id is counted for.
     pub owner: Owner,
-    /// When it was stored.
+    /// Wall-clock time at which the batch was stored.
     pub time: UnixMicros,
-    /// The same on the steady clock, which ages are measured by.
+    /// Time at which the batch was stored, on the steady clock. Ages are measured by this clock.
     pub at: UnixMicros,
 }
 
 impl Stored {
-    /// Whether a batch repeats it. Of what was stored without a checksum anything does.
+    /// True if `batch` is a repetition of this one. An id that was stored without a checksum is repeated by any batch.
     #[must_use]
     pub fn is_repeated_by(&self, batch: &Batch) -> bool {
         self.owner == Owner::UNKNOWN || (self.count == batch.count() && self.content == batch.content())
     }
 }
 
-/// What is stored beside a request id: whose it is, and the checksum of what was stored under it. Ids that
-/// earlier programs stored have none.
+/// Scope of a request id, and the checksum of the content stored under it. Ids that earlier versions of the program
+/// stored have no mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// Whose.
+    /// Scope of the id.
     pub scope: Scope,
-    /// As [`Batch::content`].
+    /// Checksum of the content, as [`Batch::content`] computes it.
     pub content: u32,
 }
 
-/// Who an id is counted for: a part of its scope.
+/// Owner that an id is counted for: the first 64 bits of its scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(u64);
 
 impl Owner {
-    /// Of ids stored by an earlier program, which noted neither scope nor content.
+    /// Owner of the ids that an earlier version of the program stored, which recorded neither scope nor content.
     pub const UNKNOWN: Self = Self(u64::MAX);
 
-    /// Of a scope.
+    /// Returns the owner that the ids of a scope are counted for.
     #[must_use]
     pub fn of(scope: Scope) -> Self {
         let mut half = [0; 8];
@@ -70,8 +70,8 @@ impl Owner {
     }
 }
 
-/// A topic, a scope and a request id, as 128 bits of a keyed hash: a million ids collide with a chance of
-/// 2^-88, and nobody outside knows the key, so that no client can choose ids that collide.
+/// A topic, a scope and a request id, as 128 bits of a keyed hash. Among a million ids, the probability of a collision
+/// is 2^-88. No client knows the hash key, so no client can choose ids that collide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(u64, u64);
 
@@ -81,7 +81,7 @@ impl Hash for Key {
     }
 }
 
-/// Takes half of a [`Key`], which is a hash already, for the hash.
+/// Hasher for [`Key`]. A key is already a hash, so half of it serves as the hash.
 #[derive(Debug, Default)]
 pub struct Taken(u64);
 
@@ -99,16 +99,16 @@ impl Hasher for Taken {
     }
 }
 
-/// Memory of so few ids is not worth giving back.
+/// Number of ids below which the window does not release memory.
 const SMALL: usize = 64;
 
-/// What was stored, by key.
+/// Stored batches by key.
 pub type Map = HashMap<Key, Stored, BuildHasherDefault<Taken>>;
 
-/// The newest request ids. One takes about 100 bytes of memory where there are a million.
+/// The newest request ids. With a million of them, each takes about 100 bytes of memory.
 ///
-/// What was stored lies in the order in which it came, which is nearly that in which it is forgotten; the table
-/// by key holds 8 bytes an id, so that a look into it seldom waits for memory.
+/// Stored batches are kept in order of arrival, which is nearly the order in which they are forgotten. The table by key
+/// holds 8 bytes for each id, so that a lookup seldom waits for memory.
 #[derive(Debug)]
 pub struct Window {
     table: HashTable<Place>,
@@ -121,7 +121,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// Remembers at most `count_max` ids, none longer than `age`. The steady clock says `started`.
+    /// Makes a window that remembers at most `count_max` ids, none longer than `age`. `started` is the current time of
+    /// the steady clock.
     #[must_use]
     pub fn new(age: Duration, count_max: usize, started: UnixMicros) -> Self {
         let random = RandomState::new();
@@ -142,9 +143,9 @@ impl Window {
         Self { table: HashTable::new(), slots: Slots::default(), order: Order::default(), ..*self }
     }
 
-    /// Takes in everything of another window that [`Self::empty`] made.
+    /// Adds all ids of another window that was made by [`Self::empty`].
     pub fn absorb(&mut self, other: Self, now: UnixMicros) {
-        // In order of time, which is how most of them can be appended.
+        // In order of time, most of the ids can be appended.
         let mut ids: Vec<_> = other.ids().collect();
         ids.sort_unstable_by_key(|(_, stored)| stored.at);
         for (key, stored) in ids {
@@ -152,13 +153,14 @@ impl Window {
         }
     }
 
-    /// The key of an id within its scope.
+    /// Returns the key of an id within its scope.
     #[must_use]
     pub fn key(&self, topic: u64, scope: Scope, id: &[u8]) -> Key {
         self.hash(topic, id.len() as u64, scope.bytes(), id)
     }
 
-    /// The key of an id, and the owner it is counted for. An id without a mark belongs to anybody.
+    /// Returns the key of an id, and the owner that it is counted for. An id without a mark belongs to
+    /// [`Owner::UNKNOWN`].
     #[must_use]
     pub fn marked(&self, topic: u64, id: &[u8], mark: Option<Mark>) -> (Key, Owner) {
         match mark {
@@ -168,7 +170,7 @@ impl Window {
     }
 
     fn unmarked(&self, topic: u64, id: &[u8]) -> Key {
-        // No id is so long: what has no scope never hashes the same bytes as what has one.
+        // No id is this long, so an id without a scope never hashes the same bytes as an id with one.
         self.hash(topic, id.len() as u64 | 1 << 63, [0; 16], id)
     }
 
@@ -184,15 +186,15 @@ impl Window {
         Key(hash.h1, hash.h2)
     }
 
-    /// Where something stored by an earlier run at `time` stands on the steady clock: not in the future,
-    /// where that run's wall clock was ahead.
+    /// Converts a wall-clock time of an earlier run to the steady clock. The result is never in the future, even if
+    /// that run's wall clock was ahead.
     #[must_use]
     pub fn at(&self, time: UnixMicros) -> UnixMicros {
         time.min(self.started)
     }
 
-    /// The id's key, and what was stored under it within the window, also by an earlier program, which noted
-    /// no scope.
+    /// Returns the key of an id, and the batch that was stored under it within the window. The batch may have been
+    /// stored by an earlier version of the program, which recorded no scope.
     #[must_use]
     pub fn find(&self, topic: u64, scope: Scope, id: &[u8], now: UnixMicros) -> (Key, Option<Stored>) {
         let key = self.key(topic, scope, id);
@@ -220,13 +222,13 @@ impl Window {
         now.0.saturating_sub(at.0) > self.age
     }
 
-    /// Remembers an id, and forgets those that are too old at `now`, or too many. Of two batches under one
-    /// id the one stored later counts.
+    /// Adds an id, then removes the ids that are too old at `now` or exceed the maximum count. Of two batches under one
+    /// id, the one stored later counts.
     pub fn insert(&mut self, key: Key, stored: Stored, now: UnixMicros) {
         self.extend([(key, stored)], now);
     }
 
-    /// The same for several ids at once.
+    /// Adds several ids as [`Self::insert`] does.
     pub fn extend(&mut self, ids: impl IntoIterator<Item = (Key, Stored)>, now: UnixMicros) {
         for (key, stored) in ids {
             self.put(key, stored);
@@ -251,13 +253,13 @@ impl Window {
         }
     }
 
-    /// Number of ids.
+    /// Returns the number of ids.
     #[must_use]
     pub fn count(&self) -> usize {
         self.table.len()
     }
 
-    /// Forgets the oldest ids, of the owner that has the most, until there are no more than `count`.
+    /// Removes ids until at most `count` are left. Each time, the owner with the most ids loses its oldest one.
     pub fn forget_beyond(&mut self, count: usize) {
         while self.table.len() > count
             && let Some(owner) = self.order.largest()
@@ -269,7 +271,7 @@ impl Window {
         }
     }
 
-    /// Gives back the memory of ids that were forgotten, which collections keep.
+    /// Releases the memory of forgotten ids, which the collections would keep.
     fn give_back(&mut self) {
         let all = std::mem::replace(self, self.empty());
         let now = self.started;
@@ -277,7 +279,7 @@ impl Window {
         self.absorb(all, now);
     }
 
-    /// Forgets what is too old at `now`.
+    /// Removes the ids that are too old at `now`.
     fn forget_old(&mut self, now: UnixMicros) {
         while let Some((time, owner)) = self.order.stalest()
             && self.is_old(time, now)
@@ -288,7 +290,8 @@ impl Window {
         }
     }
 
-    /// Forgets the oldest id of an owner, or no more than its place where the id was stored anew.
+    /// Removes the oldest entry of an owner. If its id was stored again later, only the old entry is removed, and the
+    /// id stays.
     fn forget(&mut self, owner: u32) {
         let Some(oldest) = self.order.pop(owner) else { return };
         self.slots.free(oldest.slot);
@@ -298,14 +301,14 @@ impl Window {
         }
     }
 
-    /// When an id is too old at `now`.
+    /// Returns the earliest time that is still within the window at `now`. Ids stored before it are too old.
     #[must_use]
     pub const fn oldest(&self, now: UnixMicros) -> UnixMicros {
         UnixMicros(now.0.saturating_sub(self.age))
     }
 
-    /// The time at which the oldest id that is remembered was stored, or an earlier one where ids were stored
-    /// anew; none where no id is remembered.
+    /// Returns the time at which the oldest remembered id was stored, or an earlier time if ids were stored again
+    /// since. Returns `None` if the window is empty.
     pub fn oldest_kept(&mut self) -> Option<UnixMicros> {
         loop {
             let (time, owner) = self.order.stalest()?;

@@ -1,4 +1,4 @@
-//! The order in which request ids are forgotten: of each owner by time.
+//! The order in which request ids are forgotten: the ids of each owner, by time.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -8,28 +8,28 @@ use super::Owner;
 use super::slots::{Place, Slots};
 use crate::record::UnixMicros;
 
-/// When an id was stored, and its place.
+/// Time at which an id was stored, and its place.
 type Timed = (UnixMicros, Place);
 
 /// The ids of one owner, by the time they were stored.
 #[derive(Debug)]
 pub struct Ids {
     owner: Owner,
-    /// Those that came in order of time. An id that was stored anew stays here as well until its old time
-    /// comes to the front.
+    /// Ids that arrived in order of time. The old entry of an id that was stored again stays here until its time comes
+    /// to the front.
     pub in_order: VecDeque<Timed>,
-    /// Those that came later than a newer one.
+    /// Ids that arrived after a newer one.
     pub late: BTreeSet<Timed>,
-    /// How many are remembered.
+    /// Number of ids that are remembered.
     pub count: usize,
-    /// A count that is not below `count`, under which the owner stands in [`Order::by_size`].
+    /// Upper bound of `count`: the owner is listed under this number in [`Order::by_size`].
     pub filed_count: usize,
-    /// A time that is not after the oldest, under which the owner stands in [`Order::by_age`].
+    /// Time no later than that of the oldest id: the owner is listed under this time in [`Order::by_age`].
     pub filed_time: UnixMicros,
 }
 
 impl Ids {
-    /// The oldest of them.
+    /// Returns the oldest id.
     pub fn oldest(&self) -> Option<Timed> {
         match (self.in_order.front(), self.late.first()) {
             (Some(a), Some(b)) => Some(*a.min(b)),
@@ -38,23 +38,23 @@ impl Ids {
     }
 }
 
-/// The order in which ids are forgotten. An owner moves within the two sets only when its place there is
-/// looked at or would be wrong in the other direction, not with every id.
+/// The order in which ids are forgotten. An owner's entries in the two sets are bounds. They are not corrected with
+/// every id, but only when they are read or would no longer be bounds.
 #[derive(Debug, Default)]
 pub struct Order {
     numbers: HashMap<Owner, u32>,
-    /// Owners by number; one without ids is free.
+    /// Owners by number. The number of an owner without ids is free.
     pub owners: Vec<Ids>,
     free: Vec<u32>,
-    /// Owners by how many ids they have at most.
+    /// Owners by an upper bound of their number of ids.
     pub by_size: BTreeSet<(usize, u32)>,
-    /// Owners by a time that none of their ids is older than.
+    /// Owners by a lower bound of the time of their oldest id.
     pub by_age: BTreeSet<(UnixMicros, u32)>,
     holds_unknown: bool,
 }
 
 impl Order {
-    /// Whether there are ids of an owner.
+    /// True if there are ids of the owner.
     pub fn holds(&self, owner: Owner) -> bool {
         if owner == Owner::UNKNOWN { self.holds_unknown } else { self.numbers.contains_key(&owner) }
     }
@@ -102,7 +102,7 @@ impl Order {
         }
     }
 
-    /// Takes out the oldest id of an owner, which may have been stored anew.
+    /// Removes and returns the oldest entry of an owner. Its id may have been stored again since.
     pub fn pop(&mut self, number: u32) -> Option<Place> {
         let ids = &mut self.owners[number as usize];
         let oldest = ids.oldest()?;
@@ -114,7 +114,7 @@ impl Order {
         Some(oldest.1)
     }
 
-    /// Counts one id less of an owner.
+    /// Decrements the number of ids of an owner.
     pub fn discount(&mut self, number: u32, slots: &mut Slots) {
         let ids = &mut self.owners[number as usize];
         ids.count -= 1;
@@ -123,7 +123,7 @@ impl Order {
         }
         self.by_size.remove(&(ids.filed_count, number));
         self.by_age.remove(&(ids.filed_time, number));
-        // Only those are left that were stored anew, for another owner.
+        // The entries that are left belong to ids that were stored again for another owner.
         let left = std::mem::take(&mut ids.in_order).into_iter().chain(std::mem::take(&mut ids.late));
         left.for_each(|(_, place)| slots.free(place.slot));
         self.holds_unknown &= ids.owner != Owner::UNKNOWN;
@@ -131,11 +131,11 @@ impl Order {
         self.free.push(number);
     }
 
-    /// Counts one id less of an owner, which was stored anew and leaves its place behind.
+    /// Decrements the number of ids of an owner after one of them was stored again, which leaves its old entry behind.
     pub fn discount_replaced(&mut self, owner: Owner, slots: &mut Slots, table: &HashTable<Place>) {
         let Some(&number) = self.numbers.get(&owner) else { return };
         let ids = &mut self.owners[number as usize];
-        // Once they are most of what there is, such places are given up.
+        // Old entries are removed once they are the majority.
         if ids.in_order.len() + ids.late.len() > 64 + 2 * ids.count {
             let mut is_newest = |(_, place): &Timed| {
                 let is_newest = table.find(place.hash(), |newest| newest == place).is_some();
@@ -150,7 +150,7 @@ impl Order {
         self.discount(number, slots);
     }
 
-    /// The owner with the most ids.
+    /// Returns the owner with the most ids.
     pub fn largest(&mut self) -> Option<u32> {
         loop {
             let mut largest = self.by_size.iter().rev();
@@ -166,12 +166,12 @@ impl Order {
         }
     }
 
-    /// The owner that may have the oldest id, and a time that this is not older than.
+    /// Returns the owner that may have the oldest id, and a lower bound of that id's time.
     pub fn stalest(&self) -> Option<(UnixMicros, u32)> {
         self.by_age.first().copied()
     }
 
-    /// Moves an owner to where its oldest id belongs, which it answers.
+    /// Lists an owner under the exact time of its oldest id, and returns this time.
     pub fn file_by_age(&mut self, number: u32) -> Option<UnixMicros> {
         let ids = &mut self.owners[number as usize];
         let (oldest, _) = ids.oldest()?;

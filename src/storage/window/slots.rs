@@ -1,17 +1,17 @@
-//! The request ids themselves, in slots that are used again.
+//! The request ids themselves, in slots that are reused.
 
 use super::{Key, Stored};
 
-/// The place of a key in the table: a part of it, and its slot.
+/// Entry of a key in the table: a part of the key, and its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     part: u32,
-    /// The slot of the key.
+    /// Slot that holds the key.
     pub slot: u32,
 }
 
 impl Place {
-    /// The place of a key that is in `slot`.
+    /// Returns the place of a key that is stored in `slot`.
     pub const fn new(key: Key, slot: u32) -> Self {
         Self { part: Self::part_of(key), slot }
     }
@@ -20,17 +20,17 @@ impl Place {
         key.0 as u32
     }
 
-    /// The hash of a key. A place holds enough to tell it, so that a table that grows reads no slot.
+    /// Returns the hash of a key. A place holds enough of the key to compute it, so a table that grows reads no slot.
     pub const fn hash_of(key: Key) -> u64 {
         Self::widened(Self::part_of(key))
     }
 
-    /// The same of the key that is here.
+    /// Returns the hash of the key that is stored here.
     pub const fn hash(&self) -> u64 {
         Self::widened(self.part)
     }
 
-    /// The table takes the lowest bits of a hash and the highest.
+    /// The hash table uses the lowest and the highest bits of a hash, so the part is put into both.
     const fn widened(part: u32) -> u64 {
         (part as u64) << 32 | part as u64
     }
@@ -44,7 +44,7 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Adds an id; answers its slot.
+    /// Adds an id, and returns its slot.
     pub fn add(&mut self, key: Key, stored: Stored) -> u32 {
         if let Some(slot) = self.free.pop() {
             self.slots[slot as usize] = (key, stored);
@@ -59,22 +59,22 @@ impl Slots {
         self.free.push(slot);
     }
 
-    /// Whether a place is that of this key.
+    /// True if a place is that of this key.
     pub fn is_at(&self, place: &Place, key: Key) -> bool {
         place.part == Place::part_of(key) && self.slots[place.slot as usize].0 == key
     }
 
-    /// What was stored under the id in a slot.
+    /// Returns the batch that was stored under the id in a slot.
     pub fn stored(&self, slot: u32) -> Stored {
         self.slots[slot as usize].1
     }
 
-    /// The id in a slot, and what was stored under it.
+    /// Returns the key in a slot, and the batch that was stored under it.
     pub fn id(&self, slot: u32) -> (Key, Stored) {
         self.slots[slot as usize]
     }
 
-    /// Slots that there is memory for.
+    /// Returns the number of slots for which memory is allocated.
     pub fn capacity(&self) -> usize {
         self.slots.capacity()
     }

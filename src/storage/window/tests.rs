@@ -1,4 +1,4 @@
-//! The window held against a model that keeps everything: ids of several owners, in any order, at any time.
+//! Compares the window with a model that keeps everything: ids of several owners, in any order, at any time.
 
 use super::{Key, Mark, Owner, Stored, Window};
 use crate::record::testing::batch_of;
@@ -40,7 +40,8 @@ fn ids_are_forgotten_by_age_and_by_count() {
     assert_eq!((window.count(), window.oldest_kept()), (1, Some(UnixMicros(300))));
 }
 
-/// An id is its scope's alone; one that an earlier program stored is anybody's, whatever is sent under it.
+/// An id belongs to one scope only. An id that an earlier version of the program stored belongs to every scope, and any
+/// batch that is sent under it counts as its repetition.
 #[test]
 fn an_id_is_of_one_scope_and_one_content() {
     let mut window = Window::new(Duration::from_secs(1), 10, UnixMicros(0));
@@ -75,12 +76,12 @@ fn a_flood_leaves_the_share_of_others() {
     let many: Vec<Key> = (20..10_000).map(|n| put(scope(2), n)).collect();
     let late: Vec<Key> = (10_000..10_100).map(|n| put(scope(1), n)).collect();
     let known = |keys: &[Key]| keys.iter().filter(|key| window.stored(**key).is_some()).count();
-    // Its newest half, of which the first twenty are no part any more.
+    // The first owner keeps its newest ids, up to half of the window. The first twenty are no longer among them.
     assert_eq!((known(&few), known(&late), known(&many)), (0, 50, 50));
     assert!(window.stored(late[99]).is_some() && window.stored(many[9_979]).is_some());
 }
 
-/// Old places of ids that are stored anew do not pile up, and cost no other id its place.
+/// Old entries of ids that are stored again do not accumulate, and no other id loses its place to them.
 #[test]
 fn ids_stored_anew_keep_one_place_each() {
     let mut window = Window::new(Duration::from_secs(1), 100, UnixMicros(0));
@@ -100,7 +101,7 @@ fn ids_stored_anew_keep_one_place_each() {
     assert_eq!(keys.iter().map(known).collect::<Vec<_>>(), [[false; 5], [true; 5]].concat());
 }
 
-/// Everything that was ever stored: what of it must be known, and what must not.
+/// Everything that was ever stored. It tells which ids a window must know, and which it must not.
 #[derive(Default)]
 struct Model {
     stored: HashMap<Key, Stored>,
@@ -114,7 +115,7 @@ impl Model {
         }
     }
 
-    /// Those that a window must know at `now`: of each owner the newest within its share.
+    /// Returns the ids that a window must know at `now`: for each owner, the newest ones within its share.
     fn due(&self, share: usize, age: u64, now: u64) -> Vec<(Key, Stored)> {
         let mut of: HashMap<Owner, Vec<(Key, Stored)>> = HashMap::new();
         for (key, stored) in &self.stored {
@@ -122,7 +123,7 @@ impl Model {
         }
         let newest = of.into_values().flat_map(|mut ids| {
             ids.sort_unstable_by_key(|(_, stored)| std::cmp::Reverse(stored.at));
-            // Of those that are as old as the first that has no place any of them may be forgotten.
+            // Among the ids that are as old as the first one outside the share, any may be forgotten.
             let beyond = ids.get(share).map(|(_, stored)| stored.at);
             ids.truncate(share);
             ids.retain(|(_, stored)| Some(stored.at) != beyond);
@@ -132,8 +133,8 @@ impl Model {
     }
 }
 
-/// One run: `owners` store ids at times that mostly rise; some arrive late, by any time within the window
-/// and beyond it, and some are stored again.
+/// One run: several owners store ids at times that mostly rise. Some ids arrive late, by a time within the window or
+/// beyond it, and some are stored again.
 fn run(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let (owners, age) = (random.u8(1..6), random.u64(50..400));
@@ -144,7 +145,7 @@ fn run(seed: u64) {
         now += random.u64(0..3);
         let of = scope(random.u8(..owners));
         let id = if random.u8(..8) == 0 { random.u64(..=n) } else { n };
-        // Overtaken by as much as a load takes, or by a clock that is wrong; never from the future.
+        // An id may be late because loading took long or because a clock is wrong, but it is never from the future.
         let late = if random.u8(..3) == 0 { random.u64(..2 * age) } else { 0 };
         let key = window.key(1, of, &id.to_be_bytes());
         let stored = stored(n, now - late, of);
@@ -153,7 +154,8 @@ fn run(seed: u64) {
         assert!(window.count() <= count_max);
     }
     check(&window, &model, (owners, count_max, age, now));
-    // What was noted apart while older ones were read is the same, merged in whatever order.
+    // Ids that were added to separate windows and merged in any order give the same result. This happens when new ids
+    // arrive while older ones are loaded.
     let mut parts = [window.empty(), window.empty()];
     for (key, stored) in &model.stored {
         parts[random.usize(..2)].insert(*key, *stored, UnixMicros(now));
@@ -170,14 +172,14 @@ fn check(window: &Window, model: &Model, (owners, count_max, age, now): (u8, usi
         assert_eq!(window.get(key, UnixMicros(now)), Some(stored), "one of the newest was forgotten");
     }
     for (key, known) in window.ids() {
-        // The later of two counts, unless it was forgotten before the other came.
+        // Of two times the later one counts, unless that id was forgotten before the other one arrived.
         assert!(known.at <= model.stored[&key].at, "one that was never stored");
         assert!(now - known.at.0 <= age, "an old one is kept");
     }
 }
 
-/// Every owner is filed once, under no fewer ids than it has and under no later time than its oldest, and every
-/// slot is in use or free.
+/// Every owner is listed once, under an upper bound of its number of ids and a lower bound of its oldest time, and
+/// every slot is either in use or free.
 fn check_order(window: &Window) {
     let order = &window.order;
     let owners = || order.owners.iter().enumerate().filter(|(_, ids)| ids.count > 0);
