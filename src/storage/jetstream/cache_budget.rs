@@ -1,5 +1,5 @@
-//! Memory of the tail caches of all topics, within one bound: the oldest of all goes first, whoever adds to it. So a
-//! topic that was busy once does not keep its share.
+//! Limit on the memory of all tail caches together. When it is exceeded, the oldest chunk of any topic is evicted
+//! first, so a topic that is no longer busy loses its part of the cache.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use crate::storage::tail::{Evicted, Run, TailCache};
 use crate::storage::topic_state::TopicState;
 
-/// The memory of all tail caches.
+/// Memory that all tail caches share.
 #[derive(Debug)]
 pub struct CacheBudget {
     bytes_max: usize,
@@ -16,15 +16,15 @@ pub struct CacheBudget {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Bytes held. An eviction may be counted a moment before the addition that caused it.
+    /// Bytes held by all caches. An eviction may be subtracted before the addition that caused it is counted.
     held: i64,
     next: u64,
-    /// Topic of each chunk, by the chunk's number, oldest first.
+    /// Topic of each chunk, by the number of the chunk. Smaller numbers are older.
     chunks: BTreeMap<u64, Weak<TopicState>>,
 }
 
 impl CacheBudget {
-    /// At most so many bytes of memory, and the newest chunk.
+    /// Creates a budget of at most `bytes_max` bytes. The newest chunk is stored even if it alone exceeds them.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
         Self { bytes_max, state: Mutex::default() }
@@ -34,7 +34,7 @@ impl CacheBudget {
         self.state.lock().expect("no panic while it is held")
     }
 
-    /// Adds a topic's newest run, and evicts chunks until the budget is met.
+    /// Adds a topic's newest run, then evicts chunks until the budget is met.
     pub fn push(&self, topic: &Arc<TopicState>, run: Run) {
         let number = {
             let mut state = self.lock();
@@ -55,7 +55,7 @@ impl CacheBudget {
         }
     }
 
-    /// The oldest chunk except `newest`, if the budget is exceeded.
+    /// Returns the oldest chunk except `newest` if the budget is exceeded.
     fn too_much(&self, newest: Option<u64>) -> Option<(u64, Weak<TopicState>)> {
         let state = self.lock();
         if state.held <= self.bytes_max as i64 {

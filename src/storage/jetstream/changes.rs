@@ -1,5 +1,5 @@
-//! Announcements of trims, deletions and changed settings to the other replicas, which then ask NATS at once and not only with
-//! their next regular request. An announcement may be lost; the regular request follows.
+//! Announcements of trims, deletions and changed settings to the other replicas. A replica that receives one asks NATS
+//! at once instead of with its next regular request. If an announcement is lost, the regular request finds the change.
 
 use std::sync::Arc;
 
@@ -11,10 +11,11 @@ use super::nats::Nats;
 use super::topic::Topic;
 use crate::record::TopicName;
 
-/// Prefix of the announcements' subjects, before the topic's name. No topic's own subject begins so, see [`names::subject`].
+/// Prefix of the announcements' subjects, before the topic's name. No subject of a topic begins with it, see
+/// [`names::subject`].
 const PREFIX: &str = "streamway_changes.";
 
-/// Announces a change of a topic.
+/// Announces a change of a topic to the other replicas.
 pub async fn announce(nats: &Nats, topic: &TopicName) {
     let subject = format!("{PREFIX}{}", names::escaped(topic));
     if let Err(error) = nats.client.publish(subject, bytes::Bytes::new()).await {
@@ -22,8 +23,8 @@ pub async fn announce(nats: &Nats, topic: &TopicName) {
     }
 }
 
-/// Asks NATS what there is of a topic that `known` finds when a change of it is announced, until the log closes.
-/// An announcement has no content that could be outdated.
+/// Listens for announcements until the log closes, and asks NATS for the current state of each announced topic that
+/// `known` finds. An announcement has no content, so it cannot be outdated.
 pub async fn listen(nats: Arc<Nats>, known: impl Fn(&TopicName) -> Option<Arc<Topic>>) {
     let listening = async {
         let Ok(mut changes) = nats.client.subscribe(format!("{PREFIX}*")).await else { return };

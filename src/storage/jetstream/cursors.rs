@@ -1,38 +1,39 @@
-//! Cursors between two reads of one topic: each is kept for whoever goes on reading where it stopped.
+//! Consumers of one topic that are stored between two reads. A read that continues where an earlier one stopped uses
+//! the consumer of that one.
 
 use std::sync::Mutex;
 
 use async_nats::jetstream::consumer::PullConsumer;
 
-/// Maximum number of cursors kept between reads of one topic. The least recently used one is dropped first.
+/// Maximum number of cursors stored for one topic. The least recently used one is dropped first.
 const KEPT_MAX: usize = 64;
 
 /// A consumer and the sequence of the message it delivers next.
 #[derive(Debug)]
 pub struct Cursor {
-    /// The consumer.
+    /// Consumer in NATS.
     pub consumer: PullConsumer,
-    /// Sequence of that message.
+    /// Sequence of the message that the consumer delivers next.
     pub next: u64,
 }
 
-/// Cursors that no reader uses at the moment.
+/// Cursors that no reader uses at the moment, least recently used first.
 #[derive(Debug, Default)]
 pub struct Cursors(Mutex<Vec<Cursor>>);
 
 impl Cursors {
-    /// Takes the consumer that delivers the message `next` next.
+    /// Removes and returns the consumer that delivers the message `next` next.
     pub fn take(&self, next: u64) -> Option<PullConsumer> {
         let mut kept = self.0.lock().expect("no panic while it is held");
         let at = kept.iter().position(|cursor| cursor.next == next)?;
         Some(kept.remove(at).consumer)
     }
 
-    /// Keeps a cursor for the next read.
+    /// Stores a cursor for the next read.
     pub fn keep(&self, cursor: Cursor) {
         let mut kept = self.0.lock().expect("no panic while it is held");
         if kept.len() >= KEPT_MAX {
-            // NATS removes its consumer after a while.
+            // NATS removes the consumer once it has been idle for a while.
             kept.remove(0);
         }
         kept.push(cursor);

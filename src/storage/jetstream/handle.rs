@@ -1,4 +1,4 @@
-//! A topic as the contract wants it: whoever waits for it has it followed.
+//! Implementation of [`TopicLog`] for a topic. A caller that waits for the topic starts its follower if none runs.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use crate::storage::append::{Append, OrderedAppender, Sink};
 use crate::storage::topic_state::TopicState;
 use crate::storage::{Appender, BoxFuture, Chunk, Error, Start, TopicInfo, TopicLog};
 
-/// A topic as the contract wants it. Clones are the same topic.
+/// Handle of a topic that implements [`TopicLog`]. Clones refer to the same topic.
 #[derive(Clone, Debug)]
 pub struct Handle(pub Arc<Topic>);
 
 impl Handle {
-    /// Does what waits for the topic, which is followed meanwhile.
+    /// Runs `work`, which waits for the topic, and makes sure that the topic is followed until it ends.
     fn following<'a, T: Send + 'a>(&'a self, work: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
         Box::pin(async move {
             let _waiting = self.0.wait();
@@ -26,7 +26,7 @@ impl Handle {
         })
     }
 
-    /// Starts the topic's follower, where its place was claimed.
+    /// Starts the topic's follower if its place was claimed.
     fn start(&self, claimed: Option<TaskTrackerToken>) {
         if claimed.is_some() {
             self.0.nats.tasks.spawn(follower::follow(self.0.clone()));

@@ -1,6 +1,6 @@
-//! How many request ids the windows of all topics hold together: `storage.request_ids_max`, as with one window for
-//! the whole server. Above it a window that holds more than an equal share forgets its oldest. It notices with its
-//! follower's next tick, and until then windows that hold less may exceed the limit by an eighth.
+//! Limit on the request ids that the windows of all topics hold together: `storage.request_ids_max`, the same number as
+//! for a server with a single window. Above the limit, a window that holds more than an equal share drops its oldest
+//! ids. It does so at its follower's next tick; until then, windows that hold less may exceed the limit by an eighth.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -9,29 +9,29 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::record::UnixMicros;
 use crate::storage::window::Window;
 
-/// The ids of all windows.
+/// Count of the ids in all windows.
 #[derive(Debug)]
 pub struct IdBudget {
     ids_max: usize,
     held: AtomicUsize,
-    /// Windows that hold any.
+    /// Number of windows that hold at least one id.
     windows: AtomicUsize,
 }
 
 impl IdBudget {
-    /// At most so many ids.
+    /// Creates a budget of at most `ids_max` ids.
     #[must_use]
     pub const fn new(ids_max: usize) -> Self {
         Self { ids_max, held: AtomicUsize::new(0), windows: AtomicUsize::new(0) }
     }
 
-    /// Ids held.
+    /// Number of ids held by all windows.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Acquire)
     }
 
-    /// Number of ids that a window which holds `own` may keep.
+    /// Number of ids that a window may keep which holds `own` now.
     fn allowed(&self, own: usize) -> usize {
         let (held, windows) = (self.held(), self.windows.load(Ordering::Acquire));
         let beyond = |max: usize| own.saturating_sub(held.saturating_sub(max));
@@ -39,7 +39,7 @@ impl IdBudget {
         beyond(self.ids_max).max(share).min(beyond(self.ids_max + self.ids_max / 8))
     }
 
-    /// Counts a window anew, which held `before` ids and now holds `after`.
+    /// Updates the counts for a window that held `before` ids and now holds `after`.
     fn count(&self, before: usize, after: usize) {
         if after >= before {
             self.held.fetch_add(after - before, Ordering::AcqRel);
@@ -54,7 +54,7 @@ impl IdBudget {
     }
 }
 
-/// A window whose ids are counted.
+/// Window whose ids are counted in the budget.
 #[derive(Debug)]
 pub struct CountedWindow {
     window: Window,
@@ -63,19 +63,19 @@ pub struct CountedWindow {
 }
 
 impl CountedWindow {
-    /// Counts the ids of a window that holds none yet.
+    /// Wraps a window that holds no ids yet.
     #[must_use]
     pub const fn new(window: Window, budget: Arc<IdBudget>) -> Self {
         Self { window, budget, counted: 0 }
     }
 
-    /// Another one with the same keys and limits, empty.
+    /// Creates an empty window with the same keys and limits, counted in the same budget.
     #[must_use]
     pub fn empty(&self) -> Self {
         Self::new(self.window.empty(), self.budget.clone())
     }
 
-    /// Changes the window, and drops ids that exceed the budget then.
+    /// Changes the window, then drops the ids that exceed the budget.
     pub fn change(&mut self, change: impl FnOnce(&mut Window)) {
         change(&mut self.window);
         self.recount();
@@ -91,7 +91,7 @@ impl CountedWindow {
         }
     }
 
-    /// Takes in everything of another one made by [`Self::empty`].
+    /// Adds all ids of a window that was made by [`Self::empty`].
     pub fn absorb(&mut self, mut other: Self, now: UnixMicros) {
         let empty = other.window.empty();
         let window = std::mem::replace(&mut other.window, empty);
@@ -166,14 +166,14 @@ mod tests {
                 insert(window, n);
                 assert!(budget.held() <= 90, "{}", budget.held());
             }
-            // The busy one notices with its next tick.
+            // The window with the most ids drops some at its next tick.
             windows[0].keep_to_budget();
             assert!(n == 0 || budget.held() <= 80, "{}", budget.held());
         }
         let counts: Vec<_> = windows.iter().map(|window| window.count()).collect();
         assert!(counts.iter().all(|count| *count >= 16), "{counts:?}");
         assert!(windows.iter().zip([199, 99, 99, 99]).all(|(window, newest)| knows(window, newest)));
-        // What one gives up the others may use.
+        // The other windows may use the ids that a dropped window held.
         windows.truncate(1);
         (200..300).for_each(|n| insert(&mut windows[0], n));
         assert_eq!(windows[0].count(), 80);

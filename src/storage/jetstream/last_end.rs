@@ -1,9 +1,9 @@
-//! End of the newest trimmed message. An offset after its last record names the same place as the earliest offset, and may be
-//! the `next` of a receipt. An offset before that names records that were missed.
+//! End of the newest trimmed message. An offset after its last record names the same place as the earliest offset, and
+//! may be the `next` of a receipt. A smaller offset names records that the reader missed.
 //!
-//! The message after it says so ([`Head::previous`](super::message::Head::previous)). Where there is none, as in a topic
-//! that is empty, a small message next to the topic's create lock does. It is written before a trim, and by the replica that
-//! stored the newest message of a topic whose records expire.
+//! The message that follows the trimmed one stores this end ([`Head::previous`](super::message::Head::previous)). If
+//! there is no such message, as in an empty topic, a small note next to the topic's create lock stores it. The note is
+//! written before a trim. If the topic's records expire, the replica that stored the newest message writes it too.
 
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use tracing::debug;
@@ -18,7 +18,7 @@ use super::topic::Topic;
 use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::Error;
 
-/// Subject of the note on one topic. No topic's name begins like this.
+/// Subject of the note on one topic. No topic's name begins with `_end-`, so no create lock has this subject.
 fn subject(topic: &TopicName) -> String {
     format!("{}._end-{}", create_lock::STREAM, names::escaped(topic))
 }
@@ -27,7 +27,8 @@ fn encode(epoch: Epoch, sequence: u64, next: Offset) -> String {
     format!("{epoch} {sequence} {}", next.get() - start_of(sequence).get())
 }
 
-/// Offset just after the last record of the message `sequence`; none where the text is of another message.
+/// Parses the note: the offset just after the last record of the message `sequence`. None if the text is about another
+/// message.
 fn decode(text: &[u8], epoch: Epoch, sequence: u64) -> Option<Offset> {
     let mut parts = std::str::from_utf8(text).ok()?.split(' ');
     let is_of = Epoch::parse(parts.next()?)? == epoch && parts.next()?.parse() == Ok(sequence);
@@ -58,7 +59,7 @@ pub async fn of_trimmed(topic: &Topic, sequence: u64) -> Result<Option<Offset>, 
         return Ok(None);
     }
     let after = match lookup::message(topic, sequence + 1).await {
-        // Whoever reads it is told.
+        // Damage is reported to the readers of that message.
         Err(Error::Damaged(_)) => None,
         after => after?,
     };
@@ -68,7 +69,7 @@ pub async fn of_trimmed(topic: &Topic, sequence: u64) -> Result<Option<Offset>, 
     }
 }
 
-/// Reads the end of the message `sequence`, if it was written down.
+/// Reads the end of the message `sequence` from the note, if the note is about it.
 async fn written(topic: &Topic, sequence: u64) -> Result<Option<Offset>, Error> {
     let stream = topic.nats.context.get_stream_no_info(create_lock::STREAM).await.map_err(unavailable)?;
     match stream.get_last_raw_message_by_subject(&subject(&topic.state.name)).await {
@@ -80,19 +81,19 @@ async fn written(topic: &Topic, sequence: u64) -> Result<Option<Offset>, Error> 
     }
 }
 
-/// Finds the end of the messages before `first`, which are about to be trimmed.
+/// Finds the end of the messages before `first`, which are about to be trimmed. None if it cannot be found.
 pub async fn before(topic: &Topic, first: u64) -> Option<Offset> {
     let sequence = first.checked_sub(1).filter(|sequence| *sequence > 0)?;
     let end = match topic.end_in(sequence) {
         Some(end) => end,
-        // Without it the trim goes on.
+        // The trim continues without the end if NATS does not give the message.
         None => lookup::message(topic, sequence).await.ok()??.next,
     };
     topic.note_end(end);
     Some(end)
 }
 
-/// Writes down where a message ends. Returns true if it was stored.
+/// Writes the note on the end of a message. Returns true if it was stored.
 pub async fn write(nats: &Nats, topic: &TopicName, epoch: Epoch, end: Offset) -> bool {
     let sequence = sequence_of(Offset::new(end.get() - 1));
     let request = async_nats::Request::new().payload(encode(epoch, sequence, end).into());
@@ -103,7 +104,7 @@ pub async fn write(nats: &Nats, topic: &TopicName, epoch: Epoch, end: Offset) ->
     matches!(outcome, Outcome::Stored(_))
 }
 
-/// Writes down where a message ends if the topic's retention may remove it without a trim.
+/// Writes the note on the end of a message if the topic's retention may remove it without a trim.
 pub async fn write_of_expiring(topic: &Topic, end: Offset) {
     let retention = topic.state.settings().retention;
     if (retention.max_age, retention.max_bytes) != (None, None) {
@@ -116,7 +117,7 @@ pub async fn forget(nats: &Nats, topic: &TopicName) {
     if let Ok(stream) = nats.context.get_stream_no_info(create_lock::STREAM).await
         && let Err(error) = stream.purge().filter(subject(topic)).await
     {
-        // It is of an epoch that is over.
+        // The note names an epoch that no longer exists, so it does no harm.
         debug!(topic = %topic, %error, "what was written of a deleted topic is left");
     }
 }

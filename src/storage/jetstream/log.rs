@@ -1,4 +1,4 @@
-//! The JetStream log: finds, creates, changes and deletes topics, and keeps those that are in use.
+//! The JetStream log. It finds, creates, changes and deletes topics, and holds the topics that are in use.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
 use crate::storage::{BoxFuture, Charge, Error, Health, Log, Reason, Retention, TopicInfo, TopicLog};
 
-/// Maximum time for the last messages to NATS while the log closes.
+/// Maximum time to send the last messages to NATS when the log closes.
 const LAST_LETTERS: Duration = Duration::from_millis(100);
 
 /// The JetStream engine.
@@ -38,15 +38,15 @@ pub struct JetStreamLog {
 }
 
 impl JetStreamLog {
-    /// Connects to NATS; waits for one that is not there yet, and says why in `reason`.
+    /// Connects to NATS. If NATS is not reachable yet, it waits and stores the reason in `reason`.
     ///
     /// # Errors
-    /// It can never work as configured.
+    /// The configuration can never work.
     pub async fn open(config: &Config, reason: &Reason) -> Result<Arc<Self>, OpenError> {
         Ok(Self::over(connect::connect(config, reason).await?, config.topics_max))
     }
 
-    /// The engine over a NATS that is connected.
+    /// Creates the engine on a NATS connection that is ready.
     pub(super) fn over(nats: Nats, topics_max: usize) -> Arc<Self> {
         let nats = Arc::new(nats);
         let health = Arc::new(watch::Sender::new(Health::Serving));
@@ -65,7 +65,7 @@ impl JetStreamLog {
         self.topics.lock().expect("no panic while it is held")
     }
 
-    /// The stream of a topic, as it is.
+    /// Asks NATS for the stream of a topic.
     pub(super) async fn fetch(&self, name: &TopicName) -> Result<(Meta, Info), Error> {
         let known = self.topics().get(name).map(|topic| topic.state.epoch);
         let found = self.nats.info(&names::stream(name)).await?;
@@ -78,7 +78,8 @@ impl JetStreamLog {
         found.ok_or(Error::TopicNotFound)
     }
 
-    /// An incarnation is gone. The one that is kept by its name may be another by now.
+    /// Removes the incarnation `gone` of a topic. By now, the map may hold a newer incarnation of the same name, which
+    /// stays.
     fn forget(&self, name: &TopicName, gone: Epoch) {
         if let Entry::Occupied(kept) = self.topics().entry(name.clone())
             && kept.get().state.epoch == gone
@@ -87,7 +88,7 @@ impl JetStreamLog {
         }
     }
 
-    /// The incarnation that this stream keeps.
+    /// Returns the incarnation that this stream stores, and creates it in the map if needed.
     fn topic(&self, meta: Meta, info: &Info) -> Arc<Topic> {
         let mut topics = self.topics();
         match topics.get(&meta.topic) {
@@ -106,7 +107,7 @@ impl JetStreamLog {
         }
     }
 
-    /// Does the same as [`Self::fetch`], for one incarnation only.
+    /// Does the same as [`Self::fetch`], but fails if the topic has another epoch than `epoch`.
     async fn fetch_of(&self, name: &TopicName, epoch: Option<Epoch>) -> Result<(Meta, Info), Error> {
         let (meta, info) = self.fetch(name).await?;
         match epoch {
@@ -154,7 +155,7 @@ impl JetStreamLog {
         }
         let mut first = sequence_of(before);
         if before < known.tail {
-            // Between its last record and the next message lies the next message.
+            // An offset after the last record of its message names the next message.
             let holding = lookup::message(&topic, first).await?;
             first += u64::from(holding.is_some_and(|message| before >= message.next));
         }
@@ -168,7 +169,7 @@ impl JetStreamLog {
             self.nats.purge(&topic.stream, first).await?;
             topic.state.trim(start_of(first));
             changes::announce(&self.nats, name).await;
-            // A store that was full has room now.
+            // If the store was full, the trim has made room for the note.
             if !is_written {
                 write().await;
             }
@@ -183,7 +184,7 @@ fn random() -> Result<u64, Error> {
 
 impl Log for JetStreamLog {
     fn known(&self, name: &TopicName) -> Option<Arc<dyn TopicLog>> {
-        // Asked once the map is free again: a topic has a lock of its own.
+        // The map is unlocked before the topic is checked, because a topic has a lock of its own.
         let topic = self.topics().get(name).cloned()?;
         (!topic.state.is_deleted() && topic.is_fresh()).then(|| Arc::new(Handle(topic)) as Arc<dyn TopicLog>)
     }
@@ -303,7 +304,7 @@ impl Log for JetStreamLog {
     }
 
     fn charge_to(&self, budget: Charge) {
-        // A second one is ignored, as a second log is.
+        // Only the first budget counts.
         let _ = self.nats.budget.set(budget);
     }
 
@@ -318,7 +319,8 @@ impl Log for JetStreamLog {
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             self.nats.closed.store(true, Ordering::Release);
-            // Whoever looked before that has pushed by now.
+            // A publisher that read `closed` before the store above holds a queue lock until it has pushed. Taking each
+            // lock once waits for it.
             let topics: Vec<_> = self.topics().values().cloned().collect();
             for topic in &topics {
                 drop(topic.queue());
@@ -326,7 +328,7 @@ impl Log for JetStreamLog {
             self.nats.closing.cancel();
             self.nats.tasks.close();
             self.nats.tasks.wait().await;
-            // Other replicas are told what this one gave back.
+            // Sends the last messages: they tell other replicas which commits this one gave back.
             let _ = timeout(LAST_LETTERS, self.nats.client.flush()).await;
             self.health.send_replace(Health::Closed);
             Ok(())

@@ -1,4 +1,4 @@
-//! State of one topic in NATS: where its stream ends, and single messages.
+//! Requests to NATS about one topic: the end of its stream, and single messages.
 
 use std::time::Instant;
 
@@ -8,21 +8,21 @@ use super::topic::Topic;
 use crate::record::Offset;
 use crate::storage::Error;
 
-/// Reads one message; none if it was trimmed.
+/// Reads one message. None if it was trimmed or never stored.
 ///
 /// # Errors
-/// NATS cannot answer, or it is damaged.
+/// NATS cannot answer, or the message is damaged.
 pub async fn message(topic: &Topic, sequence: u64) -> Result<Option<Message>, Error> {
     let Some(raw) = topic.nats.message(&topic.stream, sequence).await? else { return Ok(None) };
     let read = Message::read(sequence, Some(&raw.headers), &raw.payload);
     read.map(Some).map_err(|what| topic.damaged(&what))
 }
 
-/// Asks NATS for the stream's state: the stream may have been trimmed or deleted. Returns the end of the stream, which
-/// this replica may not have seen yet.
+/// Asks NATS for the state of the stream, which may have been trimmed or deleted. Returns the end of the stream, which
+/// this replica may not have read yet.
 ///
 /// # Errors
-/// NATS cannot answer, or the topic is gone.
+/// NATS cannot answer, or the topic was deleted.
 pub async fn fetch_end(topic: &Topic) -> Result<Offset, Error> {
     let found = topic.nats.info(&topic.stream).await?;
     match found.as_ref().and_then(|info| Some((Meta::of(&info.config)?, info))) {
@@ -37,11 +37,11 @@ pub async fn fetch_end(topic: &Topic) -> Result<Offset, Error> {
     }
 }
 
-/// Does the same as [`fetch_end`], with one request for all callers that arrive while one is under way: many subscribers
-/// may begin at once.
+/// Does the same as [`fetch_end`], with one request for all callers that arrive before it is sent. Many subscribers may
+/// start at once.
 ///
 /// # Errors
-/// As [`fetch_end`].
+/// The same as for [`fetch_end`].
 pub async fn fetch_end_shared(topic: &Topic) -> Result<Offset, Error> {
     let asked = Instant::now();
     let mut last = topic.fetched_end.lock().await;

@@ -1,5 +1,5 @@
-//! One incarnation of a topic: what readers, publishers and its follower share. The follower is a task of its own, and
-//! alone moves the tail while it runs.
+//! State of one incarnation of a topic that its readers, publishers and follower share. The follower is a separate
+//! task. While it runs, only the follower moves the tail.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,37 +21,37 @@ use crate::storage::chunk::Numbering;
 use crate::storage::topic_state::{Settings, TopicState};
 use crate::storage::{Appended, Error, TopicInfo};
 
-/// This engine's numbering of records: those of one message follow each other, and each message begins at a multiple of
-/// its maximum.
+/// Numbering of records in this engine: the offsets of one message are consecutive, and each message begins at a
+/// multiple of [`RECORDS_MAX`](super::names::RECORDS_MAX).
 pub const NUMBERING: Numbering = Numbering::Sparse;
 
-/// Ends of messages remembered of one topic: 8 bytes each.
+/// Maximum number of message ends remembered per topic, 8 bytes each.
 const ENDS_MAX: usize = 1024;
 
 /// One incarnation of a topic.
 #[derive(Debug)]
 pub struct Topic {
-    /// State that readers see. Only the follower adds to the cache.
+    /// State that readers see. Only the follower adds to its cache.
     pub state: Arc<TopicState>,
-    /// Name of the stream that stores it.
+    /// Name of the stream that stores the topic.
     pub stream: String,
-    /// Subject of its messages.
+    /// Subject of the topic's messages.
     pub subject: String,
     /// State that all topics share.
     pub nats: Arc<Nats>,
-    /// Readers that lag.
+    /// Consumers for readers that are behind the cache.
     pub cursors: Cursors,
-    /// Wakes the follower.
+    /// Notification that wakes the follower.
     pub work: Notify,
     stored_bytes: AtomicU64,
-    /// Offsets just after the last record of each of the newest messages, oldest first. Of a message that was trimmed
-    /// nothing else says where it ended.
+    /// Offsets just after the last record of each of the newest messages, oldest first. They are needed for trimmed
+    /// messages, which can no longer be read.
     ends: Mutex<VecDeque<Offset>>,
-    /// When NATS was last asked where the stream ends, and its answer. Held while it is asked.
+    /// Time and result of the last request for the end of the stream. The lock is held during the request.
     pub fetched_end: tokio::sync::Mutex<Option<(Instant, Result<Offset, Error>)>>,
     queue: Mutex<Queue>,
     waiting: AtomicUsize,
-    /// When it was last used, and last looked up in NATS, in milliseconds of the engine.
+    /// Times of the last use of the topic and of its last lookup in NATS, in milliseconds since the engine started.
     used_ms: AtomicU64,
     fetched_ms: AtomicU64,
 }
@@ -74,7 +74,7 @@ pub fn info_of(meta: Meta, info: &Info) -> TopicInfo {
     }
 }
 
-/// Keeps the follower of a topic going for as long as somebody waits for the topic.
+/// Guard that keeps the topic's follower running until it is dropped.
 pub struct Waiting<'a>(&'a Topic);
 
 impl Drop for Waiting<'_> {
@@ -85,7 +85,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl Topic {
-    /// Creates the topic of a stream.
+    /// Creates the topic that the stream stores.
     #[must_use]
     pub fn new(nats: Arc<Nats>, meta: Meta, info: &Info) -> Self {
         let now = nats.now_ms();
@@ -107,8 +107,8 @@ impl Topic {
         }
     }
 
-    /// Takes over what NATS says. While the topic is followed only the follower moves the tail, because the cache does
-    /// not hold what the follower has not read.
+    /// Applies the state that NATS reports. While the topic is followed, only the follower moves the tail, because the
+    /// cache does not hold messages that the follower has not read.
     pub fn refresh(&self, meta: Meta, info: &Info) {
         let known = info_of(meta, info);
         self.state.set_settings(Settings { retention: known.retention, updated: known.updated });
@@ -126,7 +126,8 @@ impl Topic {
         self.queue.lock().expect("no panic while it is held")
     }
 
-    /// Queues an append for the follower. Where there is no follower, the caller must start one, see [`Self::claim`].
+    /// Queues an append for the follower. If a token is returned, no follower runs and the caller must start one, see
+    /// [`Self::claim`].
     #[must_use]
     pub fn push(&self, append: Append) -> Option<TaskTrackerToken> {
         self.touch();
@@ -144,8 +145,8 @@ impl Topic {
         claimed
     }
 
-    /// Claims the place of the topic's follower, where it is free. The caller then starts the follower, for which a log
-    /// that closes waits as long as the token is held.
+    /// Claims the place of the topic's follower if it is free. The caller then starts the follower. A log that closes
+    /// waits until the token is dropped.
     #[must_use]
     pub fn claim(&self) -> Option<TaskTrackerToken> {
         self.touch();
@@ -159,35 +160,37 @@ impl Topic {
         is_free.then(|| self.nats.tasks.token())
     }
 
-    /// Keeps the follower going until the answer is dropped.
+    /// Keeps the follower running until the returned guard is dropped.
     #[must_use]
     pub fn wait(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::AcqRel);
         Waiting(self)
     }
 
-    /// Returns true if NATS need not be asked for the stream's state: the topic is followed, or NATS was asked just now.
+    /// Returns true if NATS need not be asked for the state of the stream, because the topic is followed or NATS was
+    /// asked just now.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
-        /// Maximum age of what GetTopic says of another replica's publishes.
+        /// Maximum age of the state that GetTopic reports, in milliseconds. It bounds how late publishes of other
+        /// replicas show.
         const FRESH_MS: u64 = 100;
         let now = self.nats.now_ms();
         self.queue().followed || now.saturating_sub(self.fetched_ms.load(Ordering::Relaxed)) < FRESH_MS
     }
 
-    /// Somebody uses it.
+    /// Records that the topic is used now.
     pub fn touch(&self) {
         self.used_ms.store(self.nats.now_ms(), Ordering::Relaxed);
     }
 
-    /// Returns true if nobody has used it for so long.
+    /// Returns true if nobody has used the topic for at least `long`.
     #[must_use]
     pub fn is_idle(&self, long: Duration) -> bool {
         let unused = self.nats.now_ms().saturating_sub(self.used_ms.load(Ordering::Relaxed));
         self.waiting.load(Ordering::Acquire) == 0 && u128::from(unused) >= long.as_millis()
     }
 
-    /// Remembers where a message ends.
+    /// Remembers the end of a message.
     pub fn note_end(&self, next: Offset) {
         let mut ends = self.ends.lock().expect("no panic while it is held");
         if ends.len() >= ENDS_MAX {
@@ -196,7 +199,8 @@ impl Topic {
         ends.push_back(next);
     }
 
-    /// Sequence of the newest trimmed message, if `from` lies inside its range of offsets, possibly after its last record.
+    /// Returns the sequence of the newest trimmed message if `from` lies inside its range of offsets, possibly after
+    /// its last record.
     #[must_use]
     pub fn last_trimmed(&self, from: Offset) -> Option<u64> {
         let sequence = sequence_of(from);
@@ -204,22 +208,22 @@ impl Topic {
         (is_inside && end_of(sequence) == self.state.earliest()).then_some(sequence)
     }
 
-    /// Offset just after the last record of a message, if it is remembered.
+    /// Returns the offset just after the last record of a message, if it is remembered.
     #[must_use]
     pub fn end_in(&self, sequence: u64) -> Option<Offset> {
         let ends = self.ends.lock().expect("no panic while it is held");
         ends.iter().copied().find(|next| *next > start_of(sequence) && *next <= end_of(sequence))
     }
 
-    /// The same place, where `from` lies behind the last record of a message that was trimmed, and nothing
-    /// after that was: the oldest offset kept. A receipt may have told of it so.
+    /// Replaces `from` by the earliest offset if it lies after the last record of the newest trimmed message and no
+    /// record lies between the two. The `next` of a receipt may be such an offset.
     #[must_use]
     pub fn place(&self, from: Offset) -> Offset {
         let end = self.last_trimmed(from).and_then(|sequence| self.end_in(sequence));
         if end.is_some_and(|end| end <= from) { self.state.earliest() } else { from }
     }
 
-    /// Ends the topic.
+    /// Marks the topic as deleted, and drops its cache and its cursors.
     pub fn delete(&self) {
         self.state.delete();
         self.nats.cache.clear(&self.state.cache);
@@ -227,7 +231,7 @@ impl Topic {
         self.work.notify_one();
     }
 
-    /// Reports stored data that is not what was stored.
+    /// Logs that stored data is damaged, and returns the error.
     pub fn damaged(&self, what: &str) -> Error {
         let name = &self.state.name;
         tracing::error!(topic = %name, reason = what, "stored data is damaged");
