@@ -1,17 +1,17 @@
-//! The clocks of both engines: the wall clock, which may jump, for the times that people see; and a steady one, which
-//! measures ages within one run. Across a restart there is only the wall clock.
+//! The clocks of both engines: the wall clock, which may jump and gives the times that people see, and a steady clock,
+//! which measures ages within one run. Only the wall clock continues across a restart.
 
 use std::time::{Duration, Instant};
 
 use crate::record::UnixMicros;
 
-/// Further ahead than this, the wall clock did not drift, it jumped.
+/// Difference by which the wall clock must be ahead to have jumped. A smaller difference is drift.
 const JUMP: Duration = Duration::from_secs(60);
-/// A jump ahead is trusted by retention once it has stood this long: time to correct a clock that is
-/// wrong before it makes records look old.
+/// Time after which retention trusts a jump ahead. Until then a wrong clock can be corrected before it makes records
+/// look old.
 const TRUSTED_AFTER: Duration = Duration::from_secs(3600);
 
-/// The clocks of one log. Clones are the same clocks.
+/// The clocks of one log. Clones share the same clocks.
 #[derive(Clone, Debug)]
 pub struct Clock {
     wall: UnixMicros,
@@ -32,7 +32,7 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// The wall clock.
+    /// Returns the time of the wall clock.
     #[must_use]
     pub fn wall(&self) -> UnixMicros {
         let now = UnixMicros::now();
@@ -45,7 +45,8 @@ impl Clock {
         now
     }
 
-    /// What the wall clock said at the start, and the time since then: it never jumps.
+    /// Returns the time of the steady clock: that of the wall clock at the start, plus the time since then. It never
+    /// jumps.
     #[must_use]
     pub fn steady(&self) -> UnixMicros {
         let since = micros(self.begun.elapsed());
@@ -54,13 +55,13 @@ impl Clock {
         UnixMicros(self.wall.0.saturating_add(since))
     }
 
-    /// The wall clock jumps.
+    /// Makes the wall clock jump.
     #[cfg(test)]
     pub fn jump(&self, seconds: i64) {
         self.shift.0.fetch_add(seconds * 1_000_000, std::sync::atomic::Ordering::SeqCst);
     }
 
-    /// Time goes by on both.
+    /// Advances both clocks.
     #[cfg(test)]
     pub fn pass(&self, time: Duration) {
         self.shift.1.fetch_add(micros(time), std::sync::atomic::Ordering::SeqCst);
@@ -71,29 +72,29 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The time that retention goes by: the wall clock's, but not at once where that jumps ahead.
+/// Clock of retention: it follows the wall clock, but follows a jump ahead only after a delay.
 #[derive(Debug)]
 pub struct RetentionClock {
     clock: Clock,
-    /// How far ahead of the steady clock the wall's was found to be right.
+    /// Number of microseconds by which the wall clock is trusted to be ahead of the steady clock.
     ahead: u64,
     jumped: Option<UnixMicros>,
 }
 
 impl RetentionClock {
-    /// By these clocks.
+    /// Makes a retention clock from these clocks.
     #[must_use]
     pub const fn new(clock: Clock) -> Self {
         Self { clock, ahead: 0, jumped: None }
     }
 
-    /// The steady clock, for intervals.
+    /// Returns the time of the steady clock, for intervals.
     #[must_use]
     pub fn steady(&self) -> UnixMicros {
         self.clock.steady()
     }
 
-    /// Now, or earlier: what looks too old by it is.
+    /// Returns the current time or an earlier one, so a record that is too old at this time is really too old.
     pub fn now(&mut self) -> UnixMicros {
         let (wall, steady) = (self.clock.wall(), self.clock.steady());
         let expected = UnixMicros(steady.0.saturating_add(self.ahead));

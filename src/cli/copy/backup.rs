@@ -1,6 +1,6 @@
-//! The backup file: topics and their batches, every frame checksummed in one chain.
-//! docs/backup.md gives the bytes.
-//! Never: takes a file for whole whose end is missing, or hands out a byte that does not check out.
+//! The backup file: topics and their batches, with every frame checksummed in one chain. docs/backup.md describes its
+//! bytes. A file whose end is missing is never accepted as complete, and only bytes whose checksum matches are
+//! returned.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -18,26 +18,26 @@ use crate::record::{Epoch, Offset, Position};
 
 const MAGIC: &[u8; 16] = b"streamway-backup";
 const VERSION: u32 = 1;
-/// Magic, version, and the checksum of both.
+/// Length of the file header: magic, version, and the checksum of both.
 const HEADER_LEN: u64 = 24;
-/// Length of the body, kind, checksum.
+/// Length of a frame's header: length of the body, kind, checksum.
 const FRAME_HEADER_LEN: usize = 12;
-/// A body is never longer: a batch at its configured limit (at most 16 MiB) and what surrounds it.
+/// Maximum length of a body: a batch at its configured limit (at most 16 MiB), and what surrounds it.
 const BODY_MAX: u32 = 24 << 20;
-/// What is read and written at once.
+/// Size of the read and write buffers.
 const BUFFER: usize = 1 << 20;
 
-/// What a frame's body is.
+/// Kind of a frame's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 enum Kind {
-    /// An encoded `streamway.v1.Topic`; its batches follow.
+    /// An encoded `streamway.v1.Topic`. The topic's batches follow.
     Topic = 1,
     /// One batch, as a `batches` field of a `SubscribeResponse`.
     Batch = 2,
-    /// The topic is complete: records and batches, 8 bytes each, little-endian.
+    /// The end of a topic: its numbers of records and batches, 8 bytes each, little-endian.
     TopicEnd = 3,
-    /// The file is complete: topics, 8 bytes, little-endian.
+    /// The end of the file: the number of topics, 8 bytes, little-endian.
     End = 4,
 }
 
@@ -53,7 +53,7 @@ impl Kind {
     }
 }
 
-/// Why the bytes at a place are not what belongs there.
+/// Reason for which a file cannot be read.
 #[derive(Debug)]
 enum Bad {
     Io(io::Error),
@@ -69,7 +69,7 @@ impl From<io::Error> for Bad {
     }
 }
 
-/// A place in a file, and the checksum of everything before it.
+/// A position in a file, and the checksum of everything before it.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     at: u64,
@@ -85,7 +85,7 @@ fn header() -> ([u8; HEADER_LEN as usize], Place) {
     (bytes, Place { at: HEADER_LEN, chain })
 }
 
-/// Reads frames one after the other.
+/// Reader of a file's frames, one after the other.
 #[derive(Debug)]
 struct Frames {
     file: BufReader<File>,
@@ -127,7 +127,7 @@ impl Frames {
     }
 }
 
-/// The one batch that a body is.
+/// Reads the single batch in a body.
 fn only(body: &Bytes) -> Result<Block<'_>, Bad> {
     let mut blocks = Blocks::new(body);
     match (blocks.next(), blocks.next()) {
@@ -136,23 +136,23 @@ fn only(body: &Bytes) -> Result<Block<'_>, Bad> {
     }
 }
 
-/// What a backup, or the beginning of one, holds.
+/// Contents of a backup, or of the beginning of one.
 #[derive(Debug)]
 struct Survey {
     topics: Vec<Saved>,
-    /// The last of `topics` has no end: where it goes on.
+    /// Position at which the last of `topics` continues, if it has no end.
     open: Option<Position>,
     complete: bool,
-    /// After the last frame that checks out.
+    /// Position after the last valid frame.
     end: Place,
-    /// What is wrong with what follows.
+    /// Error in the bytes after `end`.
     bad: Option<Bad>,
 }
 
 /// One topic of a backup.
 #[derive(Clone, Debug)]
 pub(super) struct Saved {
-    /// As it was when the backup was made.
+    /// The topic as it was when the backup was made.
     pub(super) topic: v1::Topic,
     batches: Place,
     counts: [u64; 2],
@@ -223,13 +223,13 @@ fn refused(path: &Path, at: u64, bad: Bad) -> Failure {
     }
 }
 
-/// Opens a backup to read. A pipe is refused, as a backup is read twice.
+/// Opens a backup for reading. A pipe is refused, because a backup is read twice.
 fn open(path: &Path) -> Result<File, Failure> {
     file::open(path, OpenOptions::new().read(true))
         .map_err(|error| Failure::failed(format!("cannot open {}: {error}", path.display())))
 }
 
-/// A whole backup that was read once and checks out.
+/// A complete backup that was read once and found valid.
 #[derive(Debug)]
 pub(super) struct Backup {
     path: PathBuf,
@@ -237,7 +237,7 @@ pub(super) struct Backup {
 }
 
 impl Backup {
-    /// Reads all of it before anything is done with it; `progress` is told of bytes.
+    /// Opens a backup and checks all of it. `progress` is called with the number of bytes of each part that was read.
     pub(super) fn open(path: &Path, progress: impl FnMut(u64)) -> Result<Self, Failure> {
         let file = open(path)?;
         let survey = survey(file, progress).map_err(|bad| refused(path, 0, bad))?;
@@ -247,7 +247,7 @@ impl Backup {
         }
     }
 
-    /// The batches of a topic, checked again as they are read.
+    /// Returns the batches of a topic, which are checked again as they are read.
     pub(super) fn batches(&self, saved: &Saved) -> Result<SavedBatches, Failure> {
         let mut file = open(&self.path)?;
         file.seek(SeekFrom::Start(saved.batches.at))?;
@@ -264,7 +264,7 @@ pub(super) struct SavedBatches {
 }
 
 impl SavedBatches {
-    /// The next one; none after the last.
+    /// Returns the next batch, or `None` after the last.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         let at = self.frames.place.at;
         match self.frames.next() {
@@ -275,7 +275,7 @@ impl SavedBatches {
     }
 }
 
-/// A backup being written, under the name of the file and `.partial` until it is whole.
+/// A backup that is being written. Its file name ends in `.partial` until it is complete.
 #[derive(Debug)]
 pub(super) struct Writer {
     path: PathBuf,
@@ -286,14 +286,14 @@ pub(super) struct Writer {
     topics: u64,
     /// Topics that an earlier run finished.
     pub(super) done: HashSet<String>,
-    /// Nothing is missing but the name.
+    /// True if the file is complete but not renamed yet.
     pub(super) is_complete: bool,
-    /// The topic that an earlier run was interrupted in, and where it goes on.
+    /// The topic in which an earlier run was interrupted, and the position at which it continues.
     pub(super) open: Option<(v1::Topic, Position)>,
 }
 
 impl Writer {
-    /// Begins a backup, or goes on with one that was interrupted.
+    /// Starts a backup, or continues one that was interrupted.
     pub(super) fn open(path: &Path) -> Result<Self, Failure> {
         if path.exists() {
             return Err(Failure::failed(format!("{} is there already; name another file", path.display())));
@@ -317,7 +317,7 @@ impl Writer {
         if let Some(Bad::Io(error)) = found.bad {
             return Err(cannot(error));
         }
-        // What follows the last whole frame was being written when the run before was interrupted.
+        // The bytes after the last complete frame are from a write that was interrupted.
         file.set_len(found.end.at).map_err(cannot)?;
         file.seek(SeekFrom::Start(found.end.at)).map_err(cannot)?;
         let mut writer = Self {
@@ -339,7 +339,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Where the unfinished file is.
+    /// Returns the path of the unfinished file.
     pub(super) fn partial(&self) -> &Path {
         &self.partial
     }
@@ -376,7 +376,7 @@ impl Writer {
         self.file.flush().and_then(|()| self.file.get_ref().sync_data()).map_err(|error| self.cannot(&error))
     }
 
-    /// The whole file is on disk before it gets its name.
+    /// Completes the file. All of it is on disk before it gets its final name.
     pub(super) fn finish(&mut self) -> Result<(), Failure> {
         if !self.is_complete {
             self.put(Kind::End, &self.topics.to_le_bytes())?;

@@ -1,5 +1,5 @@
-//! `streamway copy`: topics from one server to another, into a backup, or out of one.
-//! Never: stores a record twice, half a batch, or anything of a backup that does not check out.
+//! `streamway copy`: copies topics from one server to another, into a backup, or out of one. No record is stored twice,
+//! no batch is stored in part, and nothing is taken from a backup that is damaged.
 
 mod backup;
 mod offsets;
@@ -64,7 +64,7 @@ pub(super) struct Copy {
     connection: Connection,
 }
 
-/// The servers of a URL, several of one fleet separated by commas; none for a path.
+/// Returns the servers of a URL, in which commas separate several servers of one fleet, or `None` for a path.
 fn servers(place: &OsString) -> Option<Vec<String>> {
     let text = place.to_str().filter(|text| text.contains("://"))?;
     Some(text.split(',').map(str::to_owned).collect())
@@ -89,7 +89,7 @@ impl Copy {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Answers how many topics were copied.
+    /// Copies the topics, and returns their number.
     async fn copy(&self, progress: &Arc<Progress>) -> Result<usize, Failure> {
         let (from, to) = (servers(&self.source), servers(&self.destination));
         if from.is_none() && to.is_none() {

@@ -1,6 +1,6 @@
-//! Which offset of the source became which of the destination: one JSON object a batch, for
-//! subscribers that keep positions of their own.
-//! Never: names a batch that is not durable at the destination.
+//! The file of offsets: it maps each batch's offset at the source to its offset at the destination, as one JSON object
+//! per batch, for subscribers that store their own positions. Only batches that are durable at the destination are
+//! listed.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,13 +19,13 @@ struct Inner {
     topic: String,
     source_epoch: String,
     epoch: String,
-    /// First offsets, in the source, of batches that are not acknowledged.
+    /// First offsets at the source of the batches that are not acknowledged yet.
     sent: VecDeque<u64>,
-    /// The first failure, told at the end.
+    /// The first failure, which is reported at the end.
     failure: Option<std::io::Error>,
 }
 
-/// The file. Its order is that of the destination.
+/// Writer of the offsets file, whose lines are in the order of the destination.
 #[derive(Debug)]
 pub(super) struct Offsets(Mutex<Inner>);
 
@@ -49,12 +49,12 @@ impl Offsets {
         inner.sent.clear();
     }
 
-    /// A batch of the source at this offset is about to be published.
+    /// Records that the batch at this offset of the source is about to be published.
     pub(super) fn sent(&self, source: u64) {
         self.lock().sent.push_back(source);
     }
 
-    /// The oldest batch that was sent is durable at this offset.
+    /// Writes that the oldest batch that was sent is durable at this offset.
     pub(super) fn stored(&self, offset: u64, records: u64) {
         let mut inner = self.lock();
         let Some(source) = inner.sent.pop_front() else { return };
@@ -64,7 +64,7 @@ impl Offsets {
         }
     }
 
-    /// A batch is there since an earlier run.
+    /// Writes the offsets of a batch that an earlier run copied.
     pub(super) fn note(&self, source: u64, offset: u64, records: u64) -> Result<(), Failure> {
         Ok(self.lock().put(source, offset, records)?)
     }

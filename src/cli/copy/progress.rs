@@ -1,5 +1,5 @@
-//! How far a copy got: the bar while it runs on a terminal, the summary after it.
-//! Never: standard output.
+//! Progress of a copy: a bar while it runs on a terminal, and a summary after it. Both go to standard error, never to
+//! standard output.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -9,10 +9,10 @@ use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, Progre
 use crate::cli::output;
 use crate::client::printable;
 
-/// Redraws a second.
+/// Redraws of the bar per second.
 const REDRAWS: u8 = 5;
 
-/// Counts, and draws.
+/// Counters of a copy, and the bar that shows them.
 #[derive(Debug)]
 pub(super) struct Progress {
     bar: ProgressBar,
@@ -35,7 +35,7 @@ impl Progress {
         Self { bar, started: Instant::now(), quiet, records, bytes, there }
     }
 
-    /// Begins something of so many bytes.
+    /// Starts a stage of the given number of bytes.
     pub(super) fn stage(&self, what: &str, bytes: u64) {
         self.bar.reset();
         self.bar.set_length(bytes);
@@ -46,28 +46,28 @@ impl Progress {
         self.bar.set_message(printable(name).into_owned());
     }
 
-    /// So many bytes were looked at.
+    /// Advances the bar by a number of bytes.
     pub(super) fn pass(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
 
-    /// A batch is at the destination since an earlier run.
+    /// Counts the records of a batch that an earlier run copied.
     pub(super) fn there(&self, records: u64) {
         self.there.fetch_add(records, Ordering::Relaxed);
     }
 
-    /// Records and bytes of batches that were copied.
+    /// Counts records and bytes that were copied.
     pub(super) fn copied(&self, records: u64, bytes: u64) {
         self.records.fetch_add(records, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(super) fn clear(&self) {
         self.bar.finish_and_clear();
     }
 
-    /// One line on standard error.
+    /// Prints the summary, one line, on standard error.
     pub(super) fn summary(&self, topics: usize, destination: &str) {
         self.clear();
         if self.quiet {

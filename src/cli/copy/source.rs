@@ -1,5 +1,5 @@
-//! Where batches come from: a server, or a backup.
-//! Never: hands out part of a batch, or anything that was published after the copy began.
+//! The source of a copy: a server, or a backup. It returns whole batches only, and none that was published after the
+//! copy began.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -28,7 +28,7 @@ impl Source {
         Ok(Self::Backup(Backup::open(path, |bytes| progress.pass(bytes))?))
     }
 
-    /// These topics, or all there are, by name.
+    /// Returns the named topics, or all topics if none are named.
     pub(super) async fn topics(&self, named: &[String]) -> Result<Vec<v1::Topic>, Failure> {
         let all = match self {
             Self::Backup(backup) => backup.topics.iter().map(|saved| saved.topic.clone()).collect(),
@@ -48,7 +48,7 @@ impl Source {
         }
     }
 
-    /// The batches of a topic: all of them, or those after a position.
+    /// Returns the batches of a topic: all of them, or those after a position.
     pub(super) fn batches(&self, topic: &v1::Topic, from: Option<Position>) -> Result<Batches, Failure> {
         match self {
             Self::Server(client, retry) => Ok(Batches::served(client, *retry, &topic.name, from)),
@@ -70,7 +70,7 @@ async fn list(client: &Client) -> Result<Vec<v1::Topic>, Failure> {
     Ok(topics)
 }
 
-/// What a server says of its topics, where it can be copied: a backup of anything else could not be read.
+/// Checks that the topics of a server can be copied. A backup with any other name or epoch could not be read.
 fn sound(topics: Vec<v1::Topic>) -> Result<Vec<v1::Topic>, Failure> {
     for topic in &topics {
         if TopicName::parse(&topic.name).is_err() || Epoch::parse(&topic.epoch).is_none() {
@@ -83,13 +83,13 @@ fn sound(topics: Vec<v1::Topic>) -> Result<Vec<v1::Topic>, Failure> {
     Ok(topics)
 }
 
-/// Reads the batch that these bytes are.
+/// Reads the single batch in these bytes.
 pub(super) fn whole(block: &Bytes) -> Result<Block<'_>, Failure> {
     let first = Blocks::new(block).next().and_then(Result::ok);
     first.ok_or_else(|| Failure::failed("a batch of the source is damaged"))
 }
 
-/// Batches of one topic in order, each whole, as a `batches` field.
+/// Batches of one topic in order. Each is whole, and encoded as a `batches` field.
 #[derive(Debug)]
 pub(super) enum Batches {
     Served(Box<Subscriber>, VecDeque<Bytes>),
@@ -97,7 +97,7 @@ pub(super) enum Batches {
 }
 
 impl Batches {
-    /// What a server's topic holds now.
+    /// Returns the batches that a server's topic holds now.
     pub(super) fn served(client: &Client, retry: RetryPolicy, topic: &str, from: Option<Position>) -> Self {
         let options = SubscriberOptions {
             limit: Some(v1::ReadLimit { stop_at_tail: true, ..Default::default() }),
@@ -107,7 +107,7 @@ impl Batches {
         Self::Served(Box::new(client.subscribe(options)), VecDeque::new())
     }
 
-    /// The next one; none after the last.
+    /// Returns the next batch, or `None` after the last.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         let (subscriber, ready) = match self {
             Self::Saved(batches) => return batches.next(),
@@ -117,7 +117,7 @@ impl Batches {
             let Some(delivery) = subscriber.next().await else { return Ok(None) };
             let delivery = delivery?;
             for block in delivery.batches() {
-                // Slices of the delivery, not copies.
+                // These are slices of the delivery, not copies.
                 let bytes = block?.bytes;
                 let run = delivery.runs.iter().find(|run| run.as_ptr_range().contains(&bytes.as_ptr()));
                 ready.extend(run.map(|run| run.slice_ref(bytes)));

@@ -1,6 +1,5 @@
-//! A topic of the destination: what an earlier run left there is compared record by record, and the
-//! copy goes on behind it.
-//! Never: publishes behind records that are not the source's.
+//! A topic of the destination. Its records from an earlier run are compared with the source one by one, and the copy
+//! continues after them. Nothing is published after records that differ from the source's.
 
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use crate::cli::Failure;
 use crate::client::{Client, Encoded, Publisher, PublisherOptions, RetryPolicy};
 use crate::proto::v1;
 
-/// A server that topics are copied to.
+/// A server to which topics are copied.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) client: Client,
@@ -23,7 +22,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Copies one topic, and then gives it the source's retention.
+    /// Copies one topic, then sets its retention to the source's.
     pub(super) async fn copy(
         &self,
         topic: &v1::Topic,
@@ -60,8 +59,8 @@ impl Target {
                 offsets.sent(batch.first.get());
             }
             let traceparent = std::str::from_utf8(batch.traceparent()).unwrap_or_default();
-            // The same for whoever copies this batch to this place within the server's window: a
-            // second copy at the same time, or what an earlier one had still on its way.
+            // The id is the same for every copy of this batch to this place within the server's window: for a second
+            // copy at the same time, and for a request of an earlier copy that is still on its way.
             let id = format!("copy-{}-{}-{}", topic.epoch, batch.first, here.earliest_offset);
             let encoded = Encoded {
                 records: block.slice_ref(batch.encoded_records()),
@@ -69,7 +68,7 @@ impl Target {
                 request_id: Some(id.into()),
                 traceparent: traceparent.into(),
             };
-            // Closing the publisher says whether all of them are durable.
+            // Closing the publisher reports whether all of them are durable.
             drop(publisher.publish_encoded(encoded).await?);
             progress.copied(0, block.len() as u64);
         }
@@ -95,7 +94,8 @@ impl Target {
         Ok(self.client.publisher(&topic.name, options)?)
     }
 
-    /// The destination's topic, made where there is none. It forgets nothing before it is complete.
+    /// Returns the destination's topic, and creates it if it does not exist. The source's retention is not set yet, so
+    /// that no record expires before the copy is complete.
     async fn topic(&self, name: &str) -> Result<v1::Topic, Failure> {
         match self.client.topics().get(name).await {
             Ok(topic) => Ok(topic),
@@ -121,17 +121,17 @@ impl Target {
     }
 }
 
-/// What a topic of the destination holds.
+/// Records that a topic of the destination holds.
 struct Existing<'a> {
     name: &'a str,
     batches: Batches,
-    /// Its next records, last first: offset, and bytes.
+    /// The next records in reverse order: offset and bytes of each.
     ready: Vec<(u64, Bytes)>,
     at: u64,
 }
 
 impl Existing<'_> {
-    /// Whether it has more.
+    /// Reads ahead. Returns true if there are more records.
     async fn more(&mut self) -> Result<bool, Failure> {
         while self.ready.is_empty() {
             let Some(block) = self.batches.next().await? else { return Ok(false) };
@@ -143,8 +143,8 @@ impl Existing<'_> {
         Ok(true)
     }
 
-    /// Passes over the records of a batch of the source; answers where they begin, or none where this
-    /// ends before them.
+    /// Compares the next records with a batch of the source. Returns the offset of the first one, or `None` if there
+    /// are no more records.
     async fn take(&mut self, block: &Bytes) -> Result<Option<u64>, Failure> {
         let mut first = None;
         for record in whole(block)?.records() {

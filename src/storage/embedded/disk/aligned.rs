@@ -1,19 +1,19 @@
-//! Bytes where a write past the page cache wants them: the first at a multiple of [`ALIGN`] in memory.
-//! Never: knows what they are.
+//! Buffers for writes that bypass the page cache: their first byte is at a multiple of [`ALIGN`] in memory.
 
-/// What memory, places and lengths of such writes are multiples of: what any disk's sectors divide.
+/// Alignment in bytes of the memory, the file offset and the length of such writes. It is a multiple of any disk's
+/// sector size.
 pub const ALIGN: usize = 4096;
 
-/// A growing run of bytes, aligned once [`Self::settled`].
+/// A growing buffer, which is aligned after [`Self::settled`].
 #[derive(Debug, Default)]
 pub struct AlignedBuf {
     memory: Vec<u8>,
-    /// Where in `memory` the bytes begin.
+    /// Index in `memory` of the first byte.
     start: usize,
 }
 
 impl AlignedBuf {
-    /// So many zeros.
+    /// Makes a buffer of `len` zeros.
     #[must_use]
     pub fn zeros(len: usize) -> Self {
         let mut zeros = Self { memory: vec![0; len + ALIGN], start: 0 };
@@ -22,32 +22,32 @@ impl AlignedBuf {
         zeros
     }
 
-    /// Starts over, keeping the memory.
+    /// Empties the buffer, and keeps its memory.
     pub fn clear(&mut self) {
         self.memory.clear();
         self.start = self.aligned_start();
         self.memory.resize(self.start, 0);
     }
 
-    /// Bytes there are.
+    /// Returns the number of bytes.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.memory.len() - self.start
     }
 
-    /// Adds bytes.
+    /// Appends bytes.
     pub fn extend(&mut self, bytes: &[u8]) {
         self.memory.extend_from_slice(bytes);
     }
 
-    /// Cuts, or adds zeros.
+    /// Truncates the buffer, or appends zeros.
     pub fn resize(&mut self, len: usize) {
         self.memory.resize(self.start + len, 0);
     }
 
-    /// The bytes, which are moved first where the memory grew into another place since they began.
+    /// Returns the bytes. They are moved first if the memory was reallocated since they were aligned.
     pub fn settled(&mut self) -> &mut [u8] {
-        // Or else making room for the move could move them again.
+        // Otherwise, making room for the move could reallocate the memory again.
         self.memory.reserve(ALIGN);
         let (from, len, to) = (self.start, self.len(), self.aligned_start());
         if from != to {

@@ -1,5 +1,4 @@
-//! The file system of this machine.
-//! Never: buffers anything.
+//! The file system of this machine, without buffers of our own.
 
 use std::fs;
 use std::io;
@@ -13,9 +12,9 @@ use rustix::io::Errno;
 use super::{Disk, File, Mode};
 use crate::file;
 
-/// What is stored is the server's alone to read, whatever the umask.
+/// Mode of directories. Only the server's user may read what is stored, whatever the umask.
 const DIR_MODE: u32 = 0o700;
-/// The same of a file.
+/// Mode of files, likewise.
 pub const FILE_MODE: u32 = 0o600;
 
 /// The file system of this machine.
@@ -67,7 +66,7 @@ impl RealFile {
         fcntl_getfl(&self.0).is_ok_and(|flags| flags.contains(OFlags::DIRECT))
     }
 
-    /// A file system that cannot refuses, and the file stays as it is.
+    /// Turns direct I/O on or off. A file system that does not support it refuses, and the file stays as it is.
     fn set_direct(&self, direct: bool) {
         if let Ok(mut flags) = fcntl_getfl(&self.0) {
             flags.set(OFlags::DIRECT, direct);
@@ -92,7 +91,8 @@ impl File for RealFile {
 
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         match self.0.write_all_at(bytes, at) {
-            // A file system that wants another alignment than any known to us.
+            // The file system requires another alignment than `ALIGN`, so the write goes through the
+            // page cache.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) && self.bypasses_cache() => {
                 self.set_direct(false);
                 self.0.write_all_at(bytes, at)
@@ -111,7 +111,7 @@ impl File for RealFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
-            // A file system without fallocate: the first write finds out instead.
+            // The file system does not support fallocate, so the first write finds out whether there is space.
             Err(Errno::OPNOTSUPP) => self.0.set_len(len),
             result => Ok(result?),
         }

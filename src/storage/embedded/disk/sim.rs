@@ -1,6 +1,6 @@
-//! A disk in memory that tears, fails and fills: what was not synced may be lost sector by sector,
-//! and entries not made durable by a directory sync may be lost too.
-//! Never: kinder than a real disk.
+//! A disk in memory that tears writes, fails and fills up. Data that was not synced may be lost sector by sector, and
+//! directory entries that were not made durable by a directory sync may be lost too. It guarantees no more than a real
+//! disk does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{ALIGN, Disk, File, Mode};
 
-/// What a disk writes whole or not at all.
+/// Size of a sector, which a disk writes whole or not at all.
 const SECTOR: usize = 512;
 
 #[derive(Clone, Debug, Default)]
@@ -34,7 +34,7 @@ impl Node {
         self.touch(at, bytes.len());
     }
 
-    /// Makes durable what was written since the last sync.
+    /// Makes everything durable that was written since the last sync.
     fn sync(&mut self) {
         self.durable.resize(self.data.len(), 0);
         for sector in std::mem::take(&mut self.dirty) {
@@ -43,7 +43,7 @@ impl Node {
         }
     }
 
-    /// What a power cut leaves: each sector written since the last sync is there or is not.
+    /// Returns what a power cut leaves: each sector that was written since the last sync is either present or lost.
     fn torn(&self, rng: &mut fastrand::Rng) -> Vec<u8> {
         let mut image = self.durable.clone();
         let odds = rng.f64();
@@ -65,7 +65,7 @@ impl Node {
 enum EntryOp {
     Link(PathBuf, usize),
     Unlink(PathBuf),
-    /// Both or none.
+    /// Renames atomically: both entries change, or neither does.
     Rename(PathBuf, PathBuf, usize),
 }
 
@@ -75,25 +75,25 @@ struct State {
     entries: BTreeMap<PathBuf, usize>,
     durable_entries: BTreeMap<PathBuf, usize>,
     pending: Vec<EntryOp>,
-    /// Operations left until the power goes.
+    /// Number of changes left until the power fails.
     countdown: Option<u32>,
     image: Option<BTreeMap<PathBuf, Vec<u8>>>,
     seed: u64,
-    /// Bytes of files that there is space for; none where there is no end of it.
+    /// Capacity of the disk in bytes, or `None` if it is unlimited.
     capacity: Option<usize>,
-    /// Changes left until the disk is full.
+    /// Number of changes left until the disk is full.
     fills_after: Option<u32>,
     fail_sync: bool,
-    /// Whether syncs wait.
+    /// True while syncs wait.
     syncs_held: bool,
     panic_after_sync: bool,
     reads: u64,
-    /// Reading this file's header waits, and how many wait.
+    /// File that cannot be opened for reading at present. `waiting` counts the calls that wait for it.
     held: Option<PathBuf>,
     waiting: u32,
 }
 
-/// A disk in memory. Clones are the same disk.
+/// A disk in memory. Clones share the same disk.
 #[derive(Clone, Debug, Default)]
 pub struct SimDisk(Arc<Mutex<State>>);
 
@@ -102,7 +102,7 @@ fn gone() -> io::Error {
 }
 
 impl SimDisk {
-    /// A disk with these files, all durable.
+    /// Makes a disk with these files, all durable.
     pub fn with(files: &BTreeMap<PathBuf, Vec<u8>>) -> Self {
         let disk = Self::default();
         {
@@ -121,13 +121,13 @@ impl SimDisk {
         self.0.lock().unwrap()
     }
 
-    /// The power goes after `ops` more changes.
+    /// Makes the power fail after `ops` more changes.
     pub fn crash_after(&self, ops: u32, seed: u64) {
         let mut state = self.lock();
         (state.countdown, state.seed) = (Some(ops), seed);
     }
 
-    /// What is left: after the power went, or if it went now.
+    /// Returns the files that a power cut left. If there was none, the power fails now.
     pub fn image(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut state = self.lock();
         match &state.image {
@@ -139,7 +139,7 @@ impl SimDisk {
         }
     }
 
-    /// The disk as a killed process leaves it: nothing is lost, and nothing more is durable.
+    /// Returns the disk as a killed process leaves it: no write is lost, and no more writes are durable than before.
     pub fn survivor(&self) -> Self {
         let state = self.lock();
         Self(Arc::new(Mutex::new(State {
@@ -151,46 +151,46 @@ impl SimDisk {
         })))
     }
 
-    /// Every file as it is now.
+    /// Returns every file as it is now.
     pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let state = self.lock();
         state.entries.iter().map(|(path, node)| (path.clone(), state.nodes[*node].data.clone())).collect()
     }
 
-    /// Whether there is no space for anything beyond what there is now.
+    /// Fills the disk to its present contents, or removes the limit.
     pub fn set_full(&self, full: bool) {
         let mut state = self.lock();
         state.capacity = full.then(|| state.used());
     }
 
-    /// The disk is full after `ops` more changes.
+    /// Makes the disk full after `ops` more changes.
     pub fn full_after(&self, ops: u32) {
         self.lock().fills_after = Some(ops);
     }
 
-    /// Bytes there is space for, the files' included; none before the disk is full.
+    /// Returns the capacity in bytes, including the files, or `None` before the disk is full.
     pub fn capacity(&self) -> Option<usize> {
         self.lock().capacity
     }
 
-    /// Another disk's size, as far as what is there fits.
+    /// Sets the capacity, but to no less than what the files take.
     pub fn set_capacity(&self, capacity: Option<usize>) {
         let mut state = self.lock();
         let used = state.used();
         state.capacity = capacity.map(|capacity| capacity.max(used));
     }
 
-    /// Reads of files so far.
+    /// Returns the number of reads so far.
     pub fn reads(&self) -> u64 {
         self.lock().reads
     }
 
-    /// Whoever opens this file to read it waits from now on, until none or another is held.
+    /// Makes calls that open this file for reading wait, until another file or none is held.
     pub fn hold(&self, path: Option<&Path>) {
         self.lock().held = path.map(Into::into);
     }
 
-    /// How many wait.
+    /// Returns the number of calls that wait.
     pub fn waiting(&self) -> u32 {
         self.lock().waiting
     }
@@ -206,17 +206,17 @@ impl SimDisk {
         self.lock().waiting -= 1;
     }
 
-    /// Whoever syncs next panics after it.
+    /// Makes the next sync panic after it is done.
     pub fn panic_after_sync(&self) {
         self.lock().panic_after_sync = true;
     }
 
-    /// Whether syncs wait from now on.
+    /// Makes syncs wait from now on, or releases them.
     pub fn hold_syncs(&self, held: bool) {
         self.lock().syncs_held = held;
     }
 
-    /// Every sync from now on fails.
+    /// Makes every sync from now on fail.
     pub fn fail_syncs(&self) {
         self.lock().fail_sync = true;
     }
@@ -226,8 +226,8 @@ impl State {
     fn cut(&mut self) {
         let mut rng = fastrand::Rng::with_seed(self.seed);
         let mut entries = self.durable_entries.clone();
-        // Entries reach the disk in order, as in a journaling file system, or each for itself; how
-        // many is chance.
+        // Directory entries reach the disk in order, as in a journaling file system, or independently of each other.
+        // The number that does is random.
         let in_order = rng.bool();
         for op in &self.pending {
             let kept = rng.u8(..4) != 0;
@@ -243,17 +243,17 @@ impl State {
             Some(entries.into_iter().map(|(path, node)| (path, nodes[node].torn(&mut rng))).collect());
     }
 
-    /// Bytes of the files that have a name.
+    /// Returns the number of bytes of the files that have a name.
     fn used(&self) -> usize {
         self.entries.values().map(|node| self.nodes[*node].data.len()).sum()
     }
 
-    /// Bytes there is space for.
+    /// Returns the number of bytes that are free.
     fn room(&self) -> usize {
         self.capacity.map_or(usize::MAX, |capacity| capacity.saturating_sub(self.used()))
     }
 
-    /// One change; the power may go before it.
+    /// Counts a change, before which the power may fail.
     fn change(&mut self) -> io::Result<()> {
         match &mut self.fills_after {
             Some(0) => (self.capacity, self.fills_after) = (Some(self.used()), None),
@@ -364,7 +364,7 @@ impl Disk for SimDisk {
 struct SimFile {
     disk: SimDisk,
     node: usize,
-    /// Whether writes must be aligned.
+    /// True if writes must be aligned.
     aligned: AtomicBool,
 }
 
@@ -394,7 +394,7 @@ impl File for SimFile {
         let node = &mut state.nodes[self.node];
         let end = at as usize + bytes.len();
         if end.saturating_sub(node.data.len()) > room {
-            // A short write: what still fits, and half of the rest where there is room, is there.
+            // The write is short: it stores what fits in the existing file, and half of the rest if there is space.
             let fits = node.data.len().saturating_sub(at as usize);
             let some = fits + ((bytes.len() - fits) / 2).min(room);
             node.put(&bytes[..some], at as usize);

@@ -1,5 +1,5 @@
-//! Frames laid back to back, of which some are damaged.
-//! Never: takes a frame for whole that its checksums do not cover.
+//! Frames that are stored one after the other, some of which may be damaged. A frame counts as whole only if its
+//! checksums match.
 
 use bytes::Bytes;
 
@@ -9,8 +9,9 @@ use crate::storage::embedded::catalog::SegmentEntry;
 use crate::storage::embedded::frame::{BadFrame, HEADER_LEN, Header, Kind};
 use crate::storage::embedded::segment;
 
-/// Walks frames laid back to back from `at` on, and goes on behind what is not whole: by its length
-/// where the header is, else at the next frame that is whole and `fits`.
+/// Walks frames that are stored one after the other, from `at` on, and calls `found` with each. After a damaged frame
+/// it continues by that frame's length if its header is whole, else at the next frame that is whole and that `fits`
+/// accepts.
 pub fn frames<'a>(
     bytes: &'a [u8],
     mut at: usize,
@@ -41,7 +42,7 @@ pub fn frames<'a>(
     }
 }
 
-/// Whether blocks are what their frame says.
+/// True if the blocks match the header of their frame.
 fn blocks_fit(header: &Header, blocks: &[u8]) -> bool {
     let (mut next, mut batches) = (header.first, 0);
     for block in Blocks::new(blocks) {
@@ -54,8 +55,8 @@ fn blocks_fit(header: &Header, blocks: &[u8]) -> bool {
     next == header.end && batches == header.batches
 }
 
-/// The whole frames of a segment, in the order of their offsets; what else there is to `damage`.
-/// A frame that begins before the one before it ended is one in a wrong place.
+/// Returns the whole frames of a segment in the order of their offsets, and reports everything else to `damage`. A
+/// frame whose offsets do not continue those of the frame before it is in a wrong place.
 pub fn segment_frames(
     bytes: &[u8],
     topic: u64,

@@ -1,5 +1,5 @@
-//! The journals: every commit after the catalog's, and what is whole of those that are damaged.
-//! Never: takes for damage what can only be a torn tail.
+//! Scan of the journals: every commit after the catalog's, and the whole frames of damaged commits. What can only be a
+//! torn tail is not reported as damage.
 
 use std::path::Path;
 
@@ -121,7 +121,7 @@ impl Looking<'_> {
         Ok(())
     }
 
-    /// Takes what is whole of a commit that is not.
+    /// Collects the whole frames of a damaged commit.
     fn salvage(&mut self, image: &Image, at: usize, number: u64, path: &Path) {
         let Some(body) = image.commit_body(at, number) else {
             self.doubt();
@@ -207,7 +207,7 @@ impl Looking<'_> {
         match kind {
             ChangeKind::Create(entry) => {
                 self.out.next_topic = self.out.next_topic.max(entry.id + 1);
-                // Without a catalog, segments may be there already.
+                // Without a catalog, the topic may already be known by its segments.
                 let there = self.out.topics.remove(&entry.id);
                 let mut entry = entry.clone();
                 if let Some(there) = there {

@@ -1,6 +1,6 @@
-//! What is whole in a data directory and what is not, file by file, going on behind every damage.
-//! `check` prints it, `repair` salvages it. Reads whole files; a segment at a time.
-//! Never: changes anything, or takes a byte for whole that its checksum does not cover.
+//! Scan of a data directory: it finds what is whole and what is damaged, file by file, and continues after every
+//! damage. `check` prints the result, and `repair` salvages what is whole. The scan reads whole files, and one segment
+//! at a time. It changes nothing, and counts no byte as whole unless its checksum matches.
 
 mod frames;
 mod journals;
@@ -21,86 +21,87 @@ use super::recovery::Listing;
 use crate::record::TopicName;
 pub use frames::{frames, segment_frames};
 
-/// One place that is not as it was written.
+/// One damaged place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// The file.
+    /// Path of the damaged file.
     pub file: PathBuf,
-    /// Where in it.
+    /// Position in the file, in bytes.
     pub at: u64,
-    /// What is wrong.
+    /// Description of the damage.
     pub what: String,
 }
 
-/// A whole frame of a journal that no segment holds.
+/// A whole frame of a journal whose records are in no segment.
 #[derive(Clone, Debug)]
 pub struct Pending {
-    /// Its header.
+    /// Header of the frame.
     pub header: Header,
-    /// Its blocks.
+    /// Blocks of the frame.
     pub blocks: Bytes,
-    /// The request ids stored with them.
+    /// Request ids that are stored with the blocks.
     pub ids: Bytes,
 }
 
-/// One topic, as far as it can be told.
+/// One topic, as far as it is known.
 #[derive(Clone, Debug)]
 pub struct Topic {
-    /// What the catalog and the changes after it say; its tail is that of the journals.
+    /// Entry of the catalog, with the later changes applied. Its tail is that of the journals.
     pub entry: TopicEntry,
-    /// Whether its name and epoch are known, and not made up for data without an owner.
+    /// True if the topic's name and epoch are known. Otherwise they were made up for data without an owner.
     pub known: bool,
     /// Whole frames of the journals, in order.
     pub pending: Vec<Pending>,
-    /// Offsets that were stored and are not whole any more, in order.
+    /// Ranges of offsets that were stored but are no longer whole, in order.
     pub lost: Vec<(u64, u64)>,
-    /// Whether more may have been lost, in a place that does not say whose it was.
+    /// True if more may have been lost, in a place that does not tell its topic.
     pub doubt: bool,
-    /// Whether a segment is damaged, be it where it was trimmed.
+    /// True if a segment is damaged, even in a part that was trimmed.
     pub damaged: bool,
-    /// Offsets the catalog names no segment for: as it must be where the topic is deleted later on.
+    /// Range of offsets for which the catalog names no segment. This is correct for a topic that a later change
+    /// deletes.
     unnamed: Option<(u64, u64)>,
 }
 
 impl Topic {
-    /// Whether it still is exactly what was acknowledged.
+    /// True if the topic still holds exactly what was acknowledged.
     #[must_use]
     pub const fn is_whole(&self) -> bool {
         self.known && self.lost.is_empty() && !self.doubt
     }
 }
 
-/// All of it.
+/// Result of a scan.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// The catalog; none where it is missing or damaged.
+    /// The catalog, or `None` if it is missing or damaged.
     pub catalog: Option<Catalog>,
-    /// By id.
+    /// Topics by id.
     pub topics: BTreeMap<u64, Topic>,
-    /// Everything that is not as it was written.
+    /// All damaged places.
     pub damages: Vec<Damage>,
-    /// What is no damage, and worth a line.
+    /// Findings that are worth a line but are no damage.
     pub notes: Vec<String>,
-    /// The ids files that are whole.
+    /// Files of request ids that are whole.
     pub ids: Vec<IdsEntry>,
-    /// The ids files that are not.
+    /// Files of request ids that are damaged.
     pub bad_ids: Vec<IdsEntry>,
-    /// Journals there are, by number.
+    /// Numbers of the journals, in ascending order.
     pub journals: Vec<u64>,
-    /// The highest number of a commit seen.
+    /// Highest commit number that was found.
     pub commit: u64,
-    /// The id the next topic gets.
+    /// Id for the next topic.
     pub next_topic: u64,
-    /// The newest publish time seen, in microseconds since 1970.
+    /// Newest publish time that was found, in microseconds since 1970.
     pub clock: u64,
-    /// Segments read, and their bytes.
+    /// Number of segments that were read, and their bytes.
     pub segments: (u64, u64),
 }
 
-/// Looks at everything in `dir`.
+/// Scans everything in `dir`.
 ///
 /// # Errors
-/// A newer format; the disk's. Damage is no error here.
+/// Fails if the format is newer than this program, or on an error of the disk. Damage is not an error here.
 pub fn scan(disk: &dyn Disk, dir: &Path) -> Result<Scan, OpenError> {
     let mut scan = Scan { next_topic: 1, ..Scan::default() };
     let listed = disk.list(dir).map_err(|e| OpenError::io(dir, e))?;
@@ -125,7 +126,7 @@ pub fn scan(disk: &dyn Disk, dir: &Path) -> Result<Scan, OpenError> {
     let no_catalog = scan.catalog.is_none();
     for topic in scan.topics.values_mut() {
         topic.doubt |= no_catalog;
-        // What was trimmed is not lost.
+        // Offsets that were trimmed do not count as lost.
         let earliest = topic.entry.earliest;
         topic.lost.retain(|(_, end)| *end > earliest);
         topic.lost.iter_mut().for_each(|(first, _)| *first = earliest.max(*first));
@@ -134,10 +135,10 @@ pub fn scan(disk: &dyn Disk, dir: &Path) -> Result<Scan, OpenError> {
     Ok(scan)
 }
 
-/// Reads a whole file; none where it is not there.
+/// Reads a whole file. Returns `None` if it does not exist.
 ///
 /// # Errors
-/// The disk's.
+/// Errors of the disk.
 pub fn read_file(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
     super::disk::read_file(disk, path).map_err(|error| OpenError::io(path, error))
 }
@@ -146,9 +147,9 @@ struct Looking<'a> {
     disk: &'a dyn Disk,
     dir: &'a Path,
     out: Scan,
-    /// Commits up to this one are in segments, or were seen already.
+    /// Number of the last commit that is in segments or was read already.
     already: u64,
-    /// Nothing was ever stored here.
+    /// True if nothing was ever stored in the directory.
     fresh: bool,
 }
 
@@ -192,7 +193,7 @@ impl Looking<'_> {
         }
     }
 
-    /// The topic of this id, made up where nothing else speaks of it.
+    /// Returns the topic with this id, which is made up if nothing else names it.
     fn owner(&mut self, id: u64, earliest: u64) -> &mut Topic {
         self.out.next_topic = self.out.next_topic.max(id + 1);
         self.out.topics.entry(id).or_insert_with(|| {

@@ -1,5 +1,5 @@
-//! The segments and the files of request ids, held against the catalog.
-//! Never: more than one of them in memory at a time.
+//! Scan of the segments and the files of request ids, compared with the catalog. At most one of them is in memory at a
+//! time.
 
 use super::Looking;
 use super::frames::{frames, segment_frames};
@@ -38,7 +38,7 @@ impl Looking<'_> {
         Ok(())
     }
 
-    /// Checks one segment; answers the offsets that are whole.
+    /// Checks one segment. Returns the ranges of offsets that are whole.
     fn segment(
         &mut self,
         topic: u64,
@@ -71,7 +71,7 @@ impl Looking<'_> {
         Ok(found.iter().map(|(header, _)| (header.first.get(), header.end.get())).collect())
     }
 
-    /// Without a catalog, every segment file is somebody's.
+    /// Scans all segment files. Without a catalog, every one of them belongs to some topic.
     fn unnamed_segments(&mut self) -> Result<(), OpenError> {
         for (name, len) in self.segment_names()? {
             let Some((id, base)) = segment::parse_name(&name) else { continue };
@@ -132,7 +132,7 @@ impl Looking<'_> {
     }
 }
 
-/// What is missing from `next` to `tail` between these ranges, which are in order.
+/// Returns the gaps from `next` to `tail` between these ranges, which are in order.
 fn gaps(mut next: u64, ranges: &[(u64, u64)], tail: u64) -> Vec<(u64, u64)> {
     let mut out = Vec::new();
     for &(first, end) in ranges.iter().chain([&(tail, tail)]) {
