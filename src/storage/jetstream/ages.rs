@@ -1,25 +1,26 @@
-//! How old messages are: by NATS's clock those that were there before they were read, and as they come the
-//! others. So it does not matter what the clock of any replica says, this one's or that of whoever stored
-//! them; nor, but for messages stored before they were read, whether those of NATS's servers agree.
+//! Ages of messages. The age of a message that was stored before it was read comes from NATS's clock. A message that is
+//! read live has age zero when it arrives. So the clocks of replicas do not matter, neither of this one nor of the one
+//! that stored the message. The clocks of the NATS servers matter only for messages that were stored before they were
+//! read.
 
 use std::time::Duration;
 
 use crate::record::{Offset, UnixMicros};
 
-/// A time of NATS's clock, and the same moment on this process's steady clock.
+/// Time of NATS's clock together with the same moment on the steady clock of this process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ages {
-    /// Messages before this were there then.
+    /// Offset from which messages are read live. Earlier ones were already stored at that moment.
     pub live_from: Offset,
-    /// NATS's clock,
+    /// Time of NATS's clock.
     pub nats: UnixMicros,
-    /// and the steady one.
+    /// Time of the steady clock.
     pub steady: UnixMicros,
 }
 
 impl Ages {
-    /// When the message that begins at `first`, and which NATS took then, was stored, on the steady clock,
-    /// which says `now`.
+    /// Returns the time on the steady clock at which a message was stored. The message begins at `first`, NATS stored
+    /// it at `published`, and the steady clock is at `now`.
     #[must_use]
     pub fn at(&self, first: Offset, published: UnixMicros, now: UnixMicros) -> UnixMicros {
         if first >= self.live_from {
@@ -29,7 +30,7 @@ impl Ages {
         UnixMicros(self.steady.0.saturating_sub(age))
     }
 
-    /// NATS's time so long before.
+    /// Returns the time of NATS's clock that lies `age` before this moment.
     #[must_use]
     pub fn before(&self, age: Duration) -> UnixMicros {
         let age = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
@@ -48,9 +49,9 @@ mod tests {
         let ages = Ages { live_from: Offset::new(10), nats: UnixMicros(5_000), steady: UnixMicros(900) };
         let at = |first, published| ages.at(Offset::new(first), UnixMicros(published), UnixMicros(950)).0;
         assert_eq!(at(9, 4_900), 800);
-        // Of a server whose clock was ahead, or is behind now.
+        // The server's clock was ahead then, or is behind now.
         assert_eq!((at(9, 5_700), at(9, 0)), (900, 0));
-        // As it comes, whatever it says.
+        // A message that is read live counts from its arrival, whatever its publish time.
         assert_eq!((at(10, 0), at(11, 9_999)), (950, 950));
         assert_eq!(ages.before(Duration::from_micros(600)), UnixMicros(4_400));
     }

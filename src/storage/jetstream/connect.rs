@@ -1,4 +1,4 @@
-//! Connecting to NATS as configured, and refusing a NATS that can never work. Credentials are not logged.
+//! Connection to NATS as configured. A NATS that can never work is refused. Credentials are not logged.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,22 +26,24 @@ use crate::config::{Config, NatsConfig, NatsStorage, format_size};
 use crate::storage::Reason;
 use crate::storage::clock::Clock;
 
-/// Room a message needs beside the records of its batches: heads, trace contexts, headers.
+/// Bytes that a message needs in addition to the records of its batches: batch headers, trace contexts and message
+/// headers.
 pub const MESSAGE_OVERHEAD: usize = 64 << 10;
-/// Part of [`MESSAGE_OVERHEAD`] that is reserved for headers which every message has.
+/// Part of [`MESSAGE_OVERHEAD`] that is reserved for the headers that every message has.
 const HEADERS: usize = 4 << 10;
-/// Longest pause between two attempts at start.
+/// Longest pause between two attempts to connect at start.
 const RETRY: Duration = Duration::from_secs(1);
 /// Interval at which a lasting reason to wait is logged again.
 const WARN_AGAIN: Duration = Duration::from_secs(30);
-/// Time for a new cluster to find its servers before it is asked which ones it counts, and between two such requests.
+/// Time that a new cluster has to find its servers before it is asked which ones it counts. It is also the interval
+/// between two such requests.
 const EXPLAIN_AFTER: Duration = Duration::from_secs(5);
-/// Maximum time of one attempt to connect: a server that hangs may be tried again before the others.
+/// Maximum time of one attempt to connect. A server that hangs may be tried again before the others.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Maximum time of a request to JetStream.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often the client asks whether the server is there; at the third question without an answer it
-/// takes another server: before a publish is given up, even with one attempt to connect in vain.
+/// Interval of the client's pings. After the third ping without an answer, the client connects to another server. That
+/// happens before a publish is given up, even if one attempt to connect fails.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest pause between two attempts to reconnect.
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
@@ -51,7 +53,7 @@ const COMMANDS_MAX: usize = 4096;
 /// Reason why NATS cannot be used as configured. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The address is none.
+    /// The address is not valid.
     #[error("nats.url {url}: {why}: write nats://HOST:4222, several with commas")]
     Url {
         /// Configured address.
@@ -62,9 +64,9 @@ pub enum OpenError {
     /// A file of credentials or certificates cannot be used.
     #[error("{setting} {path}: {why}")]
     File {
-        /// The setting.
+        /// Name of the setting.
         setting: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Fault of the file.
         why: String,
@@ -80,7 +82,7 @@ pub enum OpenError {
     /// The server is too old.
     #[error("NATS is of version {0}: 2.10 or later is needed")]
     TooOld(String),
-    /// A batch may be larger than NATS takes, and ends the connection.
+    /// The largest batch exceeds the message size of NATS, which would end the connection.
     #[error(
         "NATS takes messages of {found} bytes, and batches need {needed}: set max_payload of every nats-server to \
          {needed} or more, or lower batch_bytes_max to {fitting} or less"
@@ -90,15 +92,15 @@ pub enum OpenError {
         found: usize,
         /// Required size, in bytes.
         needed: usize,
-        /// The largest limit of a batch that would do.
+        /// Largest limit of a batch that fits.
         fitting: usize,
     },
 }
 
-/// Connects, waiting for a NATS that is not there yet, and checks what is found.
+/// Connects to NATS, waits until it is reachable and usable, and checks its version and limits.
 ///
 /// # Errors
-/// It can never work as configured.
+/// The configuration can never work.
 pub async fn connect(config: &Config, reason: &Reason) -> Result<Nats, OpenError> {
     let link = Link::default();
     let nats = &config.nats;
@@ -162,11 +164,11 @@ fn warn_of(nats: &NatsConfig) {
     }
 }
 
-/// Waits until JetStream can be used: a leader of the cluster answers, and it keeps a stream as topics
-/// are to be kept. A cluster that has just started answers before it can.
+/// Waits until JetStream can be used: a leader of the cluster answers, and a stream with the settings of topics can be
+/// created. A cluster that has just started may answer before it can create streams.
 async fn usable(nats: &Nats, urls: &str, waiting: &mut Waiting<'_>) {
     let mut backoff = Backoff::new(RETRY / 16, RETRY);
-    // Since when servers are missing, and what is known of them.
+    // Time of the latest explanation of missing servers, and its text.
     let (mut since, mut known) = (Instant::now(), String::new());
     while let Err(obstacle) = try_out(nats).await {
         if obstacle.servers_are_missing && since.elapsed() >= EXPLAIN_AFTER {
@@ -187,7 +189,7 @@ struct Obstacle {
     servers_are_missing: bool,
 }
 
-/// Asks JetStream, and makes sure that it keeps a stream as topics are to be kept.
+/// Asks JetStream for its state, and makes sure that a stream with the settings of topics exists.
 async fn try_out(nats: &Nats) -> Result<(), Obstacle> {
     match tokio::time::timeout(REQUEST_TIMEOUT, nats.topics()).await {
         Ok(Ok(_)) => create_lock::open(nats).await.map_err(|error| Obstacle {
@@ -209,7 +211,7 @@ fn has_too_few_servers(error: &CreateStreamError) -> bool {
     matches!(error.kind(), CreateStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::CLUSTER_NO_PEERS)
 }
 
-/// Reason why the start waits, which the log and `/readyz` say.
+/// Reason why the start waits, as shown in the log and by `/readyz`.
 #[derive(Debug)]
 struct Waiting<'a> {
     reason: &'a Reason,
@@ -236,7 +238,7 @@ async fn connected(nats: &NatsConfig, link: &Link, waiting: &mut Waiting<'_>) ->
     let servers: Vec<_> =
         servers.collect::<Result<_, _>>().map_err(|why| OpenError::Url { url: url.clone(), why })?;
     loop {
-        // Made anew each time: what is in files may have been put there meanwhile.
+        // The options are built again for each attempt, because the files may have been added in the meantime.
         let error = match options(nats, link).await?.connect(&servers[..]).await {
             Ok(client) => {
                 link.notice(&async_nats::Event::Connected);
@@ -261,7 +263,8 @@ async fn options(nats: &NatsConfig, link: &Link) -> Result<ConnectOptions, OpenE
     let mut options = ConnectOptions::new()
         .name("streamway")
         .connection_timeout(CONNECT_TIMEOUT)
-        // What JetStream's own context waits for its answers is this, not the context's timeout.
+        // This is the timeout of requests that the JetStream context sends; the context's own timeout does not apply to
+        // them.
         .request_timeout(Some(REQUEST_TIMEOUT))
         .ping_interval(PING_INTERVAL)
         .client_capacity(COMMANDS_MAX)
@@ -277,7 +280,7 @@ async fn options(nats: &NatsConfig, link: &Link) -> Result<ConnectOptions, OpenE
         });
     let given = |path: &Path| !path.as_os_str().is_empty();
     if given(&nats.creds_file) {
-        // The client wants the last line ended.
+        // The client requires a newline after the last line.
         options = options
             .credentials(&format!("{}\n", read("nats.creds_file", &nats.creds_file)?))
             .map_err(|error| file("nats.creds_file", &nats.creds_file, &error))?;
@@ -304,7 +307,7 @@ async fn options(nats: &NatsConfig, link: &Link) -> Result<ConnectOptions, OpenE
     Ok(options)
 }
 
-/// Largest file: a bundle of every public CA has 300 KiB.
+/// Maximum size of a file. A bundle of all public CAs has 300 KiB.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 fn read(setting: &'static str, path: &Path) -> Result<String, OpenError> {

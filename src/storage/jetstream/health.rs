@@ -1,6 +1,5 @@
-//! Health of JetStream: a majority of its servers is there, which the leader of the stream of create locks is asked
-//! again and again, and its store accepts more. It recovers by itself.
-//! Never: fails for good; NATS may return.
+//! Health of JetStream. It is good if a majority of the servers is there and the store accepts messages. The leader of
+//! the stream of create locks is asked for the majority once a second. The health recovers by itself when NATS returns.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,36 +13,36 @@ use super::create_lock;
 use super::nats::Nats;
 use crate::storage::Health;
 
-/// How long NATS may be out of reach, or its leader without a majority, before readiness turns off.
+/// Time that NATS may be out of reach, or its leader without a majority, before readiness turns off.
 const GRACE: Duration = Duration::from_secs(5);
-/// The same where nobody answers: the servers that are left choose a new leader, which takes them 4 to 9 s
-/// and is no reason to move clients.
+/// Same time if nobody answers. The remaining servers then elect a new leader, which takes 4 to 9 s and is no reason to
+/// move clients.
 const ELECTION: Duration = Duration::from_secs(10);
-/// Between two questions.
+/// Interval between two requests.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long an answer may take.
+/// Maximum time of one request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What to do about a full store.
+/// Reason that is reported while the store is full, with the remedy.
 const FULL: &str = "the store of NATS is full: trim or delete topics, or shorten retention";
 
-/// What was answered to one question.
+/// Result of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Answer {
-    /// The leader has heard of a majority, itself included, so long ago or later.
+    /// The leader answered. It heard from a majority, itself included, within this time.
     Led(Duration),
-    /// There is no leader, or no such stream.
+    /// There is no leader, or no such stream. The text says which.
     Refused(String),
-    /// Nothing.
+    /// No answer came in time.
     Silence(String),
 }
 
-/// What is known.
+/// State from which the health is derived.
 #[derive(Debug)]
 struct Judge {
-    /// When a majority was last known to be there.
+    /// Latest time at which a majority is known to have been there.
     good: Instant,
-    /// What was answered last.
+    /// Result of the latest request.
     last: Answer,
 }
 
@@ -52,7 +51,7 @@ impl Judge {
         Self { good: now, last: Answer::Led(Duration::ZERO) }
     }
 
-    /// Takes in what was answered to a question asked then.
+    /// Records the answer to a request that was sent at `asked`.
     fn take(&mut self, asked: Instant, answer: Answer) {
         if let Answer::Led(ago) = &answer {
             self.good = self.good.max(asked.checked_sub(*ago).unwrap_or(self.good));
@@ -60,13 +59,13 @@ impl Judge {
         self.last = answer;
     }
 
-    /// When readiness turns off, if nothing better is heard.
+    /// Returns the time at which readiness turns off unless a better answer comes first.
     fn deadline(&self, connected: bool) -> Instant {
         let is_silent = connected && matches!(self.last, Answer::Silence(_));
         self.good + if is_silent { ELECTION } else { GRACE }
     }
 
-    /// Why JetStream cannot be used; none where it can, or may still.
+    /// Returns the reason why JetStream cannot be used. None if it can, or if the grace period is not over.
     fn fault(&self, now: Instant, connected: bool) -> Option<String> {
         if now < self.deadline(connected) {
             return None;
@@ -84,15 +83,15 @@ impl Judge {
     }
 }
 
-/// How long ago the leader of a stream has heard of a majority; none where there is no leader.
+/// Returns the time since the leader of a stream heard from a majority. None if there is no leader.
 fn majority(cluster: Option<&ClusterInfo>) -> Option<Duration> {
-    // A server by itself.
+    // A single server has no cluster.
     let Some(cluster) = cluster else { return Some(Duration::ZERO) };
     let leader = cluster.leader.as_deref().filter(|leader| !leader.is_empty())?;
     let others = cluster.replicas.iter().filter(|replica| replica.name != leader);
     let mut heard: Vec<_> = others.map(|replica| replica.active).collect();
     heard.sort_unstable();
-    // With the leader that makes more than half.
+    // Together with the leader, these are more than half of the servers.
     let needed = heard.len().div_ceil(2);
     Some(needed.checked_sub(1).map_or(Duration::ZERO, |last| heard[last]))
 }
@@ -103,7 +102,7 @@ async fn ask(nats: &Nats, deadline: Instant) -> Answer {
             Some(ago) => Answer::Led(ago),
             None => Answer::Refused("NATS has no leader".to_owned()),
         },
-        // It was deleted, or is lost.
+        // The stream of create locks was deleted or lost, so it is created again.
         Ok(Ok(None)) => match timeout_at(deadline, create_lock::open(nats)).await {
             Ok(Ok(())) => Answer::Led(Duration::ZERO),
             Ok(Err(why)) => Answer::Refused(format!("NATS cannot keep a topic: {why}")),
@@ -114,13 +113,13 @@ async fn ask(nats: &Nats, deadline: Instant) -> Answer {
     }
 }
 
-/// Asks until the log closes.
+/// Asks NATS regularly until the log closes, and reports the health.
 pub async fn watch(nats: Arc<Nats>, health: Arc<channel::Sender<Health>>) {
     let watching = async {
         let mut judge = Judge::new(Instant::now());
         loop {
             let asked = Instant::now();
-            // What is asked of a connection that is lost is never answered.
+            // A request on a lost connection is never answered.
             if nats.link.state().up {
                 let answer = ask(&nats, asked + ANSWER_TIMEOUT).await;
                 judge.take(asked, answer);
@@ -135,14 +134,14 @@ pub async fn watch(nats: Arc<Nats>, health: Arc<channel::Sender<Health>>) {
     nats.closing.run_until_cancelled(watching).await;
 }
 
-/// A store that was full is tried again: whether there is room is known to those who write.
+/// Tries a write if the store was full a moment ago, because only a write shows if there is room.
 async fn look_for_room(nats: &Nats) {
     if nats.is_full() {
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, create_lock::probe(nats)).await;
     }
 }
 
-/// Says what has changed.
+/// Reports and logs the health if it has changed.
 fn report(health: &channel::Sender<Health>, fault: Option<String>, nats: &Nats) {
     let now = match fault {
         Some(fault) => Health::Unavailable(fault.into()),
@@ -150,7 +149,7 @@ fn report(health: &channel::Sender<Health>, fault: Option<String>, nats: &Nats) 
         None => Health::Serving,
     };
     let changed = health.send_if_modified(|health| {
-        // The first reason stays: the log has told it.
+        // The first reason stays, because it is the one that was logged.
         let same =
             std::mem::discriminant(health) == std::mem::discriminant(&now) || *health == Health::Closed;
         if !same {
@@ -207,7 +206,8 @@ mod tests {
         assert_eq!(ago(Some(""), &[0, 0, 0]), None);
     }
 
-    /// Asks once a second of a NATS that fails after 100 s; answers after how long readiness is off.
+    /// Simulates one request per second to a NATS that fails after 100 s. Returns the time from the failure until
+    /// readiness is off.
     fn off_after(connected: bool, answer: impl Fn(Duration) -> Answer) -> Duration {
         let begun = Instant::now();
         let lost = begun + 100 * SECOND;
@@ -229,7 +229,7 @@ mod tests {
         }
     }
 
-    /// What operations.md promises: 5 s, and 10 s while a leader is chosen.
+    /// Checks the times that operations.md promises: 5 s, and 10 s during an election.
     #[test]
     fn readiness_turns_off_when_the_documents_say() {
         let silence = |_| Answer::Silence("no answer".into());

@@ -1,5 +1,5 @@
-//! Which topics there are: their names, which NATS lists cheaply, and of few of them what they are like.
-//! Never: asks NATS for its list of streams, which costs it as much as it has streams.
+//! Lists of topics. NATS lists their names cheaply; details are requested only for a few. The list of all streams is
+//! never requested, because its cost grows with the number of streams.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::PoisonError;
@@ -13,15 +13,15 @@ use super::topic::info_of;
 use crate::record::TopicName;
 use crate::storage::{Error, TopicInfo};
 
-/// Questions that are asked at once.
+/// Maximum number of requests at the same time.
 const AT_ONCE: usize = 16;
-/// Topics asked for again by one sample: those that were asked for longest ago.
+/// Maximum number of known topics that one sample requests again: those with the oldest results.
 const ASKED_MAX: usize = 100;
-/// Topics that seem gone looked after by one sample.
+/// Maximum number of apparently deleted topics that one sample checks.
 const GONE_MAX: usize = 100;
 
 impl JetStreamLog {
-    /// As [`crate::storage::Log::names`].
+    /// Implements [`crate::storage::Log::names`].
     pub(super) async fn names(
         &self,
         prefix: &str,
@@ -31,7 +31,7 @@ impl JetStreamLog {
         let wanted = |name: &TopicName| {
             name.as_str().starts_with(prefix) && after.is_none_or(|after| name.as_str() > after)
         };
-        // NATS lists in an order of its own; what is kept of it is bounded.
+        // NATS does not list names in order. At most `limit` of them are stored here.
         let mut found = BTreeSet::new();
         let mut streams = self.nats.context.stream_names();
         while let Some(stream) = streams.next().await {
@@ -45,7 +45,7 @@ impl JetStreamLog {
         Ok(found)
     }
 
-    /// What these topics are like; those that are gone, or not ours, are left out.
+    /// Requests the details of these topics. Topics that are deleted, or that are not ours, are left out.
     pub(super) async fn infos(
         &self,
         names: impl IntoIterator<Item = TopicName>,
@@ -57,7 +57,7 @@ impl JetStreamLog {
         asked.buffered(AT_ONCE).try_filter_map(async |found| Ok(found)).try_collect().await
     }
 
-    /// As [`crate::storage::Log::list`].
+    /// Implements [`crate::storage::Log::list`].
     pub(super) async fn page(
         &self,
         prefix: &str,
@@ -71,21 +71,22 @@ impl JetStreamLog {
             let is_last = names.len() < missing;
             after = names.last().map(|name| name.as_str().to_owned());
             page.extend(self.infos(names).await?);
-            // Where some were gone already, others take their place: a short page is the last one.
+            // Topics that were deleted in the meantime are replaced by the next ones, because a short page counts as
+            // the last page.
             if is_last || page.len() >= limit {
                 return Ok(page);
             }
         }
     }
 
-    /// As [`crate::storage::Log::sample`]. Forgets topics that other replicas deleted.
+    /// Implements [`crate::storage::Log::sample`], and forgets topics that other replicas deleted.
     pub(super) async fn sample_all(&self) -> Result<Vec<TopicInfo>, Error> {
         let names = self.names("", None, usize::MAX).await?;
         self.forget_gone(&names).await;
         let now = self.nats.now_ms();
         let mut sampled = std::mem::take(&mut *self.sampled());
         sampled.retain(|name, _| names.contains(name));
-        // What is followed is known.
+        // The state of a topic that is followed is known without a request.
         for topic in self.topics().values().filter(|topic| topic.is_fresh()) {
             if names.contains(&topic.state.name) {
                 sampled.insert(topic.state.name.clone(), (now, topic.info()));
@@ -111,11 +112,11 @@ impl JetStreamLog {
         self.sampled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets what is kept of topics that are not among these any more.
+    /// Forgets the topics that are not among `names`.
     async fn forget_gone(&self, names: &BTreeSet<TopicName>) {
         let kept: HashSet<_> = self.topics().keys().cloned().collect();
         for name in kept.into_iter().filter(|name| !names.contains(name)).take(GONE_MAX) {
-            // It may have been created since the names were listed.
+            // The topic may have been created after the names were listed.
             let _ = self.fetch(&name).await;
         }
     }

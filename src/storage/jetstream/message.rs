@@ -1,17 +1,16 @@
-//! One message of a topic's stream: a commit of batches, stored whole or not at all.
+//! Format of one message of a topic's stream: a commit of batches, which is stored whole or not at all.
 //!
 //! ```text
 //! Nats-Expected-Last-Sequence: the sequence this commit follows
 //! Streamway-Group: <nonce> <time in µs> <records before it> <records> <CRC32C of the payload> <records of the
-//!                  message it follows>; earlier programs wrote the first five, and read no more than these.
-//! Streamway-Ids:   <index>.<records>.<SHA-256/128 of a request_id>.<scope>.<CRC32C of what its records say>,…
-//!                  where there are any; the scope is empty without an identity. Earlier programs wrote
-//!                  the first three, and read no more than these.
+//!                  message it follows>. Earlier versions write and read only the first five fields.
+//! Streamway-Ids:   <index>.<records>.<SHA-256/128 of a request_id>.<scope>.<CRC32C of its records' content>,…
+//!                  The header is absent if no batch has an id. The scope is empty without an identity.
+//!                  Earlier versions write and read only the first three fields.
 //! Streamway-By:    <address of the follower that stored it>
-//! Streamway-Handed: <address of a follower>.<nonce>.<index>,…    whose batches it stored, and where
+//! Streamway-Handed: <address of a follower>.<nonce>.<index of its first record>,…    for commits of other replicas
 //! payload:         batches without their offsets (crate::record::offsetless)
 //! ```
-//! Never: decides what goes into a commit.
 
 use std::fmt::Write;
 
@@ -31,17 +30,17 @@ const IDS: &str = "Streamway-Ids";
 const BY: &str = "Streamway-By";
 const HANDED: &str = "Streamway-Handed";
 
-/// Bytes of a [`Digest`].
+/// Length of a [`Digest`] in bytes.
 const DIGEST: usize = 16;
-/// Most bytes one id takes in the header: two numbers under 1025, the digest, a scope, a checksum, five
+/// Maximum number of bytes of one id in the header: two numbers up to 1024, the digest, a scope, a checksum, and five
 /// separators.
 pub const ID_BYTES: usize = 4 + 4 + 2 * DIGEST + 2 * DIGEST + 8 + 5;
 
-/// Half of the SHA-256 of a `request_id`: of one length, printable in hexadecimal, the same on
-/// every replica, and nobody finds two ids that share one.
+/// Half of the SHA-256 of a `request_id`. It has a fixed length and is the same on every replica, and nobody can find
+/// two ids with the same half.
 pub type Digest = [u8; DIGEST];
 
-/// The digest of a `request_id`.
+/// Computes the digest of a `request_id`.
 #[must_use]
 pub fn digest(id: &str) -> Digest {
     let whole = ring::digest::digest(&ring::digest::SHA256, id.as_bytes());
@@ -50,79 +49,79 @@ pub fn digest(id: &str) -> Digest {
     half
 }
 
-/// The offset just after a message: what the next record gets.
+/// Offset just after a message, which is the offset of the first record of the next message.
 #[must_use]
 pub const fn end_of(sequence: u64) -> Offset {
     Offset::new(sequence << INDEX_BITS)
 }
 
-/// The offset of a message's first record. Sequences begin at 1.
+/// Offset of a message's first record. Sequences begin at 1.
 #[must_use]
 pub const fn start_of(sequence: u64) -> Offset {
     Offset::new((sequence - 1) << INDEX_BITS)
 }
 
-/// The message that holds an offset, if it holds that many records.
+/// Sequence of the message that holds an offset, if the message has that many records.
 #[must_use]
 pub const fn sequence_of(offset: Offset) -> u64 {
     (offset.get() >> INDEX_BITS) + 1
 }
 
-/// A `request_id` stored with a commit.
+/// Entry for a `request_id` that is stored with a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdEntry {
-    /// Index of its batch's first record.
+    /// Index of the first record of its batch.
     pub index: u32,
-    /// Records of its batch.
+    /// Number of records of its batch.
     pub count: u32,
-    /// The id.
+    /// Digest of the id.
     pub digest: Digest,
-    /// Whose it is and what was stored; none where an earlier program wrote it.
+    /// Scope of the id and checksum of the stored content. None if an earlier version stored it.
     pub mark: Option<Mark>,
 }
 
-/// Most commits of others in one message: their places take less than a KiB of headers.
+/// Maximum number of commits of other replicas in one message. Their entries take less than 1 KiB of headers.
 pub const HANDED_MAX: usize = 16;
-/// Most bytes one takes in the header: two numbers of 16 digits, an index, three separators.
+/// Maximum number of bytes of one such entry in the header: two numbers of 16 digits, an index, and three separators.
 pub const HANDED_BYTES: usize = 16 + 16 + 4 + 3;
 
-/// A commit that another replica built, stored within this message.
+/// Entry for a commit that another replica built and that is stored within this message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handed {
-    /// Who built it.
+    /// Address of the follower that built it.
     pub from: Address,
-    /// Its nonce.
+    /// Nonce of the commit.
     pub nonce: u64,
-    /// Index of its first record.
+    /// Index of its first record in this message.
     pub index: u32,
 }
 
-/// What the headers of a message say.
+/// Content of the headers of a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
-    /// Random: whose message this is.
+    /// Random number by which the replica that built the message recognizes it.
     pub nonce: u64,
-    /// When it was stored.
+    /// Publish time.
     pub time: UnixMicros,
-    /// Records stored before it, as far as is known.
+    /// Number of records stored before it, as far as the writer knew.
     pub before: u64,
-    /// Its records.
+    /// Number of its records.
     pub records: u32,
     /// CRC32C of its payload.
     pub crc: u32,
-    /// The request ids stored with it.
+    /// Request ids that are stored with it.
     pub ids: Vec<IdEntry>,
-    /// Who stored it; none where that was an earlier version.
+    /// Address of the follower that stored it. None if it was an earlier version.
     pub by: Option<Address>,
-    /// What of it others built.
+    /// Commits in it that other replicas built.
     pub handed: Vec<Handed>,
-    /// Records of the message it follows, which may be trimmed first. None where they fill their message, where there
-    /// is no such message, or where the writer did not know.
+    /// Number of records of the message that it follows, which may be trimmed before it. None if those records fill
+    /// their message, if there is no such message, or if the writer did not know.
     pub previous: Option<u32>,
 }
 
 impl Head {
-    /// The headers of a message that must follow the message `after`.
+    /// Builds the headers of a message that must follow the message `after`.
     #[must_use]
     pub fn headers(&self, after: u64) -> HeaderMap {
         let mut headers = self.described();
@@ -137,7 +136,7 @@ impl Head {
         headers
     }
 
-    /// Of these headers, what does not depend on who stores the commit, and where.
+    /// Builds only those headers that do not depend on the replica that stores the commit and on its place.
     #[must_use]
     pub fn described(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -165,7 +164,7 @@ impl Head {
         headers
     }
 
-    /// What the headers of a message say; none where they are not ours.
+    /// Parses the headers of a message. None if this server did not write them.
     #[must_use]
     pub fn parse(headers: &HeaderMap) -> Option<Self> {
         let mut commit = headers.get(GROUP)?.as_str().split(' ');
@@ -209,22 +208,22 @@ fn parse_handed(text: &str) -> Option<Handed> {
     Some(Handed { from, nonce, index: parts.next()?.parse().ok()? })
 }
 
-/// A message that was read, ready to be handed to subscribers.
+/// Message that was read and checked, ready for delivery to subscribers.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// What its headers say.
+    /// Content of its headers.
     pub head: Head,
-    /// Its blocks.
+    /// Records with their offsets.
     pub run: Run,
-    /// Just after its last record.
+    /// Offset just after its last record.
     pub next: Offset,
 }
 
 impl Message {
-    /// Puts the offsets before the batches of the message `sequence`, after checking them (P10).
+    /// Checks the batches of the message `sequence` (P10), and writes their offsets.
     ///
     /// # Errors
-    /// They are damaged, or not ours.
+    /// The batches are damaged, or this server did not write the message.
     pub fn read(sequence: u64, headers: Option<&HeaderMap>, payload: &Bytes) -> Result<Self, String> {
         let damaged = |what: &str| format!("message {sequence}: {what}");
         let head = headers.and_then(Head::parse).ok_or_else(|| damaged("it is not one of this server's"))?;
@@ -285,7 +284,7 @@ mod tests {
         assert_eq!((run.first.get(), message.next.get(), run.end.get()), (6 << 10, (6 << 10) + 3, 7 << 10));
         assert_eq!((run.batches, run.first_time), (2, UnixMicros(1_700_000_000_000_000)));
         assert_eq!(super::sequence_of(Offset::new((6 << 10) + 2)), 7);
-        // P10: any bit that changed is found.
+        // P10: every changed bit is detected.
         for at in 0..payload.len() {
             let mut other = payload.clone();
             other[at] ^= 1;
@@ -294,7 +293,7 @@ mod tests {
         assert!(Message::read(7, None, &payload.into()).is_err());
     }
 
-    /// Messages of earlier programs do not say how many records the message before them has.
+    /// Earlier versions do not store the number of records of the preceding message.
     #[test]
     fn messages_without_the_number_of_records_before_them_are_read() {
         let mut headers = async_nats::HeaderMap::new();
@@ -306,7 +305,7 @@ mod tests {
         assert_eq!(Head::parse(&headers), None, "no message has more");
     }
 
-    /// A replica of the program before reads the first three parts of an id, and this one what that wrote.
+    /// An earlier version reads only the first three fields of an id, and this version reads ids that it wrote.
     #[test]
     fn ids_of_earlier_programs_have_no_mark() {
         let old = format!("0.1.{:032x},1023.1.{:032x}", 1, u128::MAX);

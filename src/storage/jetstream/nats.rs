@@ -72,69 +72,71 @@ const CONSUMER_AGAIN: Duration = Duration::from_millis(700);
 /// Maximum number of consumers requested.
 const CONSUMERS_MAX: u32 = 3;
 
-/// When a question that nobody has answered is asked again: a stream that has no leader yet has nobody who
-/// answers for it.
+/// Pause before a request without an answer is sent again. A stream that has no leader yet does not answer.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// Maximum number of requests, with the first.
+/// Maximum number of requests, including the first.
 const ASKS: u32 = 4;
 
-/// How long the creation of a stream is tried: with the last request less than the 10 s that clients
-/// tend to wait.
+/// Maximum time for the attempts to create a stream. With the last request, it stays below the 10 s that clients
+/// usually wait.
 const CREATE_PATIENCE: Duration = Duration::from_secs(5);
-/// Between the first two attempts.
+/// Pause after the first attempt. It doubles with each attempt.
 const CREATE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Reason why a stream was not created.
 #[derive(Debug)]
 pub enum Refusal {
-    /// NATS says that it did not.
+    /// NATS answered that the stream was not created.
     Nothing(Error),
-    /// It may come yet.
+    /// The stream may still be created.
     Unknown(Error),
 }
 
 /// State that all topics share.
 #[derive(Debug)]
 pub struct Nats {
-    /// JetStream's requests.
+    /// Context for requests to JetStream.
     pub context: Context,
-    /// The client itself, for publishing.
+    /// Client for core NATS, with which messages are published.
     pub client: Client,
     /// State of the connection.
     pub link: Link,
     /// Settings of new streams.
     pub stream_config: StreamConfig,
-    /// Memory and windows.
+    /// Storage settings: memory and the request id window.
     pub storage: StorageConfig,
-    /// The memory of all tail caches.
+    /// Memory of all tail caches.
     pub cache: CacheBudget,
-    /// The request ids of all topics.
+    /// Request ids of all topics.
     pub ids: Arc<IdBudget>,
-    /// Budget that batches of other replicas are charged to, once it is known.
+    /// Budget to which batches of other replicas are charged, once it is known.
     pub budget: OnceLock<Charge>,
-    /// Set if batches are handed over and taken. A test clears it to play an earlier version.
+    /// Set if batches are handed to other replicas and accepted from them. A test clears it to simulate an earlier
+    /// version.
     pub hands_over: bool,
-    /// Times of the engine's timers.
+    /// Idle times, which tests shorten.
     pub idle_times: IdleTimes,
-    /// Every task of the engine.
+    /// All tasks of the engine.
     pub tasks: TaskTracker,
-    /// Calls are cut off soon: whoever waits for a NATS that does not answer is told now.
+    /// Cancelled when the calls in progress are about to be ended. Callers that wait for an unresponsive NATS then fail
+    /// at once.
     pub hurried: CancellationToken,
-    /// The log closes: finish what was accepted.
+    /// Cancelled when the log closes. Accepted appends are finished first.
     pub closing: CancellationToken,
-    /// Nothing new is accepted.
+    /// Set once new appends are refused.
     pub closed: AtomicBool,
-    /// When a message was last refused because the store is full, in milliseconds of the engine; 0 where none was.
+    /// Time at which a message was last refused because the store is full, in milliseconds since the start of the
+    /// engine; 0 for never.
     pub full_ms: AtomicU64,
-    /// When the engine started; times of use are counted from here.
+    /// Start of the engine, from which times in milliseconds are counted.
     pub started: Instant,
-    /// The clocks: the wall's for publish times, the steady one for ages.
+    /// Clocks: the wall clock for publish times, the steady clock for ages.
     pub clock: Clock,
-    /// When a clock that is off was reported last, in milliseconds since the start; 0 for never.
+    /// Time at which a clock difference was last logged, in milliseconds since the start of the engine; 0 for never.
     pub skew_reported_ms: AtomicU64,
 }
 
-/// Converts a time of NATS's.
+/// Converts a time that NATS reports.
 #[must_use]
 pub fn micros(time: async_nats::datetime::DateTime) -> UnixMicros {
     UnixMicros(u64::try_from(time.unix_timestamp_nanos() / 1000).unwrap_or_default())
@@ -145,17 +147,17 @@ fn parse_time(text: &str) -> Option<UnixMicros> {
     Some(micros(time))
 }
 
-/// Storage that cannot answer now; nothing was stored.
+/// Error for storage that cannot answer now. Nothing was stored.
 pub fn unavailable(reason: impl Display) -> Error {
     Error::Unavailable { reason: format!("NATS: {reason}"), stored: Stored::Nothing }
 }
 
-/// Storage that cannot answer now; what was asked may have been done, or may yet be.
+/// Error for storage that cannot answer now. The request may have been carried out, or may be later.
 pub fn doubtful(reason: impl Display) -> Error {
     Error::Unavailable { reason: format!("NATS: {reason}"), stored: Stored::Unknown }
 }
 
-/// What a refusal of this configuration means, where NATS has no room to reserve its size.
+/// Converts the refusal of a stream configuration to an error, if the reason is that NATS cannot reserve its size.
 #[must_use]
 pub fn no_room(config: &stream::Config, why: &async_nats::jetstream::Error) -> Option<Error> {
     const FULL: [ErrorCode; 4] = [
@@ -183,13 +185,13 @@ impl Nats {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// A message was refused because the store is full.
+    /// Records that a message was refused because the store is full.
     pub fn found_full(&self) {
         self.full_ms.store(self.now_ms().max(1), Ordering::Relaxed);
     }
 
-    /// Whether the store was full a moment ago: longer than it is tried again, as some servers of a cluster
-    /// may be full and others not.
+    /// Returns true if the store was full within the last 10 s. That is longer than the interval of the next try,
+    /// because some servers of a cluster may be full while others are not.
     #[must_use]
     pub fn is_full(&self) -> bool {
         const A_MOMENT_MS: u64 = 10_000;
@@ -201,7 +203,7 @@ impl Nats {
         if self.link.state().up { Ok(()) } else { Err(unavailable("not connected")) }
     }
 
-    /// A stream as it is; none where there is none.
+    /// Returns the state of a stream. None if the stream does not exist.
     ///
     /// # Errors
     /// NATS cannot answer.
@@ -216,7 +218,7 @@ impl Nats {
         future::select_all(asks).await.0
     }
 
-    /// [`Self::info`], asked once and of whatever connection there is.
+    /// Does the same as [`Self::info`], with a single request and without a check of the connection.
     ///
     /// # Errors
     /// NATS cannot answer.
@@ -232,15 +234,15 @@ impl Nats {
         }
     }
 
-    /// What NATS's clock says now, for messages before `live_from`. A clock of this replica that is far off is
-    /// reported.
+    /// Reads the clock of NATS, from which the ages of messages before `live_from` are computed. A large difference to
+    /// the clock of this replica is logged.
     ///
     /// # Errors
     /// NATS cannot answer.
     pub async fn ages(&self, stream: &str, live_from: Offset) -> Result<Ages, Error> {
         #[derive(serde::Deserialize)]
         struct Now {
-            /// Of the server that answers. None of one older than 2.10.
+            /// Time of the server that answers. Versions before 2.10 do not send it.
             ts: Option<String>,
         }
         self.reachable()?;
@@ -254,11 +256,11 @@ impl Nats {
         Ok(Ages { live_from, nats, steady })
     }
 
-    /// Says that this replica's clock and NATS's differ, now and then.
+    /// Logs a large difference between the clocks of this replica and NATS, at most once in `EVERY_MS`.
     fn report_skew(&self, wall: UnixMicros, nats: UnixMicros) {
-        /// More than this is no drift, and no answer that took its time.
+        /// Maximum difference that is not logged. It covers clock drift and a slow answer.
         const SKEW_MAX_S: u64 = 30;
-        /// How often it is said.
+        /// Minimum interval between two log lines.
         const EVERY_MS: u64 = 600_000;
         let seconds = wall.0.abs_diff(nats.0) / 1_000_000;
         if seconds <= SKEW_MAX_S {
@@ -276,7 +278,7 @@ impl Nats {
         }
     }
 
-    /// A stored message; none where it is not there.
+    /// Reads a stored message. None if it does not exist.
     ///
     /// # Errors
     /// NATS cannot answer.
@@ -298,13 +300,13 @@ impl Nats {
         }
     }
 
-    /// Forgets every message before `sequence`; nothing where that is the first there ever was. At most one
-    /// beyond the newest: farther on NATS would give the next message that sequence.
+    /// Removes every message before `sequence`, and does nothing if that is the first sequence. `sequence` may be at
+    /// most one more than that of the newest message; otherwise NATS would give `sequence` to the next message.
     ///
     /// # Errors
     /// NATS cannot answer.
     pub async fn purge(&self, stream: &str, sequence: u64) -> Result<(), Error> {
-        // NATS takes 0 and 1 for no condition, and forgets everything.
+        // To NATS, 0 and 1 mean no condition, which removes everything.
         if sequence <= 1 {
             return Ok(());
         }
@@ -319,7 +321,7 @@ impl Nats {
         })
     }
 
-    /// A consumer of its own for one reader, which NATS forgets when it is not asked any more.
+    /// Creates a consumer for one reader. NATS removes it when it is no longer used.
     ///
     /// # Errors
     /// NATS cannot answer.
@@ -352,11 +354,11 @@ impl Nats {
         }
     }
 
-    /// Makes a stream, or finds that there is one of this very configuration. A cluster that cannot place
-    /// it yet, as after a start, is given a while.
+    /// Creates a stream, or finds one with exactly this configuration. Retries for a while if a cluster cannot place
+    /// the stream yet, for example after a start.
     ///
     /// # Errors
-    /// It was not made, or perhaps not.
+    /// The stream was not created, or it is unknown if it was.
     pub async fn create(&self, config: &stream::Config) -> Result<Info, Refusal> {
         let deadline = Instant::now() + CREATE_PATIENCE;
         let (mut pause, mut is_doubtful) = (CREATE_PAUSE, false);
@@ -375,7 +377,7 @@ impl Nats {
                     _ => Refusal::Unknown(doubtful(error)),
                 },
             };
-            // A refusal says nothing of an attempt before it that was not answered.
+            // A refusal says nothing about an earlier attempt without an answer.
             let refusal = match refusal {
                 Refusal::Nothing(error) if is_doubtful => Refusal::Unknown(doubtful(error)),
                 refusal => refusal,
@@ -389,8 +391,8 @@ impl Nats {
         }
     }
 
-    /// A stream that was made, once it can be used: a cluster that is asked a second time for the stream it
-    /// is making agrees at once, and says for a moment that there is none.
+    /// Waits until a created stream can be used, and returns its state. A cluster that is asked a second time for a
+    /// stream that it is creating confirms at once, but reports for a moment that the stream does not exist.
     async fn appears(&self, stream: &str, deadline: Instant) -> Result<Info, Error> {
         loop {
             match self.info(stream).await? {
@@ -403,10 +405,10 @@ impl Nats {
         }
     }
 
-    /// Number of streams, without that of the create locks.
+    /// Returns the number of streams, without the stream of create locks.
     ///
     /// # Errors
-    /// It does not.
+    /// NATS cannot answer.
     pub async fn topics(&self) -> Result<usize, context::AccountError> {
         self.context.query_account().await.map(|account| account.streams.saturating_sub(1))
     }

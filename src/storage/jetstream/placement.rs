@@ -1,6 +1,6 @@
-//! Which NATS servers a cluster does not count, where it finds too few for a stream's copies. Asked with what
-//! any client may ask, as NATS's monitoring is out of a replica's reach.
-//! Never: leaves its probe behind while NATS answers.
+//! Explanation for a cluster that finds too few servers for a stream's copies: it names the servers that the cluster
+//! does not count. Only requests that any client may send are used, because a replica cannot reach the monitoring port
+//! of NATS. The probe stream is deleted again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,19 +14,20 @@ use tokio::net::TcpStream;
 
 use super::nats::Nats;
 
-/// Stream that shows whom the cluster places copies on. No topic's stream is called so.
+/// Stream that shows on which servers the cluster places copies. No topic's stream has this name.
 const PROBE: &str = "streamway_probe";
-/// How long a server may take to say its name.
+/// Maximum time until a server sends its first line.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest first line of a server: some kilobytes, as it may list the addresses of its cluster.
+/// Maximum length of a server's first line. It may list the addresses of the cluster, which takes some kilobytes.
 const HELLO_BYTES_MAX: u64 = 64 << 10;
-/// How long a leader may take to answer.
+/// Maximum time until a leader answers.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often the probe is asked for its members, and the pause between: it elects a leader first.
+/// Maximum number of requests for the members of the probe, which elects a leader first.
 const ASKS: usize = 20;
+/// Pause between two of these requests.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What a server says of itself to whoever connects.
+/// First message of a server on a new connection.
 #[derive(Debug, Deserialize)]
 struct Hello {
     server_name: String,
@@ -36,7 +37,7 @@ struct Hello {
     jetstream: bool,
 }
 
-/// One sentence: how many servers the cluster counts, and what is known of those it does not.
+/// Builds one sentence with the number of servers that the cluster counts, and the known facts about the others.
 pub async fn explain(nats: &Nats, urls: &str) -> String {
     let addresses: Vec<_> = urls.split(',').filter_map(|url| url.trim().parse::<ServerAddr>().ok()).collect();
     let (counted, hellos) = future::join(counted(nats), future::join_all(addresses.iter().map(hello))).await;
@@ -60,7 +61,7 @@ pub async fn explain(nats: &Nats, urls: &str) -> String {
     format!("{known}; see docs/operations.md#a-nats-server-is-not-counted")
 }
 
-/// Why a server is not counted, as far as it can be known; none where it is.
+/// Returns the likely reason why a server is not counted. None if it is counted.
 fn suspicion(
     at: &str,
     hello: Result<Hello, String>,
@@ -79,13 +80,13 @@ fn suspicion(
             "{} at {at} (it is of the cluster {:?} and not of {cluster:?})",
             hello.server_name, hello.cluster
         )),
-        // Without a leader nobody says whom it counts.
+        // Without a leader, it is unknown which servers are counted.
         Ok(_) if counted.is_none() => None,
         Ok(hello) => Some(format!("{} at {at} (it runs, and has not joined the others)", hello.server_name)),
     }
 }
 
-/// The first line of a server, which it says before it asks who calls.
+/// Reads the first line of a server, which it sends before it asks for credentials.
 async fn hello(address: &ServerAddr) -> Result<Hello, String> {
     let said = async {
         let stream = TcpStream::connect((address.host(), address.port())).await?;
@@ -102,8 +103,8 @@ async fn hello(address: &ServerAddr) -> Result<Hello, String> {
     said.ok_or_else(|| "it does not say its name".into())
 }
 
-/// Names of the servers that the cluster places streams on: those of the largest stream it can place. None where it
-/// places not even the smallest, as without a leader.
+/// Returns the names of the servers on which the cluster places streams, which are the members of the largest stream
+/// that it can place. None if it cannot place even the smallest, for example without a leader.
 async fn counted(nats: &Nats) -> Option<BTreeSet<String>> {
     tokio::time::timeout(PROBE_TIMEOUT, nats.topics()).await.ok()?.ok()?;
     for replicas in (1..nats.stream_config.replicas).rev() {
@@ -115,7 +116,7 @@ async fn counted(nats: &Nats) -> Option<BTreeSet<String>> {
             max_messages: 1,
             ..Config::default()
         };
-        // One that another replica made a moment ago, or left, tells as much.
+        // A probe that another replica created or left serves as well.
         let _ = nats.context.create_stream(probe).await;
         let found = members(nats).await;
         let _ = nats.context.delete_stream(PROBE).await;

@@ -51,8 +51,9 @@ pub struct Topic {
     pub fetched_end: tokio::sync::Mutex<Option<(Instant, Result<Offset, Error>)>>,
     queue: Mutex<Queue>,
     waiting: AtomicUsize,
-    /// Times of the last use of the topic and of its last lookup in NATS, in milliseconds since the engine started.
+    /// Time of the last use of the topic, in milliseconds since the engine started.
     used_ms: AtomicU64,
+    /// Time of the last lookup in NATS, in milliseconds since the engine started.
     fetched_ms: AtomicU64,
 }
 
