@@ -1,7 +1,8 @@
-//! The bodies of streaming answers. Each frame has a buffer of exactly its size, which is freed once sent; tonic's body
-//! keeps its largest buffer for as long as the call lasts, also for ten thousand subscribers that caught up once and are
-//! idle. A frame is made only while the peer has little unread. A message larger than a frame is sent in pieces, of which
-//! [`crate::topic::SendBudget`] keeps the remainder, or drops it to be read from the log again.
+//! The bodies of streaming answers. Each frame has a buffer of exactly its size, which is freed once it is sent.
+//! tonic's body keeps its largest buffer for as long as the call lasts, even for ten thousand subscribers that caught
+//! up once and are idle. A frame is made only while the peer has little unread data. A message larger than a frame is
+//! sent in pieces, and [`crate::topic::SendBudget`] either keeps the remainder or drops it to be read from the log
+//! again.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,9 +25,9 @@ use crate::storage::{self, BoxFuture, Stored, TopicLog};
 use crate::topic::{FRAME_MAX, Pieces, Remainder, StoredRange, UnreadFrames};
 use crate::wire::{ExchangeResponse, SubscribeResponse, Wire};
 
-/// Bytes up to which messages that are ready are sent together: two frames of HTTP/2's default size.
+/// Size up to which messages that are ready are sent together: two frames of HTTP/2's default size.
 const COALESCED_MAX: usize = 32 << 10;
-/// Bytes of the flag and of the length before every message of gRPC.
+/// Length of the prefix of every gRPC message: the flag and the message's length.
 const PREFIX: usize = 5;
 
 /// Stream of an answer's messages.
@@ -40,12 +41,13 @@ pub(super) trait AnswerStream:
     fn log(&self) -> Option<Arc<dyn TopicLog>>;
 }
 
-/// Message that may contain a delivery, whose blocks are most of it.
+/// Message that may contain a delivery. Most of its bytes are the delivery's blocks.
 pub(super) trait DeliveryMessage: Wire {
     /// Returns the delivery.
     fn delivery(&mut self) -> Option<&mut SubscribeResponse>;
 
-    /// Writes the message in two parts. Between them belong the blocks of its delivery, `blocks` bytes that were taken out.
+    /// Writes the message in two parts. The blocks of its delivery, `blocks` bytes that were taken out, belong between
+    /// the parts.
     fn put_around(&mut self, blocks: usize, before: &mut BytesMut, behind: &mut BytesMut);
 }
 
@@ -131,8 +133,8 @@ impl<S: AnswerStream> http_body::Body for Messages<S> {
             match ready!(unsent.poll_put(cx, room, &mut out)) {
                 Ok(true) => this.unsent = None,
                 Ok(false) => {}
-                // The peer has the beginning of a message that has no end. Trailers still tell it why, which a reset
-                // of the stream would not.
+                // The peer has the beginning of a message that will not be completed. Trailers can still tell the peer
+                // the reason, which a reset of the stream could not.
                 Err(error) => {
                     this.end = End::Sent;
                     let status = this.unsent.take().map(|unsent| unsent.lost(&error));
@@ -166,7 +168,7 @@ impl<S: AnswerStream> http_body::Body for Messages<S> {
 }
 
 impl<S: AnswerStream> Messages<S> {
-    /// Appends the message, or the part of it that there is room for.
+    /// Appends the message, or the part of it that fits.
     fn put(&mut self, mut message: S::Message, room: usize, out: &mut BytesMut) {
         let len = PREFIX + message.wire_len();
         if self.encoding.is_none() && out.len() + len <= room {
@@ -191,7 +193,7 @@ impl<S: AnswerStream> Messages<S> {
 }
 
 impl<T: DeliveryMessage> Unsent<T> {
-    /// Appends the part that there is room for. Becomes ready with true once that was the last.
+    /// Appends the part that fits. Becomes ready with true if that was the last part.
     fn poll_put(
         &mut self,
         cx: &mut Context<'_>,
@@ -212,8 +214,8 @@ impl<T: DeliveryMessage> Unsent<T> {
         Poll::Ready(Ok(self.sent == self.len))
     }
 
-    /// Makes the status of a call whose remaining message cannot be read. The position to resume from is that of the
-    /// message's first record: a subscription from there continues by its own policy, or is told what happened.
+    /// Makes the status of a call after the rest of its message could not be read. The position to resume from is that
+    /// of the message's first record: a subscription from there continues by its own policy, or is told what happened.
     fn lost(&self, error: &storage::Error) -> Status {
         let reason =
             format!("the rest of a delivery is no longer stored: {error}; subscribe again and resume");
@@ -269,7 +271,7 @@ fn source(message: &mut impl DeliveryMessage, log: Arc<dyn TopicLog>) -> Option<
     Some(StoredRange { log, from: first, to: delivery.next.offset })
 }
 
-/// Builds the message around the blocks of its delivery, which are not copied unless it is compressed.
+/// Builds the message around the blocks of its delivery. The blocks are not copied unless the message is compressed.
 fn pieces<T: DeliveryMessage>(
     message: &mut T,
     runs: Vec<Bytes>,

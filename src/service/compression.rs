@@ -1,6 +1,6 @@
-//! Compression of messages. Most clients say that they accept gzip (those on grpc-core by default), and would have the
-//! server pay for every answer. So a client asks for compressed answers by compressing its own messages, and is answered
-//! in the same encoding, as by grpc-go.
+//! Compression of messages. Most clients announce that they accept gzip (those on grpc-core do by default), and the
+//! server would have to compress every answer. Therefore a client requests compressed answers by compressing its own
+//! messages, and gets answers in the same encoding, as with grpc-go.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -16,13 +16,13 @@ use tonic::codec::CompressionEncoding;
 use super::body_fn::body_fn;
 use crate::wire::Wire;
 
-/// Encodings that are accepted, and offered.
+/// Encodings that are accepted and offered.
 pub const ENCODINGS: [CompressionEncoding; 2] = [CompressionEncoding::Gzip, CompressionEncoding::Zstd];
 /// Header with the encoding of a request's or an answer's messages.
 const ENCODING: &str = "grpc-encoding";
 /// Header with the encodings that a client accepts.
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
-/// Least bytes of a message that is compressed; smaller ones (heartbeats, receipts) gain nothing.
+/// Minimum size in bytes of a message that is compressed. Smaller ones (heartbeats, receipts) gain nothing.
 const COMPRESSED_MIN: usize = 512;
 /// Fastest level: a message is compressed on an async worker, and the next levels take several times as long to save a
 /// few percent.
@@ -34,11 +34,12 @@ const ZSTD_LEVEL: i32 = 1;
 const SCRATCH_MAX: usize = 256 << 10;
 
 thread_local! {
-    /// Buffer for decompression: the size of a message is known only afterwards.
+    /// Buffer for decompression, because the size of a message is known only afterwards.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Leaves in the request only the encoding that the client uses itself: tonic answers in the first that it accepts.
+/// Leaves only the encoding that the client uses itself in the list of encodings that it accepts, because tonic answers
+/// in the first of them.
 pub(super) fn ask(headers: &mut HeaderMap) {
     let Some(accepted) = headers.remove(ACCEPT_ENCODING) else { return };
     let asked = headers.get(ENCODING).and_then(|asked| named(asked).map(|_| asked.clone()));
@@ -57,7 +58,7 @@ pub(super) fn of_request(headers: &HeaderMap) -> Option<CompressionEncoding> {
 /// Checks that the messages of a request are in an encoding that can be read.
 ///
 /// # Errors
-/// They are not; the status lists the encodings that can be read, as gRPC asks.
+/// Fails if they are not. The status lists the encodings that can be read, as gRPC requires.
 pub(super) fn check_request(headers: &HeaderMap) -> Result<(), Status> {
     let Some(encoding) = headers.get(ENCODING) else { return Ok(()) };
     if *encoding == "identity" || named(encoding).is_some() {
@@ -77,7 +78,7 @@ pub(super) fn check_request(headers: &HeaderMap) -> Result<(), Status> {
 /// decompresses the first member of a message and drops all that follows it.
 pub(super) fn decompressed_request(request: Request<Body>, bytes_max: usize) -> Request<Body> {
     let Some(encoding) = of_request(request.headers()) else { return request };
-    // The header may stay: a message says by its flag that it is not compressed.
+    // The header may stay, because each message has a flag that tells that it is not compressed.
     request.map(|body| decompressed_body(body, encoding, bytes_max))
 }
 
@@ -93,7 +94,7 @@ fn decompressed_body(body: Body, encoding: CompressionEncoding, bytes_max: usize
                     Ok(data) => buffer.extend_from_slice(&data),
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
-                // tonic takes what is left for a message that was cut off.
+                // tonic treats the remaining bytes as a message that was cut off.
                 None if !buffer.is_empty() => {
                     return Poll::Ready(Some(Ok(Frame::data(buffer.split().freeze()))));
                 }
@@ -103,13 +104,13 @@ fn decompressed_body(body: Body, encoding: CompressionEncoding, bytes_max: usize
     })
 }
 
-/// Takes the next complete message out of the buffer, decompressed, with its prefix.
+/// Removes the next complete message from the buffer, and returns it decompressed, with its prefix.
 fn next_message(
     buffer: &mut BytesMut,
     encoding: CompressionEncoding,
     bytes_max: usize,
 ) -> Result<Option<Bytes>, Status> {
-    /// Bytes of the flag and of the length before every message of gRPC.
+    /// Length of the prefix of every gRPC message: the flag and the message's length.
     const PREFIX: usize = 5;
     let Some(&[flag, ref length @ ..]) = buffer.first_chunk::<PREFIX>() else { return Ok(None) };
     let len = u32::from_be_bytes(*length) as usize;
@@ -136,7 +137,8 @@ fn next_message(
 /// Decompresses a message into a buffer of exactly its size.
 ///
 /// # Errors
-/// It is not in this encoding, or longer than `bytes_max`. The texts are tonic's, which `status` recognises.
+/// Fails if the message is not in this encoding, or is longer than `bytes_max`. The texts are tonic's, which `status`
+/// recognises.
 pub(super) fn decompressed(
     bytes: &[u8],
     encoding: CompressionEncoding,
@@ -144,7 +146,7 @@ pub(super) fn decompressed(
 ) -> Result<Bytes, Status> {
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.clear();
-        // One byte more shows that the message is longer.
+        // One more byte shows that the message is longer.
         let read = decompress(bytes, encoding, bytes_max as u64 + 1, scratch);
         let plain = read.map(|()| (scratch.len() <= bytes_max).then(|| Bytes::copy_from_slice(scratch)));
         scratch.shrink_to(SCRATCH_MAX);
@@ -160,7 +162,7 @@ pub(super) fn decompressed(
     })
 }
 
-/// Decompresses all members or frames that follow one another; bytes behind the last that begin none are an error.
+/// Decompresses all members or frames that follow one another. Other bytes after the last one are an error.
 fn decompress(bytes: &[u8], encoding: CompressionEncoding, most: u64, out: &mut Vec<u8>) -> io::Result<()> {
     match encoding {
         CompressionEncoding::Gzip => {
@@ -172,12 +174,12 @@ fn decompress(bytes: &[u8], encoding: CompressionEncoding, most: u64, out: &mut 
     Ok(())
 }
 
-/// Returns the encoding of the answer to a request with these headers, which [`ask`] has seen.
+/// Returns the encoding of the answer to a request with these headers, which [`ask`] has changed.
 pub(super) fn of_answer(request: &HeaderMap) -> Option<CompressionEncoding> {
     request.get(ACCEPT_ENCODING).and_then(named)
 }
 
-/// Says in the headers of an answer how its messages are encoded.
+/// Sets the header of an answer that names the encoding of its messages.
 pub(super) fn set_encoding(answer: &mut HeaderMap, encoding: CompressionEncoding) {
     if let Ok(name) = HeaderValue::from_str(&encoding.to_string()) {
         answer.insert(ENCODING, name);

@@ -1,6 +1,7 @@
-//! The memory of the tutorial's calls, which answer with what they were sent. tonic keeps the largest message of a call
-//! for as long as the call lasts, and an answer that the peer does not read is kept too. Messages beyond a small size
-//! are therefore charged to the budget of bytes in flight until the call is over and its answers are sent.
+//! Memory limit of the tutorial's calls, which answer with the messages that they receive. tonic keeps the largest
+//! message of a call for as long as the call lasts, and an answer that the peer does not read stays in memory too.
+//! Messages above a small size are therefore charged to the budget of bytes in flight until the call is over and its
+//! answers are sent.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,12 +21,12 @@ use super::body_fn::body_fn;
 use super::status::{self, Error};
 use crate::topic::{self, Connection, Permit};
 
-/// Bytes of a message that are not charged: all calls together keep no more than their number allows.
+/// Size up to which a message is not charged. The limit on the number of calls bounds the memory of such messages.
 const FREE_BYTES: usize = 16 << 10;
-/// Copies of a message at once: as received, as text, as answered, and as handed to HTTP/2.
+/// Number of copies of a message that exist at once: as received, as text, as answered, and as handed to HTTP/2.
 const COPIES: usize = 4;
 
-/// Charge of one call. It grows with the largest message, and is given back when the last handle is dropped.
+/// Charge of one call. It grows with the largest message, and is released when the last handle is dropped.
 #[derive(Clone, Debug)]
 struct Charge(Arc<Mutex<Charged>>);
 
@@ -33,14 +34,14 @@ struct Charge(Arc<Mutex<Charged>>);
 struct Charged {
     connection: Arc<Connection>,
     bytes: usize,
-    /// One for each doubling of `bytes`.
+    /// One permit for each time that `bytes` grew.
     permits: Vec<Permit>,
 }
 
 /// Charges a message of `len` bytes to the call with these extensions.
 ///
 /// # Errors
-/// Too many bytes are in flight.
+/// Fails if too many bytes are in flight.
 pub(super) fn charge(extensions: &Extensions, len: usize) -> Result<(), Status> {
     let Some(Charge(charged)) = extensions.get().filter(|_| len > FREE_BYTES) else { return Ok(()) };
     let mut charged = charged.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,7 +54,7 @@ pub(super) fn charge(extensions: &Extensions, len: usize) -> Result<(), Status> 
     Ok(())
 }
 
-/// Service whose calls may charge what they keep.
+/// Service whose calls may charge the memory that they keep.
 #[derive(Clone, Debug)]
 pub struct EchoBudget<S>(S);
 

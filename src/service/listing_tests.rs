@@ -1,4 +1,4 @@
-//! What a page of ListTopics costs: counted in names looked at and patterns tried, not in time.
+//! The cost of a page of ListTopics, counted in names read and patterns tried, not in time.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,7 @@ use crate::topic::Topics;
 const TENANTS: usize = 1000;
 const TOPICS: usize = 10_000;
 
-/// A thousand tenants with a token and a rule each, and ten topics of each.
+/// A server with a thousand tenants, each with a token, a rule and ten topics.
 struct House {
     auth: Auth,
     log: SimulatedLog,
@@ -71,7 +71,7 @@ fn asked(page_size: u32, page_token: String, prefix: &str) -> ListTopicsRequest 
     ListTopicsRequest { page_size, page_token, prefix: prefix.to_owned() }
 }
 
-/// All names a caller is shown, and what the dearest page cost.
+/// Returns all names that a caller may see, and the cost of the most expensive page.
 async fn all(house: &House, caller: &Caller, page_size: u32, prefix: &str) -> (Vec<String>, usize) {
     let (mut names, mut dearest, mut token) = (Vec::new(), 0, String::new());
     loop {
@@ -105,7 +105,7 @@ async fn a_page_costs_what_it_answers_among_a_thousand_tokens_and_ten_thousand_t
     }
 }
 
-/// What a client leaves unread is bounded, and nothing is lost by it.
+/// A page has a bounded size, because a client may leave it unread, and no topic is lost by the bound.
 #[tokio::test]
 async fn a_page_has_so_many_bytes_whatever_topics_are_called() {
     let topics = Topics::new(&Config::default());
@@ -152,7 +152,7 @@ async fn a_page_that_must_search_is_bounded_and_loses_and_tells_nothing() {
     }
     let (names, _) = all(&house, &caller, 1000, "t9").await;
     assert_eq!(names, own.iter().filter(|name| name.starts_with("t9")).cloned().collect::<Vec<_>>());
-    // Another's place, and one that is none.
+    // A position of another caller and an invalid one are refused.
     let first = page(&house.topics, &caller, &asked(1000, String::new(), "")).await.unwrap();
     assert!(first.next.starts_with('~'));
     let refused = |who: &str, token: &str| {
@@ -181,7 +181,7 @@ async fn lists_that_search_give_others_their_turn() {
         }
     });
     let mut lists = std::pin::pin!(futures_util::future::join_all(lists));
-    // Whoever else has something to do has its turn each time this is polled.
+    // Other tasks run each time that this future is polled.
     let (mut most, mut before) = (0, 0);
     std::future::poll_fn(|cx| {
         let polled = lists.as_mut().poll(cx).map(drop);

@@ -1,6 +1,6 @@
-//! StreamService over HTTP. tonic serves Publish, and the answer of Ingest. It keeps the largest buffer that a call
-//! ever needed for as long as the call lasts; so requests of many messages are read by [`Incoming`], and the answers of
-//! Subscribe and Exchange are bodies of our own ([`body`]).
+//! StreamService over HTTP. tonic serves Publish, and the response of Ingest. It keeps the largest buffer that a call
+//! ever needed for as long as the call lasts. Therefore requests of many messages are read by [`Incoming`], and the
+//! responses of Subscribe and Exchange are bodies of our own ([`body`]).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::topic::UnreadFrames;
 use crate::wire::stubs::v1::stream_service_server::SERVICE_NAME;
 use crate::wire::{Codec, IngestRequest, Wire};
 
-/// Serves the four calls of StreamService.
+/// Service of the four calls of StreamService.
 #[derive(Clone)]
 pub struct StreamService(Arc<Streams>);
 
@@ -32,7 +32,7 @@ impl StreamService {
     /// Name of the service, the first segment of its paths.
     pub const NAME: &'static str = SERVICE_NAME;
 
-    /// Serves these calls.
+    /// Makes the service from the state of the calls.
     #[must_use]
     pub fn new(streams: Streams) -> Self {
         Self(Arc::new(streams))
@@ -97,7 +97,7 @@ async fn subscribe(streams: Arc<Streams>, request: Request<Body>) -> Result<Resp
     let encoding = compression::of_request(&parts.headers);
     let mut incoming = Incoming::new(body, encoding, streams.message_bytes_max);
     let asked = incoming.next().await.ok_or_else(|| Status::internal("Missing request message."))??;
-    // A second message is an error of the body, and the client's end is waited for.
+    // This waits for the end of the request. An error of the body fails the call, and a second message is ignored.
     if let Some(more) = incoming.next().await {
         more?;
     }

@@ -1,4 +1,4 @@
-//! What the calls on topics share: topics, identities and limits.
+//! State that the calls on topics share: topics, identities and limits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Serves these topics within the limits of `config`.
+    /// Makes the state for calls on these topics, within the limits of `config`.
     #[must_use]
     pub fn new(topics: Topics, auth: Auth, config: &Config) -> Self {
         let batch_limits =
@@ -33,17 +33,18 @@ impl Streams {
         Self { topics, auth, batch_limits, message_bytes_max, window_max, stream_age_max }
     }
 
-    /// Returns who calls.
+    /// Returns the caller.
     pub(super) fn caller(&self, extensions: &http::Extensions) -> Result<Caller, status::Error> {
         Ok(self.auth.caller(extensions.get())?)
     }
 
-    /// Returns the connection that a call came by.
+    /// Returns the connection on which a call arrived.
     pub(super) fn connection(&self, extensions: &http::Extensions) -> Arc<Connection> {
         extensions.get().unwrap_or_else(|| self.topics.connections()).clone()
     }
 
-    /// Returns a topic to publish to. Creates it where topics are created on first use and the caller's quota has room.
+    /// Returns a topic to publish to. Creates the topic if topics are created on first use and the caller's quota
+    /// allows it.
     pub(super) async fn topic(
         &self,
         caller: &Caller,
@@ -53,7 +54,7 @@ impl Streams {
         Ok(self.topics.get_or_create(name).await?)
     }
 
-    /// Subscribes to a topic, which is created likewise.
+    /// Subscribes to a topic. Creates it under the same conditions as [`Self::topic`].
     pub(super) async fn subscription(
         &self,
         caller: &Caller,
@@ -78,7 +79,7 @@ impl Streams {
         creation::room(&self.topics, caller, action, name).await
     }
 
-    /// Returns the window for a client that asks for `asked`; 0 asks for the largest.
+    /// Returns the window for a client that requests `asked`. A request for 0 gets the largest window.
     pub(super) fn window(&self, asked: u32) -> usize {
         if asked == 0 { self.window_max } else { self.window_max.min(asked as usize) }
     }

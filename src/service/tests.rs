@@ -165,21 +165,21 @@ impl Call {
         Self { topics, log, requests: Some(requests), responses }
     }
 
-    /// A call on a topic that is there, so that nothing of the log is waited for before the first append.
+    /// Makes a call on a topic that exists, so that the call need not wait for the log before its first append.
     async fn on_topic(config: Config) -> Self {
         let call = Self::new(config).await;
         block_on(call.topics.create(TopicName::parse("orders").unwrap(), Retention::default())).unwrap();
         call
     }
 
-    /// A call that is open.
+    /// Makes a call and sends its open message.
     async fn open() -> Self {
         let call = Self::on_topic(Config::default()).await;
         call.send(open("orders"));
         call
     }
 
-    /// Lets the call do what it can; it has nothing to say yet.
+    /// Polls the call, which must have no response yet.
     async fn work(&mut self) {
         let next = tokio::task::unconstrained(self.responses.next());
         assert!(futures_util::poll!(next).is_pending());
@@ -197,11 +197,12 @@ impl Call {
     }
 
     async fn next(&mut self) -> Option<Result<ExchangeResponse, Status>> {
-        // The channel that stands for the client would end a turn every 128 messages.
+        // Otherwise tokio's cooperative budget would interrupt the channel, which replaces the client, every 128
+        // messages.
         tokio::task::unconstrained(self.responses.next()).await
     }
 
-    /// Numbers acknowledged until the call ends, and how it ends.
+    /// Returns the numbers that are acknowledged until the call ends, and the status with which it ends.
     async fn finish(&mut self) -> (Vec<u64>, Option<Status>) {
         let mut numbers = Vec::new();
         loop {
@@ -242,7 +243,7 @@ async fn receipts_of_what_is_ready_come_in_one_message_and_half_close_ends_well(
     call.requests = None;
     call.work().await;
     call.log.hold_syncs(false);
-    // Answered behind all that was handed to the log before it.
+    // The answer to this append comes after those of all earlier appends.
     call.log.put("orders", &["last"]);
     let first = call.next().await.unwrap().unwrap();
     assert!(first.receipts.len() >= 1024, "{} receipts", first.receipts.len());
@@ -322,8 +323,8 @@ async fn a_bad_open_names_its_field_and_creates_nothing() {
     }
 }
 
-/// P9: an Exchange whose subscription is refused leaves no topic behind, neither the one it reads nor the
-/// one it was to publish to.
+/// P9: an Exchange whose subscription is refused leaves no topic behind: neither the one that it reads nor the one to
+/// which it would publish.
 #[tokio::test]
 async fn a_refused_subscription_of_an_open_creates_nothing() {
     use v1::subscribe_request::Start;

@@ -49,7 +49,7 @@ impl Offsets {
         inner.sent.clear();
     }
 
-    /// Records that the batch at this offset of the source is about to be published.
+    /// Notes that the batch at this offset of the source is about to be published.
     pub(super) fn sent(&self, source: u64) {
         self.lock().sent.push_back(source);
     }

@@ -1,4 +1,4 @@
-//! What files TLS starts with, and which it refuses with what words.
+//! Tests of the files that TLS starts with, and of the messages with which it refuses others.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ struct Pair {
     key: String,
 }
 
-/// A certificate that signed itself, valid in these years.
+/// Makes a self-signed certificate that is valid in these years.
 fn pair(years: std::ops::Range<i32>) -> Pair {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();

@@ -1,4 +1,4 @@
-//! The bound of the cache is one of all topics together, counted by what is held.
+//! Tests of the cache's bound: it covers all topics together, and counts the memory that is held.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ fn held(log: &EmbeddedLog) -> usize {
     log.registry.all().iter().map(|topic| topic.state.cache.held()).sum()
 }
 
-/// Waits until only the newest journal's batches are in no segment.
+/// Waits until all batches are in segments except those of the newest journal.
 async fn flushed(disk: &SimDisk) {
     let journals = || disk.files().keys().filter(|path| path.to_string_lossy().contains("journal-")).count();
     let begun = Instant::now();
@@ -28,7 +28,7 @@ async fn flushed(disk: &SimDisk) {
     }
 }
 
-/// Once, 100 topics held 64 times the bound, as each kept whole chunks.
+/// Regression test: 100 topics once held 64 times the bound, because each kept whole chunks.
 #[tokio::test]
 async fn the_caches_of_many_topics_keep_to_one_bound() {
     let disk = SimDisk::default();
@@ -53,7 +53,7 @@ async fn the_caches_of_many_topics_keep_to_one_bound() {
             append(n, round, 700).await;
         }
         flushed(&disk).await;
-        // What is in no segment is in one journal, and each topic's in a chunk of its own.
+        // Batches that are in no segment are in one journal, and each topic's are in a chunk of its own.
         let most = BYTES_MAX + JOURNAL_BYTES as usize + usize::from(TOPICS) * 1024;
         assert!(held(&log) <= most, "round {round}: {}", held(&log));
     }
@@ -63,7 +63,7 @@ async fn the_caches_of_many_topics_keep_to_one_bound() {
         let topic = log.get(&name(n)).await.unwrap();
         assert_eq!(read_all(&*topic, Offset::ZERO).await.unwrap().len(), 40, "topic {n}");
     }
-    // What is forgotten makes room for the others.
+    // Trimmed records make room for those of other topics.
     for n in 1..TOPICS - 1 {
         let tail = log.get(&name(n)).await.unwrap().tail();
         log.trim(&name(n), None, tail).await.unwrap();

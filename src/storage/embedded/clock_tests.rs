@@ -1,4 +1,4 @@
-//! The wall clock jumps: order, deduplication and retention stay sane.
+//! Tests of order, deduplication and retention when the wall clock jumps.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,8 +23,7 @@ async fn put(topic: &dyn TopicLog, value: u64, id: &str) -> Receipt {
     topic.appender().append(vec![batch], Hold::default()).await.receipts[0]
 }
 
-/// P2, P5: whichever way the clock jumps, times do not decrease and ids are remembered for the window
-/// and not longer.
+/// P2, P5: whichever way the clock jumps, times do not decrease, and ids are remembered for the window and no longer.
 #[tokio::test]
 async fn a_day_back_or_ahead_changes_neither_order_nor_deduplication() {
     for jump in [DAY, -DAY] {
@@ -45,7 +44,7 @@ async fn a_day_back_or_ahead_changes_neither_order_nor_deduplication() {
         let want: Vec<(u64, u64)> = (0..6).map(|i| (i, i)).collect();
         assert_eq!(read_all(&*topic, Offset::ZERO).await.unwrap(), want);
         log.close().await.unwrap();
-        // The next run's clock is a day off the other way.
+        // The next run's clock is wrong by a day in the other direction.
         clock.jump(-jump);
         let log = open(&disk, &Clock::default());
         let topic = log.get(&name(0)).await.unwrap();
@@ -54,7 +53,7 @@ async fn a_day_back_or_ahead_changes_neither_order_nor_deduplication() {
     }
 }
 
-/// Records are not forgotten early where the clock jumps ahead, and are forgotten once they are old.
+/// Records are not deleted early if the clock jumps ahead, and are deleted once they are old.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retention_does_not_follow_a_clock_that_jumps_ahead() {
     let (disk, clock) = (SimDisk::default(), Clock::default());
@@ -65,7 +64,7 @@ async fn retention_does_not_follow_a_clock_that_jumps_ahead() {
         put(&*topic, i, "").await;
     }
     clock.jump(DAY);
-    // The checkpointer looks once a second: a record that is old by both clocks tells when it did.
+    // Retention is checked once a second. A topic whose limit is exceeded shows when that has happened.
     let witness =
         log.create(name(1), Retention { max_records: Some(1), ..Retention::default() }).await.unwrap();
     put(&*witness, 0, "").await;

@@ -1,4 +1,4 @@
-//! Threads of the log that wait for the disk or end, and what others see of it meanwhile.
+//! Tests of threads of the log that wait for the disk or end, and of what others observe meanwhile.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +20,8 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// A log with a topic of several segments, of which nothing but the journal's is in memory; where they begin.
+/// Makes a log with a topic of several segments. Only the records of the journal are in memory. Returns the first
+/// offsets of the segments too.
 async fn on_disk() -> (SimDisk, Arc<EmbeddedLog>, Vec<Offset>) {
     let disk = SimDisk::default();
     let log = open(&disk).unwrap();
@@ -36,7 +37,7 @@ async fn on_disk() -> (SimDisk, Arc<EmbeddedLog>, Vec<Offset>) {
     (disk, log, bases)
 }
 
-/// P6: who waits for a slow disk to open a file holds up nobody whose file is open.
+/// P6: a reader that waits for a slow disk to open a file does not delay readers of files that are open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn opening_a_file_holds_up_no_reader_of_another() {
     let (disk, log, bases) = on_disk().await;
@@ -53,7 +54,7 @@ async fn opening_a_file_holds_up_no_reader_of_another() {
     assert_eq!(waits.await.unwrap().unwrap().first, at);
 }
 
-/// A file that is removed while somebody opens it is not kept open: it would hold its space.
+/// A file that is removed while it is being opened is not kept open, because its space would not be released.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_removed_while_it_is_opened_is_not_kept_open() {
     let (disk, log, bases) = on_disk().await;
@@ -71,7 +72,7 @@ async fn a_file_removed_while_it_is_opened_is_not_kept_open() {
     assert!(!log.files.is_open(1, bases[0]));
 }
 
-/// Whether the newest commit of the journal is empty. docs/format.md has the bytes.
+/// True if the newest commit of the journal is empty. docs/format.md describes the bytes.
 fn is_sealed(disk: &SimDisk) -> bool {
     let files = disk.files();
     let journal =
@@ -80,18 +81,18 @@ fn is_sealed(disk: &SimDisk) -> bool {
     newest.is_some_and(|commit| commit[28..32] == [0; 4])
 }
 
-/// P7: what was written before the committer ended is not told as if nothing were stored.
+/// P7: if the committer ends after a write, the error does not claim that nothing was stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_committer_that_panics_after_a_write_leaves_it_open_what_is_stored() {
     let unknown = |error: &Error| matches!(error, Error::Unavailable { stored: Stored::Unknown, .. });
     for n in 0..4 {
         let disk = SimDisk::default();
-        // The journal has room, so that the next sync is that of what is asked for.
+        // The journal has room, so the next sync belongs to the operation below.
         let log = open_with(&disk, &StorageConfig { journal_bytes: 1 << 20, ..config() }).unwrap();
         let topic = log.create(name(0), Retention::default()).await.unwrap();
         let mut appender = topic.appender();
         assert_eq!(appender.append(vec![batch(&[1, 2], 10)], Hold::default()).await.failure, None);
-        // No seal comes in between.
+        // Once the seal is written, the next sync is that of the operation.
         until("the seal", || is_sealed(&disk)).await;
         disk.panic_after_sync();
         let error = match n {

@@ -1,6 +1,6 @@
-//! Damage at rest, of every kind in every file: what is served is what was acknowledged, or the
-//! damage is reported (P10); `check` finds what the server finds; `repair` leaves a directory that
-//! serves all that is whole. Each case prints what it damaged and its seed.
+//! Tests of damage at rest, of every kind and in every file. The log serves what was acknowledged, or reports the
+//! damage (P10). `check` finds the same damage as the server. `repair` leaves a directory that serves everything that
+//! is whole. Each case prints what it damaged, and its seed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::storage::{Error, Health, Hold, Log, Retention, TopicLog};
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
-/// What was acknowledged of one topic.
+/// Acknowledged contents of one topic.
 #[derive(Clone, Debug)]
 struct Want {
     epoch: Epoch,
@@ -25,17 +25,17 @@ struct Want {
     batches: Vec<(u64, String, Vec<u64>)>,
 }
 
-/// A data directory and what it must serve.
+/// A data directory and the topics that it must serve.
 #[derive(Clone, Debug)]
 struct Image {
     files: Files,
     topics: BTreeMap<u8, Want>,
-    /// Whether the log was closed in order, which leaves no damage that could be a torn tail.
+    /// True if the log was closed cleanly. Then no damage can be a torn tail.
     closed: bool,
 }
 
-/// Three topics through several checkpoints, one of them trimmed, a fourth deleted; then a restart,
-/// so that there is a copied commit, and more batches that are in the journal only.
+/// Makes a directory with three topics after several checkpoints. One of them was trimmed, and a fourth topic was
+/// deleted. After a restart the journal has a copied commit, and more batches that are only there.
 async fn image(closed: bool) -> Image {
     let disk = SimDisk::default();
     let mut log = open(&disk).unwrap();
@@ -74,7 +74,7 @@ async fn image(closed: bool) -> Image {
     Image { files: disk.survivor().files(), topics, closed }
 }
 
-/// Damages one file in a way of its own; answers what it did, none where nothing changed.
+/// Damages one file in a random way. Returns the file and a description, or `None` if nothing changed.
 fn damage(files: &mut Files, rng: &mut fastrand::Rng) -> Option<(PathBuf, String)> {
     let paths: Vec<PathBuf> =
         files.iter().filter(|(_, data)| !data.is_empty()).map(|(path, _)| path.clone()).collect();
@@ -83,7 +83,7 @@ fn damage(files: &mut Files, rng: &mut fastrand::Rng) -> Option<(PathBuf, String
     let data = files.get_mut(&path)?;
     let before = data.clone();
     let len = data.len();
-    // Most of a journal is empty: aim at what was written.
+    // Most of a journal is empty, so the damage is placed in the part that was written.
     let used = data.iter().rposition(|byte| *byte != 0)? + 1;
     let at = rng.usize(..used);
     let block = *rng.choice([64_usize, 512, 4096].iter())?;
@@ -133,13 +133,13 @@ fn damage(files: &mut Files, rng: &mut fastrand::Rng) -> Option<(PathBuf, String
     (files[&path] != before).then_some((path, what))
 }
 
-/// What became of a damaged directory.
+/// Outcome of opening and reading a damaged directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     Refused,
     Reported,
     Harmless,
-    /// Allowed where the log was not closed: the end of the newest journal.
+    /// The end of the newest journal is missing. This is allowed if the log was not closed.
     Cut,
 }
 
@@ -177,7 +177,7 @@ async fn serve(image: &Image, files: &Files, place: &str) -> Outcome {
     outcome
 }
 
-/// P5: a few of the request ids are still known, with their receipts.
+/// P5: checks that some of the request ids are still known, with their receipts.
 async fn repeats(topic: &dyn TopicLog, want: &Want, place: &str) {
     for (first, id, payloads) in want.batches.iter().step_by(9) {
         let again = batch(payloads, 600).with_request_id(id).unwrap();
@@ -189,7 +189,7 @@ async fn repeats(topic: &dyn TopicLog, want: &Want, place: &str) {
     }
 }
 
-/// Repairs, and holds what is then served against what was acknowledged.
+/// Repairs the directory, and compares what it then serves with what was acknowledged.
 async fn repair(image: &Image, files: &Files, place: &str) {
     let disk = SimDisk::with(files);
     let done = match check::repair_on(&disk, Path::new(DIR)) {
@@ -221,7 +221,7 @@ async fn repair(image: &Image, files: &Files, place: &str) {
         let of = |want: &&Want| {
             got.first().is_none_or(|first| want.records.iter().any(|(_, value)| value == first))
         };
-        // A topic without a name is not known to have been trimmed or deleted.
+        // For a topic without a name, it is not known whether it was trimmed or deleted.
         let Some(want) = image.topics.values().find(of) else { continue };
         let mut rest = got.iter();
         let mut next = rest.next();
@@ -241,7 +241,7 @@ async fn repair(image: &Image, files: &Files, place: &str) {
         assert!(epoch_is_new || want.epoch == info.epoch, "{place}");
     }
     let all: usize = image.topics.values().map(|want| want.records.len()).sum();
-    // One damaged place costs what lies in it, and no more: a catalog, nothing; a segment, itself.
+    // One damaged place costs no more than the data in it: a damaged catalog costs nothing, a segment its own records.
     assert!(salvaged * 3 >= all, "{place}: {salvaged} of {all} salvaged");
     log.close().await.unwrap_or_else(|error| panic!("{place}: {error}"));
 }
@@ -256,7 +256,7 @@ async fn case(image: Arc<Image>, seed: u64) -> Option<Outcome> {
         Ok(found) => {
             let bad = !found.damages.is_empty();
             let serves = matches!(outcome, Outcome::Harmless | Outcome::Cut);
-            // What was trimmed is not served, and may be damaged.
+            // Trimmed records are not served, so they may be damaged.
             let trimmed = found.topics.values().all(super::scan::Topic::is_whole);
             assert!(
                 bad != serves || bad && trimmed,
@@ -271,7 +271,7 @@ async fn case(image: Arc<Image>, seed: u64) -> Option<Outcome> {
     Some(outcome)
 }
 
-/// `tests/run --soak` asks for ten times as many.
+/// Number of cases. `tests/run --soak` runs ten times as many.
 fn rounds() -> usize {
     if std::env::var_os("TESTS_SOAK").is_some() { 15_000 } else { 1500 }
 }
@@ -296,7 +296,7 @@ async fn run(closed: bool) -> BTreeMap<Outcome, usize> {
     outcomes
 }
 
-/// P10. After a clean stop nothing can be taken for a torn tail.
+/// P10: after a clean stop no damage can be taken for a torn tail.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_after_a_clean_stop_is_reported_and_repaired() {
     let outcomes = run(true).await;
@@ -309,7 +309,7 @@ async fn damage_after_a_kill_is_reported_and_repaired() {
     run(false).await;
 }
 
-/// The undamaged directory is whole, and repairing it changes nothing.
+/// An undamaged directory is whole, and repairing it changes nothing.
 #[tokio::test]
 async fn what_is_whole_is_left_alone() {
     for closed in [true, false] {
@@ -322,14 +322,14 @@ async fn what_is_whole_is_left_alone() {
     }
 }
 
-/// P10: topics without records are lost with the catalog too, and that is reported.
+/// P10: if the catalog is lost, topics without records are lost too, and that is reported.
 #[tokio::test]
 async fn a_lost_catalog_is_reported_where_no_topic_has_records() {
     let disk = SimDisk::default();
     let log = open(&disk).unwrap();
     log.create(name(0), Retention::default()).await.unwrap();
     log.close().await.unwrap();
-    // The second start moves the topic into the catalog, the third finds nothing to replay.
+    // The second start moves the topic into the catalog, and the third one finds nothing to replay.
     for _ in 0..3 {
         open(&disk).unwrap().close().await.unwrap();
         let mut files = disk.files();

@@ -1,5 +1,5 @@
-//! The embedded log against a plain model, with power cuts, reopenings, full disks, failed syncs and
-//! flipped bits among the operations. A failure prints its seed.
+//! Compares the embedded log with a plain model. Power cuts, restarts, full disks, failed syncs and flipped bits occur
+//! among the operations. A failure prints its seed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,18 +39,18 @@ pub fn name(n: u8) -> TopicName {
     TopicName::parse(&format!("topic-{n}")).unwrap()
 }
 
-/// What a topic must hold.
+/// Expected contents of a topic.
 #[derive(Clone, Debug, Default)]
 struct Topic {
     epoch: Option<Epoch>,
     records: Vec<u64>,
     earliest: u64,
     starts: Vec<u64>,
-    /// By id: its receipt, and what was stored under it.
+    /// Receipt and payloads that were stored under each request id.
     ids: BTreeMap<u64, (Receipt, Vec<u64>)>,
 }
 
-/// An operation whose outcome the power cut left open.
+/// An operation whose outcome is unknown after a power cut.
 #[derive(Debug)]
 enum Unknown {
     Append(u8, Vec<(Vec<u64>, Option<u64>)>),
@@ -169,7 +169,7 @@ impl World {
         let batches = self.batches(n);
         let encoded = batches.iter().map(|(payloads, id)| {
             let id = id.map(|id| id.to_string()).unwrap_or_default();
-            // Of any length, and the same where it is repeated.
+            // The length is random, but the same for a repeated batch.
             let pad = fastrand::Rng::with_seed(payloads[0]).usize(..2000);
             batch(payloads, pad).with_request_id(&id).unwrap()
         });
@@ -182,7 +182,7 @@ impl World {
         }
         match done.failure {
             None => None,
-            // Refused whole, and the log goes on.
+            // All batches are refused, and the log continues.
             Some(Error::DiskFull) => {
                 assert!(done.receipts.is_empty());
                 None
@@ -195,18 +195,18 @@ impl World {
         }
     }
 
-    /// Opens what is left and holds it against the model.
+    /// Opens the remaining files and compares them with the model.
     async fn reopen(&mut self, unknown: Option<Unknown>) {
-        // Either the power went, or only the process.
+        // Either the power failed, or only the process ended.
         let image = self.disk.image();
         self.disk = if self.rng.bool() { SimDisk::with(&image) } else { self.disk.survivor() };
         if self.rng.u8(..4) == 0 {
-            // The power goes during recovery too.
+            // The power fails again during recovery.
             self.disk.crash_after(self.rng.u32(..12), self.rng.u64(..));
             drop(open(&self.disk));
             self.disk = SimDisk::with(&self.disk.image());
         }
-        // What a power cut leaves is no damage.
+        // The state after a power cut is not reported as damage.
         let found = super::scan::scan(&self.disk, Path::new(DIR)).unwrap();
         let names: Vec<_> = self.disk.files().into_keys().collect();
         assert!(
@@ -215,7 +215,7 @@ impl World {
             found.damages,
             found.catalog.map(|c| (c.commit, c.journal))
         );
-        // A full disk is no reason not to start.
+        // The log starts even if the disk is full.
         let full = self.rng.u8(..3) == 0;
         self.disk.set_full(full);
         self.log = open(&self.disk).unwrap_or_else(|error| panic!("full: {full}: {error}"));
@@ -241,7 +241,7 @@ impl World {
         assert_eq!(*self.log.health().borrow(), Health::Serving);
     }
 
-    /// P4: of what was in flight there is a prefix of whole batches.
+    /// P4: of the batches in flight, the log holds a prefix of whole batches.
     async fn settle_append(&mut self, n: u8, batches: &[(Vec<u64>, Option<u64>)]) {
         let topic = self.log.get(&name(n)).await.unwrap();
         let model = self.topics.get_mut(&n).unwrap();
@@ -259,7 +259,7 @@ impl World {
         }
     }
 
-    /// P1, P2: every topic holds exactly what it must.
+    /// P1, P2: checks that every topic holds exactly what the model does.
     async fn check(&self) {
         for n in 0..3 {
             let found = self.log.get(&name(n)).await;
@@ -281,7 +281,7 @@ impl World {
 impl Topic {
     fn acknowledge(&mut self, payloads: &[u64], id: Option<u64>, receipt: Receipt) {
         if let Some((first, _)) = id.and_then(|id| self.ids.get(&id)) {
-            // P5: the first receipt again. After a crash its time is not known here.
+            // P5: the receipt is the first one again. After a crash its time is not known here.
             assert!(receipt.duplicate);
             assert_eq!(receipt.first, first.first);
             return;
@@ -306,12 +306,12 @@ async fn run(seed: u64, steps: u32) -> u32 {
     world.crashes
 }
 
-/// `tests/run --soak` asks for more.
+/// Number of seeds. `tests/run --soak` runs more.
 fn rounds_by_default() -> usize {
     if std::env::var_os("TESTS_SOAK").is_some() { 1500 } else { 40 }
 }
 
-/// P1, P2, P4, P5 against the model. `TESTS_SEED` replays one seed.
+/// P1, P2, P4, P5: the log equals the model. `TESTS_SEED` replays one seed.
 #[tokio::test]
 async fn the_log_is_its_model_across_power_cuts() {
     let one = std::env::var("TESTS_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
@@ -325,7 +325,8 @@ async fn the_log_is_its_model_across_power_cuts() {
     assert!(one.is_some() || crashes > 0);
 }
 
-/// A log with segments, several journals and ids, closed in order; and what it holds.
+/// Returns the files of a log with segments, several journals and ids, after a clean stop, and the records that it
+/// holds.
 async fn filled() -> (BTreeMap<PathBuf, Vec<u8>>, Vec<(u64, u64)>) {
     let disk = SimDisk::default();
     let log = open(&disk).unwrap();
@@ -340,7 +341,7 @@ async fn filled() -> (BTreeMap<PathBuf, Vec<u8>>, Vec<(u64, u64)>) {
     (disk.files(), want)
 }
 
-/// P10: whatever bit flips at rest, what is served is what was acknowledged, or the damage is reported.
+/// P10: whichever bit flips at rest, the log serves what was acknowledged, or reports the damage.
 #[tokio::test]
 async fn no_flipped_bit_is_served() {
     let (files, want) = filled().await;
@@ -378,7 +379,7 @@ async fn no_flipped_bit_is_served() {
     assert!(refused > 50 && reported > 50 && harmless > 50, "{refused} {reported} {harmless}");
 }
 
-/// P10: a file that is cut short or missing is reported, a torn last commit is cut.
+/// P10: a file that is truncated or missing is reported, and a torn last commit is dropped.
 #[tokio::test]
 async fn missing_and_shortened_files_are_reported() {
     let (files, _) = filled().await;
@@ -396,7 +397,7 @@ async fn missing_and_shortened_files_are_reported() {
     }
 }
 
-/// P1, P9: a full disk refuses before anything is written, and goes on when there is space.
+/// P1, P9: on a full disk the log refuses a batch before anything of it is written, and continues once there is space.
 #[tokio::test]
 async fn a_full_disk_is_refused_and_recovers() {
     let disk = SimDisk::default();
@@ -427,7 +428,7 @@ async fn a_full_disk_is_refused_and_recovers() {
     assert_eq!(read_all(&*topic, Offset::ZERO).await.unwrap(), want);
 }
 
-/// P1: after a failed sync nothing is acknowledged any more; reads go on.
+/// P1: after a failed sync nothing is acknowledged any more, and reads continue.
 #[tokio::test]
 async fn a_failed_sync_ends_writing_for_good() {
     let disk = SimDisk::default();
@@ -444,17 +445,17 @@ async fn a_failed_sync_ends_writing_for_good() {
     assert!(log.close().await.is_err());
 }
 
-/// What was trimmed or deleted leaves no file behind that no catalog names.
+/// Trimmed or deleted records leave no file behind that no catalog names.
 #[tokio::test]
 async fn no_segment_is_left_behind() {
     let disk = SimDisk::default();
-    // A journal holds several segments' worth.
+    // The records of a journal fill several segments.
     let log = open_with(&disk, &StorageConfig { journal_bytes: 512 << 10, ..config() }).unwrap();
     for round in 0..6_u64 {
         let topic = log.create(name(0), Retention::default()).await.unwrap();
         for i in 0..120 {
             topic.appender().append(vec![batch(&[i, i], 1500)], Hold::default()).await;
-            // Every checkpoint is through before the next begins.
+            // Every checkpoint ends before the next one starts.
             while disk.files().keys().filter(|path| path.to_string_lossy().contains("journal-")).count() > 1 {
                 tokio::task::yield_now().await;
             }
@@ -474,7 +475,7 @@ async fn no_segment_is_left_behind() {
     assert_eq!(there, named);
 }
 
-/// P9: an operator's trim and deletion are taken while the disk is full.
+/// P9: an operator can trim and delete while the disk is full.
 #[tokio::test]
 async fn a_full_disk_takes_trims_and_deletions() {
     let disk = SimDisk::default();
@@ -495,8 +496,8 @@ async fn a_full_disk_takes_trims_and_deletions() {
     assert!(log.get(&name(1)).await.is_err());
 }
 
-/// P10: a trim while a checkpoint waits for space leaves a catalog that names all it should: what the
-/// checkpoint knew to be kept was let go meanwhile. Found by the model, once disks filled up in it.
+/// P10: after a trim while a checkpoint waits for space, the catalog names everything that it should. The trim releases
+/// files that the checkpoint had planned to keep. The model test found this once it filled up disks.
 #[tokio::test]
 async fn a_trim_while_a_checkpoint_waits_for_space_does_not_look_like_damage() {
     let disk = SimDisk::default();
@@ -511,7 +512,7 @@ async fn a_trim_while_a_checkpoint_waits_for_space_does_not_look_like_damage() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    // Several segments, and a spare journal that the next rotation takes although the disk is full.
+    // This makes several segments, and a spare journal that the next rotation uses although the disk is full.
     for i in 0..40 {
         assert_eq!(append(i).await, None);
         settled().await;
@@ -520,7 +521,7 @@ async fn a_trim_while_a_checkpoint_waits_for_space_does_not_look_like_damage() {
     while append(7).await.is_none() {}
     assert!(journals(&disk) > 1, "a checkpoint waits");
     log.trim(&name(0), None, topic.tail()).await.unwrap();
-    // A checkpoint that waits looks each second at what it can let go of; nothing shows it from outside.
+    // A waiting checkpoint checks each second what it can release, which cannot be observed from outside.
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     disk.set_full(false);
     settled().await;

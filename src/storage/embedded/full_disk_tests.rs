@@ -1,5 +1,5 @@
-//! A disk that is full from any step on: every start works, what was acknowledged is there, trims and
-//! deletions are taken and free what they forget, and publishing goes on by itself then.
+//! Tests of a disk that is full from any step on. Every start works, acknowledged records are served, trims and
+//! deletions are accepted and free their space, and publishing then continues by itself.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,16 +14,17 @@ use crate::config::StorageConfig;
 use crate::record::Offset;
 use crate::storage::{Error, Hold, Log, Retention, TopicLog};
 
-/// What a topic must hold.
+/// Expected contents of a topic.
 #[derive(Clone, Debug, Default)]
 struct Want {
     records: Vec<u64>,
     earliest: u64,
-    /// One request id that was acknowledged, with its record and the offset that got.
+    /// One acknowledged request id, with its record and that record's offset.
     id: Option<(String, u64, u64)>,
 }
 
-/// A journal of some forty commits: what the reserve takes is not most of it, as it is not in the field.
+/// Opens a log whose journal holds about forty commits, so that the reserve is only a small part of it, as in
+/// production.
 fn open(disk: &SimDisk) -> Result<Arc<EmbeddedLog>, OpenError> {
     open_with(disk, &StorageConfig { journal_bytes: 160 << 10, ..config() })
 }
@@ -36,7 +37,7 @@ async fn append(topic: &dyn TopicLog, value: u64, id: &str) -> Result<u64, Error
     done.failure.map_or_else(|| Ok(done.receipts[0].first.get()), Err)
 }
 
-/// Appends, trims and deletes; a full disk refuses appends only.
+/// Appends, trims and deletes. A full disk may refuse appends only.
 async fn work(log: &EmbeddedLog, model: &mut Model) {
     for i in 0..75_u64 {
         let n = (i % 3) as u8;
@@ -74,7 +75,7 @@ async fn check(log: &EmbeddedLog, model: &Model) {
     }
 }
 
-/// What the next start finds: after a kill, a clean stop or a power cut, on a disk of the same size.
+/// Returns the disk that the next start finds after a kill, a clean stop or a power cut. It has the same size.
 async fn restarted(disk: &SimDisk, log: Arc<EmbeddedLog>, how: u8) -> SimDisk {
     let next = match how {
         0 => disk.survivor(),
@@ -88,7 +89,7 @@ async fn restarted(disk: &SimDisk, log: Arc<EmbeddedLog>, how: u8) -> SimDisk {
     next
 }
 
-/// The disk is full from the `step`-th change on.
+/// Runs one case: the disk is full from the `step`-th change on.
 async fn case(step: u32, seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut disk = SimDisk::default();
@@ -122,7 +123,7 @@ async fn case(step: u32, seed: u64) {
     }
     let topic = log.get(&name(0)).await.unwrap();
     let want = model.get_mut(&0).unwrap();
-    // Nothing is kept any more: there is room, also for more than one journal, if what goes by is trimmed.
+    // No records are left, so there is space, even for more than one journal if new records are trimmed.
     let begun = Instant::now();
     for i in 1000..1090 {
         while let Err(error) = append(&*topic, i, "").await {
@@ -155,10 +156,10 @@ async fn case(step: u32, seed: u64) {
     check(&open(&disk).unwrap(), &model).await;
 }
 
-/// P1, P5, P9. `TESTS_SEED` replays one case.
+/// P1, P5, P9: a full disk never keeps the log from starting or from freeing space. `TESTS_SEED` replays one case.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_full_at_any_step_never_keeps_the_log_from_starting_or_from_being_freed() {
-    /// So many changes the workload makes, about.
+    /// Approximate number of changes that the workload makes.
     const STEPS: u64 = 260;
     let one = std::env::var("TESTS_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
     let rounds = if std::env::var_os("TESTS_SOAK").is_some() { 1000 } else { 25 };
@@ -169,7 +170,7 @@ async fn a_disk_full_at_any_step_never_keeps_the_log_from_starting_or_from_being
     }
 }
 
-/// A start on a full disk takes nothing, however often it is made.
+/// Starts on a full disk take no space, however many there are.
 #[tokio::test]
 async fn starts_on_a_full_disk_take_no_room() {
     let mut disk = SimDisk::default();
@@ -194,7 +195,7 @@ async fn starts_on_a_full_disk_take_no_room() {
     assert_eq!(log.trim(&name(0), None, topic.tail()).await.unwrap(), topic.tail());
 }
 
-/// A directory of an earlier program has no reserve: the first start makes one, where there is room.
+/// A directory of an earlier version of the program has no reserve, and the first start makes one if there is space.
 #[tokio::test]
 async fn a_directory_without_a_reserve_opens_and_gets_one() {
     let disk = SimDisk::default();

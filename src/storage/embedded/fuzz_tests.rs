@@ -1,5 +1,5 @@
-//! Arbitrary bytes where the stored formats are read: an answer or an error, never a panic (P9, P10).
-//! Those that carry a checksum are given a right one, so that what lies behind it is reached.
+//! Tests that read the stored formats from arbitrary bytes: the result is a value or an error, never a panic (P9, P10).
+//! Formats with a checksum get a correct one, so that the code after its check is tested.
 
 use std::path::Path;
 
@@ -16,14 +16,14 @@ use crate::record::block::{Blocks, ending_at, starting_at};
 use crate::record::walk::check_record;
 use crate::record::{Batch, BatchLimits, Offset};
 
-/// Bytes that look a little like protobuf: short lengths, known tags.
+/// Generates bytes that resemble protobuf: many are short lengths or known tags.
 fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
     let byte =
         prop_oneof![any::<u8>(), prop::sample::select(vec![0x0a, 0x08, 0x12, 0x1a, 0x22, 0x10, 0, 1, 2])];
     proptest::collection::vec(byte, 0..most)
 }
 
-/// A catalog of this body, with a right checksum.
+/// Makes a catalog file of this body, with a correct checksum.
 fn catalog(body: &[u8]) -> Vec<u8> {
     let mut file = b"STRMWYC1".to_vec();
     file.extend(1_u32.to_le_bytes());
@@ -33,7 +33,7 @@ fn catalog(body: &[u8]) -> Vec<u8> {
     file
 }
 
-/// A journal whose only commit holds these frames, all checksums right.
+/// Makes a journal whose only commit holds these frames, with correct checksums.
 fn journal_of(body: &[u8]) -> Vec<u8> {
     let mut head = vec![0; 24];
     head[0] = 1;
@@ -57,7 +57,7 @@ fn journal_of(body: &[u8]) -> Vec<u8> {
     file
 }
 
-/// A frame with this body and these numbers, its checksums right.
+/// Makes a frame with this body and these numbers, with correct checksums.
 fn frame(kind: u16, split: usize, numbers: [u64; 3], body: &[u8]) -> Vec<u8> {
     let split = split.min(body.len()) as u32;
     let mut head = crc32c::crc32c(body).to_le_bytes().to_vec();
@@ -129,7 +129,7 @@ proptest! {
     }
 }
 
-/// P9: the record walker, from records that clients send.
+/// P9: no change of a client's records makes the record walker panic.
 #[test]
 fn no_change_of_records_makes_the_walker_panic() {
     crate::corpus::fuzz("records", 1, |bytes| {
@@ -142,8 +142,8 @@ fn no_change_of_records_makes_the_walker_panic() {
     });
 }
 
-/// P10: what stands in journals, segments, ids files and catalogs, from what this program writes. A
-/// checksum that is right hides nothing.
+/// P10: no change of the contents of journals, segments, ids files or catalogs makes reading panic, even if the
+/// checksum is correct.
 #[test]
 fn no_change_of_a_stored_format_makes_reading_panic() {
     crate::corpus::fuzz("frames", 1, |bytes| {
@@ -157,7 +157,7 @@ fn no_change_of_a_stored_format_makes_reading_panic() {
     });
 }
 
-/// P10: catalogs and journals whose checksums are right, opened, scanned and repaired.
+/// P10: catalogs and journals with correct checksums are opened, scanned and repaired without a panic.
 #[test]
 fn no_change_of_a_catalog_or_a_journal_makes_opening_panic() {
     crate::corpus::fuzz("catalogs", 20, |bytes| {
@@ -180,7 +180,7 @@ fn orders() -> TopicEntry {
     TopicEntry { id: 1, name: "orders".into(), ..TopicEntry::default() }
 }
 
-/// Writes the corpora anew from what this program writes: `cargo test make_the_corpora -- --ignored`.
+/// Regenerates the corpora from what this program writes: `cargo test make_the_corpora -- --ignored`.
 #[test]
 #[ignore = "writes into the source tree"]
 fn make_the_corpora() {

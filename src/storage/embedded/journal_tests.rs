@@ -1,4 +1,4 @@
-//! The journal by itself: what is written is replayed, a torn tail is cut, damage is reported.
+//! Tests of the journal alone: commits that were written are replayed, a torn tail is dropped, and damage is reported.
 
 use std::path::{Path, PathBuf};
 
@@ -34,7 +34,7 @@ fn path() -> PathBuf {
     Path::new(DIR).join(file_name(1))
 }
 
-/// A journal of the commits 10, 11, 12, of which the first is copied if `copied`.
+/// Returns a journal with the commits 10, 11 and 12, the first of which is copied if `copied`.
 fn written(copied: bool) -> Vec<u8> {
     let disk = SimDisk::default();
     let spec = Spec { seq: 1, capacity: 8 * ALIGN, first_commit: 10 };
@@ -73,7 +73,7 @@ fn what_was_written_is_replayed() {
     assert_eq!(parse_name("journal-1.log"), None);
 }
 
-/// P10: what follows, or another journal, or its own header proves that a commit was acknowledged.
+/// P10: later commits, another journal, or the journal's own header prove that a commit was acknowledged.
 #[test]
 fn damage_is_reported_and_a_torn_tail_is_cut() {
     assert_eq!(replay(damage(12, false), None).unwrap(), (vec![10, 11], 12));
@@ -123,13 +123,13 @@ fn a_commit_behind_whose_zeros_the_disk_is_full_is_not_stored() {
     for number in 0..stored {
         writer.append(&mut commit(number)).unwrap();
     }
-    // A file system that reserves nothing: the next commit fits, and not a zero behind it.
+    // On a file system that reserves nothing, the next commit fits, but not a single zero after it.
     writer.file.set_len(writer.at + ALIGN).unwrap();
     disk.set_full(true);
     let error = writer.append(&mut commit(stored)).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
     assert_eq!(replay(disk.files().remove(&path()).unwrap(), None).unwrap().1, stored);
-    // Zeros are a help: without them it is stored.
+    // The zeros are optional, so the commit is stored without them.
     writer.append(&mut commit(stored)).unwrap();
     assert_eq!(replay(disk.files().remove(&path()).unwrap(), None).unwrap().1, stored + 1);
 }

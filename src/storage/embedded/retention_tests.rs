@@ -1,4 +1,4 @@
-//! Retention reads a topic once something in it is due, and not before.
+//! Tests that retention reads a topic once some of its records are due, and not before.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,8 +24,8 @@ fn open(disk: &SimDisk, clock: &Clock) -> Arc<EmbeddedLog> {
     EmbeddedLog::open_on(Arc::new(disk.clone()), clock.clone(), Path::new(DIR), &config(), 50, None).unwrap()
 }
 
-/// A log that was stopped, so that nobody else reads: topics with each kind of limit, most of them in segments.
-/// Batches are of two records, so that a limit of an odd count is passed for ever.
+/// Makes a log with topics of each kind of limit, most of whose records are in segments. It is stopped, so that nothing
+/// else reads. Each batch has two records, so a limit with an odd count stays exceeded.
 async fn stopped(disk: &SimDisk, clock: &Clock) -> Arc<EmbeddedLog> {
     let log = open(disk, clock);
     for n in 0..TOPICS {
@@ -41,7 +41,7 @@ async fn stopped(disk: &SimDisk, clock: &Clock) -> Arc<EmbeddedLog> {
     log
 }
 
-/// Sets the limits, and leaves what is in segments in no cache.
+/// Sets the limits, and evicts from the caches what is in segments.
 fn limit(log: &EmbeddedLog) {
     for n in 0..TOPICS {
         let retention = match n % 3 {
@@ -55,7 +55,7 @@ fn limit(log: &EmbeddedLog) {
     }
 }
 
-/// The trims asked for since, of each topic the furthest.
+/// Returns the trims that were requested since the last call: the furthest one for each topic.
 fn asked(queue: &Queue) -> BTreeMap<String, u64> {
     let mut asked = BTreeMap::new();
     if let Taken::Ops(ops) = queue.take(Some(Duration::ZERO)) {
@@ -87,7 +87,7 @@ async fn an_idle_topic_is_read_once_and_again_when_something_is_due() {
         assert_eq!(pass(), 0, "pass {round} reads");
         assert_eq!(asked(&queue), trims, "what was refused is asked for again, without reading");
     }
-    // Of each topic by age the older ones, one after the other, become due.
+    // The records of each topic with a limit on age become due one after the other.
     clock.pass(Duration::from_secs(2 * HOURS - 20 * 60 - u64::from(TOPICS) * 30));
     let mut reads = 0;
     for _ in 0..60 {
@@ -102,7 +102,7 @@ async fn an_idle_topic_is_read_once_and_again_when_something_is_due() {
     assert_eq!(pass(), 0, "nothing is left to look into");
 }
 
-/// Damage is told once, and not read again each second.
+/// Damage is reported once, and the topic is not read again every second.
 #[tokio::test]
 async fn a_topic_that_cannot_be_read_is_not_read_again_at_once() {
     let (disk, clock) = (SimDisk::default(), Clock::default());
@@ -129,7 +129,8 @@ async fn a_topic_that_cannot_be_read_is_not_read_again_at_once() {
     assert!(disk.reads() > reads, "it is not tried again");
 }
 
-/// Segments that were trimmed are removed by a checkpoint of their own, again after a while where one did not do it.
+/// Trimmed segments are removed by a checkpoint of their own. Another one is requested after an interval if they are
+/// still there.
 #[tokio::test]
 async fn space_is_reclaimed_again_after_an_interval() {
     let (disk, clock) = (SimDisk::default(), Clock::default());

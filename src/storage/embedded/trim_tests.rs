@@ -1,4 +1,5 @@
-//! What was trimmed is never read, whatever became of its files; and no thread of the log spins over it.
+//! Tests that trimmed records are never read, whatever happened to their files, and that no thread of the log spins on
+//! them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::tests::{batch, read_all};
 use crate::record::Offset;
 use crate::storage::{Error, Health, Hold, Log, Retention, Start, TopicLog};
 
-/// Records of one filled topic: several segments of 24 KiB, and a few batches in the journal.
+/// Number of records that fill a topic: several segments of 24 KiB, and a few batches in the journal.
 const RECORDS: u64 = 160;
 
 fn segments(disk: &SimDisk) -> Vec<PathBuf> {
@@ -22,7 +23,7 @@ fn journals(disk: &SimDisk) -> usize {
     disk.files().keys().filter(|path| path.to_string_lossy().contains("journal-")).count()
 }
 
-/// Waits for what the log does by itself.
+/// Waits for something that the log does by itself.
 async fn until(what: &str, is_so: impl Fn() -> bool) {
     let begun = Instant::now();
     while !is_so() {
@@ -36,7 +37,7 @@ async fn put(topic: &dyn TopicLog, value: u64) {
     assert_eq!(done.failure, None);
 }
 
-/// Puts records into the topic until a checkpoint was made of some.
+/// Publishes records to the topic, and waits until a checkpoint has stored some of them.
 async fn put_past_a_checkpoint(disk: &SimDisk, topic: &dyn TopicLog) {
     for i in 0..RECORDS / 2 {
         put(topic, i).await;
@@ -44,7 +45,7 @@ async fn put_past_a_checkpoint(disk: &SimDisk, topic: &dyn TopicLog) {
     until("a checkpoint", || journals(disk) == 1).await;
 }
 
-/// A log with several segments of one topic, and a flipped bit in the header of segment `n`.
+/// Makes a log with several segments of one topic, and a flipped bit in the header of segment `n`.
 async fn with_a_damaged_header(n: usize) -> (SimDisk, Arc<EmbeddedLog>) {
     let disk = SimDisk::default();
     let log = open(&disk).unwrap();
@@ -59,8 +60,7 @@ async fn with_a_damaged_header(n: usize) -> (SimDisk, Arc<EmbeddedLog>) {
     (disk, log)
 }
 
-/// P10: the natural remedy of damage is to trim it away: retention then looks only at what is left, and
-/// the file goes.
+/// P10: damage can be trimmed away. Retention then reads only what is left, and the damaged file is removed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_that_was_trimmed_away_is_not_looked_at_by_retention() {
     let (disk, log) = with_a_damaged_header(0).await;
@@ -79,7 +79,7 @@ async fn damage_that_was_trimmed_away_is_not_looked_at_by_retention() {
     log.close().await.ok();
 }
 
-/// P10: what is stored after all of a topic was trimmed does not go into a file that may be damaged.
+/// P10: records that are stored after all of a topic was trimmed do not go into a file that may be damaged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_stored_behind_what_was_trimmed() {
     let last = {
