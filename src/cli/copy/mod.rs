@@ -26,12 +26,12 @@ use crate::proto::v1;
 
 /// Copy topics from one server to another, or to and from a file.
 ///
-/// A place is a server's URL, or else the path of a backup. What the source holds when its topic's
-/// turn comes is copied, oldest first, with keys, values, headers, event times and trace contexts, and
-/// the topic's retention. Offsets, epochs and publish times are the destination's own.
+/// SOURCE and DESTINATION are each the URL of a server or the path of a backup. Every topic is copied up to
+/// its tail at that moment, oldest records first, with keys, values, headers, event times, trace contexts and
+/// retention. The destination assigns offsets, epochs and publish times.
 ///
-/// Run it again when it was interrupted: what is there is compared, and it goes on behind that.
-/// A topic of the destination that holds anything else is refused.
+/// After an interruption run the command again: it compares what is already there and continues after it.
+/// A topic of the destination with other content is refused.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -40,22 +40,22 @@ Examples:
   streamway copy http://old:50051 all.backup                  back up
   streamway copy all.backup http://new:50051                  restore")]
 pub(super) struct Copy {
-    /// Copy from there.
+    /// The server or file to copy from.
     #[arg(value_name = "URL|FILE")]
     source: OsString,
-    /// Copy to there.
+    /// The server or file to copy to.
     #[arg(value_name = "URL|FILE")]
     destination: OsString,
-    /// Only this topic; may be repeated.
+    /// Copy only this topic; may be repeated.
     #[arg(short, long = "topic", value_name = "TOPIC")]
     topics: Vec<String>,
-    /// Write which offset became which, a JSON object a batch, to this file.
+    /// Write the mapping of offsets to this file, one JSON object for each batch.
     #[arg(long, value_name = "FILE")]
     offsets: Option<PathBuf>,
-    /// File of the token for the destination, where it is not the source's.
+    /// File of the token for the destination, if it differs from the source's.
     #[arg(long, value_name = "FILE")]
     destination_token_file: Option<PathBuf>,
-    /// Say nothing but errors.
+    /// Print only errors.
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
