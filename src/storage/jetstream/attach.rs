@@ -1,4 +1,4 @@
-//! Attaching to a stream: its state, and a consumer that continues where reading stopped.
+//! Attachment to a stream: its state, and a consumer that continues where reading stopped.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -27,9 +27,9 @@ const AHEAD_MESSAGES: usize = 256;
 /// Maximum number of bytes requested ahead.
 const AHEAD_BYTES: usize = 8 << 20;
 
-/// A stream that is read again.
+/// Result of attaching to a stream.
 pub struct Attached {
-    /// The end of what was read before, or where reading begins.
+    /// End of the messages that were read before, or the position where reading starts.
     pub seen: Seen,
     /// Sequence of the newest message.
     pub last: u64,
@@ -37,7 +37,7 @@ pub struct Attached {
     pub feed: Feed,
     /// Set if messages were trimmed before they were read.
     pub jumped: bool,
-    /// Ages of the messages that follow.
+    /// Clock readings for the ages of the messages that follow.
     pub ages: Ages,
 }
 
@@ -48,11 +48,11 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// The next message. Cancel-safe.
+    /// Waits for the next message. Cancel-safe.
     ///
     /// # Errors
-    /// The feed ended, for the reason given. It ends with the connection: the consumer may have been on the same server, and
-    /// its silence would be noticed much later.
+    /// The feed ended, for the given reason. It ends when the connection is lost, because the consumer may have been on
+    /// the same server and its silence would be noticed much later.
     pub async fn next(&mut self) -> Result<Message, String> {
         tokio::select! {
             biased;
@@ -80,10 +80,10 @@ impl From<Error> for Lost {
     }
 }
 
-/// A request for a stream's state.
+/// Pending request for the state of a stream.
 pub type Fetching = Pin<Box<dyn Future<Output = Result<Option<Info>, Error>> + Send>>;
 
-/// Asks NATS for the stream's state, after a pause.
+/// Asks NATS for the state of the stream, after a pause.
 pub fn fetch_info(topic: &Arc<Topic>, pause: Duration) -> Fetching {
     let topic = topic.clone();
     Box::pin(async move {
@@ -92,7 +92,8 @@ pub fn fetch_info(topic: &Arc<Topic>, pause: Duration) -> Fetching {
     })
 }
 
-/// Reads a stream from `seen` on, or from its end; after a pause, and once NATS can be reached.
+/// Starts to read a stream from `seen` on, or from its end if there is none. Waits for the pause and for a connection
+/// to NATS first.
 pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> Result<Attached, Lost> {
     tokio::time::sleep(spread(pause, 0.5..1.5)).await;
     let connection = topic.nats.link.up().await;
@@ -127,7 +128,8 @@ pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> R
     Ok(Attached { seen, last, feed, jumped, ages })
 }
 
-/// State of the topic's end after the message `sequence`. If that was trimmed, at most the end of its records is known.
+/// Returns the end of the topic after the message `sequence`. If that message was trimmed, at most the end of its
+/// records is known.
 async fn at(topic: &Topic, sequence: u64) -> Result<Seen, Error> {
     let found = if sequence == 0 { None } else { lookup::message(topic, sequence).await? };
     let Some(message) = found else {

@@ -1,9 +1,9 @@
-//! Letters between replicas over core NATS, on the connection that the engine has already. Each receiver has
-//! a random address of its own; it is new after every start, so no letter reaches a later process.
+//! Letters between replicas. They are sent over core NATS, on the engine's existing connection. Each receiver has a
+//! random address, which is new after every start, so no letter reaches a later process.
 //!
-//! A letter may be lost or late. Between two addresses the order is kept. A letter to an address that nobody
-//! listens on is reported to its sender ([`Received::Undelivered`]). The bus does not look into letters,
-//! resend them or wait for answers.
+//! A letter may be lost or late. Letters between two addresses stay in order. A letter to an address without a listener
+//! is reported to its sender ([`Received::Undelivered`]). The bus does not inspect letters, resend them or wait for
+//! answers.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 
 /// First token of every address. No subject of a topic begins with it, see [`super::names::subject`].
 const PREFIX: &str = "streamway_bus";
-/// Most letters that wait for room in the queue of the client. Further ones are lost.
+/// Maximum number of letters that wait for room in the queue of the client. Further letters are dropped.
 const WAITING_MAX: usize = 256;
 
 /// Address of a receiver of letters.
@@ -24,7 +24,7 @@ const WAITING_MAX: usize = 256;
 pub struct Address(u64);
 
 impl Address {
-    /// A new address, different from all others.
+    /// Creates a random address, which no other receiver has.
     #[must_use]
     pub fn random() -> Self {
         Self(getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)))
@@ -50,9 +50,9 @@ impl fmt::Display for Address {
 /// A letter between two replicas.
 #[derive(Clone, Debug)]
 pub struct Letter {
-    /// Sender of a letter that was received; receiver of one that is sent.
+    /// Sender of a received letter, or receiver of a letter to send.
     pub who: Address,
-    /// Tag that a reply repeats, chosen by the sender of the first letter.
+    /// Tag that a reply repeats. The sender of the first letter chooses it.
     pub tag: u64,
     /// Headers.
     pub headers: HeaderMap,
@@ -65,7 +65,7 @@ pub struct Letter {
 pub enum Received {
     /// A letter arrived.
     Letter(Letter),
-    /// Nobody listens on the address that the letter with this tag was sent to.
+    /// The letter with this tag was not delivered, because nobody listens on its address.
     Undelivered(u64),
 }
 
@@ -76,7 +76,7 @@ enum Done {
 
 type Working = Pin<Box<dyn Future<Output = Done> + Send>>;
 
-/// One address, and the letters that are sent from it.
+/// Receiver with one address, and sender of letters from it.
 pub struct Bus {
     client: Client,
     /// Address of this receiver.
@@ -100,7 +100,7 @@ impl Bus {
         self.is_wanted = true;
     }
 
-    /// Queues a letter, which the next calls of [`Self::next`] send.
+    /// Queues a letter. The next calls of [`Self::next`] send it.
     pub fn send(&mut self, letter: Letter) {
         self.open();
         if self.waiting.len() < WAITING_MAX {

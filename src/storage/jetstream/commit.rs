@@ -1,5 +1,5 @@
-//! Builder of the next message of a topic: it finds duplicates, checks conditions, and assigns offsets that
-//! hold if nothing else is stored first. The queue changes only once the message is stored.
+//! Builder of the next message of a topic. It finds duplicates, checks conditions, and assigns offsets that are correct
+//! if no other message is stored first. The queue changes only after the message is stored.
 
 use std::collections::VecDeque;
 
@@ -18,21 +18,22 @@ use crate::storage::Error;
 use crate::storage::window::{self, Mark, Owner, Window};
 use crate::telemetry::trace::Steps;
 
-/// End of a topic, as far as it was read.
+/// End of a topic as far as this replica has read it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Sequence of the newest message; 0 if there never was one.
     pub sequence: u64,
-    /// Just after its last record: every offset from here to the tail names the next record.
+    /// Offset just after its last record. Every offset from here to the tail names the next record.
     pub next: Offset,
-    /// Records stored so far, counted from some point.
+    /// Number of records stored so far, counted from some starting point.
     pub records: u64,
     /// Publish time of the newest commit.
     pub time: UnixMicros,
 }
 
 impl Seen {
-    /// Records of the newest message; none where there is none, they fill it, or they are not known.
+    /// Returns the number of records of the newest message. None if there is no message, if its records fill it, or if
+    /// the number is not known.
     #[must_use]
     pub fn newest_records(&self) -> Option<u32> {
         let records = self.next.get().checked_sub(self.sequence.checked_sub(1)? << INDEX_BITS)?;
@@ -53,8 +54,8 @@ pub struct Basis<'a> {
     pub epoch: Epoch,
     /// End of the topic.
     pub seen: Seen,
-    /// Number of appends, from the first on, whose conditions are final: NATS confirmed this end after they
-    /// arrived, so it includes everything that was acknowledged before they were sent.
+    /// Number of appends, from the first one on, whose conditions can be decided for good. NATS confirmed this end
+    /// after they arrived, so it includes everything that was acknowledged before they were sent.
     pub certain: usize,
     /// Every `request_id` stored up to that end.
     pub window: &'a Window,
@@ -62,15 +63,15 @@ pub struct Basis<'a> {
     pub wall: UnixMicros,
     /// Steady clock, for the ages of ids.
     pub steady: UnixMicros,
-    /// Largest size of payload and ids.
+    /// Maximum size of the payload and the ids together, in bytes.
     pub bytes_max: usize,
-    /// Address of this follower; none if it takes no batches of others.
+    /// Address of this follower. None if it accepts no batches of other replicas.
     pub by: Option<Address>,
-    /// True if another replica is to store the commit, which then holds nothing that depends on its place.
+    /// True if another replica is to store the commit. The commit then holds nothing that depends on its place.
     pub for_other: bool,
-    /// Commits that other replicas handed over, to be stored too.
+    /// Commits that other replicas handed over and that are to be stored too.
     pub held: &'a [Parcel],
-    /// True if these go before the batches of this replica.
+    /// True if those commits precede the batches of this replica.
     pub held_first: bool,
 }
 
@@ -83,9 +84,9 @@ enum Verdict {
 /// Outcome of one append in this commit.
 #[derive(Debug)]
 struct Part {
-    /// Serial of the append.
+    /// Serial number of the append.
     serial: u64,
-    /// Number of its batches that were settled before.
+    /// Number of its batches that were settled by earlier commits.
     from: usize,
     verdicts: Vec<Verdict>,
     refused: Option<Error>,
@@ -122,11 +123,11 @@ pub struct Commit {
     pub head: Head,
     /// Payload of its message.
     pub payload: Bytes,
-    /// End that it must follow.
+    /// End of the topic that the message must follow.
     pub after: Seen,
     epoch: Epoch,
     parts: Vec<Part>,
-    /// Replicas whose commits cannot be stored unchanged, and the nonces of these.
+    /// Address and nonce of each handed-over commit that cannot be stored unchanged.
     pub stale: Vec<(Address, u64)>,
 }
 
@@ -134,9 +135,9 @@ pub struct Commit {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one at a time, on the stack; most are the large one")]
 pub enum Built {
-    /// A commit.
+    /// A commit, which may be empty.
     Commit(Commit),
-    /// Nothing yet, because a condition does not hold and another replica may have moved the end.
+    /// No commit yet, because a condition does not hold and another replica may have moved the end.
     Behind,
 }
 
@@ -147,13 +148,13 @@ struct Builder<'a> {
     ids: Vec<IdEntry>,
     fresh: window::Map,
     records: u32,
-    /// True if there is something to answer before the batch that is added.
+    /// True if there are earlier results to report before the next batch is added.
     settles: bool,
     handed: Vec<Handed>,
     stale: Vec<(Address, u64)>,
 }
 
-/// A `request_id` under which nothing is stored.
+/// Request id under which nothing is stored yet.
 struct NewId {
     key: window::Key,
     digest: Digest,
@@ -168,7 +169,7 @@ enum Condition {
     Fails { tail: Offset },
     /// The condition does not hold at the end that was read, and may hold at a newer one.
     MayHold,
-    /// The commit is for another replica, and conditions are checked by this one.
+    /// The commit is for another replica, but conditions must be checked by this one.
     ForOther,
 }
 
@@ -183,7 +184,7 @@ const fn is_condition(error: &Error) -> bool {
     matches!(error, Error::ExpectedOffset { .. })
 }
 
-/// Builds a commit of the appends that wait, as many as one message holds.
+/// Builds a commit of the waiting appends, as many as one message holds.
 #[must_use]
 pub fn build(queue: &VecDeque<Queued>, basis: &Basis<'_>) -> Built {
     let time = basis.wall.max(basis.seen.time);
@@ -209,7 +210,7 @@ pub fn build(queue: &VecDeque<Queued>, basis: &Basis<'_>) -> Built {
                     part.refused = Some(error);
                     break;
                 }
-                // Earlier appends are settled first.
+                // Earlier appends are settled first, by a commit without this batch.
                 Added::Behind if parts.is_empty() && part.verdicts.is_empty() && builder.records == 0 => {
                     return Built::Behind;
                 }
@@ -228,7 +229,7 @@ pub fn build(queue: &VecDeque<Queued>, basis: &Basis<'_>) -> Built {
 }
 
 impl Builder<'_> {
-    /// Adds a batch, by the first row that holds:
+    /// Adds a batch. The first row of this table that applies decides:
     ///
     /// | `request_id`      | records | room | condition            | to answer first | becomes             |
     /// |-------------------|---------|------|----------------------|-----------------|---------------------|
@@ -261,13 +262,14 @@ impl Builder<'_> {
                 Added::Refused(Error::ExpectedOffset { epoch: self.basis.epoch, tail })
             }
             Condition::MayHold => Added::Behind,
-            // Appends that need nothing stored are answered first, however often the commit loses its place.
+            // Appends that need no write are answered first, in a commit of their own. They do not wait, however often
+            // a commit with records loses its place.
             Condition::Holds if self.records == 0 && self.settles => Added::Full,
             Condition::Holds => Added::Verdict(self.place(batch, id)),
         }
     }
 
-    /// Looks up the `request_id` of a batch, and the batch that is stored under it.
+    /// Looks up the `request_id` of a batch and the batch that is stored under it.
     fn find(&self, batch: &Batch) -> Option<(NewId, Option<window::Stored>)> {
         let id = batch.request_id()?;
         let (digest, scope) = (digest(id.as_str()), id.scope());
@@ -288,9 +290,10 @@ impl Builder<'_> {
         let Some(expected) = batch.expected_offset() else { return Condition::Holds };
         let seen = self.basis.seen;
         let tail = seen.tail().plus(u64::from(self.records));
-        // For the first batch of the commit, all offsets between two records name the same place.
+        // For the first batch of the commit, all offsets between the last record and the tail name the same place.
         let first = if self.records == 0 { seen.next } else { tail };
-        // Behind other batches of the commit the refusal is reported after these are stored, so it is true then.
+        // After other batches of the commit, the refusal is reported only when these are stored, and it is true by
+        // then.
         let is_certain = if self.records == 0 { certain } else { expected < tail };
         match () {
             () if self.basis.for_other => Condition::ForOther,
@@ -300,7 +303,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Adds a batch after the others.
+    /// Adds a batch after the others, and returns its place.
     fn place(&mut self, batch: &Batch, id: Option<NewId>) -> Verdict {
         let (index, count) = (self.records, batch.count());
         offsetless::encode(self.time, batch, &mut self.payload);
@@ -319,7 +322,7 @@ impl Builder<'_> {
         self.payload.len() + ID_BYTES * self.ids.len() + HANDED_BYTES * self.handed.len()
     }
 
-    /// Adds commits of other replicas, as many as there is room for.
+    /// Adds commits of other replicas, as many as fit.
     fn add_held(&mut self) {
         for parcel in self.basis.held {
             if self.handed.len() >= HANDED_MAX {
@@ -333,8 +336,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Adds a whole commit of another replica. Returns false if there is no room, and none if it cannot be stored
-    /// unchanged.
+    /// Adds a whole commit of another replica. Returns `Some(false)` if it does not fit, and none if it cannot be
+    /// stored unchanged.
     fn add_parcel(&mut self, Parcel { from, head, payload, .. }: &Parcel) -> Option<bool> {
         let Head { nonce, records, ids, .. } = head;
         if self.records + records > RECORDS_MAX
@@ -392,13 +395,13 @@ impl Builder<'_> {
 }
 
 impl Commit {
-    /// Returns true if there is nothing to store, only duplicates and refusals.
+    /// Returns true if there is nothing to store, because it holds only duplicates and refusals.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.head.records == 0
     }
 
-    /// Sequence that the message gets if it is stored.
+    /// Returns the sequence of the message if it is stored.
     #[must_use]
     pub const fn sequence(&self) -> u64 {
         self.after.sequence + 1
@@ -410,19 +413,19 @@ impl Commit {
         self.head.headers(self.after.sequence)
     }
 
-    /// Place of the commit if it is stored with that sequence.
+    /// Returns the place of the commit if it is stored with that sequence.
     #[must_use]
     pub const fn place(&self) -> Place {
         Place { base: start_of(self.sequence()), time: self.head.time }
     }
 
-    /// Serial of the newest append with a part in it.
+    /// Returns the serial number of the newest append with a part in it.
     #[must_use]
     pub fn last(&self) -> Option<u64> {
         self.parts.last().map(|part| part.serial)
     }
 
-    /// Returns true if it holds every batch that waits.
+    /// Returns true if it holds every waiting batch.
     #[must_use]
     pub fn is_all_of(&self, appends: &VecDeque<Queued>) -> bool {
         let (Some(part), Some(last)) = (self.parts.last(), appends.back()) else { return false };
@@ -435,7 +438,8 @@ impl Commit {
         !self.parts.iter().any(Part::settles)
     }
 
-    /// Answers the appends that it settles, and removes them from the queue, once it is stored at `place`.
+    /// Answers the appends that the commit settles and removes them from the queue. The commit must be stored at
+    /// `place`.
     pub fn settle(self, place: Place, queue: &mut VecDeque<Queued>, steps: Option<Steps>) {
         let (epoch, own) = (self.epoch, self.after.tail());
         let receipt = |first: Offset, count: u32, time, duplicate| {
@@ -446,7 +450,7 @@ impl Commit {
             Verdict::Placed { index, count } => {
                 receipt(place.base.plus(u64::from(index)), count, place.time, false)
             }
-            // It repeats a batch of the same commit.
+            // The batch repeats another one of the same commit.
             Verdict::Duplicate(stored) if stored.first >= own => {
                 let index = stored.first.get() - own.get();
                 receipt(place.base.plus(index), stored.count, place.time, true)
@@ -481,7 +485,8 @@ impl Commit {
     pub fn fail(self, queue: &mut VecDeque<Queued>, error: &Error) {
         for part in self.parts {
             let Some(append) = pop_if(queue, |append| append.serial == part.serial) else { continue };
-            // A refusal keeps its reason, unless it is of a condition, which depends on the end of the commit.
+            // A refusal keeps its reason. Only the refusal of a condition does not, because it depends on the end of
+            // the commit.
             append.answer(Some(match part.refused {
                 Some(refused) if part.verdicts.is_empty() && !is_condition(&refused) => refused,
                 _ => error.clone(),

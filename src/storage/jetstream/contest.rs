@@ -1,6 +1,6 @@
-//! Decision of a replica to append its batches itself, or to hand them to the replica that keeps storing
-//! first. It rests on who stored what in the topic, and on the duration of commits. Only speed depends on
-//! it: the sequence that a commit must follow keeps every order right.
+//! Decision of a replica to append its batches itself or to hand them to the replica that is usually faster. It depends
+//! on the authors of the stored messages and on the duration of commits. It affects only speed: the order is always
+//! correct, because each commit names the sequence that it must follow.
 
 use std::time::Duration;
 
@@ -8,23 +8,25 @@ use tokio::time::Instant;
 
 use super::bus::Address;
 
-/// Consecutive commits that lose their place before batches are handed over.
+/// Number of consecutive commits that must lose their place before batches are handed over.
 const LOSSES: u32 = 2;
-/// A rival that stored nothing of its own for this multiple of the duration of a commit is no rival any more.
+/// Multiple of the duration of a commit. A rival that stored no batches of its own for that time no longer counts as a
+/// rival.
 const QUIET_FACTOR: u32 = 8;
-/// Lower and upper bound of that time.
+/// Lower bound of that time.
 const QUIET_MIN: Duration = Duration::from_millis(20);
+/// Upper bound of that time.
 const QUIET_MAX: Duration = Duration::from_secs(1);
-/// Duration of a commit before one was measured.
+/// Assumed duration of a commit before one was measured.
 const TAKES_GUESS: Duration = Duration::from_millis(10);
-/// Most replicas that are remembered as refusing batches.
+/// Maximum number of replicas that are remembered as refusing batches.
 const AVOIDED_MAX: usize = 16;
 
 /// State of the competition for a topic.
 #[derive(Debug, Default)]
 pub struct Contest {
     losses: u32,
-    /// Another replica that stored batches of its own, and the last time it did.
+    /// Another replica that stored batches of its own, with the last time at which it did.
     rival: Option<(Address, Instant)>,
     handing: bool,
     avoided: Vec<(Address, Instant)>,
@@ -48,12 +50,13 @@ impl Contest {
         self.takes = Some(self.takes.map_or(after, |takes| (takes * 7 + after) / 8));
     }
 
-    /// Records that another replica stored batches of its own. It is none for a version that takes no batches.
+    /// Records that another replica stored batches of its own. `by` is none for an older version, which accepts no
+    /// batches.
     pub fn stored_by(&mut self, by: Option<Address>, now: Instant) {
         let Some(by) = by else { return };
         let quiet = self.quiet();
         match &mut self.rival {
-            // A busy rival is not replaced.
+            // The current rival is not replaced while it is busy.
             Some((rival, at)) if *rival != by && now - *at < quiet => {}
             rival => *rival = Some((by, now)),
         }
@@ -69,12 +72,12 @@ impl Contest {
         self.losses = 0;
     }
 
-    /// Lets this replica append its batches itself.
+    /// Switches back to appending the batches of this replica itself.
     pub const fn lead(&mut self) {
         (self.losses, self.handing) = (0, false);
     }
 
-    /// Records that a replica does not take batches for this time.
+    /// Records that a replica accepts no batches during `pause`.
     pub fn refused(&mut self, by: Address, pause: Duration, now: Instant) {
         self.lead();
         self.avoided.retain(|(address, until)| *address != by && *until > now);
@@ -89,13 +92,13 @@ impl Contest {
         self.handing
     }
 
-    /// Returns true if this replica would hand its batches to that one.
+    /// Returns true if this replica hands its batches to `other`.
     #[must_use]
     pub fn hands_to(&self, other: Address) -> bool {
         self.handing && self.rival.is_some_and(|(rival, _)| rival == other)
     }
 
-    /// Replica to hand batches to, if any.
+    /// Returns the replica to hand batches to, if any.
     pub fn peer(&mut self, now: Instant) -> Option<Address> {
         let peer = self.rival.filter(|(rival, at)| {
             let avoided = self.avoided.iter().any(|(address, until)| address == rival && *until > now);
@@ -115,7 +118,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// A replica whose commits take 10 ms, and that lost twice to a rival.
+    /// Builds the state of a replica whose commits take 10 ms and that lost its place twice to a rival.
     fn beaten(rival: Address, now: Instant) -> Contest {
         let mut contest = Contest::default();
         contest.answered(10 * MS);

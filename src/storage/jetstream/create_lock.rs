@@ -1,10 +1,11 @@
-//! Lock on the creation of a topic. Several replicas may create one topic at the same time: the first to take the lock
-//! says what the topic is, and all of them create that very stream.
+//! Lock on the creation of a topic. Several replicas may create one topic at the same time. The first one to take the
+//! lock chooses the settings of the topic, and all of them create that same stream.
 //!
-//! A cluster of nats-server 2.10 that is asked for one stream in two ways at once confirms one of the two, and gives the
-//! stream the other's epoch and subject later. If it is asked twice for the same stream, it confirms both. So each creator
-//! first publishes what it wants to the topic's subject in a stream of locks, on the condition that nothing is there. The
-//! locks of existing topics stay; a deletion removes the lock first. Whether a topic exists is decided by its own stream.
+//! If a cluster of nats-server 2.10 is asked for one stream with two configurations at once, it confirms one of them
+//! and later gives the stream the epoch and subject of the other. If it is asked twice for the same configuration, it
+//! confirms both. So each creator first publishes its settings to the topic's subject in a stream of locks, on the
+//! condition that this subject has no message. The locks of existing topics stay; a deletion removes the lock first. A
+//! topic exists if its own stream exists, whatever the lock says.
 
 use std::time::Duration;
 
@@ -22,23 +23,24 @@ use crate::storage::Error;
 
 /// Stream of the locks. No topic's stream has this name, see [`names::stream`].
 pub const STREAM: &str = "streamway_claims";
-/// Subject of a message that belongs to no topic: no topic's name begins like this.
+/// Subject of a message that belongs to no topic, because no topic's name begins with an underscore.
 const PROBE: &str = "streamway_claims._probe";
 /// Header with the condition for storing a message: the sequence of the newest message of the same subject.
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
-/// Attempts to take a lock that others take and release meanwhile.
+/// Maximum number of attempts to take a lock that others take and release in the meantime.
 const ATTEMPTS: usize = 4;
-/// Attempts while another's message is being stored, and the pause after each: together longer than NATS takes to store
-/// one, and shorter than callers wait for a new topic.
+/// Maximum number of attempts while the message of another creator is being stored. With the pauses, they last longer
+/// than NATS takes to store a message, and shorter than callers wait for a new topic.
 const RACES: usize = 100;
+/// Pause after each of these attempts.
 const RACE_PAUSE: Duration = Duration::from_millis(30);
 
-/// The lock on a topic that is being created.
+/// Lock on a topic that is being created.
 #[derive(Debug)]
 pub struct Lock {
-    /// Settings that all creators use.
+    /// Settings that all creators use for the stream.
     pub meta: Meta,
-    /// Sequence of the lock's message, if this caller took it.
+    /// Sequence of the lock's message. None if another creator took the lock.
     pub acquired: Option<u64>,
 }
 
@@ -61,8 +63,8 @@ fn config(like: StreamConfig) -> Config {
     }
 }
 
-/// Creates the stream of locks if there is none. It is replicated and stored as topics are, so its existence shows that
-/// topics can be created.
+/// Creates the stream of locks if there is none. It has the same replication and storage as topics, so its existence
+/// shows that topics can be created.
 ///
 /// # Errors
 /// NATS cannot create it.
@@ -74,7 +76,7 @@ async fn stream(nats: &Nats) -> Result<Stream<()>, Error> {
     nats.context.get_stream_no_info(STREAM).await.map_err(unavailable)
 }
 
-/// Takes the lock on a topic for `wanted`, or finds out what another creator has taken it for.
+/// Takes the lock on a topic for `wanted`, or reads the settings for which another creator took it.
 ///
 /// # Errors
 /// NATS cannot answer.
@@ -89,7 +91,7 @@ pub async fn acquire(nats: &Nats, wanted: Meta) -> Result<Lock, Error> {
         match send(nats, &subject, request).await {
             Outcome::Stored(sequence) => return Ok(Lock { meta: wanted, acquired: Some(sequence) }),
             Outcome::Taken(_) => {}
-            // The other's lock is there in a moment, or was refused as well.
+            // The lock of the other creator is stored in a moment, or was refused as well.
             Outcome::Racing => {
                 attempts -= 1;
                 races += 1;
@@ -110,7 +112,7 @@ pub async fn acquire(nats: &Nats, wanted: Meta) -> Result<Lock, Error> {
     Err(unavailable("the topic is created and deleted by others all the time"))
 }
 
-/// Settings that the lock of a topic was taken for; none if it was released meanwhile.
+/// Returns the settings for which the lock of a topic was taken. None if it was released in the meantime.
 async fn held_for(nats: &Nats, topic: &TopicName) -> Result<Option<Meta>, Error> {
     match stream(nats).await?.get_last_raw_message_by_subject(&subject(topic)).await {
         Ok(message) => {
@@ -137,7 +139,7 @@ pub async fn probe(nats: &Nats) {
 pub async fn release(nats: &Nats, lock: &Lock) {
     let (Some(sequence), Ok(stream)) = (lock.acquired, stream(nats).await) else { return };
     if let Err(error) = stream.delete_message(sequence).await {
-        // The next creator uses what it was taken for.
+        // The next creator then uses the settings of this lock.
         tracing::debug!(topic = %lock.meta.topic, %error, "the create lock is not released");
     }
 }

@@ -1,5 +1,5 @@
-//! Readers behind the tail cache. Each reads through a consumer of its own, which is kept for the reader that continues
-//! where it stopped, so a lagging subscriber reads at its own pace and the follower is not disturbed.
+//! Reads behind the tail cache. Each reader uses its own consumer, which is stored for the read that continues where it
+//! stopped. So a lagging subscriber reads at its own pace and does not disturb the follower.
 
 use async_nats::jetstream::consumer::{DeliverPolicy, PullConsumer};
 use futures_util::StreamExt;
@@ -16,11 +16,11 @@ const MESSAGES_MAX: usize = 128;
 /// Maximum number of bytes in one request, except for a larger single message.
 const BYTES_MAX: usize = 8 << 20;
 
-/// Reads messages, beginning with the one that contains `from`: about `bytes_max` bytes at most, none if the stream
-/// has none.
+/// Reads messages, beginning with the one that contains `from`. The messages have about `bytes_max` bytes at most. The
+/// result is empty if the stream has none.
 ///
 /// # Errors
-/// NATS cannot answer, what is stored is damaged, or `from` is no longer kept.
+/// NATS cannot answer, stored data is damaged, or `from` was trimmed.
 pub async fn read(topic: &Topic, from: Offset, bytes_max: usize) -> Result<Vec<Message>, Error> {
     let wanted = sequence_of(from);
     let known = topic.cursors.take(wanted);
@@ -34,14 +34,14 @@ pub async fn read(topic: &Topic, from: Offset, bytes_max: usize) -> Result<Vec<M
     };
     match fetch(topic, &consumer, wanted, bytes_max).await {
         Ok(found) => {
-            // A consumer that delivered nothing may be gone: the next read creates another.
+            // A consumer that delivered nothing may be gone, so the next read creates another.
             if let Some(last) = found.last() {
                 topic.cursors.keep(Cursor { consumer, next: sequence_of(last.run.end) });
             }
             Ok(found)
         }
-        // The consumer may have been removed while it was not used, or lost messages on the way. A new one shows what
-        // the stream has.
+        // The consumer may have been removed while it was idle, or messages were lost on the way. A new consumer shows
+        // what the stream has.
         Err(Error::Unavailable { .. } | Error::Damaged(_)) if again => Ok(Vec::new()),
         Err(error) => Err(error),
     }
@@ -53,7 +53,7 @@ async fn fetch(
     wanted: u64,
     bytes_max: usize,
 ) -> Result<Vec<Message>, Error> {
-    // NATS refuses to send a message larger than the request, and numbers above 63 bits.
+    // NATS refuses to send a message that is larger than the request, and accepts no numbers above 63 bits.
     let least = topic.nats.stream_config.message_bytes_max;
     let bytes_max = bytes_max.clamp(least, least.max(BYTES_MAX));
     let asked = consumer.fetch().max_messages(MESSAGES_MAX).max_bytes(bytes_max).messages();
@@ -63,7 +63,7 @@ async fn fetch(
         while let Some(message) = messages.next().await {
             let message = match message {
                 Ok(message) => message,
-                // The request is used up. What arrived is complete.
+                // The request is used up. All messages that arrived are complete.
                 Err(_) if !found.is_empty() => break,
                 Err(error) => return Err(unavailable(error)),
             };
@@ -73,7 +73,7 @@ async fn fetch(
                 continue;
             }
             if sequence != next {
-                // It was trimmed or is damaged. The caller asks NATS which.
+                // The message was trimmed or is damaged. The caller asks NATS which.
                 let what = format!("message {wanted} is missing, {sequence} is there");
                 return if found.is_empty() { Err(Error::Damaged(what)) } else { Ok(()) };
             }

@@ -1,4 +1,5 @@
-//! One commit on its way to NATS. It is resent until its outcome is known; the follower decides for how long.
+//! One commit that is being sent to NATS. It is resent until its outcome is known. The follower decides when to give
+//! up.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,14 +24,15 @@ use crate::telemetry::trace::Steps;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// The longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Least time before a second copy of an attempt is sent; slower commits get four times their average duration.
-/// A server that is about to stop, or a leader that is replaced, loses messages it was sent just before.
+/// Minimum time before a second copy of an attempt is sent. The time is longer for slow commits: four times their
+/// average duration. Copies are needed because a server that is about to stop, or a leader that is replaced, loses the
+/// messages it has just received.
 const COPY_AFTER: Duration = Duration::from_millis(250);
-/// Addition to that time for each KiB, so that copies do not slow down a slow connection.
+/// Time added per KiB of payload, so that copies do not slow down a slow connection.
 const COPY_AFTER_KIB: Duration = Duration::from_millis(4);
-/// Most copies of an attempt. The time between them doubles.
+/// Maximum number of copies of an attempt. The time between them doubles.
 const COPIES_MAX: usize = 4;
-/// Time within which the message that took the place of a commit must be read: at first, and at most.
+/// Time within which the message that took the place of a commit must be read: on the first attempt, and at most.
 const FORGOTTEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 
 /// Answer of NATS to a commit.
@@ -38,19 +40,19 @@ const FORGOTTEN: (Duration, Duration) = (Duration::from_millis(500), Duration::f
 pub enum Outcome {
     /// The commit is stored with this sequence.
     Stored(u64),
-    /// Not stored, because the stream ends with this sequence already.
+    /// The commit is not stored, because the stream already ends with this sequence.
     Taken(u64),
-    /// Not stored, because another message of the same subject is being stored at this moment.
+    /// The commit is not stored, because another message of the same subject is being stored at this moment.
     Racing,
-    /// Not stored.
+    /// The commit is not stored, for this reason.
     Refused(Error),
-    /// Perhaps stored.
+    /// The commit may be stored. The text is the reason for the doubt.
     Unknown(String),
-    /// Not stored, because nobody receives messages of this subject.
+    /// The commit is not stored, because nobody receives messages of this subject.
     Nobody,
 }
 
-/// One commit on its way to NATS.
+/// One commit that is being sent to NATS.
 pub struct Flight {
     /// The commit.
     pub commit: Commit,
@@ -59,7 +61,7 @@ pub struct Flight {
     started: Instant,
     /// Average duration of a commit.
     takes: Duration,
-    /// Time since which another message is known to be in its place.
+    /// Time at which another message was found in its place.
     taken: Option<Instant>,
     /// Set once an attempt was sent.
     sent: Arc<AtomicBool>,
@@ -69,7 +71,7 @@ pub struct Flight {
 }
 
 impl Flight {
-    /// Sends a commit. `takes` is the average duration of one.
+    /// Sends a commit. `takes` is the average duration of a commit.
     #[must_use]
     pub fn new(topic: &Arc<Topic>, commit: Commit, takes: Duration) -> Self {
         let mut flight = Self {
@@ -93,7 +95,8 @@ impl Flight {
         self.sent.load(Ordering::Acquire)
     }
 
-    /// Error to report for a refusal. It says nothing about an earlier attempt whose outcome is unknown.
+    /// Returns the error to report for a refusal. A refusal says nothing about an earlier attempt with an unknown
+    /// outcome.
     #[must_use]
     pub fn refused(&self, error: Error) -> Error {
         if self.doubtful.load(Ordering::Acquire) {
@@ -109,7 +112,7 @@ impl Flight {
         self.started.elapsed()
     }
 
-    /// Duration of the first attempt; none after a second one.
+    /// Returns the duration of the first attempt. None after a second attempt.
     #[must_use]
     pub fn took(&self) -> Option<Duration> {
         (self.attempts == 1).then(|| self.age())
@@ -133,20 +136,21 @@ impl Flight {
         self.answer.is_none() && self.taken.is_some()
     }
 
-    /// Returns true if every copy was refused, so that the commit is not stored if the stream holds a message
-    /// in its place.
+    /// Returns true if every copy was refused. The commit is then not stored if the stream holds a message in its
+    /// place.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         self.is_taken() && !self.doubtful.load(Ordering::Acquire)
     }
 
-    /// Times of its steps, if it is stored now.
+    /// Returns the times of its steps, if it is stored now.
     #[must_use]
     pub fn steps(&self) -> Steps {
         Steps { taken: self.started, written: None, durable: Instant::now() }
     }
 
-    /// Sends the same message again. Its expected sequence lets at most one copy be stored.
+    /// Sends the same message again. At most one copy can be stored, because each names the sequence that it must
+    /// follow.
     pub fn resend(&mut self) {
         let pause = match self.attempts {
             0 => Duration::ZERO,
@@ -174,7 +178,7 @@ impl Flight {
                     (Outcome::Unknown("the connection was lost".into()), COPIES_MAX)
                 }
             };
-            // An answer says nothing about other copies.
+            // An answer says nothing about the other copies.
             if copies > 1 || matches!(outcome, Outcome::Unknown(_)) {
                 doubtful.store(true, Ordering::Release);
             } else if first && matches!(outcome, Outcome::Nobody) {
@@ -197,8 +201,8 @@ impl Flight {
     }
 }
 
-/// Sends copies of one message until one is answered; the next one at once if a server announces its stop.
-/// Returns the number of copies, too.
+/// Sends copies of one message until one is answered. If a server announces its stop, the next copy is sent at once.
+/// Returns the outcome and the number of copies.
 async fn copied<F: Future<Output = Outcome> + Unpin>(
     link: &Link,
     connection: State,
@@ -268,13 +272,13 @@ impl Fault {
     fn judge(self) -> Outcome {
         /// The expected sequence is not the last one: "wrong last sequence: 17".
         const WRONG_LAST: u64 = 10071;
-        /// The same without a sequence, since 2.12: another message of the subject is not stored yet.
+        /// The same error without a sequence, since 2.12: another message of the subject is being stored.
         const RACING: u64 = 10164;
-        /// The store failed during a write, perhaps on some of its replicas only.
+        /// The store failed during a write, perhaps only on some of its replicas.
         const STORE_FAILED: u64 = 10077;
-        /// JetStream cannot answer now: no leader, no quorum, or not ready.
+        /// JetStream cannot answer now, because it has no leader, no quorum, or is not ready.
         const LATER: u64 = 503;
-        /// Exhausted resources of the account, the server, the memory or the store.
+        /// Resources of the account, the server, the memory or the store are exhausted.
         const FULL: [u64; 4] = [10002, 10023, 10028, 10047];
         let text = format!("{} ({})", self.description, self.err_code);
         match self.err_code {

@@ -1,14 +1,14 @@
-//! The one task of an active topic: it reads the stream into the tail cache, and appends to it.
+//! Task of an active topic. It reads the stream into the tail cache, and appends to the stream.
 //!
 //! ```text
 //! stream ──feed──▶ seen (sequence, request ids) ──▶ cache, tail ──▶ subscribers
-//! queue ──build──▶ commit ──publish, must follow `seen`──▶ stored: settled │ taken: read on, rebuild
+//! queue ──build──▶ commit ──publish, must follow `seen`──▶ stored: settled │ taken: read it, rebuild
 //! ```
-//! One commit is in flight; what comes meanwhile makes the next one. The condition makes it safe to
-//! send a commit again and again: at most one copy can follow `seen`, and whoever reads the message
-//! there knows by its nonce whose it is.
+//! One commit is in flight at a time; appends that arrive in the meantime go into the next one. A commit can safely be
+//! sent many times: at most one copy can follow `seen`, and a replica that reads the message there recognizes its own
+//! commit by the nonce.
 //!
-//! A follower waits in [`Follower::step`] only.
+//! A follower waits only in [`Follower::step`].
 
 mod appending;
 mod handed_over;
@@ -44,16 +44,16 @@ use super::topic::Topic;
 use crate::record::Offset;
 use crate::storage::{Error, Stored};
 
-/// Maximum wait of publishers for a NATS that does not answer: longer than the election of a leader.
+/// Maximum wait of publishers for a NATS that does not answer. It is longer than an election of a leader.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Maximum wait for NATS while the log closes: less than the part of the drain that is reserved for closing.
+/// Maximum wait for NATS while the log closes. It is shorter than the part of the drain that is reserved for closing.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// Interval at which deadlines are checked.
 const TICK: Duration = Duration::from_millis(250);
-/// The longest pause between two attempts to read on.
+/// Longest pause between two attempts to continue reading.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Maximum time for the last messages of a follower that stops.
+/// Maximum time to send the last messages when a follower stops.
 const LAST_LETTERS: Duration = Duration::from_millis(100);
 
 /// Work in progress, if any.
@@ -89,7 +89,7 @@ pub async fn follow(topic: Arc<Topic>) {
         cached: Cached::new(topic.clone()),
         trouble: None,
         closing: None,
-        // Followers that start together do not ask at the same moments.
+        // A random delay keeps followers that start together from asking at the same time.
         refresh_at: Instant::now() + topic.nats.idle_times.refresh.mul_f64(fastrand::f64()),
         topic,
     };
@@ -99,7 +99,7 @@ pub async fn follow(topic: Arc<Topic>) {
         follower.begin();
         follower.step(&mut ticks).await;
     }
-    // Other replicas may still wait for these.
+    // Other replicas may still wait for these messages.
     let last_end = async {
         if let Some((end, _)) = follower.unwritten_end {
             last_end::write_of_expiring(&follower.topic, end).await;
@@ -110,34 +110,35 @@ pub async fn follow(topic: Arc<Topic>) {
 
 struct Follower {
     topic: Arc<Topic>,
-    /// The end of what was read; none until attached for the first time.
+    /// End of the messages that were read. None until the first attachment.
     seen: Option<Seen>,
     reading: Reading,
-    /// Pause before the next request to NATS, which grows while it does not do what it is asked.
+    /// Pause before the next request to NATS. It grows while requests fail.
     pause: Duration,
     ids: Ids,
     flight: Option<Flight>,
     bus: Bus,
     contest: Contest,
     marks: Marks,
-    /// Commit that another replica is to store. There is no flight meanwhile.
+    /// Commit that another replica is to store. There is no flight at the same time.
     handed: Option<HandedOver>,
-    /// Commits that were handed over or sent before and may still be stored. They are made of the same appends.
+    /// Commits that were handed over or sent earlier and may still be stored. They hold the same appends.
     open: Vec<Commit>,
     /// Commits that other replicas handed over.
     held: Held,
-    /// Set if those go first into the next commit. It alternates.
+    /// Set if those commits go first into the next commit. It alternates.
     held_first: bool,
-    /// The stream's state, while NATS is asked for it.
+    /// Pending request for the state of the stream.
     fetching: Pending<Result<Option<Info>, Error>>,
     end_check: EndCheck,
     trimming: Trimming,
-    /// End of the newest message, if this follower stored it, and when. It is written down if the message may expire.
+    /// End of the newest message and the time it was stored, if this follower stored it. The end is written to NATS if
+    /// the message may expire.
     unwritten_end: Option<(Offset, Instant)>,
     cached: Cached,
-    /// Since when NATS has not done what it was asked.
+    /// Time since which requests to NATS fail.
     trouble: Option<Instant>,
-    /// Since when the log closes, or is about to.
+    /// Time at which the follower noticed that the log closes, or that the calls in progress are about to be ended.
     closing: Option<Instant>,
     refresh_at: Instant,
 }
@@ -145,14 +146,14 @@ struct Follower {
 /// State of reading the stream.
 #[expect(clippy::large_enum_variant, reason = "one a follower; most are the large one")]
 enum Reading {
-    /// It is not; [`Follower::begin`] attaches.
+    /// The stream is not read. [`Follower::begin`] attaches to it.
     Stopped,
     Attaching(Pin<Box<dyn Future<Output = Result<Attached, Lost>> + Send>>),
     Attached(Feed),
 }
 
 impl Reading {
-    /// The next event; pending for ever while it is stopped. Cancel-safe.
+    /// Waits for the next event; stays pending while reading is stopped. Cancel-safe.
     async fn next(&mut self) -> Event {
         match self {
             Self::Stopped => std::future::pending().await,
@@ -166,15 +167,16 @@ impl Reading {
     }
 }
 
-/// State of asking NATS for the end of the stream, which decides about conditions that do not hold at the end seen here.
+/// State of the request to NATS for the end of the stream. That end decides about conditions that do not hold at the
+/// end read here.
 #[derive(Clone, Copy)]
 enum EndCheck {
     Unasked,
-    /// So many appends waited when NATS was asked.
+    /// NATS was asked when this number of appends waited.
     Asked {
         appends: usize,
     },
-    /// Conditions of so many appends fail for good if they do not hold after this message.
+    /// The conditions of this number of appends fail for good if they do not hold after the message `sequence`.
     Known {
         appends: usize,
         sequence: u64,
@@ -195,7 +197,7 @@ enum Event {
     Work,
 }
 
-/// Polls what is under way; pending for ever if nothing is.
+/// Waits for the work in progress; stays pending if there is none.
 async fn done<T>(pending: &mut Pending<T>) -> T {
     match pending {
         Some(future) => {
@@ -210,7 +212,7 @@ async fn done<T>(pending: &mut Pending<T>) -> T {
 impl Follower {
     /// Waits for one event and handles it. Every branch is cancel-safe, because work in progress stays in its field.
     async fn step(&mut self, ticks: &mut tokio::time::Interval) {
-        // NATS is waited for, and the server is not shutting down yet.
+        // Requests to NATS fail, and the server is not shutting down yet.
         let is_waiting = self.trouble.is_some() && self.closing.is_none();
         let event = {
             let answer = async {
@@ -221,7 +223,8 @@ impl Follower {
             };
             tokio::select! {
                 biased;
-                // First, so that the next commit takes in what was handed over while the last was stored.
+                // This branch is first, so that the next commit includes the commits that were handed over while the
+                // last one was stored.
                 received = self.bus.next() => Event::Received(received),
                 outcome = answer => Event::Answer(outcome),
                 event = self.reading.next() => event,
@@ -230,7 +233,7 @@ impl Follower {
                 trimmed = done(&mut self.trimming.running) => Event::Trimmed(trimmed),
                 () = self.topic.work.notified() => Event::Work,
                 _ = ticks.tick() => Event::Tick,
-                // Once: from then on the ticks do.
+                // These branches fire once. After that, the ticks handle the shutdown.
                 () = self.topic.nats.closing.cancelled(), if is_waiting => Event::Tick,
                 () = self.topic.nats.hurried.cancelled(), if is_waiting => Event::Tick,
             }
@@ -252,7 +255,8 @@ impl Follower {
             }
             Event::Tick => self.tick(),
             Event::Work if self.contest.is_handing() => {
-                // Callers that were answered together publish again together: in one letter, not in many.
+                // Callers that were answered together publish again together. The yield lets one letter hold all their
+                // batches.
                 tokio::task::yield_now().await;
             }
             Event::Work => {}
@@ -286,7 +290,7 @@ impl Follower {
         }
     }
 
-    /// Takes in the stream's state.
+    /// Applies the state of the stream.
     fn fetched(&mut self, fetched: Result<Option<Info>, Error>) {
         let Ok(found) = fetched else { return self.back_off() };
         match found.as_ref().and_then(|info| Some((Meta::of(&info.config)?, info))) {
@@ -315,11 +319,12 @@ impl Follower {
         let nats = &self.topic.nats;
         let closing = nats.closing.is_cancelled() || nats.hurried.is_cancelled();
         let troubled = self.trouble.is_some_and(|since| closing || since.elapsed() >= PATIENCE);
-        // A commit that NATS can be sent gets its time, however long the trouble has lasted: it ends it.
+        // While NATS is connected, a commit gets its full time however long the trouble has lasted, because its success
+        // ends the trouble.
         let age = self.age();
         let late = age.is_none_or(|age| age >= PATIENCE);
         let closing_since = closing.then(|| *self.closing.get_or_insert_with(Instant::now));
-        // What is sent while the server hurries gets the same time.
+        // A commit that is sent while the server hurries gets the same time.
         let is_old = age.is_none_or(|age| age >= CLOSE_PATIENCE);
         let is_stuck = is_old && closing_since.is_some_and(|since| since.elapsed() >= CLOSE_PATIENCE);
         if is_stuck || troubled && (closing || late || !self.topic.nats.link.state().up) {
@@ -327,7 +332,7 @@ impl Follower {
         }
     }
 
-    /// Returns true if nothing is left to do; the topic counts as not followed from then on.
+    /// Returns true if nothing is left to do. From then on, the topic counts as not followed.
     fn may_stop(&self) -> bool {
         if self.flight.is_some() || self.handed.is_some() || !self.held.all().is_empty() {
             return false;

@@ -1,6 +1,6 @@
-//! Commits that one replica hands to another: the letters that carry them, and those that are held until
-//! they are stored inside a commit of this replica. A commit is never handed on; a replica that cannot store
-//! one returns it.
+//! Commits that one replica hands to another: the letters that contain them, and the commits that are held until they
+//! are stored inside a commit of this replica. A handed-over commit is not passed on to a third replica; a replica that
+//! cannot store it returns it.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use super::bus::{Address, Letter};
 use super::message::{HANDED_MAX, Head, IdEntry};
 use crate::storage::{Charge, Hold};
 
-/// Header with the sequence up to which the batches of the commit were stored nowhere.
+/// Header with the sequence up to which none of the commit's batches is stored.
 const BASE: &str = "Streamway-Base";
 /// Header with the reason why a commit is returned.
 const BACK: &str = "Streamway-Back";
 
-/// Memory that a commit of another replica takes beside its payload and its ids.
+/// Memory that a commit of another replica takes in addition to its payload and its ids, in bytes.
 const PARCEL_BYTES: usize = 512;
-/// Longest time a commit is held. The replica that handed it over has given up before.
+/// Maximum time for which a commit is held. The replica that handed it over gives up earlier.
 const HELD_MAX: Duration = Duration::from_secs(10);
 
 /// Reason why a commit is returned.
@@ -43,7 +43,7 @@ impl Why {
         (Self::Stopping, "stopping"),
     ];
 
-    /// Time during which nothing more is handed to the replica that gave this reason.
+    /// Returns the time during which no further commit is handed to the replica that gave this reason.
     #[must_use]
     pub const fn pause(self) -> Duration {
         match self {
@@ -80,12 +80,12 @@ pub enum Content {
     Back(Why),
 }
 
-/// A commit that another replica built.
+/// Commit that another replica built.
 #[derive(Debug)]
 pub struct Parcel {
     /// Address of the follower that built it.
     pub from: Address,
-    /// Sequence up to which its batches are stored nowhere.
+    /// Sequence up to which none of its batches is stored.
     pub base: u64,
     /// Headers that its message would have had.
     pub head: Head,
@@ -96,7 +96,7 @@ pub struct Parcel {
     _hold: Hold,
 }
 
-/// Reads a letter. Returns none if its content is not known to this version.
+/// Reads a letter. None if this version does not know its content.
 #[must_use]
 pub fn read(letter: Letter) -> Option<Content> {
     if let Some(back) = letter.headers.get(BACK) {
@@ -105,23 +105,23 @@ pub fn read(letter: Letter) -> Option<Content> {
     }
     let base = letter.headers.get(BASE)?.as_str().parse().ok()?;
     let head = Head::parse(&letter.headers).filter(|head| head.nonce == letter.tag && head.records > 0)?;
-    // A slice keeps the whole buffer that it was read into.
+    // The payload is copied, because a slice would keep the whole receive buffer in memory.
     let (from, payload, came) = (letter.who, Bytes::copy_from_slice(&letter.payload), Instant::now());
     Some(Content::Handed(Parcel { from, base, head, payload, came, _hold: Hold::default() }))
 }
 
-/// Commits of other replicas that are to be stored: at most one of each replica.
+/// Commits of other replicas that are to be stored, at most one per replica.
 #[derive(Debug, Default)]
 pub struct Held(Vec<Parcel>);
 
 impl Held {
-    /// Held commits in the order of their arrival.
+    /// Returns the held commits in the order of their arrival.
     #[must_use]
     pub fn all(&self) -> &[Parcel] {
         &self.0
     }
 
-    /// Holds a commit in place of an earlier one of the same replica. Returns false if there is no room for it.
+    /// Holds a commit, and drops an earlier one of the same replica. Returns false if there is no room for it.
     #[must_use]
     pub fn push(&mut self, parcel: Parcel, budget: Option<&Charge>) -> bool {
         self.0.retain(|held| held.from != parcel.from);
@@ -137,7 +137,7 @@ impl Held {
         has_room
     }
 
-    /// Drops commits for which `keep` returns false, and those held for too long.
+    /// Drops the commits for which `keep` returns false, and those that were held for too long.
     pub fn retain(&mut self, mut keep: impl FnMut(&Parcel) -> bool) {
         self.0.retain(|parcel| parcel.came.elapsed() < HELD_MAX && keep(parcel));
     }
@@ -184,7 +184,7 @@ mod tests {
         assert!(!held.push(parcel(other, 60_000), Some(&charge)), "20,000 too many");
         assert!(held.push(parcel(other, 20_000), Some(&charge)));
         assert!(budget.available_permits() < 20_000);
-        // A larger one takes the place of one of the same replica.
+        // A larger commit replaces an earlier one of the same replica.
         assert!(held.push(parcel(one, 70_000), Some(&charge)));
         let sizes: Vec<_> = held.all().iter().map(|parcel| parcel.payload.len()).collect();
         assert_eq!(sizes, [20_000, 70_000]);

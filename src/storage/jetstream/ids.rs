@@ -1,5 +1,5 @@
-//! The request ids that are stored in a topic (P5): those the follower sees stored, and, read before it
-//! appends anything, those stored in the window before.
+//! Request ids that are stored in a topic (P5). The follower notes the ids of the messages that it reads. Before it
+//! appends anything, it also reads the ids that were stored earlier within the window.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,25 +23,25 @@ use crate::storage::window::{Stored, Window};
 pub struct Ids {
     topic: Arc<Topic>,
     state: State,
-    /// Ages of messages.
+    /// Clock readings for the ages of messages.
     ages: Ages,
 }
 
 /// Completeness of the window.
 enum State {
-    /// Some may be missing.
+    /// Ids may be missing.
     Unknown(CountedWindow),
     Loading {
         loading: Loading,
-        /// Ids that are stored meanwhile.
+        /// Ids that are stored while the earlier ones are being read.
         later: CountedWindow,
-        /// Set if a message was missed meanwhile.
+        /// Set if a message was missed in the meantime, so that the ids must be read again.
         again: bool,
     },
     Known(CountedWindow),
 }
 
-/// The window, with all that was read of what is missing.
+/// Pending read of the missing ids. It returns the window with all ids that were read.
 type Loading = Pin<Box<dyn Future<Output = (CountedWindow, Result<(), Error>)> + Send>>;
 
 fn empty(topic: &Topic) -> CountedWindow {
@@ -51,14 +51,14 @@ fn empty(topic: &Topic) -> CountedWindow {
 }
 
 impl Ids {
-    /// Nothing yet.
+    /// Creates an empty set of ids for a topic.
     #[must_use]
     pub fn new(topic: Arc<Topic>) -> Self {
         Self { state: State::Unknown(empty(&topic)), topic, ages: Ages::default() }
     }
 
-    /// Every id stored up to the message `last`. None where they must be read first: that is begun, after
-    /// a pause.
+    /// Returns the window if it holds every id stored up to the message `last`. Otherwise returns none and starts to
+    /// read the missing ids after a pause.
     pub fn known(&mut self, last: u64, pause: Duration) -> Option<&Window> {
         if let State::Unknown(window) = &mut self.state {
             let later = window.empty();
@@ -73,10 +73,10 @@ impl Ids {
         }
     }
 
-    /// Reads what is being read; for ever pending where nothing is. Cancel-safe.
+    /// Waits for the ids that are being read; stays pending if none are. Cancel-safe.
     ///
     /// # Errors
-    /// NATS did not give all of them.
+    /// NATS did not deliver all ids.
     pub async fn loaded(&mut self) -> Result<(), Error> {
         let State::Loading { loading, later, again } = &mut self.state else {
             return std::future::pending().await;
@@ -89,13 +89,13 @@ impl Ids {
         loaded
     }
 
-    /// Sets how old messages are that are read from now on.
+    /// Sets the clock readings for messages that are read from now on.
     pub const fn read_from(&mut self, ages: Ages) {
         self.ages = ages;
     }
 
-    /// Takes in those stored with a message: one that NATS says was `published` then, or that this replica
-    /// stored just now.
+    /// Adds the ids of a message. `published` is the time at which NATS stored it; none if this replica has just stored
+    /// it.
     pub fn note(&mut self, head: &Head, first: Offset, published: Option<UnixMicros>) {
         let now = self.topic.nats.clock.steady();
         let at = published.map_or(now, |published| self.ages.at(first, published, now));
@@ -114,7 +114,7 @@ impl Ids {
         }
     }
 
-    /// A message was not read: they are read again.
+    /// Marks the ids as incomplete because a message was not read. They are read again.
     pub fn reload(&mut self) {
         match &mut self.state {
             State::Unknown(_) => {}
@@ -127,13 +127,13 @@ impl Ids {
         }
     }
 
-    /// Messages were trimmed before they were read, and their ids with them.
+    /// Forgets all ids, because messages were trimmed before their ids were read.
     pub fn forget(&mut self) {
         self.state = State::Unknown(empty(&self.topic));
     }
 }
 
-/// Puts the ids of the message that begins at `first`, stored at `at`, into a window.
+/// Adds the ids of a message to a window. The message begins at `first` and was stored at `at`.
 fn insert(window: &mut Window, head: &Head, first: Offset, (at, now): (UnixMicros, UnixMicros)) {
     for IdEntry { index, count, digest, mark } in &head.ids {
         let (key, owner) = window.marked(0, digest, *mark);
@@ -143,8 +143,7 @@ fn insert(window: &mut Window, head: &Head, first: Offset, (at, now): (UnixMicro
     }
 }
 
-/// Reads the request ids of the window, up to the message `last`, into `window`, which takes no more than
-/// its limit however many there are.
+/// Reads the request ids of the window, up to the message `last`, into `window`. The window stays within its limit.
 async fn load(
     topic: Arc<Topic>,
     mut window: CountedWindow,
@@ -158,18 +157,18 @@ async fn load(
 }
 
 async fn read(topic: &Topic, window: &mut CountedWindow, last: u64) -> Result<(), Error> {
-    /// Headers asked for at once: no more than a few MiB.
+    /// Number of messages whose headers are requested at a time, which is a few MiB at most.
     const AT_ONCE: usize = 200;
-    /// A little more than the window: the clocks of NATS's servers differ.
+    /// Time that is read in addition to the window, because the clocks of the NATS servers differ.
     const SLACK: Duration = Duration::from_secs(60);
-    // How old they are, NATS's clock says of all of them.
+    // The ages of all these messages come from NATS's clock.
     let ages = topic.nats.ages(&topic.stream, Offset::MAX).await?;
     let since = ages.before(topic.nats.storage.request_id_window.saturating_add(SLACK));
     let nanos = i128::from(since.0) * 1000;
     let start_time = async_nats::datetime::from_nanos(nanos).map_err(unavailable)?;
     let consumer =
         topic.nats.consumer(&topic.stream, DeliverPolicy::ByStartTime { start_time }, true).await?;
-    // Where there is nothing so new, it begins behind what its server has.
+    // If no message is so new, the consumer begins after the newest message of its server.
     let mut at = consumer.cached_info().delivered.stream_sequence;
     while at < last {
         let mut messages = consumer.fetch().max_messages(AT_ONCE).messages().await.map_err(unavailable)?;
@@ -188,7 +187,7 @@ async fn read(topic: &Topic, window: &mut CountedWindow, last: u64) -> Result<()
             let stored = ages.at(first, micros(info.published), now);
             window.change(|window| insert(window, &head, first, (stored, now)));
         }
-        // A server that was restarted has less than the others for a while.
+        // A restarted server has fewer messages than the others for a while.
         if at == before {
             return Err(unavailable("the server asked for request ids has not all of them"));
         }
@@ -205,10 +204,10 @@ mod tests {
 
     const AGE: u64 = 600_000_000;
     const SLACK: u64 = 60_000_000;
-    /// Longest delay of a message to a replica that reads it live.
+    /// Maximum delay of a message to a replica that reads it live.
     const LATE: u64 = 4_000_000;
 
-    /// A message of the stream: when NATS stored it, and what the replica that published it says.
+    /// Message of the stream: the time at which NATS stored it, and its headers.
     struct Stored {
         at: u64,
         head: Head,
@@ -218,13 +217,13 @@ mod tests {
         u128::from(n).to_be_bytes()
     }
 
-    /// An hour of a topic, published by replicas whose clocks are anything.
+    /// Builds up to an hour of a topic that replicas with arbitrary clocks publish to.
     fn topic(random: &mut fastrand::Rng) -> Vec<Stored> {
         let skews: Vec<i64> = (0..3).map(|_| random.i64(-86_400_000_000..86_400_000_000)).collect();
         let (mut at, mut time, mut stored) = (1 << 50, 0, Vec::new());
         for n in 0..random.u64(1..400) {
             at += random.u64(0..20_000_000);
-            // Publish times never decrease: the replica that is ahead sets them for all.
+            // Publish times never decrease, so the replica whose clock is ahead sets them for all.
             time = time.max(u64::saturating_add_signed(at, skews[random.usize(..3)]));
             let mark = Some(Mark { scope: Scope::NONE, content: 1 });
             let ids = vec![IdEntry { index: 0, count: 1, digest: digest(n), mark }];
@@ -242,8 +241,8 @@ mod tests {
         stored
     }
 
-    /// A replica that begins to read at `begun` and reads to the end: the older ones as they come, while
-    /// newer ones are noted. Its steady clock is anything at the start.
+    /// Simulates a replica that starts to read at message `begun` and reads to the end. The older ids are read while
+    /// newer ones are noted. Its steady clock starts at an arbitrary time. Returns its window and its clock's lead.
     fn known(stored: &[Stored], begun: usize, random: &mut fastrand::Rng) -> (Window, u64) {
         let ahead = random.u64(..1 << 50);
         let now = |at: u64| UnixMicros(at + ahead);
@@ -251,7 +250,8 @@ mod tests {
         let ages = |live_from| Ages { live_from, nats: UnixMicros(began_at), steady: now(began_at) };
         let mut older = Window::new(Duration::from_micros(AGE), usize::MAX, now(began_at));
         let mut later = older.empty();
-        // What it had not read when it attached, and what it reads live, comes before the older are read.
+        // The messages that it reads when it attaches, and those that it reads live, are noted before the older ones
+        // are read.
         let attached = random.usize(begun / 2..=begun);
         for (n, message) in stored.iter().enumerate().skip(attached) {
             let first = start_of(n as u64 + 1);
@@ -272,8 +272,8 @@ mod tests {
         (older, ahead)
     }
 
-    /// P5: whatever the clocks of replicas say, and whenever a replica began to read, it knows every id for
-    /// the window, and none for longer.
+    /// P5: a replica knows every id for the window and not longer, whatever the clocks of replicas say and whenever it
+    /// started to read.
     #[test]
     fn every_id_is_known_for_the_window_whatever_the_clocks_say() {
         let base = std::env::var("TESTS_SEED").ok().and_then(|seed| seed.parse().ok());

@@ -1,4 +1,4 @@
-//! State of the connection to NATS, as the client reports it. The client reconnects by itself.
+//! State of the connection to NATS as the client reports it. The client reconnects by itself.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -7,18 +7,18 @@ use async_nats::Event;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// The connection as it is.
+/// State of the connection at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
     /// Set while there is a connection.
     pub up: bool,
-    /// Number of connections so far. Requests on an earlier one are never answered.
+    /// Number of connections made so far. Requests on an earlier connection are never answered.
     pub connections: u64,
     /// Number of servers that announced their stop (lame duck mode).
     pub warnings: u64,
 }
 
-/// The connection to NATS. Clones are the same.
+/// Connection to NATS. All clones refer to the same connection.
 #[derive(Clone, Debug)]
 pub struct Link(Arc<watch::Sender<State>>);
 
@@ -55,7 +55,7 @@ impl Link {
         }
     }
 
-    /// The connection as it is.
+    /// Returns the current state of the connection.
     #[must_use]
     pub fn state(&self) -> State {
         *self.0.borrow()
@@ -68,7 +68,7 @@ impl Link {
         async move { changes.wait_for(|state| state.up).await.map_or(last, |state| *state) }
     }
 
-    /// Resolves once another server says that it is about to stop.
+    /// Resolves once a further server announces its stop.
     pub fn warned(&self, known: State) -> impl Future<Output = ()> + Send + use<> {
         let mut changes = self.0.subscribe();
         async move {

@@ -1,9 +1,9 @@
-//! Marks of followers: the newest message that each of them wrote, or that holds batches it handed over.
+//! Marks of followers. The mark of a follower is the newest message that it wrote or that holds batches it handed over.
 //!
-//! Batches that a follower hands over were stored nowhere up to a sequence that it had read. Until it learns
-//! their outcome it may hand over the same batches again, or append them itself. So of everything that it
-//! handed over since that sequence, only the first copy may be stored. A replica that stores a message has
-//! read all earlier ones, so it sees here whether a copy is stored already.
+//! A follower hands over batches together with the sequence up to which it has read. The batches are not stored up to
+//! that sequence. Until the follower learns their outcome, it may hand over the same batches again or append them
+//! itself. So of everything that it handed over since that sequence, only the first copy may be stored. A replica that
+//! stores a message has read all earlier ones, so the marks show if a copy is stored already.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,15 +12,16 @@ use super::bus::Address;
 use super::message::Head;
 use crate::record::UnixMicros;
 
-/// Most followers that are remembered. A replica has one follower a topic, and a new one after a minute without use.
+/// Maximum number of followers that are remembered. A replica has one follower per topic, and a new one after a minute
+/// without use.
 const REMEMBERED_MAX: usize = 1024;
 
-/// Marks of all followers after a sequence.
+/// Marks of all followers in the messages after a sequence.
 #[derive(Debug, Default)]
 pub struct Marks {
     /// Sequence after which all marks are known.
     since: u64,
-    /// Two ends of the topic with the times they were read at. Messages after the older one are recent.
+    /// Two ends of the topic with the times at which they were read. Messages after the older end are recent.
     ends: [(UnixMicros, u64); 2],
     newest: HashMap<Address, u64>,
 }
@@ -28,23 +29,23 @@ pub struct Marks {
 /// State of batches that were built on a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// They are not stored up to the end that was read.
+    /// The batches are not stored up to the end that was read.
     Open,
-    /// They, or others of the same follower, are stored.
+    /// These batches, or others of the same follower, are stored.
     Over,
     /// The marks since that sequence are not known.
     Unknown,
 }
 
 impl Marks {
-    /// Forgets everything; marks after `sequence` will be known.
+    /// Forgets all marks. From now on, the marks after `sequence` are known.
     pub fn begin(&mut self, sequence: u64) {
         *self = Self { since: sequence, ..Self::default() };
     }
 
-    /// Forgets marks so old that a `request_id` stored after them may have left the window. Messages after a
-    /// sequence that is still known were read less than half the window ago, by the steady clock of this
-    /// replica alone. `end` is the newest sequence that was read.
+    /// Forgets marks that are so old that a `request_id` stored after them may have left the window. Messages after a
+    /// sequence that is still known were read less than half the window ago, by this replica's steady clock. `end` is
+    /// the newest sequence that was read.
     pub fn forget_old(&mut self, now: UnixMicros, end: u64, window: Duration) {
         let age = u128::from(now.0.saturating_sub(self.ends[1].0.0));
         let newest = (now, end);
@@ -69,7 +70,7 @@ impl Marks {
         }
     }
 
-    /// State of batches that `from` built on `base`.
+    /// Returns the state of batches that `from` built on `base`.
     #[must_use]
     pub fn standing(&self, from: Address, base: u64) -> Standing {
         match self.newest.get(&from) {
@@ -106,8 +107,7 @@ mod tests {
         assert_eq!(marks.standing(a, 9), Standing::Over, "known although the rest is not");
     }
 
-    /// Whatever happens when, a base that is known is followed only by messages that were seen less than half
-    /// the window ago.
+    /// A base is known only if all messages after it were read less than half the window ago, whatever the timing.
     #[test]
     fn a_base_is_known_only_while_all_that_follows_it_is_new() {
         let seed = fastrand::u64(..);
@@ -120,7 +120,7 @@ mod tests {
         for _ in 0..10_000 {
             let most = if random.u8(..) == 0 { 2_000_000_000 } else { 5_000_000 };
             now += random.u64(..most);
-            // A message is taken in before anything is judged.
+            // A message is recorded before any batch is judged.
             if random.bool() {
                 seen.push(now);
             }

@@ -1,16 +1,16 @@
-//! The JetStream engine: topics kept by a NATS cluster and shared by every replica of this server.
-//! docs/engines.md says what it promises, and what of NATS that needs.
+//! The JetStream engine: topics that a NATS cluster stores and that all replicas of this server share. docs/engines.md
+//! lists its guarantees and its requirements on NATS.
 //!
-//! One stream a topic, one message a **commit** of batches: whatever came while the commit before was
-//! being stored, at most 1024 records. A record's offset is `(sequence - 1) << 10 | index`.
+//! Each topic is one stream, and each message is one **commit** of batches: the batches that arrived while the previous
+//! commit was being stored, at most 1024 records. A record's offset is `(sequence - 1) << 10 | index`.
 //!
-//! Every commit carries the sequence it must follow. So at most one copy of it can ever be stored,
-//! however often it is sent; whatever a replica checked against everything stored before (request
-//! ids, conditions, counts) holds; and nothing that was sent later can be stored before it. Message
-//! ids of NATS are not used: a clustered stream of 2.10 keeps the id of a message that it refused,
-//! and answers the next one of that id as a duplicate of nothing.
+//! Every commit names the sequence that it must follow. So at most one copy of it can be stored, however often it is
+//! sent. Everything that a replica checked against the earlier messages (request ids, conditions, counts) still holds
+//! when the commit is stored, and no commit that was sent later can be stored before it. NATS's message ids are not
+//! used: a clustered stream of 2.10 remembers the id of a message that it refused, and answers the next message with
+//! that id as a duplicate although nothing is stored.
 //!
-//! The engine has no consensus of its own, and acknowledges only what NATS has acknowledged.
+//! The engine has no consensus protocol of its own. It acknowledges only what NATS has acknowledged.
 
 mod ages;
 mod attach;

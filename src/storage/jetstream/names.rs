@@ -8,9 +8,9 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, Stor
 use crate::record::{Epoch, TopicName, UnixMicros};
 use crate::storage::Retention;
 
-/// Offsets of one message: the sequence is above these bits, a record's index below.
+/// Number of low bits of an offset that hold the index of a record in its message. The bits above hold the sequence.
 pub const INDEX_BITS: u32 = 10;
-/// Most records in one message.
+/// Maximum number of records in one message.
 pub const RECORDS_MAX: u32 = 1 << INDEX_BITS;
 
 /// Prefix of the name of every topic's stream.
@@ -22,39 +22,40 @@ const MAX_AGE: &str = "streamway.max_age_us";
 const MAX_BYTES: &str = "streamway.max_bytes";
 const MAX_RECORDS: &str = "streamway.max_records";
 
-/// The least age and window that NATS takes.
+/// Minimum age and duplicate window that NATS accepts.
 pub const AGE_MIN: Duration = Duration::from_millis(100);
-/// Ages from here on are never over, and NATS is told so: it counts nanoseconds in 63 bits, 292 years.
+/// Ages from this one on are passed to NATS as unlimited, because it counts nanoseconds in 63 bits, which is 292 years.
 const AGE_NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-/// Sizes from here on are no limit, and NATS is told so: it reserves what it is told, sums it up in 63 bits
-/// without noticing an overflow, and no store has so many bytes (1 EiB).
+/// Sizes from this one on (1 EiB) are passed to NATS as unlimited. NATS reserves each size, adds the sizes up in 63
+/// bits without a check for overflow, and no store is that large.
 const BYTES_NEVER: u64 = 1 << 60;
 
-/// A dot parts tokens of a subject, and may not stand in a stream's name; `=` is in no topic's.
+/// Escapes a topic's name for use in subjects and stream names. A dot separates the tokens of a subject and is not
+/// allowed in a stream's name; `=` occurs in no topic's name.
 #[must_use]
 pub fn escaped(topic: &TopicName) -> String {
     topic.as_str().replace('.', "=")
 }
 
-/// The stream that keeps a topic.
+/// Returns the name of the stream that stores a topic.
 #[must_use]
 pub fn stream(topic: &TopicName) -> String {
     format!("{PREFIX}{}", escaped(topic))
 }
 
-/// The topic that a stream of this name may keep; none where it is certainly not one of ours.
+/// Returns the topic that a stream of this name may store. None if it is certainly not one of our streams.
 #[must_use]
 pub fn topic(stream: &str) -> Option<TopicName> {
     unescaped(stream.strip_prefix(PREFIX)?)
 }
 
-/// The topic that [`escaped`] made this of; none where it is no topic's.
+/// Reverses [`escaped`]. None if the text is not the name of a topic.
 #[must_use]
 pub fn unescaped(text: &str) -> Option<TopicName> {
     TopicName::parse(&text.replace('=', ".")).ok()
 }
 
-/// The subject one incarnation is published to: whoever knows only an earlier one reaches nobody.
+/// Returns the subject of one incarnation. A publisher that knows only an earlier incarnation reaches nobody.
 #[must_use]
 pub fn subject(topic: &TopicName, epoch: Epoch) -> String {
     format!("streamway.{}.{epoch}", escaped(topic))
@@ -65,18 +66,18 @@ pub fn subject(topic: &TopicName, epoch: Epoch) -> String {
 pub struct StreamConfig {
     /// Number of copies.
     pub replicas: usize,
-    /// Medium.
+    /// Storage medium.
     pub storage: StorageType,
-    /// Bytes of the largest message.
+    /// Size of the largest message, in bytes.
     pub message_bytes_max: usize,
 }
 
 /// Settings of a topic that its stream's metadata contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
-    /// The topic.
+    /// Name of the topic.
     pub topic: TopicName,
-    /// Its incarnation.
+    /// Epoch of its incarnation.
     pub epoch: Epoch,
     /// Retention of records.
     pub retention: Retention,
@@ -85,7 +86,7 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Reads the metadata of a stream; none if it is not a topic's.
+    /// Reads the metadata of a stream. None if the stream does not store a topic.
     #[must_use]
     pub fn of(config: &Config) -> Option<Self> {
         let text = |key: &str| config.metadata.get(key).map(String::as_str);
@@ -113,14 +114,14 @@ impl Meta {
         serde_json::to_vec(&config.metadata).expect("a map of strings")
     }
 
-    /// Decodes the output of [`Self::encode`] for this topic; none if it is something else.
+    /// Decodes the output of [`Self::encode`] for this topic. None if the bytes are something else.
     #[must_use]
     pub fn decode(topic: &TopicName, bytes: &[u8]) -> Option<Self> {
         let metadata = serde_json::from_slice(bytes).ok()?;
         Self::of(&Config { name: stream(topic), metadata, ..Config::default() })
     }
 
-    /// The configuration of a new stream.
+    /// Builds the configuration of a new stream.
     #[must_use]
     pub fn config(&self, shared: StreamConfig) -> Config {
         let mut config = Config {
@@ -133,7 +134,7 @@ impl Meta {
             max_messages: -1,
             max_messages_per_subject: -1,
             max_consumers: -1,
-            // The engine gives no message ids (see mod.rs): NATS need not remember any.
+            // The engine uses no message ids (see mod.rs), so NATS need not remember any.
             duplicate_window: AGE_MIN,
             ..Config::default()
         };
@@ -144,7 +145,7 @@ impl Meta {
     /// Writes the settings into a stream's configuration.
     pub fn write(&self, config: &mut Config) {
         let Retention { max_age, max_bytes, max_records } = self.retention;
-        // To NATS an age of zero, and a size of zero or less, are no limit.
+        // To NATS, an age of zero and a size of zero or less mean no limit.
         config.max_age =
             max_age.filter(|age| *age < AGE_NEVER).map_or(Duration::ZERO, |age| age.max(AGE_MIN));
         let bytes = max_bytes.filter(|bytes| *bytes < BYTES_NEVER);
@@ -193,11 +194,11 @@ mod tests {
             assert_eq!(Meta::of(&config), Some(meta.clone()));
             assert_eq!(Meta::decode(&meta.topic, &meta.encode()), Some(meta.clone()));
             assert_eq!(super::topic(&config.name), Some(meta.topic.clone()));
-            // Somebody's copy of the stream under another name is not the topic.
+            // A copy of the stream under another name is not the topic.
             let copied = async_nats::jetstream::stream::Config { name: "copy".into(), ..config };
             assert_eq!(Meta::of(&copied), None);
         }
-        // What NATS cannot count is no limit there, and is remembered.
+        // A limit that NATS cannot represent is unlimited there, but stays in the metadata.
         let wanted =
             Retention { max_age: Some(Retention::AGE_MAX), max_bytes: Some(u64::MAX), max_records: Some(1) };
         let meta = Meta {

@@ -1,4 +1,4 @@
-//! Reading a topic, from its tail cache or else from the stream. Reads wait while NATS is unavailable.
+//! Reads of a topic, from its tail cache if possible, else from the stream. Reads wait while NATS is unavailable.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Reads at least one batch from `from` on, or an empty chunk at the tail. Waits for as long as NATS is unavailable.
+/// Reads at least one batch from `from` on. At the tail, the chunk is empty. Waits as long as NATS is unavailable.
 ///
 /// # Errors
-/// As [`crate::storage::TopicLog::read`].
+/// The same as for [`crate::storage::TopicLog::read`].
 pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<Chunk, Error> {
     let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
     loop {
@@ -41,7 +41,7 @@ pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<C
         }
         match cursor::read(topic, from, bytes_max).await {
             Ok(found) if !found.is_empty() => {
-                // Messages that the follower has not seen yet are beyond the tail.
+                // Messages that the follower has not read yet are beyond the tail.
                 let shown = found.into_iter().filter(|message| message.run.end <= tail);
                 let runs = shown.map(|message| (message.run.first, message.run.end, message.run.blocks));
                 let chunk =
@@ -69,7 +69,7 @@ pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<C
     }
 }
 
-/// Waits until NATS may answer again, and asks it for the stream's state.
+/// Waits until NATS may answer again, and asks it for the state of the stream.
 async fn wait(topic: &Topic, backoff: &mut Backoff) {
     tokio::time::sleep(backoff.next_delay()).await;
     let _ = fetch_end(topic).await;

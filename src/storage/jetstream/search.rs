@@ -1,5 +1,6 @@
-//! Resolving a start to an offset. A position from another replica may lie beyond what this one has seen; then this one
-//! waits for it. Times and counts increase from message to message and are found by binary search.
+//! Resolution of a start to an offset. A position from another replica may lie beyond the messages that this replica
+//! has read; this replica then waits until it has read them. Times and counts increase from message to message, so they
+//! are found by binary search.
 
 use std::time::Duration;
 
@@ -13,12 +14,12 @@ use super::topic::Topic;
 use crate::record::Offset;
 use crate::storage::{Error, Start};
 
-/// Maximum wait for a position that this replica has not seen yet, and for a NATS that does not answer.
+/// Maximum wait for a position that this replica has not read yet, and for a NATS that does not answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Pause between two checks of a stream that should have more.
+/// Pause between two checks if the stream should have more messages.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// As [`crate::storage::TopicLog::resolve`].
+/// Implements [`crate::storage::TopicLog::resolve`].
 pub async fn resolve(topic: &Topic, start: Start) -> Result<Offset, Error> {
     let deadline = Instant::now() + PATIENCE;
     match start {
@@ -41,7 +42,8 @@ pub async fn resolve(topic: &Topic, start: Start) -> Result<Offset, Error> {
 }
 
 async fn at(topic: &Topic, wanted: Offset, deadline: Instant) -> Result<Offset, Error> {
-    // This replica may not know yet what another one trimmed. If NATS cannot be asked, what is known is served.
+    // Another replica may have trimmed the topic without this one knowing. If NATS cannot be asked, the state known
+    // here is used.
     let asked = timeout_at(deadline, fetch_end_shared(topic)).await;
     if let Ok(Err(Error::TopicNotFound)) = asked {
         return Err(Error::TopicNotFound);
@@ -58,7 +60,7 @@ async fn at(topic: &Topic, wanted: Offset, deadline: Instant) -> Result<Offset, 
         };
         match topic.state.check_readable(offset) {
             Err(Error::BeyondTail { .. }) if Instant::now() < deadline => {
-                // Only NATS knows if the position is beyond the tail. This replica may be cut off from it.
+                // Only NATS knows if the position is beyond the tail, because this replica may be cut off from NATS.
                 is_behind = fetch_end(topic).await.map_or(true, |end| end >= offset);
                 let moved = topic.state.wait_beyond(Offset::new(offset.get() - 1));
                 let _ = timeout_at(deadline.min(Instant::now() + PAUSE), moved).await;
@@ -73,7 +75,7 @@ fn behind() -> Error {
     unavailable("this replica is behind")
 }
 
-/// Sequence of the newest message that NATS has now. Waits until this replica has seen it.
+/// Returns the sequence of the newest message in NATS, once this replica has read it.
 async fn head(topic: &Topic, deadline: Instant) -> Result<u64, Error> {
     loop {
         let error = match fetch_end_shared(topic).await {
@@ -98,25 +100,25 @@ async fn head(topic: &Topic, deadline: Instant) -> Result<u64, Error> {
     }
 }
 
-/// Sequence of the first message up to `last` for which `is` holds, or `last + 1` if there is none. `is` must hold for every
-/// message after one for which it holds.
+/// Returns the sequence of the first message up to `last` for which `is` holds, or `last + 1` if there is none. If `is`
+/// holds for a message, it must hold for all later ones.
 ///
 /// # Errors
-/// NATS cannot answer, or what is stored is damaged.
+/// NATS cannot answer, or stored data is damaged.
 pub async fn first_where(topic: &Topic, last: u64, is: impl Fn(&Message) -> bool) -> Result<u64, Error> {
     let (mut low, mut high) = (sequence_of(topic.state.earliest()), last + 1);
     while low < high {
         let middle = low + (high - low) / 2;
         match message(topic, middle).await? {
             Some(found) if is(&found) => high = middle,
-            // A message that was trimmed meanwhile is older than all that are left.
+            // A message that was trimmed in the meantime is older than all that are left.
             _ => low = middle + 1,
         }
     }
     Ok(low)
 }
 
-/// Offset that lies `records` records before the end of the message `last`.
+/// Returns the offset that lies `records` records before the end of the message `last`.
 async fn last_records(topic: &Topic, last: u64, records: u64) -> Result<Offset, Error> {
     if last == 0 {
         return Ok(end_of(last));
@@ -124,17 +126,17 @@ async fn last_records(topic: &Topic, last: u64, records: u64) -> Result<Offset, 
     let Some(newest) = message(topic, last).await? else { return Ok(end_of(last)) };
     let total = newest.head.before + u64::from(newest.head.records);
     let Some(before) = total.checked_sub(records) else { return Ok(topic.state.earliest()) };
-    // Finds the first message that ends after the records to leave out.
+    // Finds the first message that ends after the records to skip.
     let is = |message: &Message| message.head.before + u64::from(message.head.records) > before;
     let sequence = first_where(topic, last, is).await?;
     let Some(holding) = message(topic, sequence).await? else { return Ok(topic.state.earliest()) };
     Ok(start_of(sequence).plus(before.saturating_sub(holding.head.before)).max(topic.state.earliest()))
 }
 
-/// Sequence of the first message to keep so that at least `records` of `total` records remain.
+/// Returns the sequence of the first message to keep so that at least `records` of `total` records remain.
 ///
 /// # Errors
-/// As [`first_where`].
+/// The same as for [`first_where`].
 pub async fn first_keeping(topic: &Topic, last: u64, total: u64, records: u64) -> Result<u64, Error> {
     let before = total.saturating_sub(records);
     first_where(topic, last, |message| message.head.before + u64::from(message.head.records) > before).await

@@ -1,5 +1,5 @@
-//! Appending by a follower: one commit at a time, until its outcome is known. Messages that other replicas
-//! stored in its place come from the feed.
+//! Appends of a follower. One commit at a time is sent until its outcome is known. Messages that other replicas stored
+//! in its place come from the feed.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::storage::jetstream::flight::{Flight, Outcome};
 use crate::storage::jetstream::message::Message;
 use crate::storage::{Error, Stored};
 
-/// Bytes by which a commit may grow when another replica stores it with its own publish time.
+/// Number of bytes by which a commit may grow when another replica stores it with its own publish time.
 const RESTAMPING: usize = 8 << 10;
 
 impl Follower {
-    /// Builds a commit of the appends that wait, and sends it or hands it over.
+    /// Builds a commit of the waiting appends, and sends it or hands it over.
     pub(super) fn begin_flight(&mut self) {
         let Some(seen) = self.seen else { return };
         let topic = self.topic.clone();
@@ -69,12 +69,12 @@ impl Follower {
                 }
                 Built::Commit(commit) => commit,
             };
-            // A condition is checked by this replica.
+            // A commit for another replica holds no conditions, so it is built again for this one.
             alone = peer.is_some() && commit.is_empty() && commit.settles_nothing();
             if alone {
                 continue;
             }
-            // The end was requested for earlier appends, not for those that follow.
+            // The end was requested only for the earlier appends.
             self.end_check = EndCheck::Unasked;
             self.held_first = !self.held_first;
             self.give_back_stale(&mut commit);
@@ -90,7 +90,7 @@ impl Follower {
         }
     }
 
-    /// Reattaches if the message in the place of the flight is not delivered.
+    /// Attaches again if the message in the place of the flight is not delivered.
     pub(super) fn await_taken(&mut self) {
         if self.flight.as_ref().is_some_and(Flight::is_forgotten) {
             self.detach(&"the message in the place of a commit is not delivered");
@@ -111,7 +111,7 @@ impl Follower {
                     Err(what) => error!(topic = %self.topic.state.name, reason = what, "memory is damaged"),
                 }
             }
-            // The feed delivers the message that is there, which decides.
+            // The feed delivers the message with this sequence, which decides the outcome.
             Outcome::Taken(last) if last >= flight.commit.sequence() => {
                 flight.awaits_feed();
                 if self.keeps_little() {
@@ -140,18 +140,18 @@ impl Follower {
                 self.trouble.get_or_insert_with(Instant::now);
                 flight.resend();
             }
-            // This answer is for conditions on a subject, which a commit does not have.
+            // NATS gives this answer only for conditions on a subject, which a commit does not have.
             Outcome::Racing => flight.resend(),
             Outcome::Nobody => {
                 self.trouble.get_or_insert_with(Instant::now);
                 flight.resend();
-                // The stream may be deleted, or it has no leader.
+                // The stream may have been deleted, or it has no leader.
                 self.fetching.get_or_insert_with(|| attach::fetch_info(&self.topic, Duration::ZERO));
             }
         }
     }
 
-    /// Fails every append. Those that were sent or handed over may be `stored`; the others are not.
+    /// Fails every append. Appends that were sent or handed over may be `stored`; the others are not.
     pub(super) fn fail_all(&mut self, error: &Error, stored: Stored) {
         let open = self.last_open();
         let topic = self.topic.clone();
@@ -174,7 +174,7 @@ impl Follower {
     }
 }
 
-/// Turns an error into one for appends that may be stored.
+/// Converts an error to one for appends that may be stored.
 fn may_be_stored(error: &Error) -> Error {
     let reason = match error {
         Error::Unavailable { reason, .. } => reason.clone(),

@@ -1,13 +1,14 @@
-//! Hand-over: a follower gives its batches to the replica that stores first, and stores those of others.
+//! Hand-over of commits: a follower gives its batches to the replica that is faster, and stores batches of other
+//! replicas.
 //!
 //! ```text
 //! lost twice ──build──▶ commit ──letter──▶ commit of the rival ──stored──▶ read: settled
 //!                         ├─ more appends arrive: a larger commit is handed over in its place
 //!                         └─ returned, undelivered, or not stored in time: appended here
 //! ```
-//! A commit that is handed over was built on a sequence, like a flight, and bears the mark of this follower
-//! when it is stored (see [`Marks`](crate::storage::jetstream::marks::Marks)). So it may be abandoned or
-//! replaced at any time: the first copy that is stored voids the others.
+//! A handed-over commit was built on a sequence, like a flight, and has the mark of this follower when it is stored
+//! (see [`Marks`](crate::storage::jetstream::marks::Marks)). So it may be abandoned or replaced at any time: the first
+//! copy that is stored voids the others.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -28,38 +29,38 @@ use crate::storage::jetstream::queue::{Queued, pop_if};
 use crate::storage::{Error, Stored};
 use crate::telemetry::trace::Steps;
 
-/// Time that another replica has to store a commit, in addition to four times the average duration of one.
+/// Time that another replica has to store a commit, in addition to four times the average duration of a commit.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Time during which nothing is handed to a replica that did not store a commit in time.
 const SILENT_PAUSE: Duration = Duration::from_secs(1);
 /// Time during which nothing is handed to a replica that does not listen on its address.
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(50);
-/// Most commits with an unknown outcome. With more of them, nothing is handed over.
+/// Maximum number of commits with an unknown outcome. At this number, nothing more is handed over.
 const OPEN_MAX: usize = 32;
 
-/// Letters of a commit that are sent as soon as another append arrives. Later ones must hold a quarter more
-/// appends than the one before.
+/// Number of letters of a commit that are sent as soon as another append arrives. Each later letter must hold at least
+/// a quarter more appends than the one before.
 const LETTERS_AT_ONCE: u32 = 8;
-/// Payload up to which a commit is replaced by a larger one, which sends all of it again.
+/// Payload size up to which a commit is replaced by a larger one, which sends all of it again.
 const GROWING_BYTES_MAX: usize = 64 << 10;
 
 impl Follower {
-    /// Replica to hand the next commit to, if any.
+    /// Returns the replica to hand the next commit to, if any.
     pub(super) fn peer(&mut self) -> Option<Address> {
         if !self.topic.nats.hands_over || self.keeps_little() || self.open.len() >= OPEN_MAX {
             return None;
         }
-        // The receiver of a commit that is under way stays the peer, however long that takes.
+        // The receiver of a commit in progress stays the peer, however long the commit takes.
         let peer = match &self.handed {
             Some(handed) => Some(handed.to).filter(|to| self.contest.hands_to(*to)),
             None => self.contest.peer(Instant::now()),
         }?;
-        // Commits of other replicas are not handed on.
+        // Commits of other replicas are not passed on.
         self.give_back(Why::Elsewhere);
         Some(peer)
     }
 
-    /// Hands a commit over, in place of a smaller one that is under way.
+    /// Hands a commit over, and replaces a smaller one in progress.
     pub(super) fn hand_over(&mut self, mut commit: Commit, to: Address, appends: &VecDeque<Queued>) {
         let payload = std::mem::take(&mut commit.payload);
         let has_room = payload.len() < GROWING_BYTES_MAX && commit.is_all_of(appends);
@@ -72,8 +73,8 @@ impl Follower {
         self.handed = Some(HandedOver { commit, to, started, letters, appends: appends.len(), has_room });
     }
 
-    /// Returns true if a commit may be built: nothing is under way, or a larger commit can replace the one that
-    /// was handed over.
+    /// Returns true if a commit may be built: no commit is in progress, or a larger one can replace the one that was
+    /// handed over.
     pub(super) fn may_begin(&self) -> bool {
         let Some(handed) = &self.handed else { return self.flight.is_none() };
         let queue = self.topic.queue();
@@ -86,9 +87,9 @@ impl Follower {
 
     /// Returns true if retention may remove a message before every replica has read it.
     pub(super) fn keeps_little(&self) -> bool {
-        /// Messages of the largest size that a topic must keep at least.
+        /// Minimum number of messages of the largest size that a topic must keep.
         const ENOUGH: u64 = 4;
-        /// Time for which it must keep them at least.
+        /// Minimum time for which it must keep them.
         const LONG: Duration = Duration::from_secs(1);
         let retention = self.topic.state.settings().retention;
         let bytes = ENOUGH * self.topic.nats.stream_config.message_bytes_max as u64;
@@ -122,8 +123,8 @@ impl Follower {
         }
     }
 
-    /// Appends a commit that was returned here. The replica that returned it may have sent it to NATS, so it is
-    /// remembered until one of the copies is stored.
+    /// Takes back a commit that was returned, so that its appends are appended here. The replica that returned it may
+    /// have sent it to NATS, so the commit is remembered until one of the copies is stored.
     fn came_back(&mut self, nonce: u64, pause: Duration) {
         if let Some(handed) = self.handed.take_if(|handed| handed.commit.head.nonce == nonce) {
             self.contest.refused(handed.to, pause, Instant::now());
@@ -159,7 +160,7 @@ impl Follower {
         if self.held.push(parcel, nats.budget.get()) { Ok(()) } else { Err(Why::Full) }
     }
 
-    /// Returns true if this follower appends for another. Of two that hand over to each other, the one with the
+    /// Returns true if this follower appends for another. If two followers hand over to each other, the one with the
     /// lower address does.
     fn takes_from(&mut self, from: Address) -> bool {
         match &self.handed {
@@ -171,8 +172,8 @@ impl Follower {
         true
     }
 
-    /// Returns the commits held for others, including those in the current flight: their replicas settle these
-    /// when they read them.
+    /// Returns the commits that are held for others, including those in the current flight. If the flight is stored,
+    /// the other replicas settle their commits when they read it.
     pub(super) fn give_back(&mut self, why: Why) {
         for (from, nonce) in self.held.drain() {
             self.bus.send(handover::back(from, nonce, why));
@@ -187,14 +188,14 @@ impl Follower {
         }
     }
 
-    /// Drops held commits that are stored in the meantime, or too old.
+    /// Drops held commits that were stored in the meantime or are too old.
     pub(super) fn sift_held(&mut self) {
         self.forget_old_marks();
         let marks = &self.marks;
         self.held.retain(|parcel| marks.standing(parcel.from, parcel.base) == Standing::Open);
     }
 
-    /// Appends a commit here that the other replica did not store in time.
+    /// Takes back a commit that the other replica did not store in time, so that its appends are appended here.
     pub(super) fn take_back(&mut self) {
         let patience = PATIENCE + 4 * self.contest.takes();
         if let Some(handed) = self.handed.take_if(|handed| handed.started.elapsed() >= patience) {
@@ -204,8 +205,8 @@ impl Follower {
         }
     }
 
-    /// Settles the appends of this follower that a stored message holds: those of the flight, or of a commit that
-    /// was handed over. The first one that is stored voids all others.
+    /// Settles the appends of this follower that a stored message holds, either from the flight or from a commit that
+    /// was handed over. The first copy that is stored voids all others.
     pub(super) fn decide(&mut self, sequence: u64, head: &Head) {
         let address = self.bus.address;
         let by_us = head.by == Some(address);
@@ -237,7 +238,7 @@ impl Follower {
             self.contest.stored_by(head.by, Instant::now());
         }
         if let Some(flight) = flight {
-            // Another message in its place means that it is not stored, and never will be.
+            // If another message is in its place, the flight is not stored and never will be.
             if flight.commit.sequence() == sequence && flight.commit.head.nonce == head.nonce {
                 self.contest.won();
                 let (place, steps) = (flight.commit.place(), flight.steps());
@@ -252,7 +253,7 @@ impl Follower {
         }
     }
 
-    /// Fails the appends that were sent or handed over: whether they are stored cannot be learnt any more.
+    /// Fails the appends that were sent or handed over, because their outcome can no longer be learnt.
     pub(super) fn give_up_open(&mut self, reason: &str) {
         let error = Error::Unavailable { reason: reason.to_owned(), stored: Stored::Unknown };
         let topic = self.topic.clone();
@@ -265,13 +266,13 @@ impl Follower {
         (self.flight, self.handed, self.open) = (None, None, Vec::new());
     }
 
-    /// Age of the commit that is under way, here or in another replica.
+    /// Returns the age of the commit in progress, here or at another replica.
     pub(super) fn age(&self) -> Option<Duration> {
         let handed = self.handed.as_ref().map(|handed| handed.started.elapsed());
         handed.or_else(|| self.flight.as_ref().map(Flight::age))
     }
 
-    /// Serial of the newest append of which something may be stored.
+    /// Returns the serial number of the newest append that may be stored in part.
     pub(super) fn last_open(&self) -> Option<u64> {
         let flight = self.flight.as_ref().filter(|flight| flight.was_sent()).map(|flight| &flight.commit);
         let handed = self.handed.as_ref().map(|handed| &handed.commit);

@@ -1,4 +1,4 @@
-//! Reading the stream: its messages go into the cache, and decide about the commit in flight.
+//! Reads of the stream. Its messages go into the cache and decide the outcome of the commit in flight.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::storage::jetstream::message::{Message, end_of, sequence_of};
 use crate::storage::jetstream::nats::micros;
 
 impl Follower {
-    /// Takes in what the stream delivers.
+    /// Handles a message that the stream delivers.
     pub(super) fn message(&mut self, message: &jetstream::Message) {
         let Some(seen) = self.seen else { return };
         let (sequence, published) = match message.info() {
@@ -22,7 +22,7 @@ impl Follower {
             Err(error) => return self.detach(&error),
         };
         if sequence <= seen.sequence {
-            // Already known: this replica stored it.
+            // The message is known already, because this replica stored it.
             return;
         }
         if sequence != seen.sequence + 1 {
@@ -31,7 +31,7 @@ impl Follower {
         match Message::read(sequence, message.headers.as_ref(), &message.payload) {
             Ok(message) => self.take(message, Some(published)),
             Err(what) => {
-                // Whoever reads it is told; what comes after it is served.
+                // Readers of the damaged message get an error. Later messages are served.
                 error!(topic = %self.topic.state.name, reason = what, "stored data is damaged");
                 self.cached.clear();
                 self.ids.reload();
@@ -45,8 +45,8 @@ impl Follower {
         }
     }
 
-    /// Shows a stored message to everyone, and settles the flight that it decides. NATS says when it was
-    /// published where it comes from there.
+    /// Shows a stored message to readers, and settles the commits that it decides. `published` is the time at which
+    /// NATS stored it; none if this replica has just stored it.
     pub(super) fn take(&mut self, message: Message, published: Option<UnixMicros>) {
         let Message { head, run, next } = message;
         let sequence = sequence_of(run.first);
@@ -65,7 +65,7 @@ impl Follower {
         self.decide(sequence, &head);
     }
 
-    /// Reads on later, from where it stopped.
+    /// Stops reading. The stream is attached again later, and reading continues where it stopped.
     pub(super) fn detach(&mut self, why: &dyn std::fmt::Display) {
         debug!(topic = %self.topic.state.name, reason = %why, "reading on");
         if matches!(self.reading, Reading::Attached(_)) {
@@ -74,7 +74,7 @@ impl Follower {
         self.back_off();
     }
 
-    /// Lets the next request wait a little, each time longer: NATS did not do what it was asked.
+    /// Doubles the pause before the next request, because a request to NATS failed.
     pub(super) fn back_off(&mut self) {
         self.trouble.get_or_insert_with(Instant::now);
         self.pause = (self.pause * 2).clamp(TICK / 5, PAUSE_MAX);
@@ -85,25 +85,26 @@ impl Follower {
         self.reading = Reading::Attached(feed);
         self.ids.read_from(ages);
         self.pause = Duration::ZERO;
-        // NATS may have refused the flight for the sake of a copy of its own that it lost.
+        // NATS may have refused the flight because of a copy that it has lost since.
         if let Some(flight) = self.flight.as_mut().filter(|flight| flight.is_taken())
             && last < flight.commit.sequence()
         {
             flight.resend();
         }
         if jumped && self.seen.is_some_and(|known| known.sequence < seen.sequence) {
-            // The appends of a flight that is not stored are built anew.
+            // The flight was not stored. Its appends are built into a new commit.
             self.flight.take_if(|flight| flight.is_refused() && flight.commit.sequence() <= last);
         }
         if self.flight.is_none() {
             self.trouble = None;
         }
-        // What this replica stored while it attached it has shown already; the feed's copy is ignored.
+        // This replica has already shown the messages that it stored while it attached. The copies of the feed are
+        // ignored.
         if self.seen.is_some_and(|known| known.sequence >= seen.sequence) {
             return;
         }
         if jumped && self.seen.is_some() {
-            // What lies between was trimmed before it was read, its ids too.
+            // The messages in between were trimmed before they were read, and so were their ids.
             self.cached.clear();
             self.ids.forget();
             self.give_up_open("what was stored meanwhile is trimmed already");

@@ -1,11 +1,11 @@
-//! Periodic work of a follower: retention by count, and writing down where the newest message ends.
+//! Periodic work of a follower: retention by count, and writing the end of the newest message.
 
 use super::Follower;
 use crate::storage::jetstream::message::start_of;
 use crate::storage::jetstream::{last_end, search};
 
 impl Follower {
-    /// Starts to trim records beyond `max_records`. NATS can only count messages.
+    /// Starts to trim records beyond `max_records`. NATS can count only messages, so the follower counts records.
     pub(super) fn trim(&mut self) {
         let retention = self.topic.state.settings().retention;
         let (Some(records), Some(seen)) = (retention.max_records, self.seen) else { return };
@@ -29,7 +29,7 @@ impl Follower {
         }));
     }
 
-    /// Writes down where the newest message ends, once no other has followed it for a while.
+    /// Writes the end of the newest message once no other message has followed it for a while.
     pub(super) fn write_end(&mut self) {
         let quiet = self.topic.nats.idle_times.quiet;
         if let Some((end, _)) = self.unwritten_end.take_if(|(_, since)| since.elapsed() >= quiet) {
