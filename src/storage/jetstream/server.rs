@@ -1,6 +1,6 @@
-//! Real nats-servers for tests: one, or a cluster of three, on loopback, syncing every message.
-//! The tests through the public door include this file, so it imports nothing of ours.
-//! Never: leaves one running; dropping kills by pid.
+//! Real nats-servers for tests: one, or a cluster of three, on the loopback interface. Each syncs every message to
+//! disk. The integration tests include this file too, so it imports nothing of this crate. Dropping a server kills its
+//! process by its pid.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,24 +9,25 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-/// Where `tests/run` puts the newest that passes; the variable `TESTS_NATS` names another.
+/// Path of the newest nats-server that passes the tests, installed by `tests/run`. The variable `TESTS_NATS` names
+/// another one.
 const BINARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.cache/nats/nats-server");
 
 fn binary() -> PathBuf {
     std::env::var_os("TESTS_NATS").map_or_else(|| BINARY.into(), PathBuf::from)
 }
 
-/// One nats-server, running or not.
+/// One nats-server, which may be running or stopped.
 pub struct NatsServer {
     config: PathBuf,
     pub port: u16,
     pub name: String,
-    /// Of its monitoring endpoint.
+    /// Port of its monitoring endpoint.
     monitor: u16,
     child: Option<Child>,
 }
 
-/// Servers that know each other.
+/// Servers of one test: a single server, or the members of one cluster.
 pub struct Nats {
     pub servers: Vec<NatsServer>,
     is_cluster: bool,
@@ -45,8 +46,8 @@ impl Drop for Nats {
     }
 }
 
-/// Ports that nobody is given by chance: below those the system hands out, and none twice. Each
-/// process begins elsewhere, as several may run at once.
+/// Returns ports that the system assigns to nobody, because they are below its ephemeral range. No port is returned
+/// twice. Each process starts at another port, because several processes may run at once.
 pub fn free_ports(count: usize) -> Vec<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let base = 20_000 + (std::process::id() % 500) as u16 * 20;
@@ -54,7 +55,8 @@ pub fn free_ports(count: usize) -> Vec<u16> {
     ports.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).take(count).collect()
 }
 
-/// Held by the one cluster there is: several at once, each syncing every message, starve each other.
+/// Set while a cluster exists. Only one may run at a time, because several that sync every message would slow each
+/// other down too much.
 static CLUSTER: AtomicBool = AtomicBool::new(false);
 
 impl NatsServer {
@@ -80,7 +82,7 @@ impl NatsServer {
         self.child = Some(child);
     }
 
-    /// Last lines of its log, and whom it counts: what a failed start is explained by.
+    /// Returns the last lines of its log and the servers that it counts, which explain a failed start.
     fn report(&self) -> String {
         let log = std::fs::read_to_string(self.config.with_extension("log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
@@ -91,7 +93,7 @@ impl NatsServer {
         format!("--- {}: {health}\n{counts}\n{last}\n", self.name)
     }
 
-    /// Starts it with routes to nobody: it answers, and the others never hear of it.
+    /// Starts it with routes to nobody. It answers clients, but the other servers never hear of it.
     pub fn start_apart(&mut self) {
         let apart = self.config.with_extension("apart.conf");
         let text = std::fs::read_to_string(&self.config).unwrap();
@@ -108,7 +110,7 @@ impl NatsServer {
         self.config = config;
     }
 
-    /// As kill -9.
+    /// Kills it with SIGKILL, and waits until it is gone.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -116,7 +118,7 @@ impl NatsServer {
         }
     }
 
-    /// What its monitoring endpoint answers; empty where it does not in a second.
+    /// Returns the answer of its monitoring endpoint; empty if there is none within a second.
     fn ask(&self, path: &str) -> String {
         let ask = || -> std::io::Result<String> {
             let mut stream = TcpStream::connect(("127.0.0.1", self.monitor))?;
@@ -135,13 +137,13 @@ impl NatsServer {
         serde_json::from_str(body).unwrap_or_default()
     }
 
-    /// Whether it serves clients and, in a cluster, follows its leader.
+    /// Returns true if it serves clients and, in a cluster, follows its leader.
     fn is_healthy(&self) -> bool {
         self.ask("/healthz").starts_with("HTTP/1.0 200")
     }
 
-    /// Whether it leads the cluster, and both others are up to date. Until it has heard of one's
-    /// resources, which is a little later, it takes that one for offline and places no stream there.
+    /// Returns true if it leads the cluster and both other servers are up to date. Until it has received the resources
+    /// of a server, which happens a little later, it treats that server as offline and places no stream there.
     fn leads(&self) -> bool {
         let state = self.monitored("/jsz");
         let replicas = state["meta_cluster"]["replicas"].as_array().map_or(&[][..], Vec::as_slice);
@@ -152,7 +154,7 @@ impl NatsServer {
         let pid = rustix::process::Pid::from_child(self.child.as_ref().unwrap());
         rustix::process::kill_process(pid, signal).unwrap();
         if signal == rustix::process::Signal::STOP {
-            // Its other threads may run on for a moment, and answer.
+            // Its other threads may still run and answer for a moment.
             let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
             until("it is stopped", || {
                 std::fs::read_to_string(&stat).is_ok_and(|stat| {
@@ -170,12 +172,12 @@ impl Drop for NatsServer {
 }
 
 impl Nats {
-    /// One server; `more` is added to its configuration.
+    /// Starts one server. `more` is added to its configuration.
     pub fn single(more: &str) -> Self {
         Self::single_of("", more)
     }
 
-    /// One server whose store takes so much, for one "64MB".
+    /// Starts one server whose store has this maximum size, for example "64MB".
     pub fn single_with_store(max: &str) -> Self {
         Self::single_of(&format!(", max_file_store: {max}"), "")
     }
@@ -189,12 +191,13 @@ impl Nats {
         nats
     }
 
-    /// Three servers that have found each other and a leader, once no other cluster runs.
+    /// Starts three servers, and waits until they have found each other and a leader. Waits first until no other
+    /// cluster runs.
     pub fn cluster() -> Self {
         Self::cluster_of(3)
     }
 
-    /// The same, of which only so many are started.
+    /// Does the same as [`Self::cluster`], but starts only the first `started` servers.
     pub fn cluster_of(started: usize) -> Self {
         while CLUSTER.swap(true, Ordering::Acquire) {
             std::thread::sleep(Duration::from_millis(100));
@@ -213,7 +216,7 @@ impl Nats {
         nats
     }
 
-    /// Two servers of a new cluster that waits for a third.
+    /// Starts two servers of a new cluster that waits for a third.
     pub fn without_leader() -> Self {
         while CLUSTER.swap(true, Ordering::Acquire) {
             std::thread::sleep(Duration::from_millis(100));
@@ -225,13 +228,15 @@ impl Nats {
         nats
     }
 
-    /// As many servers are listed as the new cluster waits for.
+    /// Creates a cluster of three servers, starts the first `started` of them, and lists the first `listed` as routes.
+    /// The cluster waits for all listed servers.
     fn new_cluster(started: usize, listed: usize) -> Self {
         let (dir, ports) = (tempfile::tempdir().unwrap(), free_ports(9));
         let mut nats = Self { servers: Vec::new(), is_cluster: true, _dir: dir };
         for n in 0..3 {
-            // As the manifests have it: every server in each server's routes, one route a pair, and no
-            // addresses but the given, as these may be a proxy's.
+            // The settings are those of the Kubernetes manifests: every server is in the routes of each server, there
+            // is one route per pair, and no other addresses are advertised, because the given ones may be those of a
+            // proxy.
             let routes: Vec<_> =
                 ports[3..3 + listed].iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
             let more = format!(
@@ -249,8 +254,8 @@ impl Nats {
         nats
     }
 
-    /// Until every server that was started serves; a cluster of which none is down has a leader that
-    /// both others follow.
+    /// Waits until every started server is healthy. If all servers of a cluster are started, it also waits for a leader
+    /// that both others follow.
     pub fn wait(&mut self) {
         let healthy = self.is_healthy_within(START_MAX);
         assert!(healthy, "NATS is not healthy within {START_MAX:?}:\n{}", self.report());
@@ -278,7 +283,7 @@ impl Nats {
             && (!self.is_cluster || !all || self.servers.iter().any(NatsServer::leads))
     }
 
-    /// Which server leads this stream; waits until one does.
+    /// Returns the server that leads this stream. Waits until there is one.
     pub fn leader(&mut self, stream: &str) -> &mut NatsServer {
         let mut found = None;
         until("the stream has a leader", || {
@@ -296,18 +301,19 @@ impl Nats {
         &mut self.servers[found.expect("waited for")]
     }
 
-    /// For `--nats-url`.
+    /// Returns the addresses for `--nats-url`.
     pub fn url(&self) -> String {
         let urls: Vec<_> = self.servers.iter().map(|s| format!("nats://127.0.0.1:{}", s.port)).collect();
         urls.join(",")
     }
 }
 
-/// How often a new cluster of the oldest version is begun: one in ten counts two of three for ever.
+/// Number of attempts to start a new cluster of the oldest version. One in ten such clusters counts only two of its
+/// three servers for ever.
 const OLD_CLUSTER_ATTEMPTS: u32 = 3;
-/// Of each server's log, where it does not start.
+/// Number of lines that are shown of each server's log after a failed start.
 const REPORT_LINES: usize = 25;
-/// Longest start of servers on a busy machine.
+/// Maximum time for servers to start on a busy machine.
 const START_MAX: Duration = Duration::from_secs(60);
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {

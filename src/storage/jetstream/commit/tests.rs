@@ -1,4 +1,4 @@
-//! Groups of one's own and of others, built, stored and settled without NATS.
+//! Tests of commits with batches of one replica and of others, which are built, stored and settled without NATS.
 
 use super::{Address, Basis, Built, Commit, Parcel, Seen, build};
 use crate::record::{Batch, Epoch, Offset, Scope, UnixMicros};
@@ -57,7 +57,7 @@ fn built(
     commit
 }
 
-/// As the one it is handed to reads it.
+/// Parses a commit as the replica that receives it does.
 fn handed(commit: &Commit, from: Address) -> Parcel {
     let mut letter = handover::letter(from, &commit.head, commit.after.sequence, commit.payload.clone());
     letter.who = from;
@@ -65,8 +65,8 @@ fn handed(commit: &Commit, from: Address) -> Parcel {
     parcel
 }
 
-/// What one replica builds another stores before its own, and the first answers from what is stored;
-/// what was answered in the meantime stays so.
+/// A commit of one replica is stored by another before that one's own batches. The first replica then answers its
+/// appends from the stored message.
 #[test]
 fn a_group_is_stored_within_anothers() {
     let id = |n: u64, id: &str| batch(&[n], 10).with_request_id(id).unwrap();
@@ -100,23 +100,23 @@ fn a_group_that_cannot_be_stored_as_it_is_is_given_back() {
     };
     let from = Address::random();
     assert_eq!(refused(handed(&far, from), &window()), 0);
-    // What it repeats is stored since.
+    // The batch that it repeats was stored in the meantime.
     let mut known = window();
     remember(&mut known, "a");
     assert_eq!(refused(handed(&far, from), &known), 1);
-    // What the clock of its replica says does not matter.
+    // The clock of its replica does not matter.
     for micros in [-86_400_000_000, 86_400_000_000] {
         let mut skewed = handed(&far, from);
         skewed.head.time = UnixMicros(skewed.head.time.0.saturating_add_signed(micros));
         assert_eq!(refused(skewed, &window()), 0);
     }
-    // It changed on its way.
+    // The commit was damaged on its way.
     let mut damaged = handed(&far, from);
     damaged.head.crc ^= 1;
     assert_eq!(refused(damaged, &window()), 1);
 }
 
-/// A condition is judged by who was asked.
+/// A condition is checked only by the replica that received it.
 #[test]
 fn a_condition_is_not_handed_over() {
     let conditional = batch(&[2], 0).expecting(Some(Offset::new(4 << 10)));
@@ -128,7 +128,7 @@ fn a_condition_is_not_handed_over() {
     assert!(far.is_empty() && far.settles_nothing());
 }
 
-/// What needs nothing stored does not wait for what may lose its place again and again.
+/// An append that needs no write does not wait for one whose commit may lose its place repeatedly.
 #[test]
 fn a_duplicate_is_answered_without_what_waits_behind_it() {
     let mut known = window();

@@ -1,4 +1,4 @@
-//! What is refused at start: a NATS that takes too little, and credentials that are wrong.
+//! Tests of refusals at start: a NATS whose message size is too small, and wrong credentials.
 
 use super::{config, created, open};
 use crate::storage::Reason;
@@ -60,7 +60,7 @@ async fn credentials_are_shown_and_wrong_ones_refused() {
     assert!(error.starts_with("nats.creds_file /nonexistent/nats.creds:"), "{error}");
 }
 
-/// Seed and public key of a user, made for this test alone.
+/// Returns the seed and the public key of a user that exists only in this test.
 fn nkeys_pair() -> (String, String) {
     const SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
     const PUBLIC: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";

@@ -1,4 +1,4 @@
-//! Topics come to be: by several replicas at once, and on a cluster that is not complete.
+//! Tests of the creation of topics: by several replicas at once, and on a cluster that is not complete.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::storage::jetstream::JetStreamLog;
 use crate::storage::jetstream::server::Nats;
 use crate::storage::{Error, Log, Reason, Retention, Start};
 
-/// Of replicas that create a topic at once one does, and all use that one, as do the publishers that
-/// made them do it.
+/// If several replicas create a topic at once, exactly one succeeds. All of them, and the publishers behind them, use
+/// the same topic.
 async fn creation_at_once(nats: &Nats) {
     let logs = join_all((0..4).map(|_| async { open(&config(nats)).await })).await;
     for round in 0..5 {
@@ -30,7 +30,7 @@ async fn creation_at_once(nats: &Nats) {
         let done = join_all(topics.iter().zip(0..).map(|(topic, n)| put(&**topic, n))).await;
         assert!(done.iter().all(Result::is_ok), "{done:?}");
         assert_eq!(everything(&*topics[0]).await.len(), topics.len());
-        // Another incarnation is another one.
+        // A new incarnation has a new epoch.
         logs[0].delete(&name(&text), None).await.unwrap();
         let again = logs[1].create(name(&text), Retention::default()).await.unwrap();
         assert!(!epochs.contains(&again.epoch().get()));
@@ -47,7 +47,7 @@ async fn replicas_that_create_at_once_agree_on_a_cluster() {
     creation_at_once(&Nats::cluster()).await;
 }
 
-/// What a call does that may be the first to use a topic.
+/// Does what a call does that may be the first to use a topic.
 async fn use_first(log: &JetStreamLog, name: &TopicName, n: u64) -> Result<(), Error> {
     let topic = loop {
         match log.get(name).await {
@@ -62,7 +62,7 @@ async fn use_first(log: &JetStreamLog, name: &TopicName, n: u64) -> Result<(), E
     if n < 6 { put(&*topic, n).await.map(drop) } else { topic.resolve(Start::Earliest).await.map(drop) }
 }
 
-/// What a fleet sees of a new topic: publishers through every replica, each of which may be the first.
+/// Publishers use a new topic through every replica, and each of them may be the first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_uses_at_once_all_find_the_topic() {
     let nats = Nats::cluster();
@@ -70,7 +70,7 @@ async fn first_uses_at_once_all_find_the_topic() {
     for round in 0..10 {
         let name = name(&format!("t{round}"));
         let uses = join_all((0..15).map(async |n| {
-            // Some ask while others have it made.
+            // Some calls arrive while others create the topic.
             tokio::time::sleep(Duration::from_millis(n * 2)).await;
             use_first(&replicas[n as usize % 3], &name, n).await
         }));
@@ -93,8 +93,8 @@ async fn topics_are_created_and_deleted_after_the_create_locks_were_lost() {
     created(&*log, "t1").await;
 }
 
-/// A new cluster that misses a server has no leader yet, or one that counts too few (before 2.12): the start
-/// names the server.
+/// A new cluster without one of its servers has no leader yet, or has one that counts too few servers (before 2.12).
+/// The start names the missing server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_start_says_which_server_a_cluster_without_a_leader_misses() {
     let nats = Nats::without_leader();
@@ -110,8 +110,8 @@ async fn the_start_says_which_server_a_cluster_without_a_leader_misses() {
     opening.abort();
 }
 
-/// A cluster that has a leader, and too few servers for a topic's replicas, is not ready; the start says
-/// which server is not counted, one that is away as one that runs and was not heard of.
+/// A cluster with a leader and too few servers for a topic's replicas is not ready. The start names the server that is
+/// not counted, both if it is down and if it runs apart from the others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_start_waits_until_topics_can_be_created_and_says_for_which_server() {
     let mut nats = Nats::cluster_of(2);

@@ -1,5 +1,4 @@
-//! What NATS takes the zero, the first and the largest value of each of our requests for, and what the
-//! engine makes of it.
+//! Tests of zero, the first and the largest value in each request to NATS: NATS's meaning of them, and the engine's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use crate::storage::jetstream::flight::{Outcome, send};
 use crate::storage::jetstream::server::Nats;
 use crate::storage::{Error, Hold, Log, Retention, Start, TopicLog};
 
-/// A server that answers one of these otherwise needs another engine.
+/// Checks the answers of NATS on which the engine relies. A server with other answers needs another engine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nats_takes_edge_values_as_the_engine_believes() {
     let nats = Nats::single("");
@@ -28,7 +27,7 @@ async fn nats_takes_edge_values_as_the_engine_believes() {
         headers.insert("Nats-Expected-Last-Sequence", last);
         send(&log.nats, &subject, async_nats::Request::new().headers(headers)).await
     };
-    // "To follow 0" is a condition.
+    // An expected last sequence of 0 is a condition too.
     assert!(matches!(expecting("0").await, Outcome::Stored(1)));
     assert!(matches!(expecting("0").await, Outcome::Taken(1)));
     assert!(matches!(expecting("18446744073709551615").await, Outcome::Taken(1)));
@@ -39,13 +38,14 @@ async fn nats_takes_edge_values_as_the_engine_believes() {
         let state = log.nats.info("streamway-t").await.unwrap().unwrap().state;
         (state.messages, state.first_sequence, state.last_sequence)
     };
-    // Messages: none beyond the newest; 0 is no sequence.
+    // Messages: there is none beyond the newest, and 0 is not a sequence.
     for (sequence, is_there) in [(1, true), (6, true), (7, false), (u64::MAX, false)] {
         let found = log.nats.message("streamway-t", sequence).await.unwrap();
         assert_eq!(found.is_some(), is_there, "message {sequence}");
     }
     assert!(log.nats.message("streamway-t", 0).await.is_err());
-    // Consumers: from the first one on, and none before it. Beyond the next none is made: versions differ.
+    // Consumers: they start at the first message or later. None is created beyond the next sequence, because versions
+    // differ there.
     for (start, delivered) in [(1, 0), (6, 5), (7, 6)] {
         let policy = DeliverPolicy::ByStartSequence { start_sequence: start };
         let consumer = log.nats.consumer("streamway-t", policy, false).await.unwrap();
@@ -53,7 +53,7 @@ async fn nats_takes_edge_values_as_the_engine_believes() {
     }
     let none = DeliverPolicy::ByStartSequence { start_sequence: 0 };
     assert!(log.nats.consumer("streamway-t", none, false).await.is_err());
-    // Purges: 0 and 1 would be everything, so they are not sent.
+    // Purges: 0 and 1 would remove everything, so they are not sent.
     for sequence in [0, 1] {
         log.nats.purge("streamway-t", sequence).await.unwrap();
         assert_eq!(bounds().await, (6, 1, 6), "before {sequence}");
@@ -64,12 +64,12 @@ async fn nats_takes_edge_values_as_the_engine_believes() {
     }
     assert!(matches!(expecting("6").await, Outcome::Stored(7)));
     stream.purge().sequence(1).await.unwrap();
-    // Everything to 2.10, nothing to 2.15: another reason to send none.
+    // To 2.10 it means everything and to 2.15 nothing, which is another reason not to send it.
     assert!(matches!(bounds().await, (0, 8, 7) | (1, 7, 7)), "NATS's own meaning of 1");
     drop(topic);
 }
 
-/// Reads of no bytes and of more than NATS can count give what is there.
+/// Reads of no bytes, and of more bytes than NATS can count, return records.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_of_any_size_is_answered() {
     let nats = Nats::single("");
@@ -87,7 +87,7 @@ async fn a_read_of_any_size_is_answered() {
     assert_eq!(read_all(&*topic, Offset::ZERO).await.unwrap().len(), 20);
 }
 
-/// A size that NATS has no room to reserve is refused for what it is, and leaves nothing behind.
+/// A size that NATS cannot reserve is refused for that reason, and nothing is created.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_size_that_nats_cannot_reserve_is_refused() {
     let nats = Nats::single_with_store("64MB");
@@ -102,29 +102,29 @@ async fn a_size_that_nats_cannot_reserve_is_refused() {
         assert!(matches!(&updated, Some(Error::NoRoom { .. })), "{updated:?}");
         assert!(updated.unwrap().to_string().contains("max_file_store"));
     }
-    // What no store can hold is no limit.
+    // A size that no store can hold is no limit.
     log.update(&name("t"), of(1 << 60)).await.unwrap();
     log.create(name("u"), of(1 << 20)).await.unwrap();
     assert_eq!(read_all(&*topic, Offset::ZERO).await.unwrap().len(), 1);
 }
 
-/// A place in a topic, by its records, as engines number them differently.
+/// Place in a topic, named by its records, because the engines number records differently.
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Zero,
     Record(usize),
-    /// The offset after a record's.
+    /// Offset after that of a record.
     After(usize),
     Tail,
     BeyondTail,
     Largest,
 }
 
-/// Records of each batch; each batch is stored by itself.
+/// Number of records of each batch. Each batch is stored separately.
 const BATCHES: [usize; 4] = [3, 1, 2, 3];
 const RECORDS: usize = 9;
 
-/// One engine with these records.
+/// Engine with a topic that holds these records.
 struct Side {
     log: Arc<dyn Log>,
     topic: Arc<dyn TopicLog>,
@@ -154,7 +154,7 @@ impl Side {
         }
     }
 
-    /// Which record lies at an offset, or next after it.
+    /// Returns the index of the record at an offset, or of the next one after it.
     fn record(&self, found: Result<Offset, Error>) -> Result<usize, &'static str> {
         let of = |offset| self.offsets.partition_point(|at| *at < offset);
         found.map(of).map_err(|error| error.kind())
@@ -172,7 +172,7 @@ impl Side {
         self.record(trimmed)
     }
 
-    /// The first record of what is read.
+    /// Returns the first record of a read.
     async fn read(&self, from: Place, bytes: usize) -> Result<Option<u64>, &'static str> {
         let read = self.topic.read(self.offset(from), bytes).await;
         read.map(|chunk| flatten(&chunk.runs).first().map(|(_, n)| *n)).map_err(|error| error.kind())
@@ -190,7 +190,7 @@ impl Side {
     }
 }
 
-/// What both answer to one question is the same, and is answered.
+/// Asserts that both engines give the same answer to one request, and returns it.
 macro_rules! alike {
     ($sides:expr, $what:expr, $ask:ident($($arg:expr),*)) => {{
         let (one, other) = tokio::join!($sides[0].$ask($($arg),*), $sides[1].$ask($($arg),*));
@@ -199,8 +199,8 @@ macro_rules! alike {
     }};
 }
 
-/// Trims, starts, reads and conditions at zero, the first, the last, the largest and one more: both engines
-/// answer the same, whatever was trimmed before.
+/// Both engines answer trims, starts, reads and conditions at zero, the first, the last and the largest offset and one
+/// more in the same way, whatever was trimmed before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_engines_answer_edge_values_alike() {
     let (nats, dir) = (Nats::single(""), tempfile::tempdir().unwrap());
@@ -245,7 +245,7 @@ async fn both_engines_answer_edge_values_alike() {
         assert_eq!(alike!(sides, expected, publish(expected)), Some("expected_offset"));
     }
     assert_eq!(alike!(sides, "the tail", publish(Place::Tail)), None);
-    // JetStream waits whether it comes yet.
+    // JetStream waits in case such a position appears.
     let beyond = [Place::BeyondTail, Place::Largest].map(async |place| {
         for side in &sides {
             assert_eq!(side.start(Start::At(side.offset(place))).await, Err("beyond_tail"), "{place:?}");

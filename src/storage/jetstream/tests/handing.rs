@@ -1,4 +1,4 @@
-//! Replicas that publish to one topic at once, at different distances from NATS.
+//! Tests of replicas that publish to one topic at the same time, at different distances from NATS.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::storage::jetstream::server::Nats;
 use crate::storage::jetstream::{JetStreamLog, connect};
 use crate::storage::{Charge, Error, Hold, Log, Reason, Retention, TopicLog};
 
-/// A replica whose way to NATS is as bad as the proxy makes it.
+/// Opens a replica that reaches NATS through a proxy.
 async fn behind(nats: &Nats) -> (Proxy, Arc<JetStreamLog>) {
     let proxy = Proxy::to(([127, 0, 0, 1], nats.servers[0].port).into()).await;
     let mut config: Config = config(nats);
@@ -32,7 +32,7 @@ async fn behind(nats: &Nats) -> (Proxy, Arc<JetStreamLog>) {
     (proxy, log)
 }
 
-/// Two replicas of the topic `t`, of which one is so far from NATS each way.
+/// Two replicas of the topic `t`. One of them has a delay to NATS in each direction.
 struct Pair {
     proxy: Proxy,
     near: Arc<JetStreamLog>,
@@ -53,7 +53,7 @@ impl Pair {
         Self { proxy, near, far, at_near, at_far, _nats: nats }
     }
 
-    /// Every record that was acknowledged is there once, where its receipt says, and no other.
+    /// Checks that every acknowledged record is stored once, at the place in its receipt, and that no other is stored.
     async fn check(&self, acknowledged: Vec<(u64, u64)>) {
         check(&*self.at_far, acknowledged).await;
     }
@@ -63,10 +63,10 @@ async fn topic_of(log: &JetStreamLog) -> Arc<dyn TopicLog> {
     log.get(&name("t")).await.unwrap()
 }
 
-/// What each publish of one publisher was answered.
+/// Result of each publish of one publisher.
 type Done = Vec<(u64, Result<Receipt, Error>)>;
 
-/// Publishers that publish one batch after the other, until they are told to stop.
+/// Publishers that publish one batch after the other until they are stopped.
 struct Busy {
     stop: Arc<AtomicBool>,
     stored: Arc<AtomicU64>,
@@ -75,7 +75,7 @@ struct Busy {
 
 const MS: Duration = Duration::from_millis(1);
 
-/// How long what passes the proxy is on its way.
+/// Delay of the proxy in each direction.
 const WAY: Duration = Duration::from_millis(20);
 
 static PAYLOAD: AtomicU64 = AtomicU64::new(0);
@@ -102,7 +102,7 @@ impl Busy {
         Self { tasks: (0..publishers).map(publisher).collect(), stop, stored }
     }
 
-    /// All that was answered; nothing fails.
+    /// Stops the publishers, and returns the place of each record. No publish may fail.
     async fn end(self) -> Vec<(u64, u64)> {
         self.stop.store(true, Ordering::Release);
         let done = timeout(Duration::from_secs(60), join_all(self.tasks)).await.expect("answers");
@@ -111,8 +111,9 @@ impl Busy {
     }
 }
 
-/// A replica that stores one message after the other, until another hands it a commit: that it gives back, as one does
-/// that stops, and stores in the same moment, as what was on its way. Answers the sequence.
+/// Simulates a replica that stores one message after the other until another replica hands it a commit. It returns that
+/// commit, like a replica that stops, and also stores it, as if it had been in flight. Returns the sequence of the
+/// message.
 async fn store_and_give_back(log: &JetStreamLog, subject: &str) -> u64 {
     let mut bus = Bus::new(log.nats.client.clone());
     bus.open();
@@ -143,7 +144,8 @@ async fn store_and_give_back(log: &JetStreamLog, subject: &str) -> u64 {
         if let Some(back) = back {
             bus.send(back);
             bus.sent().await;
-            // Longer than it takes to be told, and less than the other one takes to store it itself.
+            // This is longer than the notification takes, and shorter than the other replica takes to store the commit
+            // itself.
             sleep(WAY + WAY / 2).await;
         }
         match send(&log.nats, subject, request).await {
@@ -154,7 +156,7 @@ async fn store_and_give_back(log: &JetStreamLog, subject: &str) -> u64 {
     }
 }
 
-/// How many of the newest messages hold what others built.
+/// Counts the messages among the newest 200 that hold commits of other replicas.
 async fn handed(log: &JetStreamLog) -> usize {
     let last = log.nats.info("streamway-t").await.unwrap().unwrap().state.last_sequence;
     let mut count = 0;
@@ -165,7 +167,7 @@ async fn handed(log: &JetStreamLog) -> usize {
     count
 }
 
-/// Every record that was acknowledged is there once, where its receipt says, and no other.
+/// Checks that every acknowledged record is stored once, at the place in its receipt, and that no other is stored.
 async fn check(topic: &dyn TopicLog, mut acknowledged: Vec<(u64, u64)>) {
     acknowledged.sort_unstable();
     assert_eq!(everything(topic).await, acknowledged);
@@ -195,7 +197,7 @@ async fn what_is_given_back_while_it_is_on_its_way_is_stored_once() {
     let wanted = payload();
     let rival = store_and_give_back(&near, &subject);
     let publishing = async {
-        // Not before the other one is busy.
+        // The publish starts once the other replica is busy.
         topic.wait_beyond(start_of(10)).await;
         put(&*topic, wanted).await.unwrap()
     };
@@ -208,8 +210,8 @@ async fn what_is_given_back_while_it_is_on_its_way_is_stored_once() {
     assert_eq!(stored.iter().filter(|(_, payload)| *payload == wanted).count(), 1);
 }
 
-/// A replica 5 ms from NATS beside one that is near and busy: alone a publish takes 11 ms or so, and
-/// beside it no more than ten times as long.
+/// A replica that is 5 ms from NATS publishes at the same time as one that is near and busy. Without the other replica,
+/// a publish takes about 11 ms; with it, at most ten times as long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_far_replica_is_not_starved_by_a_busy_near_one() {
     let pair = Pair::new(Duration::ZERO).await;
@@ -237,8 +239,8 @@ async fn a_far_replica_is_not_starved_by_a_busy_near_one() {
     }
 }
 
-/// P2: the batches of one call keep their order while they are handed over, though the replica they are
-/// handed to, its way to NATS and theirs break down again and again.
+/// P2: the batches of one call keep their order while they are handed over, even if the receiving replica, its
+/// connection to NATS and their own connection fail repeatedly.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_handed_over_is_stored_once_and_in_order_whatever_breaks() {
     let nats = Nats::single("");
@@ -279,7 +281,7 @@ async fn what_is_handed_over_is_stored_once_and_in_order_whatever_breaks() {
     check(&*at_far, all).await;
 }
 
-/// The replica that others hand their batches to is closed, and another takes its place: nobody fails.
+/// The replica that receives the batches of others is closed, and another takes its place. No publish fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_fails_when_the_replica_that_appends_is_closed() {
     let nats = Nats::single("");
@@ -306,7 +308,7 @@ async fn nobody_fails_when_the_replica_that_appends_is_closed() {
     check(&*at_far, all).await;
 }
 
-/// P5: a request id that is sent through two replicas at once is stored once, though one of them hands over.
+/// P5: a request id that is sent through two replicas at once is stored once, even if one of them hands its batch over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_id_is_stored_once_though_it_is_handed_over() {
     let pair = Pair::new(MS).await;
@@ -317,7 +319,7 @@ async fn a_request_id_is_stored_once_though_it_is_handed_over() {
         let send = async |topic: &Arc<dyn TopicLog>, pause| {
             sleep(Duration::from_micros(pause)).await;
             let batch = batch(&[payload], 0).with_request_id(&format!("id-{round}")).unwrap();
-            // Twice in one call, too.
+            // Each id is also sent twice in one call.
             let done = topic.appender().append(vec![batch.clone(), batch], Hold::default()).await;
             assert_eq!(done.failure, None);
             done.receipts
@@ -335,8 +337,8 @@ async fn a_request_id_is_stored_once_though_it_is_handed_over() {
     pair.check(all).await;
 }
 
-/// Publishes 100 batches on the condition that they are next. Answers where they are; none of them fails for
-/// another reason than its condition.
+/// Publishes 100 batches, each on the condition that it is next. Returns their places. A batch may fail only because of
+/// its condition.
 async fn compare_and_set(topic: &Arc<dyn TopicLog>) -> Vec<(u64, u64)> {
     let (mut expected, mut stored, mut appender) = (Offset::ZERO, Vec::new(), topic.appender());
     for _ in 0..100 {
@@ -360,8 +362,8 @@ async fn compare_and_set(topic: &Arc<dyn TopicLog>) -> Vec<(u64, u64)> {
     stored
 }
 
-/// Compare and set through both replicas, beside publishers without a condition: each that succeeds was
-/// at the place it named, and the far one is answered each time.
+/// Conditional publishes go through both replicas, together with unconditional ones. Each that succeeds is stored at
+/// the place that it named, and the far replica always gets an answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conditions_hold_beside_what_is_handed_over() {
     let pair = Pair::new(MS).await;
@@ -374,7 +376,8 @@ async fn conditions_hold_beside_what_is_handed_over() {
     pair.check(all).await;
 }
 
-/// P5 rests on no wall clock: batches are handed over and stored once, whatever the clocks of both replicas.
+/// P5 does not depend on wall clocks: batches are handed over and stored once, whatever the clocks of both replicas
+/// say.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_are_handed_over_whatever_the_clocks_say() {
     for seconds in [-86_400, 86_400] {
@@ -393,12 +396,12 @@ async fn batches_are_handed_over_whatever_the_clocks_say() {
     }
 }
 
-/// What a replica holds for others is charged to the budget of its own publishers: where that is used up, it
-/// takes nothing, and once there is room it does.
+/// The commits that a replica holds for others are charged to the budget of its own publishers. If the budget is used
+/// up, the replica accepts none, and accepts them again once there is room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_of_others_are_charged_to_the_budget_of_publishes() {
     let pair = Pair::new(MS).await;
-    // The far one takes nothing, so that it alone hands over.
+    // The far replica accepts nothing, so only it hands batches over.
     pair.far.charge_to(Charge::new(|_| None));
     let budget = Arc::new(Semaphore::new(1 << 20));
     let take = {
@@ -420,7 +423,7 @@ async fn batches_of_others_are_charged_to_the_budget_of_publishes() {
     assert_eq!(budget.available_permits(), 1 << 20);
 }
 
-/// A replica of a version that knows nothing of handing over publishes beside two that do: each stores, and
+/// A replica of a version without hand-over publishes at the same time as two newer ones. Each stores its batches, and
 /// nothing is lost or repeated.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_of_an_earlier_version_and_newer_ones_store_what_they_are_given() {
@@ -442,8 +445,8 @@ async fn a_replica_of_an_earlier_version_and_newer_ones_store_what_they_are_give
     check(&*topics[0], all).await;
 }
 
-/// A topic that keeps less than a message: what is published is answered as with one replica, whoever stored
-/// what is gone.
+/// A topic keeps less than one message. Publishes are answered as with one replica, although the stored records are
+/// already gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_replica_publishes_to_a_topic_that_keeps_nothing() {
     let nats = Nats::single("");
@@ -465,8 +468,8 @@ async fn every_replica_publishes_to_a_topic_that_keeps_nothing() {
     }
 }
 
-/// What 24 publishers store through three near replicas, of what the same 24 store through one.
-/// Run by hand, for the figure.
+/// Measures the throughput of 24 publishers through three near replicas, relative to the same publishers through one
+/// replica. It is run by hand.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn share_of_one_replica_that_three_store_together() {

@@ -1,4 +1,4 @@
-//! Times after which something idle ends or is renewed, shortened, and what goes on beyond them.
+//! Tests of the times after which something idle ends or is renewed. The times are shortened.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::storage::{Hold, Log, Reason, Start};
 
 const IDLE: Duration = Duration::from_millis(400);
 
-/// A log whose idle times are these.
+/// Opens a log with these idle times.
 async fn open(nats: &Nats, times: IdleTimes) -> Arc<JetStreamLog> {
     let config = config(nats);
     let mut connected = connect::connect(&config, &Reason::default()).await.unwrap();
@@ -31,7 +31,7 @@ fn is_followed(log: &JetStreamLog, topic: &str) -> bool {
     log.topics()[&name(topic)].queue().followed
 }
 
-/// What `work` does again and again, until the idle time has passed three times.
+/// Runs `work` repeatedly until three times the idle time has passed.
 async fn beyond(idle: Duration, mut work: impl AsyncFnMut(u64)) {
     let begun = Instant::now();
     for n in 0.. {
@@ -42,7 +42,7 @@ async fn beyond(idle: Duration, mut work: impl AsyncFnMut(u64)) {
     }
 }
 
-/// A topic that is only published to, with request ids, keeps its follower and what that has read.
+/// A topic that is only published to, with request ids, keeps its follower and that follower's state.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_without_a_reader_is_followed_for_as_long_as_it_is_published_to() {
     let nats = Nats::single("");
@@ -55,11 +55,11 @@ async fn a_topic_without_a_reader_is_followed_for_as_long_as_it_is_published_to(
     })
     .await;
     assert!(is_followed(&log, "t"));
-    // One that reads the stream, one that read the request ids.
+    // One consumer reads the stream, and one has read the request ids.
     assert!(consumers(&log, "streamway-t").await <= 2, "a follower stopped and another began");
 }
 
-/// A subscriber that never catches up, as all it reads is in memory, keeps the follower too.
+/// A subscriber that reads only from memory keeps the follower running too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_that_is_read_from_memory_is_followed_on() {
     let nats = Nats::single("");
@@ -74,7 +74,7 @@ async fn a_topic_that_is_read_from_memory_is_followed_on() {
     assert!(is_followed(&log, "t"));
 }
 
-/// A topic that nobody uses is let go of, and taken up again with all that is in it.
+/// The follower of an unused topic stops. When the topic is used again, all its records are there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_nobody_uses_is_left_and_taken_up_again() {
     let nats = Nats::single("");
@@ -88,7 +88,7 @@ async fn a_topic_nobody_uses_is_left_and_taken_up_again() {
         let (topic, tail) = (topic.clone(), topic.tail());
         async move { topic.wait_beyond(tail).await }
     });
-    // Somebody who waits uses it, for as long as that takes.
+    // A waiting caller uses the topic for as long as it waits.
     sleep(3 * IDLE).await;
     assert!(is_followed(&log, "t"));
     put(&*topic, 3).await.unwrap();
@@ -97,7 +97,7 @@ async fn a_topic_nobody_uses_is_left_and_taken_up_again() {
     assert_eq!(found.into_iter().map(|(_, payload)| payload).collect::<Vec<_>>(), [0, 1, 2, 3]);
 }
 
-/// A reader that pauses longer than NATS keeps its consumer goes on with another.
+/// A reader that pauses for longer than NATS keeps its consumer continues with another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_goes_on_after_nats_forgot_its_consumer() {
     const BATCHES: u64 = 6;
@@ -106,7 +106,7 @@ async fn a_reader_goes_on_after_nats_forgot_its_consumer() {
     let writing = super::open(&config(&nats)).await;
     let topic = created(&*writing, "t").await;
     for n in 0..BATCHES {
-        // Each a message that fills one answer to a reader.
+        // Each message fills one answer to a reader.
         let payloads = Vec::from_iter(n * EACH..(n + 1) * EACH);
         let done = topic.appender().append(vec![batch(&payloads, 15_000)], Hold::default()).await;
         assert_eq!(done.failure, None);
@@ -127,8 +127,8 @@ async fn a_reader_goes_on_after_nats_forgot_its_consumer() {
     assert_eq!(payloads, Vec::from_iter(0..BATCHES * EACH));
 }
 
-/// Whatever NATS server has the consumer of a replica may stop. The connection to it ends at once: then the topic is read
-/// on, and not only once the consumer has been silent for long.
+/// The NATS server that has the consumer of a replica may stop. The connection ends at once, and the topic is then read
+/// again without waiting for a long silence of the consumer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_is_read_on_once_the_connection_is_back() {
     let mut nats = Nats::single("");
@@ -155,7 +155,8 @@ async fn a_topic_is_read_on_once_the_connection_is_back() {
     }
 }
 
-/// A consumer that is silent for longer than its heartbeats allow is taken for gone, and the topic is read on.
+/// A consumer that is silent for longer than its heartbeats allow counts as lost, and reading continues with another
+/// one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_is_read_on_after_its_consumer_was_silent() {
     let nats = Nats::single("");
@@ -175,7 +176,7 @@ async fn a_topic_is_read_on_after_its_consumer_was_silent() {
     assert_eq!(read_all(&*topic, Offset::ZERO).await.unwrap().len(), 4);
 }
 
-/// A reader whose answer does not come asks again.
+/// A reader sends its request again if no answer comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lagging_reader_asks_again_when_no_answer_comes() {
     let nats = Nats::single("");
@@ -202,7 +203,7 @@ async fn a_lagging_reader_asks_again_when_no_answer_comes() {
     assert!(chunk.records > 0);
 }
 
-/// What NATS was told by somebody who announces nothing is known after the next regular request.
+/// A change by a client that announces nothing is known after the next regular request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_asks_regularly_what_others_changed() {
     let nats = Nats::single("");
@@ -219,7 +220,7 @@ async fn a_follower_asks_regularly_what_others_changed() {
     }
 }
 
-/// A quiet topic is read on after NATS ended the request for what comes next, several times.
+/// Reading of a quiet topic continues after NATS ended the request for the next message, several times.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quiet_topic_is_read_on_after_requests_expired() {
     let nats = Nats::single("");

@@ -1,11 +1,11 @@
-//! Which topics there are, asked of NATS at little cost; and what is forgotten.
+//! Tests of listing topics at low cost, and of forgetting deleted topics.
 
 use super::{config, created, open, put};
 use crate::storage::Log;
 use crate::storage::conformance::name;
 use crate::storage::jetstream::server::Nats;
 
-/// Topics that another replica deleted leave nothing behind, and samples tell of all topics there are.
+/// Topics that another replica deleted are forgotten, and samples contain all existing topics.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_replica_deleted_is_forgotten() {
     const TOPICS: usize = 20;
@@ -25,18 +25,18 @@ async fn what_another_replica_deleted_is_forgotten() {
     let left = b.sample().await.unwrap();
     assert_eq!(left.iter().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["t0"]);
     assert_eq!(b.topics().keys().cloned().collect::<Vec<_>>(), [name("t0")]);
-    // Its caches with it, once the followers have noticed.
+    // Their caches are dropped too, once the followers have noticed.
     super::eventually("most bytes are gone", std::time::Duration::from_secs(10), async || {
         b.nats.cache.held() < held / 4
     })
     .await;
-    // One of the same name is another.
+    // A new topic of the same name is another topic.
     created(&*a, "t1").await;
     assert_eq!(b.sample().await.unwrap().len(), 2);
 }
 
-/// NATS's list of all streams takes seconds where there are many: a server that may not ask for it lists,
-/// counts and samples topics all the same; and a sample asks for few of many.
+/// NATS takes seconds to list all streams if there are many. A server that may not request that list can still list,
+/// count and sample topics, and one sample requests only a part of many topics.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn topics_are_listed_at_the_cost_of_a_page() {
     const TOPICS: usize = 130;
@@ -51,7 +51,7 @@ async fn topics_are_listed_at_the_cost_of_a_page() {
         created(&*log, &format!("many.{n:03}")).await;
     }
     let asked = async || log.nats.context.query_account().await.unwrap().requests.total;
-    // A page asks for its own topics and the names.
+    // A page requests the names and its own topics.
     let before = asked().await;
     let page = log.list("many.", Some("many.019"), 10).await.unwrap();
     let names: Vec<_> = page.iter().map(|info| info.name.as_str().to_owned()).collect();
@@ -62,7 +62,7 @@ async fn topics_are_listed_at_the_cost_of_a_page() {
     assert_eq!(log.names("many.", None, 1000).await.unwrap().len(), TOPICS);
     let cost = asked().await - before;
     assert!(cost <= 10, "{cost} requests for names");
-    // The first sample asks for every topic, later ones for those that were asked for longest ago.
+    // The first sample requests every topic, later ones only those with the oldest results.
     assert_eq!(log.sample().await.unwrap().len(), TOPICS);
     let before = asked().await;
     assert_eq!(log.sample().await.unwrap().len(), TOPICS);

@@ -1,5 +1,5 @@
-//! The JetStream engine on real nats-servers: the contract, and by file what only replicas that share
-//! topics on servers that come and go can show.
+//! Tests of the JetStream engine on real nats-servers: the conformance suite, and behaviour that shows only with
+//! several replicas or with servers that stop and return.
 
 mod access;
 mod creation;
@@ -29,7 +29,7 @@ use crate::record::{Offset, Receipt};
 use crate::storage::conformance::{self, Engine, batch, conformance_tests, name, read_all};
 use crate::storage::{Error, Hold, Log, Reason, Retention, Start, TopicLog};
 
-/// A configuration for these servers.
+/// Builds a configuration for these servers.
 fn config(nats: &Nats) -> Config {
     let mut config = Config { engine: crate::config::Engine::JetStream, ..Config::default() };
     config.nats.url = nats.url();
@@ -56,7 +56,7 @@ mod single_server {
     super::conformance_tests!(super::single());
 }
 
-/// The contract on three servers, of which two must have a record before it is acknowledged.
+/// Runs the conformance suite on three servers. Two of them must have a record before it is acknowledged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_contract_holds_on_a_cluster() {
     let nats = Nats::cluster();
@@ -79,7 +79,7 @@ async fn eventually(what: &str, within: Duration, mut done: impl AsyncFnMut() ->
     }
 }
 
-/// Everything NATS has, also what another replica stored a moment ago.
+/// Reads everything that NATS has, including records that another replica stored a moment ago.
 async fn everything(topic: &dyn TopicLog) -> Vec<(u64, u64)> {
     eventually("it can be read", Duration::from_secs(30), async || {
         topic.resolve(Start::Latest).await.is_ok()
@@ -88,7 +88,7 @@ async fn everything(topic: &dyn TopicLog) -> Vec<(u64, u64)> {
     read_all(topic, Offset::ZERO).await.unwrap()
 }
 
-/// One of these receipts is of the batch that was stored, and the others repeat it.
+/// Checks that exactly one of these receipts is of the stored batch, and that the others are duplicates of it.
 fn assert_stored_once(receipts: &[Receipt]) {
     assert_eq!(receipts.iter().filter(|receipt| !receipt.duplicate).count(), 1, "{receipts:?}");
     let place = |receipt: &Receipt| (receipt.first, receipt.next, receipt.time);

@@ -1,4 +1,4 @@
-//! NATS servers that are killed, hang and come back.
+//! Tests of NATS servers that are killed, hang and return.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use crate::storage::conformance::{flatten, name, read_all};
 use crate::storage::jetstream::server::{Nats, NatsServer};
 use crate::storage::{Error, Health, Log, Start, Stored};
 
-/// What was acknowledged, and what perhaps is stored: every one of the former is there once, in
-/// order, and nothing that was said not to be.
+/// Outcomes that were reported to publishers. Every acknowledged record must be stored exactly once, in order, and no
+/// record that was reported as not stored may be there.
 #[derive(Default)]
 struct Told {
     stored: Vec<(u64, u64)>,
@@ -47,8 +47,8 @@ impl Told {
     }
 }
 
-/// NATS is killed and comes back: publishers are told the truth, readiness turns off and on,
-/// subscribers wait, and all go on by themselves.
+/// NATS is killed and returns. Publishers get correct outcomes, readiness turns off and on, subscribers wait, and
+/// everything continues without help.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nats_going_away_and_coming_back_is_waited_out() {
     let mut nats = Nats::single("");
@@ -72,7 +72,7 @@ async fn nats_going_away_and_coming_back_is_waited_out() {
     assert!(matches!(first, Err(Error::Unavailable { .. })), "{first:?}");
     assert!(begun.elapsed() < Duration::from_secs(15));
     told.note(100, &first);
-    // Later ones are told at once, and that nothing was stored.
+    // Later publishes fail at once, with the result that nothing was stored.
     let begun = Instant::now();
     let second = put(&*topic, 101).await;
     assert!(matches!(second, Err(Error::Unavailable { stored: Stored::Nothing, .. })), "{second:?}");
@@ -81,7 +81,7 @@ async fn nats_going_away_and_coming_back_is_waited_out() {
     let unavailable = health.wait_for(|health| matches!(health, Health::Unavailable(_)));
     timeout(Duration::from_secs(15), unavailable).await.unwrap().unwrap();
     assert!(!subscriber.is_finished());
-    // What it has seen it still knows; what it has not, it waits for.
+    // The replica still serves records that it has read. Reads of others wait.
     let reading = tokio::spawn({
         let topic = topic.clone();
         async move { topic.read(Offset::ZERO, 100).await }
@@ -101,11 +101,11 @@ async fn nats_going_away_and_coming_back_is_waited_out() {
     told.check(&everything(&*topic).await);
 }
 
-/// P1, P2: the leader of the topic's stream is killed while several publish.
+/// P1, P2: the leader of the topic's stream is killed while several publishers are active.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loss_of_a_leader_loses_and_repeats_nothing() {
     const WRITERS: u64 = 4;
-    // Shown where it fails.
+    // The log is shown if the test fails.
     let filter = "streamway=debug,async_nats=info";
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
     let mut nats = Nats::cluster();
@@ -132,7 +132,7 @@ async fn the_loss_of_a_leader_loses_and_repeats_nothing() {
         let server = nats.leader("streamway-t");
         let leader = server.name.clone();
         server.kill();
-        // It goes on without that server.
+        // Publishing continues without that server.
         let topic = topics[0].clone();
         eventually("publishing goes on", Duration::from_secs(60), async || {
             put(&*topic, u64::MAX).await.is_ok()
@@ -159,7 +159,7 @@ async fn the_loss_of_a_leader_loses_and_repeats_nothing() {
     }
 }
 
-/// A replica that cannot ask NATS does not say that a position does not exist.
+/// A replica that cannot ask NATS does not report that a position does not exist.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_position_is_not_beyond_the_tail_while_nats_does_not_answer() {
     let nats = Nats::single("");
@@ -172,7 +172,7 @@ async fn a_position_is_not_beyond_the_tail_while_nats_does_not_answer() {
     assert!(matches!(found, Err(Error::Unavailable { .. })), "{found:?}");
 }
 
-/// A server that stops answering without closing anything, as a machine that hangs.
+/// A server stops answering without closing the connection, like a machine that hangs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_is_waited_out() {
     let nats = Nats::single("");
@@ -186,15 +186,15 @@ async fn a_server_that_hangs_is_waited_out() {
     });
     sleep(Duration::from_secs(5)).await;
     nats.servers[0].signal(rustix::process::Signal::CONT);
-    // Sent twice or more by now; stored once.
+    // By now the batch was sent twice or more, and it is stored once.
     timeout(Duration::from_secs(10), publishing).await.unwrap().unwrap().unwrap();
     put(&*topic, 3).await.unwrap();
     let found = read_all(&*topic, Offset::ZERO).await.unwrap();
     assert_eq!(found.into_iter().map(|(_, payload)| payload).collect::<Vec<_>>(), [1, 2, 3]);
 }
 
-/// Requests that NATS does not answer are given up early enough to be repeated while a publish waits: a
-/// cluster loses those that come while it has no leader, and those for a consumer on a server that died.
+/// Requests without an answer are given up early enough to be repeated while a publish waits. A cluster loses requests
+/// that arrive while it has no leader, and requests for a consumer on a server that died.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nats_does_not_answer_is_soon_asked_again() {
     let nats = Nats::single("");
@@ -211,8 +211,8 @@ async fn what_nats_does_not_answer_is_soon_asked_again() {
     assert!(info < Duration::from_secs(4) && consumer < Duration::from_secs(3), "{info:?}, {consumer:?}");
 }
 
-/// The NATS server that has a replica's consumer stops, which nobody tells the replica: it reads on through another. Says how
-/// long that took.
+/// The NATS server that has a replica's consumer stops, and the replica is not notified. It continues reading through
+/// another server. The test prints the duration.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_reads_on_when_the_server_of_its_consumer_stops() {
     let mut nats = Nats::cluster();
@@ -230,7 +230,7 @@ async fn a_replica_reads_on_when_the_server_of_its_consumer_stops() {
             }
         });
         let stream = log.nats.context.get_stream("streamway-t").await.unwrap();
-        // The writer's own follower has one too: whichever is first.
+        // The writer's follower has a consumer too. The server with the most consumers is stopped.
         let consumers = stream.consumers().try_collect::<Vec<_>>().await.unwrap();
         let holds = |server: &NatsServer| {
             let leads =
@@ -253,14 +253,14 @@ async fn a_replica_reads_on_when_the_server_of_its_consumer_stops() {
     assert_eq!(everything(&*read).await.len(), 3);
 }
 
-/// A publish outlasts that the one server it goes through hangs, while the two others are a majority.
+/// A publish succeeds although the server that it goes through hangs, because the two other servers are a majority.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_is_left_for_another() {
     let mut nats = Nats::cluster();
     let log = open(&config(&nats)).await;
     created(&*log, "t").await;
     let leader = nats.leader("streamway-t").name.clone();
-    // Which server a client takes is chance.
+    // The client chooses its server at random.
     let mut log = log;
     while log.nats.client.server_info().server_name == leader {
         log = open(&config(&nats)).await;
@@ -276,7 +276,7 @@ async fn a_server_that_hangs_is_left_for_another() {
     assert_eq!(everything(&*topic).await.len(), 2);
 }
 
-/// P8: a server that hangs does not keep the log from closing in the time that a drain has for it.
+/// P8: if a server hangs, the log still closes within the time that a drain reserves for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_closes_in_time_though_nats_hangs() {
     let nats = Nats::single("");
@@ -286,7 +286,7 @@ async fn the_log_closes_in_time_though_nats_hangs() {
     put(&*topic, 1).await.unwrap();
     nats.servers[0].signal(rustix::process::Signal::STOP);
     let publishing = tokio::spawn(async move { put(&*topic, 2).await });
-    // Until the publish is on its way, and so is the question whether JetStream answers.
+    // Waits until the publish and the health request are in progress.
     sleep(Duration::from_millis(1200)).await;
     let closed = timeout(config.close_reserve(), log.close()).await;
     nats.servers[0].signal(rustix::process::Signal::CONT);
@@ -295,8 +295,8 @@ async fn the_log_closes_in_time_though_nats_hangs() {
     assert!(matches!(outcome, Err(Error::Unavailable { stored: Stored::Unknown, .. })), "{outcome:?}");
 }
 
-/// Readiness turns off though the leader answers every question, as it alone cannot store anything: NATS
-/// itself says so only 10 to 20 s later.
+/// Readiness turns off although the leader answers every request, because it cannot store anything alone. NATS itself
+/// reports that only 10 to 20 s later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_without_a_majority_is_not_ready() {
     let mut nats = Nats::cluster();
@@ -325,13 +325,13 @@ async fn a_leader_without_a_majority_is_not_ready() {
     on.await.unwrap().unwrap();
 }
 
-/// The leader of a topic's stream is stopped as planned: it says so (lame duck), and what it was sent just
-/// before is lost. It is sent again at once, not after all the time that an answer may take.
+/// The leader of a topic's stream is stopped in an orderly way. It announces that (lame duck mode), and loses messages
+/// that it received just before. They are sent again at once, not only after the full timeout of an answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_planned_stop_of_the_leader_does_not_hold_up_publishes() {
     let mut nats = Nats::cluster();
     let base = config(&nats);
-    // One replica at each server.
+    // Each server has one replica.
     let logs = join_all(nats.servers.iter().map(async |server| {
         let mut config = base.clone();
         config.nats.url = format!("nats://127.0.0.1:{}", server.port);

@@ -1,5 +1,5 @@
-//! Positions that name the same place, and reads after trims: on replicas that know what was trimmed, and on
-//! those that do not.
+//! Tests of positions that name the same place, and of reads after trims, on replicas that know of the trim and on
+//! replicas that do not.
 
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use crate::storage::jetstream::server::Nats;
 use crate::storage::jetstream::{JetStreamLog, connect};
 use crate::storage::{Error, Hold, Log, Reason, Retention, Start};
 
-/// Any offset behind which nothing was trimmed is accepted, as a receipt may have told of it, on every
-/// replica, also on one that is restarted and saw nothing of it stored; and no other.
+/// An offset is accepted if no record after it was trimmed, because it may be the `next` of a receipt; any other
+/// trimmed offset is refused. That holds on every replica, including one that was restarted and did not see the records
+/// stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_position_is_trimmed_only_if_a_record_was_missed() {
     let nats = Nats::single("");
@@ -35,7 +36,7 @@ async fn a_position_is_trimmed_only_if_a_record_was_missed() {
     let tail = on_a.tail();
     assert_eq!(on_b.resolve(Start::At(tail)).await, Ok(tail));
     for next in &nexts {
-        // All up to here is trimmed, and nothing behind it.
+        // Everything up to this offset is trimmed, and nothing after it.
         let earliest = a.trim(&name("t"), None, *next).await.unwrap();
         eventually("b knows of the trim", Duration::from_secs(10), async || on_b.earliest() == earliest)
             .await;
@@ -44,7 +45,7 @@ async fn a_position_is_trimmed_only_if_a_record_was_missed() {
         for at in edges.filter(|at| *at <= tail.get()).map(Offset::new) {
             let fresh = open(&config(&nats)).await;
             let is_missed = records.iter().any(|record| *record >= at && *record < earliest);
-            // Each is asked first of all by a replica that knows nothing yet.
+            // Each position is also resolved by a replica that has no earlier knowledge.
             let fresh = fresh.get(&name("t")).await.unwrap();
             for topic in [&on_a, &on_b, &fresh] {
                 let found = topic.resolve(Start::At(at)).await;
@@ -61,8 +62,8 @@ async fn a_position_is_trimmed_only_if_a_record_was_missed() {
     }
 }
 
-/// What a replica that is started now makes of positions: the one behind the last record that was trimmed is good, the one
-/// of that record is not.
+/// Checks that a newly started replica accepts the position after the last trimmed record, and refuses the position of
+/// that record.
 async fn assert_only_the_end_is_good(nats: &Nats, last: Offset) {
     for (at, is_good) in [(last.plus(1), true), (last, false)] {
         let fresh = open(&config(nats)).await;
@@ -76,7 +77,7 @@ async fn assert_only_the_end_is_good(nats: &Nats, last: Offset) {
     }
 }
 
-/// Nobody trims a topic whose records expire: whoever stored the newest writes down where it ended.
+/// Records that expire are not trimmed by any replica. The replica that stored the newest message writes down its end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_position_behind_what_expired_is_good_on_a_replica_that_did_not_see_it() {
     let nats = Nats::single("");
@@ -86,7 +87,7 @@ async fn a_position_behind_what_expired_is_good_on_a_replica_that_did_not_see_it
     let log = JetStreamLog::over(connected, config.topics_max);
     let retention = Retention { max_age: Some(Duration::from_secs(1)), ..Retention::default() };
     let topic = log.create(name("t"), retention).await.unwrap();
-    // The second time the log that stored them stops before it was quiet for long.
+    // In the second round, the log that stored the records closes before it was quiet for long enough.
     for is_stopped in [false, true] {
         let topic = log.get(&name("t")).await.unwrap();
         let done = topic.appender().append(vec![batch(&[1, 2, 3], 0)], Hold::default()).await;
@@ -105,7 +106,7 @@ async fn a_position_behind_what_expired_is_good_on_a_replica_that_did_not_see_it
         })
         .await;
         assert_only_the_end_is_good(&nats, Offset::new(next.get() - 1)).await;
-        // A condition on it holds there too.
+        // A condition on that offset holds too.
         if is_stopped {
             let on_fresh = witness.get(&name("t")).await.unwrap();
             let next = batch(&[4], 0).expecting(Some(next));
@@ -116,7 +117,7 @@ async fn a_position_behind_what_expired_is_good_on_a_replica_that_did_not_see_it
     drop(topic);
 }
 
-/// Retention that NATS applies trims without a word: the next message says where the one before it ended.
+/// NATS applies retention without a notification. The next message contains the end of the one before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_message_says_where_the_trimmed_one_ended() {
     let nats = Nats::single("");
@@ -132,7 +133,7 @@ async fn the_next_message_says_where_the_trimmed_one_ended() {
     }
 }
 
-/// Messages of an earlier program do not say it; a trim by this one writes it down.
+/// Messages of an earlier version do not contain that end. A trim by this version writes it down.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trim_of_older_messages_leaves_their_ends_known() {
     let nats = Nats::single("");
@@ -156,7 +157,8 @@ async fn a_trim_of_older_messages_leaves_their_ends_known() {
     }
 }
 
-/// What was trimmed by one replica is not read from another, from the answer on: no start lies in it.
+/// After the answer to a trim on one replica, another replica does not read the trimmed records, and no start resolves
+/// to one of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscription_after_a_trim_by_another_replica_begins_behind_it() {
     let nats = Nats::single("");
@@ -178,7 +180,7 @@ async fn a_subscription_after_a_trim_by_another_replica_begins_behind_it() {
     }
 }
 
-/// Also one that nobody follows, so that it has no regular question to NATS, hears of a trim and of a delete.
+/// A replica that does not follow the topic sends no regular requests, but is still notified of a trim and a deletion.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_replicas_hear_of_changes_at_once() {
     let nats = Nats::single("");

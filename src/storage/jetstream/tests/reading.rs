@@ -1,4 +1,4 @@
-//! Readers and the follower when consumers vanish, and readers that lag.
+//! Tests of readers and the follower when consumers disappear, and of readers that lag.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::storage::conformance::{batch, flatten, read_all};
 use crate::storage::jetstream::server::Nats;
 use crate::storage::{Hold, Log};
 
-/// P2: a replica whose consumer is gone reads on where it stopped, though it stored more meanwhile.
+/// P2: a replica whose consumer is gone continues reading where it stopped, even if it stored more in the meantime.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_stored_while_the_consumer_was_gone_is_shown_once() {
     const ROUNDS: u64 = 10;
@@ -43,7 +43,7 @@ async fn what_was_stored_while_the_consumer_was_gone_is_shown_once() {
     assert_eq!(found, (0..stored).collect::<Vec<_>>());
 }
 
-/// P6: whoever lags reads the stream, and small caches stay small.
+/// P6: a lagging reader reads from the stream, and small caches stay small.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lagging_reader_reads_on_at_its_own_pace() {
     let nats = Nats::single("");
@@ -64,8 +64,8 @@ async fn a_lagging_reader_reads_on_at_its_own_pace() {
     assert_eq!(other.unwrap().len(), 800);
 }
 
-/// The bound of the cache is one of all topics together, counted by what is held, and a topic that was busy
-/// once does not keep its share.
+/// One bound applies to the caches of all topics together, counted by the bytes held. A topic that is no longer busy
+/// does not keep its part.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_caches_of_many_topics_keep_to_one_bound() {
     const BYTES_MAX: usize = 1 << 20;
@@ -101,12 +101,12 @@ async fn the_caches_of_many_topics_keep_to_one_bound() {
     assert_eq!(held_of_known(&log), log.nats.cache.held());
 }
 
-/// What the topics that are known hold.
+/// Returns the bytes that the caches of all known topics hold.
 fn held_of_known(log: &JetStreamLog) -> usize {
     log.topics().values().map(|topic| topic.state.cache.held()).sum()
 }
 
-/// P3: NATS servers that restart put a reader's consumer back to where it began; the reader goes on.
+/// P3: restarted NATS servers reset a reader's consumer to its first position. The reader continues where it stopped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lagging_reader_goes_on_when_the_servers_restart() {
     let mut nats = Nats::cluster();
@@ -114,7 +114,7 @@ async fn a_lagging_reader_goes_on_when_the_servers_restart() {
     config.storage.cache_bytes = 10_000;
     let log = open(&config).await;
     let topic = created(&*log, "t").await;
-    // More than one answer of a consumer holds.
+    // These are more records than one answer of a consumer holds.
     for n in 0..300 {
         put(&*topic, n).await.unwrap();
     }

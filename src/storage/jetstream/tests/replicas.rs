@@ -1,4 +1,4 @@
-//! Replicas that share a topic: positions, conditions and request ids of one hold on the others.
+//! Tests of replicas that share a topic: positions, conditions and request ids of one replica are valid on the others.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::storage::jetstream::names::subject;
 use crate::storage::jetstream::server::Nats;
 use crate::storage::{Error, Hold, Log, Start, TopicLog};
 
-/// P3: what one replica acknowledged, another serves at once, from the very position.
+/// P3: records that one replica acknowledged are served by another at once, from the same position.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_position_of_one_replica_works_at_once_on_another() {
     let nats = Nats::single("");
@@ -28,7 +28,7 @@ async fn a_position_of_one_replica_works_at_once_on_another() {
         let Position { offset, .. } = put(&**one, n).await.unwrap().next;
         assert_eq!(other.resolve(Start::At(offset)).await.unwrap(), offset);
         assert!(other.resolve(Start::Latest).await.unwrap() >= offset);
-        // A condition on what the other has just acknowledged holds.
+        // A condition on the offset that the other replica has just acknowledged holds.
         let next = batch(&[1_000 + n], 0).expecting(Some(offset));
         let done = other.appender().append(vec![next], Hold::default()).await;
         assert_eq!(done.failure, None);
@@ -40,8 +40,8 @@ async fn a_position_of_one_replica_works_at_once_on_another() {
     assert!(begun.elapsed() >= Duration::from_secs(5), "it may have come yet");
 }
 
-/// A condition that does not hold is told of an end that includes everything acknowledged before, also
-/// by a replica that has not seen it yet.
+/// The refusal of a condition reports a tail that includes everything acknowledged before, even on a replica that has
+/// not read it yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_condition_is_told_of_an_end_that_is_not_old() {
     let nats = Nats::single("");
@@ -54,7 +54,7 @@ async fn a_refused_condition_is_told_of_an_end_that_is_not_old() {
             let batch = batch(&[1_000 + n], 0).expecting(Some(expected));
             on_b.appender().append(vec![batch], Hold::default()).await.failure
         };
-        // One that holds once b has seen what a stored, then one that does not.
+        // The first condition holds once b has read what a stored, and the second does not hold.
         let next = put(&*on_a, n).await.unwrap().next.offset;
         assert_eq!(conditional(next).await, None);
         let next = put(&*on_a, n).await.unwrap().next.offset;
@@ -64,7 +64,7 @@ async fn a_refused_condition_is_told_of_an_end_that_is_not_old() {
     }
 }
 
-/// Reads `count` records, on one replica after the other, waiting as a subscriber does.
+/// Reads `count` records, on one replica after the other, and waits for them as a subscriber does.
 async fn read_moving(replicas: &[Arc<dyn TopicLog>], count: usize) -> Vec<(u64, u64)> {
     let (mut at, mut found, mut turn) = (Offset::ZERO, Vec::new(), 0);
     while found.len() < count {
@@ -87,7 +87,7 @@ async fn read_moving(replicas: &[Arc<dyn TopicLog>], count: usize) -> Vec<(u64, 
     found
 }
 
-/// P2, P3: a subscriber that is moved among replicas which all publish sees each record once, in order.
+/// P2, P3: a subscriber that moves among replicas that all publish sees each record once, in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscriber_moved_among_replicas_sees_every_record_once() {
     const EACH: u64 = 300;
@@ -118,7 +118,7 @@ async fn a_subscriber_moved_among_replicas_sees_every_record_once() {
             read.iter().filter(|(_, p)| p >> 32 == replica).map(|(_, p)| p & 0xffff_ffff).collect();
         assert_eq!(of, (0..EACH).collect::<Vec<_>>());
     }
-    // The receipts name what was read.
+    // The receipts name the places that were read.
     let places: HashSet<_> = read.iter().copied().collect();
     for (replica, done) in written.iter().enumerate() {
         for (n, done) in done.iter().enumerate() {
@@ -145,7 +145,7 @@ async fn a_request_id_is_stored_once_whatever_the_replica() {
     assert_eq!(everything(&*topics[0]).await.len(), 30);
 }
 
-/// Stores a batch under an id; answers whether it had been.
+/// Publishes a batch under an id. Returns true if the id was known.
 async fn is_known(topic: &dyn TopicLog, id: u64) -> bool {
     let batch = batch(&[id], 0).with_request_id(&format!("id-{id}")).unwrap();
     let done = topic.appender().append(vec![batch], Hold::default()).await;
@@ -153,8 +153,8 @@ async fn is_known(topic: &dyn TopicLog, id: u64) -> bool {
     done.receipts[0].duplicate
 }
 
-/// P5: a replica that still reads the older ids while it sees newer ones stored keeps the newest, and no more
-/// than its limit.
+/// P5: a replica that still reads the older ids while newer ones are stored keeps the newest ids, and no more than its
+/// limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ids_seen_while_the_older_ones_are_read_are_kept() {
     const MAX: u64 = 50;
@@ -173,7 +173,7 @@ async fn ids_seen_while_the_older_ones_are_read_are_kept() {
             assert!(!is_known(&*on_a, id).await);
         }
     };
-    // What b is asked first makes it read those of 600 messages, 200 at a time.
+    // The first publish on b makes it read the ids of 600 messages, 200 at a time.
     let (first, ()) = tokio::join!(is_known(&*on_b, 599), later);
     assert!(first);
     eventually("b saw them stored", Duration::from_secs(10), async || on_b.tail() == on_a.tail()).await;
@@ -183,8 +183,8 @@ async fn ids_seen_while_the_older_ones_are_read_are_kept() {
     assert!(!is_known(&*on_b, 0).await, "one beyond the limit is not");
 }
 
-/// P5: whatever the clock of a replica says, an id is remembered for the window: by those that saw it
-/// stored, and by one that starts later.
+/// P5: an id is remembered for the window, whatever the clock of a replica says, both by replicas that saw it stored
+/// and by one that starts later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_whose_clock_is_wrong_forgets_no_request_id() {
     let nats = Nats::single("");
@@ -224,7 +224,7 @@ async fn ids_are_forgotten_once_the_window_is_over() {
     assert!(!is_known(&*topic, 1).await && is_known(&*topic, 2).await);
 }
 
-/// P5: what a replica of the program before stored is a duplicate for every principal, as it was then.
+/// P5: an id that an earlier version stored counts as a duplicate for every principal, as it did in that version.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ids_that_an_earlier_program_stored_are_known() {
     let nats = Nats::single("");
@@ -249,7 +249,7 @@ async fn ids_that_an_earlier_program_stored_are_known() {
     assert_eq!(everything(&*topic).await.len(), 1);
 }
 
-/// Trimmed, deleted and created again by one replica: the others notice.
+/// One replica trims, deletes and creates a topic again, and the others notice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_replica_does_to_a_topic_others_notice() {
     let nats = Nats::single("");
@@ -282,7 +282,7 @@ async fn what_one_replica_does_to_a_topic_others_notice() {
     assert_eq!(everything(&*again).await.len(), 1);
 }
 
-/// P5: topics together remember no more ids than the limit, and each its newest.
+/// P5: all topics together remember no more ids than the limit, and each topic remembers its newest ids.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_topics_together_keep_to_the_limit_of_request_ids() {
     const MAX: usize = 96;
@@ -309,7 +309,7 @@ async fn all_topics_together_keep_to_the_limit_of_request_ids() {
             eventually("the busy topic gives up some", Duration::from_secs(10), held).await;
         }
     }
-    // The busy one has given up what is above its share, so that the others have theirs.
+    // The busy topic has dropped the ids above its share, so the others have theirs.
     for (topic, newest) in topics.iter().zip([199, 239, 239, 239]) {
         for id in (newest - 9..=newest).rev() {
             assert!(is_known(&**topic, id).await, "{id} of {}", topic.name());

@@ -1,4 +1,4 @@
-//! A NATS whose store is full.
+//! Tests of a NATS whose store is full.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn until(log: &JetStreamLog, what: &str, wanted: impl Fn(&Health) -> bool)
     told.await.unwrap_or_else(|_| panic!("{what}")).unwrap();
 }
 
-/// Publishes are refused, and the health says why; reads, trims and deletes go on, and make room.
+/// Publishes are refused, and the health gives the reason. Reads, trims and deletions still work, and make room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_store_says_so_and_is_freed_by_trims_and_deletes() {
     let nats = Nats::single_with_store("2MB");
@@ -48,7 +48,7 @@ async fn a_full_store_says_so_and_is_freed_by_trims_and_deletes() {
     let refused = log.create(name("v"), crate::storage::Retention::default()).await.err();
     assert_eq!(refused, Some(Error::DiskFull));
     assert_eq!(read_all(&*topic, Offset::ZERO).await.unwrap().len(), receipts.len());
-    // A replica that comes now serves what there is.
+    // A replica that starts now serves the stored records.
     let late = open(&config(&nats)).await;
     let on_late = late.get(&name("t")).await.unwrap();
     assert_eq!(read_all(&*on_late, Offset::ZERO).await.unwrap().len(), receipts.len());
@@ -57,13 +57,13 @@ async fn a_full_store_says_so_and_is_freed_by_trims_and_deletes() {
     assert_eq!(late.trim(&name("t"), None, middle).await, Ok(middle));
     put(&*topic, 1000).await.unwrap();
     until(&log, "there is room again", |health| *health == Health::Serving).await;
-    // And once more, by a delete.
+    // A deletion makes room as well.
     fill(&*topic).await;
     log.delete(&name("t"), None).await.unwrap();
     eventually("there is room", Duration::from_secs(10), async || put(&*other, 1).await.is_ok()).await;
 }
 
-/// Trims to the tail, of all there is.
+/// A trim to the tail removes everything from a full store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_store_can_be_emptied() {
     let nats = Nats::single_with_store("1MB");
@@ -75,7 +75,7 @@ async fn a_full_store_can_be_emptied() {
     put(&*topic, 1).await.unwrap();
 }
 
-/// P7: a full store that refuses a publish again says nothing of an attempt before, whose answer was lost.
+/// P7: if a full store refuses a repeated publish, that says nothing about an earlier attempt whose answer was lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_store_does_not_say_that_an_unanswered_attempt_is_not_stored() {
     const WAY: Duration = Duration::from_millis(50);
@@ -90,7 +90,7 @@ async fn a_full_store_does_not_say_that_an_unanswered_attempt_is_not_stored() {
     let mut refusals = Vec::new();
     for _ in 0..5 {
         let cut = async {
-            // The message has reached the server, and its answer is on its way.
+            // The message has reached the server, and its answer is on the way.
             sleep(WAY + WAY / 2).await;
             proxy.cut();
         };
