@@ -1,6 +1,6 @@
-//! What is in segments and still in memory, of all topics, within the bound of the cache: the oldest goes
-//! first, whoever has published since.
-//! Never: evicts what is in no segment yet.
+//! Chunks of records of all topics that are in segments and still in memory. Their total size is bounded: the
+//! oldest chunk is evicted first, whichever topic it belongs to. A chunk is evicted only once its records are
+//! in a segment.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use crate::record::Offset;
 pub struct Cached {
     bytes_max: usize,
     bytes: usize,
-    /// Whose, where it ends, its bytes of memory.
+    /// Each chunk's topic, the offset after its last record, and its size in memory in bytes.
     chunks: VecDeque<(Arc<Topic>, Offset, usize)>,
 }
 
 impl Cached {
-    /// At most so many bytes of memory.
+    /// Creates a list of chunks that hold at most `bytes_max` bytes of memory.
     #[must_use]
     pub const fn new(bytes_max: usize) -> Self {
         Self { bytes_max, bytes: 0, chunks: VecDeque::new() }
     }
 
-    /// Takes in what is in segments now: all that was published between two snapshots, so that no chunk holds
-    /// anything else besides.
+    /// Adds the chunks of runs that are now in segments, and evicts the oldest chunks beyond the limit.
+    /// `pending` must be everything published between two snapshots, so that no chunk also holds other runs.
     pub fn add(&mut self, pending: &[Pending]) {
         self.evict_forgotten();
         let mut spans: HashMap<u64, (Arc<Topic>, Offset, Offset)> = HashMap::new();
@@ -52,7 +52,7 @@ impl Cached {
         }
     }
 
-    /// Lets go of what nobody can read any more.
+    /// Evicts the chunks of deleted topics and of trimmed records, which nobody can read any more.
     fn evict_forgotten(&mut self) {
         let bytes = &mut self.bytes;
         self.chunks.retain(|(topic, end, held)| {

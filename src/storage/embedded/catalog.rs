@@ -1,6 +1,6 @@
-//! The catalog: every topic with its settings and segments, as of one synced commit. Written whole,
-//! by atomic rename. Changes between two catalogs go through the journal as [`Change`]s.
-//! Never: changed in place.
+//! The catalog: every topic with its settings and segments, as of one synced commit. It is written as a whole
+//! and put in place by an atomic rename, never changed in place. Changes between two catalogs go through the
+//! journal as [`Change`]s.
 
 use std::io;
 use std::path::Path;
@@ -22,13 +22,13 @@ const HEADER_LEN: usize = 24;
 /// The catalog's content.
 #[derive(Clone, PartialEq, Message)]
 pub struct Catalog {
-    /// It is the state at exactly this synced commit; those after it are replayed.
+    /// Number of the synced commit whose state this is; later commits are replayed.
     #[prost(uint64, tag = "1")]
     pub commit: u64,
-    /// The first journal that holds commits after it.
+    /// Sequence number of the first journal that holds later commits.
     #[prost(uint64, tag = "2")]
     pub journal: u64,
-    /// The id the next topic gets.
+    /// Id of the next topic to be created.
     #[prost(uint64, tag = "3")]
     pub next_topic: u64,
     /// The newest publish time, in microseconds since 1970.
@@ -37,11 +37,11 @@ pub struct Catalog {
     /// Every topic.
     #[prost(message, repeated, tag = "5")]
     pub topics: Vec<TopicEntry>,
-    /// The files of remembered request ids, oldest first.
+    /// Files of the remembered request ids, oldest first.
     #[prost(message, repeated, tag = "6")]
     pub ids: Vec<IdsEntry>,
-    /// Every commit up to this one was acknowledged: journals that end before it are damaged. Set by
-    /// a clean stop; 0 where nobody could tell.
+    /// Newest commit known to be acknowledged: journals that end before it are damaged. A clean stop sets it;
+    /// 0 if it is not known.
     #[prost(uint64, tag = "7")]
     pub last_acked_commit: u64,
 }
@@ -49,34 +49,34 @@ pub struct Catalog {
 /// One topic.
 #[derive(Clone, PartialEq, Message)]
 pub struct TopicEntry {
-    /// Its number: never used again.
+    /// Number of the topic, which is never used again.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    /// Its name.
+    /// Name of the topic.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// Its incarnation.
+    /// Epoch of this incarnation of the topic.
     #[prost(fixed64, tag = "3")]
     pub epoch: u64,
-    /// When it was created, in microseconds since 1970.
+    /// Time at which it was created, in microseconds since 1970.
     #[prost(uint64, tag = "4")]
     pub created: u64,
-    /// When its settings last changed.
+    /// Time at which its settings last changed.
     #[prost(uint64, tag = "5")]
     pub updated: u64,
-    /// How long records are kept.
+    /// Limits on the records that are kept.
     #[prost(message, optional, tag = "6")]
     pub retention: Option<RetentionEntry>,
     /// The oldest offset kept.
     #[prost(uint64, tag = "7")]
     pub earliest: u64,
-    /// The offset the next record gets.
+    /// Offset of the next record to be stored.
     #[prost(uint64, tag = "8")]
     pub tail: u64,
-    /// When the newest batch was stored; 0 where there never was one.
+    /// Time at which the newest batch was stored; 0 if there never was one.
     #[prost(uint64, tag = "9")]
     pub last_publish: u64,
-    /// Its segments, in order.
+    /// Segments of the topic, in order.
     #[prost(message, repeated, tag = "10")]
     pub segments: Vec<SegmentEntry>,
 }
@@ -84,33 +84,33 @@ pub struct TopicEntry {
 /// One segment file.
 #[derive(Clone, PartialEq, Message)]
 pub struct SegmentEntry {
-    /// The offset it begins with, which is in its name.
+    /// Offset of the first record, which is in the file's name.
     #[prost(uint64, tag = "1")]
     pub base: u64,
-    /// The offset after its last record.
+    /// Offset after the last record.
     #[prost(uint64, tag = "2")]
     pub end: u64,
-    /// How many of its bytes count.
+    /// Length of the valid part of the file, in bytes.
     #[prost(uint64, tag = "3")]
     pub len: u64,
-    /// When its first batch was stored.
+    /// Time at which the first batch was stored.
     #[prost(uint64, tag = "4")]
     pub first_time: u64,
-    /// When its last batch was stored.
+    /// Time at which the last batch was stored.
     #[prost(uint64, tag = "5")]
     pub last_time: u64,
 }
 
-/// Zero means no limit.
+/// Retention limits of one topic. Zero means no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct RetentionEntry {
-    /// In microseconds.
+    /// Maximum age, in microseconds.
     #[prost(uint64, tag = "1")]
     pub max_age: u64,
-    /// In bytes of blocks.
+    /// Maximum size, in bytes of blocks.
     #[prost(uint64, tag = "2")]
     pub max_bytes: u64,
-    /// In records.
+    /// Maximum number of records.
     #[prost(uint64, tag = "3")]
     pub max_records: u64,
 }
@@ -118,41 +118,41 @@ pub struct RetentionEntry {
 /// One file of request ids.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct IdsEntry {
-    /// Its number, which is in its name.
+    /// Number of the file, which is in its name.
     #[prost(uint64, tag = "1")]
     pub seq: u64,
-    /// Its length in bytes.
+    /// Length of the file, in bytes.
     #[prost(uint64, tag = "2")]
     pub len: u64,
-    /// How many ids it holds.
+    /// Number of request ids in the file.
     #[prost(uint64, tag = "3")]
     pub count: u64,
-    /// When its newest id was stored.
+    /// Time at which the newest id was stored.
     #[prost(uint64, tag = "4")]
     pub last_time: u64,
-    /// CRC32C of the whole file; none where an earlier program wrote it.
+    /// CRC32C of the whole file; none if an earlier version of the program wrote it.
     #[prost(fixed32, optional, tag = "5")]
     pub crc: Option<u32>,
 }
 
-/// A change of the catalog, as the journal holds it.
+/// Change of the catalog, as the journal stores it.
 #[derive(Clone, PartialEq, Message)]
 pub struct Change {
-    /// What changes.
+    /// Content of the change.
     #[prost(oneof = "ChangeKind", tags = "1, 2, 3, 4")]
     pub kind: Option<ChangeKind>,
 }
 
-/// What changes.
+/// Content of a [`Change`].
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum ChangeKind {
     /// A new topic, without segments.
     #[prost(message, tag = "1")]
     Create(TopicEntry),
-    /// New settings: id, retention and updated count.
+    /// New settings: only `id`, `retention` and `updated` are set.
     #[prost(message, tag = "2")]
     Update(TopicEntry),
-    /// The topic of this id is gone.
+    /// Deletion of the topic with this id.
     #[prost(uint64, tag = "3")]
     Delete(u64),
     /// A new earliest offset: only `id` and `earliest` are set.
@@ -183,11 +183,11 @@ impl From<RetentionEntry> for Retention {
 }
 
 impl Catalog {
-    /// Writes the catalog beside the current one, syncs it and puts it in place; on a full disk from the
-    /// reserve, which is filled up again as far as there is room.
+    /// Writes the catalog to a temporary file, syncs it and renames it over the current one. On a full disk
+    /// it uses the space of the reserve, which is then filled up again as far as there is room.
     ///
     /// # Errors
-    /// The disk's; the current one is still in place then.
+    /// Returns the disk's error; the current catalog is still in place then.
     pub fn write(&self, disk: &dyn Disk, dir: &Path) -> io::Result<()> {
         let body = self.encode_to_vec();
         let mut bytes = Vec::with_capacity(HEADER_LEN + body.len());
@@ -204,10 +204,10 @@ impl Catalog {
         Ok(())
     }
 
-    /// Reads the catalog; none where there is no such file.
+    /// Reads the catalog; returns none if there is no such file.
     ///
     /// # Errors
-    /// The disk's; a newer format; damage.
+    /// Fails if the disk does, if the format is newer, or if the catalog is damaged.
     pub fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<Self>, OpenError> {
         let path = dir.join(FILE_NAME);
         let bytes = super::disk::read_file(disk, &path).map_err(|e| OpenError::io(&path, e))?;

@@ -1,6 +1,5 @@
-//! Checking and repairing the data directory of a server that does not run. docs/format.md and
-//! `streamway check --help` say how it is used.
-//! Never: works on a directory that a server holds.
+//! Check and repair of the data directory of a server that is not running. docs/format.md and
+//! `streamway check --help` explain how to use them. A directory that a running server has locked is refused.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -17,75 +16,77 @@ use crate::record::Epoch;
 
 pub use super::scan::Damage;
 
-/// What a data directory holds, and what is wrong with it.
+/// Contents of a data directory, and everything that is wrong with it.
 #[derive(Debug)]
 pub struct Report {
     /// Every topic.
     pub topics: Vec<TopicReport>,
-    /// Everything that is not as it was written.
+    /// Every place that is not as it was written.
     pub damages: Vec<Damage>,
-    /// What is no damage, and worth a line.
+    /// Findings that are not damage but are worth reporting.
     pub notes: Vec<String>,
-    /// Segments read, and their bytes.
+    /// Number of segments read, and their total size in bytes.
     pub segments: (u64, u64),
-    /// Journals found.
+    /// Number of journals found.
     pub journals: usize,
-    /// Files of request ids that are whole.
+    /// Number of files of request ids that are intact.
     pub ids: usize,
 }
 
 /// One topic of a [`Report`].
 #[derive(Clone, Debug)]
 pub struct TopicReport {
-    /// Its name; one made up for data without an owner begins with `recovered-`.
+    /// Name of the topic. A name made up for data whose topic is unknown begins with `recovered-`.
     pub name: String,
-    /// Its incarnation.
+    /// Epoch of this incarnation of the topic.
     pub epoch: Epoch,
     /// The oldest offset kept.
     pub earliest: u64,
-    /// The offset the next record gets.
+    /// Offset of the next record to be stored.
     pub tail: u64,
-    /// Offsets that were stored and are not whole any more: first, and after the last.
+    /// Ranges of offsets that were stored and are no longer intact: the first offset, and the one after the
+    /// last.
     pub lost: Vec<(u64, u64)>,
-    /// Whether more may be lost, in a place that does not say whose it was.
+    /// True if more may be lost, in a damaged place that does not say which topic it belonged to.
     pub doubt: bool,
 }
 
-/// What a repair did.
+/// Result of a repair.
 #[derive(Debug)]
 pub struct Repaired {
-    /// What was found before.
+    /// Report from before the repair.
     pub before: Report,
-    /// Topics that lost records, or may have: before, and as they are now.
+    /// Topics that lost records or may have lost some: each as it was before, and as it is now.
     pub renewed: Vec<(TopicReport, TopicReport)>,
-    /// Where the files that were replaced are kept; none where nothing had to be done.
+    /// Directory that holds the replaced files; none if nothing had to be done.
     pub kept: Option<PathBuf>,
-    /// What is found now.
+    /// Report from after the repair.
     pub after: Report,
 }
 
 /// Reads everything in the data directory, and changes nothing.
 ///
 /// # Errors
-/// A server has the directory; it is not one; a newer format; the file system's.
+/// Fails if a server has the directory locked, if it is not a data directory, if its format is newer, or if
+/// the file system fails.
 pub fn check(dir: &Path) -> Result<Report, OpenError> {
     let _lock = take(dir)?;
     expect_data(dir)?;
     Ok(report(&scan::scan(&RealDisk, dir)?))
 }
 
-/// Salvages what is whole into a data directory that a server takes. Files that are replaced are
-/// moved aside, so space for what is rewritten is needed. Without damage nothing is changed.
+/// Salvages what is intact into a data directory that a server accepts. Replaced files are moved aside, so
+/// the disk needs space for what is rewritten. If there is no damage, nothing is changed.
 ///
 /// # Errors
-/// As [`check`].
+/// Same as [`check`].
 pub fn repair(dir: &Path) -> Result<Repaired, OpenError> {
     let _lock = take(dir)?;
     expect_data(dir)?;
     repair_on(&RealDisk, dir)
 }
 
-/// [`repair`] without the lock.
+/// Does the same as [`repair`], without taking the lock.
 pub(super) fn repair_on(disk: &dyn Disk, dir: &Path) -> Result<Repaired, OpenError> {
     let found = scan::scan(disk, dir)?;
     let before = report(&found);
@@ -101,7 +102,7 @@ pub(super) fn repair_on(disk: &dyn Disk, dir: &Path) -> Result<Repaired, OpenErr
     Ok(Repaired { before, renewed: pairs.collect(), kept: Some(kept), after })
 }
 
-/// The report of what was found.
+/// Builds the report of a scan.
 pub(super) fn report(scan: &Scan) -> Report {
     Report {
         topics: scan.topics.values().map(topic_report).collect(),
@@ -124,7 +125,7 @@ fn topic_report(topic: &scan::Topic) -> TopicReport {
     }
 }
 
-/// Refuses a directory in which no server ever stored anything: most likely it is not the one that was meant.
+/// Refuses a directory in which no server has ever stored anything: most likely another one was meant.
 fn expect_data(dir: &Path) -> Result<(), OpenError> {
     let has_catalog = dir.join(catalog::FILE_NAME).symlink_metadata().is_ok();
     if !has_catalog && Listing::read(&RealDisk, dir)?.is_empty() {
@@ -133,8 +134,8 @@ fn expect_data(dir: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Takes the directory's lock, where there is one: a copy on a read-only disk has none, or one that
-/// cannot be written.
+/// Takes the directory's lock if it has a lock file, which is only opened for reading: a copy on a read-only
+/// disk may have no lock file, or one that cannot be written.
 fn take(dir: &Path) -> Result<Option<std::fs::File>, OpenError> {
     if !dir.is_dir() {
         return Err(OpenError::NotADirectory(dir.into()));

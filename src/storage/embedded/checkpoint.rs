@@ -1,6 +1,6 @@
-//! The checkpointer: moves what the journals hold into segments, writes the catalog, then lets the
-//! old journals go; and evicts from the tail caches what is in segments.
-//! Never: removes a file before the catalog that does without it is durable.
+//! The checkpointer: moves what the journals hold into segments, writes the catalog, and then removes the old
+//! journals. It also evicts from the tail caches what is in segments. A file is removed only after the
+//! catalog that no longer needs it is durable.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -25,12 +25,13 @@ use crate::record::{Offset, UnixMicros};
 use crate::storage::tail::Run;
 use crate::telemetry::METRICS;
 
-/// How often retention looks, and a full disk is tried again.
+/// Interval at which retention runs, and at which a full disk is tried again.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A topic with limits is kept in at least about so many segments.
+/// Approximate minimum number of segments in which a topic with limits is kept.
 const SEGMENTS_KEPT: u64 = 4;
-/// Request ids are kept in files up to so many times what the window takes, while it remembers any so old:
-/// those of a principal that stores few lie between those of one that stores many.
+/// Multiple of the window's capacity up to which request ids are kept in files, as long as the window
+/// remembers an id that old: the ids of a principal that stores few are spread among those of one that stores
+/// many.
 const IDS_KEPT: u64 = 4;
 
 /// The checkpointer's state.
@@ -42,28 +43,28 @@ pub struct Checkpointer {
     pub dir: PathBuf,
     /// Size at which a segment is full.
     pub segment_bytes: u64,
-    /// Most request ids remembered.
+    /// Maximum number of request ids remembered.
     pub ids_max: usize,
     /// The catalog on disk.
     pub catalog: Catalog,
-    /// The way from the committer.
+    /// Queue of snapshots from the committer.
     pub checkpoint_queue: Arc<CheckpointQueue>,
-    /// Open segments.
+    /// Open segment files.
     pub files: Arc<Files>,
-    /// Where failures are reported.
+    /// Health monitor to which failures are reported.
     pub health: Monitor,
-    /// Retention.
+    /// Retention of all topics, which runs between checkpoints.
     pub retention_task: RetentionTask,
-    /// When retention last looked.
+    /// Time of the last retention pass.
     pub kept: Option<Instant>,
-    /// When another journal was last tried for want of space.
+    /// Time at which a new journal was last requested while the disk lacked space for one.
     pub tried: Option<Instant>,
-    /// What is in segments and still in a tail cache.
+    /// Chunks that are in segments and still in a tail cache.
     pub cached: Cached,
 }
 
 impl Checkpointer {
-    /// Works until the log closes.
+    /// Runs until the log closes or a checkpoint fails for good.
     pub fn run(mut self) {
         let _guard =
             PanicGuard { checkpoint_queue: self.checkpoint_queue.clone(), health: self.health.clone() };
@@ -82,8 +83,9 @@ impl Checkpointer {
         }
     }
 
-    /// Notes in the catalog what a clean stop acknowledged, so that a journal that loses its end while
-    /// nobody runs is found out. Where that cannot be written, the next start has less to go by.
+    /// Writes the newest acknowledged commit to the catalog at a clean stop, so that the next start detects a
+    /// journal that lost its end while no server was running. If it cannot be written, the next start cannot
+    /// detect that.
     fn prove(&mut self, synced: Option<u64>) {
         let Some(synced) = synced.filter(|synced| *synced > self.catalog.last_acked_commit) else { return };
         self.catalog.last_acked_commit = synced;
@@ -92,7 +94,7 @@ impl Checkpointer {
         }
     }
 
-    /// Looks after retention, now and then, also where one checkpoint follows the other.
+    /// Runs a retention pass if one is due, even while checkpoints follow each other without a pause.
     fn keep(&mut self) {
         if self.kept.is_none_or(|last| last.elapsed() >= INTERVAL) {
             self.retention_task.pass(&self.files, &self.catalog);
@@ -100,7 +102,7 @@ impl Checkpointer {
         }
     }
 
-    /// Tries until it works; false where it never will, or the log closes.
+    /// Tries a checkpoint until it succeeds. Returns false if it fails for good, or if the log closes.
     fn retry(&mut self, snapshot: &Snapshot) -> bool {
         loop {
             let begun = Instant::now();
@@ -127,7 +129,7 @@ impl Checkpointer {
         }
     }
 
-    /// Frees what can be freed, and has another journal tried, now and then.
+    /// Frees what can be freed, and requests a new journal at most once per [`INTERVAL`].
     fn make_room(&mut self) {
         self.reclaim();
         if self.tried.is_none_or(|last| last.elapsed() >= INTERVAL) {
@@ -136,8 +138,8 @@ impl Checkpointer {
         }
     }
 
-    /// Frees what the full disk holds in vain: spare journals, and segments that were trimmed or
-    /// whose topic was deleted. The trims and deletions are in the journal, and replayed from there.
+    /// Frees what a full disk holds needlessly: spare journals, and segments that were trimmed or whose topic
+    /// was deleted. The trims and deletions are in the journal and are replayed from there.
     fn reclaim(&mut self) {
         while let Some(spare) = self.checkpoint_queue.take_spare() {
             self.remove(spare);
@@ -178,9 +180,11 @@ impl Checkpointer {
         let mut topics = Vec::with_capacity(snapshot.topics.len());
         for mark in &snapshot.topics {
             let fresh = runs.remove(&mark.topic.id).unwrap_or_default();
-            // What was trimmed since is durably so, and not written either: a trim may be what ends a full disk.
+            // Runs trimmed since the snapshot are not written either: the trim is durable, and it may be what
+            // frees a full disk.
             let earliest = mark.earliest.max(mark.topic.state.earliest().min(mark.tail));
-            // A deleted topic's batches in the journal still need its entry. Its segments may be reclaimed.
+            // A deleted topic keeps its entry, which its batches in the journal still need. Its segments may
+            // be reclaimed.
             let segments = match mark.topic.state.is_deleted() {
                 true => Vec::new(),
                 false => self.flush(mark, earliest, &fresh, snapshot.clock)?,
@@ -190,10 +194,11 @@ impl Checkpointer {
         let (ids, fresh_ids) = self.write_ids(snapshot)?;
         self.disk.sync_dir(&self.dir.join("segments"))?;
         if fresh_ids.is_some() {
-            // Its entry, before that of the catalog that names it: a file system may keep either alone.
+            // The file's directory entry must be durable before that of the catalog that names it: after a
+            // crash, a file system may have either one alone.
             self.disk.sync_dir(&self.dir)?;
         }
-        // What was reclaimed while this checkpoint waited for space was trimmed after its snapshot.
+        // Segments reclaimed while this checkpoint waited for space were trimmed after its snapshot.
         let earliest_offsets: HashMap<u64, u64> =
             self.catalog.topics.iter().map(|topic| (topic.id, topic.earliest)).collect();
         let reclaimed = |mark: &TopicMark| earliest_offsets.get(&mark.topic.id).copied().unwrap_or(0);
@@ -219,8 +224,8 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Appends runs to the topic's segments and syncs them; answers the segments there are then, from
-    /// `earliest` on.
+    /// Appends runs to the topic's segments and syncs them. Returns the resulting segments from `earliest`
+    /// on.
     fn flush(
         &self,
         mark: &TopicMark,
@@ -230,13 +235,13 @@ impl Checkpointer {
     ) -> Result<Vec<Segment>, Fault> {
         let topic = &mark.topic;
         let mut segments = topic.segments.load_full().to_vec();
-        // What was trimmed before it got here is not written at all.
+        // Runs that were trimmed before this checkpoint are not written at all.
         let runs = &runs[runs.partition_point(|run| run.end <= earliest)..];
         if let Some(next) = runs.first() {
             let limit = self.segment_limit(mark, now);
             let mut writer =
                 SegmentWriter::new(&*self.disk, &self.dir, (topic.id, topic.state.epoch.get()), limit);
-            // Nothing goes behind what was trimmed: that file is about to be removed, and may be damaged.
+            // Nothing is appended to a trimmed segment: its file is about to be removed, and may be damaged.
             let takes =
                 |last: &&Segment| !limit.is_reached_by(last) && last.end == next.first && last.end > earliest;
             if let Some(last) = segments.last().filter(takes).copied()
@@ -254,8 +259,8 @@ impl Checkpointer {
         Ok(segments)
     }
 
-    /// The point at which a segment of this topic is full. Topics with tight limits get small ones, as
-    /// retention frees whole segments.
+    /// Computes the limit at which a segment of this topic is full. Topics with tight limits get small
+    /// segments, because retention frees whole segments.
     fn segment_limit(&self, mark: &TopicMark, now: UnixMicros) -> Limit {
         const MIN_BYTES: u64 = 256 << 10;
         let retention = &mark.settings.retention;
@@ -269,8 +274,8 @@ impl Checkpointer {
         Limit { bytes, oldest: UnixMicros(oldest) }
     }
 
-    /// The active segment, without what a checkpoint that failed left at its end. None where its header is
-    /// damaged, which is reported: what was written behind it could not be read.
+    /// Opens the active segment, and cuts off what a failed checkpoint left at its end. If its header is
+    /// damaged, it reports that and returns none, because nothing appended to the file could be read.
     fn reopen(&self, topic: &Topic, active: &Segment) -> Result<Option<Arc<dyn File>>, Fault> {
         let path = segment::path(&self.dir, topic.id, active.base);
         let file = self.disk.open(&path, Mode::Write)?;
@@ -292,14 +297,16 @@ impl Checkpointer {
         }
     }
 
-    /// Writes the request ids of the snapshot; answers the older files still needed, and the new one.
+    /// Writes the request ids of the snapshot. Returns the older files that are still needed, and the new
+    /// one.
     fn write_ids(&self, snapshot: &Snapshot) -> Result<(Vec<IdsEntry>, Option<IdsEntry>), Fault> {
         let fresh = ids::write(&*self.disk, &self.dir, snapshot)?;
         let mut count = fresh.map_or(0, |fresh| fresh.count);
         let mut kept: Vec<IdsEntry> = Vec::new();
         let oldest_kept = snapshot.oldest_kept_id.map_or(u64::MAX, |oldest| oldest.0);
         for entry in self.catalog.ids.iter().rev() {
-            // Beyond the newest, only for the sake of those whose share is not used up.
+            // A file beyond the window's capacity is kept only if the window may still remember one of its
+            // ids.
             let most = if entry.last_time < oldest_kept { 1 } else { IDS_KEPT };
             if count >= most.saturating_mul(self.ids_max as u64) || entry.last_time < snapshot.oldest_id.0 {
                 break;
@@ -311,7 +318,7 @@ impl Checkpointer {
         Ok((kept, fresh))
     }
 
-    /// Lets go of the memory of what is in segments now, down to the cache's size.
+    /// Releases the memory of runs that are now in segments, down to the size of the cache.
     fn release(&mut self, snapshot: &Snapshot) {
         let mut bytes = 0;
         for item in &snapshot.pending {
@@ -322,8 +329,8 @@ impl Checkpointer {
         self.checkpoint_queue.finish(bytes);
     }
 
-    /// Removes what the catalog before named and the one now does not. What cannot be removed is
-    /// found again at the next start.
+    /// Removes the files that the previous catalog named and the current one does not. A file that cannot be
+    /// removed is found again at the next start.
     fn remove_unnamed(&self, old: &Catalog) {
         let named: HashSet<_> = segments_of(&self.catalog).collect();
         for (topic, base) in segments_of(old).filter(|key| !named.contains(key)) {
@@ -360,7 +367,7 @@ impl Checkpointer {
     }
 }
 
-/// Nobody waits for a checkpointer that panicked.
+/// Reports a panic of the checkpointer when dropped, so that nobody waits for it.
 struct PanicGuard {
     checkpoint_queue: Arc<CheckpointQueue>,
     health: Monitor,

@@ -1,6 +1,6 @@
-//! What the committer handed over and the checkpointer has not finished: snapshots, their bytes,
-//! spare journals, and how the checkpointer fares.
-//! Never: grows past its limit; the committer waits.
+//! The queue between the committer and the checkpointer: unfinished snapshots, the number of bytes that no
+//! segment holds yet, spare journals, and the checkpointer's state. Its size is bounded: at the limit, the
+//! committer waits.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -14,39 +14,39 @@ use crate::storage::topic_state::Settings;
 use crate::storage::{Error, Stored};
 use crate::telemetry::METRICS;
 
-/// The state at exactly one synced commit, and what the journals before it hold.
+/// State of the log at exactly one synced commit, with the runs that only the journals hold until then.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The commit.
+    /// Number of the commit.
     pub commit: u64,
-    /// The journal that goes on after it.
+    /// Sequence number of the journal that continues after it.
     pub journal: u64,
-    /// The id the next topic gets.
+    /// Id of the next topic to be created.
     pub next_topic: u64,
     /// The newest publish time.
     pub clock: UnixMicros,
-    /// Request ids stored before this are out of the window.
+    /// Time before which request ids are outside the window.
     pub oldest_id: UnixMicros,
-    /// When the oldest that is remembered was stored; none where there is none.
+    /// Time at which the oldest remembered request id was stored; none if no id is remembered.
     pub oldest_kept_id: Option<UnixMicros>,
     /// Every topic.
     pub topics: Vec<TopicMark>,
-    /// Runs not in a segment yet, in the order they were committed.
+    /// Runs that are not in a segment yet, in the order of their commits.
     pub pending: Vec<Pending>,
 }
 
 /// One topic at the snapshot's commit.
 #[derive(Debug)]
 pub struct TopicMark {
-    /// Which.
+    /// The topic.
     pub topic: Arc<Topic>,
     /// The oldest offset kept.
     pub earliest: Offset,
-    /// The offset the next record gets.
+    /// Offset of the next record to be stored.
     pub tail: Offset,
-    /// When the newest batch was stored.
+    /// Time at which the newest batch was stored.
     pub last_publish: UnixMicros,
-    /// Its settings.
+    /// Settings of the topic.
     pub settings: Settings,
 }
 
@@ -62,7 +62,7 @@ struct State {
     synced: Option<u64>,
 }
 
-/// Between the committer and the checkpointer.
+/// Queue between the committer and the checkpointer.
 #[derive(Debug)]
 pub struct CheckpointQueue {
     state: Mutex<State>,
@@ -70,19 +70,19 @@ pub struct CheckpointQueue {
     bytes_max: usize,
 }
 
-/// What the checkpointer found.
+/// Result of waiting for work.
 #[derive(Debug)]
 pub enum Work {
     /// A snapshot to make durable.
     Snapshot(Snapshot),
-    /// Nothing within the time.
+    /// Nothing came within the time.
     Quiet,
-    /// The log closes; the newest commit that was synced, where the committer ended in order.
+    /// The log closes. Holds the newest synced commit if the committer ended normally.
     Closed(Option<u64>),
 }
 
 impl CheckpointQueue {
-    /// Holds at most about `bytes_max` bytes of runs.
+    /// Creates a queue that holds at most about `bytes_max` bytes of runs.
     #[must_use]
     pub fn new(bytes_max: usize, spares: Vec<PathBuf>) -> Self {
         let state = State { spares, ..State::default() };
@@ -93,13 +93,13 @@ impl CheckpointQueue {
         self.state.lock().expect("no panic while it is held")
     }
 
-    /// Counts bytes that are in no segment yet.
+    /// Adds to the number of bytes that are in no segment yet.
     pub fn add(&self, bytes: usize) {
         self.lock().bytes += bytes;
         METRICS.storage.unflushed.add(bytes as i64);
     }
 
-    /// Hands a snapshot over.
+    /// Hands a snapshot to the checkpointer.
     pub fn push(&self, snapshot: Snapshot) {
         let mut state = self.lock();
         state.short = false;
@@ -108,8 +108,8 @@ impl CheckpointQueue {
         self.changed.notify_all();
     }
 
-    /// No journal could be begun for want of space: the checkpointer frees what it can, until one is.
-    /// Answers whether that is new.
+    /// Reports that there is no space for a new journal: the checkpointer frees what it can until one is
+    /// created. Returns true if this was not known before.
     pub fn run_short(&self) -> bool {
         let was = std::mem::replace(&mut self.lock().short, true);
         if !was {
@@ -118,19 +118,19 @@ impl CheckpointQueue {
         !was
     }
 
-    /// Whether space is wanting for a journal.
+    /// Returns true if there is no space for a new journal.
     #[must_use]
     pub fn is_short(&self) -> bool {
         self.lock().short
     }
 
-    /// Whether a snapshot is not in segments yet.
+    /// Returns true if a snapshot is not in segments yet.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         !self.lock().waiting.is_empty()
     }
 
-    /// Something was forgotten: where the disk is full, the checkpointer looks at once what that frees.
+    /// Reports a trim or a deletion: if the disk is full, it wakes the checkpointer to free space at once.
     pub fn look_again(&self) {
         let state = self.lock();
         if state.full || state.short {
@@ -139,32 +139,32 @@ impl CheckpointQueue {
         }
     }
 
-    /// An old journal whose space can be written again.
+    /// Takes an old journal whose space can be reused.
     #[must_use]
     pub fn take_spare(&self) -> Option<PathBuf> {
         self.lock().spares.pop()
     }
 
-    /// Keeps an old journal for [`Self::take_spare`], if there is use for it.
+    /// Returns true if one more old journal is useful for [`Self::take_spare`].
     #[must_use]
     pub fn wants_spare(&self) -> bool {
-        /// One is being written and one flushed; a third file waits.
+        /// While one journal is written and one is flushed, a third file waits as a spare.
         const SPARES_MAX: usize = 1;
         self.lock().spares.len() < SPARES_MAX
     }
 
-    /// Keeps an old journal.
+    /// Stores an old journal for reuse.
     pub fn add_spare(&self, path: PathBuf) {
         self.lock().spares.push(path);
     }
 
-    /// Waits while too much is in no segment yet.
+    /// Waits while more bytes than the limit are in no segment yet.
     ///
     /// # Errors
-    /// [`Error::DiskFull`] where that is why; the checkpointer's failure.
+    /// Returns [`Error::DiskFull`] if a full disk is the reason to wait, or the checkpointer's failure.
     pub fn wait_for_room(&self) -> Result<(), Error> {
         let mut state = self.lock();
-        // What is not handed over yet cannot shrink by waiting.
+        // Waiting frees nothing of what has not been handed over yet.
         while state.bytes > self.bytes_max && !state.waiting.is_empty() {
             if let Some(reason) = &state.failure {
                 return Err(Error::Unavailable { reason: reason.clone(), stored: Stored::Nothing });
@@ -177,14 +177,14 @@ impl CheckpointQueue {
         Ok(())
     }
 
-    /// Why the checkpointer ended, if it did.
+    /// Returns the reason for which the checkpointer ended, if it failed.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.lock().failure.clone()
     }
 
-    /// The next thing for the checkpointer, within `wait`. The snapshot stays counted as waiting
-    /// until [`Self::finish`].
+    /// Waits at most `wait` for the next work of the checkpointer. A snapshot counts as waiting until
+    /// [`Self::finish`].
     #[must_use]
     pub fn take(&self, wait: Duration) -> Work {
         let mut state = self.lock();
@@ -204,7 +204,7 @@ impl CheckpointQueue {
         }
     }
 
-    /// The snapshot taken is in segments and catalog: `bytes` less are waiting.
+    /// Removes the snapshot that was taken, which is now in segments and in the catalog, and its `bytes`.
     pub fn finish(&self, bytes: usize) {
         let mut state = self.lock();
         state.waiting.pop_front();
@@ -215,7 +215,7 @@ impl CheckpointQueue {
         self.changed.notify_all();
     }
 
-    /// The disk was full; answers whether the log closes meanwhile, after at most `wait`.
+    /// Reports a full disk and waits at most `wait`. Returns true if the log closes.
     #[must_use]
     pub fn wait_full(&self, wait: Duration) -> bool {
         let mut state = self.lock();
@@ -227,13 +227,13 @@ impl CheckpointQueue {
         state.closed
     }
 
-    /// The checkpointer ends, for good.
+    /// Reports that the checkpointer ends for good.
     pub fn fail(&self, reason: &str) {
         self.lock().failure = Some(reason.to_owned());
         self.changed.notify_all();
     }
 
-    /// The log closes; `synced` is its newest commit, where that is known.
+    /// Closes the queue; `synced` is the newest synced commit, if it is known.
     pub fn close(&self, synced: Option<u64>) {
         let mut state = self.lock();
         state.closed = true;

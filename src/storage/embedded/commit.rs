@@ -1,5 +1,5 @@
-//! A commit being built: offsets assigned, duplicates found, conditions checked.
-//! Never: touches the disk, or shows anything to a reader before it is durable.
+//! Building of a commit: offsets are assigned, duplicates are found and conditions are checked. Nothing here
+//! does I/O, and readers see a commit only once it is durable.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,26 +17,28 @@ use crate::storage::window::{self, Mark, Owner, Window};
 use crate::storage::{Appended, Error};
 use crate::telemetry::trace::Steps;
 
-/// No batch takes more than its records and this many bytes in the journal: block head 40, trace
-/// context 60, request id 161, its share of a frame header 64.
+/// Maximum number of bytes that a batch takes in the journal beyond its records: block head 40, trace context
+/// 60, request id 161, its share of a frame header 64.
 const BATCH_OVERHEAD_MAX: u64 = 340;
 
 /// A run that is not durable yet, or not in a segment yet.
 #[derive(Clone, Debug)]
 pub struct Pending {
-    /// Whose it is.
+    /// Topic of the run.
     pub topic: Arc<Topic>,
-    /// The blocks.
+    /// The run itself, with its blocks.
     pub run: Run,
-    /// The request ids stored with them.
+    /// Request ids stored with the run.
     pub ids: Bytes,
 }
 
 impl Pending {
-    /// Bytes it takes in memory until it is in a segment: more than its own where it is small.
+    /// Returns the bytes it takes in memory until it is in a segment. For a small run, most of them are
+    /// overhead.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        /// Itself, its slot in the tail cache, and the counts of references of its blocks and ids.
+        /// Overhead in bytes: the value itself, its slot in the tail cache, and the reference counts of its
+        /// blocks and ids.
         const BESIDE: usize = 2 * size_of::<Pending>() + 64;
         self.run.blocks.len() + self.ids.len() + BESIDE
     }
@@ -56,20 +58,20 @@ struct Building {
 #[derive(Debug)]
 pub struct CommitBuilder {
     time: UnixMicros,
-    /// The steady clock's, for ages.
+    /// Time on the steady clock, used for ages.
     steady: UnixMicros,
     open: HashMap<u64, Building>,
-    /// Room that the first topic's blocks are given at once.
+    /// Bytes to allocate at once for the first topic's blocks.
     room: usize,
     done: Vec<Pending>,
     fresh: window::Map,
-    /// What each append will be answered once the commit is durable.
+    /// Answer to send to each append once the commit is durable.
     replies: Vec<(Reply, Appended)>,
 }
 
 impl CommitBuilder {
-    /// A commit stored at `time`, which is `steady` on the clock that does not jump; of so many appends, which
-    /// take at most `bound` bytes.
+    /// Starts a commit stored at `time`, which is `steady` on the clock that does not jump, for `appends`
+    /// appends that take at most `bound` bytes.
     #[must_use]
     pub fn new(time: UnixMicros, steady: UnixMicros, appends: usize, bound: u64) -> Self {
         Self {
@@ -83,7 +85,7 @@ impl CommitBuilder {
         }
     }
 
-    /// No append takes more bytes in the journal.
+    /// Returns the maximum number of bytes that an append takes in the journal.
     #[must_use]
     pub fn bound(append: &TopicAppend) -> u64 {
         append.append.batches.iter().map(|batch| batch.records().len() as u64 + BATCH_OVERHEAD_MAX).sum()
@@ -154,7 +156,7 @@ impl CommitBuilder {
         Ok(receipt(topic, first, end, time, false))
     }
 
-    /// The run this topic's next batch goes into.
+    /// Returns the run to which this topic's next batch is added.
     fn building(&mut self, topic: &Arc<Topic>) -> &mut Building {
         let (time, room) = (self.time, &mut self.room);
         let building = self.open.entry(topic.id).or_insert_with(|| Building {
@@ -171,7 +173,7 @@ impl CommitBuilder {
         building
     }
 
-    /// Ends building: the journal's bytes of the commit go into `out`.
+    /// Finishes the commit, and puts its journal bytes into `out`.
     #[must_use]
     pub fn finish(mut self, out: &mut CommitBuf) -> Built {
         let time = self.time;
@@ -198,7 +200,7 @@ impl CommitBuilder {
 }
 
 impl Building {
-    /// The run so far; what comes next begins another.
+    /// Returns the run built so far; the next batch starts a new one.
     fn finish(&mut self, time: UnixMicros) -> Pending {
         let blocks = Bytes::copy_from_slice(&self.blocks);
         let run = Run {
@@ -222,10 +224,10 @@ fn receipt(topic: &Topic, first: Offset, end: Offset, time: UnixMicros, duplicat
     Receipt { first, next: Position { epoch: topic.state.epoch, offset: end }, time, duplicate }
 }
 
-/// A commit that was built, and is to be written.
+/// A finished commit that is still to be written.
 #[derive(Debug)]
 pub struct Built {
-    /// Its runs, of each topic in order.
+    /// Runs of the commit; those of each topic are in order.
     pub runs: Vec<Pending>,
     steady: UnixMicros,
     fresh: window::Map,
@@ -233,8 +235,8 @@ pub struct Built {
 }
 
 impl Built {
-    /// Shows the commit to readers and answers publishers: it is durable, since `steps` where it had
-    /// to be written.
+    /// Shows a durable commit to readers and answers its publishers. `steps` holds the times of its write, if
+    /// it had to be written.
     pub fn publish(self, window: &mut Window, pending: &mut Vec<Pending>, steps: Option<Steps>) {
         window.extend(self.fresh, self.steady);
         for item in &self.runs {
@@ -254,7 +256,7 @@ impl Built {
         pending.extend(self.runs);
     }
 
-    /// Answers every publisher whose batches were to be stored with `error`.
+    /// Answers every publisher of this commit with `error`.
     pub fn refuse(self, error: &Error) {
         for (reply, _) in self.replies {
             reply.send(Appended::failed(error.clone()));

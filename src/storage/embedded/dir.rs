@@ -1,4 +1,4 @@
-//! The data directory: it is made for one user, and locked for one process.
+//! The data directory, which is created for one user and locked by one process.
 
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -7,11 +7,11 @@ use super::disk::{self, Disk, RealDisk};
 use super::open::OpenError;
 use crate::file;
 
-/// Makes the directory, for this user alone. One that is there keeps its permissions,
-/// which may be meant; a warning says where they let others in.
+/// Creates the directory, accessible to this user alone. An existing one keeps its permissions, which may be
+/// intended; a warning is logged if they give other users access.
 ///
 /// # Errors
-/// The file system's.
+/// Returns the file system's error.
 pub fn make(dir: &Path) -> std::io::Result<()> {
     if !dir.exists() {
         if let Some(parent) = dir.parent() {
@@ -20,7 +20,8 @@ pub fn make(dir: &Path) -> std::io::Result<()> {
         return RealDisk.create_dir(dir);
     }
     let (meta, me) = (std::fs::metadata(dir)?, rustix::process::geteuid().as_raw());
-    // Not of one that belongs to somebody else, as a volume's root may: nothing could be done about it here.
+    // No warning if the directory belongs to another user, as a volume's root may: this user cannot change
+    // it.
     if meta.uid() == me && meta.mode() & 0o027 != 0 {
         let (path, mode) = (dir.display(), format!("{:04o}", meta.mode() & 0o7777));
         tracing::warn!(
@@ -31,10 +32,10 @@ pub fn make(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Takes the directory for this process, for as long as the file is open.
+/// Locks the directory for this process, for as long as the file is open.
 ///
 /// # Errors
-/// Another process has it, or the file system's.
+/// Fails if another process has it locked, or if the file system fails.
 pub fn lock(dir: &Path) -> Result<std::fs::File, OpenError> {
     let path: PathBuf = dir.join("lock");
     let mut options = std::fs::OpenOptions::new();
@@ -43,10 +44,10 @@ pub fn lock(dir: &Path) -> Result<std::fs::File, OpenError> {
     flock(dir, file)
 }
 
-/// Takes the directory by its lock file.
+/// Locks the directory through its lock file.
 ///
 /// # Errors
-/// Another process has it.
+/// Fails if another process has it locked, or if the file system fails.
 pub fn flock(dir: &Path, file: std::fs::File) -> Result<std::fs::File, OpenError> {
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
