@@ -1,6 +1,6 @@
 //! Decision of a replica to append its batches itself or to hand them to the replica that is usually faster. It depends
-//! on the authors of the stored messages and on the duration of commits. It affects only speed: the order is always
-//! correct, because each commit names the sequence that it must follow.
+//! on the replicas that stored the latest messages and on the duration of commits. It affects only speed: the order is
+//! always correct, because each commit names the sequence that it must follow.
 
 use std::time::Duration;
 

@@ -8,12 +8,12 @@ use async_nats::jetstream::consumer::PullConsumer;
 /// Maximum number of cursors stored for one topic. The least recently used one is dropped first.
 const KEPT_MAX: usize = 64;
 
-/// A consumer and the sequence of the message it delivers next.
+/// Consumer together with the sequence of the message that it delivers next.
 #[derive(Debug)]
 pub struct Cursor {
-    /// Consumer in NATS.
+    /// Handle of the consumer in NATS.
     pub consumer: PullConsumer,
-    /// Sequence of the message that the consumer delivers next.
+    /// Sequence of the next message.
     pub next: u64,
 }
 

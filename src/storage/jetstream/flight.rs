@@ -22,7 +22,7 @@ use crate::telemetry::trace::Steps;
 
 /// Time that one attempt waits for its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
-/// The longest pause between two attempts.
+/// Longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Minimum time before a second copy of an attempt is sent. The time is longer for slow commits: four times their
 /// average duration. Copies are needed because a server that is about to stop, or a leader that is replaced, loses the

@@ -50,7 +50,7 @@ pub async fn place(topic: &Topic, from: Offset) -> Result<Offset, Error> {
     Ok(topic.place(from))
 }
 
-/// Offset just after the last record of `sequence`, the newest trimmed message; none if it is not known.
+/// Returns the offset just after the last record of `sequence`, the newest trimmed message. None if it is not known.
 ///
 /// # Errors
 /// NATS cannot answer.

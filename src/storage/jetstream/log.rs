@@ -33,7 +33,7 @@ pub struct JetStreamLog {
     topics: Mutex<HashMap<TopicName, Arc<Topic>>>,
     topics_max: usize,
     health: Arc<watch::Sender<Health>>,
-    /// Results of earlier samples, each with the time of its request in milliseconds of the engine.
+    /// Results of earlier samples, each with the time of its request in milliseconds since the engine started.
     pub(super) sampled: Mutex<HashMap<TopicName, (u64, TopicInfo)>>,
 }
 
@@ -328,7 +328,7 @@ impl Log for JetStreamLog {
             self.nats.closing.cancel();
             self.nats.tasks.close();
             self.nats.tasks.wait().await;
-            // Sends the last messages: they tell other replicas which commits this one gave back.
+            // The last messages tell other replicas which commits this one returned.
             let _ = timeout(LAST_LETTERS, self.nats.client.flush()).await;
             self.health.send_replace(Health::Closed);
             Ok(())

@@ -1,4 +1,5 @@
-//! Names of streams and subjects, and the mapping between a topic's settings and its stream's configuration and metadata.
+//! Names of streams and subjects, and the mapping between a topic's settings and the configuration and metadata of its
+//! stream.
 
 use std::collections::HashMap;
 use std::time::Duration;

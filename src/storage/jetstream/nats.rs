@@ -1,5 +1,5 @@
-//! State that all topics share: the client, and the requests that the engine makes to JetStream. Callers retry, because they
-//! know how long they can wait.
+//! State that all topics share: the client, and the requests that the engine makes to JetStream. Callers retry, because
+//! only they know how long they can wait.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,14 +39,15 @@ pub struct IdleTimes {
     pub consumer: Duration,
     /// Time for which NATS keeps a request for messages that do not exist yet.
     pub request: Duration,
-    /// Interval of a consumer's heartbeats. A consumer that is silent for twice as long counts as lost: its server may have
-    /// stopped.
+    /// Interval of a consumer's heartbeats. A consumer that is silent for twice as long counts as lost, because its
+    /// server may have stopped.
     pub heartbeat: Duration,
     /// Time without another message after which the end of a topic's newest message is written down.
     pub quiet: Duration,
-    /// Maximum wait for an answer of a consumer, which never comes over a lost connection or from a server that is gone.
+    /// Maximum wait for an answer of a consumer. The answer never comes over a lost connection or from a server that is
+    /// gone.
     pub answer: Duration,
-    /// Interval at which a follower asks for its stream's state, which others may have changed.
+    /// Interval at which a follower asks for the state of its stream, which others may have changed.
     pub refresh: Duration,
 }
 
@@ -66,8 +67,8 @@ impl Default for IdleTimes {
 
 /// Maximum wait for the creation of a consumer.
 const CONSUMER_TIMEOUT: Duration = Duration::from_millis(2_500);
-/// Pause before another consumer is requested. NATS may place one on a server that died less than a minute ago, and then
-/// never answers. Each request is placed anew.
+/// Pause before another consumer is requested. NATS may place a consumer on a server that died less than a minute ago,
+/// and then never answers. Each request is placed independently.
 const CONSUMER_AGAIN: Duration = Duration::from_millis(700);
 /// Maximum number of consumers requested.
 const CONSUMERS_MAX: u32 = 3;
@@ -152,7 +153,7 @@ pub fn unavailable(reason: impl Display) -> Error {
     Error::Unavailable { reason: format!("NATS: {reason}"), stored: Stored::Nothing }
 }
 
-/// Error for storage that cannot answer now. The request may have been carried out, or may be later.
+/// Error for storage that cannot answer now. The request may have been carried out, or may still be.
 pub fn doubtful(reason: impl Display) -> Error {
     Error::Unavailable { reason: format!("NATS: {reason}"), stored: Stored::Unknown }
 }

@@ -87,7 +87,7 @@ impl Follower {
 
     /// Returns true if retention may remove a message before every replica has read it.
     pub(super) fn keeps_little(&self) -> bool {
-        /// Minimum number of messages of the largest size that a topic must keep.
+        /// Minimum number of messages of the largest size that a topic must keep for a hand-over.
         const ENOUGH: u64 = 4;
         /// Minimum time for which it must keep them.
         const LONG: Duration = Duration::from_secs(1);
