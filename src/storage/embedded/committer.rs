@@ -1,7 +1,7 @@
-//! The committer: one thread that takes everything that waits, makes a commit of it, writes and
-//! syncs it once, shows it and answers. It owns the journal, the window of request ids and every
-//! offset not yet given.
-//! Never: acknowledges before the sync, or writes a commit before the one before it was synced.
+//! The committer: one thread that takes all waiting operations, builds a commit of them, writes and syncs it
+//! once, publishes it and answers. It owns the journal, the window of request ids and the offsets not yet
+//! assigned. A commit is acknowledged only after its sync, and written only after the previous one was
+//! synced.
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,80 +29,80 @@ use crate::storage::{Appended, Error, Stored};
 use crate::telemetry::METRICS;
 use crate::telemetry::trace::Steps;
 
-/// A commit takes appends until they make about this many bytes: a write of some milliseconds, so
-/// that nobody waits long for the one before.
+/// Approximate size in bytes at which a commit takes no more appends: a write of some milliseconds, so that
+/// nobody waits long for the previous commit.
 const COMMIT_TARGET: u64 = 2 << 20;
-/// One part in so many of a journal is kept for changes of the catalog.
+/// Part of a journal that is reserved for changes of the catalog: one part in this many.
 const CHANGES_SHARE: u64 = 16;
-/// And room for at least so many.
+/// Minimum number of changes for which a journal reserves room.
 const CHANGES_MIN: u64 = 6;
-/// Quiet after which the newest commit is sealed by an empty one, so that damage to it can be told
-/// from a torn tail.
+/// Idle time after which an empty commit seals the newest one, so that damage to it can be distinguished from
+/// a torn tail.
 const SEAL_AFTER: Duration = Duration::from_millis(50);
 
-/// Where the committer writes.
+/// Disk, directory and limits with which the committer writes.
 #[derive(Debug)]
 pub struct Store {
     /// The disk.
     pub disk: Arc<dyn Disk>,
     /// The data directory.
     pub dir: PathBuf,
-    /// Bytes of one journal file.
+    /// Size of one journal file, in bytes.
     pub journal_bytes: u64,
-    /// Most topics.
+    /// Maximum number of topics.
     pub topics_max: usize,
 }
 
-/// What a new journal is wanted for, which decides how far a full disk is asked.
+/// Purpose of a new journal, which decides what is tried on a full disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum For {
     /// Appends.
     Appends,
-    /// A checkpoint of what the old one holds.
+    /// A checkpoint of what the old journal holds.
     Checkpoint,
     /// A change of the catalog.
     Change,
-    /// A trim or a deletion, which frees space in the end.
+    /// A trim or a deletion, which frees space later.
     Forgetting,
 }
 
 /// The committer's state.
 #[derive(Debug)]
 pub struct Committer {
-    /// Where to.
+    /// Disk, directory and limits with which it writes.
     pub store: Store,
-    /// What waits.
+    /// Queue of operations.
     pub queue: Queue,
-    /// The topics there are.
+    /// Registry of all topics.
     pub registry: Arc<Registry>,
-    /// The journal written to.
+    /// Journal that is being written.
     pub journal: journal::Writer,
-    /// The request ids remembered.
+    /// Window of remembered request ids.
     pub window: Window,
-    /// The newest publish time; times never decrease.
+    /// Newest publish time; publish times never decrease.
     pub clock: UnixMicros,
-    /// The clocks.
+    /// Wall clock and steady clock.
     pub time: Clock,
-    /// The id the next topic gets.
+    /// Id of the next topic to be created.
     pub next_topic: u64,
-    /// What the journals hold that no segment does yet, since the last rotation.
+    /// Runs published since the last rotation, which are in no segment yet.
     pub pending: Vec<Pending>,
-    /// The way to the checkpointer.
+    /// Queue of snapshots to the checkpointer.
     pub checkpoint_queue: Arc<CheckpointQueue>,
-    /// Where failures are reported.
+    /// Health monitor to which failures are reported.
     pub health: Monitor,
-    /// The commit's bytes; kept for its memory.
+    /// Bytes of the commit being written; the buffer is kept to reuse its memory.
     pub buffer: CommitBuf,
-    /// Whether the newest commit is empty, so that the ones before it are known to be acknowledged.
+    /// True if the newest commit is empty, so that the ones before it are known to be acknowledged.
     pub sealed: bool,
-    /// The first journal that holds what was not handed over, where no checkpoint is under way.
+    /// Sequence number of the first journal that is still needed while no checkpoint is under way.
     pub first_journal: u64,
-    /// Why nothing is written any more.
+    /// Reason for which nothing is written any more, if writing has failed.
     pub failed: Option<String>,
 }
 
 impl Committer {
-    /// Works until the queue is closed and empty.
+    /// Runs until the queue is closed and empty.
     pub fn run(mut self) {
         let _guard = PanicGuard {
             checkpoint_queue: self.checkpoint_queue.clone(),
@@ -135,8 +135,9 @@ impl Committer {
         }
     }
 
-    /// Commits `first` and the appends right behind it as one commit.
-    // Never inlined, which costs a call a commit: benches/instructions counts what happens in here by this name.
+    /// Commits `first` and the appends that directly follow it in `ops` as one commit.
+    // Never inlined, at the cost of one call per commit: benches/instructions counts the work done here by
+    // this name.
     #[inline(never)]
     fn append(&mut self, first: TopicAppend, ops: &mut VecDeque<Op>) {
         let mut bound = CommitBuilder::bound(&first);
@@ -179,16 +180,17 @@ impl Committer {
         self.clock
     }
 
-    /// Whether a commit of at most `bound` bytes can be written, and will not run out of disk.
+    /// Makes sure that a commit of at most `bound` bytes can be written without running out of disk space.
     fn make_room(&mut self, bound: u64) -> Result<(), Error> {
         self.check_failed()?;
         self.checkpoint_queue.wait_for_room()?;
-        // Changes find room where appends find none: a trim or a deletion ends a full disk.
+        // Changes have room even if appends have none, because a trim or a deletion is what frees a full
+        // disk.
         let reserve = (self.store.journal_bytes / CHANGES_SHARE).max(CHANGES_MIN * journal::ALIGN);
         self.make_journal(bound + 2 * journal::ALIGN + reserve, For::Appends)
     }
 
-    /// Whether `len` bytes fit this journal, or else a new one.
+    /// Makes sure that `len` bytes fit in this journal, and starts a new one if they do not.
     fn make_journal(&mut self, len: u64, what: For) -> Result<(), Error> {
         if self.journal.has_room(len) {
             return Ok(());
@@ -206,7 +208,7 @@ impl Committer {
         }
     }
 
-    /// What a disk error means; any but a full disk ends writing for good.
+    /// Converts a disk error. Any error but a full disk or too many open files ends writing for good.
     fn failure(&mut self, error: &io::Error) -> Error {
         if is_full(error) {
             return Error::DiskFull;
@@ -220,7 +222,7 @@ impl Committer {
         Error::Unavailable { reason, stored: Stored::Unknown }
     }
 
-    /// Writes and syncs what stands in the buffer.
+    /// Writes and syncs the commit in the buffer.
     fn write(&mut self) -> Result<Synced, Error> {
         let synced = self.journal.append(&mut self.buffer).map_err(|error| self.failure(&error))?;
         self.sealed = false;
@@ -232,15 +234,15 @@ impl Committer {
             return;
         }
         self.buffer.clear();
-        // The last of the room is for changes.
+        // The last part of the room is reserved for changes.
         if self.journal.has_room(self.buffer.len() + CHANGES_MIN * journal::ALIGN) {
-            // A failure is reported; there is nobody to answer.
+            // The health monitor reports a failure, and nobody waits for an answer.
             let _ = self.write();
         }
         self.sealed = true;
     }
 
-    /// Begins a new journal for a checkpoint, where that is possible.
+    /// Starts a new journal for a checkpoint, if that is possible.
     fn try_rotate(&mut self) {
         if self.failed.is_none()
             && let Err(error) = self.rotate(0, For::Checkpoint)
@@ -252,7 +254,7 @@ impl Committer {
         }
     }
 
-    /// Begins a new journal with room for `len` bytes and hands what the old ones hold to the checkpointer.
+    /// Starts a new journal with room for `len` bytes, and hands what the old ones hold to the checkpointer.
     fn rotate(&mut self, len: u64, what: For) -> io::Result<()> {
         if let Some(reason) = &self.failed {
             return Err(io::Error::other(reason.clone()));
@@ -260,7 +262,7 @@ impl Committer {
         let capacity = self.store.journal_bytes.max(len + 2 * journal::ALIGN);
         let spare = self.checkpoint_queue.take_spare();
         let made = match self.begin_journal(capacity, spare.as_deref()) {
-            // Those before this one can be let go of all the same.
+            // The journals before this one can be removed even without a new one.
             Err(full) if is_full(&full) && what == For::Checkpoint && self.has_older_journals() => {
                 self.hand_over();
                 return Ok(());
@@ -278,7 +280,7 @@ impl Committer {
         Ok(())
     }
 
-    /// Hands what is in no segment yet to the checkpointer, which lets go of the journals before this one.
+    /// Hands what is in no segment yet to the checkpointer, which then removes the journals before this one.
     fn hand_over(&mut self) {
         let snapshot = self.snapshot();
         self.first_journal = snapshot.journal;
@@ -295,11 +297,12 @@ impl Committer {
         journal::Writer::create(&*self.store.disk, &self.store.dir, spec, spare, None)
     }
 
-    /// On a disk too full for a whole journal, a smaller one, and for what can free it one of the reserve.
+    /// Starts a smaller journal on a disk that is too full for a whole one. For an operation that can free
+    /// space, it also uses the reserve.
     fn begin_small_journal(&self, len: u64, what: For, full: io::Error) -> io::Result<journal::Writer> {
         let (is_waiting, frees) = (self.checkpoint_queue.is_waiting(), self.holds_garbage());
         let (small, reserve) = match what {
-            // Behind a checkpoint that waits for space itself they would only take more.
+            // While a checkpoint waits for space, appends would only use more of it.
             For::Appends => (!is_waiting, false),
             For::Checkpoint => (!is_waiting, !is_waiting && frees),
             For::Change => (true, false),
@@ -322,14 +325,14 @@ impl Committer {
         }
     }
 
-    /// Whether the journals hold what was trimmed or deleted.
+    /// Returns true if the journals hold records that were trimmed or deleted.
     fn holds_garbage(&self) -> bool {
         self.pending
             .iter()
             .any(|item| item.topic.state.is_deleted() || item.run.end <= item.topic.state.earliest())
     }
 
-    /// Has a full disk freed of what was forgotten just now.
+    /// Starts to free a full disk of records that were just trimmed or deleted.
     fn free_space(&mut self) {
         if self.checkpoint_queue.is_short() && !self.checkpoint_queue.is_waiting() && self.holds_garbage() {
             self.try_rotate();
@@ -339,7 +342,8 @@ impl Committer {
 
     fn snapshot(&mut self) -> Snapshot {
         let mark = |topic: Arc<Topic>| {
-            // What is published from now on is not in segments when this is, and stays in memory.
+            // Runs published from now on start another chunk, which stays in memory when those of this
+            // snapshot are evicted.
             topic.state.cache.seal();
             TopicMark {
                 earliest: topic.state.earliest(),
@@ -393,7 +397,7 @@ impl Committer {
         Ok(topic)
     }
 
-    /// What a change means for which topic, if it may be made.
+    /// Checks that a change may be made. Returns its topic and the change to write.
     fn plan(&mut self, change: Change) -> Result<(Arc<Topic>, ChangeKind), Error> {
         let now = self.now();
         match change {
@@ -443,7 +447,7 @@ impl Committer {
     }
 }
 
-/// Nobody waits for a committer that panicked.
+/// Reports a panic of the committer when dropped, so that nobody waits for it.
 struct PanicGuard {
     checkpoint_queue: Arc<CheckpointQueue>,
     queue: Queue,

@@ -1,27 +1,27 @@
-//! The frame: what the journal and the segments are made of. A 64-byte header with its own
-//! checksum, then the body. docs/format.md gives the bytes.
-//! Never: I/O; a frame that does not check out is an error, with no guess at what it was.
+//! The frame, of which journals and segments consist: a 64-byte header with its own checksum, followed by the
+//! body. docs/format.md specifies the bytes. Nothing here does I/O. A frame with a wrong checksum or field is
+//! always an error.
 
 use bytes::{Buf, BufMut};
 
 use crate::record::{Offset, Scope, UnixMicros};
 use crate::storage::window::Mark;
 
-/// Bytes of a frame's header.
+/// Length of a frame's header, in bytes.
 pub const HEADER_LEN: usize = 64;
 
-/// Blocks are gathered into frames of about this many bytes: large enough that headers and
-/// checksums cost nothing, small enough that a reader that starts inside one wastes little.
+/// Approximate size in bytes of the frames into which blocks are gathered: large enough that headers and
+/// checksums cost nothing, small enough that a reader that starts inside a frame wastes little.
 pub const FRAME_TARGET: usize = 64 << 10;
 
-/// A body is never longer: a batch at its configured limit (at most 16 MiB) and what surrounds it.
+/// Maximum length of a body in bytes: a batch at its configured limit (at most 16 MiB) and what surrounds it.
 pub const BODY_MAX: usize = 24 << 20;
 
-/// What a frame's body is.
+/// Kind of a frame's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Kind {
-    /// Blocks of one topic; in the journal followed by their request ids.
+    /// Blocks of one topic, followed by their request ids in a journal.
     Batches = 1,
     /// A change of the catalog: an encoded [`super::catalog::Change`].
     Change = 2,
@@ -32,32 +32,32 @@ pub enum Kind {
 /// A frame's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// What the body is.
+    /// Kind of the body.
     pub kind: Kind,
     /// CRC32C of the body.
     pub body_crc: u32,
-    /// Bytes of blocks (or of the change).
+    /// Length in bytes of the blocks (or of the change).
     pub blocks_len: u32,
-    /// Bytes of request ids behind them.
+    /// Length in bytes of the request ids after them.
     pub ids_len: u32,
-    /// How many batches.
+    /// Number of batches.
     pub batches: u32,
-    /// Whose they are.
+    /// Id of the topic.
     pub topic: u64,
     /// Offset of the first record.
     pub first: Offset,
-    /// The offset after the last record.
+    /// Offset after the last record.
     pub end: Offset,
-    /// When the first batch was stored.
+    /// Time at which the first batch was stored.
     pub first_time: UnixMicros,
-    /// When the last batch was stored.
+    /// Time at which the last batch was stored.
     pub last_time: UnixMicros,
 }
 
-/// Why bytes are not a frame.
+/// Reason for which bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadFrame {
-    /// They end before the frame does.
+    /// The bytes end before the frame does.
     #[error("frame is cut short")]
     Short,
     /// The header's checksum or a field is wrong.
@@ -69,19 +69,19 @@ pub enum BadFrame {
 }
 
 impl Header {
-    /// Bytes of the body.
+    /// Returns the length of the body, in bytes.
     #[must_use]
     pub const fn body_len(&self) -> usize {
         self.blocks_len as usize + self.ids_len as usize
     }
 
-    /// Bytes of the whole frame.
+    /// Returns the length of the whole frame, in bytes.
     #[must_use]
     pub const fn frame_len(&self) -> usize {
         HEADER_LEN + self.body_len()
     }
 
-    /// The header's bytes.
+    /// Encodes the header.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
@@ -102,10 +102,10 @@ impl Header {
         bytes
     }
 
-    /// Reads a header, whatever follows it.
+    /// Decodes a header; it does not look at what follows.
     ///
     /// # Errors
-    /// [`BadFrame::Short`], [`BadFrame::Header`].
+    /// Returns [`BadFrame::Short`] or [`BadFrame::Header`].
     pub fn decode(bytes: &[u8]) -> Result<Self, BadFrame> {
         let Some(mut rest) = bytes.get(..HEADER_LEN) else { return Err(BadFrame::Short) };
         if rest.get_u32_le() != crc32c::crc32c(&bytes[4..HEADER_LEN]) {
@@ -131,10 +131,10 @@ impl Header {
         Ok(header)
     }
 
-    /// Reads a whole frame at the start of `bytes`: its header, and its checked body.
+    /// Decodes a whole frame at the start of `bytes`: its header, and its body after verifying the checksum.
     ///
     /// # Errors
-    /// Any [`BadFrame`].
+    /// Returns any [`BadFrame`].
     pub fn decode_frame(bytes: &[u8]) -> Result<(Self, &[u8]), BadFrame> {
         let header = Self::decode(bytes)?;
         let body = bytes.get(HEADER_LEN..header.frame_len()).ok_or(BadFrame::Short)?;
@@ -152,15 +152,15 @@ pub struct IdEntry<'a> {
     pub first: Offset,
     /// Records in the batch, fewer than [`MARKED`].
     pub count: u32,
-    /// Whose it is and what was stored; none where an earlier program wrote it.
+    /// Scope of the id and checksum of what was stored; none if an earlier version of the program wrote it.
     pub mark: Option<Mark>,
     /// The request id.
     pub id: &'a [u8],
 }
 
-/// The bit of the record count that says that there is a mark. No batch has so many records.
+/// Bit of the record count that is set if there is a mark. No batch has this many records.
 const MARKED: u32 = 1 << 31;
-/// Bytes of a mark, which stands before the id and is counted with it.
+/// Length of a mark in bytes. It precedes the id and is part of the id's length.
 const MARK_LEN: usize = 16 + 4;
 
 impl IdEntry<'_> {
@@ -169,7 +169,7 @@ impl IdEntry<'_> {
         let (flag, mark_len) = if self.mark.is_some() { (MARKED, MARK_LEN) } else { (0, 0) };
         out.put_u64_le(self.first.get());
         out.put_u32_le(self.count | flag);
-        // RequestId::MAX_LEN is 128.
+        // The length fits, because RequestId::MAX_LEN is 128.
         out.put_u8((mark_len + self.id.len()) as u8);
         if let Some(Mark { scope, content }) = self.mark {
             out.put_slice(&scope.bytes());
@@ -179,7 +179,7 @@ impl IdEntry<'_> {
     }
 }
 
-/// Walks an ids section; ends early where the bytes do.
+/// Iterates over an ids section; ends early if the bytes do.
 pub fn ids(mut bytes: &[u8]) -> impl Iterator<Item = IdEntry<'_>> {
     std::iter::from_fn(move || {
         let (mut head, rest) = bytes.split_at_checked(13)?;
@@ -221,7 +221,7 @@ mod tests {
     }
 
     proptest! {
-        /// P10: whatever bit flips, the frame says so.
+        /// P10: the checksums detect any flipped bit.
         #[test]
         fn any_flipped_bit_is_found(body in proptest::collection::vec(any::<u8>(), 0..200), at: prop::sample::Index, bit in 0..8_u8) {
             let mut bytes = frame(&body);

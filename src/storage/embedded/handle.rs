@@ -1,4 +1,4 @@
-//! A topic of the embedded log as the contract wants it.
+//! The handle of a topic, which implements the storage contract for the embedded log.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use crate::storage::append::OrderedAppender;
 use crate::storage::topic_state::TopicState;
 use crate::storage::{Appender, BoxFuture, Chunk, Error, Start, Stored, TopicInfo, TopicLog};
 
-/// A topic, together with what reading it and appending to it takes.
+/// A topic, with everything needed to read it and to append to it.
 #[derive(Debug)]
 pub struct Handle {
     /// The topic.
     pub topic: Arc<Topic>,
-    /// Open segments.
+    /// Open segment files.
     pub files: Arc<Files>,
-    /// The way to the committer.
+    /// Queue of the committer.
     pub queue: Queue,
 }
 
@@ -64,7 +64,7 @@ impl TopicLog for Handle {
     }
 }
 
-/// Runs a file read off the async workers.
+/// Runs a file read on a blocking thread, away from the async workers.
 async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {

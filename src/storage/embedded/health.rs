@@ -1,5 +1,5 @@
-//! Whether the storage takes writes: set once, seen by everyone.
-//! Never: turns back to serving; a person must look first.
+//! The health of the storage, which tells all parts of the server whether it accepts writes. After a failure
+//! it never returns to serving, because a person must look first.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ impl Monitor {
         });
     }
 
-    /// For those who want to know.
+    /// Subscribes to changes of the health.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Health> {
         self.0.subscribe()

@@ -1,6 +1,6 @@
-//! The ids files: the request ids of one checkpoint each, so that the window survives a restart
-//! without being written anew every time.
-//! Never: changed once written.
+//! The ids files, in which the window of request ids survives a restart. Each holds the request ids of one
+//! checkpoint, so that the whole window is not written again every time. A file never changes once it is
+//! written.
 
 use std::io;
 use std::path::Path;
@@ -14,26 +14,27 @@ use super::reserve;
 use crate::record::{Offset, UnixMicros};
 use crate::storage::window::{Stored, Window};
 
-/// The name of ids file `seq`.
+/// Returns the name of ids file `seq`.
 #[must_use]
 pub fn file_name(seq: u64) -> String {
     format!("ids-{seq:016x}.log")
 }
 
-/// The number in an ids file's name.
+/// Returns the number in an ids file's name.
 #[must_use]
 pub fn parse_name(name: &str) -> Option<u64> {
     let hex = name.strip_prefix("ids-")?.strip_suffix(".log")?;
     (hex.len() == 16).then(|| u64::from_str_radix(hex, 16).ok()).flatten()
 }
 
-/// Writes and syncs the snapshot's request ids; none where it has none. Named after its commit.
+/// Writes and syncs the snapshot's request ids to a file with the number of its commit. Returns none if there
+/// are no request ids.
 ///
 /// # Errors
-/// The disk's.
+/// Returns the disk's error.
 pub fn write(disk: &dyn Disk, dir: &Path, snapshot: &Snapshot) -> io::Result<Option<IdsEntry>> {
     let mut out = FileOut::default();
-    // Those of a deleted topic can never be repeated.
+    // The request ids of a deleted topic can never be repeated.
     for item in snapshot.pending.iter().filter(|item| !item.ids.is_empty() && !item.topic.state.is_deleted())
     {
         out.push(item.topic.id, (item.run.first, item.run.end), item.run.last_time, &item.ids);
@@ -41,7 +42,7 @@ pub fn write(disk: &dyn Disk, dir: &Path, snapshot: &Snapshot) -> io::Result<Opt
     out.write(disk, dir, snapshot.commit)
 }
 
-/// An ids file being put together.
+/// An ids file being built.
 #[derive(Debug, Default)]
 pub struct FileOut {
     bytes: Vec<u8>,
@@ -70,10 +71,10 @@ impl FileOut {
         self.last_time = self.last_time.max(time);
     }
 
-    /// Writes and syncs file `seq`; none where there is nothing to write.
+    /// Writes and syncs file `seq`; returns none if there is nothing to write.
     ///
     /// # Errors
-    /// The disk's.
+    /// Returns the disk's error.
     pub fn write(self, disk: &dyn Disk, dir: &Path, seq: u64) -> io::Result<Option<IdsEntry>> {
         if self.count == 0 {
             return Ok(None);
@@ -88,7 +89,7 @@ impl FileOut {
 /// Reads an ids file into the window.
 ///
 /// # Errors
-/// The disk's; damage.
+/// Fails if the disk does, or if the file is damaged.
 pub fn read(disk: &dyn Disk, dir: &Path, entry: &IdsEntry, window: &mut Window) -> Result<(), OpenError> {
     let path = dir.join(file_name(entry.seq));
     let file = match disk.open(&path, Mode::Read) {
@@ -104,7 +105,7 @@ pub fn read(disk: &dyn Disk, dir: &Path, entry: &IdsEntry, window: &mut Window) 
     if read < bytes.len() {
         return Err(OpenError::damaged(&path, "file is shorter than the catalog says"));
     }
-    // Every frame may be whole and the file another's.
+    // Every frame may be intact although this is the wrong file.
     if entry.crc.is_some_and(|crc| crc != crc32c::crc32c(rest)) {
         return Err(OpenError::damaged(&path, "file is not what the catalog says"));
     }
@@ -117,7 +118,7 @@ pub fn read(disk: &dyn Disk, dir: &Path, entry: &IdsEntry, window: &mut Window) 
     Ok(())
 }
 
-/// Puts the ids section of a frame into the window.
+/// Inserts the ids section of a frame into the window.
 pub fn insert(header: &Header, ids: &[u8], window: &mut Window) {
     for entry in frame::ids(ids) {
         let (time, count) = (header.last_time, entry.count);

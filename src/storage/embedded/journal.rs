@@ -1,6 +1,5 @@
-//! The journal: commits of all topics, one write and one sync each. Commits begin on 4 KiB
-//! boundaries, so that no later sync rewrites acknowledged bytes. docs/format.md gives the bytes.
-//! Never: appends to a journal of an earlier run, or guesses about damage.
+//! The journal: commits of all topics, with one write and one sync each. Commits begin on 4 KiB boundaries,
+//! so that no later sync rewrites acknowledged bytes. docs/format.md specifies the bytes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,28 +13,29 @@ use super::frame::{HEADER_LEN as FRAME_HEADER_LEN, Header};
 use super::open::OpenError;
 use crate::telemetry::METRICS;
 
-/// Commits and the file header begin on multiples of this.
+/// Alignment of commits and of the file header, in bytes.
 pub const ALIGN: u64 = disk::ALIGN as u64;
-/// Zeros written behind the small commits that reach space not written before. There a sync must make
-/// the file system's own metadata durable too, a second wait for the disk; so the next small commits
-/// find the space written. A journal that is written over needs none.
+/// Number of zeros written after a small commit that reaches space not written before. In such space, a sync
+/// must also make the file system's metadata durable, which is a second wait for the disk. With the zeros,
+/// the next small commits find the space already written. A reused journal needs none.
 const ZEROS_AHEAD: u64 = 128 << 10;
-/// A larger commit gains less by it than the zeros cost: they double what is written.
+/// Maximum size of a small commit, in bytes. A larger one gains less from the zeros than they cost: they
+/// double what is written.
 const SMALL_COMMIT: u64 = 16 << 10;
-/// So many small commits in a row, and the next ones will be small too.
+/// Number of small commits in a row after which the next ones are expected to be small too.
 const SMALL_COMMITS: u32 = 32;
 const MAGIC: &[u8; 8] = b"STRMWYJ1";
 const VERSION: u32 = 1;
 const COMMIT_MAGIC: u32 = 0x5047_5753;
 const COMMIT_HEADER_LEN: usize = 64;
 
-/// The name of journal `seq`.
+/// Returns the name of journal `seq`.
 #[must_use]
 pub fn file_name(seq: u64) -> String {
     format!("journal-{seq:016x}.log")
 }
 
-/// The number in a journal's name.
+/// Returns the number in a journal's name.
 #[must_use]
 pub fn parse_name(name: &str) -> Option<u64> {
     let hex = name.strip_prefix("journal-")?.strip_suffix(".log")?;
@@ -46,7 +46,7 @@ fn align_up(len: u64) -> u64 {
     len.div_ceil(ALIGN) * ALIGN
 }
 
-/// A commit being put together: room for its header, then frames.
+/// A commit being encoded: room for its header, followed by its frames.
 #[derive(Debug, Default)]
 pub struct CommitBuf {
     bytes: AlignedBuf,
@@ -55,14 +55,14 @@ pub struct CommitBuf {
 }
 
 impl CommitBuf {
-    /// Starts over, keeping the memory.
+    /// Empties the buffer, keeping its memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.resize(COMMIT_HEADER_LEN);
         (self.heads_crc, self.frames) = (0, 0);
     }
 
-    /// Adds a frame: its header, and the parts of its body.
+    /// Adds a frame, given its header and the parts of its body.
     pub fn push(&mut self, header: &Header, body: &[&[u8]]) {
         let head = header.encode();
         self.heads_crc = crc32c::crc32c_append(self.heads_crc, &head);
@@ -73,13 +73,13 @@ impl CommitBuf {
         }
     }
 
-    /// Whether it holds nothing, and seals the commits before it.
+    /// Returns true if the commit holds no frames, and so only seals the commits before it.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.frames == 0
     }
 
-    /// Bytes the commit takes in the journal.
+    /// Returns the number of bytes that the commit takes in the journal.
     #[must_use]
     pub fn len(&self) -> u64 {
         align_up(self.bytes.len() as u64)
@@ -104,64 +104,65 @@ impl CommitBuf {
     }
 }
 
-/// What a new journal file is to be.
+/// Properties of a new journal file.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
-    /// Its place among the journals.
+    /// Sequence number of the journal.
     pub seq: u64,
-    /// Bytes to reserve.
+    /// Space to reserve, in bytes.
     pub capacity: u64,
-    /// The number of its first commit: all below it are durable elsewhere.
+    /// Number of its first commit; all earlier commits are durable elsewhere.
     pub first_commit: u64,
 }
 
-/// The journal that is written to.
+/// The journal that is being written.
 #[derive(Debug)]
 pub struct Writer {
     file: Arc<dyn File>,
-    /// Its place among the journals.
+    /// Sequence number of the journal.
     pub seq: u64,
     id: u64,
     at: u64,
-    /// Space before here was written before.
+    /// Position up to which the space of the file was written before.
     written: u64,
-    /// Small commits since the last that was not.
+    /// Number of small commits since the last larger one.
     small_commits: u32,
     capacity: u64,
-    /// The number the next commit gets.
+    /// Number of the next commit.
     pub next_commit: u64,
 }
 
-/// Where the commits of a journal end.
+/// End of the commits in a journal.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
-    /// Its place among the journals.
+    /// Sequence number of the journal.
     pub seq: u64,
-    /// The file's id.
+    /// Id of the file.
     pub id: u64,
-    /// The number after that of its last whole commit.
+    /// Number after that of its last whole commit.
     pub next_commit: u64,
-    /// The place after it.
+    /// Position after its last whole commit, in bytes.
     pub at: u64,
-    /// Where it begins; none where there is none, or it was durable before the file got its name.
+    /// Position of its last whole commit, in bytes; none if there is none, or if that commit was durable
+    /// before the file got its name.
     pub last: Option<u64>,
 }
 
-/// When a commit was written, and when it was synced.
+/// Times at which a commit was written and synced.
 #[derive(Clone, Copy, Debug)]
 pub struct Synced {
-    /// Written.
+    /// Time at which the write finished.
     pub written: Instant,
-    /// Durable.
+    /// Time at which the sync finished.
     pub synced: Instant,
 }
 
 impl Writer {
-    /// Creates a journal under a temporary name, with `first` (if any) as its first commit, syncs it
-    /// and puts it in place. `spare` is an old file to write over, whose space is there already.
+    /// Creates a journal under a temporary name, with `first` (if any) as its first commit, syncs it and
+    /// renames it into place. `spare` is an old file to overwrite, whose space is already allocated.
     ///
     /// # Errors
-    /// The disk's; a full one leaves nothing behind but the temporary file.
+    /// Returns the disk's error. A full disk leaves nothing behind but the temporary file.
     pub fn create(
         disk: &dyn Disk,
         dir: &Path,
@@ -172,10 +173,11 @@ impl Writer {
         let making = dir.join("journal.tmp");
         let made = Self::make(disk, &making, spec, spare, first);
         let writer = made.inspect_err(|_| {
-            // A full disk must not hold a file that nobody writes to.
+            // A file that nobody writes to must not take space on a full disk.
             let _ = disk.remove(&making);
         })?;
-        // From here on the next start may find the journal: no error is a full disk, which passes.
+        // From here on the next start may find the journal, so no error may be taken for a full disk, which
+        // is temporary.
         disk.rename(&making, &dir.join(file_name(spec.seq))).map_err(io::Error::other)?;
         disk.sync_dir(dir).map_err(io::Error::other)?;
         Ok(writer)
@@ -196,7 +198,7 @@ impl Writer {
             None => disk.open(making, Mode::Create)?,
         };
         file.allocate(spec.capacity)?;
-        // Its pages are of no use to anybody: records are read from the tail's cache or from segments.
+        // Nobody needs its pages in the page cache: records are read from the tail cache or from segments.
         file.bypass_cache();
         let id = random_id()?;
         let mut writer = Self {
@@ -204,7 +206,8 @@ impl Writer {
             seq: spec.seq,
             id,
             at: ALIGN,
-            // Of a spare all, most likely; where not, syncs there are slower, once.
+            // A spare was most likely written to its end. If it was not, the first sync of each unwritten
+            // part is slower.
             written: if spare.is_some() { spec.capacity } else { ALIGN },
             small_commits: 0,
             capacity: spec.capacity,
@@ -218,11 +221,11 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Goes on in a journal that is there, which takes no space: behind its last commit, which is written
-    /// once more where it stands and synced, as it may be in the system's cache only.
+    /// Continues in an existing journal, which takes no new space. Its last commit is first written again in
+    /// place and synced, because it may be only in the system's cache; the next commit follows it.
     ///
     /// # Errors
-    /// The disk's.
+    /// Returns the disk's error.
     pub fn go_on(disk: &dyn Disk, dir: &Path, end: &End, last: Option<&mut CommitBuf>) -> io::Result<Self> {
         let file = disk.open(&dir.join(file_name(end.seq)), Mode::Write)?;
         file.bypass_cache();
@@ -234,7 +237,7 @@ impl Writer {
             (Some(commit), Some(at)) => {
                 (writer.at, writer.next_commit) = (at, next_commit - 1);
                 match writer.append(commit) {
-                    // A file system that writes nothing in place; the same bytes stand there.
+                    // This file system does not write in place, and the file already holds the same bytes.
                     Err(error) if disk::is_full(&error) => {
                         writer.file.sync()?;
                         (writer.at, writer.next_commit) = (end.at, next_commit);
@@ -247,27 +250,28 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Whether a commit of `len` bytes fits.
+    /// Returns true if a commit of `len` bytes fits.
     #[must_use]
     pub const fn has_room(&self, len: u64) -> bool {
         self.at + len <= self.capacity
     }
 
-    /// Writes a commit and syncs it; answers when.
+    /// Writes a commit and syncs it. Returns the times of both.
     ///
     /// # Errors
-    /// The disk's. The commit may or may not be there then.
+    /// Returns the disk's error. The commit may or may not be in the file then.
     pub fn append(&mut self, commit: &mut CommitBuf) -> io::Result<Synced> {
         let bytes = commit.seal(self.id, self.next_commit);
         let begun = Instant::now();
         let end = self.at + bytes.len() as u64;
         self.small_commits =
             if bytes.len() as u64 > SMALL_COMMIT { 0 } else { self.small_commits.saturating_add(1) };
-        // Before the commit: one that is refused for want of room for zeros must not be there.
+        // The zeros are written first: a commit that is refused because they do not fit must not be in the
+        // file.
         self.write_ahead(end)?;
         self.file.write_at(bytes, self.at)?;
         let written = Instant::now();
-        // A sync that fails, for whatever reason, leaves it open what is on disk.
+        // After a failed sync it is unknown what is on disk, whatever the reason.
         self.file.sync().map_err(io::Error::other)?;
         METRICS.storage.write.record_time(written - begun);
         let synced = Instant::now();
@@ -277,7 +281,7 @@ impl Writer {
         Ok(Synced { written, synced })
     }
 
-    /// Writes zeros from `end` on, where the commits to come have use for it.
+    /// Writes zeros from `end` on, if the next commits benefit from them.
     fn write_ahead(&mut self, end: u64) -> io::Result<()> {
         if end <= self.written {
             return Ok(());
@@ -288,7 +292,7 @@ impl Writer {
     }
 }
 
-/// A number nobody can guess, so that nothing a payload holds looks like a commit of this file.
+/// Generates a number that nobody can guess, so that no payload can look like a commit of this file.
 fn random_id() -> io::Result<u64> {
     getrandom::u64().map_err(|error| io::Error::other(error.to_string()))
 }
@@ -307,17 +311,17 @@ fn file_header(id: u64, first_commit: u64, copied: bool) -> AlignedBuf {
     header
 }
 
-/// One commit as read back.
+/// A commit as read from a journal.
 #[derive(Debug)]
 pub struct Commit<'a> {
-    /// Its number.
+    /// Number of the commit.
     pub number: u64,
-    /// Its frames with their checked bodies.
+    /// Frames of the commit, with bodies whose checksums were verified.
     pub frames: Vec<(Header, &'a [u8])>,
 }
 
 impl Commit<'_> {
-    /// The same commit, to be written again.
+    /// Encodes the same commit, to be written again.
     #[must_use]
     pub fn to_buf(&self) -> CommitBuf {
         let mut commit = CommitBuf::default();
@@ -329,15 +333,15 @@ impl Commit<'_> {
     }
 }
 
-/// A journal file in memory, to be replayed.
+/// A journal file read into memory, to be replayed.
 #[derive(Debug)]
 pub struct Image {
     path: PathBuf,
     bytes: Vec<u8>,
     id: u64,
-    /// The number of its first commit.
+    /// Number of its first commit.
     pub first_commit: u64,
-    /// Whether that commit was copied from an earlier journal, which proves it acknowledged.
+    /// True if that commit was copied from an earlier journal, which proves that it was acknowledged.
     pub copied: bool,
 }
 
@@ -345,18 +349,19 @@ impl Image {
     /// Reads a journal file.
     ///
     /// # Errors
-    /// The disk's; a newer format; a damaged header.
+    /// Fails if the disk does, if the format is newer, or if the header is damaged.
     pub fn read(disk: &dyn Disk, path: &Path) -> Result<Self, OpenError> {
         let missing = || OpenError::io(path, io::ErrorKind::NotFound.into());
         let bytes = super::disk::read_file(disk, path).map_err(|e| OpenError::io(path, e))?;
         Self::parse(path, bytes.ok_or_else(missing)?)
     }
 
-    /// A journal whose header is damaged, told by its first commit above number `above`: those of an
-    /// earlier use of the space are below. None where there is no such commit.
+    /// Reads a journal whose header is damaged, and identifies it by its first commit with a number above
+    /// `above`: commits of an earlier use of the space have lower numbers. Returns none if there is no such
+    /// commit.
     ///
     /// # Errors
-    /// The disk's.
+    /// Returns the disk's error.
     pub fn without_header(disk: &dyn Disk, path: &Path, above: u64) -> Result<Option<Self>, OpenError> {
         let bytes = super::disk::read_file(disk, path).map_err(|e| OpenError::io(path, e))?;
         let mut image = Self {
@@ -393,12 +398,13 @@ impl Image {
         Ok(Self { path: path.into(), bytes, id, first_commit, copied })
     }
 
-    /// Hands every commit to `visit`, in order, up to (not including) number `before`, which is the
-    /// first of the next file; the last file has none, and ends where its commits do. Answers where that is,
-    /// in file `seq`.
+    /// Passes every commit to `visit`, in order, up to (not including) number `before`, which is the first
+    /// commit of the next file. The last file has no `before`, and ends after its last whole commit. Returns
+    /// the end of the commits in this file, which is journal `seq`.
     ///
     /// # Errors
-    /// [`OpenError::Damaged`] where a commit that was acknowledged is not whole (P10), or `visit`'s.
+    /// Returns [`OpenError::Damaged`] if a commit that was acknowledged is not whole (P10), or the error of
+    /// `visit`.
     pub fn replay(
         &self,
         seq: u64,
@@ -420,7 +426,8 @@ impl Image {
         Ok(End { seq, id: self.id, next_commit: number, at: at as u64, last })
     }
 
-    /// Whether what is not a commit at `at` can only be a torn tail, which was never acknowledged.
+    /// Returns an error unless the bytes at `at`, which are no whole commit, can only be a torn tail, which
+    /// was never acknowledged.
     fn check_torn(&self, at: usize, number: u64, before: Option<u64>) -> Result<(), OpenError> {
         let copied = self.copied && number == self.first_commit;
         if before.is_some() || copied || self.next_commit(at, number).is_some() {
@@ -430,13 +437,14 @@ impl Image {
         Ok(())
     }
 
-    /// Bytes of the file.
+    /// Returns the length of the file, in bytes.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The next place from `at` on with the header of a commit of this file above `number`, and its number.
+    /// Finds the next commit header of this file from `at` on with a number above `number`. Returns its
+    /// position and its number.
     #[must_use]
     pub fn next_commit(&self, at: usize, number: u64) -> Option<(usize, u64)> {
         let places = (at..self.bytes.len()).step_by(ALIGN as usize);
@@ -444,7 +452,7 @@ impl Image {
         heads.find(|(_, found)| *found > number)
     }
 
-    /// The frames' bytes of commit `number` at `at`, whose header is whole; none where it is not.
+    /// Returns the bytes of the frames of commit `number` at `at`; none if its header is not whole.
     #[must_use]
     pub fn commit_body(&self, at: usize, number: u64) -> Option<&[u8]> {
         let head = self.commit_header(at).filter(|head| head.number == number)?;
@@ -465,7 +473,7 @@ impl Image {
         })
     }
 
-    /// Commit `number` at `at`, and the bytes it takes; none where it is not whole.
+    /// Reads commit `number` at `at`. Returns it and the bytes it takes; none if it is not whole.
     #[must_use]
     pub fn commit(&self, at: usize, number: u64) -> Option<(Commit<'_>, usize)> {
         let head = self.commit_header(at).filter(|head| head.number == number)?;

@@ -1,4 +1,5 @@
-//! The embedded log: opens the directory, starts the committer and the checkpointer, and keeps the contract.
+//! The embedded log: opens the directory, starts the committer and the checkpointer, and implements the
+//! storage contract.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -30,7 +31,7 @@ pub struct EmbeddedLog {
     pub(super) files: Arc<Files>,
     health: Monitor,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    // Held for as long as the log is open.
+    // The lock is held for as long as the log is open.
     _lock: Option<std::fs::File>,
 }
 
@@ -38,14 +39,14 @@ impl EmbeddedLog {
     /// Opens or creates the log in `dir`, and recovers what a crash left. Blocks the thread, for up to a second.
     ///
     /// # Errors
-    /// The directory is locked, read-only, of a newer format, not a directory, or damaged.
+    /// Fails if the directory is locked, read-only, of a newer format, not a directory, or damaged.
     pub fn open(dir: &Path, config: &StorageConfig, topics_max: usize) -> Result<Arc<Self>, OpenError> {
         if dir.exists() && !dir.is_dir() {
             return Err(OpenError::NotADirectory(dir.into()));
         }
         data_dir::make(dir).map_err(|e| OpenError::io(dir, e))?;
         if let Some(parent) = dir.canonicalize().ok().as_deref().and_then(Path::parent) {
-            // A parent that may not be opened is not this process's to sync.
+            // An error is ignored: a parent that this process may not open is not its own to sync.
             let _ = RealDisk.sync_dir(parent);
         }
         let lock = data_dir::lock(dir)?;
@@ -107,7 +108,8 @@ impl EmbeddedLog {
             cached: cached::Cached::new(config.cache_bytes),
         };
         if replayed {
-            // What was replayed goes to segments soon, so that the time of recovery does not grow with each restart.
+            // Replayed commits go to segments soon, so that the time of recovery does not grow with each
+            // restart.
             let _ = queue.push(Op::Rotate);
         }
         let threads = vec![

@@ -1,11 +1,11 @@
-//! The embedded log: a journal shared by all topics, segments of each, and a catalog that names
-//! them. docs/format.md gives every byte.
+//! The embedded log: a journal shared by all topics, segments of each topic, and a catalog that names them.
+//! docs/format.md specifies every byte.
 //!
 //! ```text
 //! append → queue → committer ─ journal (write, sync) ─▶ tail cache ─▶ readers that keep up
 //!                     │ snapshot when a journal is full
 //!                     ▼
-//!                checkpointer ─ segments, catalog ─▶ readers that lag;  old journals let go
+//!                checkpointer ─ segments, catalog ─▶ readers that lag;  old journals are removed
 //! ```
 
 mod cached;

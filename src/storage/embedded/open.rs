@@ -1,16 +1,15 @@
-//! Why a data directory could not be opened. Each says what to do.
-//! Never: an error of a log that is open.
+//! The errors of opening a data directory. Each message says what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a data directory could not be opened.
+/// Reason for which a data directory could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process has the directory locked.
     #[error("data directory {0} is locked by another process: stop that one, or choose another --data-dir")]
     Locked(PathBuf),
-    /// It is something else.
+    /// The path is not a directory.
     #[error("{0} is not a directory: choose another --data-dir")]
     NotADirectory(PathBuf),
     /// No server has stored anything in the directory.
@@ -18,12 +17,12 @@ pub enum OpenError {
         "{0} is not a data directory: it has neither a catalog nor a journal. Name the --data-dir of a server"
     )]
     NoData(PathBuf),
-    /// A file is of a newer format.
+    /// A file has a newer format.
     #[error("{path} is of format {version}, newer than this program: run the newer one")]
     NewerFormat {
         /// The file.
         path: PathBuf,
-        /// Its version.
+        /// Version of its format.
         version: u32,
     },
     /// Stored data is damaged.
@@ -36,27 +35,27 @@ pub enum OpenError {
         path: PathBuf,
         /// The data directory.
         dir: PathBuf,
-        /// What is wrong.
+        /// Description of the damage.
         what: String,
     },
-    /// The file system refused.
+    /// The file system returned an error.
     #[error("{path}: {source}")]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// Its error.
+        /// Error of the file system.
         source: io::Error,
     },
 }
 
 impl OpenError {
-    /// The file system refused.
+    /// Creates the error for a failure of the file system at `path`.
     #[must_use]
     pub fn io(path: &Path, source: io::Error) -> Self {
         Self::Io { path: path.into(), source }
     }
 
-    /// Stored data is damaged.
+    /// Creates the error for damage of the file `path`, from which it derives the data directory.
     #[must_use]
     pub fn damaged(path: &Path, what: impl Into<String>) -> Self {
         let parent = path.parent().unwrap_or(path);

@@ -1,5 +1,5 @@
-//! The committer's queue of appends and changes, in order. Those who push bound it: an append holds admission for its
-//! bytes until it is answered, and a call makes one change at a time.
+//! The committer's queue of appends and changes, in order. Its callers bound it: an append holds admission
+//! for its bytes until it is answered, and a call makes one change at a time.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -20,7 +20,7 @@ pub enum Op {
     Append(TopicAppend),
     /// Change the catalog.
     Change(Change, oneshot::Sender<Result<Arc<Topic>, Error>>),
-    /// Begin a new journal and hand the old one to the checkpointer.
+    /// Start a new journal and hand the old one to the checkpointer.
     Rotate,
 }
 
@@ -29,7 +29,7 @@ pub enum Op {
 pub struct TopicAppend {
     /// The topic.
     pub topic: Arc<Topic>,
-    /// The batches, and where the outcome goes.
+    /// The batches, and the reply for their outcome.
     pub append: Append,
 }
 
@@ -60,7 +60,7 @@ struct Shared {
     ready: Condvar,
 }
 
-/// The committer's queue. Clones are the same queue.
+/// The committer's queue. All clones share one queue.
 #[derive(Clone, Debug, Default)]
 pub struct Queue(Arc<Shared>);
 
@@ -69,7 +69,7 @@ pub struct Queue(Arc<Shared>);
 pub enum Taken {
     /// Operations to do.
     Ops(VecDeque<Op>),
-    /// None came within the time.
+    /// No operation came within the time.
     Quiet,
     /// The queue is closed and empty.
     Closed,
@@ -80,7 +80,7 @@ impl Queue {
         self.0.state.lock().expect("no panic while it is held")
     }
 
-    /// Puts an operation at the end; gives it back if the queue is closed.
+    /// Adds an operation at the end; returns it as the error if the queue is closed.
     pub fn push(&self, op: Op) -> Result<(), Op> {
         let mut state = self.lock();
         if state.closed {
@@ -95,7 +95,7 @@ impl Queue {
         let first = state.ops.len() == 1;
         drop(state);
         if first {
-            // Not under the lock, which the committer takes as soon as it wakes.
+            // The lock is released first, because the committer takes it as soon as it wakes.
             self.0.ready.notify_one();
         }
         Ok(())
@@ -104,7 +104,7 @@ impl Queue {
     /// Asks for a change and waits until it is durable.
     ///
     /// # Errors
-    /// The change is refused, or the committer ended.
+    /// Fails if the change is refused, or if the committer ended.
     pub async fn change(&self, change: Change) -> Result<Arc<Topic>, Error> {
         let (reply, answer) = oneshot::channel();
         self.push(Op::Change(change, reply)).map_err(|_| Error::Closing)?;
@@ -112,7 +112,8 @@ impl Queue {
         answer.await.unwrap_or_else(|_| Err(ended(Stored::Unknown)))
     }
 
-    /// Takes all operations; waits for one at most this long.
+    /// Takes all operations. If there are none, it waits for one: at most `wait`, or without limit if that is
+    /// none.
     #[must_use]
     pub fn take(&self, wait: Option<Duration>) -> Taken {
         let mut state = self.lock();
@@ -136,7 +137,7 @@ impl Queue {
         Taken::Ops(std::mem::take(&mut state.ops))
     }
 
-    /// Closes the queue, and refuses the operations that wait: nothing of them is stored.
+    /// Closes the queue, and refuses the waiting operations, of which nothing is stored.
     pub fn abandon(&self) {
         self.close();
         let ops = std::mem::take(&mut self.lock().ops);
@@ -152,13 +153,13 @@ impl Queue {
         }
     }
 
-    /// Batches pushed so far.
+    /// Returns the number of batches pushed so far.
     #[cfg(test)]
     pub fn batches(&self) -> usize {
         self.lock().batches
     }
 
-    /// Closes the queue: operations that are pushed from now on are given back.
+    /// Closes the queue: operations that are pushed from now on are returned to the caller.
     pub fn close(&self) {
         self.lock().closed = true;
         self.0.ready.notify_one();

@@ -1,5 +1,5 @@
-//! The topics there are, by name and by id. The committer changes it; everyone may look.
-//! Never: decides whether a change may be made.
+//! The registry of all topics, by name and by id. The committer decides which changes may be made, and makes
+//! them here; everyone may read.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -20,7 +20,7 @@ struct Maps {
     by_id: HashMap<u64, Arc<Topic>>,
 }
 
-/// The topics there are.
+/// Registry of all topics.
 #[derive(Debug, Default)]
 pub struct Registry(RwLock<Maps>);
 
@@ -29,31 +29,32 @@ impl Registry {
         self.0.read().expect("no panic while it is held")
     }
 
-    /// The topic of this name.
+    /// Returns the topic with this name.
     #[must_use]
     pub fn get(&self, name: &TopicName) -> Option<Arc<Topic>> {
         self.read().by_name.get(name).cloned()
     }
 
-    /// The topic of this id.
+    /// Returns the topic with this id.
     #[must_use]
     pub fn by_id(&self, id: u64) -> Option<Arc<Topic>> {
         self.read().by_id.get(&id).cloned()
     }
 
-    /// How many there are.
+    /// Returns the number of topics.
     #[must_use]
     pub fn len(&self) -> usize {
         self.read().by_name.len()
     }
 
-    /// All of them, by name.
+    /// Returns all topics, in the order of their names.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Topic>> {
         self.read().by_name.values().cloned().collect()
     }
 
-    /// Up to `limit` of them after the name `after`, whose name begins with `prefix`.
+    /// Returns up to `limit` topics, in the order of their names, with names that begin with `prefix` and
+    /// come after `after`.
     #[must_use]
     pub fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Arc<Topic>> {
         let from = match after {
@@ -69,7 +70,7 @@ impl Registry {
         page
     }
 
-    /// How many topics pages have held so far.
+    /// Returns the number of topics in all pages so far.
     #[cfg(test)]
     pub fn listed(&self) -> usize {
         self.read().listed.load(std::sync::atomic::Ordering::Relaxed)
@@ -82,8 +83,8 @@ impl Registry {
         maps.by_name.insert(topic.state.name.clone(), topic);
     }
 
-    /// Makes a durable change visible. A new topic is `created`, or made from its entry.
-    /// A change of a topic there is not is none.
+    /// Makes a durable change visible. A new topic is `created` if that is given, and is built from its entry
+    /// otherwise. A change of a topic that does not exist has no effect.
     pub fn apply(&self, change: &ChangeKind, created: Option<&Arc<Topic>>) {
         match change {
             ChangeKind::Create(entry) => {
@@ -115,7 +116,7 @@ impl Registry {
     }
 }
 
-/// The topic that an entry describes.
+/// Builds the topic that an entry describes.
 #[must_use]
 pub fn topic_of(entry: &TopicEntry, name: TopicName) -> Topic {
     let known = TopicInfo {

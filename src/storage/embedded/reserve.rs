@@ -1,7 +1,7 @@
-//! Room kept on the disk for what ends a full one: the catalog, the request ids and the small journal that
-//! a trim or a deletion needs before anything can be removed. Files that hold nothing, whose space is taken
-//! over under another name, so that nobody else can have it meanwhile.
-//! Never: what a record waits for.
+//! Space reserved on the disk for operations that free a full disk: a trim or a deletion must write a
+//! catalog, request ids and a small journal before anything can be removed. The reserve consists of files
+//! that hold no data. A file's space is used by renaming the file, so that nobody else can take the space in
+//! between.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use super::disk::{Disk, File, Mode, is_full};
 
-/// One for each of what a checkpoint may need at once: a journal, request ids, the catalog.
+/// Number of files: one for each file that a checkpoint may need at once, which are a journal, request ids
+/// and the catalog.
 const FILES: u32 = 3;
-/// The least of each: a journal of some changes, the catalog of a few hundred topics.
+/// Minimum size of each file in bytes: a journal of some changes, or the catalog of a few hundred topics.
 const BYTES_MIN: u64 = 64 << 10;
 const BLOCK: u64 = 4096;
 
@@ -19,7 +20,8 @@ fn path(dir: &Path, number: u32) -> PathBuf {
     dir.join(format!("reserve-{number}"))
 }
 
-/// Keeps room for a catalog of `len` bytes to double. Where the disk is too full for it, what there is stays.
+/// Reserves enough room for a catalog of `len` bytes to double. If the disk is too full for that, the
+/// existing files stay.
 pub fn keep(disk: &dyn Disk, dir: &Path, len: u64) {
     let want = (2 * len).max(BYTES_MIN).div_ceil(BLOCK) * BLOCK;
     for number in 1..=FILES {
@@ -31,7 +33,7 @@ pub fn keep(disk: &dyn Disk, dir: &Path, len: u64) {
             Err(_) => disk.open(&path, Mode::Create).and_then(|file| file.allocate(want)),
         };
         if made.is_err() {
-            // Empty, it would only look like one.
+            // An empty file reserves nothing.
             if disk.open(&path, Mode::Read).and_then(|file| file.size()).is_ok_and(|size| size == 0) {
                 let _ = disk.remove(&path);
             }
@@ -40,7 +42,7 @@ pub fn keep(disk: &dyn Disk, dir: &Path, len: u64) {
     }
 }
 
-/// A file of the reserve with room for `len` bytes, and its size; none where there is none.
+/// Finds a file of the reserve with room for `len` bytes. Returns its path and its size.
 #[must_use]
 pub fn find(disk: &dyn Disk, dir: &Path, len: u64) -> Option<(PathBuf, u64)> {
     (1..=FILES).find_map(|number| {
@@ -50,10 +52,11 @@ pub fn find(disk: &dyn Disk, dir: &Path, len: u64) -> Option<(PathBuf, u64)> {
     })
 }
 
-/// Makes the file `to` of `bytes`, durable but for its entry; on a full disk from the reserve.
+/// Writes `bytes` to the file `to` and syncs it, but not its directory entry. On a full disk, it uses the
+/// space of the reserve.
 ///
 /// # Errors
-/// The disk's; a full one leaves nothing of it behind.
+/// Returns the disk's error. A full disk leaves nothing of the file behind.
 pub fn write(disk: &dyn Disk, dir: &Path, to: &Path, bytes: &[u8]) -> io::Result<()> {
     let put = |file: Arc<dyn File>| {
         file.write_at(bytes, 0)?;

@@ -1,4 +1,4 @@
-//! One topic of the embedded log: its state, and where its records are.
+//! One topic of the embedded log: its state and its segments.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,7 +17,7 @@ pub const NUMBERING: Numbering = Numbering::Dense;
 /// One topic.
 #[derive(Debug)]
 pub struct Topic {
-    /// The number that the files name it by.
+    /// Number that identifies the topic in the names and contents of files.
     pub id: u64,
     /// State that readers see. Only the committer changes it. The cache holds at least what is not in a segment yet.
     pub state: TopicState,
@@ -50,7 +50,7 @@ impl Topic {
         self.state.advance(end, time);
     }
 
-    /// Ends the topic.
+    /// Marks the topic as deleted, and clears its cache.
     pub fn delete(&self) {
         self.state.delete();
         self.state.cache.clear();
