@@ -1,4 +1,5 @@
-//! Reads from segments, for readers that are behind the tail cache. It blocks the thread, and checks every checksum (P10).
+//! Reads from segments, for readers that are behind the tail cache. They block the thread, and verify every
+//! checksum (P10).
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -63,14 +64,15 @@ impl Files {
         if let Some(file) = self.lru().get(key) {
             return Ok(file);
         }
-        // Not under the lock, so that a slow disk delays no reader whose file is open.
+        // The lock is not held here, so that a slow disk delays no reader whose file is open.
         let file = self.disk.open(&segment::path(&self.dir, topic.id, base), Mode::Read)?;
         let file = Arc::new(OpenSegment::new(file, topic.id, topic.state.epoch.get(), base)?);
         let mut lru = self.lru();
         if let Some(other) = lru.get(key) {
             return Ok(other);
         }
-        // A file is closed after its segment was removed from the topic: one that is still there will be closed.
+        // A file is closed after its segment was removed from the topic, so a file of a segment that is still
+        // there will be closed.
         if topic.has_segment(base) {
             lru.insert(key, file.clone(), self.open_max);
         }
@@ -133,9 +135,9 @@ fn frames(
 /// Reads from `from` on, at least one batch; an empty chunk at the tail.
 ///
 /// # Errors
-/// As [`crate::storage::TopicLog::read`].
+/// Same as [`crate::storage::TopicLog::read`].
 pub fn read(topic: &Topic, files: &Files, from: Offset, bytes_max: usize) -> Result<Chunk, Error> {
-    // What leaves the cache is in a segment by then, where the second attempt finds it.
+    // A run that left the cache in between is in a segment, in which the next attempt finds it.
     const ATTEMPTS: usize = 3;
     for _ in 0..ATTEMPTS {
         topic.state.check_readable(from)?;
@@ -166,13 +168,14 @@ const SEARCH_BYTES: usize = 64 << 10;
 /// Finds the offset at which the batch that holds `offset` begins.
 ///
 /// # Errors
-/// As [`read`].
+/// Same as [`read`].
 pub fn batch_start(topic: &Topic, files: &Files, offset: Offset) -> Result<Offset, Error> {
     let earliest = topic.state.earliest();
     if offset <= earliest || offset >= topic.state.tail() {
         return Ok(offset.clamp(earliest, topic.state.tail().max(earliest)));
     }
-    // A read that begins inside a batch encodes its rest anew, so this one begins where the frame does.
+    // A read that begins inside a batch encodes the rest of the batch again, so this one begins at the start
+    // of the frame.
     let mut at = frame_start(topic, files, offset)?.max(earliest);
     loop {
         let chunk = match read(topic, files, at, SEARCH_BYTES) {
@@ -221,7 +224,7 @@ fn frame_start(topic: &Topic, files: &Files, offset: Offset) -> Result<Offset, E
 /// Finds the offset of the first batch stored at or after `time`; the tail if there is none.
 ///
 /// # Errors
-/// As [`read`].
+/// Same as [`read`].
 pub fn offset_at(topic: &Topic, files: &Files, time: UnixMicros) -> Result<Offset, Error> {
     Ok(first_since(topic, files, time)?.0)
 }
@@ -229,7 +232,7 @@ pub fn offset_at(topic: &Topic, files: &Files, time: UnixMicros) -> Result<Offse
 /// Does the same as [`offset_at`], and returns the time at which that batch was stored.
 ///
 /// # Errors
-/// As [`read`].
+/// Same as [`read`].
 pub fn first_since(
     topic: &Topic,
     files: &Files,
@@ -240,7 +243,7 @@ pub fn first_since(
     let mut at = time_start(topic, files, time)?.max(topic.state.earliest());
     while at < tail {
         let chunk = match read(topic, files, at, SEARCH_BYTES) {
-            // It was trimmed meanwhile: all that is left is newer.
+            // These records were trimmed meanwhile, and all that are left are newer.
             Err(Error::Trimmed { earliest, .. }) if earliest > at => {
                 at = earliest;
                 continue;
@@ -262,8 +265,8 @@ pub fn first_since(
     Ok((at, None))
 }
 
-/// Returns a time at or before the one at which the oldest batch kept was stored, without reading from disk; none if no
-/// batch is kept.
+/// Returns a lower bound of the time at which the oldest batch kept was stored, without reading from disk;
+/// none if no batch is kept.
 #[must_use]
 pub fn oldest_time(topic: &Topic) -> Option<UnixMicros> {
     let (earliest, tail) = (topic.state.earliest(), topic.state.tail());
@@ -276,16 +279,18 @@ pub fn oldest_time(topic: &Topic) -> Option<UnixMicros> {
     }
     let mut once = false;
     let runs = topic.state.cache.runs_from(earliest, |_| !std::mem::replace(&mut once, true));
-    // If it is in neither, a checkpoint has moved it in between.
+    // If the batch is in neither, a checkpoint has moved it in between.
     Some(runs.first().map_or(UnixMicros(0), |run| run.first_time))
 }
 
 /// Finds a batch boundary before which everything was stored before `time`, usually not far from it.
 fn time_start(topic: &Topic, files: &Files, time: UnixMicros) -> Result<Offset, Error> {
-    // Segments come and go meanwhile, though not often; the checkpointer does not wait for readers.
+    // The segments may change during the search, though not often: the checkpointer does not wait for
+    // readers.
     const ATTEMPTS: usize = 8;
     for _ in 0..ATTEMPTS {
-        // Read first: batches published from now on are not searched, so they lie after the answer.
+        // The tail is read first: batches published from now on are not searched, so they lie after the
+        // answer.
         let (tail, earliest) = (topic.state.tail(), topic.state.earliest());
         let segments = topic.segments.load_full();
         // Trimmed records are not read: the file may be gone, or it was damaged and trimmed for that reason.
@@ -297,7 +302,7 @@ fn time_start(topic: &Topic, files: &Files, time: UnixMicros) -> Result<Offset, 
             };
             let found = files.open(topic, segment.base).and_then(|file| file.marks(segment.len, find));
             if found.is_err() && segment.end <= topic.state.earliest() {
-                // It was trimmed away meanwhile, and the file perhaps with it.
+                // The segment was trimmed meanwhile, and its file may have been removed.
                 continue;
             }
             let from = segment.base.max(topic.state.earliest());
@@ -305,21 +310,23 @@ fn time_start(topic: &Topic, files: &Files, time: UnixMicros) -> Result<Offset, 
         }
         let flushed = segments.last().map_or(Offset::ZERO, |segment| segment.end).max(earliest);
         let runs = topic.state.cache.runs_from(flushed, |_| true);
-        // If nothing is cached, a checkpoint has moved it in between to a segment that was not searched.
+        // If nothing is cached, a checkpoint has moved the runs in between to a segment that was not
+        // searched.
         if runs.is_empty() && flushed < tail && !topic.state.is_deleted() {
             std::thread::yield_now();
             continue;
         }
         return Ok(runs.iter().find(|run| run.last_time >= time).map_or(tail, |run| run.first));
     }
-    // Always a correct answer, if a distant one: a reader that starts here meets what is wrong.
+    // The earliest offset is always a correct answer, though a distant one. A reader that starts there gets
+    // any error itself.
     Ok(topic.state.earliest())
 }
 
 /// Finds the newest frame boundary with at least `bytes` bytes after it; the earliest offset if there are fewer.
 ///
 /// # Errors
-/// As [`read`].
+/// Same as [`read`].
 pub fn offset_keeping(topic: &Topic, files: &Files, bytes: u64) -> Result<Offset, Error> {
     let segments = topic.segments.load_full();
     let flushed = segments.last().map_or(topic.state.earliest(), |segment| segment.end);

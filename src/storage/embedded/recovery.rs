@@ -1,5 +1,6 @@
-//! Recovery: the catalog, then the commits after it. Its time does not grow with the data kept.
-//! Never: serves before what it found is durable in a journal of its own, or changes a damaged one.
+//! Recovery: reads the catalog, and then replays the commits after it. Its time does not grow with the amount
+//! of stored data. The log serves only after everything that was found is durable, and a damaged journal is
+//! not changed.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -23,33 +24,33 @@ use crate::record::{Offset, TopicName, UnixMicros};
 use crate::storage::tail::Run;
 use crate::storage::window::Window;
 
-/// What recovery found.
+/// Result of recovery.
 #[derive(Debug)]
 pub struct Recovered {
-    /// The topics.
+    /// Registry of all topics.
     pub registry: Registry,
-    /// A journal to go on with.
+    /// Journal to continue with.
     pub journal: journal::Writer,
-    /// The request ids remembered.
+    /// Window of remembered request ids.
     pub window: Window,
     /// The newest publish time.
     pub clock: UnixMicros,
-    /// The id the next topic gets.
+    /// Id of the next topic to be created.
     pub next_topic: u64,
-    /// What the journals hold that no segment does.
+    /// Runs that the journals hold and no segment does.
     pub pending: Vec<Pending>,
     /// The catalog on disk.
     pub catalog: Catalog,
-    /// Old journals whose space can be written again.
+    /// Old journals whose space can be reused.
     pub spares: Vec<PathBuf>,
-    /// Whether the newest commit is empty already.
+    /// True if the newest commit is already empty.
     pub sealed: bool,
 }
 
-/// Reads the data directory and makes what it found durable anew.
+/// Reads the data directory, and makes everything it found durable again.
 ///
 /// # Errors
-/// Damage, a newer format, the disk's.
+/// Fails if data is damaged, if the format is newer, or if the disk fails.
 pub fn recover(
     disk: &dyn Disk,
     dir: &Path,
@@ -58,8 +59,8 @@ pub fn recover(
 ) -> Result<Recovered, OpenError> {
     let segments = dir.join("segments");
     disk.create_dir(&segments).map_err(|e| OpenError::io(&segments, e))?;
-    // A killed process may have left entries that are seen and not durable: what is built on them must
-    // not outlive them.
+    // A killed process may have left directory entries that are visible but not durable. They are synced
+    // first, so that nothing built on them can outlive them.
     for dir in [dir, &segments] {
         disk.sync_dir(dir).map_err(|e| OpenError::io(dir, e))?;
     }
@@ -79,17 +80,18 @@ pub fn recover(
     let journals: &[u64] = if fresh { &[] } else { &files.journals };
     let mut found = replay.journals(disk, dir, &catalog, journals, fresh)?;
     if !fresh {
-        // First, as the room may be needed. The catalog is durable, and does without them.
+        // Files that the durable catalog does not need are removed first, because the new journal may need
+        // the space.
         files.clean(disk, dir, &catalog);
     }
     let seq = journals.last().map_or(catalog.journal, |last| last + 1).max(catalog.journal);
     let (journal, sealed) = begin_journal(disk, dir, seq, journal_bytes, &mut files.spares, &mut found)?;
     if fresh {
-        // Last, so that a catalog always has its journal.
+        // The catalog is written last, so that a catalog always has its journal.
         catalog.write(disk, dir).map_err(|e| OpenError::io(dir, e))?;
         files.clean(disk, dir, &catalog);
     } else {
-        // An earlier program left none.
+        // An earlier version of the program left no reserve.
         reserve::keep(disk, dir, catalog.encoded_len() as u64);
     }
     Ok(Recovered {
@@ -105,8 +107,9 @@ pub fn recover(
     })
 }
 
-/// A journal to go on with: a new one; on a disk that is too full for it the last one, in which the room is
-/// there already. A start must not need more than a server that runs: only that can free the disk.
+/// Opens a journal to continue with: a new one, or on a disk that is too full for it the last one, whose
+/// space is already allocated. A start must not need more space than a running server, because only a running
+/// server can free the disk.
 fn begin_journal(
     disk: &dyn Disk,
     dir: &Path,
@@ -147,8 +150,8 @@ fn new_journal(
     journal::Writer::create(disk, dir, spec, spare, last).map_err(|e| OpenError::io(&path, e))
 }
 
-/// Cuts segments that a checkpoint made longer than the catalog says; reports those that are not
-/// as long.
+/// Truncates segments that a checkpoint made longer than the catalog says, and reports missing or shorter
+/// ones as damage.
 fn check_segments(disk: &dyn Disk, dir: &Path, catalog: &Catalog) -> Result<(), OpenError> {
     let listed = disk.list(dir).map_err(|e| OpenError::io(dir, e))?;
     let sizes: HashMap<&str, u64> = listed.iter().map(|(name, len)| (name.as_str(), *len)).collect();
@@ -183,10 +186,10 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Looks.
+    /// Lists the files of a data directory.
     ///
     /// # Errors
-    /// The disk's.
+    /// Returns the disk's error.
     pub fn read(disk: &dyn Disk, dir: &Path) -> Result<Self, OpenError> {
         let mut files = Self::default();
         for (name, _) in disk.list(dir).map_err(|e| OpenError::io(dir, e))? {
@@ -210,16 +213,16 @@ impl Listing {
         Ok(files)
     }
 
-    /// Whether the directory holds no file that a log makes once it stores anything.
+    /// Returns true if the directory holds none of the files that a log creates once it stores anything.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.journals.is_empty() && self.spares.is_empty() && self.ids.is_empty() && self.segments.is_empty()
     }
 
-    /// Whether a directory without a catalog is a new one, and not one that lost its catalog.
+    /// Checks that a directory without a catalog is a new one, and not one that lost its catalog.
     ///
     /// # Errors
-    /// Damage, the disk's.
+    /// Reports a lost catalog or other damage, or returns the disk's error.
     pub fn check_empty(&self, disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
         let missing = || OpenError::damaged(&dir.join(catalog::FILE_NAME), "catalog is missing, data is not");
         if !self.segments.is_empty() || !self.ids.is_empty() || !self.spares.is_empty() {
@@ -227,7 +230,8 @@ impl Listing {
         }
         for seq in &self.journals {
             let image = Image::read(disk, &dir.join(journal::file_name(*seq)))?;
-            // A first start that was cut short leaves a journal that begins with commit 1, and no commit.
+            // A first start that was interrupted leaves a journal whose first number is 1 and which holds no
+            // commit.
             if image.first_commit != 1 {
                 return Err(missing());
             }
@@ -236,8 +240,8 @@ impl Listing {
         Ok(())
     }
 
-    /// Removes what no catalog names: leftovers of a checkpoint that was cut short. What cannot be
-    /// removed is tried again at the next start.
+    /// Removes files that the catalog does not name, which an interrupted checkpoint left. A file that cannot
+    /// be removed is tried again at the next start.
     fn clean(&self, disk: &dyn Disk, dir: &Path, catalog: &Catalog) {
         let named: HashSet<String> = catalog
             .topics
@@ -259,13 +263,13 @@ impl Listing {
     }
 }
 
-/// What the journals held.
+/// Result of replaying the journals.
 struct Replayed {
     /// The last commit, if there is one.
     last: Option<CommitBuf>,
-    /// The number after it.
+    /// Number after that of the last commit.
     next: u64,
-    /// Where the last journal ends, if it can be gone on with.
+    /// End of the last journal, if it can be continued.
     end: Option<journal::End>,
 }
 
@@ -321,7 +325,7 @@ impl Replay {
             }
             let already = next;
             let end = image.replay(*seq, before, |commit| {
-                // A commit that was copied has been replayed from where it stood first.
+                // A copied commit has already been replayed from the journal that held it first.
                 if commit.number >= already {
                     self.commit(&path, commit)?;
                 }

@@ -1,7 +1,7 @@
-//! Repair: a new catalog and an empty journal around what a scan found whole. Topics that lost
-//! nothing keep their segments and their epoch; the others are written anew under a new epoch, what
-//! follows a loss moving up, so that positions of before fail loudly.
-//! Never: removes a file; what is replaced is moved aside, after the new catalog is durable.
+//! Repair: writes a new catalog and an empty journal for what a scan found intact. Topics that lost nothing
+//! keep their segments and their epoch. The others are rewritten under a new epoch, and the records after a
+//! loss get lower offsets; with the new epoch, a position from before the repair is an error. No file is
+//! removed: replaced files are moved aside after the new catalog is durable.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -21,18 +21,18 @@ use crate::record::block::Blocks;
 use crate::record::{Offset, TopicName, UnixMicros};
 use crate::storage::tail::Run;
 
-/// Size at which a rewritten segment is full; a server with another setting takes it too.
+/// Limit at which a rewritten segment is full; a server with another setting accepts the segment too.
 const LIMIT: Limit = Limit { bytes: 64 << 20, oldest: UnixMicros(0) };
-/// The new journal holds nothing: the next start makes one of its own size.
+/// Size of the new journal in bytes. It holds nothing, and the next start creates one of the configured size.
 const JOURNAL_BYTES: u64 = 16 * journal::ALIGN;
 
-/// Topics that got a new epoch, with the name each has now; and the directory of what was replaced.
+/// Old ids and current names of the topics that got a new epoch, and the directory of the replaced files.
 pub type Done = (Vec<(u64, String)>, PathBuf);
 
-/// Makes the data directory whole again.
+/// Repairs the data directory.
 ///
 /// # Errors
-/// The disk's. Where it fails, the old catalog is still in place, and a repair can begin anew.
+/// Returns the disk's error. The old catalog is still in place then, and the repair can be started again.
 pub fn repair(disk: &dyn Disk, dir: &Path, found: &Scan) -> Result<Done, OpenError> {
     let io = |error| OpenError::io(dir, error);
     disk.create_dir(&dir.join("segments")).map_err(io)?;
@@ -58,7 +58,7 @@ pub fn repair(disk: &dyn Disk, dir: &Path, found: &Scan) -> Result<Done, OpenErr
     disk.sync_dir(&dir.join("segments")).map_err(io)?;
     let commit = found.commit;
     let seq = found.journals.last().copied().max(found.catalog.as_ref().map(|c| c.journal)).unwrap_or(0) + 1;
-    // Above every commit, and so above every ids file there is.
+    // This number is above every commit, and so above every existing ids file.
     let fresh_ids = std::mem::take(&mut work.ids).write(disk, dir, commit + 1).map_err(io)?;
     let spec = journal::Spec { seq, capacity: JOURNAL_BYTES, first_commit: commit + 2 };
     journal::Writer::create(disk, dir, spec, None, None).map_err(io)?;
@@ -84,15 +84,15 @@ struct Repair<'a> {
     found: &'a Scan,
     next_topic: u64,
     ids: ids::FileOut,
-    /// Of each topic written anew: its new id, and the old and new first offset of each batch kept;
-    /// none where no offset changed.
+    /// For the old id of each rewritten topic: its new id, and the new first offset of each remaining batch
+    /// by its old one; none if no offset changed.
     moved: BTreeMap<u64, (u64, Option<BTreeMap<u64, u64>>)>,
     renewed: Vec<(u64, String)>,
     names: BTreeSet<String>,
 }
 
 impl Repair<'_> {
-    /// A topic that lost nothing: its segments stay, what the journals held gets one of its own.
+    /// Keeps a topic that lost nothing: its segments stay, and what the journals held gets a new segment.
     fn keep(&mut self, topic: &Topic) -> Result<TopicEntry, OpenError> {
         let mut entry = topic.entry.clone();
         entry.segments.retain(|segment| segment.end > entry.earliest);
@@ -108,8 +108,8 @@ impl Repair<'_> {
         Ok(entry)
     }
 
-    /// A topic of which something is damaged, written anew under another id. Where it lost records,
-    /// or may have, it is another incarnation, of what is left.
+    /// Rewrites a damaged topic under another id. If it lost records or may have lost some, what is left gets
+    /// a new epoch.
     fn rewrite(&mut self, topic: &Topic) -> Result<TopicEntry, OpenError> {
         let old = &topic.entry;
         let id = self.next_topic;
@@ -122,7 +122,7 @@ impl Repair<'_> {
             let mut kept = BytesMut::new();
             let (first, mut batches) = (next, 0);
             for block in Blocks::new(blocks).map_while(Result::ok) {
-                // Another copy of it was taken, or it was trimmed.
+                // Another copy of this block was written already, or it was trimmed.
                 if block.first < seen {
                     continue;
                 }
@@ -150,7 +150,7 @@ impl Repair<'_> {
             take(&pending.header, &pending.blocks)?;
         }
         let segments = finish(&mut out)?;
-        // Ids of what was trimmed are remembered too.
+        // If no offset changed, the request ids of trimmed batches stay remembered too.
         let moved = (!topic.is_whole()).then_some(moved);
         self.moved.insert(old.id, (id, moved));
         for pending in topic.pending.iter().filter(|pending| !pending.ids.is_empty()) {
@@ -168,7 +168,7 @@ impl Repair<'_> {
         getrandom::u64().map_err(|e| OpenError::io(self.dir, std::io::Error::other(e.to_string())))
     }
 
-    /// The topic's own name, unless it is none.
+    /// Returns the topic's own name if it is valid, and a name made up from its id otherwise.
     fn free_name(&mut self, name: &str, id: u64) -> String {
         let mut name = name.to_owned();
         while TopicName::parse(&name).is_err() || !self.names.contains(&name) {
@@ -178,8 +178,8 @@ impl Repair<'_> {
         name
     }
 
-    /// Request ids of batches that are still there, at their new place. Those of lost batches are
-    /// forgotten, so that repeating such a publish stores it.
+    /// Adds the request ids of batches that are still there, with their new offsets. Those of lost batches
+    /// are dropped, so that repeating such a publish stores it.
     fn move_ids(&mut self, old: u64, time: UnixMicros, section: &[u8]) {
         let Some((id, moved)) = self.moved.get(&old) else { return };
         let mut out = Vec::new();
@@ -194,7 +194,7 @@ impl Repair<'_> {
         }
     }
 
-    /// The ids files that stay as they are; what is whole in the others goes to the new one.
+    /// Returns the ids files that stay as they are; what is intact in the others goes to the new one.
     fn old_ids(&mut self) -> Result<Vec<IdsEntry>, OpenError> {
         let known = self.found.catalog.is_some();
         let mut kept = Vec::new();
@@ -225,7 +225,7 @@ impl Repair<'_> {
         Ok(kept)
     }
 
-    /// The directory for what is replaced, with the old catalog in it already.
+    /// Creates the directory for replaced files, with a copy of the old catalog in it.
     fn make_aside(&self, commit: u64) -> Result<PathBuf, OpenError> {
         let aside = self.dir.join(format!("replaced-{commit:016x}"));
         let io = |error| OpenError::io(&aside, error);
@@ -239,7 +239,7 @@ impl Repair<'_> {
         Ok(aside)
     }
 
-    /// Moves aside what the new catalog does not name.
+    /// Moves the files that the new catalog does not name to the directory `aside`.
     fn move_aside(&self, now: &Catalog, aside: &Path) -> Result<(), OpenError> {
         let segments = now.topics.iter().flat_map(|topic| {
             topic.segments.iter().map(|segment| segment::file_name(topic.id, Offset::new(segment.base)))
@@ -269,7 +269,7 @@ fn push(out: &mut SegmentWriter<'_>, run: Run) -> Result<(), OpenError> {
     out.push(run).map_err(|fault| refused(&out.path(), fault))
 }
 
-/// The entries of the segments that were written.
+/// Finishes writing, and returns the entries of the segments that were written.
 fn finish(out: &mut SegmentWriter<'_>) -> Result<Vec<SegmentEntry>, OpenError> {
     let written = out.finish().map_err(|fault| refused(&out.path(), fault))?;
     Ok(written.iter().map(SegmentEntry::from).collect())

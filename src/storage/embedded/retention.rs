@@ -1,6 +1,6 @@
-//! Retention: what is too old or too much is forgotten, by trims like anyone's. A topic is looked into
-//! once something in it is due, and not before: what is known of it from the last time says when.
-//! Never: removes a file itself; a checkpoint does, once the trim is durable.
+//! Retention: removes records that are too old or too many, by trims like those of clients. A topic is
+//! examined only once something in it is due, which the result of its last examination tells. Files are not
+//! removed here: a checkpoint removes them once the trim is durable.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,57 +18,57 @@ use crate::storage::clock::{Clock, RetentionClock};
 use crate::storage::{Error, Retention};
 use crate::telemetry::METRICS;
 
-/// Space is reclaimed by a checkpoint of its own at most this often.
+/// Minimum time between two checkpoints that are made only to reclaim space.
 pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(10);
-/// A topic that cannot be read is tried again after this time, or once it is trimmed.
+/// Time after which a topic that could not be read is tried again, unless it is trimmed earlier.
 pub const FAILED_INTERVAL: Duration = Duration::from_secs(60);
-/// Topics looked into in one pass; those that waited longest come first.
+/// Maximum number of topics examined in one pass; those that waited longest come first.
 const LOOKS_MAX: usize = 256;
-/// Batches may get older than they should by one part in so many, so that a busy topic is not read for each
-/// of them.
+/// Part of the maximum age by which batches may exceed it: one part in this many, so that a busy topic is not
+/// read for each batch.
 const AGE_SLACK: u64 = 1000;
-/// That slack is at most this long.
+/// Maximum time by which batches may exceed the maximum age.
 const AGE_SLACK_MAX: Duration = Duration::from_secs(60);
 
-/// Looks after the retention of every topic.
+/// Applies the retention of every topic.
 #[derive(Debug)]
 pub struct RetentionTask {
     registry: Arc<Registry>,
     queue: Queue,
-    /// When space was last reclaimed, on the steady clock.
+    /// Time on the steady clock at which space was last reclaimed.
     reclaimed: Option<UnixMicros>,
     time: RetentionClock,
-    /// Topics with limits, by id.
+    /// Results of the last examination of topics with limits, by topic id.
     known: HashMap<u64, Known>,
     passes: u64,
 }
 
-/// What was found when a topic was last looked into.
+/// Result of the last examination of a topic.
 #[derive(Debug)]
 struct Known {
-    /// Its limits then.
+    /// Limits of the topic at that time.
     retention: Retention,
-    /// What they asked for: nothing before it is to be kept.
+    /// Earliest offset that the limits allowed: nothing before it is to be kept.
     earliest: Offset,
-    /// Its tail then.
+    /// Tail of the topic at that time.
     tail: Offset,
-    /// When the first batch from `earliest` on was stored; none where there was none.
+    /// Time at which the first batch from `earliest` on was stored; none if there was none.
     oldest: Option<UnixMicros>,
-    /// Which pass that was.
+    /// Number of the pass in which it was examined.
     pass: u64,
-    /// Why it could not be read, and when it is tried again, on the steady clock.
+    /// Error if it could not be read, and the time on the steady clock at which it is tried again.
     failed: Option<(Error, UnixMicros)>,
 }
 
 impl RetentionTask {
-    /// Trims by way of `queue`.
+    /// Creates the task, which requests trims through `queue`.
     #[must_use]
     pub fn new(registry: Arc<Registry>, queue: Queue, clock: Clock) -> Self {
         let (time, known) = (RetentionClock::new(clock), HashMap::new());
         Self { registry, queue, reclaimed: None, time, known, passes: 0 }
     }
 
-    /// The topic of this id, unless it was deleted.
+    /// Returns the topic with this id, unless it was deleted.
     #[must_use]
     pub fn topic(&self, id: u64) -> Option<Arc<Topic>> {
         self.registry.by_id(id)
@@ -79,7 +79,7 @@ impl RetentionTask {
         let _ = self.queue.push(Op::Rotate);
     }
 
-    /// Looks after every topic once.
+    /// Applies the retention of every topic once, and requests a checkpoint if there is space to reclaim.
     pub fn pass(&mut self, files: &Files, catalog: &Catalog) {
         self.passes += 1;
         self.look(files);
@@ -91,7 +91,7 @@ impl RetentionTask {
         }
     }
 
-    /// Looks into the topics of which something is due.
+    /// Examines the topics in which something is due.
     fn look(&mut self, files: &Files) {
         let (now, steady) = (self.time.now(), self.time.steady());
         let limited = |topic: &Arc<Topic>| topic.state.settings().retention != Retention::default();
@@ -104,7 +104,7 @@ impl RetentionTask {
         for topic in topics {
             let known = self.known.get(&topic.id);
             if let Some(known) = known.filter(|known| known.earliest > topic.state.earliest()) {
-                // Refused the last time, as by a full disk.
+                // The last trim was refused, for example because the disk was full.
                 self.trim(&topic, known.earliest);
             }
             if is_due(&topic, known, now, steady) {
@@ -149,11 +149,11 @@ impl RetentionTask {
 
     fn trim(&self, topic: &Arc<Topic>, earliest: Offset) {
         let (reply, _) = oneshot::channel();
-        // Where it is refused, a later pass asks again.
+        // If the trim is refused, a later pass requests it again.
         let _ = self.queue.push(Op::Change(Change::Trim(topic.clone(), earliest), reply));
     }
 
-    /// Whether the catalog names segments that nothing needs.
+    /// Returns true if the catalog names segments that nothing needs.
     fn has_garbage(&self, catalog: &Catalog) -> bool {
         catalog.topics.iter().filter(|entry| !entry.segments.is_empty()).any(|entry| {
             let topic = self.registry.by_id(entry.id);
@@ -172,7 +172,8 @@ fn after(start: UnixMicros, interval: Duration) -> UnixMicros {
     UnixMicros(start.0.saturating_add(micros(interval)))
 }
 
-/// Whether a topic's limits may ask for another earliest offset than the last time. Reads nothing.
+/// Returns true if a topic's limits may require another earliest offset than the last time. Does not read
+/// from disk.
 fn is_due(topic: &Topic, known: Option<&Known>, now: UnixMicros, steady: UnixMicros) -> bool {
     let retention = topic.state.settings().retention;
     let known = known.filter(|known| known.retention == retention);
@@ -184,31 +185,32 @@ fn is_due(topic: &Topic, known: Option<&Known>, now: UnixMicros, steady: UnixMic
     }
     let earliest =
         known.map_or_else(|| topic.state.earliest(), |known| known.earliest.max(topic.state.earliest()));
-    // Whole batches are kept, so that what is above a limit may stay so: until there is more.
+    // Whole batches are kept, so a topic may stay above a limit. It is not due again until it has grown.
     let grown = known.is_none_or(|known| known.failed.is_some() || topic.state.tail() > known.tail);
     let many = retention.max_records.is_some_and(|most| topic.state.tail().since(earliest) > most);
     let much = retention.max_bytes.is_some_and(|most| topic.info().stored_bytes > most);
     grown && (many || much) || retention.max_age.is_some_and(|age| is_old(topic, known, age, now))
 }
 
-/// Whether the oldest batch kept may be older than `age`.
+/// Returns true if the oldest batch kept may be older than `age`.
 fn is_old(topic: &Topic, known: Option<&Known>, age: Duration, now: UnixMicros) -> bool {
     let Some(oldest) = reader::oldest_time(topic) else { return false };
     let found = known.and_then(|known| match known.oldest {
         Some(oldest) => Some(oldest),
-        // What came since is newer than everything then, by the segment or the cache it is in.
+        // Everything stored by then is being trimmed, and what was stored since is newer.
         None if topic.state.earliest() < known.earliest => Some(UnixMicros(u64::MAX)),
         None => None,
     });
     let oldest = found.map_or(oldest, |found| found.max(oldest));
     let slack = (micros(age) / AGE_SLACK).min(micros(AGE_SLACK_MAX));
     let due = oldest.0.saturating_add(micros(age)).saturating_add(slack);
-    // What was not looked into since the start is not known to a batch.
+    // There is no slack for a topic that was not examined yet, because the age of its oldest batch is not
+    // known exactly.
     if known.is_none() { oldest.0.saturating_add(micros(age)) < now.0 } else { due < now.0 }
 }
 
-/// The earliest offset that a topic's retention asks for, and when the first batch from there on was stored, where that is
-/// known and there is one.
+/// Finds the earliest offset that a topic's retention allows, and the time at which the first batch from
+/// there on was stored, if that is known and there is one.
 fn wanted_earliest(
     topic: &Topic,
     retention: &Retention,

@@ -1,6 +1,6 @@
-//! Segments: one topic's batches in order, as frames in files of their own. A checkpoint appends;
-//! readers read what the catalog's state says is there. docs/format.md gives the bytes.
-//! Never: read beyond the length that was synced, and never served without its checksum (P10).
+//! Segments: files that hold one topic's batches in order, as frames. A checkpoint appends to them. A reader
+//! reads only up to the length that was synced, and verifies the checksum of every frame before its records
+//! are served (P10). docs/format.md specifies the bytes.
 
 use std::io;
 use std::path::Path;
@@ -14,21 +14,21 @@ use super::frame::{FRAME_TARGET, HEADER_LEN, Header, Kind};
 use crate::record::{Offset, UnixMicros};
 use crate::storage::tail::Run;
 
-/// Bytes of a segment's header.
+/// Length of a segment's header, in bytes.
 pub const FILE_HEADER_LEN: u64 = 64;
 const MAGIC: &[u8; 8] = b"STRMWYS1";
 const VERSION: u32 = 1;
-/// The index has an entry for about every so many bytes: a lookup reads half of it in vain on
-/// average, and a full segment's index takes some 50 KiB.
+/// Approximate distance in bytes between two entries of the index: on average, a lookup reads half of it
+/// needlessly, and the index of a full segment takes about 50 KiB.
 const INDEX_STRIDE: u64 = 32 << 10;
 
-/// The name of the segment of `topic` that begins at `base`.
+/// Returns the name of the segment of `topic` that begins at `base`.
 #[must_use]
 pub fn file_name(topic: u64, base: Offset) -> String {
     format!("{topic:016x}-{:020}.seg", base.get())
 }
 
-/// The topic and the first offset in a segment's name.
+/// Returns the topic and the first offset in a segment's name.
 #[must_use]
 pub fn parse_name(name: &str) -> Option<(u64, Offset)> {
     let (topic, base) = name.strip_suffix(".seg")?.split_once('-')?;
@@ -36,23 +36,23 @@ pub fn parse_name(name: &str) -> Option<(u64, Offset)> {
     (file_name(topic, base) == name).then_some((topic, base))
 }
 
-/// What there is of one segment at one moment. Replaced, never changed.
+/// Extent of one segment at one moment. The value is replaced, never changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// The offset it begins with.
+    /// Offset of the first record.
     pub base: Offset,
-    /// The offset after its last record.
+    /// Offset after the last record.
     pub end: Offset,
-    /// How many of its bytes count.
+    /// Length of the valid part of the file, in bytes.
     pub len: u64,
-    /// When its first batch was stored.
+    /// Time at which the first batch was stored.
     pub first_time: UnixMicros,
-    /// When its last batch was stored.
+    /// Time at which the last batch was stored.
     pub last_time: UnixMicros,
 }
 
 impl Segment {
-    /// A new one, of which only the header is there, for `first` to go into.
+    /// Creates a segment that has only a header so far, with `first` as its first run.
     #[must_use]
     pub fn begin(first: &Run) -> Self {
         let (base, time) = (first.first, first.first_time);
@@ -84,7 +84,7 @@ impl From<&Segment> for SegmentEntry {
     }
 }
 
-/// The header of a new segment.
+/// Encodes the header of a new segment.
 #[must_use]
 pub fn file_header(topic: u64, epoch: u64, base: Offset) -> Vec<u8> {
     let mut body = Vec::with_capacity(FILE_HEADER_LEN as usize);
@@ -100,18 +100,18 @@ pub fn file_header(topic: u64, epoch: u64, base: Offset) -> Vec<u8> {
     bytes
 }
 
-/// What is wrong with a segment.
+/// Error of a segment.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// Its bytes are damaged.
+    /// The bytes are damaged.
     #[error("damaged at byte {at}: {what}")]
     Damaged {
-        /// Where.
+        /// Position in the file, in bytes.
         at: u64,
-        /// How.
+        /// Description of the damage.
         what: String,
     },
-    /// The file system refused.
+    /// The file system returned an error.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -120,10 +120,10 @@ fn damaged(at: u64, what: impl ToString) -> Fault {
     Fault::Damaged { at, what: what.to_string() }
 }
 
-/// Packs runs into frames of about [`FRAME_TARGET`] bytes, carrying their checksums over.
+/// Packs runs into frames of about [`FRAME_TARGET`] bytes, and verifies the checksum of each run.
 ///
 /// # Errors
-/// A run no longer has the checksum it was committed with: memory is damaged.
+/// Fails if a run no longer has the checksum it was committed with, which means that memory is damaged.
 pub fn pack(topic: u64, runs: &[Run], out: &mut Vec<u8>) -> Result<(), Fault> {
     let mut rest = runs;
     while let Some(first) = rest.first() {
@@ -172,9 +172,9 @@ fn write_frame(topic: u64, runs: &[Run], out: &mut Vec<u8>) -> Result<(), Fault>
 pub struct Mark {
     /// Offset of the frame's first record.
     pub first: Offset,
-    /// When its first batch was stored.
+    /// Time at which the frame's first batch was stored.
     pub first_time: UnixMicros,
-    /// Where the frame begins.
+    /// Position of the frame in the file, in bytes.
     pub at: u64,
 }
 
@@ -182,7 +182,7 @@ pub struct Mark {
 struct Index {
     marks: Vec<Mark>,
     scanned: u64,
-    /// The offset the next frame begins with.
+    /// Offset of the first record of the next frame.
     next: Offset,
 }
 
@@ -195,10 +195,10 @@ pub struct OpenSegment {
 }
 
 impl OpenSegment {
-    /// Checks the header of a segment file.
+    /// Opens a segment on its file, after checking the header.
     ///
     /// # Errors
-    /// [`Fault`].
+    /// Returns a [`Fault`] if the header cannot be read or is not this segment's.
     pub fn new(file: Arc<dyn File>, topic: u64, epoch: u64, base: Offset) -> Result<Self, Fault> {
         let mut head = [0; FILE_HEADER_LEN as usize];
         let read = file.read_at(&mut head, 0)?;
@@ -209,10 +209,10 @@ impl OpenSegment {
         Ok(Self { file, topic, index: Mutex::new(index) })
     }
 
-    /// The marks of the first `len` bytes. Reads the frame headers not seen before.
+    /// Passes the marks of the first `len` bytes to `look`, after reading the frame headers not seen before.
     ///
     /// # Errors
-    /// [`Fault`].
+    /// Returns a [`Fault`] if a frame header cannot be read or is damaged.
     pub fn marks<T>(&self, len: u64, look: impl FnOnce(&[Mark]) -> T) -> Result<T, Fault> {
         let mut index = self.index.lock().expect("no panic while it is held");
         while index.scanned.max(FILE_HEADER_LEN) < len {
@@ -232,11 +232,12 @@ impl OpenSegment {
         Ok(look(&index.marks))
     }
 
-    /// Whole frames from `at` on, of which the first begins at or before `from`: those that end
-    /// after `from`, about `bytes_max` bytes of blocks, at least one frame unless `len` is reached.
+    /// Reads whole frames from `at` on, where a frame begins whose first offset is at or before `from`.
+    /// Returns the frames that end after `from`: about `bytes_max` bytes of blocks, and at least one frame
+    /// unless `len` is reached.
     ///
     /// # Errors
-    /// [`Fault`].
+    /// Returns a [`Fault`] if a frame cannot be read or is damaged.
     pub fn frames(
         &self,
         mut at: u64,
@@ -277,8 +278,8 @@ impl OpenSegment {
         Ok(found)
     }
 
-    /// The frame at the front of `bytes`; none where they end before it does, with `wanted` raised
-    /// to what it takes.
+    /// Takes the frame at the front of `bytes`. If they end before the frame does, it returns none and raises
+    /// `wanted` to the length of the frame.
     fn next_frame(
         &self,
         bytes: &mut Bytes,
@@ -303,7 +304,7 @@ impl OpenSegment {
     }
 }
 
-/// The path of a segment.
+/// Returns the path of a segment.
 #[must_use]
 pub fn path(dir: &Path, topic: u64, base: Offset) -> std::path::PathBuf {
     dir.join("segments").join(file_name(topic, base))

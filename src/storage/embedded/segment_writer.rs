@@ -1,5 +1,5 @@
-//! The segment writer: appends runs of one topic to its segments, and begins the next segment where one is full.
-//! A checkpoint and a repair use it.
+//! The segment writer: appends runs of one topic to its segments, and starts the next segment when one is
+//! full. A checkpoint and a repair use it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::segment::{self, FILE_HEADER_LEN, Fault, Segment};
 use crate::record::UnixMicros;
 use crate::storage::tail::Run;
 
-/// Bytes of blocks gathered before they are written.
+/// Number of bytes of blocks that are gathered before they are written.
 const WRITE_BYTES: usize = 4 << 20;
 
 /// The point at which a segment takes no more.
@@ -22,7 +22,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// Whether a segment takes no more.
+    /// Returns true if a segment is full.
     #[must_use]
     pub const fn is_reached_by(&self, segment: &Segment) -> bool {
         segment.len >= self.bytes || segment.first_time.0 < self.oldest.0
@@ -37,17 +37,18 @@ pub struct SegmentWriter<'a> {
     topic: u64,
     epoch: u64,
     limit: Limit,
-    /// The segment that is written to, and its file.
+    /// The segment that is being written, and its file.
     active: Option<(Segment, Arc<dyn File>)>,
-    /// Runs to be packed into frames together, and the bytes of their blocks.
+    /// Runs to be packed into frames together.
     waiting: Vec<Run>,
+    /// Size of the blocks of those runs, in bytes.
     waiting_bytes: usize,
     packed: Vec<u8>,
     done: Vec<Segment>,
 }
 
 impl<'a> SegmentWriter<'a> {
-    /// Writes to segments of `topic` with this epoch, in the data directory `dir`.
+    /// Creates a writer of segments of `topic` with this epoch, in the data directory `dir`.
     #[must_use]
     pub fn new(disk: &'a dyn Disk, dir: &'a Path, (topic, epoch): (u64, u64), limit: Limit) -> Self {
         let (active, waiting, packed, done) = (None, Vec::new(), Vec::new(), Vec::new());
@@ -60,7 +61,7 @@ impl<'a> SegmentWriter<'a> {
         Self { active: Some((segment, file)), ..self }
     }
 
-    /// The file that is written next, or was written last.
+    /// Returns the path of the file that is written next, or was written last.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         let segment = self.active.as_ref().map(|(segment, _)| segment).or(self.done.last());
@@ -71,7 +72,7 @@ impl<'a> SegmentWriter<'a> {
     /// Appends a run, in the order of offsets. It is written once there is enough for one write.
     ///
     /// # Errors
-    /// The disk's; a run no longer has the checksum it was committed with.
+    /// Fails if the disk does, or if a run no longer has the checksum it was committed with.
     pub fn push(&mut self, run: Run) -> Result<(), Fault> {
         let is_behind = self.waiting.last().is_none_or(|last| last.end == run.first);
         let bytes = self.waiting_bytes + run.blocks.len();
@@ -83,10 +84,10 @@ impl<'a> SegmentWriter<'a> {
         Ok(())
     }
 
-    /// Syncs what was pushed, and answers the segments that were written to, in order.
+    /// Writes and syncs what was pushed, and returns the segments that were written to, in order.
     ///
     /// # Errors
-    /// As [`Self::push`].
+    /// Same as [`Self::push`].
     pub fn finish(&mut self) -> Result<Vec<Segment>, Fault> {
         self.write()?;
         if let Some((segment, file)) = self.active.take() {
@@ -96,7 +97,7 @@ impl<'a> SegmentWriter<'a> {
         Ok(std::mem::take(&mut self.done))
     }
 
-    /// Bytes until the segment that is written next is full.
+    /// Returns the number of bytes until the segment that is written next is full.
     fn room(&self) -> usize {
         let active = self.active.as_ref().filter(|(segment, _)| !self.limit.is_reached_by(segment));
         let len = active.map_or(FILE_HEADER_LEN, |(segment, _)| segment.len);

@@ -1,5 +1,5 @@
-//! An embedded log over a simulated disk, for tests of what is built on a log. Where a test pauses tokio's
-//! clock, [`block_on`] waits for the log's own threads without letting that clock advance.
+//! An embedded log on a simulated disk, for tests of what is built on a log. If a test pauses tokio's clock,
+//! [`block_on`] waits for the log's own threads without letting that clock advance.
 
 use std::path::Path;
 use std::pin::pin;
@@ -17,7 +17,7 @@ use crate::record::{Offset, Receipt, TopicName};
 use crate::storage::clock::Clock;
 use crate::storage::{Error, Hold, Log, TopicLog};
 
-/// The log, and what a test may do to its disk and its clock.
+/// A log with its disk and its clock, which a test controls.
 pub(crate) struct SimulatedLog {
     log: Arc<EmbeddedLog>,
     disk: SimDisk,
@@ -41,7 +41,7 @@ impl SimulatedLog {
         self.log.clone()
     }
 
-    /// The topic of this name, which the test created.
+    /// Returns the topic with this name, which the test has created.
     pub(crate) fn topic(&self, topic: &str) -> Arc<dyn TopicLog> {
         self.log.known(&name(topic)).expect("the test created it")
     }
@@ -59,13 +59,14 @@ impl SimulatedLog {
         done.receipts[0]
     }
 
-    /// Waits until the committer has done all that was asked of it before: it wakes subscribers after it has answered.
+    /// Waits until the committer has finished all earlier operations: it wakes subscribers only after it has
+    /// answered.
     pub(crate) fn finish_work(&self) {
         let refused = block_on(self.log.queue.change(Change::Delete(name("no-such-topic"), None)));
         assert_eq!(refused.err(), Some(Error::TopicNotFound));
     }
 
-    /// Moves what is stored in a topic to segments, and out of memory.
+    /// Moves the records of a topic to segments, and evicts them from memory.
     pub(crate) fn flush(&self, topic: &str) {
         let topic = self.log.registry.get(&name(topic)).expect("the test created it");
         let tail = topic.state.tail();
@@ -75,22 +76,22 @@ impl SimulatedLog {
         assert_eq!(topic.state.read_cached(Offset::ZERO, 1).map(|chunk| chunk.next), None);
     }
 
-    /// Lets time pass on the log's clocks.
+    /// Advances the log's clocks.
     pub(crate) fn pass(&self, time: Duration) {
         self.clock.pass(time);
     }
 
-    /// Makes syncs of the disk wait, so that nothing becomes durable, or lets them go on.
+    /// Makes syncs of the disk wait, so that nothing becomes durable, or lets them continue.
     pub(crate) fn hold_syncs(&self, held: bool) {
         self.disk.hold_syncs(held);
     }
 
-    /// How many batches the log was handed so far.
+    /// Returns the number of batches handed to the log so far.
     pub(crate) fn batches(&self) -> usize {
         self.log.queue.batches()
     }
 
-    /// How many topics were looked at to answer all lists so far.
+    /// Returns the number of topics read to answer all lists so far.
     pub(crate) fn listed(&self) -> usize {
         self.log.registry.listed()
     }
@@ -111,8 +112,8 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits on this thread until a future is ready. Tokio's clock, where it is paused, does not advance meanwhile, as it
-/// does when every task waits.
+/// Waits on this thread until a future is ready. If tokio's clock is paused, it does not advance meanwhile,
+/// as it would if every task were waiting.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let waker = Arc::new(Unpark(thread::current())).into();
     let mut future = pin!(tokio::task::unconstrained(future));
@@ -124,7 +125,7 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Waits on this thread for something that another thread brings about.
+/// Waits on this thread until `done` returns true, which another thread brings about.
 pub(crate) fn wait_until(done: impl Fn() -> bool) {
     while !done() {
         thread::sleep(Duration::from_millis(1));
