@@ -14,7 +14,7 @@ use crate::storage::topic_state::Settings;
 use crate::storage::{Error, Stored};
 use crate::telemetry::METRICS;
 
-/// State of the log at exactly one synced commit, with the runs that only the journals hold until then.
+/// State of the log at exactly one synced commit, with the runs that only the journals hold at that point.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Number of the commit.

@@ -136,8 +136,8 @@ impl Committer {
     }
 
     /// Commits `first` and the appends that directly follow it in `ops` as one commit.
-    // Never inlined, at the cost of one call per commit: benches/instructions counts the work done here by
-    // this name.
+    // This is never inlined, which costs one call per commit, because benches/instructions counts the work
+    // done here by this name.
     #[inline(never)]
     fn append(&mut self, first: TopicAppend, ops: &mut VecDeque<Op>) {
         let mut bound = CommitBuilder::bound(&first);

@@ -20,8 +20,8 @@ pub fn make(dir: &Path) -> std::io::Result<()> {
         return RealDisk.create_dir(dir);
     }
     let (meta, me) = (std::fs::metadata(dir)?, rustix::process::geteuid().as_raw());
-    // No warning if the directory belongs to another user, as a volume's root may: this user cannot change
-    // it.
+    // There is no warning if the directory belongs to another user, as a volume's root may, because this user
+    // cannot change it.
     if meta.uid() == me && meta.mode() & 0o027 != 0 {
         let (path, mode) = (dir.display(), format!("{:04o}", meta.mode() & 0o7777));
         tracing::warn!(

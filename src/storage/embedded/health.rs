@@ -1,5 +1,5 @@
 //! The health of the storage, which tells all parts of the server whether it accepts writes. After a failure
-//! it never returns to serving, because a person must look first.
+//! it never returns to serving, because a person must investigate first.
 
 use std::sync::Arc;
 

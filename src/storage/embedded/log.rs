@@ -46,7 +46,7 @@ impl EmbeddedLog {
         }
         data_dir::make(dir).map_err(|e| OpenError::io(dir, e))?;
         if let Some(parent) = dir.canonicalize().ok().as_deref().and_then(Path::parent) {
-            // An error is ignored: a parent that this process may not open is not its own to sync.
+            // An error is ignored, because this process need not sync a parent that it may not open.
             let _ = RealDisk.sync_dir(parent);
         }
         let lock = data_dir::lock(dir)?;

@@ -243,7 +243,7 @@ pub fn first_since(
     let mut at = time_start(topic, files, time)?.max(topic.state.earliest());
     while at < tail {
         let chunk = match read(topic, files, at, SEARCH_BYTES) {
-            // These records were trimmed meanwhile, and all that are left are newer.
+            // These records were trimmed meanwhile, and all remaining ones are newer.
             Err(Error::Trimmed { earliest, .. }) if earliest > at => {
                 at = earliest;
                 continue;
@@ -261,7 +261,7 @@ pub fn first_since(
         }
         at = chunk.next;
     }
-    // This is not the tail as it is now: a batch may have been stored since.
+    // This may differ from the current tail, because a batch may have been stored since.
     Ok((at, None))
 }
 

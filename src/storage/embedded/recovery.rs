@@ -230,7 +230,7 @@ impl Listing {
         }
         for seq in &self.journals {
             let image = Image::read(disk, &dir.join(journal::file_name(*seq)))?;
-            // A first start that was interrupted leaves a journal whose first number is 1 and which holds no
+            // A first start that was interrupted leaves a journal that would begin with commit 1 but holds no
             // commit.
             if image.first_commit != 1 {
                 return Err(missing());

@@ -1,7 +1,8 @@
 //! Repair: writes a new catalog and an empty journal for what a scan found intact. Topics that lost nothing
-//! keep their segments and their epoch. The others are rewritten under a new epoch, and the records after a
-//! loss get lower offsets; with the new epoch, a position from before the repair is an error. No file is
-//! removed: replaced files are moved aside after the new catalog is durable.
+//! keep their epoch and, if none is damaged, their segments. Topics that lost records are rewritten under a
+//! new epoch, and the records after a loss get lower offsets; because of the new epoch, a position from
+//! before the repair is refused. No file is removed: replaced files are moved aside after the new catalog is
+//! durable.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};

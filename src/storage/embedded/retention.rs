@@ -1,5 +1,5 @@
 //! Retention: removes records that are too old or too many, by trims like those of clients. A topic is
-//! examined only once something in it is due, which the result of its last examination tells. Files are not
+//! examined only once something in it is due, according to the result of its last examination. Files are not
 //! removed here: a checkpoint removes them once the trim is durable.
 
 use std::collections::HashMap;

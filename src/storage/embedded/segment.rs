@@ -232,9 +232,9 @@ impl OpenSegment {
         Ok(look(&index.marks))
     }
 
-    /// Reads whole frames from `at` on, where a frame begins whose first offset is at or before `from`.
-    /// Returns the frames that end after `from`: about `bytes_max` bytes of blocks, and at least one frame
-    /// unless `len` is reached.
+    /// Reads whole frames from `at` on; the frame at `at` must begin at or before offset `from`. Returns the
+    /// frames that end after `from`: about `bytes_max` bytes of blocks, and at least one frame unless `len`
+    /// is reached.
     ///
     /// # Errors
     /// Returns a [`Fault`] if a frame cannot be read or is damaged.

@@ -113,7 +113,7 @@ impl Wake for Unpark {
 }
 
 /// Waits on this thread until a future is ready. If tokio's clock is paused, it does not advance meanwhile,
-/// as it would if every task were waiting.
+/// because it advances only while every task waits.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let waker = Arc::new(Unpark(thread::current())).into();
     let mut future = pin!(tokio::task::unconstrained(future));
