@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use hashbrown::HashTable;
 
-use super::Owner;
+use super::entry::Owner;
 use super::slots::{Place, Slots};
 use crate::record::UnixMicros;
 

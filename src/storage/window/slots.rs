@@ -1,6 +1,6 @@
 //! The request ids themselves, in slots that are reused.
 
-use super::{Key, Stored};
+use super::entry::{Key, Stored};
 
 /// Entry of a key in the table: a part of the key, and its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
