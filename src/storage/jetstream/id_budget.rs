@@ -1,6 +1,8 @@
 //! Limit on the request ids that the windows of all topics hold together: `storage.request_ids_max`, the same number as
 //! for a server with a single window. Above the limit, a window that holds more than an equal share drops its oldest
 //! ids. It does so at its follower's next tick; until then, windows that hold less may exceed the limit by an eighth.
+//! While a follower reads older ids, the window of those newer ones that are stored meanwhile keeps its share in any case:
+//! the window of the older ones gives way with the next id that is read.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -31,12 +33,20 @@ impl IdBudget {
         self.held.load(Ordering::Acquire)
     }
 
-    /// Number of ids that a window may keep which holds `own` now.
+    /// Number of ids that a window which holds `own` may keep once the others have dropped what exceeds their share.
+    fn fair(&self, own: usize) -> usize {
+        let share = (self.ids_max / self.windows.load(Ordering::Acquire).max(1)).max(1);
+        self.within(self.ids_max, own).max(share)
+    }
+
+    /// Number of ids that a window which holds `own` may keep now.
     fn allowed(&self, own: usize) -> usize {
-        let (held, windows) = (self.held(), self.windows.load(Ordering::Acquire));
-        let beyond = |max: usize| own.saturating_sub(held.saturating_sub(max));
-        let share = (self.ids_max / windows.max(1)).max(1);
-        beyond(self.ids_max).max(share).min(beyond(self.ids_max + self.ids_max / 8))
+        self.fair(own).min(self.within(self.ids_max + self.ids_max / 8, own))
+    }
+
+    /// Number of ids that a window which holds `own` may keep so that all windows hold at most `max`.
+    fn within(&self, max: usize, own: usize) -> usize {
+        own.saturating_sub(self.held().saturating_sub(max))
     }
 
     /// Updates the counts for a window that held `before` ids and now holds `after`.
@@ -82,9 +92,24 @@ impl CountedWindow {
         self.keep_to_budget();
     }
 
+    /// Changes a window of ids that are stored while older ones are read.
+    pub fn change_newest(&mut self, change: impl FnOnce(&mut Window)) {
+        change(&mut self.window);
+        self.recount();
+        self.keep_share();
+    }
+
     /// Drops ids that exceed the budget because other windows hold more than before.
     pub fn keep_to_budget(&mut self) {
-        let allowed = self.budget.allowed(self.counted);
+        self.keep(self.budget.allowed(self.counted));
+    }
+
+    /// Drops ids that exceed an equal share of the budget if other windows need theirs.
+    pub fn keep_share(&mut self) {
+        self.keep(self.budget.fair(self.counted));
+    }
+
+    fn keep(&mut self, allowed: usize) {
         if allowed < self.counted {
             self.window.forget_beyond(allowed);
             self.recount();
@@ -133,12 +158,14 @@ mod tests {
         (0..count).map(|_| CountedWindow::new(new(), budget.clone())).collect()
     }
 
+    fn add(window: &mut Window, n: u64) {
+        let (key, time) = (window.key(0, Scope::NONE, &n.to_be_bytes()), UnixMicros(n));
+        let (first, owner) = (Offset::new(n), Owner::of(Scope::NONE));
+        window.insert(key, Stored { first, count: 1, content: 0, owner, time, at: time }, time);
+    }
+
     fn insert(counted: &mut CountedWindow, n: u64) {
-        counted.change(|window| {
-            let (key, time) = (window.key(0, Scope::NONE, &n.to_be_bytes()), UnixMicros(n));
-            let (first, owner) = (Offset::new(n), Owner::of(Scope::NONE));
-            window.insert(key, Stored { first, count: 1, content: 0, owner, time, at: time }, time);
-        });
+        counted.change(|window| add(window, n));
     }
 
     fn knows(counted: &CountedWindow, n: u64) -> bool {
@@ -154,6 +181,23 @@ mod tests {
         assert!(knows(&window, 120) && !knows(&window, 119));
         drop(window);
         assert_eq!((budget.held(), windows(&budget, 1)[0].count()), (0, 0));
+    }
+
+    #[test]
+    fn ids_stored_while_older_ones_are_read_are_kept_in_their_place() {
+        let budget = Arc::new(IdBudget::new(80));
+        let mut older = windows(&budget, 1).remove(0);
+        (0..200).for_each(|n| insert(&mut older, n));
+        let mut later = older.empty();
+        for n in 200..230 {
+            later.change_newest(|window| add(window, n));
+        }
+        assert_eq!((older.count(), later.count()), (80, 30));
+        insert(&mut older, 200);
+        assert_eq!(budget.held(), 80);
+        older.absorb(later, UnixMicros(230));
+        assert_eq!(budget.held(), older.count());
+        assert!((200..230).all(|n| knows(&older, n)));
     }
 
     #[test]

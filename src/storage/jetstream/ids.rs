@@ -99,18 +99,18 @@ impl Ids {
     pub fn note(&mut self, head: &Head, first: Offset, published: Option<UnixMicros>) {
         let now = self.topic.nats.clock.steady();
         let at = published.map_or(now, |published| self.ages.at(first, published, now));
-        let window = match &mut self.state {
-            State::Unknown(window) | State::Known(window) => window,
-            State::Loading { later, .. } => later,
-        };
-        window.change(|window| insert(window, head, first, (at, now)));
+        let insert = |window: &mut Window| insert(window, head, first, (at, now));
+        match &mut self.state {
+            State::Unknown(window) | State::Known(window) => window.change(insert),
+            State::Loading { later, .. } => later.change_newest(insert),
+        }
     }
 
     /// Drops ids that exceed the budget because other topics hold more than before.
     pub fn keep_to_budget(&mut self) {
         match &mut self.state {
             State::Unknown(window) | State::Known(window) => window.keep_to_budget(),
-            State::Loading { later, .. } => later.keep_to_budget(),
+            State::Loading { later, .. } => later.keep_share(),
         }
     }
 
