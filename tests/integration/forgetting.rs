@@ -7,10 +7,12 @@ use fastrand::Rng;
 use streamway::proto::v1::{CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, Retention, Topic};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tonic::Code;
 
 use crate::crash::assert_sound;
 use crate::harness::identities::until;
-use crate::harness::{Server, TopicClient, read_all, seed, soak, within};
+use crate::harness::make::history;
+use crate::harness::{Reader, Seen, Server, TopicClient, seed, soak, within};
 use crate::history::Recorder;
 use crate::history::check::Summary;
 use crate::history::clients::{Publisher, trimming};
@@ -77,11 +79,23 @@ impl Load {
         .await;
     }
 
+    /// Reads the whole topic, again if retention deletes records before they are read.
+    async fn read(&self) -> Vec<Seen> {
+        let mut client = self.server.client().await;
+        loop {
+            let mut reader = Reader::open(&mut client, history(TOPIC)).await.expect("subscribed");
+            match reader.rest().await {
+                Ok(seen) => return seen,
+                Err(status) => assert_eq!(status.code(), Code::OutOfRange, "{status:?}"),
+            }
+        }
+    }
+
     async fn end(mut self) -> Summary {
         self.done.send_replace(true);
         within(60, "the lasting clients", std::mem::take(&mut self.lasting).join_all()).await;
         let epoch = epoch(&mut self.server.topics().await).await.expect("the topic is there");
-        let topic = read_all(&mut self.server.client().await, TOPIC).await;
+        let topic = self.read().await;
         assert_sound(&self.recorder.history_of(&epoch, &topic))
     }
 }
