@@ -200,9 +200,11 @@ def streamway(rendered):
 def settings(variables):
     """The configuration that the server reads from these variables. It refuses a wrong one."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMWAY_", "OTEL_"))}
+    # The files are only in the pod. An empty variable counts as unset, and the server still refuses an unknown name.
+    given = {name: "" if value.startswith("/etc/") else value for name, value in variables}
     done = subprocess.run(
         [str(BINARY), "serve", "--check-config"],
-        env={**kept, **dict(variables)},
+        env={**kept, **given},
         capture_output=True,
         text=True,
         timeout=30,
