@@ -19,6 +19,13 @@ pub const fn field_len(len: usize) -> usize {
     1 + varint_len(len as u64) + len
 }
 
+/// Encoded length of a length-delimited field with fewer than 128 bytes of content.
+#[inline]
+#[must_use]
+pub const fn short_field_len(len: usize) -> usize {
+    2 + len
+}
+
 /// Encoded length of a `bytes` or `string` field, which is left out when empty.
 #[inline]
 #[must_use]
@@ -31,6 +38,13 @@ pub const fn bytes_len(content: &[u8]) -> usize {
 pub fn put_varint(tag: u8, value: u64, out: &mut impl BufMut) {
     out.put_u8(tag);
     encode_varint(value, out);
+}
+
+/// Writes the tag and the length of a length-delimited field with fewer than 128 bytes of content.
+#[inline]
+pub fn put_short_len(tag: u8, len: usize, out: &mut impl BufMut) {
+    debug_assert!(len < 128, "the length takes one byte");
+    out.put_slice(&[tag, len as u8]);
 }
 
 /// Writes a `bytes` or `string` field unless it is empty.
@@ -54,7 +68,7 @@ pub const fn time_len(time: UnixMicros) -> usize {
 #[inline]
 pub fn put_time(tag: u8, time: UnixMicros, out: &mut impl BufMut) {
     let (seconds, nanos) = time.parts();
-    put_varint(tag, time_len(time) as u64, out);
+    put_short_len(tag, time_len(time), out);
     put_varint(0x08, seconds, out);
     put_varint(0x10, u64::from(nanos), out);
 }

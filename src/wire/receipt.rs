@@ -6,13 +6,15 @@ use super::codec::Wire;
 use super::position::{ReadingPosition, position_len, put_position};
 use super::subscribe::{Reading as Delivery, SubscribeResponse, notice, notice_len, put_notice};
 use crate::proto::v1;
-use crate::record::protobuf::{field_len, put_time, put_varint, time_len, varint_len};
+use crate::record::protobuf::{
+    field_len, put_short_len, put_time, put_varint, short_field_len, time_len, varint_len,
+};
 use crate::record::walk::{Fields, Malformed, Timestamp, Value, WIRE_TYPE};
 use crate::record::{Offset, Receipt};
 
 impl Wire for Receipt {
     fn wire_len(&self) -> usize {
-        let (next, time) = (field_len(position_len(self.next)), field_len(time_len(self.time)));
+        let (next, time) = (short_field_len(position_len(self.next)), short_field_len(time_len(self.time)));
         1 + varint_len(self.first.get()) + next + time + if self.duplicate { 2 } else { 0 }
     }
 
@@ -75,11 +77,11 @@ pub struct PublishResponse {
 
 impl Wire for PublishResponse {
     fn wire_len(&self) -> usize {
-        field_len(self.receipt.wire_len())
+        short_field_len(self.receipt.wire_len())
     }
 
     fn put(&self, out: &mut impl BufMut) {
-        put_varint(0x0a, self.receipt.wire_len() as u64, out);
+        put_short_len(0x0a, self.receipt.wire_len(), out);
         self.receipt.put(out);
     }
 
@@ -106,13 +108,14 @@ pub struct NumberedReceipt {
 }
 
 impl NumberedReceipt {
+    /// At most 90 bytes.
     fn wire_len(&self) -> usize {
-        1 + varint_len(self.number) + field_len(self.receipt.wire_len())
+        1 + varint_len(self.number) + short_field_len(self.receipt.wire_len())
     }
 
     fn put(&self, out: &mut impl BufMut) {
         put_varint(0x08, self.number, out);
-        put_varint(0x12, self.receipt.wire_len() as u64, out);
+        put_short_len(0x12, self.receipt.wire_len(), out);
         self.receipt.put(out);
     }
 
@@ -143,14 +146,14 @@ pub struct ExchangeResponse {
 
 impl Wire for ExchangeResponse {
     fn wire_len(&self) -> usize {
-        let receipts: usize = self.receipts.iter().map(|receipt| field_len(receipt.wire_len())).sum();
+        let receipts: usize = self.receipts.iter().map(|receipt| short_field_len(receipt.wire_len())).sum();
         let delivery = self.delivery.as_ref().map_or(0, |delivery| field_len(delivery.wire_len()));
         receipts + delivery + notice_len(self.notice)
     }
 
     fn put(&self, out: &mut impl BufMut) {
         for numbered in &self.receipts {
-            put_varint(0x0a, numbered.wire_len() as u64, out);
+            put_short_len(0x0a, numbered.wire_len(), out);
             numbered.put(out);
         }
         if let Some(delivery) = &self.delivery {
