@@ -14,9 +14,9 @@ use tokio::task::JoinHandle;
 
 use crate::harness::cgroup::Cgroup;
 use crate::harness::frames::{Honest, Peer};
-use crate::harness::make::{earliest, open, publish, published, record, subscribe};
+use crate::harness::make::{earliest, numbered, open, publish, published, record, subscribe};
 use crate::harness::raw::NeverReads;
-use crate::harness::{Server, refused, within};
+use crate::harness::{Nats, Server, refused, within};
 
 const EXCHANGE: &str = "/streamway.v1.StreamService/Exchange";
 const PUBLISH: &str = "/streamway.v1.StreamService/Publish";
@@ -39,11 +39,11 @@ fn shipped() -> (Vec<String>, u64) {
 }
 
 /// Starts a server with the settings and the memory limit of the manifests.
-async fn in_a_pod(group: &Cgroup, data: &std::path::Path, settings: &[String]) -> Server {
+async fn in_a_pod(group: &Cgroup, data: &std::path::Path, settings: &[String], args: &[&str]) -> Server {
     let mut under = vec!["env".to_owned()];
     under.extend(settings.iter().cloned());
     under.extend(group.under());
-    Server::under(under, data, &[]).await
+    Server::under(under, data, args).await
 }
 
 /// Opens a connection with this window for answers.
@@ -206,17 +206,34 @@ async fn unfinished(server: &Server) -> Vec<Held> {
     held
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_mix_of_clients_has_a_server_of_the_manifests_killed() {
+/// Exchanges that publish without reading their receipts.
+async fn unread_receipts(server: &Server) -> Vec<Held> {
+    let (mut requests, _task) = connection(server, 1).await;
+    let publishes = (1..=500).flat_map(|number| {
+        framed(&numbered(number, publish("receipts", vec![record("x")])).encode_to_vec(), false)
+    });
+    let body: Bytes = framed(&open("receipts").encode_to_vec(), false).into_iter().chain(publishes).collect();
+    let begin = |_| call(&mut requests, EXCHANGE, &BTreeMap::new(), body.clone());
+    let begun: Vec<_> = (0..200).map(begin).collect();
+    let mut held = Vec::new();
+    for begun in begun {
+        held.push(begun.answered().await.said().await);
+    }
+    held
+}
+
+/// Plays all of these clients against a server with the settings of the manifests and these arguments.
+async fn survives(args: &[&str]) {
     let (settings, limit) = shipped();
     let (group, data) = (Cgroup::new(limit), tempfile::tempdir().unwrap());
-    let server = in_a_pod(&group, data.path(), &settings).await;
+    let server = in_a_pod(&group, data.path(), &settings, args).await;
     let honest = Honest::start(&server).await;
     let mut held = Vec::new();
-    for round in 0..3 {
+    for round in 0..4 {
         held.extend(match round {
             0 => publishers(&server).await,
             1 => subscribers(&server).await,
+            2 => unread_receipts(&server).await,
             _ => unfinished(&server).await,
         });
         println!(
@@ -237,6 +254,17 @@ async fn no_mix_of_clients_has_a_server_of_the_manifests_killed() {
     }
     assert_eq!(read, 8);
     drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_mix_of_clients_has_a_server_of_the_manifests_killed() {
+    survives(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_mix_of_clients_has_a_replica_of_the_manifests_killed() {
+    let nats = Nats::single("");
+    survives(&["--engine", "jetstream", "--nats-url", &nats.url(), "--nats-replicas", "1"]).await;
 }
 
 fn to_tail(topic: &str) -> SubscribeRequest {
