@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
 use super::codec::Wire;
 use super::position::{ReadingPosition, position_len, put_position};
@@ -109,15 +109,5 @@ impl Reading {
         let next = self.next.map_or(Ok(none), ReadingPosition::finish)?;
         let (tail, notice) = (Offset::new(self.tail), notice(self.notice));
         Ok(SubscribeResponse { batches: self.batches, next, tail, notice })
-    }
-}
-
-impl SubscribeResponse {
-    /// Encodes the message, for tests and benchmarks.
-    #[must_use]
-    pub fn to_bytes(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(self.wire_len());
-        self.put(&mut out);
-        out.freeze()
     }
 }
