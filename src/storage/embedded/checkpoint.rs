@@ -56,9 +56,9 @@ pub struct Checkpointer {
     /// Retention of all topics, which runs between checkpoints.
     pub retention_task: RetentionTask,
     /// Time of the last retention pass.
-    pub kept: Option<Instant>,
+    pub retention_ran: Option<Instant>,
     /// Time at which a new journal was last requested while the disk lacked space for one.
-    pub tried: Option<Instant>,
+    pub journal_requested: Option<Instant>,
     /// Chunks that are in segments and still in a tail cache.
     pub cached: Cached,
 }
@@ -77,16 +77,16 @@ impl Checkpointer {
                 }
                 Work::Quiet if self.checkpoint_queue.is_short() => self.make_room(),
                 Work::Quiet => {}
-                Work::Closed(synced) => return self.prove(synced),
+                Work::Closed(synced) => return self.record_clean_stop(synced),
             }
-            self.keep();
+            self.run_retention();
         }
     }
 
     /// Writes the newest acknowledged commit to the catalog at a clean stop, so that the next start detects a
     /// journal that lost its end while no server was running. If it cannot be written, the next start cannot
     /// detect that.
-    fn prove(&mut self, synced: Option<u64>) {
+    fn record_clean_stop(&mut self, synced: Option<u64>) {
         let Some(synced) = synced.filter(|synced| *synced > self.catalog.last_acked_commit) else { return };
         self.catalog.last_acked_commit = synced;
         if let Err(error) = self.catalog.write(&*self.disk, &self.dir) {
@@ -95,10 +95,10 @@ impl Checkpointer {
     }
 
     /// Runs a retention pass if one is due, even while checkpoints follow each other without a pause.
-    fn keep(&mut self) {
-        if self.kept.is_none_or(|last| last.elapsed() >= INTERVAL) {
+    fn run_retention(&mut self) {
+        if self.retention_ran.is_none_or(|last| last.elapsed() >= INTERVAL) {
             self.retention_task.pass(&self.files, &self.catalog);
-            self.kept = Some(Instant::now());
+            self.retention_ran = Some(Instant::now());
         }
     }
 
@@ -117,7 +117,7 @@ impl Checkpointer {
                     if self.checkpoint_queue.wait_full(INTERVAL) {
                         return false;
                     }
-                    self.keep();
+                    self.run_retention();
                 }
                 Err(fault) => {
                     let reason = format!("checkpoint: {fault}");
@@ -132,8 +132,8 @@ impl Checkpointer {
     /// Frees what can be freed, and requests a new journal at most once per [`INTERVAL`].
     fn make_room(&mut self) {
         self.reclaim();
-        if self.tried.is_none_or(|last| last.elapsed() >= INTERVAL) {
-            self.tried = Some(Instant::now());
+        if self.journal_requested.is_none_or(|last| last.elapsed() >= INTERVAL) {
+            self.journal_requested = Some(Instant::now());
             self.retention_task.rotate();
         }
     }

@@ -131,7 +131,7 @@ impl CheckpointQueue {
     }
 
     /// Reports a trim or a deletion: if the disk is full, it wakes the checkpointer to free space at once.
-    pub fn look_again(&self) {
+    pub fn wake_if_full(&self) {
         let state = self.lock();
         if state.full || state.short {
             drop(state);

@@ -337,7 +337,7 @@ impl Committer {
         if self.checkpoint_queue.is_short() && !self.checkpoint_queue.is_waiting() && self.holds_garbage() {
             self.try_rotate();
         }
-        self.checkpoint_queue.look_again();
+        self.checkpoint_queue.wake_if_full();
     }
 
     fn snapshot(&mut self) -> Snapshot {

@@ -103,8 +103,8 @@ impl EmbeddedLog {
             files: files.clone(),
             health: health.clone(),
             retention_task: retention::RetentionTask::new(registry.clone(), queue.clone(), clock),
-            kept: None,
-            tried: None,
+            retention_ran: None,
+            journal_requested: None,
             cached: cached::Cached::new(config.cache_bytes),
         };
         if replayed {

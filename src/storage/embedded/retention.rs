@@ -23,7 +23,7 @@ pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(10);
 /// Time after which a topic that could not be read is tried again, unless it is trimmed earlier.
 pub const FAILED_INTERVAL: Duration = Duration::from_secs(60);
 /// Maximum number of topics examined in one pass; those that waited longest come first.
-const LOOKS_MAX: usize = 256;
+const EXAMINED_MAX: usize = 256;
 /// Part of the maximum age by which batches may exceed it: one part in this many, so that a busy topic is not
 /// read for each batch.
 const AGE_SLACK: u64 = 1000;
@@ -82,7 +82,7 @@ impl RetentionTask {
     /// Applies the retention of every topic once, and requests a checkpoint if there is space to reclaim.
     pub fn pass(&mut self, files: &Files, catalog: &Catalog) {
         self.passes += 1;
-        self.look(files);
+        self.examine_due(files);
         let now = self.time.steady();
         let due = self.reclaimed.is_none_or(|last| after(last, RECLAIM_INTERVAL) <= now);
         if due && self.has_garbage(catalog) {
@@ -92,7 +92,7 @@ impl RetentionTask {
     }
 
     /// Examines the topics in which something is due.
-    fn look(&mut self, files: &Files) {
+    fn examine_due(&mut self, files: &Files) {
         let (now, steady) = (self.time.now(), self.time.steady());
         let limited = |topic: &Arc<Topic>| topic.state.settings().retention != Retention::default();
         let topics: Vec<_> = self.registry.all().into_iter().filter(limited).collect();
@@ -112,12 +112,12 @@ impl RetentionTask {
             }
         }
         due.sort_by_key(|(pass, _)| *pass);
-        for (_, topic) in due.into_iter().take(LOOKS_MAX) {
-            self.look_into(topic, files, now);
+        for (_, topic) in due.into_iter().take(EXAMINED_MAX) {
+            self.examine(topic, files, now);
         }
     }
 
-    fn look_into(&mut self, topic: Arc<Topic>, files: &Files, now: UnixMicros) {
+    fn examine(&mut self, topic: Arc<Topic>, files: &Files, now: UnixMicros) {
         let (retention, tail) = (topic.state.settings().retention, topic.state.tail());
         let mut found = Known {
             retention,
@@ -137,8 +137,8 @@ impl RetentionTask {
             }
             Err(Error::TopicNotFound | Error::Trimmed { .. }) => return,
             Err(error) => {
-                let told = self.known.get(&topic.id).and_then(|known| known.failed.as_ref());
-                if told.is_none_or(|(told, _)| *told != error) {
+                let reported = self.known.get(&topic.id).and_then(|known| known.failed.as_ref());
+                if reported.is_none_or(|(reported, _)| *reported != error) {
                     tracing::warn!(topic = %topic.state.name, %error, "retention cannot read topic");
                 }
                 found.failed = Some((error, after(self.time.steady(), FAILED_INTERVAL)));

@@ -70,9 +70,9 @@ impl Hash for Key {
 
 /// Hasher for [`Key`]. A key is already a hash, so half of it serves as the hash.
 #[derive(Debug, Default)]
-pub struct Taken(u64);
+pub struct KeyHasher(u64);
 
-impl Hasher for Taken {
+impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -87,4 +87,4 @@ impl Hasher for Taken {
 }
 
 /// Stored batches by key.
-pub type Map = HashMap<Key, Stored, BuildHasherDefault<Taken>>;
+pub type Map = HashMap<Key, Stored, BuildHasherDefault<KeyHasher>>;
