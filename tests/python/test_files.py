@@ -32,7 +32,8 @@ def clean(done):
 
 
 def test_yaml():
-    found = [name for name in files() if name.endswith((".yml", ".yaml"))]
+    # The templates of the chart are YAML only once Helm has rendered them.
+    found = [name for name in files() if name.endswith((".yml", ".yaml")) and "/templates/" not in name]
     assert len(found) > 20
     clean(run(TOOLS / "yamllint", "--strict", *found))
 
