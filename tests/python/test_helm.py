@@ -160,7 +160,7 @@ def test_the_server_takes_its_settings(rendered):
     checked = of(variables(template("config.STREAMWAY_REFLECTION=false", "config.STREAMWAY_STREAMS_MAX=9500")))
     assert checked["reflection"] == "false" and checked["streams_max"] == "9500"
     # A number of the default values is not printed as 2.68435456e+08, and null takes a default back.
-    assert checked["quota_publish_bytes_per_s"] == "268435456"
+    assert variables(template())["STREAMWAY_QUOTA_PUBLISH_BYTES_PER_S"] == "268435456"
     assert "STREAMWAY_MEMORY_MAX" not in variables(template("config.STREAMWAY_MEMORY_MAX=null"))
 
 
