@@ -3,15 +3,12 @@ pod security standard `restricted`, and the server they start. No cluster: nothi
 """
 
 import functools
-import itertools
 import json
 import os
 import pathlib
 import re
-import socket
 import subprocess
 import tomllib
-from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import jsonschema
@@ -20,59 +17,13 @@ import pytest
 import yaml
 from conftest import BINARY, ROOT
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from real import await_port, free_port, running
+from manifests import (  # noqa: F401 (rendered is a fixture)
+    COMPONENTS, KUBERNETES, OVERLAYS, bytes_of, each, kustomize, of, pods, rendered, seconds, streamway,
+)
 
-KUBERNETES = ROOT / "deploy" / "kubernetes"
 OBSERVABILITY = ROOT / "deploy" / "observability"
-OVERLAYS = ("single", "fleet")
-COMPONENTS = tuple(sorted(path.name for path in (KUBERNETES / "components").iterdir()))
 VERSIONS = ("1.32", kubernetes_validate.latest_version())
-# Created by hand as docs/deploy.md says, by cert-manager, and by the Job of the fleet.
-FOREIGN_SECRETS = {"streamway-auth", "streamway-tls", "streamway-nats-tls", "streamway-nats"}
-NATS = ROOT / "tests" / ".cache" / "nats" / "nats-server"
 CRDS = yaml.safe_load((ROOT / "tests" / "python" / "crds.yaml").read_text())
-
-
-def kustomize(path):
-    done = subprocess.run(["kubectl", "kustomize", str(path)], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, f"{path}: {done.stderr}"
-    assert "deprecated" not in done.stderr, done.stderr
-    return [item for item in yaml.safe_load_all(done.stdout) if item]
-
-
-def combinations():
-    """Each component alone, each pair in both orders, and all components with the fleet first and last."""
-    for count in (0, 1, 2):
-        yield from itertools.permutations(COMPONENTS, count)
-    others = tuple(name for name in COMPONENTS if name != "fleet")
-    yield from (("fleet", *others), (*others, "fleet"))
-
-
-@pytest.fixture(scope="module")
-def rendered(tmp_path_factory):
-    """Objects of every overlay and every combination of components, by name."""
-    places = {f"overlays/{name}": KUBERNETES / "overlays" / name for name in OVERLAYS}
-    for names in combinations():
-        place = tmp_path_factory.mktemp("overlay")
-        components = [os.path.relpath(KUBERNETES / "components" / name, place.resolve()) for name in names]
-        base = os.path.relpath(KUBERNETES / "base", place.resolve())
-        file = {"kind": "Kustomization", "resources": [base], "components": components}
-        (place / "kustomization.yaml").write_text(yaml.safe_dump(file))
-        places["+".join(("base", *names))] = place
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(places, pool.map(kustomize, places.values()), strict=True))
-
-
-def each(rendered, *kinds):
-    for name, objects in rendered.items():
-        for item in objects:
-            if not kinds or item["kind"] in kinds:
-                yield name, item
-
-
-def pods(rendered):
-    for name, item in each(rendered, "StatefulSet", "Deployment", "DaemonSet", "Job", "Pod"):
-        yield f"{name}: {item['kind']} {item['metadata']['name']}", item["spec"]["template"]
 
 
 def test_the_components_are_those_of_the_documents():
@@ -185,49 +136,6 @@ def test_a_pod_that_is_not_restricted_is_seen(rendered, change):
     assert restricted({**template["spec"], **change})
 
 
-def streamway(rendered):
-    """Streamway's pod in each rendering, and its variables from the ConfigMap."""
-    for name, objects in rendered.items():
-        maps = {item["metadata"]["name"]: item["data"] for item in objects if item["kind"] == "ConfigMap"}
-        found = [item for item in objects if item["kind"] in ("StatefulSet", "Deployment")]
-        (item,) = [item for item in found if item["metadata"]["name"] == "streamway"]
-        (container,) = item["spec"]["template"]["spec"]["containers"]
-        (source,) = container["envFrom"]
-        yield name, item, container, maps[source["configMapRef"]["name"]]
-
-
-@functools.cache
-def settings(variables):
-    """The configuration that the server reads from these variables. It refuses a wrong one."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMWAY_", "OTEL_"))}
-    # The files are only in the pod. An empty variable counts as unset, and the server still refuses an unknown name.
-    given = {name: "" if value.startswith("/etc/") else value for name, value in variables}
-    done = subprocess.run(
-        [str(BINARY), "serve", "--check-config"],
-        env={**kept, **given},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = (re.split(r"  +", line.strip()) for line in done.stdout.splitlines()[1:])
-    return {row[0]: row[1] for row in rows if len(row) == 3}
-
-
-def of(variables):
-    return settings(tuple(sorted(variables.items())))
-
-
-def seconds(text):
-    return float(re.fullmatch(r"([0-9.]+)s", text)[1])
-
-
-def bytes_of(text):
-    number, unit = re.fullmatch(r"([0-9]+)(Ki|Mi|Gi)B?", text).groups()
-    return int(number) << {"Ki": 10, "Mi": 20, "Gi": 30}[unit]
-
-
 def test_every_variable_is_a_setting_and_the_grace_exceeds_the_budget(rendered):
     documents = (ROOT / "docs" / "telemetry.md").read_text()
     for name, item, container, variables in streamway(rendered):
@@ -238,7 +146,8 @@ def test_every_variable_is_a_setting_and_the_grace_exceeds_the_budget(rendered):
         grace = item["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
         # docs/operations.md asks for 2 s more, as the last export of telemetry takes up to a second after the drain.
         assert grace >= seconds(checked["drain_timeout"]) + 2, name
-        assert seconds(checked["drain_delay"]) > 0, name
+        # Only another replica can take the calls that a delay is for.
+        assert (seconds(checked["drain_delay"]) > 0) == (checked["engine"] == "jetstream"), name
         assert bytes_of(container["resources"]["limits"]["memory"]) > bytes_of(checked["memory_max"]) > 0, name
         assert checked["engine"] == ("jetstream" if item["kind"] == "Deployment" else "embedded"), name
 
@@ -305,65 +214,40 @@ def test_only_unary_calls_are_retried(rendered):
                     assert not method.client_streaming and not method.server_streaming, name
 
 
-def test_what_is_referred_to_is_there(rendered):
-    for name, objects in rendered.items():
-        ids = {(item["kind"], item["metadata"]["name"]) for item in objects}
-        services = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Service"}
-        workloads = [item for item in objects if item["kind"] in ("StatefulSet", "Deployment", "Job")]
-        for item in workloads:
-            pod = item["spec"]["template"]["spec"]
-            labels = item["spec"]["template"]["metadata"]["labels"]
-            if item["kind"] != "Job":
-                assert item["spec"]["selector"]["matchLabels"].items() <= labels.items(), name
-            assert ("ServiceAccount", pod["serviceAccountName"]) in ids, name
-            if item["kind"] == "StatefulSet":
-                assert services[item["spec"]["serviceName"]]["spec"]["clusterIP"] == "None", name
-                retention = item["spec"]["persistentVolumeClaimRetentionPolicy"]
-                assert retention == {"whenDeleted": "Retain", "whenScaled": "Retain"}, name
-            volumes = {claim["metadata"]["name"] for claim in item["spec"].get("volumeClaimTemplates", ())}
-            for volume in pod.get("volumes", ()):
-                volumes.add(volume["name"])
-                if "configMap" in volume:
-                    assert ("ConfigMap", volume["configMap"]["name"]) in ids, name
-                if "secret" in volume:
-                    assert volume["secret"]["secretName"] in FOREIGN_SECRETS, name
-                    assert volume["secret"]["defaultMode"] == 0o400, name
-                for source in volume.get("projected", {}).get("sources", ()):
-                    # Every namespace has a ConfigMap with the CA of the cluster.
-                    config = source.get("configMap", {"name": "kube-root-ca.crt"})["name"]
-                    assert config == "kube-root-ca.crt" or ("ConfigMap", config) in ids, name
-                    assert source.get("secret", {"name": "streamway-nats"})["name"] in FOREIGN_SECRETS, name
-            assert {mount["name"] for mount in pod["containers"][0].get("volumeMounts", ())} == volumes, name
-        for service in services.values():
-            (item,) = [
-                item
-                for item in workloads
-                if item["kind"] != "Job" and service["spec"]["selector"].items() <= item["spec"]["template"]["metadata"]["labels"].items()
-            ]
-            ports = {port["name"] for port in item["spec"]["template"]["spec"]["containers"][0]["ports"]}
-            assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports, name
-            assert all("appProtocol" in port for port in service["spec"]["ports"]), name
-        for item in objects:
-            if item["kind"] == "ServiceMonitor":
-                wanted = item["spec"]["selector"]["matchLabels"].items()
-                (service,) = [one for one in services.values() if wanted <= one["metadata"]["labels"].items()]
-                ports = {port["name"] for port in service["spec"]["ports"]}
-                assert {endpoint["port"] for endpoint in item["spec"]["endpoints"]} <= ports, name
-            if item["kind"] == "GRPCRoute":
-                for backend in (backend for rule in item["spec"]["rules"] for backend in rule["backendRefs"]):
-                    ports = {port["port"] for port in services[backend["name"]]["spec"]["ports"]}
-                    assert backend["port"] in ports, name
-            if item["kind"] == "PodDisruptionBudget":
-                assert item["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow", name
-                assert item["spec"]["maxUnavailable"] == 1, name
-
-
 def test_plaintext_and_tls_are_told_apart(rendered):
     for name, _, _, variables in streamway(rendered):
         wanted = "https" if "STREAMWAY_TLS_CERT" in variables else "kubernetes.io/h2c"
         services = [item for item in rendered[name] if item["kind"] == "Service"]
         ports = [port for item in services for port in item["spec"]["ports"] if port["name"] == "grpc"]
         assert len(ports) == 2 and all(port["appProtocol"] == wanted for port in ports), name
+
+
+def dns_names(objects):
+    (item,) = [item for item in objects if item["kind"] == "Certificate" and item["metadata"]["name"] == "streamway"]
+    return item["spec"]["dnsNames"]
+
+
+def test_a_certificate_has_the_names_of_its_namespace(rendered, tmp_path):
+    def wanted(namespace):
+        ends = ("", f".{namespace}", f".{namespace}.svc", f".{namespace}.svc.cluster.local")
+        names = [f"{service}{end}" for service in ("streamway", "streamway-headless") for end in ends]
+        return [*names, "*.streamway-headless", f"*.streamway-headless.{namespace}.svc.cluster.local"]
+
+    assert dns_names(rendered["base+tls"]) == wanted("streamway")
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    (snippet,) = re.findall(r"^```yaml\n(replacements:\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+    base = os.path.relpath(KUBERNETES, tmp_path.resolve())
+    file = {"namespace": "prod", "resources": [f"{base}/base"], "components": [f"{base}/components/tls"]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(file) + snippet)
+    assert dns_names(kustomize(tmp_path)) == wanted("prod")
+
+
+def test_the_labels_name_the_version_of_the_image(rendered):
+    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+    for name, pod in pods(rendered):
+        labelled = pod["metadata"]["labels"]["app.kubernetes.io/version"]
+        image, tag = pod["spec"]["containers"][0]["image"].split(":")
+        assert tag.removesuffix("-alpine") == labelled and (image != "streamway" or labelled == version), name
 
 
 def test_a_changed_setting_rolls_the_pods(rendered, tmp_path):
@@ -375,124 +259,6 @@ def test_a_changed_setting_rolls_the_pods(rendered, tmp_path):
     ((_, _, after, variables),) = streamway({"changed": kustomize(tmp_path)})
     assert variables["STREAMWAY_REFLECTION"] == "false" and len(variables) > 1
     assert after["envFrom"] != before["envFrom"]
-
-
-def test_nats_is_set_as_the_engine_needs_it(rendered, tmp_path):
-    objects = rendered["overlays/fleet"]
-    (conf,) = [item["data"]["nats.conf"] for item in objects if "nats.conf" in item.get("data", ())]
-    (nats,) = [item for item in objects if item["metadata"]["name"] == "streamway-nats" and item["kind"] == "StatefulSet"]
-    assert nats["spec"]["replicas"] == 3 and nats["spec"]["podManagementPolicy"] == "Parallel"
-    names = [f"streamway-nats-{index}.streamway-nats" for index in range(3)]
-    files = credentials(objects, tmp_path)
-    assert re.findall(r'"nats://route:[^@]+@([^:]+):6222"', files["routes.conf"]) == names
-    ((_, deployment, _, variables),) = streamway({"fleet": objects})
-    assert variables["STREAMWAY_NATS_URL"] == ",".join(f"nats://{name}:4222" for name in names)
-    assert of(variables)["nats.replicas"] == "3" and deployment["spec"]["replicas"] == 3
-    rolling = deployment["spec"]["strategy"]["rollingUpdate"]
-    assert rolling == {"maxSurge": 1, "maxUnavailable": 0}
-    assert "sync_interval: always" in conf
-    lame = sum(int(number) for number in re.findall(r"lame_duck_\w+: (\d+)s", conf))
-    assert nats["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > lame
-    for some in (objects, rendered["base+fleet+tls"]):
-        place = nats_config(some, tmp_path)
-        command = [str(NATS), "-t", "-c", str(place)]
-        environment = {**os.environ, "POD_NAME": "streamway-nats-0"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
-        # The certificate is the first file that is missing here.
-        missing = "/etc/nats-tls/tls.crt" if some is not objects else ""
-        assert (missing in done.stderr) if missing else done.returncode == 0, done.stdout + done.stderr
-
-
-def credentials(objects, place):
-    """The credentials that the Job creates, written to `place`: name → text."""
-    (job,) = [item for item in objects if item["kind"] == "Job"]
-    (container,) = job["spec"]["template"]["spec"]["containers"]
-    command, *flags = container["args"]
-    flags = [flag for flag in flags if not flag.startswith("--kubernetes-secret=")]
-    assert len(flags) == len(container["args"]) - 2
-    subprocess.run([str(BINARY), command, *flags, "--dir", str(place)], timeout=30, check=True)
-    return {path.name: path.read_text() for path in place.iterdir() if path.is_file()}
-
-
-def nats_config(objects, place):
-    """NATS's files as a pod has them, together with the credentials created before."""
-    (data,) = [item["data"] for item in objects if item["kind"] == "ConfigMap" and "nats.conf" in item["data"]]
-    for name, text in data.items():
-        text = text.replace('"/data"', f'"{place}/data"').replace("/tmp/nats.pid", f"{place}/nats.pid")
-        (place / name).write_text(text)
-    return place / "nats.conf"
-
-
-def refusal(port, hello):
-    """Answer of a nats-server to a client without credentials."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as stream:
-        lines = stream.makefile("rwb", buffering=0)
-        assert lines.readline().startswith(b"INFO ")
-        lines.write(hello + b"\r\nPING\r\n")
-        for line in lines:
-            if line.startswith((b"PONG", b"-ERR")):
-                return line.decode().strip()
-    return ""
-
-
-def test_nats_lets_in_nobody_but_the_replicas(rendered, tmp_path):
-    objects = rendered["overlays/fleet"]
-    files = credentials(objects, tmp_path)
-    place = nats_config(objects, tmp_path)
-    ports = {old: free_port() for old in (4222, 6222, 8222)}
-    text = place.read_text()
-    for old, new in ports.items():
-        text = text.replace(f"port: {old}", f"port: {new}")
-    place.write_text(text)
-    environment = {**os.environ, "POD_NAME": "streamway-nats-0"}
-    # One of the three servers is enough to test access.
-    with running([NATS, "-c", place, "-a", "127.0.0.1"], tmp_path / "log", env=environment):
-        for old in (4222, 6222):
-            await_port(ports[old])
-            for hello in (b"CONNECT {}", b'CONNECT {"user":"route","pass":"wrong"}'):
-                assert "Authorization Violation" in refusal(ports[old], hello), f"{old}: {hello}"
-        assert "connected to NATS" in replica(ports[4222], tmp_path / "seed")
-        other = tmp_path / "other"
-        credentials(objects, other)
-        assert (other / "seed").read_text() != files["seed"]
-        assert "refuses the credentials" in replica(ports[4222], other / "seed")
-
-
-def replica(port, seed):
-    """Log of a replica with this key until it is connected or refused."""
-    command = [str(BINARY), "serve", "--engine", "jetstream", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
-    command += ["--nats-url", f"nats://127.0.0.1:{port}", "--nats-nkey-file", str(seed)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    said = ""
-    try:
-        for line in process.stderr:
-            said += line
-            if "connected to NATS" in line:
-                break
-    finally:
-        process.kill()
-        process.wait()
-    return said
-
-
-def test_a_fleet_with_tls_speaks_it_to_nats_or_not_at_all(rendered):
-    """Listed after `fleet`, the component enables TLS in NATS. Listed before it, it makes replicas refuse plaintext."""
-    for name, _, container, variables in streamway(rendered):
-        if "tls" not in name:
-            assert "STREAMWAY_NATS_TLS_CA" not in variables, name
-            continue
-        assert variables["STREAMWAY_NATS_TLS_CA"] == "/etc/streamway/nats-tls/ca.crt", name
-        assert "/etc/streamway/nats-tls" in {mount["mountPath"] for mount in container["volumeMounts"]}, name
-        (certificate,) = [
-            item for item in rendered[name] if item["kind"] == "Certificate" and item["metadata"]["name"] == "streamway-nats"
-        ]
-        nats_urls = variables.get("STREAMWAY_NATS_URL", "")
-        assert set(re.findall(r"//([^:]+):", nats_urls)) <= set(certificate["spec"]["dnsNames"]), name
-        (data,) = [
-            item["data"] for item in rendered[name] if "nats.conf" in item.get("data", ()) and item["kind"] == "ConfigMap"
-        ] or [{}]
-        if name.find("fleet") < name.find("tls") and "fleet" in name:
-            assert "tls {" in data["client-tls.conf"] and "verify: true" in data["route-tls.conf"], name
 
 
 def test_the_policy_that_is_shipped_gives_admin_to_one_name_only(rendered):
@@ -526,45 +292,6 @@ def test_the_dashboards_are_those_of_the_repository_and_every_metric_exists(rend
     queries += re.findall(r'"expr": "((?:[^"\\]|\\.)*)"', "".join(files.values()))
     used = {name for query in queries for name in re.findall(r"\b(?:streamway|rpc_server)_\w+", query)}
     assert len(used) > 10 and used <= exist, used - exist
-
-
-def test_nothing_is_allowed_but_what_is_needed(rendered):
-    objects = rendered["base+networkpolicy+fleet"]
-    policies = {item["metadata"]["name"]: item["spec"] for item in objects if item["kind"] == "NetworkPolicy"}
-    deny = policies["streamway-default-deny"]
-    assert set(deny) == {"podSelector", "policyTypes"} and set(deny["policyTypes"]) == {"Ingress", "Egress"}
-    for item in (item for item in objects if item["kind"] in ("StatefulSet", "Deployment")):
-        labels = item["spec"]["template"]["metadata"]["labels"]
-        assert deny["podSelector"]["matchLabels"].items() <= labels.items()
-        own = policies[item["metadata"]["name"]]
-        ports = {port["name"] for port in item["spec"]["template"]["spec"]["containers"][0]["ports"]}
-        ports |= {port["containerPort"] for port in item["spec"]["template"]["spec"]["containers"][0]["ports"]}
-        for rule in own["ingress"]:
-            assert all(port["port"] in ports for port in rule["ports"])
-        for rule in own["egress"]:
-            # DNS may run anywhere.
-            assert "to" in rule or {port["port"] for port in rule["ports"]} <= {53, 5353}
-    # The Job can reach the API server, and no pod can reach the Job.
-    job = policies["streamway-credentials"]
-    assert "ingress" not in job and [port["port"] for port in job["egress"][0]["ports"]] == [443, 6443, 8443]
-
-
-def test_both_overlays_have_the_network_policy(rendered):
-    for overlay in OVERLAYS:
-        names = {item["metadata"]["name"] for item in rendered[f"overlays/{overlay}"] if item["kind"] == "NetworkPolicy"}
-        assert {"streamway-default-deny", "streamway"} <= names, overlay
-        assert ("streamway-nats" in names) == (overlay == "fleet")
-
-
-def test_one_version_of_nats_is_named_everywhere(rendered):
-    compose = (ROOT / "deploy" / "compose" / "compose.yaml").read_text()
-    tools = (ROOT / "tests" / "tools.sh").read_text()
-    named = set(re.findall(r"nats:([0-9.]+)-alpine", compose)) | set(re.findall(r"^nats_newest=(.*)", tools, re.MULTILINE))
-    for _, template in pods(rendered):
-        for container in template["spec"]["containers"]:
-            named |= set(re.findall(r"^nats:([0-9.]+)-alpine$", container["image"]))
-    assert len(named) == 1, named
-    assert f"use {named.pop()}" in (ROOT / "docs" / "engines.md").read_text()
 
 
 def test_the_document_names_what_is_there(rendered, tmp_path):
