@@ -301,11 +301,17 @@ def test_what_generate_copies_is_up_to_date():
         assert copy.read_text() == (OBSERVABILITY / name).read_text(), f"run deploy/helm/generate: {copy.name} is old"
 
 
-def test_the_chart_has_the_version_of_the_server(tmp_path):
+def test_the_chart_has_the_version_of_the_server_and_a_release_has_its_digests(tmp_path):
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == version
-    helm("package", CHART, "--destination", tmp_path)
-    with tarfile.open(tmp_path / f"streamway-{version}.tgz") as package:
-        names = set(package.getnames())
+    digests = [f"sha256:{digit * 64}" for digit in "12"]
+    command = [str(ROOT / ".ci" / "package-chart"), f"ghcr.io/a/streamway@{digests[0]}", f"nats:1@{digests[1]}", str(tmp_path)]
+    path = f"{ROOT / 'tests' / '.cache' / 'helm' / 'v4'}:{os.environ['PATH']}"
+    subprocess.run(command, env={**os.environ, "PATH": path}, check=True, timeout=60)
+    package = tmp_path / f"streamway-{version}.tgz"
+    with tarfile.open(package) as files:
+        names = set(files.getnames())
     assert {f"streamway/{name}" for name in ("Chart.yaml", "values.schema.json", "files/streamway.rules.yml")} <= names
+    server = find(yaml.safe_load_all(helm("template", "streamway", package).stdout), "StatefulSet")
+    assert server["spec"]["template"]["spec"]["containers"][0]["image"] == f"ghcr.io/a/streamway@{digests[0]}"
