@@ -1,7 +1,7 @@
 """Every command of the README, executed in order, as a user would, in a directory of its own.
 
 Each ```sh block is run and must print the ```text block right after it. Two blocks are special: the server runs until the
-end, and tests/run is skipped because it runs this test. `kubectl apply -k` renders its manifests, as there is no cluster.
+end, and tests/run is skipped because it runs this test. `kubectl apply -k` and `helm install` render, as there is no cluster.
 Blocks of docker are run by tests/deploy, which has an engine.
 """
 
@@ -31,6 +31,8 @@ export -f cargo
 
 # Renders the manifests that would be applied and refuses every other command, as there is no cluster.
 KUBECTL = 'kubectl() { [ "$#" = 3 ] && [ "$1 $2" = "apply -k" ] && command kubectl kustomize "$CLONE/$3"; }\n'
+# Renders the chart that would be installed.
+HELM = 'helm() { [ "$#" = 3 ] && [ "$1" = install ] && "$CLONE/tests/.cache/helm/v4/helm" template "$2" "$CLONE/$3"; }\n'
 
 
 def test_the_two_commands_come_first():
@@ -110,7 +112,7 @@ class Session:
             time.sleep(0.2)
 
     def run(self, command):
-        script = f"{CARGO}{KUBECTL}set -euo pipefail\nsource {self.saved}\n{command}\nexport -p > {self.saved}\n"
+        script = f"{CARGO}{KUBECTL}{HELM}set -euo pipefail\nsource {self.saved}\n{command}\nexport -p > {self.saved}\n"
         done = subprocess.run(
             ["bash", "-c", script],
             cwd=self.place,
