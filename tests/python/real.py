@@ -1,6 +1,7 @@
 """Real components that tests start, on free loopback ports."""
 
 import contextlib
+import functools
 import itertools
 import os
 import pathlib
@@ -13,6 +14,7 @@ from conftest import ROOT
 from shown import Log
 
 START_SECONDS = 60
+NATS = ROOT / "tests" / ".cache" / "nats" / "nats-server"
 # Ports below the range that the system assigns, and different in each process, since several run at once.
 _ports = itertools.count(10_000 + os.getpid() % 50 * 200)
 
@@ -39,6 +41,14 @@ def await_port(port):
     raise AssertionError(f"nobody listens on {port}")
 
 
+@functools.cache
+def program(name):
+    """Returns the path of a program that tests/tools.sh builds, once it is built."""
+    need = f"source tests/tools.sh && need_{name.replace('-', '_')}"
+    subprocess.run(["bash", "-c", need], cwd=ROOT, check=True)
+    return ROOT / "tests" / ".cache" / "programs" / name
+
+
 def metrics(server):
     with urllib.request.urlopen(f"http://{server.admin}/metrics", timeout=10) as answer:
         return answer.read().decode()
@@ -59,12 +69,11 @@ def running(command, log, **more):
 
 
 @contextlib.contextmanager
-def nats_server(tmp_path):
-    port = free_port()
+def nats_server(tmp_path, port=None):
+    port = port or free_port()
     (tmp_path / "nats.conf").write_text(
         f'listen: "127.0.0.1:{port}"\nmax_payload: 2MB\njetstream {{ store_dir: "{tmp_path}/nats", sync_interval: always }}\n'
     )
-    binary = ROOT / "tests" / ".cache" / "nats" / "nats-server"
-    with running([binary, "-c", tmp_path / "nats.conf"], tmp_path / "nats.log"):
+    with running([NATS, "-c", tmp_path / "nats.conf"], tmp_path / "nats.log"):
         await_port(port)
         yield f"nats://127.0.0.1:{port}"
