@@ -1,8 +1,10 @@
-"""The programs in examples/python, run as a user runs them."""
+"""The programs in examples, run as a user runs them."""
 
 import os
 import pathlib
 import queue
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -28,6 +30,30 @@ def test_the_four_kinds(server):
     assert run(server, "ingest.py", "bulk") == "stored 1000 records in 100 batches\n"
     assert run(server, "exchange.py", "pipeline", "500") == "500 batches are on disk\n"
     assert run(server, "subscribe.py", "pipeline").splitlines()[-1] == "499  pipelined 500"
+
+
+def test_a_go_program(server, tmp_path):
+    """Generates a client from a copy of the protos, whose `go_package` must fit, and runs the example."""
+    for part in ("examples/go", "proto"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("*.pb.go"))
+    place = tmp_path / "examples" / "go"
+    path = f"{os.environ['PATH']}:{pathlib.Path(sys.executable).parent}"
+    need = f"cd {ROOT} && source tests/tools.sh && need_go_example && cd {place}"
+    script = f"set -e; {need}; go generate; go run . {server.listen} from-go"
+    options = {"env": {**os.environ, "PATH": path}, "capture_output": True, "text": True, "timeout": 600}
+    done = subprocess.run(["bash", "-c", script], check=False, **options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("stored at offset 0, next is 2\n0 en hello\n1 fr bonjour\n"), done.stdout
+
+
+def test_every_proto_has_its_go_package():
+    """The packages of the Go module clients/go, which is tagged clients/go/vX."""
+    for path in (ROOT / "proto").rglob("*.proto"):
+        text = path.read_text()
+        package = re.search(r"^package ([\w.]+);$", text, re.M)[1]
+        name = f";{package.replace('.', '')}" if "." in package else ""
+        wanted = f"github.com/streamway/streamway/clients/go/{package.replace('.', '/')}{name}"
+        assert re.search(r'^option go_package = "(.+)";$', text, re.M)[1] == wanted, path
 
 
 def test_every_example_is_run_here():

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import pytest
@@ -59,7 +60,9 @@ def place(tmp_path):
 @pytest.fixture
 def environment():
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STREAMWAY_")}
-    return {**kept, "CLONE": str(ROOT)}
+    # For `buf`, which a user has installed.
+    path = f"{kept['PATH']}:{pathlib.Path(sys.executable).parent}"
+    return {**kept, "PATH": path, "CLONE": str(ROOT)}
 
 
 def test_every_command(place, environment):
