@@ -1,4 +1,4 @@
-"""The commands of the README: its ```sh blocks, each with the output in the ```text block right after it."""
+"""The commands of the README and of other pages: their ```sh blocks, each with the output in the ```text block right after it."""
 
 import pathlib
 import re
@@ -7,8 +7,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```sh\n(.*?)^```\n(?:\n?```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 
 
-def blocks():
-    return BLOCK.findall((ROOT / "README.md").read_text())
+def blocks(page="README.md"):
+    return BLOCK.findall((ROOT / page).read_text())
 
 
 def is_docker(command):
