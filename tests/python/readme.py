@@ -7,8 +7,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```sh\n(.*?)^```\n(?:\n?```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 
 
-def blocks(page="README.md"):
-    return BLOCK.findall((ROOT / page).read_text())
+def blocks(page="README.md", heading=None):
+    """Returns commands and outputs of a page, or of the section below one of its headings."""
+    text = (ROOT / page).read_text()
+    if heading:
+        text = re.split(r"^#", text.split(f"\n{heading}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+    return BLOCK.findall(text)
 
 
 def is_docker(command):

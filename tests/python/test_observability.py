@@ -1,5 +1,5 @@
-"""The observability files of compose. promtool checks Prometheus's. The Collector, Tempo and Grafana need a hub, so their files
-are only compared with each other and with compose."""
+"""The observability files of compose. promtool checks Prometheus's, and test_jaeger.py runs those of
+the Collector and Jaeger. Grafana needs a hub, so its files are only compared with the others and with compose."""
 
 import json
 import re
@@ -50,22 +50,25 @@ def test_prometheus_finds_its_rules_and_every_server(services):
     assert set(services["prometheus"]["networks"]) >= {"inside", *services["streamway"]["networks"]}
 
 
-def test_traces_go_from_the_servers_through_the_collector_to_tempo(services):
-    collector, tempo = read(OBSERVABILITY / "collector.yaml"), read(OBSERVABILITY / "tempo.yaml")
-    pipeline = collector["service"]["pipelines"]["traces"]
-    for kind, names in pipeline.items():
-        assert set(names) <= set(collector[kind]), kind
-    assert pipeline["processors"][0] == "memory_limiter"
+def test_traces_go_from_the_servers_through_the_collector_to_jaeger(services):
+    """test_jaeger.py runs both configurations, with other addresses."""
+    collector, jaeger = read(OBSERVABILITY / "collector.yaml"), read(OBSERVABILITY / "jaeger.yaml")
     limit = collector["processors"]["memory_limiter"]["limit_mib"]
     assert limit < int(services["collector"]["mem_limit"].removesuffix("m"))
     compose = (ROOT / "deploy" / "compose" / "compose.yaml").read_text()
     (told,) = re.findall(r"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://(\w+):(\d+)", compose)
     assert told[0] in services and int(told[1]) == port(collector["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"])
-    sent = collector["exporters"]["otlphttp/tempo"]["endpoint"]
-    received = tempo["distributor"]["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
-    assert sent == f"http://tempo:{port(received)}"
-    kept = tempo["storage"]["trace"]["local"]["path"]
-    assert any(kept.startswith(place.split(":")[0]) for place in services["tempo"]["tmpfs"])
+    received = jaeger["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
+    assert collector["exporters"]["otlphttp/jaeger"]["endpoint"] == f"http://jaeger:{port(received)}"
+    for name in ("collector", "jaeger"):
+        assert services[name]["command"] == ["--config", mounts(services[name])[OBSERVABILITY / f"{name}.yaml"]]
+        assert "edge" in services[name]["networks"]
+
+
+def test_compose_has_the_jaeger_that_the_tests_run(services):
+    """Version 1.N of Jaeger's Go module is version 2.(N - 63) of its image."""
+    (module,) = re.findall(r"cmd/jaeger v1\.(\d+)\.0", (ROOT / "tests" / "tools.sh").read_text())
+    assert f"jaeger:2.{int(module) - 63}.0}}" in services["jaeger"]["image"]
 
 
 def test_grafana_has_our_dashboards_and_what_they_ask(services):
@@ -74,14 +77,15 @@ def test_grafana_has_our_dashboards_and_what_they_ask(services):
     (provider,) = read(PROVISIONING / "dashboards" / "streamway.yaml")["providers"]
     assert provider["options"]["path"] == seen[GRAFANA]
     sources = {one["uid"]: one for one in read(PROVISIONING / "datasources" / "streamway.yaml")["datasources"]}
-    listens = {"prometheus": 9090, "tempo": read(OBSERVABILITY / "tempo.yaml")["server"]["http_listen_port"]}
+    query = read(OBSERVABILITY / "jaeger.yaml")["extensions"]["jaeger_query"]
+    listens = {"prometheus": 9090, "jaeger": port(query["http"]["endpoint"])}
     assert {uid: one["url"] for uid, one in sources.items()} == {
         name: f"http://{name}:{number}" for name, number in listens.items()
     }
     for path in GRAFANA.glob("*.json"):
         (variable,) = json.loads(path.read_text())["templating"]["list"]
         assert variable["query"] in {one["type"] for one in sources.values()}, path.name
-    assert sources["tempo"]["jsonData"]["tracesToMetrics"]["datasourceUid"] in sources
+    assert sources["jaeger"]["jsonData"]["tracesToMetrics"]["datasourceUid"] in sources
 
 
 def test_the_links_from_a_trace_name_metrics_that_exist():
