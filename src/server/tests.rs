@@ -15,7 +15,7 @@ use tonic_types::StatusExt;
 
 use super::running::start_with;
 use super::supervisor::Opener;
-use super::{Error, Running, start};
+use super::{Error, Running};
 use crate::config::Config;
 use crate::proto::{example, v1};
 use crate::record::testing::records_of;
@@ -25,7 +25,6 @@ use crate::storage::embedded::simulated::SimulatedLog;
 use crate::storage::{
     self, BoxFuture, Error as LogError, Health as LogHealth, Log, Retention, TopicInfo, TopicLog,
 };
-use crate::wire::stubs::example::example_service_client::ExampleServiceClient;
 use crate::wire::stubs::example::my_service_client::MyServiceClient;
 use crate::wire::stubs::v1::stream_service_client::StreamServiceClient;
 use crate::wire::{ExchangeRequest, PublishRequest};
@@ -86,23 +85,6 @@ async fn http_status(address: SocketAddr, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer.split_whitespace().nth(1).unwrap_or_default().to_owned()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn publishes_survive_a_restart_and_are_delivered() {
-    let dir = tempfile::tempdir().unwrap();
-    for round in 0..2 {
-        let mut running = start(config(dir.path())).await.unwrap();
-        running.ready().await.unwrap();
-        let mut client = streams(&running).await;
-        let receipt = client.publish(publish("orders", &["a", "b"])).await.unwrap().into_inner().receipt;
-        assert_eq!(receipt.first.get(), 2 * round);
-        let mut deliveries = client.subscribe(earliest("orders")).await.unwrap().into_inner();
-        let delivery = deliveries.next().await.unwrap().unwrap();
-        assert_eq!((delivery.next, delivery.tail.get()), (receipt.next, 2 * round + 2));
-        running.shutdown();
-        running.wait().await.unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,108 +195,6 @@ async fn a_watch_tells_changes_and_an_unknown_service_is_no_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_of_the_transport_have_details() {
-    let running = in_memory().await;
-    let large = "x".repeat(5 << 20);
-    let mut client = streams(&running).await;
-    let status = client.publish(publish("orders", &[&large])).await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
-
-    let publish = publish("orders", &[&"x".repeat(2 << 20)]);
-    let status = client.publish(publish).await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "BATCH_TOO_LARGE"));
-
-    // A message of another type: field 1 is a number there.
-    let mut grpc = tonic::client::Grpc::new(channel(running.grpc_addr()).await);
-    grpc.ready().await.unwrap();
-    let path = http::uri::PathAndQuery::from_static("/streamway.v1.StreamService/Publish");
-    let codec = crate::wire::Codec::<v1::RecordBatch, v1::PublishResponse>::default();
-    let request = tonic::Request::new(v1::RecordBatch { first_offset: 7, ..v1::RecordBatch::default() });
-    let status = grpc.unary(request, path, codec).await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "MALFORMED_MESSAGE"));
-
-    let mut tutorial = ExampleServiceClient::new(channel(running.grpc_addr()).await);
-    let status = tutorial.process_request(example::Request { message: large }).await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_tutorial_is_answered_to_the_letter() {
-    let running = in_memory().await;
-    let channel = channel(running.grpc_addr()).await;
-    let request = example::Request { message: "hi".to_owned() };
-    let answer = ExampleServiceClient::new(channel.clone()).process_request(request).await.unwrap();
-    assert_eq!(answer.into_inner().message, "Received message: hi");
-
-    let named = |name: &str| example::MyRequest { name: name.to_owned() };
-    let texts = async |answers: tonic::Streaming<example::MyResponse>| {
-        answers.map(|answer| answer.unwrap().message).collect::<Vec<_>>().await
-    };
-    let mut client = MyServiceClient::new(channel.clone());
-    let answers = client.server_streaming_rpc_method(named("Ann")).await.unwrap().into_inner();
-    assert_eq!(texts(answers).await, [1, 2, 3, 4].map(|i| format!("Response {i} for Ann")));
-    let asked = || stream::iter([named("Ann"), named("Bob")]);
-    let answer = client.client_streaming_rpc_method(asked()).await.unwrap().into_inner();
-    assert_eq!(answer.message, "Received 2 requests: Ann, Bob");
-    let answers = client.bidirectional_streaming_rpc_method(asked()).await.unwrap().into_inner();
-    assert_eq!(texts(answers).await, ["Response for Ann", "Response for Bob"]);
-
-    // Under its bare name, and through the stream-stream stub of the tutorial's own loop.
-    let mut grpc = tonic::client::Grpc::new(channel);
-    grpc.ready().await.unwrap();
-    let path = http::uri::PathAndQuery::from_static("/MyService/ClientStreamingRPCMethod");
-    let codec = crate::wire::Codec::<example::MyRequest, example::MyResponse>::default();
-    let answers = grpc.streaming(tonic::Request::new(asked()), path, codec).await.unwrap().into_inner();
-    assert_eq!(texts(answers).await, ["Received 2 requests: Ann, Bob"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn reflection_lists_every_service_in_both_versions() {
-    use tonic_reflection::pb::{v1, v1alpha};
-    let running = in_memory().await;
-    let channel = channel(running.grpc_addr()).await;
-    let names = super::health::SERVICES.map(str::to_owned);
-
-    let list = v1::server_reflection_request::MessageRequest::ListServices(String::new());
-    let request = v1::ServerReflectionRequest { host: String::new(), message_request: Some(list) };
-    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
-    let mut answers = client.server_reflection_info(stream::iter([request])).await.unwrap().into_inner();
-    let Some(v1::server_reflection_response::MessageResponse::ListServicesResponse(list)) =
-        answers.next().await.unwrap().unwrap().message_response
-    else {
-        panic!("not a list");
-    };
-    let listed: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
-    assert!(names.iter().all(|name| listed.contains(name)), "{listed:?}");
-
-    let list = v1alpha::server_reflection_request::MessageRequest::ListServices(String::new());
-    let request = v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(list) };
-    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
-    let mut answers = client.server_reflection_info(stream::iter([request])).await.unwrap().into_inner();
-    let Some(v1alpha::server_reflection_response::MessageResponse::ListServicesResponse(list)) =
-        answers.next().await.unwrap().unwrap().message_response
-    else {
-        panic!("not a list");
-    };
-    assert!(list.service.len() >= names.len());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn ingest_sums_up_and_says_how_far_it_got() {
-    let running = in_memory().await;
-    let mut client = streams(&running).await;
-    let request = |publish| crate::wire::IngestRequest { publish: Some(publish) };
-    let good = (0..50).map(move |i| request(publish(if i == 0 { "orders" } else { "" }, &["a", "b"])));
-    let sum = client.ingest(stream::iter(good.clone())).await.unwrap().into_inner();
-    assert_eq!((sum.records, sum.batches, sum.next.unwrap().offset), (100, 50, 100));
-    let bad = good.chain([request(PublishRequest::default())]);
-    let status = client.ingest(stream::iter(bad)).await.unwrap_err();
-    let details = status.get_error_details();
-    let info = details.error_info().unwrap();
-    assert_eq!((info.reason.as_str(), info.metadata["resume_offset"].as_str()), ("INVALID_FIELD", "200"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_drain_tells_open_calls_where_to_resume() {
     let open: Opener = Box::new(|_| Ok(SimulatedLog::new().log()));
     let config = Config { drain_timeout: Duration::from_secs(3600), ..config("unused".as_ref()) };
@@ -355,49 +235,6 @@ async fn a_drain_tells_open_calls_where_to_resume() {
     assert_eq!(responses.next().await.unwrap().unwrap().notice, v1::Notice::Draining);
     assert_eq!(reason(&responses.next().await.unwrap().unwrap_err()), "SERVER_DRAINING");
     // These clients keep their side of a call open, which is waited for a moment only (read_on).
-    in_time(running.wait()).await.unwrap();
-}
-
-/// A load balancer that does not ask for health connects until the port is closed.
-#[tokio::test]
-async fn who_connected_before_the_port_closed_is_answered() {
-    let open: Opener = Box::new(|_| Ok(SimulatedLog::new().log()));
-    let config = Config { drain_delay: Duration::ZERO, ..config("unused".as_ref()) };
-    let mut running = start_with(config, open).await.unwrap();
-    running.ready().await.unwrap();
-    // On one thread: accepted by the system only, so far.
-    let waiting = std::net::TcpStream::connect(running.grpc_addr()).unwrap();
-    running.shutdown();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(TcpStream::connect(running.grpc_addr()).await.is_err(), "the port is closed");
-    waiting.set_nonblocking(true).unwrap();
-    let mut waiting = Some(TcpStream::from_std(waiting).unwrap());
-    let connector = tower::service_fn(move |_| {
-        let stream = waiting.take().map(hyper_util::rt::TokioIo::new).ok_or("connected again");
-        std::future::ready(stream)
-    });
-    let channel = Channel::from_static("http://waiting").connect_with_connector(connector).await.unwrap();
-    StreamServiceClient::new(channel).publish(publish("orders", &["a"])).await.unwrap();
-    running.wait().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_drain_is_bounded_whatever_peers_do() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut running = start(config(dir.path())).await.unwrap();
-    running.ready().await.unwrap();
-    let mut client = streams(&running).await;
-    let large = "x".repeat(900 << 10);
-    for _ in 0..8 {
-        client.publish(publish("orders", &[&large])).await.unwrap();
-    }
-    // One that never reads, a watch that stays open, a peer that says nothing at all.
-    let _stuck = client.subscribe(earliest("orders")).await.unwrap().into_inner();
-    let mut health = HealthClient::new(channel(running.grpc_addr()).await);
-    let request = HealthCheckRequest { service: "liveness".to_owned() };
-    let _watch = health.watch(request).await.unwrap().into_inner();
-    let _silent = TcpStream::connect(running.grpc_addr()).await.unwrap();
-    running.shutdown();
     in_time(running.wait()).await.unwrap();
 }
 
