@@ -47,6 +47,8 @@ mod corruption_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod disk_fault_tests;
+#[cfg(test)]
 mod full_disk_tests;
 #[cfg(test)]
 mod fuzz_tests;
