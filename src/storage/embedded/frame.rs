@@ -2,9 +2,10 @@
 //! body. docs/format.md specifies the bytes. Nothing here does I/O. A frame with a wrong checksum or field is
 //! always an error.
 
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, Bytes};
 
 use crate::record::{Offset, Scope, UnixMicros};
+use crate::storage::tail::Run;
 use crate::storage::window::Mark;
 
 /// Length of a frame's header, in bytes.
@@ -69,6 +70,20 @@ pub enum BadFrame {
 }
 
 impl Header {
+    /// Makes the run that this header describes, given its blocks.
+    #[must_use]
+    pub fn run(&self, blocks: Bytes) -> Run {
+        Run {
+            crc: crc32c::crc32c(&blocks),
+            blocks,
+            batches: self.batches,
+            first: self.first,
+            end: self.end,
+            first_time: self.first_time,
+            last_time: self.last_time,
+        }
+    }
+
     /// Returns the length of the body, in bytes.
     #[must_use]
     pub const fn body_len(&self) -> usize {

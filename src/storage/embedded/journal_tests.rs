@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{ALIGN, CommitBuf, Image, SMALL_COMMITS, Spec, Writer, file_name, parse_name};
+use super::{ALIGN, CommitBuf, SMALL_COMMITS, Spec, Writer, file_name, parse_name};
 use crate::record::{Offset, UnixMicros};
 use crate::storage::embedded::disk::sim::SimDisk;
 use crate::storage::embedded::frame::{Header, Kind};
+use crate::storage::embedded::journal_image::{Commit, Image};
 use crate::storage::embedded::open::OpenError;
 
 const DIR: &str = "/log";
@@ -106,7 +107,7 @@ fn commits_of_an_earlier_use_of_the_space_are_not_seen() {
     new.append(&mut commit(12)).unwrap();
     let image = Image::read(&disk, &Path::new(DIR).join(file_name(2))).unwrap();
     let mut seen = Vec::new();
-    let visit = |commit: &super::Commit<'_>| {
+    let visit = |commit: &Commit<'_>| {
         seen.push(commit.number);
         Ok(())
     };

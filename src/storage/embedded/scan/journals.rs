@@ -10,7 +10,8 @@ use super::frames::frames;
 use super::{Looking, Pending, topic};
 use crate::storage::embedded::catalog::{self, ChangeKind};
 use crate::storage::embedded::frame::{BadFrame, Header, Kind};
-use crate::storage::embedded::journal::{self, Image};
+use crate::storage::embedded::journal;
+use crate::storage::embedded::journal_image::Image;
 use crate::storage::embedded::open::OpenError;
 
 impl Looking<'_> {

@@ -16,8 +16,8 @@ use super::catalog::{self, Catalog, IdsEntry, TopicEntry};
 use super::disk::Disk;
 use super::frame::Header;
 use super::journal;
+use super::listing::Listing;
 use super::open::OpenError;
-use super::recovery::Listing;
 use crate::record::TopicName;
 pub use frames::{frames, segment_frames};
 
