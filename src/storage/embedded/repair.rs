@@ -99,7 +99,7 @@ impl Repair<'_> {
         entry.segments.retain(|segment| segment.end > entry.earliest);
         let mut out = SegmentWriter::new(self.disk, self.dir, (entry.id, entry.epoch), LIMIT);
         for pending in topic.pending.iter().filter(|pending| pending.header.end.get() > entry.earliest) {
-            push(&mut out, run(&pending.header, pending.blocks.clone()))?;
+            push(&mut out, pending.header.run(pending.blocks.clone()))?;
         }
         entry.segments.extend(finish(&mut out)?);
         for pending in topic.pending.iter().filter(|pending| !pending.ids.is_empty()) {
@@ -116,26 +116,12 @@ impl Repair<'_> {
         let id = self.next_topic;
         self.next_topic += 1;
         let epoch = if topic.is_whole() { old.epoch } else { self.random()? };
-        let mut out = SegmentWriter::new(self.disk, self.dir, (id, epoch), LIMIT);
-        let (mut next, mut seen, mut last) = (Offset::new(old.earliest), Offset::new(old.earliest), 0);
-        let mut moved = BTreeMap::new();
-        let mut take = |header: &Header, blocks: &Bytes| -> Result<(), OpenError> {
-            let mut kept = BytesMut::new();
-            let (first, mut batches) = (next, 0);
-            for block in Blocks::new(blocks).map_while(Result::ok) {
-                // Another copy of this block was written already, or it was trimmed.
-                if block.first < seen {
-                    continue;
-                }
-                block.moved_to(next, &mut kept);
-                moved.insert(block.first.get(), next.get());
-                seen = block.first.plus(block.count());
-                next = next.plus(block.count());
-                batches += 1;
-            }
-            last = header.last_time.0;
-            let header = Header { first, end: next, batches, ..*header };
-            if batches == 0 { Ok(()) } else { push(&mut out, run(&header, kept.freeze())) }
+        let mut copy = Copy {
+            out: SegmentWriter::new(self.disk, self.dir, (id, epoch), LIMIT),
+            next: Offset::new(old.earliest),
+            seen: Offset::new(old.earliest),
+            last_publish: UnixMicros(0),
+            moved: BTreeMap::new(),
         };
         let mut segments = old.segments.clone();
         segments.sort_unstable_by_key(|segment| segment.base);
@@ -144,12 +130,13 @@ impl Repair<'_> {
             let mut bytes = scan::read_file(self.disk, &path)?.unwrap_or_default();
             bytes.truncate(usize::try_from(segment.len).unwrap_or(usize::MAX));
             for (header, blocks) in scan::segment_frames(&bytes, old.id, segment, |_, _| {}) {
-                take(&header, &blocks)?;
+                copy.push(&header, &blocks)?;
             }
         }
         for pending in &topic.pending {
-            take(&pending.header, &pending.blocks)?;
+            copy.push(&pending.header, &pending.blocks)?;
         }
+        let Copy { mut out, next, last_publish, moved, .. } = copy;
         let segments = finish(&mut out)?;
         // If no offset changed, the request ids of trimmed batches stay remembered too.
         let moved = (!topic.is_whole()).then_some(moved);
@@ -161,7 +148,7 @@ impl Repair<'_> {
         if !topic.is_whole() {
             self.renewed.push((old.id, name.clone()));
         }
-        let last_publish = if last == 0 { 0 } else { last.max(old.last_publish) };
+        let last_publish = if last_publish.0 == 0 { 0 } else { last_publish.0.max(old.last_publish) };
         Ok(TopicEntry { id, name, epoch, tail: next.get(), last_publish, segments, ..old.clone() })
     }
 
@@ -266,6 +253,42 @@ impl Repair<'_> {
     }
 }
 
+/// Copies the intact blocks of a damaged topic to new segments, with offsets that leave no gap.
+struct Copy<'a> {
+    out: SegmentWriter<'a>,
+    /// New offset of the next record.
+    next: Offset,
+    /// Old offset up to which blocks were copied. A block below it is another copy, or was trimmed.
+    seen: Offset,
+    /// Time of the last publish that was copied; zero if there is none.
+    last_publish: UnixMicros,
+    /// New first offset of each batch by its old one.
+    moved: BTreeMap<u64, u64>,
+}
+
+impl Copy<'_> {
+    fn push(&mut self, header: &Header, blocks: &Bytes) -> Result<(), OpenError> {
+        let mut copied = BytesMut::new();
+        let (first, mut batches) = (self.next, 0);
+        for block in Blocks::new(blocks).map_while(Result::ok) {
+            if block.first < self.seen {
+                continue;
+            }
+            block.moved_to(self.next, &mut copied);
+            self.moved.insert(block.first.get(), self.next.get());
+            self.seen = block.first.plus(block.count());
+            self.next = self.next.plus(block.count());
+            batches += 1;
+        }
+        self.last_publish = header.last_time;
+        if batches == 0 {
+            return Ok(());
+        }
+        let header = Header { first, end: self.next, batches, ..*header };
+        push(&mut self.out, header.run(copied.freeze()))
+    }
+}
+
 fn push(out: &mut SegmentWriter<'_>, run: Run) -> Result<(), OpenError> {
     out.push(run).map_err(|fault| refused(&out.path(), fault))
 }
@@ -280,17 +303,5 @@ fn refused(path: &Path, fault: Fault) -> OpenError {
     match fault {
         Fault::Io(error) => OpenError::io(path, error),
         damaged @ Fault::Damaged { .. } => OpenError::damaged(path, damaged.to_string()),
-    }
-}
-
-fn run(header: &Header, blocks: Bytes) -> Run {
-    Run {
-        crc: crc32c::crc32c(&blocks),
-        blocks,
-        batches: header.batches,
-        first: header.first,
-        end: header.end,
-        first_time: header.first_time,
-        last_time: header.last_time,
     }
 }
