@@ -69,11 +69,11 @@ def running(command, log, **more):
 
 
 @contextlib.contextmanager
-def nats_server(tmp_path, port=None):
+def nats_server(tmp_path, port=None, store=""):
     port = port or free_port()
-    (tmp_path / "nats.conf").write_text(
-        f'listen: "127.0.0.1:{port}"\nmax_payload: 2MB\njetstream {{ store_dir: "{tmp_path}/nats", sync_interval: always }}\n'
-    )
+    jetstream = f'store_dir: "{tmp_path}/nats", sync_interval: always{store}'
+    config = f'listen: "127.0.0.1:{port}"\nmax_payload: 2MB\njetstream {{ {jetstream} }}\n'
+    (tmp_path / "nats.conf").write_text(config)
     with running([NATS, "-c", tmp_path / "nats.conf"], tmp_path / "nats.log"):
         await_port(port)
         yield f"nats://127.0.0.1:{port}"

@@ -214,6 +214,20 @@ def test_while_starting_and_while_nats_is_away(start, tmp_path):
         assert_health(ports, ["liveness"])
 
 
+@pytest.mark.parametrize("start", ["plaintext"], indirect=True)
+def test_while_the_store_of_nats_is_full(start, tmp_path):
+    with nats_server(tmp_path, store=", max_file_store: 4MB") as url:
+        server, ports = start("--engine", "jetstream", "--nats-url", url, "--nats-replicas", "1")
+        await_status(ports[0], "publishing", "SERVING")
+        request = stream_pb2.PublishRequest(topic="t", records=[stream_pb2.Record(value=bytes(1_000_000))])
+        with server.channel() as channel, pytest.raises(grpc.RpcError) as full:
+            for _ in range(10):
+                stream_pb2_grpc.StreamServiceStub(channel).Publish(request, timeout=SECONDS)
+        assert full.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        await_status(ports[1], "publishing", "NOT_SERVING")
+        assert_health(ports, [service for service in ALL if service != "publishing"])
+
+
 def test_nobody_gets_in_without_the_right_credentials(start):
     server, (main, _) = start()
     if not main.probe_options:
