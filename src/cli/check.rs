@@ -1,22 +1,22 @@
-//! `streamway check`: verifies, and on request repairs, the data directory of a stopped server.
+//! `streamway check`: verifies a backup, or the data directory of a stopped server, which it repairs on request.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 
+use super::backup::{Backup, DAMAGED, Saved};
 use super::{Failure, output};
 use crate::client::printable;
+use crate::storage::embedded::OpenError;
 use crate::storage::embedded::check::{self, Repaired, Report, TopicReport};
 
-/// Exit code for a damaged data directory, and for one that lost something in its repair.
-const DAMAGED: u8 = 3;
-
-/// Verify a data directory offline.
+/// Verify a data directory or a backup offline.
 ///
-/// Reads every file and verifies every checksum. Prints the topics, and each damage with its file and offset.
-/// Nothing is changed without --repair. The server must be stopped.
+/// Reads everything and verifies every checksum. Prints the topics, and each damage with its file and offset.
+/// Nothing is changed without --repair. The server of a data directory must be stopped. Of a backup, TAIL is
+/// the offset up to which it holds the topic: a restore keeps positions up to there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 --repair writes a new catalog of everything that is intact. A topic that lost nothing is not changed. A
@@ -25,16 +25,17 @@ earlier positions are refused (EPOCH_CHANGED), and the request ids of lost recor
 Replaced files are kept in DIR/replaced-*; remove them once you no longer need them. The disk must have
 room for the topics that are rewritten. If there is a backup, restore that instead.
 
-Exit codes: 0 intact (with --repair: repaired without a loss), 1 failed (not a data directory, in use by
-a server, no permission, a newer format), 2 invalid arguments, 3 damaged (with --repair: repaired, records
-or topics lost).
+Exit codes: 0 intact (with --repair: repaired without a loss), 1 failed (neither a data directory nor a
+backup, in use by a server, no permission, a newer format), 2 invalid arguments, 3 damaged (with --repair:
+repaired, records or topics lost).
 
 Examples:
   streamway check /var/lib/streamway
-  streamway check --repair /var/lib/streamway")]
+  streamway check --repair /var/lib/streamway
+  streamway check all.backup")]
 pub(super) struct Check {
-    /// Data directory.
-    #[arg(value_name = "DIR", env = "STREAMWAY_DATA_DIR", default_value = "./data")]
+    /// Data directory, or backup file.
+    #[arg(value_name = "DIR|FILE", env = "STREAMWAY_DATA_DIR", default_value = "./data")]
     dir: PathBuf,
     /// Repair the data directory, and report what is lost.
     #[arg(long)]
@@ -43,8 +44,13 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let failed = |error: crate::storage::embedded::OpenError| Failure::failed(error.to_string());
-        let (text, code) = if self.repair {
+        let failed = |error| refused(&self.dir, error);
+        let (text, code) = if self.dir.is_file() {
+            if self.repair {
+                return Err(Failure::usage("--repair is for a data directory, not for a backup"));
+            }
+            backup(&self.dir)?
+        } else if self.repair {
             let done = check::repair(&self.dir).map_err(failed)?;
             (repaired(&done), if lost_nothing(&done) { 0 } else { DAMAGED })
         } else {
@@ -54,6 +60,42 @@ impl Check {
         // A closed pipe does not change the result.
         let _ = std::io::stdout().write_all(text.as_bytes());
         Ok(ExitCode::from(code))
+    }
+}
+
+/// Makes the failure of a data directory that cannot be opened. The errors of the engine name flags of `serve`.
+fn refused(dir: &Path, error: OpenError) -> Failure {
+    let dir = dir.display();
+    Failure::failed(match error {
+        OpenError::Locked(_) => format!("{dir} is locked by another process: stop the server first"),
+        OpenError::NotADirectory(_) => format!("{dir} is neither a data directory nor a backup file"),
+        OpenError::NoData(_) => format!(
+            "{dir} is not a data directory: it has neither a catalog nor a journal. Name the data directory of a \
+             server, or a backup file"
+        ),
+        error => error.to_string(),
+    })
+}
+
+/// Checks a backup. Returns the report and the exit code.
+fn backup(path: &Path) -> Result<(String, u8), Failure> {
+    let (topics, damage) = Backup::check(path)?;
+    let row = |saved: &Saved| {
+        let epoch = saved.topic.epoch.clone();
+        let numbers = [saved.first(), saved.end(), saved.records, saved.batches];
+        let mut row = vec![saved.topic.name.clone(), epoch];
+        row.extend(numbers.map(|number| number.to_string()));
+        row
+    };
+    let rows: Vec<_> = topics.iter().map(row).collect();
+    let mut out = output::table(&["TOPIC", "EPOCH", "FIRST", "TAIL", "RECORDS", "BATCHES"], &rows);
+    out += &format!("{} topics\n", rows.len());
+    match damage {
+        None => Ok((out + "whole: every checksum matches\n", 0)),
+        Some((at, what)) => {
+            let line = format!("damage: {} at byte {at}: {what}", path.display());
+            Ok((out + &format!("{}\nnothing after that can be read\n", printable(&line)), DAMAGED))
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command line: from arguments to an exit code. Each command has a file of its own.
 
+mod backup;
 mod bench;
 mod check;
 mod completions;

@@ -1,10 +1,13 @@
 //! Administration of topics. A call that may have reached a server is not repeated.
 
+use std::time::Instant;
+
 use tonic::{Response, Status};
 use tracing::debug;
 
 use super::connector::{Connector, Transport};
 use super::error::{Error, Origin};
+use super::retry::RetryPolicy;
 use crate::proto::v1;
 use crate::proto::v1::topic_service_client::TopicServiceClient;
 
@@ -111,6 +114,34 @@ impl Topics {
             })
             .await?;
         present(answer.topic)
+    }
+
+    /// Stores a part of a topic's backup, and returns the topic. As the server skips what is stored already, the call is
+    /// repeated where that may help.
+    ///
+    /// # Errors
+    /// `TOPIC_ALREADY_EXISTS`, `OFFSET_NUMBERING_DIFFERS`, an invalid batch, or the server is away for longer than
+    /// `policy` allows.
+    pub async fn restore(
+        &self,
+        request: &v1::RestoreTopicRequest,
+        policy: RetryPolicy,
+    ) -> Result<v1::Topic, Error> {
+        let mut retry = self.connector.retry(policy);
+        loop {
+            let answer = self
+                .call("streamway.v1.TopicService/RestoreTopic", async |mut service| {
+                    service.restore_topic(request.clone()).await
+                })
+                .await;
+            let error = match answer {
+                Ok(answer) => return present(answer.topic),
+                Err(error) => error,
+            };
+            let Some(delay) = retry.delay(&error, Instant::now()) else { return Err(error) };
+            debug!(error = error.message(), "the restore is interrupted, will be repeated");
+            tokio::time::sleep(delay).await;
+        }
     }
 
     /// Deletes a topic with all its records. If `epoch` is not empty, only that incarnation is deleted.

@@ -67,6 +67,7 @@ pub struct Batch {
     request_id: Option<RequestId>,
     expected_offset: Option<Offset>,
     traceparent: Option<Box<str>>,
+    is_restored: bool,
 }
 
 impl Batch {
@@ -87,7 +88,15 @@ impl Batch {
         }
         let crc = crc32c::crc32c(&records);
         let count = u32::try_from(count).expect("at most records_max, which is 32 bits");
-        Ok(Self { records, count, crc, request_id: None, expected_offset: None, traceparent: None })
+        Ok(Self {
+            records,
+            count,
+            crc,
+            request_id: None,
+            expected_offset: None,
+            traceparent: None,
+            is_restored: false,
+        })
     }
 
     /// Sets the idempotency key; an empty one means none.
@@ -113,6 +122,18 @@ impl Batch {
     pub fn expecting(mut self, offset: Option<Offset>) -> Self {
         self.expected_offset = offset;
         self
+    }
+
+    /// Marks a batch of a backup, whose first record must get this offset again.
+    #[must_use]
+    pub fn restored(self, offset: Offset) -> Self {
+        Self { is_restored: true, ..self.expecting(Some(offset)) }
+    }
+
+    /// Returns true if the batch is of a backup.
+    #[must_use]
+    pub const fn is_restored(&self) -> bool {
+        self.is_restored
     }
 
     /// Sets the W3C traceparent. One that is not well-formed is ignored, as the standard requires.

@@ -80,7 +80,7 @@ pub(super) fn public(
 ) -> Identified<Services> {
     let max = config.message_bytes_max;
     let streams = StreamService::new(Streams::new(topics.clone(), auth.clone(), config));
-    let administration = Administration::new(topics.clone(), auth.clone());
+    let administration = Administration::new(topics.clone(), auth.clone(), config);
     let tutorial = Tutorial::new(topics.shutdown_signal().clone());
     let example = service!(ExampleServiceServer(tutorial.clone()), max);
     let tutorial = service!(MyServiceServer(tutorial), max);

@@ -23,7 +23,8 @@ use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::embedded::OpenError;
 use crate::storage::embedded::simulated::SimulatedLog;
 use crate::storage::{
-    self, BoxFuture, Error as LogError, Health as LogHealth, Log, Retention, TopicInfo, TopicLog,
+    self, BoxFuture, Error as LogError, Health as LogHealth, Lineage, Log, Numbering, Retention, TopicInfo,
+    TopicLog,
 };
 use crate::wire::stubs::example::my_service_client::MyServiceClient;
 use crate::wire::stubs::v1::stream_service_client::StreamServiceClient;
@@ -280,6 +281,19 @@ impl Log for Fragile {
         retention: Retention,
     ) -> BoxFuture<'_, Result<Arc<dyn TopicLog>, LogError>> {
         self.0.create(name, retention)
+    }
+
+    fn restore(
+        &self,
+        name: TopicName,
+        first: Offset,
+        lineage: Lineage,
+    ) -> BoxFuture<'_, Result<Arc<dyn TopicLog>, LogError>> {
+        self.0.restore(name, first, lineage)
+    }
+
+    fn numbering(&self) -> Numbering {
+        self.0.numbering()
     }
 
     fn list<'a>(

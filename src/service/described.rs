@@ -2,7 +2,7 @@
 
 use super::request::timestamp;
 use crate::proto::v1;
-use crate::storage::TopicInfo;
+use crate::storage::{Ancestor, Numbering, TopicInfo};
 
 /// Makes the message that describes a topic.
 pub(super) fn described(info: &TopicInfo) -> v1::Topic {
@@ -24,5 +24,19 @@ pub(super) fn described(info: &TopicInfo) -> v1::Topic {
         tail: info.tail.get(),
         stored_bytes: info.stored_bytes,
         last_publish_time: info.last_publish.map(timestamp),
+        restored_from: info.lineage.ancestors().iter().map(restored_from).collect(),
+        numbering: numbering(info.numbering).into(),
+    }
+}
+
+fn restored_from(ancestor: &Ancestor) -> v1::RestoredFrom {
+    v1::RestoredFrom { epoch: ancestor.epoch.to_string(), cut: ancestor.cut.get() }
+}
+
+/// Makes the contract's name of a numbering.
+pub(super) const fn numbering(numbering: Numbering) -> v1::OffsetNumbering {
+    match numbering {
+        Numbering::Dense => v1::OffsetNumbering::Dense,
+        Numbering::Sparse => v1::OffsetNumbering::Sparse,
     }
 }

@@ -23,6 +23,7 @@ mod publish;
 mod quota;
 mod receipts;
 mod request;
+mod restore;
 pub mod status;
 mod stream_service;
 mod streams;

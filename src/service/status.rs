@@ -40,6 +40,11 @@ pub enum Error {
     /// The messages of a stream break its protocol.
     #[error("{0}")]
     Protocol(String),
+    /// The topic of the backup numbers its records in another way than this server.
+    #[error(
+        "the backup is of another engine, whose offsets this server cannot give: positions cannot be kept"
+    )]
+    Numbering,
     /// An error of the transport: a message that is too large or cannot be decoded, or a peer that went away.
     #[error("{}", .0.message())]
     Transport(Status),
@@ -117,6 +122,7 @@ fn verdict(error: &Error) -> Verdict {
         Error::Field { .. } => (Code::InvalidArgument, Reason::InvalidField, None),
         Error::BatchTooLarge { .. } => (Code::InvalidArgument, Reason::BatchTooLarge, None),
         Error::Protocol(_) => (Code::InvalidArgument, Reason::ProtocolViolation, None),
+        Error::Numbering => (Code::FailedPrecondition, Reason::OffsetNumberingDiffers, None),
         Error::Transport(status) => return transport(status),
         Error::Panicked => (Code::Internal, Reason::Internal, None),
         Error::Auth(auth::Error::Denied { .. }) => (Code::PermissionDenied, Reason::PermissionDenied, None),
@@ -160,6 +166,7 @@ fn of_storage(error: &storage::Error) -> Verdict {
         Error::TopicExists => (Code::AlreadyExists, Reason::TopicAlreadyExists, None),
         Error::TopicLimit { .. } => (Code::FailedPrecondition, Reason::TopicLimit, None),
         Error::EpochChanged { .. } => (Code::FailedPrecondition, Reason::EpochChanged, None),
+        Error::Restoring { .. } => (Code::Unavailable, Reason::TopicRestoring, between(500, 1500)),
         Error::ExpectedOffset { .. } => (Code::FailedPrecondition, Reason::ExpectedOffsetMismatch, None),
         Error::RequestIdReused { .. } => (Code::FailedPrecondition, Reason::RequestIdReused, None),
         Error::Trimmed { .. } => (Code::OutOfRange, Reason::OffsetTrimmed, None),
@@ -360,8 +367,7 @@ fn positions(error: &Error) -> (Option<Position>, Option<Offset>, Option<Offset>
         Storage::Trimmed { epoch, earliest, tail } => (at(epoch, earliest), Some(earliest), Some(tail)),
         Storage::BeyondTail { epoch, earliest, tail } => (at(epoch, tail), Some(earliest), Some(tail)),
         Storage::ExpectedOffset { epoch, tail } => (at(epoch, tail), None, Some(tail)),
-        // The records of the topic's new incarnation begin at its first offset.
-        Storage::EpochChanged { current } => (at(current, Offset::ZERO), None, None),
+        Storage::EpochChanged { current, resume } => (at(current, resume), None, None),
         _ => (None, None, None),
     }
 }

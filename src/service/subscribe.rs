@@ -111,6 +111,7 @@ pub(super) fn context(subscription: &Subscription, error: &topic::Error) -> Cont
         topic::Error::Storage(
             crate::storage::Error::Trimmed { .. }
                 | crate::storage::Error::EpochChanged { .. }
+                | crate::storage::Error::Restoring { .. }
                 | crate::storage::Error::TopicNotFound
         )
     );

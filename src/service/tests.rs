@@ -45,9 +45,11 @@ fn every_error_has_its_code_reason_and_advice() {
         (topic::Error::Overloaded.into(), Code::ResourceExhausted, Reason::Overloaded, true),
         (of_storage(Storage::TopicNotFound), Code::NotFound, Reason::TopicNotFound, false),
         (of_storage(Storage::TopicExists), Code::AlreadyExists, Reason::TopicAlreadyExists, false),
+        (of_storage(Storage::Restoring { cut: tail }), Code::Unavailable, Reason::TopicRestoring, true),
+        (Error::Numbering, Code::FailedPrecondition, Reason::OffsetNumberingDiffers, false),
         (of_storage(Storage::TopicLimit { limit: 1 }), Code::FailedPrecondition, Reason::TopicLimit, false),
         (
-            of_storage(Storage::EpochChanged { current: epoch }),
+            of_storage(Storage::EpochChanged { current: epoch, resume: Offset::new(7) }),
             Code::FailedPrecondition,
             Reason::EpochChanged,
             false,

@@ -1,4 +1,4 @@
-//! TopicService: create, get, list, update, delete and trim.
+//! TopicService: create, get, list, update, delete, trim and restore.
 
 use std::sync::Arc;
 
@@ -7,11 +7,13 @@ use tonic::{Request, Response, Status};
 
 use super::described::described;
 use super::request;
+use super::restore::Restore;
 use super::status::{Context, Error, status};
 use super::{creation, listing};
 use crate::auth::{Action, Auth, Caller};
+use crate::config::Config;
 use crate::proto::v1;
-use crate::record::Offset;
+use crate::record::{BatchLimits, Offset};
 use crate::storage::{Retention, TopicInfo};
 use crate::topic::Topics;
 use crate::wire::stubs::v1::topic_service_server::TopicService;
@@ -24,6 +26,7 @@ const SHOWN_MAX: usize = 64;
 pub struct Administration {
     topics: Topics,
     auth: Auth,
+    batch_limits: BatchLimits,
     /// Lock for calls that read a topic's settings to change them, and for those that replace the topic.
     settings: Arc<Mutex<()>>,
 }
@@ -31,8 +34,10 @@ pub struct Administration {
 impl Administration {
     /// Administers these topics.
     #[must_use]
-    pub fn new(topics: Topics, auth: Auth) -> Self {
-        Self { topics, auth, settings: Arc::default() }
+    pub fn new(topics: Topics, auth: Auth, config: &Config) -> Self {
+        let batch_limits =
+            BatchLimits { records_max: config.batch_records_max, bytes_max: config.batch_bytes_max };
+        Self { topics, auth, batch_limits, settings: Arc::default() }
     }
 
     /// Returns the caller.
@@ -91,6 +96,16 @@ impl Administration {
         let epoch = request::epoch("epoch", &asked.epoch)?;
         caller.permit(Action::Admin, name.as_str())?;
         Ok(self.topics.trim(&name, epoch, Offset::new(asked.before_offset)).await?)
+    }
+
+    async fn restore(&self, caller: &Caller, asked: &v1::RestoreTopicRequest) -> Result<TopicInfo, Error> {
+        caller.permit(Action::Admin, request::topic("name", &asked.name)?.as_str())?;
+        let restore = Restore::check(&self.topics, asked).await?;
+        let room = creation::room(&self.topics, caller, Action::Admin, &restore.name).await?;
+        let topic = restore.topic(&self.topics).await?;
+        drop(room);
+        restore.store(&self.topics, &*topic, &asked.batches, self.batch_limits).await?;
+        Ok(topic.info())
     }
 }
 
@@ -165,6 +180,16 @@ impl TopicService for Administration {
         let trimmed = self.trim(&caller, &asked).await;
         let response = |earliest: Offset| v1::TrimTopicResponse { earliest_offset: earliest.get() };
         answer(asked.name, trimmed.map(response))
+    }
+
+    async fn restore_topic(
+        &self,
+        request: Request<v1::RestoreTopicRequest>,
+    ) -> Result<Response<v1::RestoreTopicResponse>, Status> {
+        let caller = self.caller(&request)?;
+        let asked = request.into_inner();
+        let restored = Box::pin(self.restore(&caller, &asked)).await;
+        answer(asked.name, restored.map(|info| v1::RestoreTopicResponse { topic: Some(described(&info)) }))
     }
 }
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::chunk::Chunk;
+use super::chunk::{Chunk, Numbering};
 use super::error::Error;
 use super::health::Health;
+use super::lineage::Lineage;
 use super::retention::Retention;
 use super::topic_state::{TopicInfo, TopicState};
 use crate::record::{Batch, Epoch, Offset, Receipt, TopicName, UnixMicros};
@@ -38,6 +39,22 @@ pub trait Log: Send + Sync + 'static {
         name: TopicName,
         retention: Retention,
     ) -> BoxFuture<'_, Result<Arc<dyn TopicLog>, Error>>;
+
+    /// Creates a topic, durably, as an earlier incarnation of this lineage was: its first record will have the offset
+    /// `first`. Until its tail reaches the lineage's cut, it takes only batches of the backup
+    /// ([`Batch::restored`](crate::record::Batch::restored)).
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    fn restore(
+        &self,
+        name: TopicName,
+        first: Offset,
+        lineage: Lineage,
+    ) -> BoxFuture<'_, Result<Arc<dyn TopicLog>, Error>>;
+
+    /// Numbering of the records of every topic.
+    fn numbering(&self) -> Numbering;
 
     /// Lists up to `limit` topics in the order of their names: those after `after` whose name begins with `prefix`.
     fn list<'a>(

@@ -31,6 +31,15 @@ pub enum Error {
     EpochChanged {
         /// The present incarnation.
         current: Epoch,
+        /// Offset in it from which on the caller has not read: the cut if it was restored from the caller's
+        /// incarnation, otherwise 0.
+        resume: Offset,
+    },
+    /// The topic is being restored from a backup, and is not complete.
+    #[error("the topic is being restored from a backup, up to offset {cut}")]
+    Restoring {
+        /// The offset at which it will be complete.
+        cut: Offset,
     },
     /// `expected_offset` is not the offset the batch would get.
     #[error("expected offset is not the tail, {tail}")]
@@ -105,6 +114,7 @@ impl Error {
             Self::TopicExists => "topic_exists",
             Self::TopicLimit { .. } => "topic_limit",
             Self::EpochChanged { .. } => "epoch_changed",
+            Self::Restoring { .. } => "restoring",
             Self::ExpectedOffset { .. } => "expected_offset",
             Self::RequestIdReused { .. } => "request_id_reused",
             Self::Trimmed { .. } => "trimmed",

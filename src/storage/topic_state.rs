@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::chunk::{Chunk, Numbering};
 use super::error::Error;
+use super::lineage::Lineage;
 use super::retention::Retention;
 use super::tail::TailCache;
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
@@ -42,6 +43,10 @@ pub struct TopicInfo {
     pub stored_bytes: u64,
     /// Time at which the newest batch was stored.
     pub last_publish: Option<UnixMicros>,
+    /// Earlier incarnations, if it was restored from a backup.
+    pub lineage: Lineage,
+    /// Numbering of its records.
+    pub numbering: Numbering,
 }
 
 /// The state of one incarnation of a topic.
@@ -53,6 +58,8 @@ pub struct TopicState {
     pub epoch: Epoch,
     /// Time at which this incarnation was created.
     pub created: UnixMicros,
+    /// Earlier incarnations, if it was restored from a backup.
+    pub lineage: Lineage,
     /// The newest blocks.
     pub cache: TailCache,
     numbering: Numbering,
@@ -71,14 +78,15 @@ pub struct TopicState {
 impl TopicState {
     /// Creates the state of the topic that `known` describes, with an empty cache.
     #[must_use]
-    pub fn new(known: TopicInfo, numbering: Numbering) -> Self {
+    pub fn new(known: TopicInfo) -> Self {
         let settings = Settings { retention: known.retention, updated: known.updated };
         Self {
             name: known.name,
             epoch: known.epoch,
             created: known.created,
+            lineage: known.lineage,
             cache: TailCache::default(),
-            numbering,
+            numbering: known.numbering,
             settings: ArcSwap::from_pointee(settings),
             tail: AtomicU64::new(known.tail.get()),
             earliest: AtomicU64::new(known.earliest.get()),
@@ -116,6 +124,15 @@ impl TopicState {
     #[must_use]
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
+    }
+
+    /// Checks that what a topic with this tail holds is complete, and not the beginning of a restored backup.
+    ///
+    /// # Errors
+    /// [`Error::Restoring`].
+    pub fn check_complete(&self, tail: Offset) -> Result<(), Error> {
+        let cut = self.lineage.cut();
+        if tail < cut { Err(Error::Restoring { cut }) } else { Ok(()) }
     }
 
     /// Replaces the settings.
@@ -213,6 +230,8 @@ impl TopicState {
             tail: self.tail(),
             stored_bytes,
             last_publish: (last.0 != 0).then_some(last),
+            lineage: self.lineage.clone(),
+            numbering: self.numbering,
         }
     }
 }
@@ -223,7 +242,7 @@ mod tests {
     use crate::record::testing::batch_of;
     use crate::record::{Epoch, Offset, TopicName, UnixMicros, block};
     use crate::storage::tail::Run;
-    use crate::storage::{Error, Retention};
+    use crate::storage::{Error, Lineage, Retention};
 
     fn state(numbering: Numbering) -> TopicState {
         let known = TopicInfo {
@@ -236,8 +255,10 @@ mod tests {
             tail: Offset::ZERO,
             stored_bytes: 0,
             last_publish: None,
+            lineage: Lineage::default(),
+            numbering,
         };
-        TopicState::new(known, numbering)
+        TopicState::new(known)
     }
 
     /// Stores three records in a run that ends at `end`.

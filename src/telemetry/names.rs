@@ -257,6 +257,7 @@ pub const METHODS: &[(&str, bool)] = &[
     ("streamway.v1.TopicService/UpdateTopic", false),
     ("streamway.v1.TopicService/DeleteTopic", false),
     ("streamway.v1.TopicService/TrimTopic", false),
+    ("streamway.v1.TopicService/RestoreTopic", false),
     ("example.ExampleService/ProcessRequest", false),
     ("example.MyService/ServerStreamingRPCMethod", true),
     ("example.MyService/ClientStreamingRPCMethod", true),

@@ -98,13 +98,13 @@ impl OutOfRange {
 
 /// Resolves the offset to start at; the flag is true if that is after a gap.
 pub(super) async fn resolve(topic: &dyn TopicLog, request: &Subscribe) -> Result<(Offset, bool), Error> {
+    let state = topic.state();
     let start = match request.from {
         From::Start(start) => start,
-        From::Position(position) if position.epoch == topic.epoch() => Start::At(position.offset),
-        From::Position(_) => {
-            return Err(storage::Error::EpochChanged { current: topic.epoch() }.into());
-        }
+        From::Position(position) => Start::At(state.lineage.offset(state.epoch, position)?),
     };
+    // Any start would mean another record, or a tail that is none, until the topic is complete.
+    state.check_complete(topic.tail())?;
     match topic.resolve(start).await {
         Ok(offset) => Ok((offset, false)),
         Err(error) => Ok((request.out_of_range.apply(error, topic)?, true)),

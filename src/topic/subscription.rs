@@ -340,8 +340,8 @@ impl Subscription {
     }
 
     fn find_why_gone(&mut self) -> Step {
-        let (log, topic) = (Arc::clone(&self.log), Arc::clone(&self.topic));
-        self.work = Work::Gone(Box::pin(async move { why_gone(&*log, &*topic).await }));
+        let (log, topic, next) = (Arc::clone(&self.log), Arc::clone(&self.topic), self.position());
+        self.work = Work::Gone(Box::pin(async move { why_gone(&*log, &*topic, next).await }));
         Step::Continue
     }
 
@@ -376,11 +376,14 @@ impl Subscription {
     }
 }
 
-/// The reason why a topic is gone: it was deleted, or deleted and created again.
-async fn why_gone(log: &dyn Log, topic: &dyn TopicLog) -> Error {
+/// The reason why a topic is gone: it was deleted, or deleted and created again. If it was restored since and the
+/// position is valid in it, the caller resumes there.
+async fn why_gone(log: &dyn Log, topic: &dyn TopicLog, next: Position) -> Error {
     match log.get(topic.name()).await {
         Ok(current) if current.epoch() != topic.epoch() => {
-            storage::Error::EpochChanged { current: current.epoch() }.into()
+            let state = current.state();
+            let restored = storage::Error::Restoring { cut: state.lineage.cut() };
+            state.lineage.offset(state.epoch, next).map_or_else(Error::from, |_| restored.into())
         }
         Ok(_) => storage::Error::TopicNotFound.into(),
         Err(error) => error.into(),

@@ -286,7 +286,7 @@ async fn positions_are_valid_in_their_epoch_only_and_create_no_topic() {
     let mut resumed = at("orders", epoch, 1).await.unwrap();
     assert_eq!(records(&next(&mut resumed).await), expected(1, &["b"]));
     let error = at("orders", Epoch::new(99), 1).await.unwrap_err();
-    assert_eq!(error, storage::Error::EpochChanged { current: epoch }.into());
+    assert_eq!(error, storage::Error::EpochChanged { current: epoch, resume: Offset::ZERO }.into());
     assert_eq!(at("other", epoch, 0).await.unwrap_err(), storage::Error::TopicNotFound.into());
     assert_eq!(topics.list("", None, 10).await.unwrap().len(), 1);
 }

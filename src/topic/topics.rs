@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Admission, Cause, Connection, Error, SendBudget, ShutdownSignal, Subscribe, Subscription};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName};
-use crate::storage::{self, Charge, Hold, Log, Retention, Stored, TopicInfo, TopicLog};
+use crate::storage::{self, Charge, Hold, Lineage, Log, Numbering, Retention, Stored, TopicInfo, TopicLog};
 
 /// Time that a call waits while the server is starting.
 const START_TIMEOUT: Duration = Duration::from_secs(3);
@@ -226,6 +226,28 @@ impl Topics {
     pub async fn create(&self, name: TopicName, retention: Retention) -> Result<TopicInfo, Error> {
         let log = self.log().await?;
         Ok(self.in_time(Stored::Unknown, log.create(name, retention)).await?.info())
+    }
+
+    /// Creates a topic to which a backup of an earlier incarnation is restored.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub async fn restore(
+        &self,
+        name: TopicName,
+        first: Offset,
+        lineage: Lineage,
+    ) -> Result<Arc<dyn TopicLog>, Error> {
+        let log = self.log().await?;
+        Ok(self.in_time(Stored::Unknown, log.restore(name, first, lineage)).await?)
+    }
+
+    /// Numbering of the records of every topic.
+    ///
+    /// # Errors
+    /// The server is not serving.
+    pub async fn numbering(&self) -> Result<Numbering, Error> {
+        Ok(self.log().await?.numbering())
     }
 
     /// Lists up to `limit` topics by name: those after `after` whose name begins with `prefix`.

@@ -105,11 +105,19 @@ async fn topics_come_through_a_backup_as_they_were() {
     assert!(copy(&file, &one.url(), &["-t", "kept"]).await.status.success());
     assert_eq!(content(&one, "kept").await, content(&source, "kept").await);
     refusal(&copy(&file, &one.url(), &["-t", "none"]).await, "holds no topic none");
-    // A topic with other content is left alone.
+    // What was published since is left alone, and so is a topic that was not restored from this backup.
     published(&mut one.client().await, "kept", records("x", 1)).await;
-    refusal(&copy(&file, &one.url(), &["-t", "kept"]).await, "more records than the source, at offset");
-    published(&mut one.client().await, "everything", records("x", 1)).await;
-    refusal(&copy(&file, &one.url(), &[]).await, "other records than the source, at offset 0");
+    assert!(copied(&file, &one.url()).await.contains("20 were there already"));
+    assert_eq!(content(&one, "kept").await.len(), content(&source, "kept").await.len() + 1);
+    let other = Server::start().await;
+    published(&mut other.client().await, "everything", records("x", 1)).await;
+    refusal(&copy(&file, &other.url(), &[]).await, "exists at the destination, and is not a restore");
+    refusal(&copy(&source.url(), &other.url(), &[]).await, "other records than the source, at offset 0");
+    published(&mut target.client().await, "kept", records("x", 1)).await;
+    refusal(
+        &copy(&source.url(), &target.url(), &["-t", "kept"]).await,
+        "more records than the source, at offset",
+    );
 }
 
 /// Copies from one machine to a fleet and back; records published between two runs are copied by the second.

@@ -48,6 +48,7 @@ mod overload;
 mod quotas;
 mod recovery;
 mod requests;
+mod restore;
 mod resume;
 mod retention;
 mod saturation;

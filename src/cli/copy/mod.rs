@@ -1,9 +1,9 @@
 //! `streamway copy`: copies topics from one server to another, into a backup, or out of one. No record is stored twice,
 //! no batch is stored in part, and nothing is taken from a backup that is damaged.
 
-mod backup;
 mod offsets;
 mod progress;
+mod restore;
 mod source;
 mod target;
 
@@ -14,11 +14,11 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use self::backup::Writer;
 use self::offsets::Offsets;
 use self::progress::Progress;
 use self::source::{Source, whole};
 use self::target::Target;
+use super::backup::Writer;
 use super::connection::Connection;
 use super::{Failure, INTERRUPTED, Patience, interrupt, output};
 use crate::client::Client;
@@ -28,9 +28,13 @@ use crate::proto::v1;
 ///
 /// SOURCE and DESTINATION are each the URL of a server or the path of a backup. Every topic is copied up to
 /// its tail at that moment, oldest records first, with keys, values, headers, event times, trace contexts and
-/// retention. The destination assigns offsets, epochs and publish times.
+/// retention. The destination assigns epochs and publish times, and offsets except for a backup.
 ///
-/// After an interruption run the command again: it compares what is already there and continues after it.
+/// A backup is restored with its offsets to a server with the same engine: subscribers resume at their positions
+/// up to the end of the backup, and later positions are refused (EPOCH_CHANGED). That needs the permission
+/// `admin`, and a topic of the name must not exist.
+///
+/// After an interruption run the command again: it finds what is already there and continues after it.
 /// A topic of the destination with other content is refused.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -133,7 +137,14 @@ impl Copy {
         let target = Target { client, retry: self.patience.policy(), offsets: offsets.clone() };
         for topic in topics {
             progress.topic(&topic.name);
-            target.copy(topic, &mut source.batches(topic, None)?, progress).await?;
+            let batches = &mut source.batches(topic, None)?;
+            let is_restored = match source.saved(topic) {
+                Some(saved) => restore::restore(&target, saved, batches, progress).await?,
+                None => false,
+            };
+            if !is_restored {
+                target.copy(topic, batches, progress).await?;
+            }
         }
         offsets.map_or(Ok(()), |offsets| offsets.finish())
     }
@@ -185,6 +196,11 @@ impl Copy {
             progress.pass(block.len() as u64);
             progress.copied(batch.count(), block.len() as u64);
         }
-        writer.end()
+        let tail = batches.position().filter(|position| position.epoch.to_string() == topic.epoch);
+        let tail = tail.ok_or_else(|| {
+            let name = &topic.name;
+            Failure::failed(format!("topic {name} of the source was deleted and created again meanwhile"))
+        })?;
+        writer.end(tail.offset.get())
     }
 }

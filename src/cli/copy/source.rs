@@ -6,9 +6,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::backup::{Backup, SavedBatches};
 use super::progress::Progress;
 use crate::cli::Failure;
+use crate::cli::backup::{Backup, Saved, SavedBatches};
 use crate::client::{Client, RetryPolicy, Start, Subscriber, SubscriberOptions};
 use crate::proto::v1;
 use crate::record::block::{Block, Blocks};
@@ -48,13 +48,19 @@ impl Source {
         }
     }
 
+    /// Returns what a backup says about a topic; none if the source is a server.
+    pub(super) fn saved(&self, topic: &v1::Topic) -> Option<&Saved> {
+        let Self::Backup(backup) = self else { return None };
+        backup.topics.iter().find(|saved| saved.topic.name == topic.name)
+    }
+
     /// Returns the batches of a topic: all of them, or those after a position.
     pub(super) fn batches(&self, topic: &v1::Topic, from: Option<Position>) -> Result<Batches, Failure> {
         match self {
             Self::Server(client, retry) => Ok(Batches::served(client, *retry, &topic.name, from)),
             Self::Backup(backup) => {
-                let saved = backup.topics.iter().find(|saved| saved.topic.name == topic.name);
-                let saved = saved.ok_or_else(|| Failure::failed("the backup has lost a topic"))?;
+                let saved =
+                    self.saved(topic).ok_or_else(|| Failure::failed("the backup has lost a topic"))?;
                 Ok(Batches::Saved(Box::new(backup.batches(saved)?)))
             }
         }
@@ -105,6 +111,14 @@ impl Batches {
             ..SubscriberOptions::new(topic, from.map_or(Start::Earliest, Start::Position))
         };
         Self::Served(Box::new(client.subscribe(options)), VecDeque::new())
+    }
+
+    /// Returns the position after what was returned, if a server gave it. After the last batch, that is the tail.
+    pub(super) fn position(&self) -> Option<Position> {
+        match self {
+            Self::Served(subscriber, _) => subscriber.position(),
+            Self::Saved(_) => None,
+        }
     }
 
     /// Returns the next batch, or `None` after the last.

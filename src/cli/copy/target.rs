@@ -110,7 +110,8 @@ impl Target {
         Batches::served(&self.client, self.retry, &here.name, None)
     }
 
-    async fn finish(&self, topic: &v1::Topic, here: &v1::Topic) -> Result<(), Failure> {
+    /// Sets the retention to the source's.
+    pub(super) async fn finish(&self, topic: &v1::Topic, here: &v1::Topic) -> Result<(), Failure> {
         let (wanted, found) = (topic.retention.unwrap_or_default(), here.retention.unwrap_or_default());
         if wanted != found {
             let changed =

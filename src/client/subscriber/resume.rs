@@ -20,6 +20,9 @@ pub(super) struct Cursor {
     next: Option<Position>,
     /// The tail in the first message, at which a subscription with `stop_at_tail` ends.
     first_tail: Option<Offset>,
+    /// True until the first message of a call. A topic that was restored from a backup meanwhile has another epoch, in
+    /// which the server has found the position to be valid.
+    is_resuming: bool,
 }
 
 impl Cursor {
@@ -37,7 +40,7 @@ impl Cursor {
             heartbeat_interval: Some(proto_duration(options.heartbeat_interval)),
             start: Some(proto_start(options.start)),
         };
-        Self { request, next: None, first_tail: None }
+        Self { request, next: None, first_tail: None, is_resuming: false }
     }
 
     /// The position to resume at; none before the first message.
@@ -46,7 +49,8 @@ impl Cursor {
     }
 
     /// The request to send now.
-    pub(super) fn request(&self) -> v1::SubscribeRequest {
+    pub(super) fn request(&mut self) -> v1::SubscribeRequest {
+        self.is_resuming = true;
         let mut request = self.request.clone();
         if let Some(next) = self.next {
             request.start = Some(proto_start(Start::Position(next)));
@@ -80,6 +84,7 @@ impl Cursor {
         if message.notice != v1::Notice::Gap {
             self.check_order(message)?;
         }
+        self.is_resuming = false;
         self.first_tail.get_or_insert(message.tail);
         self.next = Some(message.next);
         let Some(limit) = &mut self.request.limit else { return Ok(()) };
@@ -102,7 +107,7 @@ impl Cursor {
             let message = format!("the server {what}: expected offset {}, got {found}", expected.offset);
             Err(Error::local(Code::DataLoss, message))
         };
-        if message.next.epoch != expected.epoch {
+        if message.next.epoch != expected.epoch && !self.is_resuming {
             return wrong("changed the topic's epoch within a subscription", message.next.offset);
         }
         // The order of the runs is checked. The order inside a run is as stored.
@@ -207,6 +212,12 @@ mod tests {
         let mut other_epoch = delivery(5, 6, 9);
         other_epoch.next.epoch = Epoch::new(6);
         assert!(cursor.accept(&other_epoch).is_err());
+        // The topic was restored from a backup while the call was broken.
+        let mut restored = Cursor::new(&SubscriberOptions::new("t", Start::Earliest));
+        restored.accept(&delivery(3, 5, 9)).unwrap();
+        let _ = restored.request();
+        restored.accept(&other_epoch).unwrap();
+        assert!(restored.accept(&delivery(6, 7, 9)).is_err());
         let gap = SubscribeResponse::bare(at(2), Offset::new(9), Notice::Gap);
         cursor.accept(&gap).unwrap();
         cursor.accept(&delivery(2, 3, 9)).unwrap();

@@ -166,7 +166,7 @@ impl Subscriber {
         self.waiting_since = None;
     }
 
-    fn call(&self) -> State {
+    fn call(&mut self) -> State {
         let target = self.connector.target(SUBSCRIBE, Some(&self.topic));
         let mut streams = self.connector.streams(&target);
         let request = self.cursor.request();

@@ -161,7 +161,7 @@ pub async fn a_recreated_topic_is_another_one(engine: &Engine) {
     assert_ne!(again.epoch(), topic.epoch());
     assert_eq!((again.earliest(), again.tail()), (Offset::ZERO, Offset::ZERO));
     assert_eq!(append(&*topic, vec![batch(&[3], 0)]).await.failure, Some(Error::TopicNotFound));
-    let changed = Error::EpochChanged { current: again.epoch() };
+    let changed = Error::EpochChanged { current: again.epoch(), resume: Offset::ZERO };
     assert_eq!(log.delete(&name("recreated"), Some(topic.epoch())).await, Err(changed.clone()));
     assert_eq!(log.trim(&name("recreated"), Some(topic.epoch()), Offset::ZERO).await, Err(changed));
     let current = again.epoch();

@@ -11,12 +11,14 @@ use prost::Message;
 use super::disk::Disk;
 use super::open::OpenError;
 use super::reserve;
-use crate::storage::Retention;
+use crate::record::{Epoch, Offset};
+use crate::storage::{Ancestor, Lineage, Retention};
 
 /// The catalog's file name.
 pub const FILE_NAME: &str = "catalog";
 const MAGIC: &[u8; 8] = b"STRMWYC1";
-const VERSION: u32 = 1;
+/// The version that is written. Version 1, which is read too, has no lineages.
+const VERSION: u32 = 2;
 const HEADER_LEN: usize = 24;
 
 /// The catalog's content.
@@ -79,6 +81,36 @@ pub struct TopicEntry {
     /// Segments of the topic, in order.
     #[prost(message, repeated, tag = "10")]
     pub segments: Vec<SegmentEntry>,
+    /// Earlier incarnations that it was restored from, the newest first.
+    #[prost(message, repeated, tag = "11")]
+    pub restored_from: Vec<AncestorEntry>,
+}
+
+/// An earlier incarnation that a topic was restored from.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct AncestorEntry {
+    /// Its epoch.
+    #[prost(fixed64, tag = "1")]
+    pub epoch: u64,
+    /// Offset up to which its positions are valid.
+    #[prost(uint64, tag = "2")]
+    pub cut: u64,
+}
+
+impl From<&Ancestor> for AncestorEntry {
+    fn from(ancestor: &Ancestor) -> Self {
+        Self { epoch: ancestor.epoch.get(), cut: ancestor.cut.get() }
+    }
+}
+
+impl TopicEntry {
+    /// Earlier incarnations of the topic. Those that break a rule, which no version writes, are not known.
+    #[must_use]
+    pub fn lineage(&self) -> Lineage {
+        let ancestor =
+            |entry: &AncestorEntry| Ancestor { epoch: Epoch::new(entry.epoch), cut: Offset::new(entry.cut) };
+        Lineage::new(self.restored_from.iter().map(ancestor).collect()).unwrap_or_default()
+    }
 }
 
 /// One segment file.
@@ -222,7 +254,7 @@ impl Catalog {
         if version > VERSION {
             return Err(OpenError::NewerFormat { path, version });
         }
-        if version != VERSION || len != body.len() as u64 || crc != crc32c::crc32c(body) {
+        if version == 0 || len != body.len() as u64 || crc != crc32c::crc32c(body) {
             return Err(damaged());
         }
         Self::decode(body).map(Some).map_err(|_| damaged())
@@ -261,7 +293,7 @@ mod tests {
     /// P10: damage and a newer format are refused, each with its own error.
     #[test]
     fn damage_and_newer_formats_are_refused() {
-        assert!(matches!(changed(8, 2), Err(OpenError::NewerFormat { version: 2, .. })));
+        assert!(matches!(changed(8, 3), Err(OpenError::NewerFormat { version: 3, .. })));
         for at in [0, 12, 16, 24, 30] {
             assert!(matches!(changed(at, 0xff), Err(OpenError::Damaged { .. })), "byte {at}");
         }

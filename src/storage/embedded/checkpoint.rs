@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::cached::Cached;
-use super::catalog::{Catalog, IdsEntry, SegmentEntry, TopicEntry};
+use super::catalog::{AncestorEntry, Catalog, IdsEntry, SegmentEntry, TopicEntry};
 use super::checkpoint_queue::{CheckpointQueue, Snapshot, TopicMark, Work};
 use super::disk::{Disk, File, Mode, is_full, is_too_many_files};
 use super::health::Monitor;
@@ -402,5 +402,6 @@ fn entry(mark: &TopicMark, earliest: u64, segments: &[Segment]) -> TopicEntry {
         tail: mark.tail.get(),
         last_publish: mark.last_publish.0,
         segments: segments.iter().map(SegmentEntry::from).collect(),
+        restored_from: mark.topic.state.lineage.ancestors().iter().map(AncestorEntry::from).collect(),
     }
 }

@@ -135,6 +135,9 @@ impl CommitBuilder {
         let time = self.time;
         let building = self.building(topic);
         let first = building.next;
+        if !batch.is_restored() {
+            topic.state.check_complete(first)?;
+        }
         if batch.expected_offset().is_some_and(|expected| expected != first) {
             return Err(Error::ExpectedOffset { epoch: topic.state.epoch, tail: first });
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::catalog::{self, ChangeKind, TopicEntry};
+use super::catalog::{self, AncestorEntry, ChangeKind, RetentionEntry, TopicEntry};
 use super::checkpoint_queue::{CheckpointQueue, Snapshot, TopicMark};
 use super::commit::{Built, CommitBuilder, Pending};
 use super::disk::{Disk, is_full, is_too_many_files};
@@ -22,7 +22,7 @@ use super::queue::{Change, Op, Queue, Taken, TopicAppend};
 use super::registry::{Registry, topic_of};
 use super::reserve;
 use super::topic::Topic;
-use crate::record::{Offset, UnixMicros};
+use crate::record::{Offset, TopicName, UnixMicros};
 use crate::storage::clock::Clock;
 use crate::storage::window::Window;
 use crate::storage::{Appended, Error, Stored};
@@ -397,28 +397,45 @@ impl Committer {
         Ok(topic)
     }
 
+    /// Checks that a topic may be created. Returns the topic and the change to write.
+    fn plan_topic(
+        &mut self,
+        name: TopicName,
+        described: TopicEntry,
+    ) -> Result<(Arc<Topic>, ChangeKind), Error> {
+        if self.registry.get(&name).is_some() {
+            return Err(Error::TopicExists);
+        }
+        if self.registry.len() >= self.store.topics_max {
+            return Err(Error::TopicLimit { limit: self.store.topics_max });
+        }
+        let now = self.now().0;
+        let entry = TopicEntry {
+            id: self.next_topic,
+            name: name.to_string(),
+            epoch: random_epoch()?,
+            created: now,
+            updated: now,
+            ..described
+        };
+        let topic = topic_of(&entry, name);
+        Ok((Arc::new(topic), ChangeKind::Create(entry)))
+    }
+
     /// Checks that a change may be made. Returns its topic and the change to write.
     fn plan(&mut self, change: Change) -> Result<(Arc<Topic>, ChangeKind), Error> {
         let now = self.now();
         match change {
-            Change::Create(name, retention) => {
-                if self.registry.get(&name).is_some() {
-                    return Err(Error::TopicExists);
-                }
-                if self.registry.len() >= self.store.topics_max {
-                    return Err(Error::TopicLimit { limit: self.store.topics_max });
-                }
-                let entry = TopicEntry {
-                    id: self.next_topic,
-                    name: name.to_string(),
-                    epoch: random_epoch()?,
-                    created: now.0,
-                    updated: now.0,
-                    retention: Some(retention.into()),
-                    ..TopicEntry::default()
-                };
-                let topic = topic_of(&entry, name);
-                Ok((Arc::new(topic), ChangeKind::Create(entry)))
+            Change::Create(name, retention) => self
+                .plan_topic(name, TopicEntry { retention: Some(retention.into()), ..TopicEntry::default() }),
+            Change::Restore(name, first, lineage) => {
+                let restored_from = lineage.ancestors().iter().map(AncestorEntry::from).collect();
+                let (earliest, tail) = (first.get(), first.get());
+                let retention = Some(RetentionEntry::default());
+                self.plan_topic(
+                    name,
+                    TopicEntry { earliest, tail, retention, restored_from, ..TopicEntry::default() },
+                )
             }
             Change::Update(name, retention) => {
                 let topic = self.registry.get(&name).ok_or(Error::TopicNotFound)?;
@@ -430,7 +447,7 @@ impl Committer {
             Change::Delete(name, epoch) => {
                 let topic = self.registry.get(&name).ok_or(Error::TopicNotFound)?;
                 if epoch.is_some_and(|epoch| epoch != topic.state.epoch) {
-                    return Err(Error::EpochChanged { current: topic.state.epoch });
+                    return Err(Error::EpochChanged { current: topic.state.epoch, resume: Offset::ZERO });
                 }
                 let id = topic.id;
                 Ok((topic, ChangeKind::Delete(id)))

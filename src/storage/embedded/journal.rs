@@ -25,8 +25,8 @@ const SMALL_COMMIT: u64 = 16 << 10;
 const SMALL_COMMITS: u32 = 32;
 /// First bytes of a journal file.
 pub const MAGIC: &[u8; 8] = b"STRMWYJ1";
-/// Version of the format.
-pub const VERSION: u32 = 1;
+/// Version of the format that is written. Version 1, which is read too, has no topics with lineages.
+pub const VERSION: u32 = 2;
 /// First bytes of a commit's header.
 pub const COMMIT_MAGIC: u32 = 0x5047_5753;
 /// Length of a commit's header, in bytes.

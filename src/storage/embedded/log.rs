@@ -15,13 +15,15 @@ use super::open::OpenError;
 use super::queue::{Change, Op, Queue};
 use super::reader::{self, Files};
 use super::registry::Registry;
-use super::topic::Topic;
+use super::topic::{NUMBERING, Topic};
 use super::{cached, checkpoint, commit, committer, dir as data_dir, journal, recovery, retention};
 use crate::config::StorageConfig;
-use crate::record::{Epoch, Offset, TopicName};
+use crate::record::{Epoch, Offset, Position, TopicName};
 use crate::storage::clock::Clock;
 use crate::storage::window::Window;
-use crate::storage::{BoxFuture, Error, Health, Log, Retention, Stored, TopicInfo, TopicLog};
+use crate::storage::{
+    BoxFuture, Error, Health, Lineage, Log, Numbering, Retention, Stored, TopicInfo, TopicLog,
+};
 
 /// The embedded engine.
 #[derive(Debug)]
@@ -123,14 +125,13 @@ impl EmbeddedLog {
         Arc::new(Handle { topic, files: self.files.clone(), queue: self.queue.clone() })
     }
 
-    fn find(&self, name: &TopicName, epoch: Option<Epoch>) -> Result<Arc<Topic>, Error> {
+    /// Finds the topic; if `epoch` is given, only if an offset of that incarnation is valid in it.
+    fn find(&self, name: &TopicName, epoch: Option<Epoch>, offset: Offset) -> Result<Arc<Topic>, Error> {
         let topic = self.registry.get(name).ok_or(Error::TopicNotFound)?;
-        match epoch {
-            Some(epoch) if epoch != topic.state.epoch => {
-                Err(Error::EpochChanged { current: topic.state.epoch })
-            }
-            _ => Ok(topic),
+        if let Some(epoch) = epoch {
+            topic.state.lineage.offset(topic.state.epoch, Position { epoch, offset })?;
         }
+        Ok(topic)
     }
 
     async fn trim_to(&self, topic: Arc<Topic>, before: Offset) -> Result<Offset, Error> {
@@ -174,6 +175,22 @@ impl Log for EmbeddedLog {
         })
     }
 
+    fn restore(
+        &self,
+        name: TopicName,
+        first: Offset,
+        lineage: Lineage,
+    ) -> BoxFuture<'_, Result<Arc<dyn TopicLog>, Error>> {
+        Box::pin(async move {
+            let state = self.queue.change(Change::Restore(name, first, lineage)).await?;
+            Ok(self.handle(state))
+        })
+    }
+
+    fn numbering(&self) -> Numbering {
+        NUMBERING
+    }
+
     fn list<'a>(
         &'a self,
         prefix: &'a str,
@@ -215,7 +232,7 @@ impl Log for EmbeddedLog {
         epoch: Option<Epoch>,
         before: Offset,
     ) -> BoxFuture<'a, Result<Offset, Error>> {
-        Box::pin(async move { self.trim_to(self.find(name, epoch)?, before).await })
+        Box::pin(async move { self.trim_to(self.find(name, epoch, before)?, before).await })
     }
 
     fn health(&self) -> watch::Receiver<Health> {

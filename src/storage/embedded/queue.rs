@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::topic::Topic;
 use crate::record::{Epoch, Offset, TopicName};
 use crate::storage::append::{Append, Sink};
-use crate::storage::{Appended, Error, Retention, Stored};
+use crate::storage::{Appended, Error, Lineage, Retention, Stored};
 use crate::telemetry::METRICS;
 
 /// One operation for the committer.
@@ -38,6 +38,8 @@ pub struct TopicAppend {
 pub enum Change {
     /// A new topic.
     Create(TopicName, Retention),
+    /// A topic of this lineage, whose first record will have this offset.
+    Restore(TopicName, Offset, Lineage),
     /// New limits of a topic.
     Update(TopicName, Retention),
     /// Deletion of a topic; with an epoch, only of that incarnation.

@@ -7,7 +7,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use super::catalog::{ChangeKind, TopicEntry};
 use super::segment::Segment;
-use super::topic::Topic;
+use super::topic::{NUMBERING, Topic};
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
 use crate::storage::TopicInfo;
 use crate::storage::topic_state::Settings;
@@ -129,6 +129,8 @@ pub fn topic_of(entry: &TopicEntry, name: TopicName) -> Topic {
         tail: Offset::new(entry.tail),
         stored_bytes: 0,
         last_publish: (entry.last_publish > 0).then_some(UnixMicros(entry.last_publish)),
+        lineage: entry.lineage(),
+        numbering: NUMBERING,
     };
     let topic = Topic::new(entry.id, known);
     topic.segments.store(Arc::new(entry.segments.iter().map(Segment::from).collect()));

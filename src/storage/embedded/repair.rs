@@ -149,7 +149,10 @@ impl Repair<'_> {
             self.renewed.push((old.id, name.clone()));
         }
         let last_publish = if last_publish.0 == 0 { 0 } else { last_publish.0.max(old.last_publish) };
-        Ok(TopicEntry { id, name, epoch, tail: next.get(), last_publish, segments, ..old.clone() })
+        // Offsets changed if records were lost, so that no earlier position is valid.
+        let restored_from = if topic.is_whole() { old.restored_from.clone() } else { Vec::new() };
+        let tail = next.get();
+        Ok(TopicEntry { id, name, epoch, tail, last_publish, segments, restored_from, ..old.clone() })
     }
 
     fn random(&self) -> Result<u64, OpenError> {

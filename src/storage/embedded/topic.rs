@@ -31,7 +31,7 @@ impl Topic {
     /// Creates a topic without segments.
     #[must_use]
     pub fn new(id: u64, known: TopicInfo) -> Self {
-        let state = TopicState::new(known, NUMBERING);
+        let state = TopicState::new(known);
         Self { id, state, unflushed: AtomicUsize::new(0), segments: ArcSwap::default() }
     }
 

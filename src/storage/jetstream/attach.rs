@@ -100,20 +100,20 @@ pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> R
     let info = topic.nats.info(&topic.stream).await?.ok_or(Lost::Gone)?;
     let meta = Meta::of(&info.config).filter(|meta| meta.epoch == topic.state.epoch).ok_or(Lost::Gone)?;
     topic.refresh(meta, &info);
-    let (first, last) = (info.state.first_sequence, info.state.last_sequence);
+    let trimmed = topic.base + info.state.first_sequence.saturating_sub(1);
+    let last = topic.base + info.state.last_sequence;
     if seen.is_some_and(|seen| last < seen.sequence) {
         let what = "the stream ends before what it acknowledged: a server that lost data, or is behind";
         tracing::error!(topic = %topic.state.name, last, "{what}");
         return Err(unavailable(what).into());
     }
-    let trimmed = first.saturating_sub(1);
     let (seen, jumped) = match seen {
         Some(seen) if seen.sequence >= trimmed => (seen, false),
         Some(_) => (at(&topic, trimmed).await?, true),
         None => (at(&topic, last).await?, true),
     };
     let ages = topic.nats.ages(&topic.stream, end_of(last)).await?;
-    let policy = DeliverPolicy::ByStartSequence { start_sequence: seen.sequence + 1 };
+    let policy = DeliverPolicy::ByStartSequence { start_sequence: seen.sequence + 1 - topic.base };
     let consumer = topic.nats.consumer(&topic.stream, policy, false).await?;
     let messages = consumer
         .stream()
@@ -131,7 +131,7 @@ pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> R
 /// Returns the end of the topic after the message `sequence`. If that message was trimmed, at most the end of its
 /// records is known.
 async fn at(topic: &Topic, sequence: u64) -> Result<Seen, Error> {
-    let found = if sequence == 0 { None } else { lookup::message(topic, sequence).await? };
+    let found = if sequence == topic.base { None } else { lookup::message(topic, sequence).await? };
     let Some(message) = found else {
         let next = last_end::of_trimmed(topic, sequence).await?.unwrap_or_else(|| end_of(sequence));
         return Ok(Seen { sequence, next, ..Seen::default() });

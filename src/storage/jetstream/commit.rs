@@ -69,6 +69,8 @@ pub struct Basis<'a> {
     pub by: Option<Address>,
     /// True if another replica is to store the commit. The commit then holds nothing that depends on its place.
     pub for_other: bool,
+    /// Offset before which only batches of the backup that is being restored are stored.
+    pub cut: Offset,
     /// Commits that other replicas handed over and that are to be stored too.
     pub held: &'a [Parcel],
     /// True if those commits precede the batches of this replica.
@@ -236,6 +238,7 @@ impl Builder<'_> {
     /// | repeated          |         |      |                      |                 | a duplicate         |
     /// | of other content  |         |      |                      |                 | refused             |
     /// | new, or none      | damaged |      |                      |                 | refused             |
+    /// | new, or none      | intact  | (a batch that is not of the backup that is being restored) | refused |
     /// | new, or none      | intact  | no   |                      |                 | part of a later one |
     /// | new, or none      | intact  | yes  | for another replica  |                 | part of a later one |
     /// | new, or none      | intact  | yes  | fails for good       |                 | refused             |
@@ -252,6 +255,9 @@ impl Builder<'_> {
             None if crc32c::crc32c(batch.records()) != batch.crc() => {
                 let what = "the batch changed in memory after it was received";
                 return Added::Refused(Error::Damaged(what.into()));
+            }
+            None if !batch.is_restored() && self.tail() < self.basis.cut => {
+                return Added::Refused(Error::Restoring { cut: self.basis.cut });
             }
             None if !self.has_room_for(batch) => return Added::Full,
             None => {}
@@ -288,10 +294,11 @@ impl Builder<'_> {
     /// Checks the condition of a batch at the place where it would be stored.
     fn condition(&self, batch: &Batch, certain: bool) -> Condition {
         let Some(expected) = batch.expected_offset() else { return Condition::Holds };
-        let seen = self.basis.seen;
-        let tail = seen.tail().plus(u64::from(self.records));
-        // For the first batch of the commit, all offsets between the last record and the tail name the same place.
-        let first = if self.records == 0 { seen.next } else { tail };
+        let tail = self.tail();
+        // For the first batch of the commit, all offsets between the last record and the tail name the same place. A
+        // batch of a backup must get exactly the offset that it had.
+        let is_range = self.records == 0 && !batch.is_restored();
+        let first = if is_range { self.basis.seen.next } else { tail };
         // After other batches of the commit, the refusal is reported only when these are stored, and it is true by
         // then.
         let is_certain = if self.records == 0 { certain } else { expected < tail };
@@ -301,6 +308,11 @@ impl Builder<'_> {
             () if is_certain => Condition::Fails { tail },
             () => Condition::MayHold,
         }
+    }
+
+    /// Offset that the next batch would get.
+    fn tail(&self) -> Offset {
+        self.basis.seen.tail().plus(u64::from(self.records))
     }
 
     /// Adds a batch after the others, and returns its place.
@@ -407,10 +419,10 @@ impl Commit {
         self.after.sequence + 1
     }
 
-    /// Builds the headers of the message.
+    /// Builds the headers of the message, for a topic with this base.
     #[must_use]
-    pub fn headers(&self) -> HeaderMap {
-        self.head.headers(self.after.sequence)
+    pub fn headers(&self, base: u64) -> HeaderMap {
+        self.head.headers(self.after.sequence - base)
     }
 
     /// Returns the place of the commit if it is stored with that sequence.

@@ -28,7 +28,7 @@ pub async fn read(topic: &Topic, from: Offset, bytes_max: usize) -> Result<Vec<M
     let consumer = match known {
         Some(consumer) => consumer,
         None => {
-            let policy = DeliverPolicy::ByStartSequence { start_sequence: wanted };
+            let policy = DeliverPolicy::ByStartSequence { start_sequence: wanted - topic.base };
             topic.nats.consumer(&topic.stream, policy, false).await?
         }
     };
@@ -67,7 +67,7 @@ async fn fetch(
                 Err(_) if !found.is_empty() => break,
                 Err(error) => return Err(unavailable(error)),
             };
-            let sequence = message.info().map_err(unavailable)?.stream_sequence;
+            let sequence = topic.base + message.info().map_err(unavailable)?.stream_sequence;
             if sequence < next {
                 // The consumer's server lags behind the others or was restarted, and begins earlier.
                 continue;

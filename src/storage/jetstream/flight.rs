@@ -52,6 +52,18 @@ pub enum Outcome {
     Nobody,
 }
 
+impl Outcome {
+    /// Adds a topic's base to the sequences of an answer.
+    #[must_use]
+    pub fn after(self, base: u64) -> Self {
+        match self {
+            Self::Stored(sequence) => Self::Stored(base + sequence),
+            Self::Taken(sequence) => Self::Taken(base + sequence),
+            other => other,
+        }
+    }
+}
+
 /// One commit that is being sent to NATS.
 pub struct Flight {
     /// The commit.
@@ -159,7 +171,7 @@ impl Flight {
         self.attempts += 1;
         self.taken = None;
         let (topic, sent, doubtful) = (self.topic.clone(), self.sent.clone(), self.doubtful.clone());
-        let (headers, payload) = (self.commit.headers(), self.commit.payload.clone());
+        let (headers, payload) = (self.commit.headers(self.topic.base), self.commit.payload.clone());
         let kib = u32::try_from(payload.len() >> 10).unwrap_or(u32::MAX);
         let wait = COPY_AFTER.max(4 * self.takes) + COPY_AFTER_KIB * kib;
         self.answer = Some(Box::pin(async move {

@@ -297,7 +297,8 @@ impl Follower {
             Some((meta, info)) if meta.epoch == self.topic.state.epoch => {
                 self.topic.refresh(meta, info);
                 if let EndCheck::Asked { appends } = self.end_check {
-                    self.end_check = EndCheck::Known { appends, sequence: info.state.last_sequence };
+                    self.end_check =
+                        EndCheck::Known { appends, sequence: self.topic.base + info.state.last_sequence };
                 }
             }
             _ => self.topic.delete(),

@@ -169,7 +169,7 @@ async fn read(topic: &Topic, window: &mut CountedWindow, last: u64) -> Result<()
     let consumer =
         topic.nats.consumer(&topic.stream, DeliverPolicy::ByStartTime { start_time }, true).await?;
     // If no message is so new, the consumer begins after the newest message of its server.
-    let mut at = consumer.cached_info().delivered.stream_sequence;
+    let mut at = topic.base + consumer.cached_info().delivered.stream_sequence;
     while at < last {
         let mut messages = consumer.fetch().max_messages(AT_ONCE).messages().await.map_err(unavailable)?;
         let before = at;
@@ -178,12 +178,13 @@ async fn read(topic: &Topic, window: &mut CountedWindow, last: u64) -> Result<()
         {
             let message = message.map_err(unavailable)?;
             let info = message.info().map_err(unavailable)?;
-            at = at.max(info.stream_sequence);
-            if info.stream_sequence > last {
+            let sequence = topic.base + info.stream_sequence;
+            at = at.max(sequence);
+            if sequence > last {
                 return Ok(());
             }
             let Some(head) = message.headers.as_ref().and_then(Head::parse) else { continue };
-            let (first, now) = (start_of(info.stream_sequence), topic.nats.clock.steady());
+            let (first, now) = (start_of(sequence), topic.nats.clock.steady());
             let stored = ages.at(first, micros(info.published), now);
             window.change(|window| insert(window, &head, first, (stored, now)));
         }

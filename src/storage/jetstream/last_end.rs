@@ -55,7 +55,7 @@ pub async fn place(topic: &Topic, from: Offset) -> Result<Offset, Error> {
 /// # Errors
 /// NATS cannot answer.
 pub async fn of_trimmed(topic: &Topic, sequence: u64) -> Result<Option<Offset>, Error> {
-    if sequence == 0 {
+    if sequence <= topic.base {
         return Ok(None);
     }
     let after = match lookup::message(topic, sequence + 1).await {

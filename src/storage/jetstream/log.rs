@@ -15,13 +15,15 @@ use tokio::time::timeout;
 use super::connect::OpenError;
 use super::handle::Handle;
 use super::message::{sequence_of, start_of};
-use super::names::Meta;
+use super::names::{INDEX_BITS, Meta};
 use super::nats::{Nats, Refusal, doubtful, unavailable};
-use super::topic::{Topic, info_of};
+use super::topic::{NUMBERING, Topic, info_of};
 use super::{changes, connect, create_lock, health, last_end, lookup, names, nats};
 use crate::config::Config;
-use crate::record::{Epoch, Offset, TopicName, UnixMicros};
-use crate::storage::{BoxFuture, Charge, Error, Health, Log, Reason, Retention, TopicInfo, TopicLog};
+use crate::record::{Epoch, Offset, Position, TopicName, UnixMicros};
+use crate::storage::{
+    BoxFuture, Charge, Error, Health, Lineage, Log, Numbering, Reason, Retention, TopicInfo, TopicLog,
+};
 
 /// Maximum time to send the last messages to NATS when the log closes.
 const LAST_LETTERS: Duration = Duration::from_millis(100);
@@ -107,22 +109,20 @@ impl JetStreamLog {
         }
     }
 
-    /// Does the same as [`Self::fetch`], but fails if the topic has another epoch than `epoch`.
-    async fn fetch_of(&self, name: &TopicName, epoch: Option<Epoch>) -> Result<(Meta, Info), Error> {
-        let (meta, info) = self.fetch(name).await?;
-        match epoch {
-            Some(epoch) if epoch != meta.epoch => Err(Error::EpochChanged { current: meta.epoch }),
-            _ => Ok((meta, info)),
-        }
-    }
-
-    async fn create_stream(&self, name: TopicName, retention: Retention) -> Result<Arc<Topic>, Error> {
+    async fn create_stream(
+        &self,
+        name: TopicName,
+        retention: Retention,
+        first: Offset,
+        lineage: Lineage,
+    ) -> Result<Arc<Topic>, Error> {
         if self.nats.topics().await.map_err(unavailable)? >= self.topics_max {
             return Err(Error::TopicLimit { limit: self.topics_max });
         }
         let epoch = Epoch::new(random()?);
         let retention = retention.normalized();
-        let wanted = Meta { topic: name, epoch, retention, updated: UnixMicros::now() };
+        let (updated, base) = (UnixMicros::now(), first.get() >> INDEX_BITS);
+        let wanted = Meta { topic: name, epoch, retention, updated, lineage, base };
         let lock = create_lock::acquire(&self.nats, wanted).await?;
         match self.nats.create(&lock.meta.config(self.nats.stream_config)).await {
             Ok(info) => {
@@ -143,7 +143,10 @@ impl JetStreamLog {
         epoch: Option<Epoch>,
         before: Offset,
     ) -> Result<Offset, Error> {
-        let (meta, info) = self.fetch_of(name, epoch).await?;
+        let (meta, info) = self.fetch(name).await?;
+        if let Some(epoch) = epoch {
+            meta.lineage.offset(meta.epoch, Position { epoch, offset: before })?;
+        }
         let topic = self.topic(meta.clone(), &info);
         let known = info_of(meta, &info);
         if before > known.tail {
@@ -166,7 +169,7 @@ impl JetStreamLog {
                 None => true,
             };
             let is_written = write().await;
-            self.nats.purge(&topic.stream, first).await?;
+            self.nats.purge(&topic.stream, first - topic.base).await?;
             topic.state.trim(start_of(first));
             changes::announce(&self.nats, name).await;
             // If the store was full, the trim has made room for the note.
@@ -205,9 +208,25 @@ impl Log for JetStreamLog {
         retention: Retention,
     ) -> BoxFuture<'_, Result<Arc<dyn TopicLog>, Error>> {
         Box::pin(async move {
-            let topic = self.create_stream(name, retention).await?;
+            let topic = self.create_stream(name, retention, Offset::ZERO, Lineage::default()).await?;
             Ok(Arc::new(Handle(topic)) as Arc<dyn TopicLog>)
         })
+    }
+
+    fn restore(
+        &self,
+        name: TopicName,
+        first: Offset,
+        lineage: Lineage,
+    ) -> BoxFuture<'_, Result<Arc<dyn TopicLog>, Error>> {
+        Box::pin(async move {
+            let topic = self.create_stream(name, Retention::default(), first, lineage).await?;
+            Ok(Arc::new(Handle(topic)) as Arc<dyn TopicLog>)
+        })
+    }
+
+    fn numbering(&self) -> Numbering {
+        NUMBERING
     }
 
     fn list<'a>(
@@ -273,7 +292,10 @@ impl Log for JetStreamLog {
 
     fn delete<'a>(&'a self, name: &'a TopicName, epoch: Option<Epoch>) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let (meta, _) = self.fetch_of(name, epoch).await?;
+            let (meta, _) = self.fetch(name).await?;
+            if epoch.is_some_and(|epoch| epoch != meta.epoch) {
+                return Err(Error::EpochChanged { current: meta.epoch, resume: Offset::ZERO });
+            }
             create_lock::remove(&self.nats, name).await?;
             last_end::forget(&self.nats, name).await;
             match self.nats.context.delete_stream(names::stream(name)).await {

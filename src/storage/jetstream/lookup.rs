@@ -13,7 +13,8 @@ use crate::storage::Error;
 /// # Errors
 /// NATS cannot answer, or the message is damaged.
 pub async fn message(topic: &Topic, sequence: u64) -> Result<Option<Message>, Error> {
-    let Some(raw) = topic.nats.message(&topic.stream, sequence).await? else { return Ok(None) };
+    let Some(stored) = sequence.checked_sub(topic.base).filter(|stored| *stored > 0) else { return Ok(None) };
+    let Some(raw) = topic.nats.message(&topic.stream, stored).await? else { return Ok(None) };
     let read = Message::read(sequence, Some(&raw.headers), &raw.payload);
     read.map(Some).map_err(|what| topic.damaged(&what))
 }
@@ -28,7 +29,7 @@ pub async fn fetch_end(topic: &Topic) -> Result<Offset, Error> {
     match found.as_ref().and_then(|info| Some((Meta::of(&info.config)?, info))) {
         Some((meta, info)) if meta.epoch == topic.state.epoch => {
             topic.refresh(meta, info);
-            Ok(end_of(info.state.last_sequence))
+            Ok(end_of(topic.base + info.state.last_sequence))
         }
         _ => {
             topic.delete();

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 
-use crate::record::{Epoch, TopicName, UnixMicros};
-use crate::storage::Retention;
+use crate::record::{Epoch, Offset, TopicName, UnixMicros};
+use crate::storage::{Ancestor, Lineage, Retention};
 
 /// Number of low bits of an offset that hold the index of a record in its message. The bits above hold the sequence.
 pub const INDEX_BITS: u32 = 10;
@@ -18,6 +18,11 @@ pub const RECORDS_MAX: u32 = 1 << INDEX_BITS;
 const PREFIX: &str = "streamway-";
 const TOPIC: &str = "streamway.topic";
 const EPOCH: &str = "streamway.epoch";
+/// Takes the place of [`EPOCH`] in a restored topic, so that an earlier version, which would give its records other
+/// offsets, does not take the stream for a topic.
+const RESTORED_EPOCH: &str = "streamway.restored_epoch";
+const RESTORED_FROM: &str = "streamway.restored_from";
+const BASE: &str = "streamway.base";
 const UPDATED: &str = "streamway.updated_us";
 const MAX_AGE: &str = "streamway.max_age_us";
 const MAX_BYTES: &str = "streamway.max_bytes";
@@ -84,6 +89,11 @@ pub struct Meta {
     pub retention: Retention,
     /// Time of the last change of the retention.
     pub updated: UnixMicros,
+    /// Earlier incarnations that it was restored from.
+    pub lineage: Lineage,
+    /// Number that is added to the sequences of NATS. It is 0 except for a restored topic, whose first record need not
+    /// have the offset 0.
+    pub base: u64,
 }
 
 impl Meta {
@@ -98,11 +108,15 @@ impl Meta {
             max_bytes: number(MAX_BYTES),
             max_records: number(MAX_RECORDS),
         };
+        let lineage = lineage_of(text(RESTORED_FROM).unwrap_or_default())?;
+        let epoch = if lineage.ancestors().is_empty() { EPOCH } else { RESTORED_EPOCH };
         let meta = Self {
-            epoch: Epoch::parse(text(EPOCH)?)?,
+            epoch: Epoch::parse(text(epoch)?)?,
             retention,
             updated: UnixMicros(number(UPDATED).unwrap_or_default()),
             topic,
+            lineage,
+            base: number(BASE).unwrap_or_default(),
         };
         (config.name == stream(&meta.topic)).then_some(meta)
     }
@@ -152,9 +166,12 @@ impl Meta {
         let bytes = max_bytes.filter(|bytes| *bytes < BYTES_NEVER);
         config.max_bytes = bytes.and_then(|bytes| i64::try_from(bytes.max(1)).ok()).unwrap_or(-1);
         let micros = max_age.map(|age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
+        let is_restored = !self.lineage.ancestors().is_empty();
         let pairs = [
             (TOPIC, Some(self.topic.to_string())),
-            (EPOCH, Some(self.epoch.to_string())),
+            (if is_restored { RESTORED_EPOCH } else { EPOCH }, Some(self.epoch.to_string())),
+            (RESTORED_FROM, is_restored.then(|| lineage_text(&self.lineage))),
+            (BASE, is_restored.then(|| self.base.to_string())),
             (UPDATED, Some(self.updated.0.to_string())),
             (MAX_AGE, micros.map(|n| n.to_string())),
             (MAX_BYTES, max_bytes.map(|n| n.to_string())),
@@ -166,11 +183,26 @@ impl Meta {
     }
 }
 
+fn lineage_text(lineage: &Lineage) -> String {
+    let one = |ancestor: &Ancestor| format!("{}:{}", ancestor.epoch, ancestor.cut);
+    lineage.ancestors().iter().map(one).collect::<Vec<_>>().join(",")
+}
+
+/// Parses the output of [`lineage_text`].
+fn lineage_of(text: &str) -> Option<Lineage> {
+    let one = |text: &str| {
+        let (epoch, cut) = text.split_once(':')?;
+        Some(Ancestor { epoch: Epoch::parse(epoch)?, cut: Offset::new(cut.parse().ok()?) })
+    };
+    let entries = text.split(',').filter(|entry| !entry.is_empty());
+    Lineage::new(entries.map(one).collect::<Option<_>>()?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Meta, StreamConfig, stream};
-    use crate::record::{Epoch, TopicName, UnixMicros};
-    use crate::storage::Retention;
+    use crate::record::{Epoch, Offset, TopicName, UnixMicros};
+    use crate::storage::{Ancestor, Lineage, Retention};
     use async_nats::jetstream::stream::StorageType;
     use std::time::Duration;
 
@@ -188,6 +220,8 @@ mod tests {
                 epoch: Epoch::new(0xabc),
                 retention,
                 updated: UnixMicros(17),
+                lineage: Lineage::default(),
+                base: 0,
             };
             let config = meta.config(shared);
             assert_eq!(config.name, "streamway-orders=eu-1_x");
@@ -207,10 +241,20 @@ mod tests {
             epoch: Epoch::new(1),
             retention: wanted,
             updated: UnixMicros(1),
+            lineage: Lineage::default(),
+            base: 0,
         };
         let config = meta.config(shared);
         assert_eq!((config.max_age, config.max_bytes), (Duration::ZERO, -1));
-        assert_eq!(Meta::of(&config), Some(meta));
+        assert_eq!(Meta::of(&config), Some(meta.clone()));
+        // A restored topic is a topic for this version only.
+        let ancestor = |epoch, cut| Ancestor { epoch: Epoch::new(epoch), cut: Offset::new(cut) };
+        let lineage = Lineage::new(vec![ancestor(3, 4096), ancestor(2, 1024)]).unwrap();
+        let restored = Meta { lineage, base: 3, ..meta };
+        let config = restored.config(shared);
+        assert_eq!(config.metadata.get("streamway.epoch"), None);
+        assert_eq!(Meta::of(&config), Some(restored.clone()));
+        assert_eq!(Meta::decode(&restored.topic, &restored.encode()), Some(restored));
         assert_eq!(super::topic("streamway_claims"), None);
         assert_ne!(stream(&TopicName::parse("a.b").unwrap()), stream(&TopicName::parse("a-b").unwrap()));
     }

@@ -37,6 +37,9 @@ pub struct Topic {
     pub stream: String,
     /// Subject of the topic's messages.
     pub subject: String,
+    /// Number that is added to the sequences of NATS ([`Meta::base`]). All sequences in this engine include it, except
+    /// in requests to NATS and in its answers.
+    pub base: u64,
     /// State that all topics share.
     pub nats: Arc<Nats>,
     /// Consumers for readers that are behind the cache.
@@ -61,7 +64,7 @@ pub struct Topic {
 #[must_use]
 pub fn info_of(meta: Meta, info: &Info) -> TopicInfo {
     let state = &info.state;
-    let earliest = state.first_sequence.clamp(1, state.last_sequence + 1);
+    let earliest = meta.base + state.first_sequence.clamp(1, state.last_sequence + 1);
     TopicInfo {
         name: meta.topic,
         epoch: meta.epoch,
@@ -69,9 +72,11 @@ pub fn info_of(meta: Meta, info: &Info) -> TopicInfo {
         updated: meta.updated,
         retention: meta.retention,
         earliest: start_of(earliest),
-        tail: end_of(state.last_sequence),
+        tail: end_of(meta.base + state.last_sequence),
         stored_bytes: state.bytes,
         last_publish: (state.last_sequence > 0).then(|| micros(state.last_timestamp)),
+        lineage: meta.lineage,
+        numbering: NUMBERING,
     }
 }
 
@@ -89,11 +94,12 @@ impl Topic {
     /// Creates the topic that the stream stores.
     #[must_use]
     pub fn new(nats: Arc<Nats>, meta: Meta, info: &Info) -> Self {
-        let now = nats.now_ms();
+        let (now, base) = (nats.now_ms(), meta.base);
         let known = info_of(meta, info);
         Self {
             stream: names::stream(&known.name),
             subject: names::subject(&known.name, known.epoch),
+            base,
             nats,
             cursors: Cursors::default(),
             work: Notify::new(),
@@ -104,7 +110,7 @@ impl Topic {
             waiting: AtomicUsize::new(0),
             used_ms: AtomicU64::new(now),
             fetched_ms: AtomicU64::new(now),
-            state: Arc::new(TopicState::new(known, NUMBERING)),
+            state: Arc::new(TopicState::new(known)),
         }
     }
 

@@ -50,6 +50,7 @@ fn built(
         steady: UnixMicros::now(),
         by: Some(Address::random()),
         for_other,
+        cut: Offset::ZERO,
         held,
         held_first: true,
     };
@@ -78,7 +79,7 @@ fn a_group_is_stored_within_anothers() {
     let (own, _answer) = waiting(0, vec![batch(&[9], 10)]);
     let near = built(&VecDeque::from([own]), 8, &[parcel], false, &window());
     assert_eq!((near.head.records, near.head.ids.len(), near.head.handed[0].index), (5, 2, 0));
-    let stored = Message::read(9, Some(&near.headers()), &near.payload).unwrap();
+    let stored = Message::read(9, Some(&near.headers(0)), &near.payload).unwrap();
     assert_eq!((stored.head.handed[0].from, stored.head.handed[0].nonce), (from, far.head.nonce));
     let place = super::Place { base: start_of(9), time: stored.head.time };
     far.settle(place, &mut queue, None);

@@ -53,6 +53,7 @@ impl Follower {
                 bytes_max: if peer.is_some() { message_max - RESTAMPING } else { message_max },
                 by: topic.nats.hands_over.then_some(self.bus.address),
                 for_other: peer.is_some(),
+                cut: topic.state.lineage.cut(),
                 held: self.held.all(),
                 held_first: self.held_first,
                 wall: topic.nats.clock.wall(),
@@ -103,7 +104,7 @@ impl Follower {
         if let (Outcome::Stored(_) | Outcome::Taken(_), Some(after)) = (&outcome, flight.took()) {
             self.contest.answered(after);
         }
-        match outcome {
+        match outcome.after(self.topic.base) {
             Outcome::Stored(sequence) if sequence == flight.commit.sequence() => {
                 let head = flight.commit.head.headers(flight.commit.after.sequence);
                 match Message::read(sequence, Some(&head), &flight.commit.payload) {

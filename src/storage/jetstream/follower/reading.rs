@@ -18,7 +18,7 @@ impl Follower {
     pub(super) fn message(&mut self, message: &jetstream::Message) {
         let Some(seen) = self.seen else { return };
         let (sequence, published) = match message.info() {
-            Ok(info) => (info.stream_sequence, micros(info.published)),
+            Ok(info) => (self.topic.base + info.stream_sequence, micros(info.published)),
             Err(error) => return self.detach(&error),
         };
         if sequence <= seen.sequence {

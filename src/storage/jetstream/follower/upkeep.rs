@@ -22,7 +22,7 @@ impl Follower {
                 {
                     last_end::write(&topic.nats, &topic.state.name, topic.state.epoch, end).await;
                 }
-                topic.nats.purge(&topic.stream, first).await?;
+                topic.nats.purge(&topic.stream, first - topic.base).await?;
                 topic.state.trim(start_of(first));
             }
             Ok(())

@@ -1,0 +1,251 @@
+//! Reading of a backup. A file whose end is missing is never accepted as complete.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::frames::{Bad, Frames, Kind, Place};
+use crate::cli::Failure;
+use crate::file;
+use crate::proto::v1;
+use crate::record::block::{Block, Blocks};
+use crate::record::{Epoch, Offset, Position, TopicName};
+
+/// Exit code for damaged data.
+pub(in crate::cli) const DAMAGED: u8 = 3;
+
+/// Reads the single batch in a body.
+fn only(body: &Bytes) -> Result<Block<'_>, Bad> {
+    let mut blocks = Blocks::new(body);
+    match (blocks.next(), blocks.next()) {
+        (Some(Ok(block)), None) if block.count() > 0 => Ok(block),
+        _ => Err(Bad::Damaged("a batch is malformed")),
+    }
+}
+
+/// Contents of a backup, or of the beginning of one.
+#[derive(Debug)]
+pub(super) struct Contents {
+    /// Topics in the order of the file.
+    pub(super) topics: Vec<Saved>,
+    /// Position at which the last of `topics` continues, if it has no end.
+    pub(super) open: Option<Position>,
+    /// True if the file has its end.
+    pub(super) is_complete: bool,
+    /// Position after the last valid frame.
+    pub(super) end: Place,
+    /// Version of the file.
+    pub(super) version: u32,
+    /// Error in the bytes after `end`.
+    pub(super) bad: Option<Bad>,
+}
+
+/// One topic of a backup.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct Saved {
+    /// The topic as it was when the backup was begun.
+    pub(in crate::cli) topic: v1::Topic,
+    /// Number of records.
+    pub(in crate::cli) records: u64,
+    /// Number of batches.
+    pub(in crate::cli) batches: u64,
+    /// Offset of the first record.
+    first: Option<u64>,
+    /// Offset after what was read.
+    end: u64,
+    /// The topic's tail when the backup of it was complete. None if the file does not contain it.
+    pub(in crate::cli) tail: Option<u64>,
+    place: Place,
+}
+
+impl Saved {
+    /// Offset of the first record; the tail if there is none.
+    pub(in crate::cli) fn first(&self) -> u64 {
+        self.first.unwrap_or_else(|| self.end())
+    }
+
+    /// Offset up to which the file holds the topic.
+    pub(in crate::cli) fn end(&self) -> u64 {
+        self.tail.unwrap_or(self.end)
+    }
+
+    fn finish(&mut self, body: &[u8], version: u32) -> Result<(), Bad> {
+        let [records, batches] = [self.records, self.batches].map(u64::to_le_bytes);
+        let counts = [records, batches].concat();
+        let tail = match (version, body.strip_prefix(&counts[..])) {
+            (1, Some([])) => {
+                // The topic's tail when the backup was begun, unless records were stored since.
+                self.end = self.end.max(self.topic.tail);
+                None
+            }
+            (2.., Some(tail)) => {
+                let tail = tail.try_into().map_err(|_| ORDER)?;
+                Some(u64::from_le_bytes(tail)).filter(|tail| *tail >= self.end).ok_or(ORDER)?.into()
+            }
+            _ => return Err(ORDER),
+        };
+        self.tail = tail;
+        Ok(())
+    }
+}
+
+const ORDER: Bad = Bad::Damaged("its frames are in no order there is");
+
+impl Contents {
+    /// Reads a file up to its end or its first damage. `progress` is called with the number of bytes of each frame.
+    pub(super) fn read(file: File, mut progress: impl FnMut(u64)) -> Result<Self, Bad> {
+        let mut frames = Frames::new(file)?;
+        let (end, version) = (frames.place, frames.version);
+        let mut contents =
+            Self { topics: Vec::new(), open: None, is_complete: false, end, version, bad: None };
+        while !contents.is_complete {
+            let taken = frames.next().and_then(|(kind, body)| contents.take(kind, &body, frames.place));
+            if let Err(bad) = taken {
+                contents.bad = Some(bad);
+                return Ok(contents);
+            }
+            progress(frames.place.at - contents.end.at);
+            contents.end = frames.place;
+        }
+        if !frames.is_over()? {
+            contents.bad = Some(Bad::Damaged("something follows its end"));
+        }
+        Ok(contents)
+    }
+
+    fn take(&mut self, kind: Kind, body: &Bytes, after: Place) -> Result<(), Bad> {
+        match (kind, &mut self.open) {
+            (Kind::Topic, None) => {
+                let topic = v1::Topic::decode(&body[..]).map_err(|_| Bad::Damaged("a topic is malformed"))?;
+                let epoch = Epoch::parse(&topic.epoch).ok_or(Bad::Damaged("an epoch is malformed"))?;
+                if TopicName::parse(&topic.name).is_err() {
+                    return Err(Bad::Damaged("a topic's name is malformed"));
+                }
+                let earliest = topic.earliest_offset;
+                self.open = Some(Position { epoch, offset: Offset::new(earliest) });
+                let (records, batches, first, tail) = (0, 0, None, None);
+                self.topics.push(Saved { topic, records, batches, first, end: earliest, tail, place: after });
+            }
+            (Kind::Batch, Some(position)) => {
+                let block = only(body)?;
+                if block.first < position.offset {
+                    return Err(ORDER);
+                }
+                position.offset = block.first.plus(block.count());
+                let saved = self.topics.last_mut().ok_or(ORDER)?;
+                saved.first.get_or_insert(block.first.get());
+                saved.records += block.count();
+                saved.batches += 1;
+                saved.end = position.offset.get();
+            }
+            (Kind::TopicEnd, Some(_)) => {
+                self.topics.last_mut().ok_or(ORDER)?.finish(body, self.version)?;
+                self.open = None;
+            }
+            (Kind::End, None) if body[..] == (self.topics.len() as u64).to_le_bytes() => {
+                self.is_complete = true;
+            }
+            _ => return Err(ORDER),
+        }
+        Ok(())
+    }
+}
+
+/// Makes the failure of a file that is wrong at byte `at`.
+pub(super) fn refused(path: &Path, at: u64, bad: Bad) -> Failure {
+    let path = path.display();
+    Failure::failed(match bad {
+        Bad::Io(error) => format!("cannot read {path}: {error}"),
+        Bad::Foreign(why) => format!("cannot read {path}: {why}"),
+        Bad::Damaged(why) => format!("{path} is damaged at byte {at}: {why}; nothing was copied from it"),
+    })
+}
+
+/// Opens a backup for reading. A pipe is refused, because a backup is read twice.
+fn open(path: &Path) -> Result<File, Failure> {
+    file::open(path, OpenOptions::new().read(true))
+        .map_err(|error| Failure::failed(format!("cannot open {}: {error}", path.display())))
+}
+
+/// Result of a check: what the file holds, and its first damage with the byte at which it is.
+pub(in crate::cli) type Checked = (Vec<Saved>, Option<(u64, &'static str)>);
+
+/// A complete backup that was read once and found valid.
+#[derive(Debug)]
+pub(in crate::cli) struct Backup {
+    path: PathBuf,
+    version: u32,
+    pub(in crate::cli) topics: Vec<Saved>,
+}
+
+impl Backup {
+    /// Reads all of a file that may be damaged.
+    pub(in crate::cli) fn check(path: &Path) -> Result<Checked, Failure> {
+        let mut contents = match Contents::read(open(path)?, |_| ()) {
+            // The header is damaged, and nothing can be read.
+            Err(Bad::Damaged(why)) => {
+                return Err(Failure {
+                    code: DAMAGED,
+                    message: format!("{} is damaged at byte 0: {why}", path.display()),
+                });
+            }
+            contents => contents.map_err(|bad| refused(path, 0, bad))?,
+        };
+        let at = contents.end.at;
+        match contents.bad.take() {
+            None => Ok((contents.topics, None)),
+            Some(Bad::Damaged(why)) => Ok((contents.topics, Some((at, why)))),
+            Some(bad) => Err(refused(path, at, bad)),
+        }
+    }
+
+    /// Opens a backup and checks all of it. `progress` is called with the number of bytes of each part that was read.
+    pub(in crate::cli) fn open(path: &Path, progress: impl FnMut(u64)) -> Result<Self, Failure> {
+        let contents = Contents::read(open(path)?, progress).map_err(|bad| refused(path, 0, bad))?;
+        match contents.bad {
+            Some(bad) => Err(refused(path, contents.end.at, bad)),
+            None => Ok(Self { path: path.to_owned(), version: contents.version, topics: contents.topics }),
+        }
+    }
+
+    /// Returns the batches of a topic, which are checked again as they are read.
+    pub(in crate::cli) fn batches(&self, saved: &Saved) -> Result<SavedBatches, Failure> {
+        let frames = Frames::at(open(&self.path)?, saved.place, self.version)?;
+        Ok(SavedBatches { path: self.path.clone(), frames })
+    }
+}
+
+/// The batches of one topic of a backup.
+#[derive(Debug)]
+pub(in crate::cli) struct SavedBatches {
+    path: PathBuf,
+    frames: Frames,
+}
+
+impl SavedBatches {
+    /// Returns the next batch, or `None` after the last.
+    pub(in crate::cli) fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        let at = self.frames.place.at;
+        match self.frames.next() {
+            Ok((Kind::Batch, body)) => Ok(Some(body)),
+            Ok(_) => Ok(None),
+            Err(bad) => Err(refused(&self.path, at, bad)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Backup;
+
+    #[test]
+    fn a_pipe_is_no_backup_and_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let refused = Backup::open(&pipe, |_| ()).unwrap_err();
+        assert!(refused.message.contains("not a regular file"), "{}", refused.message);
+    }
+}
