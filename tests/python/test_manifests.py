@@ -19,6 +19,7 @@ from conftest import BINARY, ROOT
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from manifests import (  # noqa: F401 (rendered is a fixture)
     COMPONENTS, KUBERNETES, OVERLAYS, bytes_of, each, kustomize, of, pods, rendered, seconds, streamway,
+    template,
 )
 
 OBSERVABILITY = ROOT / "deploy" / "observability"
@@ -27,7 +28,7 @@ CRDS = yaml.safe_load((ROOT / "tests" / "python" / "crds.yaml").read_text())
 
 
 def test_the_components_are_those_of_the_documents():
-    assert COMPONENTS == ("auth", "fleet", "gateway", "ha", "monitoring", "networkpolicy", "otel", "tls")
+    assert COMPONENTS == ("auth", "backup", "fleet", "gateway", "ha", "monitoring", "networkpolicy", "otel", "tls")
     assert {path.name for path in (KUBERNETES / "overlays").iterdir()} == set(OVERLAYS)
 
 
@@ -267,6 +268,29 @@ def test_the_policy_that_is_shipped_gives_admin_to_one_name_only(rendered):
     ]
     rules = tomllib.loads(policy)["rule"]
     assert [rule["principals"] for rule in rules if "admin" in rule["actions"]] == [["admin"]]
+
+
+def test_the_backup_is_made_and_checked_as_the_job_says(rendered, server, tmp_path):
+    (job,) = [item for item in rendered["base+backup"] if item["kind"] == "CronJob"]
+    pod = template(job)["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        args = [arg.replace("$(SERVER)", f"http://{server.listen}") for arg in container["args"]]
+        args = [arg.replace("/backup/$(JOB)", str(tmp_path / "nightly")) for arg in args]
+        done = subprocess.run([str(BINARY), *args], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, f"{container['name']}: {done.stderr}"
+    assert "whole" in done.stdout and (tmp_path / "nightly.backup").exists()
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "backup.md").read_text(), re.MULTILINE | re.DOTALL)
+    root = os.path.relpath(ROOT, tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text("".join(blocks).replace("../streamway/", f"{root}/"))
+    objects = kustomize(tmp_path)
+    for item in objects:
+        assert not faults(json.dumps(item), VERSIONS[0]), item["metadata"]["name"]
+    (job,) = [item for item in objects if item["kind"] == "CronJob"]
+    copy = template(job)["spec"]["initContainers"][0]
+    assert copy["image"] == "registry.example/streamway:0.1.0"
+    variables = {entry["name"]: entry for entry in copy["env"]}
+    assert variables["SERVER"]["value"].startswith("https://") and "valueFrom" in variables["STREAMWAY_TOKEN"]
+    assert {mount["mountPath"] for mount in copy["volumeMounts"]} == {"/backup", "/tls"}
 
 
 def test_what_is_written_by_generate_is_up_to_date(rendered):
