@@ -194,7 +194,7 @@ need_nats() {
     need_nats_oldest
 }
 
-nats_newest=2.15.2
+nats_newest=2.15.3
 need_nats_newest() {
     go_program "$(dirname "$nats")" github.com/nats-io/nats-server/v2 "v$nats_newest"
 }

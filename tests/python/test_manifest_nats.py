@@ -131,11 +131,20 @@ def test_a_fleet_with_tls_speaks_it_to_nats_or_not_at_all(rendered):
 
 
 def test_one_version_of_nats_is_named_everywhere(rendered):
-    compose = (ROOT / "deploy" / "compose" / "compose.yaml").read_text()
-    tools = (ROOT / "tests" / "tools.sh").read_text()
-    named = set(re.findall(r"nats:([0-9.]+)-alpine", compose)) | set(re.findall(r"^nats_newest=(.*)", tools, re.MULTILINE))
+    texts = {path: path.read_text() for path in (ROOT / "deploy").rglob("*") if path.is_file()}
+    found = {path: re.findall(r"(?:nats:|[tT]ag: )([0-9.]+)-alpine", text) for path, text in texts.items()}
+    fleet = ROOT / "deploy" / "kubernetes" / "components" / "fleet"
+    found[fleet / "nats.yaml"] = re.findall(r'app.kubernetes.io/version: "([0-9.]+)"', texts[fleet / "nats.yaml"])
+    for name, pattern in (
+        ("tests/tools.sh", r"^nats_newest=(.*)"),
+        ("docs/engines.md", r"manifests use ([0-9.]+[0-9])"),
+        ("CHANGELOG.md", r"The fleet uses nats-server ([0-9.]+[0-9])"),
+    ):
+        found[ROOT / name] = re.findall(pattern, (ROOT / name).read_text(), re.MULTILINE)
+    found = {str(path.relative_to(ROOT)): versions for path, versions in found.items() if versions}
+    places = {"deploy/compose/compose.yaml", "deploy/kubernetes/fleet.yaml", "deploy/helm/streamway/values.yaml", "tests/tools.sh"}
+    assert places <= found.keys()
     for _, template in pods(rendered):
         for container in template["spec"]["containers"]:
-            named |= set(re.findall(r"^nats:([0-9.]+)-alpine$", container["image"]))
-    assert len(named) == 1, named
-    assert f"use {named.pop()}" in (ROOT / "docs" / "engines.md").read_text()
+            found.setdefault("rendered", []).extend(re.findall(r"^nats:([0-9.]+)-alpine$", container["image"]))
+    assert len({version for versions in found.values() for version in versions}) == 1, found
