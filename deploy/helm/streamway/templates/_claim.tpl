@@ -27,7 +27,7 @@
 {{- $claims := dig "spec" "volumeClaimTemplates" list $found }}
 {{- $commands := printf "kubectl -n %s delete statefulset %s --cascade=orphan, which leaves the pods and the volumes alone, and then this command again" $root.Release.Namespace $name }}
 {{- if ne (len $claims) (ternary 1 0 $wants) }}
-{{- fail (printf "%s: a StatefulSet that has a volume of its own cannot lose it, nor the reverse. Run %s" (index . 2) $commands) }}
+{{- fail (printf "%s: the new pods would begin without the topics of the present ones, and Kubernetes does not change a StatefulSet so. If that is what you want, run %s" (index . 2) $commands) }}
 {{- end }}
 {{- range $claims }}
 {{- $size := .spec.resources.requests.storage }}
