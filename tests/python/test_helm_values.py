@@ -172,7 +172,20 @@ def test_the_secrets_of_nats_are_made_before_anything_else_or_by_the_user():
 def test_helm_test_uses_tls_and_a_token():
     pod = find(template(*TLS, *AUTH, "test.tokenSecret=token", "service.port=443"), "Pod", "streamway-test")["spec"]
     for container in (*pod["initContainers"], *pod["containers"]):
-        env = {entry["name"]: entry["value"] for entry in container["env"]}
+        env = {entry["name"]: entry.get("value") for entry in container["env"]}
         assert env["STREAMWAY_SERVER"] == "https://streamway:443"
         for file in (env["STREAMWAY_CLIENT_TLS_CA"], env["STREAMWAY_TOKEN_FILE"]):
             assert file.rsplit("/", 1)[0] in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_helm_test_leaves_nothing_or_uses_the_topic_that_is_named():
+    def steps(*values):
+        pod = find(template(*values), "Pod", "streamway-test")["spec"]
+        return [(container["name"], container["args"]) for container in (*pod["initContainers"], *pod["containers"])]
+
+    own = steps()
+    assert [name for name, _ in own] == ["healthcheck", "create", "publish", "subscribe", "delete"]
+    assert all("helm-test-$(POD_UID)" in words for _, words in own[1:]), "Kubernetes puts the pod's id there"
+    named = steps("test.topic=smoke")
+    assert [name for name, _ in named] == ["healthcheck", "publish", "subscribe"]
+    assert all("smoke" in words for _, words in named[1:])
