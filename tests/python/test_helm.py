@@ -21,6 +21,7 @@ TLS = ("tls.enabled=true",)
 AUTH = ("auth.enabled=true", "auth.existingSecret=streamway-auth")
 OTEL = ("otel.enabled=true",)
 MONITORING = ("serviceMonitor.enabled=true", "prometheusRule.enabled=true", "dashboards.enabled=true")
+BACKUP = ("backup.enabled=true",)
 GATEWAY = ("grpcRoute.enabled=true", "grpcRoute.envoyGateway=true")
 EXTERNAL = (
     "engine=jetstream", "nats.url=nats://a.example:4222\\,nats://b.example:4333", "nats.credentials.existingSecret=mine",
@@ -30,8 +31,8 @@ SETS = {
     "single": (),
     "fleet": FLEET,
     "external": EXTERNAL,
-    "single with everything": (*TLS, *AUTH, *OTEL, *MONITORING, *GATEWAY),
-    "fleet with everything": (*FLEET, *TLS, *AUTH, *OTEL, *MONITORING, *GATEWAY),
+    "single with everything": (*TLS, *AUTH, *OTEL, *BACKUP, *MONITORING, *GATEWAY),
+    "fleet with everything": (*FLEET, *TLS, *AUTH, *OTEL, *BACKUP, *MONITORING, *GATEWAY),
 }
 
 
@@ -100,7 +101,7 @@ def test_nothing_is_exposed_and_nothing_has_rights_in_the_whole_cluster(rendered
 
 
 def test_two_releases_in_a_namespace_have_nothing_in_common():
-    for values in ((*FLEET, *TLS, *AUTH, *MONITORING, *GATEWAY), (*TLS, *AUTH)):
+    for values in ((*FLEET, *TLS, *AUTH, *BACKUP, *MONITORING, *GATEWAY), (*TLS, *AUTH)):
         first, second = (template(*values, release=release) for release in ("one", "two"))
         names = [{(item["kind"], item["metadata"]["name"]) for item in objects} for objects in (first, second)]
         assert not names[0] & names[1]

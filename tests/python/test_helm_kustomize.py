@@ -6,8 +6,8 @@ import re
 
 import pytest
 import yaml
-from test_helm import AUTH, FLEET, GATEWAY, MONITORING, OTEL, SETS, TLS, template
-from test_manifests import KUBERNETES, kustomize
+from test_helm import AUTH, BACKUP, FLEET, GATEWAY, MONITORING, OTEL, SETS, TLS, template
+from test_manifests import COMPONENTS, KUBERNETES, kustomize
 
 NO_POLICY = ("networkPolicy.enabled=false",)
 # The values for each kustomization. The fleets have the components of the overlay in the order of docs/deploy.md.
@@ -19,15 +19,22 @@ SAME = {
     "base+tls": (*NO_POLICY, *TLS),
     "base+auth": (*NO_POLICY, *AUTH),
     "base+otel": (*NO_POLICY, *OTEL),
+    "base+backup": (*NO_POLICY, *BACKUP),
     "base+monitoring": (*NO_POLICY, *MONITORING),
     "base+gateway": (*NO_POLICY, *GATEWAY),
     "base+fleet+ha+networkpolicy+tls": (*FLEET, *TLS),
     "base+fleet+ha+networkpolicy+auth": (*FLEET, *AUTH),
     "base+fleet+ha+networkpolicy+otel": (*FLEET, *OTEL),
+    "base+fleet+ha+networkpolicy+backup": (*FLEET, *BACKUP),
     "base+fleet+ha+networkpolicy+monitoring": (*FLEET, *MONITORING),
     "base+fleet+ha+networkpolicy+gateway": (*FLEET, *GATEWAY),
-    "base+fleet+ha+networkpolicy+tls+auth+otel+monitoring+gateway": SETS["fleet with everything"],
+    # The job of the component `backup` knows nothing of TLS.
+    "base+fleet+ha+networkpolicy+tls+auth+otel+monitoring+gateway": (*SETS["fleet with everything"], "backup.enabled=false"),
 }
+
+
+def test_every_component_is_compared():
+    assert set(COMPONENTS) == {component for name in SAME for component in name.split("+")[1:]}
 
 
 def kustomized(name, place):
