@@ -1,11 +1,16 @@
 //! SIGTERM and SIGINT: the first starts the shutdown, a second ends the process at once.
 
+use std::time::{Duration, Instant};
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// Exit code after a second signal, which cuts off what was under way.
 const EXIT_FORCED: i32 = 1;
+/// Time after the first signal in which others are part of the same request: `timeout` and some init systems signal a
+/// process and then its group, and a person who ends a server at once presses the keys again.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// Returns a token that the first signal cancels.
 ///
@@ -26,9 +31,15 @@ pub fn shutdown_on_signals() -> std::io::Result<CancellationToken> {
         let signal = next().await;
         info!(signal, "shutting down");
         first.cancel();
-        let signal = next().await;
-        warn!(signal, "second signal: exiting at once");
-        std::process::exit(EXIT_FORCED);
+        let begun = Instant::now();
+        loop {
+            let signal = next().await;
+            if begun.elapsed() >= SAME_REQUEST {
+                warn!(signal, "second signal: exiting at once");
+                std::process::exit(EXIT_FORCED);
+            }
+            info!(signal, "another signal within a second of the first: it changes nothing");
+        }
     });
     Ok(token)
 }
