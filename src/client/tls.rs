@@ -103,6 +103,11 @@ pub(super) fn hint(error: &(dyn StdError + 'static), cause: &str) -> Option<&'st
             }
             Bad::Expired | Bad::ExpiredContext { .. } => "renew the server's certificate",
             Bad::NotValidYet | Bad::NotValidYetContext { .. } => "check this machine's clock",
+            // The reason is of a crate that rustls does not export.
+            Bad::Other(other) if other.to_string().contains(CA_AS_SERVER) => {
+                "the server presents the certificate of a CA, as `openssl req -x509` makes it: make it with \
+                 -addext basicConstraints=critical,CA:FALSE, or let that CA issue a certificate for the server"
+            }
             _ => "the server's certificate is invalid",
         },
         Error::InvalidMessage(_) => "if this port does not use TLS, write http://",
@@ -110,6 +115,8 @@ pub(super) fn hint(error: &(dyn StdError + 'static), cause: &str) -> Option<&'st
     })
 }
 
+/// Part of the text of rustls for a certificate of a CA where one of a server is expected.
+const CA_AS_SERVER: &str = "CaUsedAsEndEntity";
 const DISAGREE: &str = "client and server do not agree on TLS: its version, or HTTP/2";
 
 fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {

@@ -370,3 +370,20 @@ fn a_start_with_unusable_files_is_refused_and_names_them() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(!data.exists(), "nothing was begun");
 }
+
+/// `openssl req -x509` makes a certificate of a CA, which no server may present.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_certificate_of_a_ca_is_refused_with_its_remedy() {
+    let dir = TempDir::new().unwrap();
+    let mut params =
+        rcgen::CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pair = Pair { cert: dir.path().join("self.pem"), key: dir.path().join("self.key") };
+    std::fs::write(&pair.cert, params.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(&pair.key, key.serialize_pem()).unwrap();
+    let server = serve(&pair, &[]).await;
+    let listed = run(&["topics", "list", "--server", &https(&server), "--tls-ca", text(&pair.cert)], "", &[]);
+    let said = String::from_utf8_lossy(&listed.stderr);
+    assert!(listed.status.code() == Some(1) && said.contains("basicConstraints=critical,CA:FALSE"), "{said}");
+}
