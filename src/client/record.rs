@@ -1,11 +1,12 @@
 //! A record to publish, and a record of a delivery, which points into the received bytes.
 
 use bytes::{BufMut, Bytes};
+use prost_types::Timestamp;
 
 use super::error::Error;
 use crate::record::batch::RECORDS_TAG;
-use crate::record::protobuf::{bytes_len, field_len, put_bytes, put_time, put_varint, time_len};
-use crate::record::walk::{Fields, Malformed, Timestamp, Value};
+use crate::record::protobuf::{bytes_len, field_len, put_bytes, put_short_len, put_varint, varint_len};
+use crate::record::walk::{self, Fields, Malformed, Value};
 use crate::record::{Offset, UnixMicros};
 
 /// A record to publish.
@@ -17,8 +18,8 @@ pub struct Record {
     pub value: Bytes,
     /// Application-defined headers. The last of two with the same key counts.
     pub headers: Vec<(String, String)>,
-    /// Time of the event, set by the publisher.
-    pub event_time: Option<UnixMicros>,
+    /// Time of the event, set by the publisher: from the year 1 to 9999, and less than 10⁹ nanoseconds.
+    pub event_time: Option<Timestamp>,
 }
 
 impl Record {
@@ -64,9 +65,22 @@ impl Record {
             put_bytes(0x12, header.1.as_bytes(), out);
         }
         if let Some(time) = self.event_time {
-            put_time(0x22, time, out);
+            put_short_len(0x22, time_len(time), out);
+            let (seconds, nanos) = time_numbers(time);
+            put_varint(0x08, seconds, out);
+            put_varint(0x10, nanos, out);
         }
     }
+}
+
+/// The fields of a time as they are encoded.
+fn time_numbers(time: Timestamp) -> (u64, u64) {
+    (time.seconds.cast_unsigned(), i64::from(time.nanos).cast_unsigned())
+}
+
+fn time_len(time: Timestamp) -> usize {
+    let (seconds, nanos) = time_numbers(time);
+    2 + varint_len(seconds) + varint_len(nanos)
 }
 
 fn header_len((key, value): &(String, String)) -> usize {
@@ -111,7 +125,7 @@ impl<'a> RecordRef<'a> {
     /// Time of the event, set by the publisher: seconds since 1970, and nanoseconds.
     #[must_use]
     pub fn event_time(&self) -> Option<(i64, u32)> {
-        let mut time: Option<Timestamp> = None;
+        let mut time: Option<walk::Timestamp> = None;
         for field in Fields::new(self.encoded).map_while(Result::ok) {
             if let (4, Value::Len(range)) = (field.number, field.value) {
                 // The server has checked it; of bytes that are damaged all the same, what can be read counts.
@@ -163,18 +177,19 @@ mod tests {
     use bytes::BytesMut;
     use proptest::prelude::*;
     use prost::Message;
+    use prost_types::Timestamp;
 
     proptest! {
         #[test]
         fn a_record_is_what_the_contract_says(
             key: Vec<u8>, value: Vec<u8>, headers in proptest::collection::hash_map(".*", ".*", 0..4),
-            time in proptest::option::of(0..4_000_000_000_000_000_u64),
+            time in proptest::option::of((-62_135_596_800..253_402_300_800_i64, 0..1_000_000_000_i32)),
         ) {
             let record = Record {
                 key: key.clone().into(),
                 value: value.clone().into(),
                 headers: headers.clone().into_iter().collect(),
-                event_time: time.map(UnixMicros),
+                event_time: time.map(|(seconds, nanos)| Timestamp { seconds, nanos }),
             };
             let mut out = BytesMut::new();
             record.put_field(&mut out);
@@ -184,15 +199,15 @@ mod tests {
             prop_assert_eq!(&typed.records[0].key[..], &key[..]);
             prop_assert_eq!(&typed.records[0].value[..], &value[..]);
             prop_assert_eq!(&typed.records[0].headers, &headers);
-            let seconds = typed.records[0].event_time.map(|t| (t.seconds as u64, t.nanos as u32));
-            prop_assert_eq!(seconds, time.map(|t| UnixMicros(t).parts()));
+            let seconds = typed.records[0].event_time.map(|t| (t.seconds, t.nanos));
+            prop_assert_eq!(seconds, time);
 
             let encoded = typed.records[0].encode_to_vec();
             let seen = RecordRef::parse(Offset::new(7), UnixMicros(1), &encoded).unwrap();
             prop_assert_eq!((seen.key, seen.value), (&key[..], &value[..]));
             let seen_headers = seen.headers().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
             prop_assert_eq!(headers, seen_headers);
-            prop_assert_eq!(seen.event_time(), time.map(|t| UnixMicros(t).parts()).map(|(s, n)| (s as i64, n)));
+            prop_assert_eq!(seen.event_time(), time.map(|(s, n)| (s, n as u32)));
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod offsetless;
 pub mod protobuf;
 #[cfg(test)]
 pub(crate) mod testing;
+mod token;
 pub mod walk;
 
 pub use batch::{Batch, BatchLimits, Violation};
