@@ -3,13 +3,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 
-/// Largest file of a position, in bytes: an epoch and an offset take up to 37.
-const SMALL_MAX: u64 = 4096;
+/// Largest file of positions or of contexts, in bytes: a position and its topic take up to 166.
+const SMALL_MAX: u64 = 64 << 10;
 /// The bit of a directory's mode that allows everybody to create files in it.
 const WRITABLE_BY_ALL: u32 = 0o002;
 
@@ -35,22 +35,33 @@ pub(super) fn read_small(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     file.take(SMALL_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > SMALL_MAX {
-        return Err(refused("too long for a position"));
+        return Err(refused("too long"));
     }
     Ok(text)
 }
 
-/// Replaces a file atomically: a reader sees the old or the new text, also after a crash.
+/// Replaces a file atomically: a reader sees the old or the new text, also after a crash. The file keeps its mode.
 pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mode = fs::metadata(path).ok().map(|old| old.permissions().mode());
+    replace_with(path, text, mode)
+}
+
+/// As [`replace`], for a file that only its owner may read and write.
+pub(super) fn replace_private(path: &Path, text: &str) -> io::Result<()> {
+    replace_with(path, text, Some(0o600))
+}
+
+fn replace_with(path: &Path, text: &str, mode: Option<u32>) -> io::Result<()> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     let name = format!(".streamway-{:016x}.new", u64::from_be_bytes(random));
     let new = parent(path).join(name);
     // This fails if there is anything of that name, a link included.
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(mode.unwrap_or(0o666) & 0o777).open(&new)?;
     let mut put = || -> io::Result<()> {
-        if let Ok(old) = fs::metadata(path) {
-            file.set_permissions(old.permissions())?;
+        if let Some(mode) = mode {
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
         }
         file.write_all(text.as_bytes())?;
         // Without the sync, the renamed file could be empty after a power failure.
@@ -99,7 +110,7 @@ pub(super) fn finish_kept(kept: &Path, path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{finish_kept, open_kept, read_small, replace};
+    use super::{finish_kept, open_kept, read_small, replace, replace_private};
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
@@ -125,6 +136,8 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         replace(&path, "2\n").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+        replace_private(&path, "3\n").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         // A directory of that name cannot be replaced, and no temporary file is left.
         let taken = dir.path().join("taken");
         fs::create_dir(&taken).unwrap();
@@ -137,7 +150,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let [pipe, long] = ["pipe", "long"].map(|name| dir.path().join(name));
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        fs::write(&long, vec![b'x'; 5000]).unwrap();
+        fs::write(&long, vec![b'x'; 70_000]).unwrap();
         for (path, why) in [(&pipe, "not a regular file"), (&long, "too long")] {
             assert!(read_small(path).unwrap_err().to_string().contains(why));
         }

@@ -1,19 +1,21 @@
 //! `streamway healthcheck`: one call of the gRPC health protocol, with the exit codes of grpc_health_probe.
 
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::json;
 use tonic::Code;
 use tonic::transport::Endpoint;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::connection::Tls;
+use super::connection::variable;
+use super::format::Format;
 use super::output;
-use crate::client::{Error, Origin, has_invalid_port};
+use super::remote::Remote;
+use crate::client::{Error, Origin, TlsOptions, has_invalid_port};
 
 /// Exit code for invalid arguments.
 pub(super) const ARGUMENTS: u8 = 1;
@@ -21,9 +23,14 @@ const CONNECT: u8 = 2;
 const RPC: u8 = 3;
 const NOT_SERVING: u8 = 4;
 
+/// Admin port of a server that is started without a configuration.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:8081";
+
 /// Check the health of a server.
 ///
-/// Prints SERVING and exits with 0 if the server or the service is ready.
+/// Prints SERVING and exits with 0 if the server or the service is ready. The server is the one that --addr names, else
+/// --server or --context, else the variable STREAMWAY_ADMIN_LISTEN, else STREAMWAY_SERVER, else the context in use, else the
+/// admin port of this machine. Of several servers, all must be ready.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Services: `liveness`, `readiness`, `publishing` (not serving while the store of NATS is full), a full
@@ -35,44 +42,97 @@ pub(super) struct Healthcheck {
     /// Name of the service to check.
     #[arg(long, value_name = "NAME", default_value = "")]
     service: String,
-    /// Admin or gRPC address, host:port. The unspecified host 0.0.0.0 means this machine.
-    #[arg(long, value_name = "ADDR", env = "STREAMWAY_ADMIN_LISTEN", default_value = "127.0.0.1:8081")]
-    addr: String,
-    /// Use TLS, which the gRPC port may require. The admin port has no TLS. The other TLS options apply only with this.
+    /// Admin or gRPC address, host:port. The unspecified host 0.0.0.0 means this machine [env: STREAMWAY_ADMIN_LISTEN]
+    /// [default: 127.0.0.1:8081].
+    #[arg(long, value_name = "ADDR")]
+    addr: Option<String>,
+    /// Use TLS for an address without https://. The gRPC port may require it; the admin port has no TLS. The other TLS
+    /// options apply only with TLS.
     #[arg(long)]
     tls: bool,
     /// Time limit of connecting, and again of the call.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = crate::config::parse_duration)]
     timeout: Duration,
     #[command(flatten)]
-    options: Tls,
+    format: Format,
+    #[command(flatten)]
+    pub(super) remote: Remote,
 }
+
+/// Exit code and message of a check that failed.
+type Failed = (u8, String);
 
 impl Healthcheck {
     pub(super) async fn run(self) -> ExitCode {
-        match self.check().await {
-            Ok(()) => {
-                let _ = writeln!(std::io::stdout(), "SERVING");
-                ExitCode::SUCCESS
+        let urls = match self.urls() {
+            Ok(urls) => urls,
+            Err(failed) => return complain(failed),
+        };
+        let mut worst = ExitCode::SUCCESS;
+        for url in &urls {
+            let checked = match self.check(url).await {
+                Ok(status) => self.show(url, status, urls.len() > 1),
+                Err(failed) => Err(failed),
+            };
+            if let Err(failed) = checked {
+                worst = complain(failed);
             }
-            Err((code, message)) => {
-                output::complain(&format!("error: {message}"));
-                ExitCode::from(code)
-            }
+        }
+        worst
+    }
+
+    fn urls(&self) -> Result<Vec<String>, Failed> {
+        let of_variable = variable("STREAMWAY_ADMIN_LISTEN").map(|addr| addr.to_string_lossy().into_owned());
+        let servers = || self.remote.servers().map_err(|failure| (ARGUMENTS, failure.message));
+        let (addresses, is_server) = match (&self.addr, of_variable) {
+            (Some(addr), _) => (vec![addr.clone()], false),
+            (None, Some(addr)) if !self.remote.is_named_by_flag() => (vec![addr], false),
+            (None, _) => match servers()? {
+                Some(servers) => (servers, true),
+                None => (vec![DEFAULT_ADDRESS.to_owned()], false),
+            },
+        };
+        // The TLS options of a client say that the gRPC port has TLS. The admin port never has.
+        let is_secure = self.tls || (is_server && self.tls_options()? != TlsOptions::default());
+        Ok(addresses.iter().map(|addr| url(addr, if is_secure { "https" } else { "http" })).collect())
+    }
+
+    fn tls_options(&self) -> Result<TlsOptions, Failed> {
+        Ok(self.remote.options().map_err(|failure| (ARGUMENTS, failure.message))?.tls)
+    }
+
+    fn show(&self, url: &str, status: ServingStatus, is_one_of_many: bool) -> Result<(), Failed> {
+        let name = status.as_str_name();
+        let shown = match (self.format.is_json(), status, is_one_of_many) {
+            (true, ..) => output::json_line(&json!({ "server": url, "status": name })),
+            (false, ServingStatus::Serving, false) => format!("{name}\n"),
+            (false, ServingStatus::Serving, true) => format!("{url} is {name}\n"),
+            _ => String::new(),
+        };
+        // The answer is the exit code, which does not depend on who reads this.
+        let _ = output::print(&shown);
+        match status {
+            ServingStatus::Serving => Ok(()),
+            _ => Err((NOT_SERVING, format!("{url} is {name}"))),
         }
     }
 
-    async fn check(&self) -> Result<(), (u8, String)> {
-        let url = url(&self.addr, if self.tls { "https" } else { "http" });
-        let mut endpoint = Endpoint::from_shared(url.clone())
+    async fn check(&self, url: &str) -> Result<ServingStatus, Failed> {
+        let mut endpoint = Endpoint::from_shared(url.to_owned())
             .ok()
             .filter(|endpoint| endpoint.uri().authority().is_some() && !has_invalid_port(endpoint.uri()))
-            .ok_or_else(|| (ARGUMENTS, format!("{:?} is not host:port", self.addr)))?
+            .ok_or_else(|| (ARGUMENTS, format!("{url:?} is not host:port")))?
             .connect_timeout(self.timeout)
             .timeout(self.timeout);
-        if endpoint.uri().scheme_str() == Some("https") {
-            let tls = self.options.options().read().map_err(|why| (ARGUMENTS, why))?;
-            endpoint = endpoint.tls_config(tls).map_err(|error| (ARGUMENTS, deepest(&error)))?;
+        match endpoint.uri().scheme_str() {
+            Some("https") => {
+                let tls = self.tls_options()?.read().map_err(|why| (ARGUMENTS, why))?;
+                endpoint = endpoint.tls_config(tls).map_err(|error| (ARGUMENTS, deepest(&error)))?;
+            }
+            Some("http") if self.tls => {
+                return Err((ARGUMENTS, format!("{url} is plaintext, but --tls is given")));
+            }
+            _ => {}
         }
         let connecting = tokio::time::timeout(self.timeout, endpoint.connect()).await;
         let channel = match connecting {
@@ -81,29 +141,26 @@ impl Healthcheck {
             Err(_) => return Err((CONNECT, format!("cannot reach {url}: no answer in {:?}", self.timeout))),
         };
         let request = HealthCheckRequest { service: self.service.clone() };
-        let call =
-            tokio::time::timeout(
-                self.timeout,
-                async move { HealthClient::new(channel).check(request).await },
-            );
-        let answer = match call.await {
-            Ok(Ok(answer)) => answer.into_inner(),
+        let call = async move { HealthClient::new(channel).check(request).await };
+        match tokio::time::timeout(self.timeout, call).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner().status()),
             Ok(Err(status)) if status.code() == Code::NotFound => {
-                return Err((RPC, format!("{url} has no service {:?}", self.service)));
+                Err((RPC, format!("{url} has no service {:?}", self.service)))
             }
             Ok(Err(status)) => {
                 // With TLS 1.3 a server can refuse the client after the handshake.
-                let error = Error::from_status(&status, &url);
+                let error = Error::from_status(&status, url);
                 let code = if error.origin() == Origin::Connect { CONNECT } else { RPC };
-                return Err((code, error.to_string()));
+                Err((code, error.to_string()))
             }
-            Err(_) => return Err((RPC, format!("{url}: no answer in {:?}", self.timeout))),
-        };
-        match answer.status() {
-            ServingStatus::Serving => Ok(()),
-            other => Err((NOT_SERVING, format!("{url} is {}", other.as_str_name()))),
+            Err(_) => Err((RPC, format!("{url}: no answer in {:?}", self.timeout))),
         }
     }
+}
+
+fn complain((code, message): Failed) -> ExitCode {
+    output::complain(&format!("error: {message}"));
+    ExitCode::from(code)
 }
 
 fn url(addr: &str, scheme: &str) -> String {

@@ -1,7 +1,7 @@
 //! Ctrl-C and SIGTERM of a client command: the first signal asks the command to end, a second one ends the process.
 
 use std::process;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -11,23 +11,34 @@ use super::INTERRUPTED;
 /// Time that a command has to end and to flush its output after the first signal.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Time after a signal in which others are part of the same request: `timeout` signals a process and then its group.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
+
 /// Ctrl-C and SIGTERM.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    last: Option<Instant>,
 }
 
 impl Signals {
     /// Starts to watch for the signals, which no longer end the process by themselves.
     pub(super) fn watch() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, last: None })
     }
 
-    /// Waits for the next signal.
+    /// Waits for the next signal, which is not part of the same request as the last.
     pub(super) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+            if self.last.is_none_or(|last| last.elapsed() >= SAME_REQUEST) {
+                self.last = Some(Instant::now());
+                return;
+            }
         }
     }
 }

@@ -8,27 +8,48 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use crate::config::{Config, LogFormat, LogLevel};
 use crate::telemetry::Exporters;
 use crate::telemetry::logs::{self, WithTrace};
+
+/// Debug lines of this crate. Those of libraries are for [`TRACE`].
+const DEBUG: &str = "info,streamway=debug";
+const TRACE: &str = "debug,streamway=trace";
 
 /// The filter of RUST_LOG if it is set, else this one.
 fn filter(default: &str) -> EnvFilter {
     EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default))
 }
 
-/// Logging of the server: text on a terminal, JSON lines elsewhere.
-pub(super) fn for_server(verbose: u8, exporters: &Exporters) {
-    let level = match verbose {
-        0 => "info",
-        1 => "info,streamway=debug",
-        _ => "debug,streamway=trace",
+/// Returns true if lines may have colours: on a terminal, unless NO_COLOR is set (https://no-color.org).
+fn has_colours() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Logging of the server, by its settings; -v and -vv lower the level.
+pub(super) fn for_server(verbose: u8, config: &Config, exporters: &Exporters) {
+    let set = match config.log_level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => DEBUG,
+        LogLevel::Trace => TRACE,
     };
-    let terminal = std::io::stderr().is_terminal();
+    let level = match (verbose, config.log_level) {
+        (0, _) | (1, LogLevel::Trace) => set,
+        (1, _) => DEBUG,
+        _ => TRACE,
+    };
+    let is_text = match config.log_format {
+        LogFormat::Auto => std::io::stderr().is_terminal(),
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+    };
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .log_internal_errors(false)
-        .with_ansi(terminal);
-    let lines = if terminal {
+        .with_ansi(is_text && has_colours());
+    let lines = if is_text {
         lines.map_event_format(WithTrace).with_filter(filter(level)).boxed()
     } else {
         lines.json().flatten_event(true).map_event_format(WithTrace).with_filter(filter(level)).boxed()
@@ -44,14 +65,14 @@ pub(super) fn for_server(verbose: u8, exporters: &Exporters) {
 pub(super) fn for_client(verbose: u8, exporters: Option<&Exporters>) {
     let level = match verbose {
         0 => "warn",
-        1 => "info,streamway=debug",
-        _ => "debug,streamway=trace",
+        1 => DEBUG,
+        _ => TRACE,
     };
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         // They are printed with eprintln!, which panics if standard error is closed.
         .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(has_colours())
         .with_target(verbose > 1)
         .with_timer(WallClock)
         .with_filter(filter(level));

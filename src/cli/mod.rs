@@ -2,12 +2,17 @@
 
 mod backup;
 mod bench;
+mod candidates;
 mod check;
 mod completions;
+mod confirm;
 mod connection;
+mod context;
+mod contexts;
 mod copy;
 mod failure;
 mod files;
+mod format;
 mod healthcheck;
 mod interrupt;
 mod kubernetes;
@@ -16,6 +21,7 @@ mod nats_credentials;
 mod output;
 mod patience;
 mod publish;
+mod remote;
 mod runtime;
 mod serve;
 mod start;
@@ -28,19 +34,20 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use self::connection::Connection;
 use self::failure::{FAILURE, Failure, INTERRUPTED, USAGE};
 use self::patience::Patience;
+use self::remote::Remote;
 use self::runtime::{RUNTIME_SHUTDOWN, on_a_runtime};
-use crate::client::Client;
 
 const EXAMPLES: &str = "\
 Examples:
   streamway serve                                   run a server on :50051 with its data in ./data
+  streamway publish orders hello world              publish two records
   streamway publish orders --file orders.txt        publish each line as a record
   streamway subscribe orders --from earliest        print all records
   streamway subscribe orders --follow               print new records, across server restarts
   streamway topics list --server https://streams.example.org:443 --token-file token
+  streamway context add prod --server https://streams.example.org:443 --token-file token --use
   streamway copy http://old:50051 all.backup        back up every topic to a file
 
 Exit codes: 0 success, 1 failure, 2 invalid arguments or configuration, 130 interrupted.
@@ -59,27 +66,18 @@ struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 struct Global {
-    /// Address of the server: http://host:port, or https://host:port for TLS. Separate several servers of one fleet by
-    /// commas.
+    /// Those given before the name of a command that calls a server.
+    #[command(flatten)]
+    remote: Remote,
+    /// Log more to standard error; -vv logs even more. RUST_LOG takes precedence.
     #[arg(
+        short,
         long,
         global = true,
-        env = "STREAMWAY_SERVER",
-        value_name = "URL",
-        value_delimiter = ',',
-        default_value = "http://127.0.0.1:50051",
-        display_order = 900
+        action = clap::ArgAction::Count,
+        help_heading = "Global options"
     )]
-    server: Vec<String>,
-    /// Log more to standard error; -vv logs even more. RUST_LOG takes precedence.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 901)]
     verbose: u8,
-}
-
-impl Global {
-    fn client(&self, connection: &Connection) -> Result<Client, Failure> {
-        Client::new(connection.options(&self.server)).map_err(|error| Failure::usage(error.to_string()))
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -88,14 +86,15 @@ enum Command {
     Publish(publish::Publish),
     Subscribe(subscribe::Subscribe),
     Topics(topics::Topics),
+    Context(context::ContextCommand),
     Copy(copy::Copy),
     Token(token::Token),
     NatsCredentials(nats_credentials::NatsCredentials),
     Healthcheck(healthcheck::Healthcheck),
-    #[command(subcommand)]
     Bench(bench::Bench),
     Check(check::Check),
     Completions(completions::Completions),
+    CompleteLine(completions::CompleteLine),
 }
 
 /// Runs the command line of this process.
@@ -114,9 +113,14 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The grammar of the command line. Options of the connection belong to the commands that have a use for them; before the
+/// command's name they are accepted too, and handed on by [`run`].
+fn grammar() -> clap::Command {
+    Cli::command().mut_args(|arg| if arg.get_id() == "verbose" { arg } else { arg.global(false) })
+}
+
 fn parse() -> Result<Cli, ExitCode> {
-    let command = Cli::command();
-    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let parsed = grammar().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.map_err(|error| {
         // A closed pipe while help is printed is not an error.
         let _ = error.print();
@@ -129,54 +133,65 @@ fn parse() -> Result<Cli, ExitCode> {
     })
 }
 
-fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    let Cli { global, command } = cli;
-    match command {
-        Command::Serve(serve) => serve.run(global.verbose),
-        Command::Publish(publish) => client_command("publish", &global, async || {
-            let client = global.client(&publish.connection)?;
-            publish.run(client).await
-        }),
-        Command::Subscribe(subscribe) => client_command("subscribe", &global, async || {
-            let client = global.client(&subscribe.connection)?;
-            subscribe.run(client).await
-        }),
-        Command::Topics(topics) => client_command("topics", &global, async || {
-            let client = global.client(&topics.connection)?;
-            topics.run(client).await
-        }),
-        Command::Copy(copy) => client_command("copy", &global, async || copy.run().await),
-        // It runs every few seconds, and its spans would hide those of the server.
-        Command::Healthcheck(check) => {
-            logging::for_client(global.verbose, None);
-            on_a_runtime(async || Ok(check.run().await))
+impl Command {
+    /// Hands the options that were given before the command's name on to the command.
+    fn inherit(&mut self, before: Remote) -> Result<(), Failure> {
+        match self {
+            Self::Publish(publish) => publish.remote.inherit(before),
+            Self::Subscribe(subscribe) => subscribe.remote.inherit(before),
+            Self::Topics(topics) => topics.remote.inherit(before),
+            Self::Healthcheck(check) => check.remote.inherit(before),
+            Self::Bench(bench) => bench.remote.inherit(before),
+            Self::Copy(copy) if !before.is_named_by_flag() => copy.connection.inherit(before.connection),
+            Self::Context(context) if context.saves() => context.inherit(before),
+            _ if before == Remote::default() => {}
+            _ => {
+                let why =
+                    "this command takes neither --server nor other options of a connection before its name";
+                return Err(Failure::usage(why));
+            }
         }
-        Command::Bench(bench) => client_command("bench", &global, async || {
-            let connection = bench.connection().clone();
-            bench.run(|| global.client(&connection)).await
-        }),
-        Command::Check(check) => check.run(),
-        Command::Token(token) => token.run(),
-        Command::NatsCredentials(credentials) => on_a_runtime(async || credentials.run().await),
-        Command::Completions(completions) => completions.run(Cli::command()),
+        Ok(())
     }
 }
 
-fn client_command(
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let Cli { global: Global { remote: before, verbose }, mut command } = cli;
+    command.inherit(before)?;
+    match command {
+        Command::Serve(serve) => serve.run(verbose),
+        Command::Publish(publish) => traced("publish", verbose, async || publish.run().await),
+        Command::Subscribe(subscribe) => traced("subscribe", verbose, async || subscribe.run().await),
+        Command::Topics(topics) => traced("topics", verbose, async || topics.run().await),
+        Command::Copy(copy) => traced("copy", verbose, async || copy.run().await),
+        // It runs every few seconds, and its spans would hide those of the server.
+        Command::Healthcheck(check) => {
+            logging::for_client(verbose, None);
+            on_a_runtime(async || Ok(check.run().await))
+        }
+        Command::Bench(bench) => traced("bench", verbose, async || bench.run().await),
+        Command::Context(context) => on_a_runtime(async || context.run()),
+        Command::Check(check) => check.run(),
+        Command::Token(token) => token.run(),
+        Command::NatsCredentials(credentials) => on_a_runtime(async || credentials.run().await),
+        Command::Completions(completions) => completions.run(grammar()),
+        Command::CompleteLine(line) => line.run(grammar()),
+    }
+}
+
+/// Runs a command that calls a server.
+fn traced(
     name: &'static str,
-    global: &Global,
+    verbose: u8,
     command: impl AsyncFnOnce() -> Result<ExitCode, Failure>,
 ) -> Result<ExitCode, Failure> {
-    telemetry::traced(name, global.verbose, || on_a_runtime(command))
+    telemetry::traced(name, verbose, || on_a_runtime(command))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Cli;
-    use clap::CommandFactory;
-
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        super::grammar().debug_assert();
     }
 }

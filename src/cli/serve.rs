@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueHint};
+use serde_json::json;
 use tracing::{debug, info};
 
+use super::format::Format;
 use super::{Failure, logging, output, telemetry};
 use crate::config::{self, CONFIG_VARIABLE, Input, Loaded, SETTINGS, Setting};
 use crate::server;
@@ -21,13 +23,63 @@ Examples:
   streamway serve --listen 127.0.0.1:0 --data-dir /var/lib/streamway
   streamway serve --config streamway.toml --check-config
 
-SIGTERM or Ctrl-C drains the server, which ends within the drain timeout. A second signal ends it at once.";
+SIGTERM or Ctrl-C drains the server, which ends within the drain timeout. Another signal, a second or more
+after the first, ends it at once.";
+
+const SHORT_HELP: &str =
+    "`streamway serve --help` lists every setting. Each is also a variable and a key of the TOML file.";
+
+/// Settings of the summary that `-h` prints; `--help` prints all.
+const COMMON: [&str; 14] = [
+    "listen",
+    "admin_listen",
+    "engine",
+    "data_dir",
+    "drain_timeout",
+    "tls.cert",
+    "tls.key",
+    "tls.client_ca",
+    "auth_tokens",
+    "auth_jwks",
+    "auth_policy",
+    "nats.url",
+    "log_level",
+    "log_format",
+];
+
+/// Beginnings of keys, and the heading under which the help shows their settings; the first that fits counts.
+const HEADINGS: [(&str, &str); 18] = [
+    ("auth_", "Identities and policy"),
+    ("reload_", "Identities and policy"),
+    ("quota_", "Quotas"),
+    ("http2.", "HTTP/2"),
+    ("tls.", "TLS"),
+    ("storage.", "Storage"),
+    ("nats.", "NATS"),
+    ("telemetry.", "Logs and metrics"),
+    ("log_", "Logs and metrics"),
+    ("drain_", "Shutdown"),
+    ("auto_", "Topics"),
+    ("topics_", "Topics"),
+    ("listen", "Server"),
+    ("admin_listen", "Server"),
+    ("engine", "Server"),
+    ("data_", "Server"),
+    ("reflection", "Server"),
+    ("", "Limits"),
+];
+
+fn heading(key: &str) -> &'static str {
+    HEADINGS.iter().find(|(start, _)| key.starts_with(start)).map_or("", |(_, heading)| heading)
+}
 
 /// The flags of `serve`, made from the one list of settings.
 #[derive(Debug)]
 pub(super) struct Serve {
     file: Option<PathBuf>,
     check_only: bool,
+    /// Form in which a checked configuration is printed.
+    format: Format,
     flags: Vec<(Setting, String)>,
 }
 
@@ -37,6 +89,7 @@ impl FromArgMatches for Serve {
         Ok(Self {
             file: matches.get_one("config").cloned(),
             check_only: matches.get_flag("check_config"),
+            format: Format::from_arg_matches(matches)?,
             flags: SETTINGS.iter().filter_map(given).collect(),
         })
     }
@@ -59,7 +112,11 @@ impl Args for Serve {
             .action(clap::ArgAction::SetTrue)
             .help("Check the configuration, print it with the source of each value, and exit");
         let defaults = config::defaults();
-        let command = command.about("Run the server").after_help(HELP).arg(file).arg(check);
+        let command = Format::augment_args(command.arg(file).arg(check))
+            .mut_arg("output", |arg| arg.help("Output format of --check-config").requires("check_config"))
+            .about("Run the server")
+            .after_help(SHORT_HELP)
+            .after_long_help(HELP);
         SETTINGS.iter().fold(command, |command, setting| command.arg(flag(setting, &defaults)))
     }
 
@@ -75,7 +132,14 @@ fn flag(setting: &Setting, defaults: &Loaded) -> Arg {
     let arg = Arg::new(setting.key)
         .long(setting.flag())
         .value_name(setting.value_name)
-        .help(format!("{}{default}", setting.help));
+        .help(format!("{}{default}", setting.help))
+        .help_heading(heading(setting.key))
+        .hide_short_help(!COMMON.contains(&setting.key));
+    let arg = match setting.value_name {
+        "FILE" => arg.value_hint(ValueHint::FilePath),
+        "DIR" => arg.value_hint(ValueHint::DirPath),
+        _ => arg,
+    };
     if setting.is_switch() { arg.num_args(0..=1).default_missing_value("true") } else { arg }
 }
 
@@ -96,12 +160,12 @@ impl Serve {
         if self.check_only {
             server::check_files(&loaded.config)
                 .map_err(|error| Failure::usage(format!("configuration: {error}")))?;
-            output::print(&describe(&loaded))?;
+            output::print(&describe(&loaded, self.format))?;
             return Ok(ExitCode::SUCCESS);
         }
         let settings = telemetry::settings("streamway");
         let exporters = settings.and_then(|settings| Exporters::start(&settings)).map_err(Failure::usage)?;
-        logging::for_server(verbose, &exporters);
+        logging::for_server(verbose, &loaded.config, &exporters);
         log_settings(&loaded);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -119,7 +183,13 @@ impl Serve {
     }
 }
 
-fn describe(loaded: &Loaded) -> String {
+fn describe(loaded: &Loaded, format: Format) -> String {
+    if format.is_json() {
+        let line = |(setting, value, source): &(Setting, String, String)| {
+            output::json_line(&json!({ "setting": setting.key, "value": value, "source": source }))
+        };
+        return loaded.sources.iter().map(line).collect();
+    }
     let row = |(setting, value, source): &(Setting, String, String)| {
         vec![setting.key.to_owned(), value.clone(), source.clone()]
     };
@@ -139,7 +209,7 @@ fn log_settings(loaded: &Loaded) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Serve, describe};
+    use super::{COMMON, Serve, describe};
     use crate::config::{self, Input};
     use clap::{Args, Command, FromArgMatches};
 
@@ -152,11 +222,23 @@ mod tests {
     fn every_setting_is_a_flag() {
         let serve =
             parse(&["serve", "--storage-cache-bytes", "1MiB", "--reflection=false", "--auto-create-topics"]);
-        let input = Input { flags: serve.unwrap().flags, ..Input::default() };
+        let serve = serve.unwrap();
+        let input = Input { flags: serve.flags, ..Input::default() };
         let loaded = config::load(input).unwrap();
         assert_eq!(loaded.config.storage.cache_bytes, 1 << 20);
         assert!(!loaded.config.reflection && loaded.config.auto_create_topics);
-        assert!(describe(&loaded).contains("flag --storage-cache-bytes"));
+        assert!(describe(&loaded, serve.format).contains("flag --storage-cache-bytes"));
         assert!(parse(&["serve", "--no-such-thing"]).is_err());
+    }
+
+    #[test]
+    fn the_summary_of_the_help_names_settings_that_exist() {
+        for key in COMMON {
+            assert!(config::SETTINGS.iter().any(|setting| setting.key == key), "{key}");
+        }
+        let mut command = Serve::augment_args(Command::new("serve"));
+        let (short, long) = (command.render_help().to_string(), command.render_long_help().to_string());
+        assert!(short.lines().count() < 60 && long.contains("Quotas:\n"), "{short}");
+        assert!(!short.contains("--http2") && long.contains("--http2-keepalive-interval"), "{short}");
     }
 }

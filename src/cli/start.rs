@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::client::Start;
 use crate::record::{Epoch, Offset, Position, UnixMicros};
 
-/// Reads `earliest`, `latest`, an offset, `-N` for the last N records, a time, or a duration ago.
+/// Reads `earliest`, `latest`, an offset, `-N` for the last N records, a position, a time, or a duration ago.
 pub(super) fn parse_from(text: &str) -> Result<Start, String> {
     let text = text.trim();
     match text {
@@ -15,6 +15,9 @@ pub(super) fn parse_from(text: &str) -> Result<Start, String> {
     }
     if let Ok(offset) = text.parse() {
         return Ok(Start::Offset(Offset::new(offset)));
+    }
+    if let Some(position) = Position::parse(text) {
+        return Ok(Start::Position(position));
     }
     if let Some(Ok(records)) = text.strip_prefix('-').map(str::parse) {
         return Ok(Start::Last(records));
@@ -26,21 +29,22 @@ pub(super) fn parse_from(text: &str) -> Result<Start, String> {
     if let Ok(duration) = humantime::parse_duration(ago) {
         return Ok(Start::Time(micros(SystemTime::now().checked_sub(duration).unwrap_or(UNIX_EPOCH))));
     }
-    Err("write earliest, latest, an offset, -100 for the last 100 records, 2026-05-01T12:00:00Z, or \"5m ago\""
+    Err("write earliest, latest, an offset, -100 for the last 100 records, 2026-05-01T12:00:00Z, \"5m ago\", or a \
+         position"
         .into())
 }
 
-/// Reads a position as `EPOCH:OFFSET`.
+/// Reads a position, also in the form `EPOCH:OFFSET` of version 0.1.
 pub(super) fn parse_position(text: &str) -> Result<Position, String> {
-    let position = text.trim().split_once(':').and_then(|(epoch, offset)| {
+    let text = text.trim();
+    let old = || {
+        let (epoch, offset) = text.split_once(':')?;
         Some(Position { epoch: Epoch::parse(epoch)?, offset: Offset::new(offset.parse().ok()?) })
-    });
-    position.ok_or_else(|| "write EPOCH:OFFSET, for example 00c0ffee00c0ffee:42".into())
-}
-
-/// Writes a position in the form that [`parse_position`] reads.
-pub(super) fn format_position(position: Position) -> String {
-    format!("{}:{}", position.epoch, position.offset)
+    };
+    Position::parse(text).or_else(old).ok_or_else(|| {
+        "is not a position: write the epoch, _ and 20 digits, for example 00c0ffee00c0ffee_00000000000000000042"
+            .into()
+    })
 }
 
 fn micros(time: SystemTime) -> UnixMicros {
@@ -50,7 +54,7 @@ fn micros(time: SystemTime) -> UnixMicros {
 
 #[cfg(test)]
 mod tests {
-    use super::{format_position, parse_from, parse_position};
+    use super::{parse_from, parse_position};
     use crate::client::Start;
     use crate::record::{Offset, UnixMicros};
 
@@ -73,10 +77,22 @@ mod tests {
     }
 
     #[test]
-    fn positions_round_trip() {
-        let position = parse_position("00c0ffee00c0ffee:42\n").unwrap();
-        assert_eq!(format_position(position), "00c0ffee00c0ffee:42");
-        for bad in ["", "42", "xyz:42", "00c0ffee00c0ffee:", "00c0ffee00c0ffee:-1"] {
+    fn positions_are_read_in_the_form_of_now_and_of_version_0_1() {
+        let text = "00c0ffee00c0ffee_00000000000000000042";
+        let position = parse_position(&format!("{text}\n")).unwrap();
+        assert_eq!(position.to_string(), text);
+        assert_eq!(parse_position("00c0ffee00c0ffee:42"), Ok(position));
+        assert_eq!(parse_from(text), Ok(Start::Position(position)));
+        for bad in [
+            "",
+            "42",
+            "xyz:42",
+            "00c0ffee00c0ffee:",
+            "00c0ffee00c0ffee:-1",
+            "00c0ffee00c0ffee_42",
+            "00c0ffee00c0ffee_+0000000000000000042",
+            "00c0ffee00c0ffee_99999999999999999999",
+        ] {
             assert!(parse_position(bad).is_err(), "{bad}");
         }
     }

@@ -1,11 +1,12 @@
 //! `streamway token`: prints a new token, and its line for the file of `--auth-tokens`.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::json;
 
-use super::Failure;
+use super::format::Format;
+use super::{Failure, output};
 use crate::auth;
 
 /// Generate a token for a principal.
@@ -16,6 +17,8 @@ use crate::auth;
 pub(super) struct Token {
     /// Name of the principal in the policy.
     name: String,
+    #[command(flatten)]
+    format: Format,
 }
 
 impl Token {
@@ -23,7 +26,12 @@ impl Token {
         auth::check_name(&self.name).map_err(|rule| Failure::usage(format!("the name {rule}")))?;
         let token =
             auth::new_token().map_err(|error| Failure::failed(format!("no random bytes: {error}")))?;
-        writeln!(std::io::stdout(), "{token}\n{}", auth::entry(&self.name, &token))?;
+        let entry = auth::entry(&self.name, &token);
+        output::print(&if self.format.is_json() {
+            output::json_line(&json!({ "token": token, "entry": entry }))
+        } else {
+            format!("{token}\n{entry}\n")
+        })?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -9,7 +9,7 @@ use super::settings::{Override, PREFIX, SETTINGS, Setting};
 pub const CONFIG_VARIABLE: &str = "STREAMWAY_CONFIG";
 
 /// Variables that are not settings of the server but a client's. None may be both.
-pub(super) const OTHER_VARIABLES: [&str; 10] = [
+pub(super) const OTHER_VARIABLES: [&str; 11] = [
     CONFIG_VARIABLE,
     "STREAMWAY_SERVER",
     "STREAMWAY_CLIENT_TLS_CA",
@@ -20,6 +20,7 @@ pub(super) const OTHER_VARIABLES: [&str; 10] = [
     "STREAMWAY_TOKEN_FILE",
     "STREAMWAY_TOKEN_OVER_PLAINTEXT",
     "STREAMWAY_COMPRESSION",
+    "STREAMWAY_CONTEXT",
 ];
 
 /// Returns the file that the environment names.

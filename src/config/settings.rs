@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::types::{ClientAuth, Engine, NatsStorage, Secret, TlsVersion};
+use super::types::{ClientAuth, Engine, LogFormat, LogLevel, NatsStorage, Secret, TlsVersion};
 use super::value::{Address, Age, Count, File, Hidden, Optional, Period, Required, Size, Text, Word};
 
 /// One setting.
@@ -312,7 +312,12 @@ settings! {
         tls_key: PathBuf = PathBuf::new(), "FILE", Text,
             "Private key of nats.tls_cert";
     }
-    {}
+    {
+        log_level: LogLevel = LogLevel::Info, "error|warn|info|debug|trace", Word,
+            "Lowest level of log lines; -v and RUST_LOG take precedence";
+        log_format: LogFormat = LogFormat::Auto, "auto|text|json", Word,
+            "Form of log lines; auto is text on a terminal, and JSON elsewhere";
+    }
     telemetry: TelemetryConfig = "Settings of metrics and logs; those of OTLP are the standard `OTEL_*` variables." {
         topics_max: Option<usize> = None, "N", Optional,
             "Maximum topics that metrics count by name, all others together; 100, but 0 where there is a policy";

@@ -51,6 +51,28 @@ choices! {
         /// The client must present a valid one.
         Required = "required",
     }
+    /// Lowest level of the lines of the log.
+    LogLevel, "write error, warn, info, debug or trace" {
+        /// A person must look.
+        Error = "error",
+        /// Something is odd.
+        Warn = "warn",
+        /// The state changed.
+        Info = "info",
+        /// Lines for each call.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+    /// Form of the lines of the log.
+    LogFormat, "write auto, text or json" {
+        /// Text on a terminal, JSON elsewhere.
+        Auto = "auto",
+        /// Text.
+        Text = "text",
+        /// A JSON object a line.
+        Json = "json",
+    }
     /// Version of TLS that is still safe.
     TlsVersion, "write 1.2 or 1.3" {
         /// RFC 5246.

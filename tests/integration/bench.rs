@@ -8,7 +8,10 @@ use crate::harness::Server;
 
 fn bench(server: &Server, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_streamway"));
-    command.arg("bench").args(args).args(["--output", "json", "--duration", "300ms", "--warmup", "100ms"]);
+    command.arg("bench").args(args).args(["--output", "json"]);
+    if args[0] != "subscribe" {
+        command.args(["--duration", "300ms", "--warmup", "100ms"]);
+    }
     command.env("STREAMWAY_SERVER", server.url()).output().unwrap()
 }
 
@@ -69,4 +72,50 @@ async fn every_kind_of_load_accounts_for_every_record() {
         .output()
         .unwrap();
     assert!(list.status.success() && list.stdout.is_empty(), "topics are left: {list:?}");
+}
+
+fn refused(server: &Server, args: &[&str]) -> (Option<i32>, String) {
+    let output = bench(server, args);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("could not be deleted"), "{said}");
+    (output.status.code(), said)
+}
+
+/// A figure that nothing stands behind is worse than an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn options_that_would_mislead_are_refused() {
+    let server = Server::start().await;
+    for (args, why) in [
+        (&["publish", "--publishers", "0"][..], "0 is not in 1.."),
+        (&["fanout", "--publishers", "0"], "0 is not in 1.."),
+        (&["publish", "--records", "5"], "unexpected argument '--records'"),
+        (&["ramp", "--rate", "5"], "unexpected argument '--rate'"),
+        (&["publish", "--size", "23"], "must be at least 24"),
+        (&["publish", "--yes"], "--topic"),
+    ] {
+        let (code, said) = refused(&server, args);
+        assert!(code == Some(2) && said.contains(why), "{args:?}: {said}");
+    }
+    let stored = ["subscribe", "--records", "5", "--duration", "1s"];
+    let output = Command::new(env!("CARGO_BIN_EXE_streamway")).arg("bench").args(stored).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "nothing is measured for a time there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_exists_is_used_only_where_somebody_agreed() {
+    let server = Server::start().await;
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_streamway"));
+        command.args(args).env("STREAMWAY_SERVER", server.url()).output().unwrap()
+    };
+    assert!(run(&["topics", "create", "orders"]).status.success());
+    let (code, said) = refused(&server, &["publish", "--topic", "orders"]);
+    assert!(code == Some(2) && said.contains("orders exists") && said.contains("--yes"), "{said}");
+    let stored = ["bench", "subscribe", "--records", "50", "--topic", "orders", "--yes", "-o", "json"];
+    // The records of the first run are not counted as those of the second.
+    for _ in 0..2 {
+        assert_eq!(count(&figures(&run(&stored))[0], "delivered"), 50);
+    }
+    let (code, said) = refused(&server, &["publish", "--server", "http://127.0.0.1:1"]);
+    assert!(code == Some(1) && said.contains("cannot reach"), "{said}");
 }

@@ -87,3 +87,67 @@ def await_line(lines, text):
     while not any(text in line for line in lines):
         assert time.monotonic() < deadline, lines
         time.sleep(0.05)
+
+
+def on_a_terminal(server, *args, answer=b"", **env):
+    """Runs a command whose input and errors are a terminal. Returns its exit code and what it showed there."""
+    ours, theirs = os.openpty()
+    clean = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "RUST_LOG")}
+    command = [BINARY, "--server", f"http://{server.listen}", *args]
+    process = subprocess.Popen(command, env=clean | env, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    os.write(ours, answer)
+    shown = b""
+    try:
+        while part := os.read(ours, 4096):
+            shown += part
+    except OSError:  # Linux says EIO once the other side is closed.
+        pass
+    os.close(ours)
+    return process.wait(timeout=60), shown.decode()
+
+
+def test_deleting_by_prefix_asks_and_does_as_it_is_told(observed):
+    server = observed()
+    for topic in ("test-a", "test-b"):
+        run(server, "publish", topic)
+    delete = ("topics", "delete", "--prefix", "test-")
+    code, shown = on_a_terminal(server, *delete, answer=b"n\n")
+    assert code == 1 and "Delete 2 topics with all records (test-a, test-b)? [y/N]" in shown, shown
+    assert "nothing was changed" in shown, shown
+    code, shown = on_a_terminal(server, *delete, answer=b"y\n")
+    assert code == 0 and "deleted test-b" in shown, shown
+    code, shown = on_a_terminal(server, *delete)
+    assert code == 0 and "no topic begins with test-" in shown, shown
+    assert server.stop() == 0
+
+
+def test_no_color_is_honoured_and_the_log_has_its_settings(observed):
+    server = observed()
+    for env, coloured in [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True)]:
+        _, shown = on_a_terminal(server, "topics", "list", "-v", **env)
+        assert "calling" in shown and ("\x1b[" in shown) == coloured, (env, shown)
+    assert server.stop() == 0
+
+
+def test_the_log_of_the_server_has_the_level_and_the_form_that_are_set(tmp_path):
+    def log(*flags, **env):
+        admin = f"127.0.0.1:{free_port()}"
+        command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--admin-listen", admin]
+        command += ["--data-dir", str(tmp_path / "data"), *flags]
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "RUST_"))}
+        process = subprocess.Popen(command, env=clean | env, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while subprocess.run([BINARY, "healthcheck", "--addr", admin], capture_output=True, check=False).returncode:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.terminate()
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == 0, said
+        return said
+
+    assert log(STREAMWAY_LOG_FORMAT="json").startswith("{")
+    text = log("--log-format", "text")
+    assert "shutting down" in text and not text.startswith("{") and "\x1b" not in text
+    assert log("--log-level", "warn", "--log-format", "text") == ""
+    assert "DEBUG" in log("--log-level", "debug", "--log-format", "text")

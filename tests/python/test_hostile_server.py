@@ -125,7 +125,7 @@ def test_records_of_any_numbers_are_json_that_moves_no_terminal(hostile, seconds
     assert not obeyed(out), out
     for line in map(json.loads, out.splitlines()):
         assert line["value"] == line["key"] == line["headers"][EVIL] == EVIL
-        assert "event_time" in line and "time" in line
+        assert "event_time" in line and "publish_time" in line
 
 
 def test_a_raw_record_is_printed_as_it_was_published(hostile):

@@ -139,20 +139,19 @@ pub(super) async fn verify(
     Ok(())
 }
 
-/// Reads the topic from its beginning to its tail, and returns the number of records.
-pub(super) async fn read_all(run: &Run, client: &Client) -> Result<u64, Error> {
-    let mut subscriber = client.subscribe(to_tail(&run.plan.topic, Start::Earliest));
-    let mut seen = 0;
+/// Reads the topic from `start` to its tail, where it has `published` records of the run, and counts the missing ones.
+pub(super) async fn read_all(
+    run: &Arc<Run>,
+    client: &Client,
+    start: Start,
+    published: u64,
+) -> Result<(), Error> {
+    let (mut seen, mut subscriber) = (Seen::new(run), client.subscribe(to_tail(&run.plan.topic, start)));
     while let Some(delivery) = subscriber.next().await {
-        let mut count = 0;
-        for record in delivery?.records() {
-            record?;
-            count += 1;
-        }
-        seen += count;
-        run.delivered.add(count, true);
+        run.delivered.add(seen.count(&delivery?, |_| {})?, true);
     }
-    Ok(seen)
+    seen.close(&[published]);
+    Ok(())
 }
 
 fn to_tail(topic: &str, start: Start) -> SubscriberOptions {

@@ -92,7 +92,7 @@ impl Report {
     }
 
     fn verdict(&self) -> String {
-        match (self.is_whole(), self.plan.verify || self.plan.subscribers > 0) {
+        match (self.is_whole(), self.is_verified()) {
             (false, _) => format!(
                 "{} records MISSING, {} REPEATED",
                 HumanCount(self.missing),
@@ -101,6 +101,10 @@ impl Report {
             (true, true) => "everything acknowledged was delivered once and in order".to_owned(),
             (true, false) => "no".to_owned(),
         }
+    }
+
+    const fn is_verified(&self) -> bool {
+        self.plan.verify || self.plan.subscribers > 0
     }
 
     /// The result as JSON.
@@ -118,7 +122,7 @@ impl Report {
             "delivery_latency_seconds": latencies_json(&self.delivering),
             "client_cpu_seconds": seconds(self.used.client),
             "server_cpu_seconds": seconds(self.used.server),
-            "missing": self.missing, "repeated": self.repeated,
+            "verified": self.is_verified(), "missing": self.missing, "repeated": self.repeated,
         })
     }
 }

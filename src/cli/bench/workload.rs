@@ -13,8 +13,9 @@ use super::publishing;
 use super::reading::{self, Published};
 use super::report::Report;
 use super::run::{Plan, Run};
+use super::stamp::Stamp;
 use crate::cli::Failure;
-use crate::client::{Client, Error, Start};
+use crate::client::{Client, Error, Record, Start};
 use crate::record::Offset;
 
 /// Creates a client with its own connection.
@@ -73,39 +74,33 @@ pub(super) async fn stored(
 ) -> Result<Report, Failure> {
     let mut readers = JoinSet::new();
     let clients = (0..plan.connections.max(1)).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
-    topic_tail(&clients[0], &plan.topic).await?;
-    fill(&plan, records, &clients[0]).await?;
-    let before = cpu.used();
+    let start = Start::Offset(topic_tail(&clients[0], &plan.topic).await?);
     let run = Arc::new(Run::start(plan));
+    fill(&run, records, &clients[0]).await?;
+    let before = cpu.used();
     let (progress, started) = (Progress::start(&run), Instant::now());
     for index in 0..run.plan.subscribers {
         let (run, client) = (Arc::clone(&run), clients[index as usize % clients.len()].clone());
-        readers.spawn(async move { reading::read_all(&run, &client).await });
+        readers.spawn(async move { reading::read_all(&run, &client, start, records).await });
     }
-    let seen = all(&mut readers).await?;
+    all(&mut readers).await?;
     let (took, used) = (started.elapsed(), cpu.used() - before);
     progress.end();
-    let missing: u64 = seen.iter().map(|seen| records.saturating_sub(*seen)).sum();
-    run.missing.store(missing, Ordering::Relaxed);
     Ok(Report::of(&run, took, used))
 }
 
-async fn fill(plan: &Plan, records: u64, client: &Client) -> Result<(), Error> {
-    let publisher = client.publisher(&plan.topic, crate::client::PublisherOptions::default())?;
-    let record = crate::client::Record::new(vec![b'.'; plan.size]);
-    for _ in 0..records {
-        publisher.publish_nowait(&record).await?;
+async fn fill(run: &Run, records: u64, client: &Client) -> Result<(), Error> {
+    let publisher = client.publisher(&run.plan.topic, crate::client::PublisherOptions::default())?;
+    for sequence in 0..records {
+        let stamp = Stamp { run: run.id, publisher: 0, sequence, due_nanos: 0 };
+        publisher.publish_nowait(&Record::new(stamp.record(run.plan.size))).await?;
     }
     publisher.close().await
 }
 
-/// The tail of the topic, which is created if it does not exist.
+/// The tail of the topic.
 async fn topic_tail(client: &Client, topic: &str) -> Result<Offset, Error> {
-    let found = match client.topics().create(topic, None).await {
-        Err(error) if error.reason() == Some("TOPIC_ALREADY_EXISTS") => client.topics().get(topic).await?,
-        other => other?,
-    };
-    Ok(Offset::new(found.tail))
+    Ok(Offset::new(client.topics().get(topic).await?.tail))
 }
 
 /// Waits for the results of all tasks, or for the first failure.

@@ -65,7 +65,7 @@ pub(super) struct Copy {
     #[command(flatten)]
     patience: Patience,
     #[command(flatten)]
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 /// Returns the servers of a URL, in which commas separate several servers of one fleet, or `None` for a path.
@@ -119,7 +119,7 @@ impl Copy {
     }
 
     fn client(&self, servers: &[String], token_file: Option<&PathBuf>) -> Result<Client, Failure> {
-        let mut options = self.connection.options(servers);
+        let mut options = self.connection.options(servers)?;
         if let Some(file) = token_file {
             (options.token, options.token_file) = (None, Some(file.clone()));
         }

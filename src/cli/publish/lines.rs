@@ -1,8 +1,6 @@
 //! Reading of lines on a thread of its own, a chunk of whole lines at a time.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
@@ -12,7 +10,7 @@ const READ: usize = 256 << 10;
 /// Number of chunks read ahead.
 const AHEAD: usize = 4;
 /// Longest line, in bytes: far more than a server accepts in one message by default.
-const LINE_MAX: usize = 64 << 20;
+pub(super) const LINE_MAX: usize = 64 << 20;
 
 /// Whole lines of the input.
 #[derive(Clone, Debug)]
@@ -44,6 +42,11 @@ impl Chunk {
         })
     }
 
+    /// The lines with their newlines.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Size in bytes.
     pub(super) fn len(&self) -> u64 {
         self.bytes.len() as u64
@@ -54,34 +57,15 @@ impl Chunk {
 #[derive(Debug)]
 pub(super) struct Lines {
     chunks: mpsc::Receiver<io::Result<Chunk>>,
-    len: Option<u64>,
 }
 
 impl Lines {
-    /// Starts reading a file, or standard input for `-` or no path.
-    pub(super) fn open(path: Option<&Path>) -> io::Result<Self> {
-        let path = path.filter(|path| *path != Path::new("-"));
-        let (input, len): (Box<dyn Read + Send>, _) = match path {
-            None => (Box::new(io::stdin()), None),
-            Some(path) => {
-                let at_path = |error| io::Error::other(format!("{}: {error}", path.display()));
-                let file = File::open(path).map_err(at_path)?;
-                let metadata = file.metadata().map_err(at_path)?;
-                if metadata.is_dir() {
-                    return Err(io::Error::other(format!("{} is a directory", path.display())));
-                }
-                (Box::new(file), metadata.is_file().then_some(metadata.len()))
-            }
-        };
+    /// Starts to read on a thread of its own.
+    pub(super) fn read(input: Box<dyn Read + Send>) -> io::Result<Self> {
         let (sender, chunks) = mpsc::channel(AHEAD);
         // A thread of the runtime would delay the exit, as a read of a terminal may block for ever.
         std::thread::Builder::new().name("lines".into()).spawn(move || read(input, &sender))?;
-        Ok(Self { chunks, len })
-    }
-
-    /// Size of the whole input in bytes, where it is known.
-    pub(super) const fn len(&self) -> Option<u64> {
-        self.len
+        Ok(Self { chunks })
     }
 
     /// Waits for the next chunk; none at the end.

@@ -1,55 +1,63 @@
-//! `streamway publish`: publishes the lines of a file or of standard input.
+//! `streamway publish`: publishes values, the lines of a file or of standard input, or JSON.
 
+mod input;
+mod json;
 mod lines;
 mod progress;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::Args;
 
-use self::lines::Lines;
+use self::input::{Form, Input, Template};
 use self::progress::Progress;
-use super::connection::Connection;
+use super::format::Format;
 use super::interrupt::Signals;
-use super::{Failure, INTERRUPTED, Patience};
-use crate::client::{Client, Publisher, PublisherOptions, Record};
+use super::remote::Remote;
+use super::{Failure, INTERRUPTED, Patience, output};
+use crate::client::{Publisher, PublisherOptions, Record};
 
-/// Publish lines as records.
+/// Publish records.
 ///
-/// Every line becomes one record, without its newline. The command ends when all records are durable.
+/// Every VALUE becomes one record; without one, every line of standard input or of a file, without its newline. The command
+/// ends when all records are durable. It cuts the input into batches, each of which is stored whole or not at all.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  streamway publish greetings hello world
   streamway publish orders --file orders.txt
-  echo hello | streamway publish greetings
   streamway publish users --file users.tsv --key-separator $'\\t' --header source=import
+  streamway publish images --file cat.png --input raw --key cat --event-time now
+  streamway subscribe orders --output json | streamway publish copy --input json
 
-A command that fails reports how many lines are stored at least; lines after those may be stored too.
-To make it safe to repeat, give the input a name: --request-id-prefix import-42 stores no line twice, as long
+A command that fails reports how many records are stored at least; records after those may be stored too. To
+make it safe to repeat, give the input a name: --request-id-prefix import-42 stores no record twice, as long
 as the server remembers the ids (10 minutes by default) and the --batch options are the same.")]
 pub(super) struct Publish {
     /// Name of the topic. It is created if it does not exist, unless the server is configured otherwise.
     topic: String,
+    /// Values of the records, instead of an input.
+    #[arg(value_name = "VALUE", conflicts_with = "file", allow_negative_numbers = true)]
+    values: Vec<OsString>,
     /// Read this file instead of standard input.
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Use the text before the first occurrence of this separator as the record's key.
-    #[arg(short, long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    key_separator: Option<String>,
-    /// Header of every record. May be repeated.
-    #[arg(short = 'H', long = "header", value_name = "KEY=VALUE", value_parser = parse_header)]
-    headers: Vec<(String, String)>,
+    /// Form of the input.
+    #[arg(short, long, value_enum, value_name = "FORM", default_value_t = Form::Lines)]
+    input: Form,
+    #[command(flatten)]
+    template: Template,
     /// Maximum number of records in one batch.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     batch_records: u32,
-    /// Maximum size of the records in one batch; a longer line is sent alone.
+    /// Maximum size of the records in one batch; a larger record is sent alone.
     #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = crate::config::parse_size)]
     batch_bytes: u64,
-    /// Make the command safe to repeat: batches get the request ids PREFIX-<number of the first line>. Repeating the same
+    /// Make the command safe to repeat: batches get the request ids PREFIX-<number of the first record>. Repeating the same
     /// input stores nothing twice, and another input is refused. Batches are then sent only when full.
     #[arg(long, value_name = "PREFIX", value_parser = parse_prefix)]
     request_id_prefix: Option<String>,
@@ -57,14 +65,11 @@ pub(super) struct Publish {
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
+    format: Format,
+    #[command(flatten)]
     patience: Patience,
     #[command(flatten)]
-    pub(super) connection: Connection,
-}
-
-fn parse_header(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
+    pub(super) remote: Remote,
 }
 
 /// Longest prefix, in bytes. With a dash and a line number it is a valid `request_id`.
@@ -82,10 +87,12 @@ fn parse_prefix(text: &str) -> Result<String, String> {
 const INTERRUPT_FLUSH: Duration = Duration::from_secs(2);
 
 impl Publish {
-    pub(super) async fn run(self, client: Client) -> Result<ExitCode, Failure> {
-        let mut lines =
-            Lines::open(self.file.as_deref()).map_err(|error| Failure::usage(error.to_string()))?;
-        let progress = Arc::new(Progress::new(lines.len(), self.quiet));
+    pub(super) async fn run(mut self) -> Result<ExitCode, Failure> {
+        let client = self.remote.client()?;
+        let values = std::mem::take(&mut self.values);
+        let mut input = Input::open(self.input, self.template.clone(), values, self.file.as_deref())?;
+        let is_lines = input.is_lines();
+        let progress = Arc::new(Progress::new(input.len, self.quiet || self.format.is_json()));
         let observer = Arc::clone(&progress);
         let options = PublisherOptions {
             records_per_batch: self.batch_records,
@@ -97,7 +104,7 @@ impl Publish {
         let publisher = client.publisher(&self.topic, options)?;
         let mut signals = Signals::watch()?;
         let outcome = tokio::select! {
-            outcome = self.publish(&publisher, &mut lines, &progress) => outcome,
+            outcome = self.publish(&publisher, &mut input, &progress) => outcome,
             () = signals.next() => {
                 tokio::select! {
                     _ = tokio::time::timeout(INTERRUPT_FLUSH, publisher.flush()) => {}
@@ -110,11 +117,14 @@ impl Publish {
             Ok(()) => {
                 let _ = publisher.close().await;
                 progress.summary(&self.topic);
+                if self.format.is_json() {
+                    output::print(&output::json_line(&progress.json(&self.topic)))?;
+                }
                 Ok(ExitCode::SUCCESS)
             }
             Err(Failure { code, message }) => {
                 progress.clear();
-                Err(Failure { code, message: format!("{message}{}", self.how_far(&progress)) })
+                Err(Failure { code, message: format!("{message}{}", self.how_far(&progress, is_lines)) })
             }
         }
     }
@@ -122,96 +132,76 @@ impl Publish {
     async fn publish(
         &self,
         publisher: &Publisher,
-        lines: &mut Lines,
+        input: &mut Input,
         progress: &Progress,
     ) -> Result<(), Failure> {
         match &self.request_id_prefix {
-            None => self.publish_freely(publisher, lines, progress).await?,
-            Some(prefix) => self.publish_repeatably(publisher, lines, progress, prefix).await?,
+            None => {
+                while let Some((records, bytes)) = input.next().await? {
+                    for record in &records {
+                        publisher.publish_nowait(record).await?;
+                    }
+                    progress.read(bytes);
+                }
+            }
+            Some(prefix) => self.publish_repeatably(publisher, input, progress, prefix).await?,
         }
         Ok(publisher.flush().await?)
-    }
-
-    async fn publish_freely(
-        &self,
-        publisher: &Publisher,
-        lines: &mut Lines,
-        progress: &Progress,
-    ) -> Result<(), Failure> {
-        while let Some(chunk) = lines.next().await? {
-            for (number, line) in chunk.lines() {
-                publisher.publish_nowait(&self.record(line, number)?).await?;
-            }
-            progress.read(chunk.len());
-        }
-        Ok(())
     }
 
     /// Publishes batches that are the same, with the same ids, whenever the input is the same.
     async fn publish_repeatably(
         &self,
         publisher: &Publisher,
-        lines: &mut Lines,
+        input: &mut Input,
         progress: &Progress,
         prefix: &str,
     ) -> Result<(), Failure> {
-        let (mut batch, mut bytes, mut first_line) = (Vec::new(), 0, 1);
-        let send = async |batch: &[Record], first_line: u64| {
-            let id = format!("{prefix}-{first_line}");
+        let (mut batch, mut bytes, mut number, mut first) = (Vec::new(), 0, 0, 1);
+        let send = async |batch: &[Record], first: u64| {
+            let id = format!("{prefix}-{first}");
             // The flush at the end waits until the batch is durable.
             publisher.publish_batch(batch, Some(&id)).await.map(drop)
         };
-        while let Some(chunk) = lines.next().await? {
-            for (number, line) in chunk.lines() {
-                let record = self.record(line, number)?;
+        while let Some((records, read)) = input.next().await? {
+            for record in records {
+                number += 1;
                 let len = record.field_len() as u64;
                 let full = batch.len() >= self.batch_records as usize
                     || (!batch.is_empty() && bytes + len > self.batch_bytes);
                 if full {
-                    send(&batch, first_line).await?;
-                    (bytes, first_line) = (0, number);
+                    send(&batch, first).await?;
+                    (bytes, first) = (0, number);
                     batch.clear();
                 }
                 bytes += len;
                 batch.push(record);
             }
-            progress.read(chunk.len());
+            progress.read(read);
         }
         if !batch.is_empty() {
-            send(&batch, first_line).await?;
+            send(&batch, first).await?;
         }
         Ok(())
     }
 
-    fn record(&self, line: Bytes, number: u64) -> Result<Record, Failure> {
-        let (key, value) = match &self.key_separator {
-            None => (Bytes::new(), line),
-            Some(separator) => {
-                let at = line.windows(separator.len()).position(|part| part == separator.as_bytes());
-                let at = at.ok_or_else(|| {
-                    Failure::failed(format!("line {number} has no key separator {separator:?}"))
-                })?;
-                (line.slice(..at), line.slice(at + separator.len()..))
-            }
-        };
-        Ok(Record { key, value, headers: self.headers.clone(), event_time: None })
-    }
-
     /// Text on what was stored before a failure. Batches are stored in order.
-    fn how_far(&self, progress: &Progress) -> String {
-        match (progress.records(), &self.request_id_prefix) {
-            (0, _) => "; nothing was acknowledged".into(),
-            (stored, Some(_)) => {
-                format!(
-                    "; at least the first {stored} lines are stored, and repeating this command stores none of them twice"
-                )
-            }
-            (stored, None) => format!(
-                "; at least the first {stored} lines are stored; continue with line {next} (tail -n +{next}), but some \
-                 of the lines from there on may be stored too: only --request-id-prefix makes repeating safe",
-                next = stored + 1,
-            ),
+    fn how_far(&self, progress: &Progress, is_lines: bool) -> String {
+        let (stored, what) = (progress.records(), if is_lines { "lines" } else { "records" });
+        if stored == 0 {
+            return "; nothing was acknowledged".into();
         }
+        let first = format!("; at least the first {stored} {what} are stored");
+        if self.request_id_prefix.is_some() {
+            return format!("{first}, and repeating this command stores none of them twice");
+        }
+        let next = stored + 1;
+        let on =
+            if is_lines { format!("; continue with line {next} (tail -n +{next})") } else { String::new() };
+        format!(
+            "{first}{on}, but some of the {what} from there on may be stored too: only --request-id-prefix makes \
+             repeating safe"
+        )
     }
 }
 
@@ -233,10 +223,10 @@ mod tests {
     #[test]
     fn keys_end_at_the_first_separator() {
         let publish = parse(&["-k", "::", "-H", "a=b=c"]).unwrap();
-        let record = publish.record("user::x::y".into(), 1).unwrap();
+        let record = publish.template.record("user::x::y".into(), 1).unwrap();
         assert_eq!((&record.key[..], &record.value[..]), (&b"user"[..], &b"x::y"[..]));
         assert_eq!(record.headers, [("a".to_owned(), "b=c".to_owned())]);
-        assert!(publish.record("no key".into(), 7).unwrap_err().message.contains("line 7"));
+        assert!(publish.template.record("no key".into(), 7).unwrap_err().message.contains("line 7"));
     }
 
     #[test]

@@ -5,17 +5,19 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
 
 use super::super::output;
 use crate::client::Stored;
-use crate::record::Offset;
+use crate::record::{Offset, Position};
 
 #[derive(Debug, Default)]
 struct Totals {
+    batches: u64,
     stored: u64,
     duplicates: u64,
     first: Option<Offset>,
-    next: Option<Offset>,
+    next: Option<Position>,
 }
 
 /// Counts records, and draws the progress bar.
@@ -62,15 +64,16 @@ impl Progress {
     /// Notes that a batch became durable.
     pub(super) fn stored(&self, stored: &Stored) {
         let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.batches += 1;
         totals.stored += u64::from(stored.records);
         if stored.receipt.duplicate {
             totals.duplicates += u64::from(stored.records);
         }
         totals.first.get_or_insert(stored.receipt.first);
-        totals.next = Some(stored.receipt.next.offset);
+        totals.next = Some(stored.receipt.next);
     }
 
-    /// Number of durable records. As batches are stored in order, these are the first lines of the input.
+    /// Number of durable records. As batches are stored in order, these are the first ones of the input.
     pub(super) fn records(&self) -> u64 {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner).stored
     }
@@ -96,11 +99,27 @@ impl Progress {
             self.rate(totals.stored, elapsed),
         );
         if let (Some(first), Some(next)) = (totals.first, totals.next) {
-            line.push_str(&format!(", offsets {first} to {}", next.get().saturating_sub(1)));
+            line.push_str(&format!(", offsets {first} to {}", next.offset.get().saturating_sub(1)));
         }
         if totals.duplicates > 0 {
             line.push_str(&format!("; {} of them had been stored before", HumanCount(totals.duplicates)));
         }
         output::complain(&line);
+    }
+
+    /// The summary as JSON, in the form of protobuf: 64-bit numbers as strings.
+    pub(super) fn json(&self, topic: &str) -> Value {
+        let totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut json = json!({
+            "topic": topic,
+            "records": totals.stored.to_string(),
+            "batches": totals.batches.to_string(),
+            "duplicates": totals.duplicates.to_string(),
+        });
+        if let (Some(first), Some(next)) = (totals.first, totals.next) {
+            json["firstOffset"] = first.to_string().into();
+            json["next"] = json!({ "epoch": next.epoch.to_string(), "offset": next.offset.to_string() });
+        }
+        json
     }
 }

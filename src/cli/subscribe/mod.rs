@@ -1,5 +1,6 @@
-//! `streamway subscribe`: prints records to standard output.
+//! `streamway subscribe`: prints the records of topics to standard output.
 
+mod deliveries;
 mod print;
 mod resume_file;
 
@@ -10,24 +11,28 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::io::Interest;
 use tokio::net::unix::pipe;
 use tokio_util::sync::CancellationToken;
 
+use self::deliveries::{Deliveries, Indexed, subscribe};
 use self::print::{Print, Printer};
 use self::resume_file::ResumeFile;
-use super::connection::Connection;
+use super::remote::Remote;
 use super::start::{parse_from, parse_position};
 use super::{Failure, INTERRUPTED, Patience, interrupt};
-use crate::client::{Client, Delivery, Error, Start, Subscriber, SubscriberOptions};
+use crate::client::{Delivery, Error, Start, SubscriberOptions};
 use crate::proto::v1::{self, Notice};
 use crate::record::Position;
 
-/// Print the records of a topic.
+/// Largest number of topics: each has a call of its own.
+const TOPICS_MAX: usize = 100;
+
+/// Print the records of topics.
 ///
 /// Prints all records and ends. With --follow, it prints new records as they are published, across server
-/// restarts, until Ctrl-C.
+/// restarts, until Ctrl-C. The records of several topics are printed as they arrive; those of one topic keep their order.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -37,29 +42,33 @@ Examples:
   streamway subscribe orders --from \"1h ago\" --output json | jq .value
   streamway subscribe orders --follow --resume-file orders.pos
                                                     continue where the last run stopped
+  streamway subscribe orders payments --follow --print-topic \": \"
 
-Ctrl-C or SIGTERM ends it with exit code 130, or 0 with --follow and without --max. A second signal
-ends it at once.")]
+Ctrl-C or SIGTERM ends it with exit code 130, or 0 with --follow and without --max. Another signal, a
+second or more after the first, ends it at once.")]
 pub(super) struct Subscribe {
-    /// Name of the topic. With --follow it is created if it does not exist, unless the server is configured otherwise.
-    topic: String,
-    /// Start of the subscription: earliest, latest, an offset, -N for the last N records, an RFC 3339 time, or "5m ago".
-    /// The default is earliest, or latest with --follow.
+    /// Names of the topics, at most 100. With --follow they are created if they do not exist, unless the server is
+    /// configured otherwise.
+    #[arg(required = true, value_name = "TOPIC", num_args = 1..=TOPICS_MAX)]
+    topics: Vec<String>,
+    /// Start of the subscription: earliest, latest, an offset, -N for the last N records, an RFC 3339 time, "5m ago", or a
+    /// position, which fails if the topic was deleted and created again since. The default is earliest, or latest with
+    /// --follow.
     #[arg(long, value_name = "WHERE", allow_hyphen_values = true, value_parser = parse_from)]
     from: Option<Start>,
-    /// Start at this position, and fail if the topic was deleted and created again since.
-    #[arg(long, value_name = "EPOCH:OFFSET", value_parser = parse_position, conflicts_with = "from")]
+    /// As --from with a position. Version 0.1 had this flag.
+    #[arg(long, hide = true, value_parser = parse_position, conflicts_with = "from")]
     position: Option<Position>,
     /// Continue with new records as they are published.
     #[arg(short, long)]
     follow: bool,
-    /// End after this number of records.
+    /// End after this number of records of each topic.
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max: Option<u64>,
     #[command(flatten)]
     print: Print,
-    /// Store the position in this file, and start there if the file exists. It is written after the records are printed,
-    /// so a crash repeats records rather than skips them.
+    /// Store the position of each topic in this file, and start there if the file exists. It is written after the records
+    /// are printed, so a crash repeats records rather than skips them.
     #[arg(long, value_name = "FILE")]
     resume_file: Option<PathBuf>,
     /// What to do if the start is no longer in the topic, or beyond its tail.
@@ -71,7 +80,7 @@ pub(super) struct Subscribe {
     #[command(flatten)]
     patience: Patience,
     #[command(flatten)]
-    pub(super) connection: Connection,
+    pub(super) remote: Remote,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -104,19 +113,31 @@ enum Stop {
 }
 
 impl Subscribe {
-    pub(super) async fn run(self, client: Client) -> Result<ExitCode, Failure> {
-        let resume = self.resume_file.clone().map(ResumeFile::new);
-        let stored = resume.as_ref().map(ResumeFile::load).transpose()?.flatten();
-        let mut subscriber = client.subscribe(self.options(stored));
-        let mut sink =
-            Sink { printer: Printer::new(&self.print), resume, position: None, flushed: Instant::now() };
+    pub(super) async fn run(self) -> Result<ExitCode, Failure> {
+        if let Some(twice) = repeated(&self.topics) {
+            return Err(Failure::usage(format!("the topic {twice} is named twice")));
+        }
+        let client = self.remote.client()?;
+        let resume = self.resume_file.clone().map(|path| ResumeFile::load(path, &self.topics)).transpose()?;
+        let options = self
+            .topics
+            .iter()
+            .map(|topic| self.options(topic, resume.as_ref().and_then(|resume| resume.position(topic))));
+        let mut deliveries = subscribe(&client, options);
+        let mut sink = Sink {
+            printer: Printer::new(&self.print, self.topics.len() > 1),
+            resume,
+            positions: vec![None; self.topics.len()],
+            topics: self.topics.clone(),
+            flushed: Instant::now(),
+        };
         let interrupted = interrupt::on_signals()
             .map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))?;
         let stop = tokio::select! {
             biased;
             () = interrupted.cancelled() => Stop::Interrupted,
             () = reader_gone() => Stop::Closed,
-            outcome = copy(&mut subscriber, &mut sink, &interrupted) => outcome?,
+            outcome = copy(&mut deliveries, &mut sink, &interrupted) => outcome?,
         };
         if !matches!(stop, Stop::Closed) {
             sink.flush()?;
@@ -129,7 +150,7 @@ impl Subscribe {
         }
     }
 
-    fn options(&self, stored: Option<Position>) -> SubscriberOptions {
+    fn options(&self, topic: &str, stored: Option<Position>) -> SubscriberOptions {
         let default = if self.follow { Start::Latest } else { Start::Earliest };
         let given = stored.or(self.position).map(Start::Position).or(self.from);
         SubscriberOptions {
@@ -145,17 +166,22 @@ impl Subscribe {
             }),
             heartbeat_interval: self.heartbeat,
             retry: self.patience.policy(),
-            ..SubscriberOptions::new(self.topic.clone(), given.unwrap_or(default))
+            ..SubscriberOptions::new(topic, given.unwrap_or(default))
         }
     }
 }
 
-/// Standard output, and the file with its position.
+fn repeated(topics: &[String]) -> Option<&String> {
+    topics.iter().enumerate().find(|(index, topic)| topics[..*index].contains(topic)).map(|(_, topic)| topic)
+}
+
+/// Standard output, and the file with its positions.
 struct Sink {
     printer: Printer,
     resume: Option<ResumeFile>,
-    /// Position after the last record printed.
-    position: Option<Position>,
+    topics: Vec<String>,
+    /// For each topic, the position after the last record printed.
+    positions: Vec<Option<Position>>,
     flushed: Instant,
 }
 
@@ -163,13 +189,13 @@ struct Sink {
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Sink {
-    fn put(&mut self, delivery: &Delivery) -> Result<Stop, Failure> {
-        match self.printer.delivery(delivery) {
+    fn put(&mut self, index: usize, delivery: &Delivery) -> Result<Stop, Failure> {
+        match self.printer.delivery(&self.topics[index], delivery) {
             Ok(()) => {}
             Err(print::Error::Output(error)) => return closed(error),
-            Err(print::Error::Record(error)) => return Err(error.into()),
+            Err(print::Error::Record(error)) => return Err(self.failure(index, error)),
         }
-        self.position = Some(delivery.next);
+        self.positions[index] = Some(delivery.next);
         if self.flushed.elapsed() < FLUSH_INTERVAL { Ok(Stop::Done) } else { self.flush() }
     }
 
@@ -178,11 +204,21 @@ impl Sink {
         if let Err(error) = self.printer.flush() {
             return closed(error);
         }
-        if let (Some(resume), Some(position)) = (&mut self.resume, self.position) {
-            resume.store(position)?;
+        if let Some(resume) = &mut self.resume {
+            let positions = self.topics.iter().map(String::as_str).zip(&self.positions);
+            resume.store(positions.filter_map(|(topic, position)| Some((topic, (*position)?))))?;
         }
         self.flushed = Instant::now();
         Ok(Stop::Done)
+    }
+
+    /// The failure of a subscription, which names its topic if there are several.
+    fn failure(&self, index: usize, error: Error) -> Failure {
+        let failure = Failure::from(error);
+        let topic = &self.topics[index];
+        let message =
+            if self.topics.len() > 1 { format!("{topic}: {}", failure.message) } else { failure.message };
+        Failure { message, ..failure }
     }
 }
 
@@ -195,7 +231,7 @@ fn closed(error: io::Error) -> Result<Stop, Failure> {
 }
 
 async fn copy(
-    subscriber: &mut Subscriber,
+    deliveries: &mut Deliveries,
     sink: &mut Sink,
     interrupted: &CancellationToken,
 ) -> Result<Stop, Failure> {
@@ -206,32 +242,33 @@ async fn copy(
             return Ok(Stop::Interrupted);
         }
         // Records are flushed before every wait, so that none is held back.
-        let ready = subscriber.next().now_or_never();
-        let next: Option<Result<Delivery, Error>> = match ready {
+        let ready = deliveries.next().now_or_never();
+        let next: Option<Indexed> = match ready {
             Some(next) => next,
             None => {
                 if let Stop::Closed = sink.flush()? {
                     return Ok(Stop::Closed);
                 }
-                subscriber.next().await
+                deliveries.next().await
             }
         };
         match next {
             None => return Ok(Stop::Done),
-            Some(Ok(delivery)) => {
+            Some((index, Ok(delivery))) => {
                 if delivery.notice == Notice::Gap {
                     tracing::warn!(
+                        topic = sink.topics[index],
                         next = delivery.next.offset.get(),
                         "records before this offset are no longer in the topic"
                     );
                 }
-                if let Stop::Closed = sink.put(&delivery)? {
+                if let Stop::Closed = sink.put(index, &delivery)? {
                     return Ok(Stop::Closed);
                 }
             }
-            Some(Err(error)) => {
+            Some((index, Err(error))) => {
                 sink.flush()?;
-                return Err(error.into());
+                return Err(sink.failure(index, error));
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -23,14 +25,18 @@ pub(super) struct Print {
     /// In raw format, print the key and this text before each record.
     #[arg(long, value_name = "TEXT")]
     print_key: Option<String>,
+    /// In raw format, print the topic and this text before each record.
+    #[arg(long, value_name = "TEXT")]
+    print_topic: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// The value and a newline. Values are not escaped: do not print those of an untrusted publisher to a terminal.
     Raw,
-    /// One JSON object per line: offset, time, key, value and headers. Keys and values that are not UTF-8 are in base64,
-    /// as key_base64 and value_base64. Control characters are escaped.
+    /// One JSON object per line, which `publish --input json` reads back: offset (a string), publish_time, key, value, headers
+    /// and event_time. Keys and values that are not UTF-8 are in base64, as key_base64 and value_base64. Control
+    /// characters are escaped.
     Json,
 }
 
@@ -58,27 +64,39 @@ pub(super) struct Printer {
 
 #[derive(Debug)]
 enum Format {
-    Raw { newline: &'static [u8], after_key: Option<Box<[u8]>> },
-    Json,
+    Raw {
+        newline: &'static [u8],
+        after_topic: Option<Box<[u8]>>,
+        after_key: Option<Box<[u8]>>,
+    },
+    /// Each line names its topic, where there are several.
+    Json {
+        several: bool,
+    },
 }
 
 impl Printer {
-    pub(super) fn new(args: &Print) -> Self {
+    pub(super) fn new(args: &Print, several: bool) -> Self {
         let format = match args.output {
-            Output::Json => Format::Json,
+            Output::Json => Format::Json { several },
             Output::Raw => Format::Raw {
                 newline: if args.no_newline { b"" } else { b"\n" },
+                after_topic: args.print_topic.as_ref().map(|text| text.as_bytes().into()),
                 after_key: args.print_key.as_ref().map(|text| text.as_bytes().into()),
             },
         };
         Self { out: BufWriter::with_capacity(BUFFER, io::stdout().lock()), format }
     }
 
-    pub(super) fn delivery(&mut self, delivery: &Delivery) -> Result<(), Error> {
+    pub(super) fn delivery(&mut self, topic: &str, delivery: &Delivery) -> Result<(), Error> {
         for record in delivery.records() {
             let record = record.map_err(Error::Record)?;
             match &self.format {
-                Format::Raw { newline, after_key } => {
+                Format::Raw { newline, after_topic, after_key } => {
+                    if let Some(separator) = after_topic {
+                        self.out.write_all(topic.as_bytes())?;
+                        self.out.write_all(separator)?;
+                    }
                     if let Some(separator) = after_key {
                         self.out.write_all(record.key)?;
                         self.out.write_all(separator)?;
@@ -86,8 +104,9 @@ impl Printer {
                     self.out.write_all(record.value)?;
                     self.out.write_all(newline)?;
                 }
-                Format::Json => {
-                    output::put_json(&mut self.out, &Line(&record))?;
+                Format::Json { several } => {
+                    let line = Line { topic: several.then_some(topic), record: &record };
+                    output::put_json(&mut self.out, &line)?;
                 }
             }
         }
@@ -100,14 +119,21 @@ impl Printer {
 }
 
 /// A record as one JSON object.
-struct Line<'a>(&'a RecordRef<'a>);
+struct Line<'a> {
+    topic: Option<&'a str>,
+    record: &'a RecordRef<'a>,
+}
 
 impl Serialize for Line<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let record = self.0;
+        let record = self.record;
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("offset", &record.offset.get())?;
-        map.serialize_entry("time", &output::time(record.publish_time))?;
+        if let Some(topic) = self.topic {
+            map.serialize_entry("topic", topic)?;
+        }
+        // Many programs read numbers as 64-bit floats, which do not hold every offset.
+        map.serialize_entry("offset", &record.offset.get().to_string())?;
+        map.serialize_entry("publish_time", &output::time(record.publish_time))?;
         if !record.key.is_empty() {
             text(&mut map, ["key", "key_base64"], record.key)?;
         }
@@ -126,7 +152,7 @@ impl Serialize for Line<'_> {
 fn text<M: SerializeMap>(map: &mut M, [plain, base64]: [&str; 2], bytes: &[u8]) -> Result<(), M::Error> {
     match std::str::from_utf8(bytes) {
         Ok(text) => map.serialize_entry(plain, text),
-        Err(_) => map.serialize_entry(base64, &encode_base64(bytes)),
+        Err(_) => map.serialize_entry(base64, &STANDARD.encode(bytes)),
     }
 }
 
@@ -139,36 +165,12 @@ impl Serialize for Object<'_> {
     }
 }
 
-/// RFC 4648, section 4, with padding.
-fn encode_base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for part in bytes.chunks(3) {
-        let group =
-            part.iter().fold(0_u32, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - part.len()));
-        for i in 0..4 {
-            let digit = ALPHABET[(group >> (18 - 6 * i)) as usize & 63];
-            out.push(if i <= part.len() { char::from(digit) } else { '=' });
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Line, encode_base64};
+    use super::Line;
     use crate::client::RecordRef;
     use crate::record::{Offset, UnixMicros};
     use prost::Message;
-
-    #[test]
-    fn base64_is_that_of_rfc_4648() {
-        let vectors = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")];
-        for (plain, encoded) in vectors {
-            assert_eq!(encode_base64(plain.as_bytes()), encoded);
-        }
-        assert_eq!(encode_base64(&[0xfb, 0xff]), "+/8=");
-    }
 
     #[test]
     fn a_record_is_one_json_object() {
@@ -181,8 +183,8 @@ mod tests {
         let encoded = record.encode_to_vec();
         let seen = RecordRef::parse(Offset::new(7), UnixMicros(1_000_001), &encoded).unwrap();
         assert_eq!(
-            serde_json::to_string(&Line(&seen)).unwrap(),
-            "{\"offset\":7,\"time\":\"1970-01-01T00:00:01.000001Z\",\"key\":\"k\\\"\",\"value_base64\":\"/w==\",\
+            serde_json::to_string(&Line { topic: Some("t"), record: &seen }).unwrap(),
+            "{\"topic\":\"t\",\"offset\":\"7\",\"publish_time\":\"1970-01-01T00:00:01.000001Z\",\"key\":\"k\\\"\",\"value_base64\":\"/w==\",\
              \"headers\":{\"a\":\"b\"},\"event_time\":\"1970-01-01T00:00:01Z\"}"
         );
     }

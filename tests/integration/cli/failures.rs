@@ -1,0 +1,67 @@
+//! What cannot work: one line on standard error, and the exit code.
+
+use std::fs::File;
+
+use super::{command, failure, run, stdout};
+use crate::harness::Server;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_say_what_to_do_and_have_their_exit_codes() {
+    let server = Server::start().await;
+    let fail = |args: &[&str]| failure(&run(&server, args, "x\n"));
+    let (code, line) = fail(&["topics", "describe", "nope"]);
+    assert!(code == 1 && line.contains("[TOPIC_NOT_FOUND]; check the topic's name"), "{line}");
+    let (code, line) = fail(&["publish", "Bad"]);
+    assert!(code == 2 && line.contains("topic name must begin with"), "{line}");
+    let (code, line) = fail(&["publish", "t", "--file", "/nonexistent"]);
+    assert!(code == 2 && line.contains("/nonexistent"), "{line}");
+    let (code, line) = fail(&["--server", "http://127.0.0.1:1", "publish", "t"]);
+    assert!(code == 1 && line.contains("cannot reach http://127.0.0.1:1"), "{line}");
+    assert!(line.contains("nothing was acknowledged"), "{line}");
+    let (code, line) = fail(&["publish", "t", "--key-separator", "="]);
+    assert!(code == 1 && line.contains("line 1 has no key separator"), "{line}");
+    let (code, line) = fail(&["--server", "http://127.0.0.1:1", "subscribe", "t"]);
+    assert!(code == 1 && line.contains("is the server running"), "{line}");
+    // What only reads makes no topic.
+    for read in [&["subscribe", "nope"][..], &["subscribe", "nope", "--from", "5", "--follow"]] {
+        let (code, line) = fail(read);
+        assert!(code == 1 && line.contains("[TOPIC_NOT_FOUND]; check the topic's name"), "{line}");
+    }
+    assert!(!stdout(&run(&server, &["topics", "list"], "")).contains("nope"));
+    stdout(&run(&server, &["publish", "t"], "x\n"));
+    let (code, line) = fail(&["subscribe", "t", "--from", "99"]);
+    assert!(code == 1 && line.contains("[OFFSET_BEYOND_TAIL]"), "{line}");
+    let (code, line) = fail(&["subscribe", "t", "--from", "yesterday"]);
+    assert!(code == 2 && line.contains("earliest, latest, an offset"), "{line}");
+    let (code, line) = fail(&["serve", "--drain-delay", "9s"]);
+    assert!(code == 2 && line.contains("drain_delay"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn printing_into_a_full_disk_is_a_failure() {
+    let server = Server::start().await;
+    stdout(&run(&server, &["publish", "t"], "a\n"));
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = command(&server, &["subscribe", "t"]).stdout(full).output().unwrap();
+    let (code, line) = failure(&output);
+    assert!(code == 1 && line.contains("standard output"), "{line}");
+    for args in [&["completions", "bash"][..], &["serve", "--check-config"], &["topics", "list"]] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        assert_eq!(failure(&command(&server, args).stdout(full).output().unwrap()).0, 1, "{args:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn impossible_numbers_are_invalid_arguments() {
+    let server = Server::start().await;
+    for args in [
+        &["bench", "publish", "--batch", "4294967295"][..],
+        &["bench", "publish", "--size", "18446744073709551615"],
+        &["bench", "fanout", "--subscribers", "4294967295"],
+        &["topics", "list", "--server", "http://127.0.0.1:99999"],
+    ] {
+        let (code, line) = failure(&run(&server, args, ""));
+        assert_eq!(code, 2, "{line}");
+    }
+    assert_eq!(run(&server, &["healthcheck", "--addr", "127.0.0.1:99999"], "").status.code(), Some(1));
+}
