@@ -132,7 +132,8 @@ impl Healthcheck {
             Some("http") if self.tls => {
                 return Err((ARGUMENTS, format!("{url} is plaintext, but --tls is given")));
             }
-            _ => {}
+            Some("http") => {}
+            _ => return Err((ARGUMENTS, format!("{url} is neither http nor https"))),
         }
         let connecting = tokio::time::timeout(self.timeout, endpoint.connect()).await;
         let channel = match connecting {
