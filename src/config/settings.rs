@@ -150,7 +150,7 @@ macro_rules! settings {
 settings! {
     {
         listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 50051)), "ADDR", Address,
-            "Address of the gRPC port; port 0 takes a free one, and the log names it";
+            "Address of the gRPC port. `[::]` is every address of IPv6 and IPv4, or of IPv4 alone on a machine without IPv6. Port 0 takes a free one, and the log names it";
         admin_listen: SocketAddr = SocketAddr::from(([0, 0, 0, 0], 8081)), "ADDR", Address,
             "Address of the admin port: health, probes and metrics, in plaintext";
         engine: Engine = Engine::Embedded, "embedded|jetstream", Word,

@@ -24,6 +24,7 @@ use tower::{Service, service_fn};
 use tracing::debug;
 
 use super::age::{Age, Step};
+use super::bind;
 use super::connection::Tracked;
 use super::health::{Health, Readiness};
 use super::io::{self, FairRead, LingeringClose, Preface, PrefixedIo};
@@ -62,7 +63,7 @@ pub(super) fn serve(
             &stream,
             port.config.http2.keepalive_interval + port.config.http2.keepalive_timeout,
         );
-        let resident = residents.enter(stream.peer_addr().ok().map(|peer| peer.ip()));
+        let resident = residents.enter(bind::peer(&stream).map(|peer| peer.ip()));
         Box::pin(connection(stream, limiter, port.clone(), resident))
     }
 }

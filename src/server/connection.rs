@@ -18,6 +18,7 @@ use tower::ServiceExt;
 use tracing::debug;
 
 use super::age::{Age, Step};
+use super::bind;
 use super::identity::Identified;
 use super::io::{self, CoalescedWrite, Cork, FairRead, LingeringClose, Preface, PrefixedIo, Socket};
 use super::listener::ConnectionLimiter;
@@ -67,7 +68,7 @@ pub(super) fn grpc(
             send_budget: topics.send_budget().for_connection(),
             admission: topics.admission().for_connection(config.connection_inflight_bytes_max),
         });
-        let observer = Observer { peer: stream.peer_addr().ok(), access_log_every };
+        let observer = Observer { peer: bind::peer(&stream), access_log_every };
         let routes = Observed::new(routes.clone().of_connection(observer.peer), observer);
         let patience = config.http2.keepalive_interval + config.http2.keepalive_timeout;
         io::set_user_timeout(&stream, patience);

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::bind;
 use super::files::Spares;
 use crate::backoff::Backoff;
 use crate::telemetry::Connections;
@@ -24,8 +25,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Time that a connection has to open once its port is closed: a round trip and a busy machine's delay. Its peer may
 /// have sent a call before it could know.
 const OPENING_GRACE: Duration = Duration::from_millis(250);
-/// Most connections accepted when the port closes: the backlog of `tokio::net::TcpListener::bind`.
-const BACKLOG: usize = 1024;
+/// Most connections accepted when the port closes.
+const BACKLOG: usize = bind::BACKLOG as usize;
 
 /// Limit, shutdown and tasks of one port's connections.
 #[derive(Clone, Debug)]
@@ -101,7 +102,7 @@ pub(super) async fn accept<S, F>(
     let admit = |stream: TcpStream| {
         let Ok(permit) = Arc::clone(&limiter.free).try_acquire_owned() else {
             counts.over_cap.inc();
-            debug!(peer = ?stream.peer_addr(), "connection over the cap closed");
+            debug!(peer = ?bind::peer(&stream), "connection over the cap closed");
             return;
         };
         // Without it small answers wait for the peer's delayed acknowledgement.

@@ -6,6 +6,7 @@
 
 mod admin;
 mod age;
+mod bind;
 mod build;
 mod connection;
 mod drain;

@@ -13,7 +13,7 @@ use super::health::Readiness;
 use super::listener::{self, ConnectionLimiter};
 use super::supervisor::{Opener, Server};
 use super::tls::{self, Tls};
-use super::{admin, connection, identity, routes};
+use super::{admin, bind, connection, identity, routes};
 use crate::auth::Auth;
 use crate::config::Config;
 use crate::storage;
@@ -83,9 +83,9 @@ fn read_files(config: &Config) -> Result<(Option<(Tls, tls::Source)>, Auth), Err
     Ok((tls, Auth::load(&identity::options(config)).map_err(Error::Auth)?))
 }
 
-async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
     let failed = |source| Error::Bind { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = bind::bind(address).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
 }
@@ -99,8 +99,8 @@ async fn start_on(
     let named = config.clone();
     let (opened, auth) = tokio::task::spawn_blocking(move || read_files(&named)).await??;
     let (tls, source) = opened.unzip();
-    let (listener, grpc) = bind(config.listen).await?;
-    let (admin_listener, admin) = bind(config.admin_listen).await?;
+    let (listener, grpc) = bind(config.listen)?;
+    let (admin_listener, admin) = bind(config.admin_listen)?;
     let topics = Topics::new(&config);
 
     let limiter = ConnectionLimiter::new(config.connections_max);

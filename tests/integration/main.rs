@@ -7,6 +7,7 @@ mod harness;
 mod history;
 
 mod abuse;
+mod addresses;
 mod ages;
 mod appenders;
 mod auth;

@@ -1,6 +1,6 @@
 /* Preloaded into the server under test: reads and writes that do less than they are asked or are
- * interrupted, syncs that take long, and a wall clock that jumps. The test sets all of it while the
- * server runs, in the file that TESTS_PRELOAD names: three 64-bit numbers, as below. */
+ * interrupted, syncs that take long, a wall clock that jumps, and a machine without IPv6. The test sets
+ * all of it while the server runs, in the file that TESTS_PRELOAD names: four 64-bit numbers, as below. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@ struct settings {
     _Atomic int64_t clock_seconds; /* how far the wall clock is ahead */
     _Atomic int64_t sync_micros;   /* what a sync takes longer */
     _Atomic int64_t io_bytes_max;  /* what one read or write does at most; 0 for all of it */
+    _Atomic int64_t no_ipv6;       /* whether sockets of IPv6 are refused */
 };
 
 static struct settings none;
@@ -68,4 +70,10 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
     int result = real(clock, now);
     if (result == 0 && clock == CLOCK_REALTIME) now->tv_sec += set->clock_seconds;
     return result;
+}
+
+int socket(int domain, int type, int protocol) {
+    REAL(socket);
+    if (domain == AF_INET6 && set->no_ipv6) return errno = EAFNOSUPPORT, -1;
+    return real(domain, type, protocol);
 }

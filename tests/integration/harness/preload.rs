@@ -1,5 +1,5 @@
 //! A preloaded library that changes what system calls return: short reads and writes, slow syncs, a wall clock
-//! that jumps. Settings change while the server runs. It neither changes data nor hides failures.
+//! that jumps, no IPv6. Settings change while the server runs. It neither changes data nor hides failures.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -16,7 +16,7 @@ pub struct Preload(NamedTempFile);
 impl Preload {
     pub fn new() -> Self {
         let file = NamedTempFile::new().expect("a temporary file");
-        file.as_file().set_len(24).expect("three numbers");
+        file.as_file().set_len(32).expect("four numbers");
         Self(file)
     }
 
@@ -39,6 +39,11 @@ impl Preload {
     /// Limits every read and write to this many bytes and interrupts one in seven; 0 turns this off.
     pub fn set_io_bytes_max(&self, bytes: i64) {
         set(self.0.as_file(), 16, bytes);
+    }
+
+    /// Refuses sockets of IPv6, as a machine without it does.
+    pub fn set_no_ipv6(&self) {
+        set(self.0.as_file(), 24, 1);
     }
 }
 

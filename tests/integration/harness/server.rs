@@ -76,8 +76,12 @@ impl Server {
 
     /// [`Self::on`], started each time through a command that executes the server, as `env` does.
     pub async fn under(under: Vec<String>, data_dir: &Path, args: &[&str]) -> Self {
+        Self::listening(SocketAddr::from(([127, 0, 0, 1], 0)), under, data_dir, args).await
+    }
+
+    /// [`Self::under`], on free ports of this address.
+    pub async fn listening(any: SocketAddr, under: Vec<String>, data_dir: &Path, args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let process = spawn(&under, data_dir, &args, Bound { listen: any, admin: any });
         let bound = ready(&process).await;
         Self { data_dir: data_dir.to_owned(), args, under, process, bound, _own_dir: None }

@@ -88,6 +88,9 @@ app.kubernetes.io/version: {{ (index . 1).tag | default (index . 2) | trunc 63 |
 {{- end }}
 
 {{- define "streamway.derivedConfig" -}}
+# Every address of the pod, of IPv6 too where the cluster has it.
+STREAMWAY_LISTEN: "[::]:50051"
+STREAMWAY_ADMIN_LISTEN: "[::]:8081"
 STREAMWAY_DATA_DIR: /data
 {{- if eq .Values.engine "embedded" }}
 # No other server could take the calls, so it does not wait before it drains.
