@@ -67,6 +67,8 @@ need_packages() {
     need 'd=$(mktemp -d) && python3 -m venv "$d/v" && rm -r "$d"' python3 python3-venv
     need 'dockerd --version && docker --version && iptables --version' docker.io iptables
     need 'mmdebstrap --version' mmdebstrap
+    need 'runc --version && test -x /usr/lib/cni/ptp && ip -V && conntrack --version && nsenter --version' \
+        runc containernetworking-plugins iproute2 conntrack util-linux
 }
 
 # need_tools [deploy]: every other tool of the tests, after need_packages; with "deploy" also those of tests/deploy.
@@ -360,6 +362,35 @@ stop_image() {
     kill -TERM "$pid" 2>/dev/null || true
     wait "$pid" || true
     rm -rf "$TESTS_ENGINE"
+}
+
+# Starts the build of Kubernetes in the background. It takes some ten minutes of processor time on a machine that has never built
+# it, and leaves the processors to everything else.
+start_kubernetes() {
+    (
+        need_go
+        GO=$go exec setsid nice -n 15 tests/kubernetes/cluster build
+    ) >"$PWD/tests/.cache/kubernetes.log" 2>&1 &
+    kubernetes_build=$!
+}
+
+# Waits for that build, and ends with three nodes running and the images in them.
+up_kubernetes() {
+    local place
+    place=$(mktemp -d)
+    # The build in the background holds a lock until its end. If it failed, this one does, and says why.
+    need_go >/dev/null && GO=$go tests/kubernetes/cluster build &&
+        "$venv/bin/python" tests/kubernetes/images.py "$place" &&
+        tests/kubernetes/cluster up 3 && tests/kubernetes/cluster load "$place/images.tar"
+    local status=$?
+    rm -rf "$place"
+    return $status
+}
+
+stop_kubernetes() {
+    kill -- "-$kubernetes_build" 2>/dev/null || true
+    tests/kubernetes/cluster down || true
+    rm -rf "$CLUSTER_RUN"
 }
 
 # The build of benches/hot.rs, for `cargo bench`.

@@ -86,13 +86,13 @@ class Engine:
         flags = [f"--change={change}" for change in [*changes, f"LABEL {wanted}"]]
         self.docker("import", *flags, tar, name, timeout=300)
 
-    def build(self, *flags, image=IMAGE):
-        """Builds the repository's Dockerfile on the base image that was made here."""
+    def build(self, *flags, image=IMAGE, source=ROOT):
+        """Builds the Dockerfile of a source tree on the base image that was made here."""
         self.take_in(CACHE / "build.tar", BUILD_BASE, RUST)
         arguments = ["--build-arg", f"BUILD_IMAGE={BUILD_BASE}", "--build-arg", f"COMMIT={COMMIT}"]
         arguments += ["--build-arg", f"PROFILE={PROFILE}"]
         started = time.monotonic()
-        self.docker("build", "--progress=plain", *arguments, *flags, "-t", image, ROOT, timeout=BUILD_SECONDS)
+        self.docker("build", "--progress=plain", *arguments, *flags, "-t", image, source, timeout=BUILD_SECONDS)
         print(f"{image} was built in {time.monotonic() - started:.0f} s")
 
     def copy_out(self, path, to, *flags, image=IMAGE):

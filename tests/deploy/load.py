@@ -30,6 +30,8 @@ RETRY_SECONDS = 0.1
 OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
 # Gives each channel a connection of its own.
 OPTIONS += [("grpc.use_local_subchannel_pool", 1)]
+# Looks names up again as soon as that, instead of after 30 s, and gives an address up that does not answer, instead of after 20 s.
+OPTIONS += [("grpc.dns_min_time_between_resolutions_ms", 500), ("grpc.min_reconnect_backoff_ms", 2000)]
 
 
 def channel(address):
