@@ -4,6 +4,7 @@
 //! main → cli → server → service → topic → storage → record
 //!                  └→ auth  telemetry  config  reload  file  (leaves; record imports nothing of ours)
 //! client → proto
+//! group → record, used by nothing yet
 //! ```
 //! `ARCHITECTURE.md` is the map; a test keeps it true.
 
@@ -15,6 +16,7 @@ pub mod config;
 #[cfg(test)]
 mod corpus;
 pub mod file;
+pub mod group;
 pub mod proto;
 pub mod record;
 pub mod reload;

@@ -1,0 +1,211 @@
+//! Changes of groups, the shard's size, and the end of a term.
+
+use super::command::{About, Effect, HandedLease};
+use super::event::{Now, Outcome, Output, Refusal, Ticket};
+use super::ids::{Fence, GroupId, Span};
+use super::lanes::MemberId;
+use super::owner::{Owner, Then};
+use super::settings::Settings;
+use super::state::GroupState;
+use super::working::{Reserved, Working};
+
+/// Bytes of commands that a shard may hold beyond twice its live size.
+const SLACK_BYTES: u64 = if cfg!(test) { 512 } else { 1 << 20 };
+
+impl Owner {
+    /// Creates a group.
+    pub(super) fn create(&mut self, ticket: Ticket, group: GroupId, about: About, start: u64) {
+        if self.projected(group).is_some() || self.unfolded_effects(group).next().is_some() {
+            return self.say(Output::Refused { ticket, reason: Refusal::GroupExists });
+        }
+        let state = GroupState::new(about, start);
+        self.append_state(group, &state, Then::Nothing, vec![Output::Done { ticket }]);
+    }
+
+    /// Replaces a group's settings.
+    pub(super) fn update(&mut self, ticket: Ticket, group: GroupId, settings: Settings) {
+        let Some(mut state) = self.projected(group) else {
+            return self.say(Output::Refused { ticket, reason: Refusal::NoSuchGroup });
+        };
+        if settings.order != state.about.settings.order {
+            return self.say(Output::Refused { ticket, reason: Refusal::OrderFixed });
+        }
+        state.about.settings = settings;
+        self.append_state(group, &state, Then::Reconsider(group), vec![Output::Done { ticket }]);
+    }
+
+    /// Deletes a group: its members lose what they hold.
+    pub(super) fn remove(&mut self, ticket: Ticket, group: GroupId) {
+        if self.projected(group).is_none() {
+            return self.say(Output::Refused { ticket, reason: Refusal::NoSuchGroup });
+        }
+        self.begin_anew(group);
+        self.append(Effect::Removed { group }, Then::Begin(group), vec![Output::Done { ticket }]);
+    }
+
+    /// Continues a group at another offset: its members lose what they hold.
+    pub(super) fn seek(&mut self, ticket: Ticket, group: GroupId, to: u64) {
+        if self.projected(group).is_none() {
+            return self.say(Output::Refused { ticket, reason: Refusal::NoSuchGroup });
+        }
+        self.begin_anew(group);
+        let void_to = self.newest_fence();
+        self.append(Effect::Sought { group, to, void_to }, Then::Begin(group), vec![Output::Done { ticket }]);
+    }
+
+    /// Ends all leases of a group, and leases nothing until its next state is durable.
+    fn begin_anew(&mut self, group: GroupId) {
+        let ended: Vec<(Fence, MemberId)> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.group == group)
+            .map(|(f, l)| (*f, l.member))
+            .collect();
+        for (fence, member) in ended {
+            if let Some(lease) = self.described(fence) {
+                self.tell_revoked(group, member, fence, lease.spans);
+            }
+            self.leases.remove(&fence);
+            if let Some(member) = self.members.get_mut(&member) {
+                member.leases.clear();
+                member.used = (0, 0);
+            }
+            self.refresh(member);
+        }
+        self.forget_unfolded(group);
+        if self.at_work(group).is_none() {
+            return;
+        }
+        let (Some(working), Some(state)) = (self.groups.get_mut(&group), self.shard.group(group)) else {
+            return;
+        };
+        *working = working.renewed(state);
+        working.awaited += 1;
+        for settlement in std::mem::take(&mut working.deferred) {
+            let outcomes = settlement.acts.iter().map(|(span, _)| (*span, Outcome::LeaseLost)).collect();
+            self.say(Output::Settled { ticket: settlement.ticket, outcomes });
+        }
+    }
+
+    /// The group's next state is durable.
+    pub(super) fn after_begin(&mut self, group: GroupId) {
+        let Some(working) = self.groups.get_mut(&group) else {
+            return;
+        };
+        working.awaited -= 1;
+        if let Some(state) = self.shard.group(group) {
+            *working = working.renewed(state);
+            self.judge_deferred(group);
+            return;
+        }
+        let working = self.groups.remove(&group).unwrap_or_default();
+        for id in working.members {
+            let Some(member) = self.members.remove(&id) else {
+                continue;
+            };
+            self.sessions.remove(&member.session);
+            if let Some(stream) = member.stream {
+                self.say(Output::Gone { session: member.session, stream });
+            }
+        }
+    }
+
+    /// The group has other settings: what was decided by the old ones is decided again.
+    pub(super) fn reconsider(&mut self, group: GroupId) {
+        let (Some(working), Some(state)) = (self.groups.get_mut(&group), self.shard.group(group)) else {
+            return;
+        };
+        let free: Vec<u64> = working.free.keys().copied().collect();
+        for offset in free {
+            working.ready.remove(&offset);
+            working.consider_free(offset, state, self.now);
+        }
+        for lane in working.lanes.ids() {
+            working.unlist(lane);
+            working.consider_lane(lane, state, self.now);
+        }
+    }
+
+    /// The group's state after all commands decided so far.
+    fn projected(&self, group: GroupId) -> Option<GroupState> {
+        let mut state = self.shard.group(group)?.clone();
+        for effect in self.unfolded_effects(group) {
+            match effect {
+                Effect::Removed { .. } => return None,
+                Effect::State { piece, .. } => state.about = piece.about.clone(),
+                effect => state.apply(effect),
+            }
+        }
+        Some(state)
+    }
+
+    fn append_state(&mut self, group: GroupId, state: &GroupState, then: Then, answers: Vec<Output>) {
+        let parts = state.parts();
+        let last = parts.len() - 1;
+        let mut at_last = Some((then, answers));
+        for (part, piece) in parts.into_iter().enumerate() {
+            let is_last = part == last;
+            let (then, answers) = at_last.take_if(|_| is_last).unwrap_or_else(|| (Then::Nothing, Vec::new()));
+            let part = u32::try_from(part).expect("a state has fewer entries than offsets of 16,384 parts");
+            self.append(Effect::State { group, part, is_last, piece: Box::new(piece) }, then, answers);
+        }
+    }
+
+    /// Writes the oldest state anew if the shard has grown to more than twice its live size.
+    pub(super) fn compact(&mut self) {
+        let bytes = self.shard.bytes();
+        if bytes - self.considered_at < SLACK_BYTES / 4 {
+            return;
+        }
+        self.considered_at = bytes;
+        if let Some(group) = self.shard.to_rewrite(SLACK_BYTES)
+            && let Some(state) = self.projected(group)
+        {
+            self.append_state(group, &state, Then::Trim, Vec::new());
+        }
+    }
+
+    /// Ends the term: another owner may follow at once, and leaves the leases to those who hold them.
+    pub fn hand_over(&mut self, now: Now) {
+        self.now = now;
+        if !self.is_owning() {
+            return;
+        }
+        let fences: Vec<Fence> = self.leases.keys().copied().collect();
+        let mut leases: Vec<HandedLease> =
+            fences.into_iter().filter_map(|fence| self.described(fence)).collect();
+        leases.extend(
+            self.groups.iter().flat_map(|(&group, working)| still_reserved(group, working, now.millis)),
+        );
+        self.append(Effect::Handover { leases }, Then::Nothing, Vec::new());
+        self.is_leaving = true;
+    }
+
+    /// Leaves records that the former owner handed over to those who hold them.
+    pub(super) fn adopt(&mut self) {
+        let now = self.now.millis;
+        for lease in self.shard.handed_over().to_vec() {
+            let Some(working) = self.at_work(lease.group) else {
+                continue;
+            };
+            let until = now + lease.left_ms;
+            for span in &lease.spans {
+                let (fence, session) = (lease.fence, lease.session);
+                working.reserved.insert(span.start, Reserved { end: span.end, until, fence, session });
+            }
+        }
+    }
+}
+
+/// The leases of a former owner that a group has not seen the end of.
+fn still_reserved(group: GroupId, working: &Working, now: u64) -> impl Iterator<Item = HandedLease> {
+    working.reserved.iter().filter(move |(_, reserved)| reserved.until > now).map(
+        move |(&start, reserved)| HandedLease {
+            group,
+            session: reserved.session,
+            fence: reserved.fence,
+            left_ms: reserved.until - now,
+            spans: vec![Span { start, end: reserved.end }],
+        },
+    )
+}

@@ -1,0 +1,57 @@
+//! Sessions, leases and alarms, as an owner keeps them in memory.
+
+use std::collections::BTreeSet;
+
+use super::ids::{Fence, GroupId, SessionId};
+use super::lanes::{Item, LaneId, MemberId};
+
+/// A member's session.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub session: SessionId,
+    pub group: GroupId,
+    /// Its newest stream; none while it is cut off.
+    pub stream: Option<u64>,
+    /// Time at which the session ends while it is cut off.
+    pub ends: u64,
+    /// Records and bytes that it may hold.
+    pub credit: (u64, u64),
+    /// Records and bytes that it holds.
+    pub used: (u64, u64),
+    pub leases: BTreeSet<Fence>,
+    /// Share of its credit under which it is listed as hungry.
+    pub listed: Option<u64>,
+}
+
+impl Member {
+    /// A member without a stream, credit or leases.
+    pub(super) const fn new(group: GroupId, session: SessionId) -> Self {
+        let leases = BTreeSet::new();
+        Self { session, group, stream: None, ends: 0, credit: (0, 0), used: (0, 0), leases, listed: None }
+    }
+}
+
+/// A lease.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub group: GroupId,
+    pub member: MemberId,
+    pub deadline: u64,
+    /// Time beyond which it cannot be extended.
+    pub latest: u64,
+    /// Records that it still holds, in order.
+    pub items: Vec<Item>,
+}
+
+/// An alarm. One that is out of date does nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// Deadline of a lease.
+    Lease(Fence),
+    /// End of a session that is cut off.
+    Session(MemberId),
+    /// A record in no order is due.
+    Free(GroupId, u64),
+    /// The first waiting record of a lane is due.
+    Lane(GroupId, LaneId),
+}

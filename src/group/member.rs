@@ -1,0 +1,132 @@
+//! Members: their sessions and their credit.
+
+use super::back::Ending;
+use super::command::HandedLease;
+use super::event::{Output, Refusal, Ticket};
+use super::ids::{Fence, GroupId, SessionId};
+use super::lanes::MemberId;
+use super::lease::{Member, Timer};
+use super::owner::{Owner, spans_of};
+
+/// Most members of a group.
+const MEMBERS_MAX: usize = 10_000;
+
+impl Owner {
+    /// A stream joins a group, with a new session or one that it takes up again.
+    pub(super) fn join(&mut self, ticket: Ticket, group: GroupId, session: SessionId, stream: u64) {
+        let Some(working) = self.at_work(group) else {
+            return self.say(Output::Refused { ticket, reason: Refusal::NoSuchGroup });
+        };
+        let is_full = working.members.len() >= MEMBERS_MAX;
+        let id = match self.sessions.get(&session) {
+            Some(id) => *id,
+            None if is_full => {
+                return self.say(Output::Refused { ticket, reason: Refusal::TooManyMembers });
+            }
+            None => self.add_member(group, session),
+        };
+        let Some(member) = self.members.get_mut(&id) else {
+            return;
+        };
+        if member.group != group {
+            return self.say(Output::Refused { ticket, reason: Refusal::OtherGroup });
+        }
+        // The newest stream of a session wins, and says anew what it has credit for.
+        (member.stream, member.credit) = (Some(stream), (0, 0));
+        let fences: Vec<Fence> = member.leases.iter().copied().collect();
+        let leases = fences.iter().filter_map(|&fence| self.described(fence)).collect();
+        self.say(Output::Joined { ticket, session, leases });
+        self.refresh(id);
+        self.dispatch(group);
+    }
+
+    fn add_member(&mut self, group: GroupId, session: SessionId) -> MemberId {
+        let id = MemberId(self.next_member);
+        self.next_member += 1;
+        self.sessions.insert(session, id);
+        self.members.insert(id, Member::new(group, session));
+        if let Some(working) = self.groups.get_mut(&group) {
+            working.members.insert(id);
+        }
+        id
+    }
+
+    /// A lease as it is handed over.
+    pub(super) fn described(&self, fence: Fence) -> Option<HandedLease> {
+        let lease = self.leases.get(&fence)?;
+        let session = self.members.get(&lease.member)?.session;
+        let left_ms = lease.deadline.saturating_sub(self.now.millis);
+        Some(HandedLease { group: lease.group, session, fence, left_ms, spans: spans_of(&lease.items) })
+    }
+
+    /// A member may hold more. Credit of a former stream, and less credit than before, is ignored.
+    pub(super) fn credit(&mut self, session: SessionId, stream: u64, credit: (u64, u64)) {
+        let Some((id, member)) = self.member_of(session, stream) else {
+            return;
+        };
+        member.credit = (member.credit.0.max(credit.0), member.credit.1.max(credit.1));
+        let group = member.group;
+        self.refresh(id);
+        self.dispatch(group);
+    }
+
+    /// The member of a session, if `stream` is the newest one of the session.
+    fn member_of(&mut self, session: SessionId, stream: u64) -> Option<(MemberId, &mut Member)> {
+        let id = *self.sessions.get(&session)?;
+        let member = self.members.get_mut(&id).filter(|member| member.stream == Some(stream))?;
+        Some((id, member))
+    }
+
+    /// A stream ended: its session goes on for the group's grace.
+    pub(super) fn cut(&mut self, session: SessionId, stream: u64) {
+        let now = self.now.millis;
+        let Some((id, member)) = self.member_of(session, stream) else {
+            return;
+        };
+        let group = member.group;
+        member.stream = None;
+        self.refresh(id);
+        let grace = self.shard.group(group).map_or(0, |state| state.about.settings.session_grace_ms);
+        if let Some(member) = self.members.get_mut(&id) {
+            member.ends = now + grace;
+        }
+        self.set_timer(now + grace, Timer::Session(id));
+    }
+
+    /// Ends a session whose grace is over, unless a stream took it up.
+    pub(super) fn end_session_if_due(&mut self, id: MemberId) {
+        let is_over = |member: &&Member| member.stream.is_none() && member.ends <= self.now.millis;
+        if self.members.get(&id).filter(is_over).is_some() {
+            self.end_session(id, Ending::Failed(None));
+        }
+    }
+
+    /// A member leaves: its leases end at once, and no delivery counts.
+    pub(super) fn leave(&mut self, ticket: Ticket, session: SessionId) {
+        let Some(&id) = self.sessions.get(&session) else {
+            return self.say(Output::Refused { ticket, reason: Refusal::NoSuchSession });
+        };
+        self.end_session(id, Ending::Returned);
+        self.answer_when_durable(Output::Done { ticket });
+    }
+
+    fn end_session(&mut self, id: MemberId, ending: Ending) {
+        let Some(member) = self.members.get_mut(&id) else {
+            return;
+        };
+        let (group, session) = (member.group, member.session);
+        member.stream = None;
+        self.refresh(id);
+        let fences: Vec<Fence> =
+            self.members.get(&id).map(|member| member.leases.iter().copied().collect()).unwrap_or_default();
+        for fence in fences {
+            self.end_lease(fence, ending);
+        }
+        self.members.remove(&id);
+        self.sessions.remove(&session);
+        if let Some(working) = self.groups.get_mut(&group) {
+            working.members.remove(&id);
+        }
+        self.dispatch(group);
+    }
+}

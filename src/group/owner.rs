@@ -1,0 +1,353 @@
+//! The owner of a shard: a pure decision. It gets time, records, requests and its own commands once they are stored, and
+//! gives commands, leases and answers.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::command::{Command, Effect};
+use super::event::{Input, Now, Output};
+use super::ids::{CommandId, Fence, GroupId, SessionId, Span, Term};
+use super::lanes::{Item, MemberId};
+use super::lease::{Lease, Member, Timer};
+use super::shard::{Shard, Verdict};
+use super::working::{Todo, Working};
+use crate::record::Offset;
+
+/// The owner. It confirms nothing before its own fold has reached the command and found it valid.
+#[derive(Debug)]
+pub struct Owner {
+    pub(super) term: Term,
+    /// Number of the last command.
+    number: u64,
+    /// Number of leases in this term.
+    leases_given: u64,
+    phase: Phase,
+    /// True once it writes nothing but the end of its term.
+    pub(super) is_leaving: bool,
+    /// Bytes of the shard when its size was last considered.
+    pub(super) considered_at: u64,
+    pub(super) shard: Shard,
+    pub(super) now: Now,
+    pub(super) groups: BTreeMap<GroupId, Working>,
+    pub(super) members: BTreeMap<MemberId, Member>,
+    pub(super) sessions: BTreeMap<SessionId, MemberId>,
+    pub(super) next_member: u64,
+    pub(super) leases: BTreeMap<Fence, Lease>,
+    timers: BTreeSet<(u64, Timer)>,
+    /// Commands that the fold has not reached, in order.
+    unfolded: VecDeque<Unfolded>,
+    pub(super) out: Vec<Output>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Its first command is not folded.
+    Beginning,
+    /// It owns the shard.
+    Owning,
+    /// It handed the shard over, or another one owns it.
+    Ended,
+}
+
+/// A command that was appended.
+#[derive(Debug)]
+struct Unfolded {
+    command: Command,
+    then: Then,
+    answers: Vec<Output>,
+}
+
+/// What follows once a command is durable.
+#[derive(Debug)]
+pub(super) enum Then {
+    /// Nothing.
+    Nothing,
+    /// The lanes of settled records go on.
+    Settled(Vec<Item>),
+    /// Records may be leased again.
+    Back(Vec<Item>),
+    /// The group begins anew with its state.
+    Begin(GroupId),
+    /// The group has other settings.
+    Reconsider(GroupId),
+    /// What is before the oldest state is not needed any more.
+    Trim,
+}
+
+impl Owner {
+    /// Begins the next term of a shard that was folded up to its tail. The caller knows that the former owner is gone.
+    #[must_use]
+    pub fn begin(shard: Shard, now: Now) -> Self {
+        let after = shard.last();
+        let mut owner = Self {
+            term: Term(after.term.0 + 1),
+            number: 0,
+            leases_given: 0,
+            phase: Phase::Beginning,
+            is_leaving: false,
+            considered_at: 0,
+            shard,
+            now,
+            groups: BTreeMap::new(),
+            members: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            next_member: 1,
+            leases: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            unfolded: VecDeque::new(),
+            out: Vec::new(),
+        };
+        owner.append(Effect::Own { after }, Then::Nothing, Vec::new());
+        owner
+    }
+
+    /// The fold.
+    #[must_use]
+    pub const fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// Returns true while it may give leases.
+    #[must_use]
+    pub fn is_owning(&self) -> bool {
+        self.phase == Phase::Owning && !self.is_leaving
+    }
+
+    /// Returns true once another one owns the shard, or may.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.phase == Phase::Ended
+    }
+
+    /// Time at which the owner next needs an input, if none comes before.
+    #[must_use]
+    pub fn wakes_at(&self) -> Option<u64> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Commands that the fold has not reached, to be stored again where the outcome of storing them is not known.
+    pub fn unfolded(&self) -> impl Iterator<Item = &Command> {
+        self.unfolded.iter().map(|unfolded| &unfolded.command)
+    }
+
+    /// The acts decided since the last call.
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Takes the command that is stored in the shard at `at`, whoever wrote it.
+    pub fn fold(&mut self, now: Now, at: Offset, size: usize, command: &Command) {
+        self.now = now;
+        let verdict = self.shard.apply(at, size, command);
+        if self.shard.last().term > self.term {
+            self.end();
+        }
+        let is_own = command.id.term == self.term;
+        if is_own && verdict == Verdict::Valid && self.phase != Phase::Ended {
+            self.folded(command.id);
+        } else if is_own && matches!(command.effect, Effect::Own { .. }) && self.phase == Phase::Beginning {
+            self.end();
+        }
+        self.work();
+    }
+
+    fn folded(&mut self, id: CommandId) {
+        if self.unfolded.front().is_none_or(|front| front.command.id != id) {
+            return;
+        }
+        let Some(folded) = self.unfolded.pop_front() else {
+            return;
+        };
+        match folded.command.effect {
+            Effect::Own { .. } => {
+                self.phase = Phase::Owning;
+                self.adopt();
+            }
+            Effect::Handover { .. } => return self.end(),
+            _ => {}
+        }
+        let group = group_of(&folded.command.effect);
+        match folded.then {
+            Then::Nothing => {}
+            Then::Settled(items) => self.after_settled(&folded.command.effect, &items),
+            Then::Back(items) => self.after_back(group, &items),
+            Then::Begin(id) => self.after_begin(id),
+            Then::Reconsider(id) => self.reconsider(id),
+            Then::Trim => self.out.push(Output::Trim(self.shard.needed_from())),
+        }
+        self.out.extend(folded.answers);
+        if let Some(group) = group {
+            self.dispatch(group);
+        }
+    }
+
+    /// Ends the ownership: nothing that is not confirmed will be.
+    fn end(&mut self) {
+        self.phase = Phase::Ended;
+        self.groups.clear();
+        self.leases.clear();
+        self.members.clear();
+        self.sessions.clear();
+        self.timers.clear();
+        self.unfolded.clear();
+        // What is durable stays true.
+        self.out.retain(|output| matches!(output, Output::Settled { .. } | Output::Done { .. }));
+    }
+
+    /// Reacts to an event.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        self.now = now;
+        if self.phase == Phase::Ended || self.is_leaving {
+            return;
+        }
+        match input {
+            Input::Create { ticket, group, about, start } => self.create(ticket, group, about, start),
+            Input::Update { ticket, group, settings } => self.update(ticket, group, settings),
+            Input::Remove { ticket, group } => self.remove(ticket, group),
+            Input::Seek { ticket, group, to } => self.seek(ticket, group, to),
+            Input::Join { ticket, group, session, stream } => self.join(ticket, group, session, stream),
+            Input::Credit { session, stream, records, bytes } => {
+                self.credit(session, stream, (records, bytes))
+            }
+            Input::Cut { session, stream } => self.cut(session, stream),
+            Input::Leave { ticket, session } => self.leave(ticket, session),
+            Input::Settle(settlement) => self.settle(settlement),
+            Input::Extend { ticket, fence, millis } => self.extend(ticket, fence, millis),
+            Input::Records { group, from, next, tail, items } => {
+                self.records(group, (from, next), tail, &items)
+            }
+            Input::Trimmed { group, earliest, records } => self.trimmed(group, earliest, records),
+            Input::Tail { group, tail } => self.tail(group, tail),
+            Input::DeadLetter { group, offset, is_stored } => self.dead_lettered(group, offset, is_stored),
+            Input::Tick => {}
+        }
+        self.work();
+    }
+
+    /// Does what is due, and what the last change of records' states made necessary.
+    fn work(&mut self) {
+        if !self.is_owning() {
+            return;
+        }
+        while let Some(&(at, timer)) = self.timers.first()
+            && at <= self.now.millis
+        {
+            self.timers.pop_first();
+            self.fire(timer);
+        }
+        self.compact();
+    }
+
+    fn fire(&mut self, timer: Timer) {
+        match timer {
+            Timer::Lease(fence) => self.expire(fence),
+            Timer::Session(member) => self.end_session_if_due(member),
+            Timer::Free(group, offset) => {
+                if let (Some(working), Some(state)) = (self.groups.get_mut(&group), self.shard.group(group)) {
+                    working.consider_free(offset, state, self.now);
+                }
+                self.dispatch(group);
+            }
+            Timer::Lane(group, lane) => {
+                if let (Some(working), Some(state)) = (self.groups.get_mut(&group), self.shard.group(group))
+                    && working.lanes.is_live(lane)
+                {
+                    working.unlist(lane);
+                    working.consider_lane(lane, state, self.now);
+                }
+                self.dispatch(group);
+            }
+        }
+    }
+
+    /// Carries out what changes of records' states made necessary.
+    pub(super) fn do_todo(&mut self, group: GroupId) {
+        while let Some(todo) = self.groups.get_mut(&group).and_then(|working| working.todo.pop()) {
+            match todo {
+                Todo::FreeAt(at, offset) => self.set_timer(at, Timer::Free(group, offset)),
+                Todo::LaneAt(at, lane) => self.set_timer(at, Timer::Lane(group, lane)),
+                Todo::Poison(item) => self.discard(group, item),
+            }
+        }
+    }
+
+    pub(super) fn set_timer(&mut self, at: u64, timer: Timer) {
+        self.timers.insert((at, timer));
+    }
+
+    pub(super) fn say(&mut self, output: Output) {
+        self.out.push(output);
+    }
+
+    /// Appends a command. The answers are given once it is durable.
+    pub(super) fn append(&mut self, effect: Effect, then: Then, answers: Vec<Output>) {
+        self.number += 1;
+        let command = Command { id: CommandId { term: self.term, number: self.number }, effect };
+        self.out.push(Output::Append(command.clone()));
+        self.unfolded.push_back(Unfolded { command, then, answers });
+    }
+
+    /// Gives an answer once everything decided so far is durable.
+    pub(super) fn answer_when_durable(&mut self, answer: Output) {
+        match self.unfolded.back_mut() {
+            Some(last) => last.answers.push(answer),
+            None => self.out.push(answer),
+        }
+    }
+
+    /// Effects on a group that the fold has not reached.
+    pub(super) fn unfolded_effects(&self, group: GroupId) -> impl Iterator<Item = &Effect> {
+        let effects = self.unfolded.iter().map(|unfolded| &unfolded.command.effect);
+        effects.filter(move |effect| group_of(effect) == Some(group))
+    }
+
+    /// Nothing follows any more from what is under way in a group, because the group begins anew.
+    pub(super) fn forget_unfolded(&mut self, group: GroupId) {
+        for unfolded in &mut self.unfolded {
+            if group_of(&unfolded.command.effect) == Some(group)
+                && matches!(unfolded.then, Then::Settled(_) | Then::Back(_) | Then::Reconsider(_))
+            {
+                unfolded.then = Then::Nothing;
+            }
+        }
+    }
+
+    /// The newest fence of this term.
+    pub(super) fn newest_fence(&self) -> Fence {
+        Fence::new(self.term, self.leases_given)
+    }
+
+    /// The fence of a new lease.
+    pub(super) fn next_fence(&mut self) -> Fence {
+        self.leases_given += 1;
+        self.newest_fence()
+    }
+}
+
+/// The group that an effect is on.
+pub(super) const fn group_of(effect: &Effect) -> Option<GroupId> {
+    match effect {
+        Effect::State { group, .. }
+        | Effect::Removed { group }
+        | Effect::Settled { group, .. }
+        | Effect::Failed { group, .. }
+        | Effect::Returned { group, .. }
+        | Effect::Sought { group, .. }
+        | Effect::Parked { group, .. } => Some(*group),
+        Effect::Own { .. } | Effect::Renew | Effect::Handover { .. } => None,
+    }
+}
+
+/// Adds a record's span to a list, and merges it with the last one where they touch.
+pub(super) fn push_span(spans: &mut Vec<Span>, span: Span) {
+    match spans.last_mut() {
+        Some(last) if last.end == span.start => last.end = span.end,
+        _ => spans.push(span),
+    }
+}
+
+/// The spans of records in order.
+pub(super) fn spans_of(items: &[Item]) -> Vec<Span> {
+    let mut spans = Vec::new();
+    items.iter().for_each(|item| push_span(&mut spans, item.span()));
+    spans
+}

@@ -1,0 +1,6 @@
+//! Groups as a whole: a shard's log, its owners, members, and a judge of what they did.
+
+mod cases;
+mod judge;
+mod random;
+mod world;

@@ -1,0 +1,260 @@
+//! What an owner knows of a group beyond its durable state: records that were read and are not settled.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::event::{Now, Settlement};
+use super::ids::{Fence, KeyHash, SessionId, Span};
+use super::lanes::{Item, LaneId, Lanes, MemberId};
+use super::marks::Mark;
+use super::settings::Poison;
+use super::spans::Spans;
+use super::state::GroupState;
+
+/// Work that a change of a record's state makes for the owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Todo {
+    /// Consider a record that is in no order again at this time.
+    FreeAt(u64, u64),
+    /// Consider a lane again at this time.
+    LaneAt(u64, LaneId),
+    /// This record must not be delivered again.
+    Poison(Item),
+}
+
+/// A record in no order that is not leased.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Free {
+    pub item: Item,
+    /// Time before which it is not considered again.
+    pub not_before: u64,
+}
+
+/// Records of a lease that was handed over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reserved {
+    /// The offset after the last one.
+    pub end: u64,
+    /// Time until which they are left alone.
+    pub until: u64,
+    /// Fence of the lease.
+    pub fence: Fence,
+    /// The session that holds it.
+    pub session: SessionId,
+}
+
+/// The group at work.
+#[derive(Debug, Default)]
+pub(super) struct Working {
+    /// The offset up to which the topic was read.
+    pub cursor: u64,
+    /// Newest tail of the topic that is known.
+    pub tail: Option<u64>,
+    /// True while a read is under way.
+    pub is_reading: bool,
+    /// Number of changes that must be durable before anything is leased.
+    pub awaited: u32,
+    /// Unsettled records that were read, the leased ones included.
+    pub known: Spans,
+    /// Number of those.
+    pub known_records: u64,
+    /// Records whose settlement is not durable yet.
+    pub settling: Spans,
+    /// Lanes of a group in order.
+    pub lanes: Lanes,
+    /// Records in no order that are not leased.
+    pub free: BTreeMap<u64, Free>,
+    /// Those of them that may be leased.
+    pub ready: BTreeSet<u64>,
+    /// Lanes whose first waiting record may be leased to anyone.
+    pub idle: BTreeSet<(u64, LaneId)>,
+    /// Lanes whose first waiting record may be leased to their holder.
+    pub held: BTreeSet<(MemberId, u64, LaneId)>,
+    /// Lanes of which nothing is leased, by their first waiting record.
+    pub heads: BTreeMap<u64, LaneId>,
+    /// Records whose copy is on its way to the dead letter topic.
+    pub dying: BTreeMap<u64, Item>,
+    /// Keys that are being set aside.
+    pub parking: BTreeSet<KeyHash>,
+    /// Records that are being set aside.
+    pub parking_spans: Spans,
+    /// Records that a former owner handed over with their leases, by their first offset.
+    pub reserved: BTreeMap<u64, Reserved>,
+    /// Members of the group that are connected and have credit left, by the share of it that is in use.
+    pub hungry: BTreeSet<(u64, MemberId)>,
+    /// Members of the group.
+    pub members: BTreeSet<MemberId>,
+    /// Settlements with tokens of former owners, of records that were not read yet.
+    pub deferred: VecDeque<Settlement>,
+    /// Work for the owner.
+    pub todo: Vec<Todo>,
+}
+
+/// What may be done with a record that is not leased.
+enum Readiness {
+    Ready,
+    At(u64),
+    Poison,
+    Never,
+}
+
+/// Returns true if a record with this mark must not be delivered again.
+fn is_poison(state: &GroupState, mark: Mark) -> bool {
+    let max = state.about.settings.deliveries_max;
+    mark.deliveries == Mark::DEAD || (max > 0 && mark.deliveries >= max)
+}
+
+impl Working {
+    /// A group of which nothing was read.
+    pub(super) fn new(state: &GroupState) -> Self {
+        Self { cursor: state.progress.floor(), ..Self::default() }
+    }
+
+    /// The same members and settlements, with a state that was replaced.
+    pub(super) fn renewed(&mut self, state: &GroupState) -> Self {
+        Self {
+            tail: self.tail,
+            awaited: self.awaited,
+            hungry: std::mem::take(&mut self.hungry),
+            members: std::mem::take(&mut self.members),
+            deferred: std::mem::take(&mut self.deferred),
+            ..Self::new(state)
+        }
+    }
+
+    fn readiness(&self, state: &GroupState, offset: u64, not_before: u64, now: Now) -> Readiness {
+        let reserved = self.reserved(offset).map_or(0, |reserved| reserved.until);
+        let mark = state.marks.get(offset).unwrap_or_default();
+        if is_poison(state, mark) && !self.can_be_discarded(state) {
+            return Readiness::Never;
+        }
+        let left = mark.due.0.saturating_sub(now.wall.0).div_ceil(1000).min(mark.delay_ms);
+        let at = (now.millis + left).max(not_before).max(reserved);
+        match (at > now.millis, is_poison(state, mark)) {
+            (true, _) => Readiness::At(at),
+            (false, true) => Readiness::Poison,
+            (false, false) => Readiness::Ready,
+        }
+    }
+
+    /// The lease that was handed over with a record.
+    pub(super) fn reserved(&self, offset: u64) -> Option<&Reserved> {
+        let (_, reserved) = self.reserved.range(..=offset).next_back()?;
+        (offset < reserved.end).then_some(reserved)
+    }
+
+    /// Returns true if the group has a place for poison.
+    fn can_be_discarded(&self, state: &GroupState) -> bool {
+        /// Most keys that a group sets aside.
+        const PARKED_KEYS_MAX: usize = 100_000;
+        /// Most records that a group sets aside: 4 bytes each if they are apart.
+        const PARKED_RECORDS_MAX: u64 = 4_000_000;
+        match state.about.settings.poison {
+            Poison::DeadLetter => state.about.settings.dead_letter_topic.is_some(),
+            Poison::ParkKey => {
+                state.parked_keys.len() + self.parking.len() < PARKED_KEYS_MAX
+                    && state.parked_records < PARKED_RECORDS_MAX
+            }
+            Poison::Hold => false,
+        }
+    }
+
+    /// Adds a record in no order that is not leased.
+    pub(super) fn add_free(&mut self, item: Item, not_before: u64, state: &GroupState, now: Now) {
+        self.free.insert(item.offset, Free { item, not_before });
+        self.consider_free(item.offset, state, now);
+    }
+
+    /// Decides again what may be done with a record in no order.
+    pub(super) fn consider_free(&mut self, offset: u64, state: &GroupState, now: Now) {
+        let Some(&Free { item, not_before }) = self.free.get(&offset) else {
+            return;
+        };
+        match self.readiness(state, offset, not_before, now) {
+            Readiness::Ready => {
+                self.ready.insert(offset);
+            }
+            Readiness::At(at) => self.todo.push(Todo::FreeAt(at, offset)),
+            Readiness::Poison => {
+                self.free.remove(&offset);
+                self.todo.push(Todo::Poison(item));
+            }
+            Readiness::Never => {}
+        }
+    }
+
+    /// Removes a record in no order, which is to be leased or settled.
+    pub(super) fn remove_free(&mut self, offset: u64) -> Option<Item> {
+        self.ready.remove(&offset);
+        self.free.remove(&offset).map(|free| free.item)
+    }
+
+    /// Takes a lane from the lists of what is available. Every change of a lane is between this and
+    /// [`Self::consider_lane`].
+    pub(super) fn unlist(&mut self, id: LaneId) {
+        let lane = self.lanes.lane_mut(id);
+        if let Some(offset) = lane.listed.take() {
+            match lane.holder {
+                Some(member) => self.held.remove(&(member, offset, id)),
+                None => self.idle.remove(&(offset, id)),
+            };
+        }
+        if let Some(offset) = lane.head.take() {
+            self.heads.remove(&offset);
+        }
+    }
+
+    /// Decides again what may be done with a lane that is not listed.
+    pub(super) fn consider_lane(&mut self, id: LaneId, state: &GroupState, now: Now) {
+        let Some(item) = self.lanes.waiting(id) else {
+            return;
+        };
+        let lane = self.lanes.lane(id);
+        if lane.leased() == 0 && lane.pending == 0 {
+            self.heads.insert(item.offset, id);
+            self.lanes.lane_mut(id).head = Some(item.offset);
+        }
+        let lane = self.lanes.lane(id);
+        // Nobody may get it before the settlements of a former owner's tokens are durable.
+        if lane.pending > 0 || (lane.holder.is_none() && !lane.is_idle()) {
+            return;
+        }
+        match self.readiness(state, item.offset, lane.not_before, now) {
+            Readiness::Ready => {
+                match lane.holder {
+                    Some(member) => self.held.insert((member, item.offset, id)),
+                    None => self.idle.insert((item.offset, id)),
+                };
+                self.lanes.lane_mut(id).listed = Some(item.offset);
+            }
+            Readiness::At(at) => self.todo.push(Todo::LaneAt(at, id)),
+            // What is before it must be settled first.
+            Readiness::Poison if !lane.is_idle() => {}
+            Readiness::Poison => {
+                self.unlist(id);
+                self.lanes.lane_mut(id).pending += 1;
+                self.todo.push(Todo::Poison(item));
+            }
+            Readiness::Never => {}
+        }
+    }
+
+    /// Notes that these records are being settled.
+    pub(super) fn begin_settling(&mut self, item: &Item) {
+        self.known.remove(item.span());
+        self.known_records -= 1;
+        self.settling.insert(item.span());
+    }
+
+    /// Smallest offset from `from` on that is neither settled nor being settled.
+    pub(super) fn next_open(&self, state: &GroupState, from: u64) -> u64 {
+        let mut at = from;
+        loop {
+            let open = state.progress.next_open(at);
+            let bounds = Span { start: open, end: u64::MAX };
+            match self.settling.within(bounds).next() {
+                Some(span) if span.start == open => at = span.end,
+                _ => return open,
+            }
+        }
+    }
+}
