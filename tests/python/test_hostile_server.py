@@ -98,9 +98,8 @@ def hostile():
 
 
 def run(hostile, *args, code=0, **more):
-    done = subprocess.run(
-        [BINARY, "--server", hostile[0], *args], capture_output=True, timeout=60, check=False, **more
-    )
+    server = [] if args[0] == "copy" else ["--server", hostile[0]]
+    done = subprocess.run([BINARY, *server, *args], capture_output=True, timeout=60, check=False, **more)
     out, err = done.stdout.decode(), done.stderr.decode()
     assert done.returncode == code and "panicked" not in err, (done.returncode, out, err)
     return out, err
