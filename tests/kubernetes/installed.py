@@ -73,8 +73,8 @@ class Installed:
                 print(self.kubectl(*logs, check=False))
                 raise
 
-    def address(self):
-        return f"{self.json('get', 'service', 'streamway')['spec']['clusterIP']}:50051"
+    def address(self, service="streamway"):
+        return f"{self.json('get', 'service', service)['spec']['clusterIP']}:50051"
 
     def streamway(self, *command, check=True, text="", environment=()):
         """Runs the command line in a node's network, from where Services can be reached."""
@@ -115,10 +115,10 @@ def kustomization(place, resources, components=(), **more):
 class Traffic:
     """Publishers and subscribers in a process of its own in a node's network; see traffic.py."""
 
-    def __init__(self, installed, topic):
-        headless = f"dns://10.77.0.1:53/streamway-headless.{installed.name}.svc.cluster.local:50051"
+    def __init__(self, installed, topic, service="streamway"):
+        headless = f"dns://10.77.0.1:53/{service}-headless.{installed.name}.svc.cluster.local:50051"
         command = [CLUSTER, "node", 1, sys.executable, pathlib.Path(__file__).with_name("traffic.py")]
-        command += [topic, f"ipv4:{installed.address()}", headless]
+        command += [topic, f"ipv4:{installed.address(service)}", headless]
         self.process = subprocess.Popen(
             list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
