@@ -84,13 +84,13 @@ async fn a_directory_that_an_earlier_program_was_killed_on_is_read_and_written_o
     goes_on("killed").await;
 }
 
-/// The format in the header of each catalog and journal.
+/// The format in the header of each catalog and journal. A server that runs may remove a file meanwhile.
 fn formats(dir: &Path) -> Vec<u32> {
-    let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let word = |bytes: Vec<u8>, at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
     let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let format = |path: std::path::PathBuf| match path.file_name().unwrap().to_str().unwrap() {
-        "catalog" => Some(word(&fs::read(&path).unwrap(), 8)),
-        name if name.starts_with("journal-") => Some(word(&fs::read(&path).unwrap(), 12)),
+    let format = |path: std::path::PathBuf| match path.file_name()?.to_str()? {
+        "catalog" => Some(word(fs::read(&path).ok()?, 8)),
+        name if name.starts_with("journal-") => Some(word(fs::read(&path).ok()?, 12)),
         _ => None,
     };
     files.filter_map(format).collect()
