@@ -153,6 +153,15 @@ def test_every_variable_is_a_setting_and_the_grace_exceeds_the_budget(rendered):
         assert checked["engine"] == ("jetstream" if item["kind"] == "Deployment" else "embedded"), name
 
 
+def test_the_smaller_settings_of_the_document_are_accepted(rendered):
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    (block,) = re.findall(r"^```sh\n(STREAMWAY_CONNECTIONS_MAX=.*?)^```", text, re.MULTILINE | re.DOTALL)
+    smaller = dict(line.split("=") for line in block.splitlines())
+    for name, _, _, variables in streamway(rendered):
+        if name.startswith("overlays/"):
+            assert of(variables | smaller)["memory_max"] == "1GiB", name
+
+
 def test_arguments_and_ports_are_the_servers(rendered):
     listed = subprocess.run([str(BINARY), "serve", "--help"], capture_output=True, text=True, timeout=30, check=True)
     for name, _, container, variables in streamway(rendered):
