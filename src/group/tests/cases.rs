@@ -323,3 +323,25 @@ fn a_blocked_record_takes_at_most_32_bytes_of_entries() {
     let bytes = 16 * records as usize + known.bytes() + progress.open().bytes();
     assert!(bytes <= 32 * records as usize, "{bytes}");
 }
+
+#[test]
+fn a_repeat_a_hole_and_another_term_have_no_effect() {
+    use crate::group::Verdict::{Ignored, Valid};
+    use crate::group::{Command, Shard, Term};
+    let mut shard = Shard::new();
+    let mut apply = |term, number, effect| {
+        let command = Command { id: CommandId { term: Term(term), number }, effect };
+        shard.apply(crate::record::Offset::new(0), 1, &command)
+    };
+    assert_eq!(apply(1, 1, Effect::Own { after: CommandId::default() }), Valid);
+    assert_eq!(apply(1, 3, Effect::Renew), Ignored, "after a hole");
+    assert_eq!(apply(1, 2, Effect::Renew), Valid);
+    assert_eq!(apply(1, 2, Effect::Renew), Ignored, "a repeat");
+    assert_eq!(apply(1, 3, Effect::Renew), Valid, "sent again");
+    assert_eq!(apply(2, 1, Effect::Renew), Ignored, "a term that nobody began");
+    assert_eq!(apply(1, 4, Effect::Handover { leases: Vec::new() }), Valid);
+    assert_eq!(apply(1, 5, Effect::Renew), Ignored, "after the end of its term");
+    let after = CommandId { term: Term(1), number: 4 };
+    assert_eq!(apply(2, 1, Effect::Own { after }), Valid);
+    assert_eq!(apply(1, 5, Effect::Renew), Ignored, "of a former term");
+}
