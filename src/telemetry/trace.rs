@@ -21,6 +21,9 @@ use super::names as n;
 /// telemetry may.
 const SPANS_PER_SECOND_MAX: u64 = 2_000;
 
+/// gRPC's status of a call that its client gave up.
+const CANCELLED: usize = 1;
+
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 static PROPAGATION_OFF: OnceLock<()> = OnceLock::new();
 
@@ -156,7 +159,12 @@ impl Call {
     pub fn end(&self, code: usize, reason: Option<&str>) {
         let Some(context) = &self.0 else { return };
         let span = context.span();
-        set_status(&span, code, reason);
+        if code == CANCELLED {
+            // A client that no longer wants its stream is no failure of the server's call.
+            span.set_attribute(KeyValue::new(n::RPC_STATUS, CODES[CANCELLED]));
+        } else {
+            set_status(&span, code, reason);
+        }
         span.end();
     }
 }

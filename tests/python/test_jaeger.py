@@ -214,4 +214,15 @@ def test_a_cut_stream_is_found(jaeger, traced):
     assert cut.tags["error.type"] == "UNAVAILABLE" and "error" not in resumed.tags
     assert cut.end <= resumed.start
     (server,) = [span for span in spans if span.parent == cut.id]
-    assert server.tags["rpc.response.status_code"] == "CANCELLED"
+    assert server.tags["rpc.response.status_code"] == "CANCELLED" and "error" not in server.tags
+
+
+def test_a_drain_is_told_from_a_cut(jaeger, traced):
+    with traced.channel() as channel:
+        following = stream_pb2_grpc.StreamServiceStub(channel).Subscribe(stream_pb2.SubscribeRequest(topic="drained"))
+        next(following)
+        assert traced.stop() == 0
+    tags = '{"streamway.error.reason":"SERVER_DRAINING"}'
+    command = f"curl -sG http://localhost:16686/api/traces -d service=streamway --data-urlencode 'tags={tags}'"
+    (call,) = named(jaeger.search(command), SUBSCRIBE)
+    assert call.tags["error.type"] == call.tags["rpc.response.status_code"] == "UNAVAILABLE"
