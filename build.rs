@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "streamway/v1/stream.proto",
         "streamway/v1/topic.proto",
+        "streamway/v1/admin.proto",
         "streamway/v1/error.proto",
         "example/example.proto",
     ];

@@ -19,6 +19,7 @@ pub mod file;
 pub mod group;
 pub mod proto;
 pub mod record;
+pub mod registry;
 pub mod reload;
 pub mod server;
 pub mod service;

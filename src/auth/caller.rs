@@ -34,6 +34,12 @@ impl Caller {
         &self.identity.principal.name
     }
 
+    /// Returns the principal's name as a handle.
+    #[must_use]
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.identity.principal.name)
+    }
+
     /// Returns the digest that stands for the principal in stored data: the same for every identity of that name,
     /// and different for every other name. Zero without an identity.
     #[must_use]
@@ -89,6 +95,23 @@ impl Caller {
     pub fn permit(&self, action: Action, topic: &str) -> Result<(), Error> {
         let allowed = self.allows(action, topic);
         if allowed { Ok(()) } else { Err(Error::denied(&self.identity.principal.name, action, topic)) }
+    }
+
+    /// Checks that the current rules let it operate the server. Where there are no rules, everybody may.
+    ///
+    /// # Errors
+    /// [`Error::NotOperator`].
+    pub fn permit_operate(&self) -> Result<(), Error> {
+        let rules = self.shared.rules.load();
+        let principal = &self.identity.principal;
+        match &rules.policy {
+            Some(policy)
+                if !rules.knows(&principal.name, self.identity.proof) || !principal.operates(policy) =>
+            {
+                Err(Error::NotOperator { principal: Arc::clone(&principal.name) })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns a future that resolves once the current rules are replaced; none where there are none. To be taken

@@ -37,6 +37,12 @@ pub enum Error {
         /// Topic that it asked for.
         topic: String,
     },
+    /// The policy does not allow it to operate the server.
+    #[error("{principal:?} may not operate this server: no rule gives it the action `operate`")]
+    NotOperator {
+        /// Name of the principal.
+        principal: Arc<str>,
+    },
     /// Too many tokens were invalid lately.
     #[error(transparent)]
     TooManyFailures(TooMany),

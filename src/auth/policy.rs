@@ -26,6 +26,11 @@ pub enum Action {
     Any = 7,
 }
 
+/// Bit of the action `operate`, which concerns the whole server and no topic.
+const OPERATE: u8 = 8;
+/// Its name in the file.
+const OPERATE_NAME: &str = "operate";
+
 impl Action {
     const fn index(self) -> usize {
         match self {
@@ -66,7 +71,7 @@ pub(super) struct Policy {
 struct Rule {
     principals: Vec<Pattern>,
     topics: Vec<Pattern>,
-    /// Bits of [`Action`].
+    /// Bits of [`Action`], or [`OPERATE`].
     actions: u8,
 }
 
@@ -204,6 +209,12 @@ impl Policy {
         })
     }
 
+    /// Tells whether the grants allow to operate the server.
+    pub(super) fn operates(&self, granted: &Granted) -> bool {
+        let mut rules = granted.grants.rules.iter().filter_map(|at| self.rules.get(*at));
+        rules.any(|rule| rule.actions & OPERATE != 0)
+    }
+
     /// Tells whether the grants allow this action on this topic.
     pub(super) fn allows(&self, granted: &Granted, action: Action, topic: &str) -> bool {
         self.topics(granted, action).matches(topic)
@@ -224,6 +235,14 @@ impl RawRule {
         let place = format!("rule {number}");
         unknown_keys(&place, &self.unknown, "principals, topics, actions", faults);
         let principals = principals(&self.principals, &place, faults);
+        if self.actions.iter().any(|action| action == OPERATE_NAME) {
+            if self.actions.len() > 1 || !self.topics.is_empty() {
+                faults.push(format!(
+                    "{place}: operate is about the whole server: give it in a rule of its own, without topics"
+                ));
+            }
+            return Rule { principals, topics: Vec::new(), actions: OPERATE };
+        }
         let topics = patterns(&self.topics, "topics", &place, faults);
         for topic in self.topics.iter().filter(|topic| !is_topic_pattern(topic)) {
             faults.push(format!(
@@ -237,8 +256,9 @@ impl RawRule {
         for text in &self.actions {
             match Action::parse(text) {
                 Some(action) => actions |= action as u8,
-                None => faults
-                    .push(format!("{place}: unknown action {text:?}, write publish, subscribe or admin")),
+                None => faults.push(format!(
+                    "{place}: unknown action {text:?}, write publish, subscribe, admin or operate"
+                )),
             }
         }
         Rule { principals, topics, actions }
@@ -356,6 +376,21 @@ mod tests {
         };
         assert_eq!(of(r#"["*", "anon*", "anonymous*"]"#), (false, false));
         assert_eq!(of(r#"["*", "anonymous"]"#), (true, true));
+    }
+
+    #[test]
+    fn operating_the_server_is_a_rule_of_its_own_that_gives_no_topic() {
+        let policy = format!("{POLICY}\n[[rule]]\nprincipals = [\"oncall\"]\nactions = [\"operate\"]");
+        let policy = Policy::parse(&policy).unwrap();
+        let operates = |principal: &str| policy.operates(&policy.granted(principal));
+        assert!(operates("oncall") && !operates("ops") && !operates("anonymous"));
+        assert!(!allows(&policy, "oncall", Action::Any, "orders"));
+        for more in ["topics = [\"*\"]\nactions = [\"operate\"]", "actions = [\"operate\", \"admin\"]"] {
+            let faults = Policy::parse(&format!("[[rule]]\nprincipals = [\"x\"]\n{more}")).unwrap_err();
+            assert!(faults[0].contains("a rule of its own"), "{faults:?}");
+        }
+        let nobody = Policy::parse("[[rule]]\nactions = [\"operate\"]").unwrap_err();
+        assert!(nobody[0].contains("principals is missing"), "{nobody:?}");
     }
 
     #[test]

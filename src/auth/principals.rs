@@ -51,6 +51,11 @@ impl Principal {
         Arc::clone(policy.topics(&self.granted(policy).1, action))
     }
 
+    /// Tells whether this policy lets it operate the server.
+    pub(super) fn operates(&self, policy: &Arc<Policy>) -> bool {
+        policy.operates(&self.granted(policy).1)
+    }
+
     /// Returns its own limits by this policy.
     pub(super) fn limits(&self, policy: &Arc<Policy>) -> Limits {
         self.granted(policy).1.limits

@@ -4,8 +4,13 @@
 pub const FAILURE: u8 = 1;
 /// Exit code for invalid arguments or an invalid configuration; nothing was attempted.
 pub const USAGE: u8 = 2;
+/// Exit code of a command whose call an operator of the server has ended (EX_NOPERM): it should not be started again.
+pub const SENT_AWAY: u8 = 77;
 /// Exit code of a command that was ended by Ctrl-C or SIGTERM (128 + SIGINT).
 pub const INTERRUPTED: u8 = 130;
+
+/// Reason of a call that an operator has ended.
+const DISCONNECTED: &str = "DISCONNECTED_BY_OPERATOR";
 
 /// The reason why a command fails: one line of text and the exit code.
 #[derive(Debug)]
@@ -30,6 +35,9 @@ impl Failure {
 
 impl From<crate::client::Error> for Failure {
     fn from(error: crate::client::Error) -> Self {
+        if error.reason() == Some(DISCONNECTED) {
+            return Self { code: SENT_AWAY, message: error.to_string() };
+        }
         let local = error.origin() == crate::client::Origin::Local;
         let code = if local && error.code() == tonic::Code::InvalidArgument { USAGE } else { FAILURE };
         Self { code, message: error.to_string() }

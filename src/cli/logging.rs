@@ -2,15 +2,16 @@
 
 use std::io::IsTerminal;
 
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::config::{Config, LogFormat, LogLevel};
-use crate::telemetry::Exporters;
+use crate::config::{AuditLog, Config, LogFormat, LogLevel};
 use crate::telemetry::logs::{self, WithTrace};
+use crate::telemetry::{Exporters, audit};
 
 /// Debug lines of this crate. Those of libraries are for [`TRACE`].
 const DEBUG: &str = "info,streamway=debug";
@@ -19,6 +20,14 @@ const TRACE: &str = "debug,streamway=trace";
 /// The filter of RUST_LOG if it is set, else this one.
 fn filter(default: &str) -> EnvFilter {
     EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default))
+}
+
+/// The filter of the server. The audit log passes whatever the level is, unless RUST_LOG names it: only its own setting
+/// turns it off.
+fn server_filter(default: &str) -> EnvFilter {
+    let named = std::env::var(EnvFilter::DEFAULT_ENV).is_ok_and(|filter| filter.contains(audit::TARGET));
+    let directive = format!("{}=info", audit::TARGET).parse().ok().filter(|_| !named);
+    directive.into_iter().fold(filter(default), EnvFilter::add_directive)
 }
 
 /// Returns true if lines may have colours: on a terminal, unless NO_COLOR is set (https://no-color.org).
@@ -50,11 +59,16 @@ pub(super) fn for_server(verbose: u8, config: &Config, exporters: &Exporters) {
         .log_internal_errors(false)
         .with_ansi(is_text && has_colours());
     let lines = if is_text {
-        lines.map_event_format(WithTrace).with_filter(filter(level)).boxed()
+        lines.map_event_format(WithTrace).with_filter(server_filter(level)).boxed()
     } else {
-        lines.json().flatten_event(true).map_event_format(WithTrace).with_filter(filter(level)).boxed()
+        lines.json().flatten_event(true).map_event_format(WithTrace).with_filter(server_filter(level)).boxed()
     };
-    let exported = exporters.logs().map(|provider| logs::exported(provider, filter(level)));
+    let audited = config.audit_log;
+    let exports = move |target: &str| audited == AuditLog::All || target != audit::TARGET;
+    let exported = exporters.logs().map(|provider| {
+        logs::exported(provider, server_filter(level))
+            .with_filter(filter_fn(move |line| exports(line.target())))
+    });
     // This fails only if a subscriber is set already, which is used then.
     let _ = tracing_subscriber::registry().with(lines).with(exported).try_init();
     logs::count_panics();

@@ -4,6 +4,7 @@ mod backup;
 mod bench;
 mod candidates;
 mod check;
+mod clients;
 mod completions;
 mod confirm;
 mod connection;
@@ -50,7 +51,8 @@ Examples:
   streamway context add prod --server https://streams.example.org:443 --token-file token --use
   streamway copy http://old:50051 all.backup        back up every topic to a file
 
-Exit codes: 0 success, 1 failure, 2 invalid arguments or configuration, 130 interrupted.
+Exit codes: 0 success, 1 failure, 2 invalid arguments or configuration, 77 sent away
+by an operator, 130 interrupted.
 `healthcheck` and `check` have exit codes of their own; see their help.";
 
 /// Durable topics over streaming gRPC.
@@ -86,6 +88,7 @@ enum Command {
     Publish(publish::Publish),
     Subscribe(subscribe::Subscribe),
     Topics(topics::Topics),
+    Clients(clients::Clients),
     Context(context::ContextCommand),
     Copy(copy::Copy),
     Token(token::Token),
@@ -140,6 +143,7 @@ impl Command {
             Self::Publish(publish) => publish.remote.inherit(before),
             Self::Subscribe(subscribe) => subscribe.remote.inherit(before),
             Self::Topics(topics) => topics.remote.inherit(before),
+            Self::Clients(clients) => clients.remote.inherit(before),
             Self::Healthcheck(check) => check.remote.inherit(before),
             Self::Bench(bench) => bench.remote.inherit(before),
             Self::Copy(copy) if !before.is_named_by_flag() => copy.connection.inherit(before.connection),
@@ -163,6 +167,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Publish(publish) => traced("publish", verbose, async || publish.run().await),
         Command::Subscribe(subscribe) => traced("subscribe", verbose, async || subscribe.run().await),
         Command::Topics(topics) => traced("topics", verbose, async || topics.run().await),
+        Command::Clients(clients) => traced("clients", verbose, async || clients.run().await),
         Command::Copy(copy) => traced("copy", verbose, async || copy.run().await),
         // It runs every few seconds, and its spans would hide those of the server.
         Command::Healthcheck(check) => {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueHint};
 use serde_json::json;
@@ -9,9 +10,12 @@ use tracing::{debug, info};
 
 use super::format::Format;
 use super::{Failure, logging, output, telemetry};
-use crate::config::{self, CONFIG_VARIABLE, Input, Loaded, SETTINGS, Setting};
+use crate::config::{self, AuditLog, CONFIG_VARIABLE, Input, Loaded, SETTINGS, Setting};
 use crate::server;
-use crate::telemetry::Exporters;
+use crate::telemetry::{Exporters, audit};
+
+/// Longest time that the last records of the audit log have to be written.
+const AUDIT_FLUSH: Duration = Duration::from_secs(1);
 
 const HELP: &str = "\
 Every flag is also an environment variable, STREAMWAY_ and its name in upper case (--drain-timeout is
@@ -165,8 +169,13 @@ impl Serve {
         }
         let settings = telemetry::settings("streamway");
         let exporters = settings.and_then(|settings| Exporters::start(&settings)).map_err(Failure::usage)?;
+        let audited = loaded.config.audit_log;
         logging::for_server(verbose, &loaded.config, &exporters);
         log_settings(&loaded);
+        if audited != AuditLog::Off {
+            audit::start()
+                .map_err(|error| Failure::failed(format!("cannot start the audit log: {error}")))?;
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -178,6 +187,7 @@ impl Serve {
         });
         // The log is closed, so a thread that is still blocked need not delay the exit.
         runtime.shutdown_timeout(super::RUNTIME_SHUTDOWN);
+        audit::flush(AUDIT_FLUSH);
         exporters.flush();
         outcome.map(|()| ExitCode::SUCCESS)
     }

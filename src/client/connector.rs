@@ -17,6 +17,7 @@ use super::options::Options;
 use super::retry::{Retry, RetryPolicy};
 use super::server::Server;
 use super::token::Bearer;
+use crate::proto::v1::admin_service_client::AdminServiceClient;
 use crate::proto::v1::topic_service_client::TopicServiceClient;
 use crate::reload::{Contents, Files};
 use crate::telemetry::{Outgoing, ParentContext};
@@ -134,6 +135,11 @@ impl Connector {
     /// The administrative calls of a server.
     pub(super) fn administration(&self, target: &Target) -> TopicServiceClient<Transport> {
         TopicServiceClient::with_interceptor(target.channel.clone(), self.metadata(target))
+    }
+
+    /// The calls of a server's operator.
+    pub(super) fn operation(&self, target: &Target) -> AdminServiceClient<Transport> {
+        AdminServiceClient::with_interceptor(target.channel.clone(), self.metadata(target))
     }
 
     /// Notes the error of a call to that server, and makes it retryable where the identity had expired and has been

@@ -21,6 +21,7 @@ mod connector;
 mod display;
 mod error;
 mod interceptor;
+mod operator;
 mod options;
 mod printable;
 mod publisher;
@@ -36,6 +37,7 @@ mod topics;
 pub use compression::Compression;
 use connector::Connector;
 pub use error::{Error, Origin};
+pub use operator::Operator;
 pub use options::Options;
 pub(crate) use printable::{is_control, printable};
 pub(crate) use publisher::Encoded;
@@ -74,6 +76,12 @@ impl Client {
     #[must_use]
     pub fn subscribe(&self, options: SubscriberOptions) -> Subscriber {
         Subscriber::new(self.0.clone(), options)
+    }
+
+    /// Administration of the clients of a server; of the first one, if there are several.
+    #[must_use]
+    pub fn operator(&self) -> Operator {
+        Operator::new(self.0.clone())
     }
 
     /// Administration of topics.

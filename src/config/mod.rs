@@ -20,4 +20,4 @@ pub use load::{CONFIG_VARIABLE, Error, Input, Loaded, defaults, load};
 pub use settings::{
     Config, Http2Config, NatsConfig, SETTINGS, Setting, StorageConfig, TelemetryConfig, TlsConfig,
 };
-pub use types::{ClientAuth, Engine, LogFormat, LogLevel, NatsStorage, Secret, TlsVersion};
+pub use types::{AuditLog, ClientAuth, Engine, LogFormat, LogLevel, NatsStorage, Secret, TlsVersion};

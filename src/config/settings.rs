@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::types::{ClientAuth, Engine, LogFormat, LogLevel, NatsStorage, Secret, TlsVersion};
+use super::types::{AuditLog, ClientAuth, Engine, LogFormat, LogLevel, NatsStorage, Secret, TlsVersion};
 use super::value::{Address, Age, Count, File, Hidden, Optional, Period, Required, Size, Text, Word};
 
 /// One setting.
@@ -269,6 +269,8 @@ settings! {
             "Maximum records published in a second by all callers together; 0 for no limit";
         quota_subscriptions_max: u64 = 0, "N", Count(..),
             "Maximum open subscriptions of all callers together; 0 for no limit";
+        audit_log: AuditLog = AuditLog::Stderr, "off|stderr|all", Word,
+            "Record changes and refused attempts: not, on standard error, or also over OTLP where it exports logs";
     }
     // Those of files are the embedded log's; the cache and the request ids are every engine's.
     storage: StorageConfig = "Settings of the log." {

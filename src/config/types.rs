@@ -73,6 +73,15 @@ choices! {
         /// A JSON object a line.
         Json = "json",
     }
+    /// Destination of the audit log.
+    AuditLog, "write off, stderr or all" {
+        /// Nothing is recorded.
+        Off = "off",
+        /// Standard error, like other log lines.
+        Stderr = "stderr",
+        /// Standard error, and OTLP where log lines are exported.
+        All = "all",
+    }
     /// Version of TLS that is still safe.
     TlsVersion, "write 1.2 or 1.3" {
         /// RFC 5246.

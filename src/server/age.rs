@@ -44,6 +44,11 @@ impl Age {
         Self { due, grace }
     }
 
+    /// Has the connection closed once its calls, which were told, had time to end.
+    pub(super) fn close_soon(&mut self) {
+        self.due = Some((Box::pin(tokio::time::sleep(END_GRACE)), Step::Close));
+    }
+
     /// Waits for the next step, for ever if there is none. Cancel-safe.
     pub(super) async fn next(&mut self) -> Step {
         let Some((timer, step)) = &mut self.due else { return std::future::pending().await };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request, header};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -29,8 +29,9 @@ use super::routes::Services;
 use super::tls::Tls;
 use crate::auth::PeerCertificate;
 use crate::config::{Config, Http2Config};
+use crate::registry::{Call, Client, Registry};
 use crate::service::status;
-use crate::telemetry::METRICS;
+use crate::telemetry::{METRICS, Method};
 use crate::topic::{Cause, Connection, Topics};
 
 /// Answer to a client that speaks HTTP/1.
@@ -56,6 +57,7 @@ pub(super) fn grpc(
     routes: Identified<Services>,
     config: &Config,
     topics: &Topics,
+    registry: Registry,
     tls: Option<Tls>,
 ) -> impl Fn(TcpStream, ConnectionLimiter) -> BoxFuture<'static, ()> + Send + 'static {
     let budget = ReceiveBudget::new(config.connection_inflight_bytes_max, config.inflight_bytes_max);
@@ -69,12 +71,13 @@ pub(super) fn grpc(
             admission: topics.admission().for_connection(config.connection_inflight_bytes_max),
         });
         let observer = Observer { peer: bind::peer(&stream), access_log_every };
+        let client = registry.connect(observer.peer, tls.is_some(), calls.shutdown.clone());
         let routes = Observed::new(routes.clone().of_connection(observer.peer), observer);
         let patience = config.http2.keepalive_interval + config.http2.keepalive_timeout;
         io::set_user_timeout(&stream, patience);
-        let socket = Socket::new(stream, patience);
-        let port =
-            Context { limiter, routes, config, connection_budget, calls, cork: socket.cork(), peer: None };
+        let socket = Socket::new(stream, patience).counted_by(Arc::clone(client.peer()));
+        let cork = socket.cork();
+        let port = Context { limiter, routes, config, connection_budget, calls, client, cork, peer: None };
         let Some(tls) = tls.clone() else { return Box::pin(port.serve(socket)) };
         Box::pin(async move {
             let accepted = port.limiter.open_in_time(tls.accept(socket)).await.flatten();
@@ -92,6 +95,7 @@ struct Context {
     config: Arc<Config>,
     connection_budget: ConnectionBudget,
     calls: Arc<Connection>,
+    client: Arc<Client>,
     cork: Cork,
     /// Client certificate that TLS has verified.
     peer: Option<PeerCertificate>,
@@ -128,7 +132,7 @@ impl Context {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let Self { limiter, routes, config, connection_budget, calls, cork, peer } = self;
+        let Self { limiter, routes, config, connection_budget, calls, client, cork, peer } = self;
         let (shutdown, tasks) = (calls.shutdown.clone(), limiter.tasks.clone());
         let (open, streams_max) = (limiter.clone(), config.streams_max);
         let headers_max = config.http2.header_list_bytes_max;
@@ -138,7 +142,9 @@ impl Context {
                 let refused = status::too_many_streams(streams_max).into_http();
                 return Either::Left(std::future::ready(Ok(refused)));
             }
+            let call = registered(&client, &request);
             request.extensions_mut().insert(calls.clone());
+            request.extensions_mut().insert(call.clone());
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
             }
@@ -149,13 +155,15 @@ impl Context {
                 )));
             }
             let read_on = |body| ReadOn::new(body, tasks.clone());
-            let request = request.map(|body| counted(read_on(body), connection_budget.clone(), headers));
+            let request =
+                request.map(|body| counted(read_on(body), connection_budget.clone(), headers, call));
             // Boxed: in the task of the call it would take its room for as long as a subscription lasts.
             Either::Right(Box::pin(routes.clone().oneshot(request)))
         });
         let builder = builder(&config, &limiter);
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         let (mut leaving, mut age) = (false, Age::start(&config));
+        let (mut told, mut ending) = (false, std::pin::pin!(shutdown.cancelled()));
         loop {
             tokio::select! {
                 ended = poll_fn(|cx| {
@@ -172,16 +180,39 @@ impl Context {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
+                () = &mut ending, if !told => {
+                    told = true;
+                    if let Some(Cause::Disconnected { .. }) = shutdown.cause() {
+                        connection.as_mut().graceful_shutdown();
+                        age.close_soon();
+                    }
+                }
                 () = limiter.abort.cancelled() => return,
                 step = age.next() => match step {
                     Step::GoAway if leaving => {}
                     Step::GoAway => connection.as_mut().graceful_shutdown(),
                     Step::EndCalls => shutdown.cancel(Cause::MaxAge),
-                    Step::Close => return debug!("connection past its age cut off"),
+                    Step::Close => return debug!("connection past its time cut off"),
                 },
             }
         }
     }
+}
+
+/// Registers the call of a request.
+fn registered(client: &Client, request: &Request<Incoming>) -> Arc<Call> {
+    /// Header by which clients and proxies name a request in their logs.
+    const REQUEST_ID: &str = "x-request-id";
+    /// Maximum bytes that are kept of it.
+    const REQUEST_ID_MAX: usize = 128;
+    let headers = request.headers();
+    let agent = headers.get(header::USER_AGENT).map(HeaderValue::as_bytes);
+    let call = client.call(Method::name_of(request.uri().path()), agent);
+    let id = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    if let Some(id) = id.and_then(|id| id.get(..id.len().min(REQUEST_ID_MAX))) {
+        call.name_request(id);
+    }
+    call
 }
 
 /// Returns the bytes of a request's headers, as HTTP/2 counts them.

@@ -4,8 +4,9 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::Either;
 use http::{HeaderMap, Request, Response, header};
@@ -15,12 +16,17 @@ use tower::Service;
 use tracing::{debug, info, warn};
 
 use super::request;
-use crate::auth::{self, Attempts, Auth, FailureLimits, JwtOptions, Limits, Options, Reloaded};
+use crate::auth::{self, Attempts, Auth, Caller, FailureLimits, JwtOptions, Limits, Options, Reloaded};
 use crate::config::Config;
+use crate::registry::{Call, Registry};
 use crate::service::status;
+use crate::telemetry::audit::{self, Attempt, Change};
+use crate::topic;
 
 /// Paths that need no identity.
 const HEALTH: &str = "/grpc.health.v1.Health/";
+/// Paths that no ban applies to.
+const ADMIN: &str = "/streamway.v1.AdminService/";
 
 /// Makes the options of identities from the configuration.
 pub(super) fn options(config: &Config) -> Options {
@@ -60,8 +66,14 @@ pub(super) async fn reload(auth: Auth, interval: Duration, leaving: Cancellation
         let reloading = auth.clone();
         match tokio::task::spawn_blocking(move || reloading.reload()).await {
             Ok(Ok(Reloaded::Unchanged)) => {}
-            Ok(Ok(Reloaded::Changed)) => info!("identities and policy reloaded"),
-            Ok(Err(faults)) => warn!(%faults, "a file is not taken over; what was read before holds"),
+            Ok(Ok(Reloaded::Changed)) => {
+                info!("identities and policy reloaded");
+                audit::record(Change::by_server("identities.reload", Ok(None)));
+            }
+            Ok(Err(faults)) => {
+                warn!(%faults, "a file is not taken over; what was read before holds");
+                audit::record(Change::by_server("identities.reload", Err(faults.to_string())));
+            }
             Err(error) => warn!(%error, "reloading the files of identities"),
         }
     }
@@ -73,17 +85,29 @@ pub(super) struct Identified<S> {
     service: S,
     auth: Auth,
     attempts: Attempts,
+    registry: Registry,
 }
 
 impl<S> Identified<S> {
-    pub(super) fn new(service: S, auth: Auth) -> Self {
-        Self { service, attempts: auth.attempts(None), auth }
+    pub(super) fn new(service: S, auth: Auth, registry: Registry) -> Self {
+        Self { service, attempts: auth.attempts(None), auth, registry }
     }
 
     /// Makes the service of a new connection of this peer.
     pub(super) fn of_connection(self, peer: Option<SocketAddr>) -> Self {
         let attempts = self.auth.attempts(peer.map(|peer| peer.ip()));
         Self { attempts, ..self }
+    }
+
+    /// Returns the error of a call whose caller is banned. No ban applies to AdminService, so that an operator cannot lock
+    /// operators out.
+    fn banned(&self, request: &Request<Body>) -> Option<topic::Error> {
+        let (caller, call) = (request.extensions().get::<Caller>()?, request.extensions().get::<Arc<Call>>());
+        let address = call.and_then(|call| call.peer().address).map(|address| address.ip());
+        let end = self.registry.bans().end(&caller.name(), address)?;
+        let is_exempt = request.uri().path().starts_with(ADMIN);
+        let banned_until = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        (!is_exempt).then_some(topic::Error::Disconnected { banned_until })
     }
 
     /// Authenticates the caller, adds it to the request's extensions, and removes the credential.
@@ -97,7 +121,11 @@ impl<S> Identified<S> {
             Err(error) => Err(error),
         };
         request.headers_mut().remove(header::AUTHORIZATION);
-        request.extensions_mut().insert(found?);
+        let caller = found?;
+        if let Some(call) = request.extensions().get::<Arc<Call>>() {
+            call.identify(caller.name());
+        }
+        request.extensions_mut().insert(caller);
         Ok(())
     }
 }
@@ -133,9 +161,21 @@ where
             return Either::Left(self.service.call(request));
         }
         match self.identify(&mut request) {
-            Ok(()) => Either::Left(self.service.call(request)),
+            Ok(()) => match self.banned(&request) {
+                None => Either::Left(self.service.call(request)),
+                Some(banned) => {
+                    if let Some(call) = request.extensions().get::<Arc<Call>>() {
+                        audit::attempted(Attempt::Denied, &call.actor(), &banned.to_string());
+                    }
+                    let status = status::status(&banned.into(), &status::Context::default());
+                    Either::Right(ready(Ok(status.into_http())))
+                }
+            },
             Err(error) => {
                 debug!(%error, "a caller without a valid identity");
+                if let Some(call) = request.extensions().get::<Arc<Call>>() {
+                    audit::attempted(Attempt::Unauthenticated, &call.actor(), &error.to_string());
+                }
                 let status = status::status(&error.into(), &status::Context::default());
                 Either::Right(ready(Ok(status.into_http())))
             }

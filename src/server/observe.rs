@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -15,8 +16,13 @@ use tonic_types::StatusExt;
 use tower::Service;
 use tracing::{debug, info};
 
+use crate::registry;
 use crate::service::body_fn;
+use crate::telemetry::audit::{self, Attempt};
 use crate::telemetry::{CODES, METRICS, Method, trace};
+
+/// Reason of a call that an operator has ended.
+const DISCONNECTED: &str = "DISCONNECTED_BY_OPERATOR";
 
 /// Settings of the observation, the same for all calls of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +60,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let call = Method::of(request.uri().path())
-            .map(|method| Box::new(Call::begin(method, request.headers(), self.observer)));
+        let registered = request.extensions().get::<Arc<registry::Call>>();
+        let call = Method::of(request.uri().path()).map(|method| {
+            Box::new(Call::begin(method, request.headers(), self.observer, registered.cloned()))
+        });
         let _in_call = call.as_ref().and_then(|call| call.span.enter());
         Answer { inner: self.inner.call(request), call }
     }
@@ -97,10 +105,12 @@ fn observed(body: Body, mut call: Box<Call>) -> Body {
             let _in_call = call.span.enter();
             ready!(body.poll_frame(cx))
         };
-        if let Some(Ok(frame)) = &frame
-            && let Some(trailers) = frame.trailers_ref()
-        {
-            call.end(trailers);
+        if let Some(Ok(frame)) = &frame {
+            if let Some(trailers) = frame.trailers_ref() {
+                call.end(trailers);
+            } else if let Some((registered, data)) = call.registered.as_ref().zip(frame.data_ref()) {
+                registered.sent(data.len());
+            }
         }
         Poll::Ready(frame)
     })
@@ -112,6 +122,8 @@ struct Call {
     method: Method,
     begun: Instant,
     observer: Observer,
+    /// The call in the registry, which lists it until it has ended.
+    registered: Option<Arc<registry::Call>>,
     span: trace::Call,
     /// True if the call is written to the access log.
     logged: bool,
@@ -119,12 +131,18 @@ struct Call {
 }
 
 impl Call {
-    fn begin(method: Method, headers: &HeaderMap, observer: Observer) -> Self {
+    fn begin(
+        method: Method,
+        headers: &HeaderMap,
+        observer: Observer,
+        registered: Option<Arc<registry::Call>>,
+    ) -> Self {
         METRICS.calls.begin(method);
         let span = trace::Call::begin(method, headers, observer.peer);
         let every = observer.access_log_every;
         let logged = every > 0 && (every == 1 || fastrand::u32(..every) == 0);
-        let call = Self { method, begun: Instant::now(), observer, span, logged, ended: false };
+        let begun = Instant::now();
+        let call = Self { method, begun, observer, registered, span, logged, ended: false };
         if method.is_streaming() {
             call.span.opened();
             let _in_call = call.span.enter();
@@ -141,9 +159,14 @@ impl Call {
     fn end(&mut self, trailers: &HeaderMap) {
         let code =
             trailers.get(Status::GRPC_STATUS).map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
-        let reason = (code != Code::Ok)
-            .then(|| Status::from_header_map(trailers)?.get_details_error_info().map(|info| info.reason))
-            .flatten();
+        let status = (code != Code::Ok).then(|| Status::from_header_map(trailers)).flatten();
+        let reason = status.as_ref().and_then(|status| Some(status.get_details_error_info()?.reason));
+        // Calls without an identity, and those of a banned caller, are recorded where they are refused; those that an
+        // operator ends are no attempts.
+        let is_refused = code == Code::PermissionDenied && reason.as_deref() != Some(DISCONNECTED);
+        if let (true, Some(status), Some(call)) = (is_refused, &status, &self.registered) {
+            audit::attempted(Attempt::Denied, &call.actor(), status.message());
+        }
         self.ended_with(code as usize, reason.as_deref());
     }
 

@@ -13,6 +13,7 @@ use tonic::body::Body;
 use tonic::codegen::StdError;
 
 use super::framing::Framing;
+use crate::registry::Call;
 use crate::service::body_fn;
 use crate::service::status::PARTLY_RECEIVED;
 
@@ -89,7 +90,7 @@ impl ConnectionBudget {
 const HEADERS_FREE: usize = 4096;
 
 /// Counts the bytes of a request's body, and of its headers, which its call may keep for as long as the body.
-pub(super) fn counted<B>(body: B, budget: ConnectionBudget, header_bytes: usize) -> Body
+pub(super) fn counted<B>(body: B, budget: ConnectionBudget, header_bytes: usize, call: Arc<Call>) -> Body
 where
     B: http_body::Body<Data = Bytes, Error: Into<StdError>> + Send + Unpin + 'static,
 {
@@ -102,6 +103,7 @@ where
             next.map(|frame| {
                 let frame = frame.map_err(|error| Status::from_error(error.into()))?;
                 if let Some(bytes) = frame.data_ref() {
+                    call.received(bytes.len());
                     received.count(bytes)?;
                 }
                 Ok(frame)

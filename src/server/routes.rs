@@ -17,15 +17,18 @@ use super::stop_on_shutdown::StopOnShutdown;
 use crate::auth::Auth;
 use crate::config::Config;
 use crate::proto;
+use crate::registry::Registry;
 use crate::service::{
-    Administration, Deadlines, ENCODINGS, EchoBudget, Served, StreamService, Streams, Tutorial, Unpackaged,
+    Administration, Deadlines, ENCODINGS, EchoBudget, Operator, Served, StreamService, Streams, Tutorial,
+    Unpackaged,
 };
 use crate::topic::{ShutdownSignal, Topics};
 use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
 use crate::wire::stubs::example::my_service_server::MyServiceServer;
+use crate::wire::stubs::v1::admin_service_server::AdminServiceServer;
 use crate::wire::stubs::v1::topic_service_server::TopicServiceServer;
 
-/// Most bytes of a message to reflection and to health, which are names. tonic keeps a call's largest message for as long
+/// Most bytes of a message to reflection, to health and to AdminService, which are names. tonic keeps a call's largest message for as long
 /// as the call lasts, and nothing counts that but the number of calls.
 const SMALL_BYTES_MAX: usize = 16 << 10;
 
@@ -76,6 +79,7 @@ pub(super) fn public(
     config: &Config,
     topics: &Topics,
     auth: &Auth,
+    registry: &Registry,
     readiness: &Readiness,
 ) -> Identified<Services> {
     let max = config.message_bytes_max;
@@ -87,7 +91,9 @@ pub(super) fn public(
     let small = max.min(SMALL_BYTES_MAX);
     let health = HealthServer::new(Health::new(readiness.clone())).max_decoding_message_size(small);
     let shutdown = topics.shutdown_signal();
+    let operator = service!(AdminServiceServer(Operator::new(registry.clone(), auth.clone())), small);
     let routes = Routes::new(Served::tonic(service!(TopicServiceServer(administration), max), max))
+        .add_service(Served::tonic(operator, small))
         .add_service(EchoBudget::new(Served::tonic(Unpackaged(example.clone()), max)))
         .add_service(EchoBudget::new(Served::tonic(example, max)))
         .add_service(stopping(EchoBudget::new(Served::tonic(Unpackaged(tutorial.clone()), max)), shutdown))
@@ -95,7 +101,7 @@ pub(super) fn public(
         .add_service(health);
     let routes = if config.reflection { with_reflection(routes, topics.shutdown_signal()) } else { routes };
     let services = Paths { streams: Served::new(streams), others: routes.prepare() };
-    Identified::new(Deadlines(services), auth.clone())
+    Identified::new(Deadlines(services), auth.clone(), registry.clone())
 }
 
 fn stopping<S>(service: S, shutdown: &ShutdownSignal) -> StopOnShutdown<S> {

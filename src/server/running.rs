@@ -16,6 +16,7 @@ use super::tls::{self, Tls};
 use super::{admin, bind, connection, identity, routes};
 use crate::auth::Auth;
 use crate::config::Config;
+use crate::registry::Registry;
 use crate::storage;
 use crate::telemetry::{METRICS, trace};
 use crate::topic::Topics;
@@ -101,11 +102,11 @@ async fn start_on(
     let (tls, source) = opened.unzip();
     let (listener, grpc) = bind(config.listen)?;
     let (admin_listener, admin) = bind(config.admin_listen)?;
-    let topics = Topics::new(&config);
+    let (topics, registry) = (Topics::new(&config), Registry::default());
 
     let limiter = ConnectionLimiter::new(config.connections_max);
-    let routes = routes::public(&config, &topics, &auth, &readiness);
-    let serve = connection::grpc(routes, &config, &topics, tls.clone());
+    let routes = routes::public(&config, &topics, &auth, &registry, &readiness);
+    let serve = connection::grpc(routes, &config, &topics, registry, tls.clone());
     limiter.tasks.spawn(listener::accept(listener, limiter.clone(), &METRICS.connections, serve));
     if let Some((tls, source)) = tls.clone().zip(source) {
         let (leaving, interval) = (limiter.leaving.clone(), config.reload_interval);

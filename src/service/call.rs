@@ -11,21 +11,24 @@ use tokio::time::Sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
+use super::changes;
 use super::expiry::Expiry;
 use super::status::Error;
 use super::streams::Streams;
 use crate::auth::{self, Action, Caller, SubscriptionPermit};
 use crate::backoff::spread;
 use crate::record::TopicName;
+use crate::registry;
 use crate::topic::{self, Cause, Connection, ShutdownSignal};
 
 /// Fraction by which the ages of calls differ, so that those that began together do not end together.
 const AGE_JITTER: f64 = 0.1;
 
-/// Returns the shutdown signal of the connection that a request came by.
+/// Returns the shutdown signal of the call, or else of the connection that a request came by.
 #[must_use]
 pub fn connection_shutdown(extensions: &Extensions) -> Option<&ShutdownSignal> {
-    extensions.get::<Arc<Connection>>().map(|connection| &connection.shutdown)
+    let call = changes::registered(extensions).map(|call| call.shutdown());
+    call.or_else(|| extensions.get::<Arc<Connection>>().map(|connection| &connection.shutdown))
 }
 
 /// One open call.
@@ -36,6 +39,8 @@ pub(super) struct Call {
     age: Option<Pin<Box<Sleep>>>,
     connection: Arc<Connection>,
     caller: Caller,
+    /// The call in the registry; `None` without a connection.
+    registered: Option<Arc<registry::Call>>,
     /// `None` if the caller's identity does not expire, or has expired.
     expiry: Option<Expiry>,
     /// Actions of the call on topics: at most a publish and a subscription.
@@ -60,11 +65,17 @@ impl Call {
             .stream_age_max
             .map(|most| Box::pin(tokio::time::sleep(spread(most, 1.0 - AGE_JITTER..1.0 + AGE_JITTER))));
         let expiry = Expiry::of(&caller);
+        let registered = changes::registered(extensions).cloned();
+        let shutdown = match &registered {
+            Some(call) => call.shutdown().clone(),
+            None => connection.shutdown.child(),
+        };
         Ok(Self {
-            shutdown: connection.shutdown.child(),
+            shutdown,
             age,
             connection,
             caller,
+            registered,
             expiry,
             permitted: Vec::new(),
             rules_replaced: None,
@@ -76,6 +87,11 @@ impl Call {
     /// Returns the caller and the call's shutdown signal.
     pub(super) fn caller_and_shutdown(&self) -> (Caller, ShutdownSignal) {
         (self.caller.clone(), self.shutdown.clone())
+    }
+
+    /// Returns the call in the registry; `None` without a connection.
+    pub(super) fn registered(&self) -> Option<Arc<registry::Call>> {
+        self.registered.clone()
     }
 
     /// Returns the connection of the call.
@@ -93,6 +109,12 @@ impl Call {
             self.rules_replaced = self.caller.rules_replaced().map(Box::pin);
         }
         self.caller.permit(action, topic.as_str())?;
+        if let Some(call) = &self.registered {
+            match action {
+                Action::Publish => call.publish_to(topic),
+                _ => call.subscribe_to(topic),
+            }
+        }
         self.permitted.push((action, topic.clone()));
         Ok(())
     }

@@ -20,6 +20,7 @@ use super::{receipts, request, subscribe};
 use crate::auth::{Action, Caller};
 use crate::proto::v1;
 use crate::record::{Batch, BatchLimits, Receipt, Scope, TopicName};
+use crate::registry;
 use crate::storage::{BoxFuture, TopicLog};
 use crate::topic::{self, Connection, Notice, ShutdownSignal, Subscribe, Subscription, UnreadFrames};
 use crate::wire::{ExchangeRequest, ExchangeResponse};
@@ -107,7 +108,7 @@ where
                                 streams,
                                 checked,
                                 window,
-                                call.connection(),
+                                (call.connection(), call.registered()),
                                 call.caller_and_shutdown(),
                             );
                             this.state = State::Resolving(Box::pin(resolving));
@@ -202,7 +203,7 @@ async fn resolve(
     streams: Streams,
     checked: Checked,
     window: usize,
-    connection: Arc<Connection>,
+    (connection, call): (Arc<Connection>, Option<Arc<registry::Call>>),
     (caller, shutdown): (Caller, ShutdownSignal),
 ) -> Result<Box<Running>, (Error, Context)> {
     let Checked { name, asked, merging, .. } = checked;
@@ -219,13 +220,15 @@ async fn resolve(
             after = Some(asked);
         }
         Some((topic, asked)) => {
-            let subscribed = streams.subscription(&caller, &topic, asked, shutdown.clone()).await;
+            let by = (&caller, shutdown.clone());
+            let subscribed = streams.subscription(by, call.as_deref(), &topic, asked).await;
             subscription = Some(subscribed.map_err(about(topic.as_str()))?);
         }
     }
-    let topic = streams.topic(&caller, &name).await.map_err(about(name.as_str()))?;
+    let topic = streams.topic(&caller, call.as_deref(), &name).await.map_err(about(name.as_str()))?;
     if let Some(asked) = after {
-        let subscribed = streams.subscription(&caller, &name, asked, shutdown.clone()).await;
+        let by = (&caller, shutdown.clone());
+        let subscribed = streams.subscription(by, call.as_deref(), &name, asked).await;
         subscription = Some(subscribed.map_err(about(name.as_str()))?);
     }
     let scope = request::scope(&caller);

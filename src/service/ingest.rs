@@ -75,7 +75,7 @@ async fn begin(
         let known = streams.topics.known(&name);
         resume = known.map(|topic| Position { epoch: topic.epoch(), offset: topic.tail() });
         let batch = check(streams, first, 1, &name, (scope, &call_trace))?;
-        let topic = streams.topic(&caller, &name).await?;
+        let topic = streams.topic(&caller, call.registered().as_deref(), &name).await?;
         let mut intake = Intake::new(&*topic, call.connection(), streams.window(0), (caller, shutdown));
         let counts = VecDeque::from([batch.count()]);
         intake.take(batch);

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::request;
 use super::status::{Context, Error, status};
 use super::streams::Streams;
+use super::{changes, request};
 use crate::auth::{self, Action, Caller};
 use crate::record::{Batch, TopicName};
+use crate::registry;
 use crate::storage::TopicLog;
 use crate::telemetry::trace;
 use crate::topic::{self, Connection};
@@ -25,7 +26,9 @@ pub(super) fn publish(
         let refused = |error: Error| status(&error, &Context::topic(name.as_str()));
         let topic = match topic {
             Ok(known) => known,
-            Err(caller) => Box::pin(streams.topic(&caller, &name)).await.map_err(refused)?,
+            Err((caller, call)) => {
+                Box::pin(streams.topic(&caller, call.as_deref(), &name)).await.map_err(refused)?
+            }
         };
         let receipt =
             topic::publish(topic, connection, batch).await.map_err(|error| refused(error.into()))?;
@@ -43,8 +46,8 @@ fn uncompressed(receipt: PublishResponse) -> Response<PublishResponse> {
 /// Valid request of a caller that may publish.
 struct Checked {
     name: TopicName,
-    /// The topic, or the caller that may create it.
-    topic: Result<Arc<dyn TopicLog>, Caller>,
+    /// The topic, or the caller that may create it, and its call.
+    topic: Result<Arc<dyn TopicLog>, (Caller, Option<Arc<registry::Call>>)>,
     batch: Batch,
     connection: Arc<Connection>,
 }
@@ -70,7 +73,11 @@ impl Checked {
             Ok((name, batch))
         };
         let (name, batch) = checked().map_err(|error| status(&error, &Context::topic(&*name)))?;
-        let topic = streams.topics.known(&name).ok_or(caller);
+        let call = changes::registered(&extensions);
+        if let Some(call) = call {
+            call.publish_to(&name);
+        }
+        let topic = streams.topics.known(&name).ok_or_else(|| (caller, call.cloned()));
         Ok(Self { name, topic, batch, connection: streams.connection(&extensions) })
     }
 }

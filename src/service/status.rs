@@ -10,6 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::auth;
 use crate::proto::v1::ErrorReason;
 use crate::record::{Epoch, Offset, Position, Violation};
+use crate::registry;
 use crate::storage::{self, Stored};
 use crate::telemetry::{Denial, METRICS};
 use crate::topic;
@@ -51,6 +52,12 @@ pub enum Error {
     /// A step of the call panicked, which is a fault of the server.
     #[error("internal error, see the server's log")]
     Panicked,
+    /// There is no such connection or call.
+    #[error("this replica has no such {0}: it has ended, or belongs to another replica")]
+    ClientNotFound(&'static str),
+    /// There are as many bans as there may be.
+    #[error("this replica has {} bans, which is the most: lift some", registry::BANS_MAX)]
+    TooManyBans,
     /// The caller is not known, not allowed, or over its quota.
     #[error(transparent)]
     Auth(#[from] auth::Error),
@@ -125,7 +132,9 @@ fn verdict(error: &Error) -> Verdict {
         Error::Numbering => (Code::FailedPrecondition, Reason::OffsetNumberingDiffers, None),
         Error::Transport(status) => return transport(status),
         Error::Panicked => (Code::Internal, Reason::Internal, None),
-        Error::Auth(auth::Error::Denied { .. }) => (Code::PermissionDenied, Reason::PermissionDenied, None),
+        Error::Auth(auth::Error::Denied { .. } | auth::Error::NotOperator { .. }) => {
+            (Code::PermissionDenied, Reason::PermissionDenied, None)
+        }
         Error::Auth(auth::Error::Exceeded(exceeded)) => {
             (Code::ResourceExhausted, Reason::QuotaExceeded, exceeded.retry.or(between(1000, 3000)))
         }
@@ -150,6 +159,11 @@ fn verdict(error: &Error) -> Verdict {
         Error::Topic(topic::Error::IdentityExpired | topic::Error::PermissionWithdrawn) => {
             (Code::Unauthenticated, Reason::Unauthenticated, None)
         }
+        Error::Topic(topic::Error::Disconnected { .. }) => {
+            (Code::PermissionDenied, Reason::DisconnectedByOperator, None)
+        }
+        Error::ClientNotFound(_) => (Code::NotFound, Reason::ClientNotFound, None),
+        Error::TooManyBans => (Code::ResourceExhausted, Reason::QuotaExceeded, None),
         Error::Topic(topic::Error::Overloaded) => {
             (Code::ResourceExhausted, Reason::Overloaded, between(100, 500))
         }
@@ -315,6 +329,9 @@ fn add_particulars(error: &Error, context: &Context, details: &mut ErrorDetails)
         Error::Auth(auth::Error::Exceeded(exceeded)) => {
             details.add_quota_failure_violation(exceeded.subject(), error.to_string());
         }
+        Error::TooManyBans => {
+            details.add_quota_failure_violation("bans", error.to_string());
+        }
         Error::Auth(auth::Error::TooManyFailures(too_many)) => {
             details.add_quota_failure_violation(too_many.of, error.to_string());
         }
@@ -330,19 +347,29 @@ fn add_particulars(error: &Error, context: &Context, details: &mut ErrorDetails)
     }
 }
 
+/// Tells whether an error means that nothing was changed.
+#[must_use]
+pub const fn is_certain(error: &Error) -> bool {
+    !matches!(
+        error,
+        Error::Panicked
+            | Error::Topic(topic::Error::Storage(storage::Error::Unavailable {
+                stored: Stored::Unknown,
+                ..
+            }))
+    )
+}
+
 fn metadata(error: &Error, context: &Context) -> HashMap<String, String> {
     let mut metadata = HashMap::new();
     let mut put = |key: &str, value: String| metadata.insert(key.to_owned(), value);
-    let side_effects = match error {
-        Error::Panicked
-        | Error::Topic(topic::Error::Storage(storage::Error::Unavailable {
-            stored: Stored::Unknown, ..
-        })) => "unknown",
-        _ => "none",
-    };
+    let side_effects = if is_certain(error) { "none" } else { "unknown" };
     put("side_effects", side_effects.to_owned());
     if let Some(number) = context.number {
         put("number", number.to_string());
+    }
+    if let Error::Topic(topic::Error::Disconnected { banned_until: until @ 1.. }) = error {
+        put("ban_seconds", topic::ban_seconds(*until).to_string());
     }
     let (resume, earliest, tail) = positions(error);
     if let Some(earliest) = earliest {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{creation, status};
+use super::{changes, creation, status};
 use crate::auth::{Action, Auth, Caller, CreationPermit};
 use crate::config::Config;
 use crate::record::{BatchLimits, TopicName};
+use crate::registry;
 use crate::storage::TopicLog;
-use crate::topic::{Connection, ShutdownSignal, Subscribe, Subscription, Topics};
+use crate::topic::{Connection, Obtained, ShutdownSignal, Subscribe, Subscription, Topics};
 
 /// State of the four calls of `StreamService`.
 #[derive(Clone)]
@@ -48,23 +49,46 @@ impl Streams {
     pub(super) async fn topic(
         &self,
         caller: &Caller,
+        call: Option<&registry::Call>,
         name: &TopicName,
     ) -> Result<Arc<dyn TopicLog>, status::Error> {
         let _room = self.room(caller, Action::Publish, name).await?;
-        Ok(self.topics.get_or_create(name).await?)
+        let Obtained { log, is_new } = self.topics.get_or_create(name).await?;
+        if is_new {
+            changes::created_on_use(caller, call, &*log);
+        }
+        Ok(log)
     }
 
     /// Subscribes to a topic. Creates it under the same conditions as [`Self::topic`].
     pub(super) async fn subscription(
         &self,
-        caller: &Caller,
+        (caller, shutdown): (&Caller, ShutdownSignal),
+        call: Option<&registry::Call>,
         name: &TopicName,
         asked: Subscribe,
-        shutdown: ShutdownSignal,
     ) -> Result<Subscription, status::Error> {
         let creates = self.topics.creates_for(&asked);
         let _room = if creates { self.room(caller, Action::Subscribe, name).await? } else { None };
-        Ok(self.topics.subscribe(name, asked, shutdown).await?)
+        if creates && self.topics.known(name).is_none() {
+            tokio::select! {
+                biased;
+                obtained = self.topics.get_or_create(name) => {
+                    let Obtained { log, is_new } = obtained?;
+                    if is_new {
+                        changes::created_on_use(caller, call, &*log);
+                    }
+                }
+                // The subscription ends with its cause.
+                () = shutdown.cancelled() => {}
+            }
+        }
+        let subscription = self.topics.subscribe(name, asked, shutdown).await?;
+        if let Some(call) = call {
+            call.subscribe_to(name);
+            call.follow(subscription.lag());
+        }
+        Ok(subscription)
     }
 
     async fn room(

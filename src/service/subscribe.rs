@@ -42,7 +42,7 @@ async fn begin(
     call.permit(Action::Subscribe, &name)?;
     call.subscribe()?;
     let (caller, shutdown) = call.caller_and_shutdown();
-    streams.subscription(&caller, &name, asked, shutdown).await
+    streams.subscription((&caller, shutdown), call.registered().as_deref(), &name, asked).await
 }
 
 /// Stream of one subscription's messages.

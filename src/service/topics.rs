@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 
+use super::changes::{self, Change};
 use super::described::described;
 use super::request;
 use super::restore::Restore;
@@ -13,7 +14,7 @@ use super::{creation, listing};
 use crate::auth::{Action, Auth, Caller};
 use crate::config::Config;
 use crate::proto::v1;
-use crate::record::{BatchLimits, Offset};
+use crate::record::{BatchLimits, Offset, TopicName};
 use crate::storage::{Retention, TopicInfo};
 use crate::topic::Topics;
 use crate::wire::stubs::v1::topic_service_server::TopicService;
@@ -59,14 +60,16 @@ impl Administration {
         caller: &Caller,
         topic: v1::Topic,
         mask: Option<prost_types::FieldMask>,
+        change: &mut Change,
     ) -> Result<TopicInfo, Error> {
         let name = request::topic("topic.name", &topic.name)?;
         caller.permit(Action::Admin, name.as_str())?;
         let wanted = topic.retention.map_or(Ok(Retention::default()), |r| retention(&r))?;
         let mask = mask.unwrap_or_default();
         let _alone = self.settings.lock().await;
-        let mut kept =
-            if mask.paths.is_empty() { wanted } else { self.topics.get(&name).await?.info().retention };
+        let info = self.topics.get(&name).await?.info();
+        change.before(&info);
+        let mut kept = if mask.paths.is_empty() { wanted } else { info.retention };
         for path in &mask.paths {
             match path.as_str() {
                 "retention" => kept = wanted,
@@ -83,18 +86,30 @@ impl Administration {
         Ok(self.topics.update(&name, kept).await?)
     }
 
-    async fn delete(&self, caller: &Caller, asked: &v1::DeleteTopicRequest) -> Result<(), Error> {
+    async fn delete(
+        &self,
+        caller: &Caller,
+        asked: &v1::DeleteTopicRequest,
+        change: &mut Change,
+    ) -> Result<(), Error> {
         let name = request::topic("name", &asked.name)?;
         let epoch = request::epoch("epoch", &asked.epoch)?;
         caller.permit(Action::Admin, name.as_str())?;
         let _alone = self.settings.lock().await;
+        self.look_before(&name, change);
         Ok(self.topics.delete(&name, epoch).await?)
     }
 
-    async fn trim(&self, caller: &Caller, asked: &v1::TrimTopicRequest) -> Result<Offset, Error> {
+    async fn trim(
+        &self,
+        caller: &Caller,
+        asked: &v1::TrimTopicRequest,
+        change: &mut Change,
+    ) -> Result<Offset, Error> {
         let name = request::topic("name", &asked.name)?;
         let epoch = request::epoch("epoch", &asked.epoch)?;
         caller.permit(Action::Admin, name.as_str())?;
+        self.look_before(&name, change);
         Ok(self.topics.trim(&name, epoch, Offset::new(asked.before_offset)).await?)
     }
 
@@ -107,6 +122,20 @@ impl Administration {
         restore.store(&self.topics, &*topic, &asked.batches, self.batch_limits).await?;
         Ok(topic.info())
     }
+
+    /// Notes a topic as it is before a change, if that is known without asking the storage.
+    fn look_before(&self, name: &TopicName, change: &mut Change) {
+        if let Some(topic) = self.topics.known(name) {
+            change.before(&topic.info());
+        }
+    }
+}
+
+/// Begins the record of a change that a request asks for.
+fn change<T>(request: &Request<T>, caller: &Caller, action: &'static str, topic: &str) -> Change {
+    let call = changes::registered(request.extensions()).map(|call| &**call);
+    let shown = topic.get(..topic.len().min(TopicName::MAX_LEN)).unwrap_or_default();
+    Change::new(changes::actor(caller, call), action, shown.to_owned())
 }
 
 /// Makes the answer, or the status of its error.
@@ -121,8 +150,11 @@ impl TopicService for Administration {
         request: Request<v1::CreateTopicRequest>,
     ) -> Result<Response<v1::CreateTopicResponse>, Status> {
         let caller = self.caller(&request)?;
+        let asked = request.get_ref().topic.as_ref().map_or("", |topic| &topic.name);
+        let change = change(&request, &caller, "topic.create", asked);
         let topic = request.into_inner().topic.unwrap_or_default();
         let (name, created) = (topic.name.clone(), self.create(&caller, topic).await);
+        change.end(&created, |info| Some(changes::described(info)));
         answer(name, created.map(|info| v1::CreateTopicResponse { topic: Some(described(&info)) }))
     }
 
@@ -155,9 +187,13 @@ impl TopicService for Administration {
         request: Request<v1::UpdateTopicRequest>,
     ) -> Result<Response<v1::UpdateTopicResponse>, Status> {
         let caller = self.caller(&request)?;
+        let asked = request.get_ref().topic.as_ref().map_or("", |topic| &topic.name);
+        let mut change = change(&request, &caller, "topic.update", asked);
         let v1::UpdateTopicRequest { topic, update_mask } = request.into_inner();
         let topic = topic.unwrap_or_default();
-        let (name, updated) = (topic.name.clone(), self.update(&caller, topic, update_mask).await);
+        let name = topic.name.clone();
+        let updated = self.update(&caller, topic, update_mask, &mut change).await;
+        change.end(&updated, |info| Some(changes::described(info)));
         answer(name, updated.map(|info| v1::UpdateTopicResponse { topic: Some(described(&info)) }))
     }
 
@@ -166,8 +202,10 @@ impl TopicService for Administration {
         request: Request<v1::DeleteTopicRequest>,
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
         let caller = self.caller(&request)?;
+        let mut change = change(&request, &caller, "topic.delete", &request.get_ref().name);
         let asked = request.into_inner();
-        let deleted = self.delete(&caller, &asked).await;
+        let deleted = self.delete(&caller, &asked, &mut change).await;
+        change.end(&deleted, |()| None);
         answer(asked.name, deleted.map(|()| v1::DeleteTopicResponse {}))
     }
 
@@ -176,8 +214,12 @@ impl TopicService for Administration {
         request: Request<v1::TrimTopicRequest>,
     ) -> Result<Response<v1::TrimTopicResponse>, Status> {
         let caller = self.caller(&request)?;
+        let mut change = change(&request, &caller, "topic.trim", &request.get_ref().name);
         let asked = request.into_inner();
-        let trimmed = self.trim(&caller, &asked).await;
+        let trimmed = self.trim(&caller, &asked, &mut change).await;
+        change.end(&trimmed, |earliest| {
+            Some(format!("{{\"before_offset\":{},\"earliest_offset\":{earliest}}}", asked.before_offset))
+        });
         let response = |earliest: Offset| v1::TrimTopicResponse { earliest_offset: earliest.get() };
         answer(asked.name, trimmed.map(response))
     }
@@ -187,8 +229,15 @@ impl TopicService for Administration {
         request: Request<v1::RestoreTopicRequest>,
     ) -> Result<Response<v1::RestoreTopicResponse>, Status> {
         let caller = self.caller(&request)?;
+        let change = change(&request, &caller, "topic.restore", &request.get_ref().name);
         let asked = request.into_inner();
+        // A restore takes many calls, of which the first creates the topic.
+        let name = TopicName::parse(&asked.name).ok();
+        let is_first = name.is_none_or(|name| self.topics.known(&name).is_none());
         let restored = Box::pin(self.restore(&caller, &asked)).await;
+        if is_first || restored.is_err() {
+            change.end(&restored, |info| Some(changes::described(info)));
+        }
         answer(asked.name, restored.map(|info| v1::RestoreTopicResponse { topic: Some(described(&info)) }))
     }
 }

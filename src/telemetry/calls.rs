@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::metric::{Gauge, Histogram};
-use super::names::{DURATIONS, LONG_DURATIONS, METHODS};
+use super::names::{DURATIONS, LONG_DURATIONS, METHODS, OTHER, UNOBSERVED};
 
 /// gRPC's status codes by number.
 pub const CODES: [&str; 17] = [
@@ -45,6 +45,14 @@ impl Method {
         let known = |name: &str| name == asked || name.strip_prefix("example.") == Some(asked);
         let found = METHODS.iter().position(|(name, _)| known(name));
         Some(Self(found.unwrap_or(METHODS.len() - 1)))
+    }
+
+    /// Returns the method of a path as `package.Service/Method`; one name for all unknown ones.
+    #[must_use]
+    pub fn name_of(path: &str) -> &'static str {
+        let asked = path.strip_prefix('/').unwrap_or(path);
+        let unobserved = UNOBSERVED.iter().find(|name| **name == asked);
+        unobserved.copied().unwrap_or_else(|| Self::of(path).map_or(OTHER, Self::name))
     }
 
     /// Returns `package.Service/Method`.

@@ -190,6 +190,8 @@ fn life(out: &mut Collector) {
     for (reason, counter) in DENIALS.iter().zip(&METRICS.auth_denials) {
         out.count(&n::AUTH_DENIALS, &[reason], counter.get());
     }
+    out.count(&n::AUDIT_RECORDS, &[], METRICS.audit.records.get());
+    out.count(&n::AUDIT_DROPPED, &[], METRICS.audit.dropped.get());
     out.count(&n::PANICS, &[], METRICS.panics.get());
     out.gauge(&n::TASKS, &[], METRICS.tasks.get());
 }

@@ -40,6 +40,8 @@ pub struct Metrics {
     pub tls_expiry: Gauge,
     /// Calls refused for lack of an identity or a permission.
     pub auth_denials: [Counter; DENIALS.len()],
+    /// Records of the audit log.
+    pub audit: Audit,
     /// Panics.
     pub panics: Counter,
     /// Tasks that have not ended.
@@ -86,6 +88,15 @@ pub struct Export {
     pub refused: Counter,
     /// Not even created, so that the cost of spans is bounded.
     pub rate_limited: Counter,
+}
+
+/// Records of the audit log.
+#[derive(Debug)]
+pub struct Audit {
+    /// Written.
+    pub records: Counter,
+    /// Not written, as too many were waiting.
+    pub dropped: Counter,
 }
 
 /// Connections of one port.
@@ -245,6 +256,7 @@ impl Metrics {
             life: Life { state: AtomicUsize::new(0), drain_started: AtomicU64::new(0), ready: Gauge::new() },
             tls_expiry: Gauge::new(),
             auth_denials: [const { Counter::new() }; DENIALS.len()],
+            audit: Audit { records: Counter::new(), dropped: Counter::new() },
             panics: Counter::new(),
             tasks: Gauge::new(),
             signals: [const { Export::new() }; SIGNALS.len()],

@@ -2,6 +2,7 @@
 //! `names` alone holds names. Nothing here blocks what it observes: what there is no room for is dropped, and
 //! counted.
 
+pub mod audit;
 mod calls;
 mod collect;
 #[cfg(test)]
@@ -27,6 +28,6 @@ pub use metrics::{BatchTotals, Batches, Connections, Denial, METRICS, Metrics, S
 pub use otlp::Exporters;
 pub use outgoing::{Command, NoParent, Outgoing, ParentContext};
 pub use process::Times;
-pub use readers::{Reader, unix_micros};
+pub use readers::{Reader, ReaderLag, unix_micros};
 pub use settings::Settings;
 pub use topics::{Topic, TopicStats};

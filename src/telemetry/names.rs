@@ -159,6 +159,10 @@ metrics! {
         "Expiry of the served certificate in Unix seconds; absent without TLS.";
     AUTH_DENIALS = Counter "streamway.auth.denials" "{call}" [REASON]
         "Calls refused for lack of an identity or of a permission.";
+    AUDIT_RECORDS = Counter "streamway.audit.records" "{record}" []
+        "Records written to the audit log.";
+    AUDIT_DROPPED = Counter "streamway.audit.dropped" "{record}" []
+        "Records of the audit log that were dropped, as standard error was too slow.";
     PANICS = Counter "streamway.panics" "{panic}" []
         "Caught panics, each of which is a bug in the server.";
     TASKS = Gauge "streamway.tasks" "{task}" []
@@ -258,11 +262,24 @@ pub const METHODS: &[(&str, bool)] = &[
     ("streamway.v1.TopicService/DeleteTopic", false),
     ("streamway.v1.TopicService/TrimTopic", false),
     ("streamway.v1.TopicService/RestoreTopic", false),
+    ("streamway.v1.AdminService/ListConnections", false),
+    ("streamway.v1.AdminService/ListCalls", false),
+    ("streamway.v1.AdminService/EndCalls", false),
+    ("streamway.v1.AdminService/ListBans", false),
+    ("streamway.v1.AdminService/LiftBan", false),
     ("example.ExampleService/ProcessRequest", false),
     ("example.MyService/ServerStreamingRPCMethod", true),
     ("example.MyService/ClientStreamingRPCMethod", true),
     ("example.MyService/BidirectionalStreamingRPCMethod", true),
     (OTHER, false),
+];
+
+/// Methods that metrics leave out.
+pub const UNOBSERVED: &[&str] = &[
+    "grpc.health.v1.Health/Check",
+    "grpc.health.v1.Health/Watch",
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
 /// A span of the server.

@@ -43,6 +43,12 @@ impl Reader {
         &self.entry.topic
     }
 
+    /// Returns the handle to its lag.
+    #[must_use]
+    pub fn lag(&self) -> ReaderLag {
+        ReaderLag(Arc::clone(&self.entry))
+    }
+
     /// Notes that it reads at `next` now, and has everything.
     pub fn caught_up(&self, next: u64) {
         self.entry.next.store(next, Relaxed);
@@ -54,6 +60,24 @@ impl Reader {
     pub fn behind(&self, next: u64, since_us: u64) {
         self.entry.next.store(next, Relaxed);
         self.entry.behind_since.store(since_us.max(1), Relaxed);
+    }
+}
+
+/// Handle to the lag of a subscription.
+#[derive(Clone, Debug)]
+pub struct ReaderLag(Arc<Entry>);
+
+impl ReaderLag {
+    /// Returns the offsets that the subscription is behind the tail.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.0.lag()
+    }
+}
+
+impl Entry {
+    fn lag(&self) -> u64 {
+        (self.tail)().saturating_sub(self.next.load(Relaxed))
     }
 }
 
@@ -174,7 +198,7 @@ impl Readers {
     fn visit(&self, now_us: u64, mut each: impl FnMut(&Topic, Lag)) {
         let entries: Vec<_> = self.lock().values().cloned().collect();
         for entry in entries {
-            let records = (entry.tail)().saturating_sub(entry.next.load(Relaxed));
+            let records = entry.lag();
             if records > 0 {
                 // One that is stuck does not say so itself.
                 let _ = entry.behind_since.compare_exchange(0, now_us, Relaxed, Relaxed);

@@ -38,7 +38,7 @@ impl Notice {
         match cause {
             Cause::Draining => Some(Self::Draining),
             Cause::MaxAge => Some(Self::MaxAge),
-            Cause::IdentityExpired | Cause::PermissionWithdrawn => None,
+            Cause::IdentityExpired | Cause::PermissionWithdrawn | Cause::Disconnected { .. } => None,
         }
     }
 }

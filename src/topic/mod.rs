@@ -19,7 +19,7 @@ mod topics;
 pub use admission::{Admission, Permit};
 pub use connection::Connection;
 pub use delivery::{Delivery, Notice};
-pub use error::Error;
+pub use error::{Error, ban_seconds};
 pub use limit::ReadLimit;
 pub use publisher::{Publisher, publish};
 pub use restore::store_restored;
@@ -27,4 +27,4 @@ pub use send_budget::{FRAME_MAX, Pieces, ReceiptBudget, Remainder, SendBudget, S
 pub use shutdown::{Cause, ShutdownSignal};
 pub use start::{From, OutOfRange, Subscribe};
 pub use subscription::Subscription;
-pub use topics::Topics;
+pub use topics::{Obtained, Topics};

@@ -20,7 +20,7 @@ use crate::record::block::{Blocks, runs_starting_at};
 use crate::record::walk::Malformed;
 use crate::record::{Offset, Position, UnixMicros};
 use crate::storage::{self, BoxFuture, Chunk, Log, TopicLog};
-use crate::telemetry::{METRICS, Reader, trace};
+use crate::telemetry::{METRICS, Reader, ReaderLag, trace};
 
 /// Size of one delivery from memory, in bytes.
 const LIVE_BYTES: usize = 64 << 10;
@@ -126,6 +126,12 @@ impl Subscription {
     #[must_use]
     pub fn position(&self) -> Position {
         Position { epoch: self.topic.epoch(), offset: self.next }
+    }
+
+    /// A handle to the lag of the subscription.
+    #[must_use]
+    pub fn lag(&self) -> ReaderLag {
+        self.reader.lag()
     }
 
     /// Waits for the next message; none once a limit was reached. Cancel-safe.

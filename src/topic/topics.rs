@@ -19,6 +19,15 @@ const START_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time that a request in progress has after [`Topics::hurry`], the same as an append has.
 const HURRY_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A topic that is created on first use.
+#[expect(missing_debug_implementations, reason = "a log has none")]
+pub struct Obtained {
+    /// Its log.
+    pub log: Arc<dyn TopicLog>,
+    /// This use created it.
+    pub is_new: bool,
+}
+
 /// A cheap handle to all topics.
 #[derive(Clone)]
 pub struct Topics(Arc<Inner>);
@@ -163,18 +172,18 @@ impl Topics {
         Ok(self.in_time(Stored::Nothing, log.get(name)).await?)
     }
 
-    /// Looks up the topic of this name, and creates it if topics are created on first use.
+    /// Looks up the topic of this name, and creates it if topics are created on first use. Also returns whether it did.
     ///
     /// # Errors
     /// As [`Self::get`] and [`Self::create`].
-    pub async fn get_or_create(&self, name: &TopicName) -> Result<Arc<dyn TopicLog>, Error> {
+    pub async fn get_or_create(&self, name: &TopicName) -> Result<Obtained, Error> {
         /// Attempts against concurrent creations and deletions of the topic.
         const ATTEMPTS: usize = 4;
         let log = self.log().await?;
         for _ in 0..ATTEMPTS {
             match self.in_time(Stored::Nothing, log.get(name)).await {
                 Err(storage::Error::TopicNotFound) if self.0.auto_create => {}
-                other => return Ok(other?),
+                other => return Ok(Obtained { log: other?, is_new: false }),
             }
             match self.in_time(Stored::Nothing, log.create(name.clone(), Retention::default())).await {
                 Err(storage::Error::TopicExists) => {}
@@ -182,7 +191,7 @@ impl Topics {
                 Err(storage::Error::Unavailable { reason, .. }) => {
                     return Err(storage::Error::Unavailable { reason, stored: Stored::Nothing }.into());
                 }
-                other => return Ok(other?),
+                other => return Ok(Obtained { log: other?, is_new: true }),
             }
         }
         Err(storage::Error::TopicNotFound.into())
@@ -204,7 +213,7 @@ impl Topics {
         let cancelled = shutdown.cancelled();
         let starting = async {
             let topic = if self.creates_for(&request) {
-                self.get_or_create(name).await?
+                self.get_or_create(name).await?.log
             } else {
                 self.get(name).await?
             };

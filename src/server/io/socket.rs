@@ -14,6 +14,8 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::registry::Peer;
+
 /// Has the system close the connection once the peer leaves what it was sent unacknowledged for so long, or keeps its
 /// receive window closed. Without this TCP keeps a connection for ever whose peer only repeats that it has no room.
 pub(in crate::server) fn set_user_timeout(stream: &TcpStream, timeout: Duration) {
@@ -31,6 +33,8 @@ pub(in crate::server) struct Socket {
     read: OwnedReadHalf,
     cork: Cork,
     liveness: Liveness,
+    /// Counter of the bytes; `None` if nobody counts them.
+    peer: Option<Arc<Peer>>,
 }
 
 /// Signs of life of the peer: it sends anything, or makes room for what is sent to it. An unanswered ping is no proof
@@ -117,7 +121,12 @@ impl Socket {
     pub(in crate::server) fn new(stream: TcpStream, timeout: Duration) -> Self {
         let (read, half) = stream.into_split();
         let cork = Cork(Arc::new(Mutex::new(WriteHalf { half, corked: false })));
-        Self { read, cork, liveness: Liveness::new(timeout) }
+        Self { read, cork, liveness: Liveness::new(timeout), peer: None }
+    }
+
+    /// Has the bytes counted.
+    pub(in crate::server) fn counted_by(self, peer: Arc<Peer>) -> Self {
+        Self { peer: Some(peer), ..self }
     }
 
     /// The cork, to be released after every poll of what writes to the socket.
@@ -134,8 +143,12 @@ impl AsyncRead for Socket {
     ) -> Poll<Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.read).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
+        let bytes = buffer.filled().len() - before;
+        if bytes > 0 {
             self.liveness.note_read();
+            if let Some(peer) = &self.peer {
+                peer.received(bytes);
+            }
         }
         if read.is_pending() && self.liveness.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(ErrorKind::TimedOut.into()));
@@ -154,13 +167,16 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
-        let Self { cork, liveness, .. } = self.get_mut();
+        let Self { cork, liveness, peer, .. } = self.get_mut();
         let mut write = cork.lock();
         if bytes.iter().map(|slice| slice.len()).sum::<usize>() >= LONG_WRITE {
             write.set_corked(true);
         }
         let written = Pin::new(&mut write.half).poll_write_vectored(cx, bytes);
         liveness.note_write(&written);
+        if let (Some(peer), Poll::Ready(Ok(bytes))) = (peer, &written) {
+            peer.sent(*bytes);
+        }
         written
     }
 

@@ -23,6 +23,7 @@ use crate::auth::PeerCertificate;
 use crate::config::TlsConfig;
 use crate::reload::Files;
 use crate::telemetry::METRICS;
+use crate::telemetry::audit::{self, Change};
 use material::Material;
 
 /// Time before its expiry from which on a certificate is warned of.
@@ -98,6 +99,9 @@ impl Tls {
         let reload = files.follow(interval, |contents| {
             self.material.store(Arc::new(material::load(&paths, contents, &config)?));
             self.log_validity();
+            let expires = humantime::format_rfc3339_seconds(self.material.load().expires);
+            let after = format!("{{\"expires\":\"{expires}\"}}");
+            audit::record(Change::by_server("certificate.reload", Ok(Some(after))));
             Ok(())
         });
         tokio::join!(reload, remind(|| self.log_validity()));
