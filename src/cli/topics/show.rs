@@ -96,7 +96,13 @@ fn as_json(topic: &v1::Topic) -> Value {
         "earliestOffset": topic.earliest_offset.to_string(),
         "tail": topic.tail.to_string(),
         "storedBytes": topic.stored_bytes.to_string(),
+        "numbering": topic.numbering().as_str_name(),
     });
+    if !topic.restored_from.is_empty() {
+        let earlier = topic.restored_from.iter();
+        value["restoredFrom"] =
+            earlier.map(|from| json!({ "epoch": from.epoch, "cut": from.cut.to_string() })).collect();
+    }
     let times = [
         ("createTime", topic.create_time),
         ("updateTime", topic.update_time),
@@ -144,7 +150,10 @@ mod tests {
         assert_eq!(json["createTime"], "1970-01-01T00:00:01.5Z");
         assert_eq!(json["retention"]["maxAge"], "90s");
         assert_eq!(json["retention"]["maxBytes"], "7");
-        assert!(json.get("lastPublishTime").is_none(), "{json}");
+        assert!(json.get("lastPublishTime").is_none() && json.get("restoredFrom").is_none(), "{json}");
+        let restored_from = vec![v1::RestoredFrom { epoch: "e".into(), cut: 7 }];
+        let json = as_json(&v1::Topic { restored_from, ..topic });
+        assert_eq!(json["restoredFrom"][0]["cut"], "7");
         assert_eq!(seconds(Duration::from_millis(1500)), "1.5s");
     }
 }
