@@ -1,12 +1,14 @@
 """Both overlays, installed by the commands of the README, as strangers and neighbours meet them."""
 
 import json
+import os
 import secrets
 
 from engine import wait
 from images import NATS
-from installed import KUBERNETES
+from installed import KUBERNETES, Installed
 
+INSTALLS = 20 if os.environ.get("TESTS_SOAK") else 1
 SINGLE, FLEET = KUBERNETES / "overlays" / "single", KUBERNETES / "overlays" / "fleet"
 
 
@@ -70,3 +72,13 @@ def credentials_stay(place):
     logs = ["-n", place.name, "logs", "job/streamway-credentials"]
     wait("the Job", lambda: "already in" in place.cluster.call("kubectl", *logs).stdout, seconds=120, every=0.5)
     assert place.json("get", "secret", "streamway-nats")["data"] == before
+
+
+def test_new_fleets_become_ready(cluster):
+    """A soak installs 20. With nats-server 2.10.27, 6 of 14 never became ready."""
+    for number in range(INSTALLS):
+        place = Installed(cluster)
+        place.kubectl("apply", "-f", KUBERNETES / "fleet.yaml")
+        place.ready("deployment/streamway")
+        place.remove()
+        print(f"fleet {number + 1} of {INSTALLS} became ready", flush=True)
