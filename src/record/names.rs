@@ -96,7 +96,7 @@ pub struct Position {
 pub struct Receipt {
     /// Offset of the batch's first record.
     pub first: Offset,
-    /// Position after the batch.
+    /// Position after the batch. Unused offsets may lie between the batch and this position.
     pub next: Position,
     /// Time when the batch was stored.
     pub time: UnixMicros,

@@ -17,6 +17,8 @@ struct Totals {
     stored: u64,
     duplicates: u64,
     first: Option<Offset>,
+    /// Offset of the last record.
+    last: Option<Offset>,
     next: Option<Position>,
 }
 
@@ -70,6 +72,8 @@ impl Progress {
             totals.duplicates += u64::from(stored.records);
         }
         totals.first.get_or_insert(stored.receipt.first);
+        // The `next` of the receipt may be larger than the offset after the last record.
+        totals.last = Some(stored.receipt.first.plus(u64::from(stored.records).saturating_sub(1)));
         totals.next = Some(stored.receipt.next);
     }
 
@@ -98,8 +102,8 @@ impl Progress {
             output::elapsed(elapsed),
             self.rate(totals.stored, elapsed),
         );
-        if let (Some(first), Some(next)) = (totals.first, totals.next) {
-            line.push_str(&format!(", offsets {first} to {}", next.offset.get().saturating_sub(1)));
+        if let (Some(first), Some(last)) = (totals.first, totals.last) {
+            line.push_str(&format!(", offsets {first} to {last}"));
         }
         if totals.duplicates > 0 {
             line.push_str(&format!("; {} of them had been stored before", HumanCount(totals.duplicates)));

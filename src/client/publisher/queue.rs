@@ -214,12 +214,6 @@ impl Queue {
         self.sent < self.batches.len() || (self.filling_count > 0 && self.sent < PARTIAL_IN_FLIGHT_MAX)
     }
 
-    /// Number of records of the oldest batch sent, and the caller's own key of it.
-    pub(super) fn oldest(&self) -> Option<(u32, Option<&str>)> {
-        let pending = self.batches.front().filter(|_| self.sent > 0)?;
-        Some((pending.count, pending.request_id.as_deref()))
-    }
-
     /// Publish number of the oldest batch not acknowledged, whether it was sent or not.
     pub(super) const fn due(&self) -> u64 {
         self.base - self.call_base + 1

@@ -18,7 +18,6 @@ pub(super) fn receive(
     let received = shared.update(|queue| {
         // A refused receipt removes nothing from the queue, so that a flush fails.
         let received = response.receipts.iter().try_for_each(|numbered| {
-            refuse_other_batch(queue, &numbered.receipt)?;
             acknowledge(queue, numbered, settled)
         });
         if !settled.is_empty() {
@@ -62,20 +61,4 @@ fn acknowledge(
 fn out_of_turn(number: u64) -> Error {
     let message = format!("the server acknowledged publish {number} out of turn");
     Error::local(Code::Internal, message)
-}
-
-/// Refuses a receipt for a batch other than the oldest one sent: its `request_id` was used before with another number
-/// of records, so these were not stored.
-fn refuse_other_batch(queue: &Queue, receipt: &Receipt) -> Result<(), Error> {
-    let Some((count, id)) = queue.oldest() else { return Ok(()) };
-    let stored = receipt.next.offset.get().wrapping_sub(receipt.first.get());
-    if !receipt.duplicate || stored == u64::from(count) {
-        return Ok(());
-    }
-    let message = format!(
-        "request_id {} was stored with {stored} records before, and has {count} now: this input or the \
-         --batch options differ from the first run",
-        id.unwrap_or("?")
-    );
-    Err(Error::local(Code::FailedPrecondition, message))
 }

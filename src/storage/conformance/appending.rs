@@ -48,17 +48,23 @@ pub async fn acknowledged_records_survive_reopening(engine: &Engine) {
 pub async fn a_refused_batch_refuses_all_later_ones_of_its_appender(engine: &Engine) {
     let log = engine.open().await;
     let topic = create(&*log, "refused").await;
-    let mut appender = topic.appender();
-    let wrong = batch(&[2], 0).expecting(Some(Offset::new(70_000)));
-    let done = appender.append(vec![batch(&[1], 0), wrong, batch(&[3], 0)], Hold::default()).await;
-    assert_eq!(done.receipts.len(), 1);
-    assert!(matches!(done.failure, Some(Error::ExpectedOffset { tail, .. }) if tail == topic.tail()));
-    let later = appender.append(vec![batch(&[4], 0)], Hold::default()).await;
-    assert_eq!((later.receipts.len(), later.failure), (0, Some(Error::EarlierFailed)));
+    for wrong in [70_000, 0] {
+        let mut appender = topic.appender();
+        let wrong = batch(&[2], 0).expecting(Some(Offset::new(wrong)));
+        let done = appender.append(vec![batch(&[1], 0), wrong, batch(&[3], 0)], Hold::default()).await;
+        assert_eq!(done.receipts.len(), 1);
+        let failure = done.failure;
+        assert!(
+            matches!(failure, Some(Error::ExpectedOffset { tail, .. }) if tail == topic.tail()),
+            "{failure:?}"
+        );
+        let later = appender.append(vec![batch(&[4], 0)], Hold::default()).await;
+        assert_eq!((later.receipts.len(), later.failure), (0, Some(Error::EarlierFailed)));
+    }
     assert_eq!(append(&*topic, vec![batch(&[5], 0)]).await.failure, None);
     let payloads: Vec<_> =
         read_all(&*topic, Offset::ZERO).await.unwrap().into_iter().map(|(_, payload)| payload).collect();
-    assert_eq!(payloads, [1, 5]);
+    assert_eq!(payloads, [1, 1, 5]);
 }
 
 pub async fn conditions_name_the_tail(engine: &Engine) {

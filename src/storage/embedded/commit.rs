@@ -124,8 +124,7 @@ impl CommitBuilder {
                 if !stored.is_repeated_by(batch) {
                     return Err(Error::RequestIdReused { first: stored.first });
                 }
-                let end = stored.first.plus(u64::from(stored.count));
-                return Ok(receipt(topic, stored.first, end, stored.time, true));
+                return Ok(receipt(topic, stored.first, stored.next(), stored.time, true));
             }
             unknown = Some((key, id));
         }
@@ -150,7 +149,7 @@ impl CommitBuilder {
             let mark = Some(Mark { scope, content });
             IdEntry { first, count, mark, id: id.as_str().as_bytes() }.encode(&mut building.ids);
             let owner = Owner::of(scope);
-            let stored = window::Stored { first, count, content, owner, time, at: self.steady };
+            let stored = window::Stored { first, span: count, content, owner, time, at: self.steady };
             if self.fresh.is_empty() {
                 self.fresh.reserve(self.replies.capacity());
             }

@@ -124,7 +124,7 @@ pub fn insert(header: &Header, ids: &[u8], window: &mut Window) {
         let (time, count) = (header.last_time, entry.count);
         let (key, owner) = window.marked(header.topic, entry.id, entry.mark);
         let content = entry.mark.map_or(0, |mark| mark.content);
-        let stored = Stored { first: entry.first, count, content, owner, time, at: window.at(time) };
+        let stored = Stored { first: entry.first, span: count, content, owner, time, at: window.at(time) };
         window.insert(key, stored, window.at(UnixMicros(u64::MAX)));
     }
 }

@@ -13,7 +13,6 @@ use futures_util::StreamExt;
 
 use super::ages::Ages;
 use super::commit::Seen;
-use super::last_end;
 use super::lookup;
 use super::message::end_of;
 use super::names::Meta;
@@ -128,13 +127,11 @@ pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> R
     Ok(Attached { seen, last, feed, jumped, ages })
 }
 
-/// Returns the end of the topic after the message `sequence`. If that message was trimmed, at most the end of its
-/// records is known.
+/// Returns the end of the topic after the message `sequence`, which may be trimmed.
 async fn at(topic: &Topic, sequence: u64) -> Result<Seen, Error> {
     let found = if sequence == topic.base { None } else { lookup::message(topic, sequence).await? };
     let Some(message) = found else {
-        let next = last_end::of_trimmed(topic, sequence).await?.unwrap_or_else(|| end_of(sequence));
-        return Ok(Seen { sequence, next, ..Seen::default() });
+        return Ok(Seen { sequence, next: end_of(sequence), ..Seen::default() });
     };
     Ok(Seen {
         sequence,

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use super::bus::Address;
 use super::handover::Parcel;
 use super::message::{
-    Digest, HANDED_BYTES, HANDED_MAX, Handed, Head, ID_BYTES, IdEntry, digest, end_of, start_of,
+    Digest, HANDED_BYTES, HANDED_MAX, Handed, Head, ID_BYTES, IdEntry, digest, end_of, sequence_of, start_of,
 };
-use super::names::{INDEX_BITS, RECORDS_MAX};
+use super::names::RECORDS_MAX;
 use super::queue::{Queued, pop_if};
 use crate::record::{Batch, Epoch, Offset, Position, Receipt, Scope, UnixMicros, offsetless};
 use crate::storage::Error;
@@ -23,7 +23,8 @@ use crate::telemetry::trace::Steps;
 pub struct Seen {
     /// Sequence of the newest message; 0 if there never was one.
     pub sequence: u64,
-    /// Offset just after its last record. Every offset from here to the tail names the next record.
+    /// Offset just after its last record, or the tail if that is not known. Every offset from here to the tail names the
+    /// next record.
     pub next: Offset,
     /// Number of records stored so far, counted from some starting point.
     pub records: u64,
@@ -32,14 +33,6 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Returns the number of records of the newest message. None if there is no message, if its records fill it, or if
-    /// the number is not known.
-    #[must_use]
-    pub fn newest_records(&self) -> Option<u32> {
-        let records = self.next.get().checked_sub(self.sequence.checked_sub(1)? << INDEX_BITS)?;
-        u32::try_from(records).ok().filter(|records| *records < RECORDS_MAX)
-    }
-
     /// Offset of the next record.
     #[must_use]
     pub const fn tail(&self) -> Offset {
@@ -114,6 +107,8 @@ impl Part {
 pub struct Place {
     /// Offset of its first record.
     pub base: Offset,
+    /// Offset just after the last record of its message, which may hold commits of other replicas too.
+    pub end: Offset,
     /// Publish time.
     pub time: UnixMicros,
 }
@@ -189,7 +184,8 @@ const fn is_condition(error: &Error) -> bool {
 /// Builds a commit of the waiting appends, as many as one message holds.
 #[must_use]
 pub fn build(queue: &VecDeque<Queued>, basis: &Basis<'_>) -> Built {
-    let time = basis.wall.max(basis.seen.time);
+    // No two messages have the same time, because receipts with the same time are merged as parts of one message.
+    let time = basis.wall.max(UnixMicros(basis.seen.time.0.saturating_add(1)));
     let (payload, ids, fresh) = (Vec::new(), Vec::new(), window::Map::default());
     let (handed, stale) = (Vec::new(), Vec::new());
     let mut builder = Builder { basis, time, payload, ids, fresh, records: 0, settles: false, handed, stale };
@@ -325,7 +321,7 @@ impl Builder<'_> {
             self.ids.push(IdEntry { index, count, digest, mark: Some(Mark { scope, content }) });
             let (first, owner) = (self.basis.seen.tail().plus(u64::from(index)), Owner::of(scope));
             let (time, at) = (self.time, self.basis.steady);
-            self.fresh.insert(key, window::Stored { first, count, content, owner, time, at });
+            self.fresh.insert(key, window::Stored { first, span: count, content, owner, time, at });
         }
         Verdict::Placed { index, count }
     }
@@ -379,8 +375,8 @@ impl Builder<'_> {
             let id = IdEntry { index: index + id.index, ..*id };
             let first = self.basis.seen.tail().plus(u64::from(id.index));
             let (content, owner) = (id.mark.map_or(0, |mark| mark.content), Owner::of(scope(&id)));
-            let (count, time, at) = (id.count, self.time, self.basis.steady);
-            let stored = window::Stored { first, count, content, owner, time, at };
+            let (span, time, at) = (id.count, self.time, self.basis.steady);
+            let stored = window::Stored { first, span, content, owner, time, at };
             self.fresh.insert(window.key(0, scope(&id), &id.digest), stored);
             self.ids.push(id);
         }
@@ -400,7 +396,6 @@ impl Builder<'_> {
             ids,
             by: basis.by,
             handed,
-            previous: basis.seen.newest_records(),
         };
         Commit { head, payload: payload.into(), after: basis.seen, epoch: basis.epoch, parts, stale }
     }
@@ -428,7 +423,8 @@ impl Commit {
     /// Returns the place of the commit if it is stored with that sequence.
     #[must_use]
     pub const fn place(&self) -> Place {
-        Place { base: start_of(self.sequence()), time: self.head.time }
+        let base = start_of(self.sequence());
+        Place { base, end: base.plus(self.head.records as u64), time: self.head.time }
     }
 
     /// Returns the serial number of the newest append with a part in it.
@@ -454,25 +450,31 @@ impl Commit {
     /// `place`.
     pub fn settle(self, place: Place, queue: &mut VecDeque<Queued>, steps: Option<Steps>) {
         let (epoch, own) = (self.epoch, self.after.tail());
-        let receipt = |first: Offset, count: u32, time, duplicate| {
-            let next = Position { epoch, offset: first.plus(u64::from(count)) };
-            Receipt { first, next, time, duplicate }
+        // Only positions that no unused offset follows are told. If all records before one are removed, it is then the
+        // earliest offset.
+        let end = end_of(sequence_of(place.base));
+        let receipt = |first, offset, time, duplicate| {
+            Receipt { first, next: Position { epoch, offset }, time, duplicate }
+        };
+        let within = |index: u64, count: u32, duplicate| {
+            let first = place.base.plus(index);
+            let next = first.plus(u64::from(count));
+            receipt(first, if next == place.end { end } else { next }, place.time, duplicate)
         };
         let judged = |verdict| match verdict {
-            Verdict::Placed { index, count } => {
-                receipt(place.base.plus(u64::from(index)), count, place.time, false)
-            }
+            Verdict::Placed { index, count } => within(u64::from(index), count, false),
             // The batch repeats another one of the same commit.
             Verdict::Duplicate(stored) if stored.first >= own => {
-                let index = stored.first.get() - own.get();
-                receipt(place.base.plus(index), stored.count, place.time, true)
+                within(stored.first.get() - own.get(), stored.span, true)
             }
-            Verdict::Duplicate(stored) => receipt(stored.first, stored.count, stored.time, true),
+            Verdict::Duplicate(stored) => receipt(stored.first, stored.next(), stored.time, true),
         };
         let told = |refused| match refused {
             Error::RequestIdReused { first } if first >= own => {
                 Error::RequestIdReused { first: place.base.plus(first.get() - own.get()) }
             }
+            // Other batches of the same commit precede it.
+            Error::ExpectedOffset { epoch, tail } if tail > own => Error::ExpectedOffset { epoch, tail: end },
             refused => refused,
         };
         for part in self.parts {

@@ -23,7 +23,6 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Info;
-use futures_util::future;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
@@ -36,12 +35,10 @@ use super::contest::Contest;
 use super::flight::{Flight, Outcome};
 use super::handover::{Held, Why};
 use super::ids::Ids;
-use super::last_end;
 use super::marks::Marks;
 use super::names::{Meta, RECORDS_MAX};
 use super::nats::unavailable;
 use super::topic::Topic;
-use crate::record::Offset;
 use crate::storage::{Error, Stored};
 
 /// Maximum wait of publishers for a NATS that does not answer. It is longer than an election of a leader.
@@ -85,7 +82,6 @@ pub async fn follow(topic: Arc<Topic>) {
         fetching: None,
         end_check: EndCheck::Unasked,
         trimming: Trimming::default(),
-        unwritten_end: None,
         cached: Cached::new(topic.clone()),
         trouble: None,
         closing: None,
@@ -100,12 +96,7 @@ pub async fn follow(topic: Arc<Topic>) {
         follower.step(&mut ticks).await;
     }
     // Other replicas may still wait for these messages.
-    let last_end = async {
-        if let Some((end, _)) = follower.unwritten_end {
-            last_end::write_of_expiring(&follower.topic, end).await;
-        }
-    };
-    let _ = timeout(LAST_LETTERS, future::join(follower.bus.sent(), last_end)).await;
+    let _ = timeout(LAST_LETTERS, follower.bus.sent()).await;
 }
 
 struct Follower {
@@ -132,9 +123,6 @@ struct Follower {
     fetching: Pending<Result<Option<Info>, Error>>,
     end_check: EndCheck,
     trimming: Trimming,
-    /// End of the newest message and the time it was stored, if this follower stored it. The end is written to NATS if
-    /// the message may expire.
-    unwritten_end: Option<(Offset, Instant)>,
     cached: Cached,
     /// Time since which requests to NATS fail.
     trouble: Option<Instant>,
@@ -313,7 +301,6 @@ impl Follower {
         }
         self.trim();
         self.ids.keep_to_budget();
-        self.write_end();
         self.take_back();
         self.sift_held();
         self.await_taken();

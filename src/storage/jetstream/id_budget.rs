@@ -161,7 +161,7 @@ mod tests {
     fn add(window: &mut Window, n: u64) {
         let (key, time) = (window.key(0, Scope::NONE, &n.to_be_bytes()), UnixMicros(n));
         let (first, owner) = (Offset::new(n), Owner::of(Scope::NONE));
-        window.insert(key, Stored { first, count: 1, content: 0, owner, time, at: time }, time);
+        window.insert(key, Stored { first, span: 1, content: 0, owner, time, at: time }, time);
     }
 
     fn insert(counted: &mut CountedWindow, n: u64) {

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::ages::Ages;
 use super::id_budget::CountedWindow;
 use super::message::{Head, IdEntry, start_of};
+use super::names::RECORDS_MAX;
 use super::nats::{micros, unavailable};
 use super::topic::Topic;
 use crate::record::{Offset, UnixMicros};
@@ -137,9 +138,11 @@ impl Ids {
 fn insert(window: &mut Window, head: &Head, first: Offset, (at, now): (UnixMicros, UnixMicros)) {
     for IdEntry { index, count, digest, mark } in &head.ids {
         let (key, owner) = window.marked(0, digest, *mark);
-        let (first, count) = (first.plus(u64::from(*index)), *count);
+        let first = first.plus(u64::from(*index));
+        // Unused offsets follow the last batch of a message.
+        let span = if index.saturating_add(*count) == head.records { RECORDS_MAX - index } else { *count };
         let content = mark.map_or(0, |mark| mark.content);
-        window.insert(key, Stored { first, count, content, owner, time: head.time, at }, now);
+        window.insert(key, Stored { first, span, content, owner, time: head.time, at }, now);
     }
 }
 

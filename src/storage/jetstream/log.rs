@@ -18,7 +18,7 @@ use super::message::{sequence_of, start_of};
 use super::names::{INDEX_BITS, Meta};
 use super::nats::{Nats, Refusal, doubtful, unavailable};
 use super::topic::{NUMBERING, Topic, info_of};
-use super::{changes, connect, create_lock, health, last_end, lookup, names, nats};
+use super::{changes, connect, create_lock, health, lookup, names, nats};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, Position, TopicName, UnixMicros};
 use crate::storage::{
@@ -163,19 +163,9 @@ impl JetStreamLog {
             first += u64::from(holding.is_some_and(|message| before >= message.next));
         }
         if start_of(first) > known.earliest {
-            let end = last_end::before(&topic, first).await;
-            let write = async || match end {
-                Some(end) => last_end::write(&self.nats, name, topic.state.epoch, end).await,
-                None => true,
-            };
-            let is_written = write().await;
             self.nats.purge(&topic.stream, first - topic.base).await?;
             topic.state.trim(start_of(first));
             changes::announce(&self.nats, name).await;
-            // If the store was full, the trim has made room for the note.
-            if !is_written {
-                write().await;
-            }
         }
         Ok(topic.state.earliest())
     }
@@ -297,7 +287,6 @@ impl Log for JetStreamLog {
                 return Err(Error::EpochChanged { current: meta.epoch, resume: Offset::ZERO });
             }
             create_lock::remove(&self.nats, name).await?;
-            last_end::forget(&self.nats, name).await;
             match self.nats.context.delete_stream(names::stream(name)).await {
                 Ok(_) => {}
                 Err(error) => match error.kind() {

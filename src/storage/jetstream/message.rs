@@ -2,8 +2,7 @@
 //!
 //! ```text
 //! Nats-Expected-Last-Sequence: the sequence this commit follows
-//! Streamway-Group: <nonce> <time in µs> <records before it> <records> <CRC32C of the payload> <records of the
-//!                  message it follows>. Earlier versions write and read only the first five fields.
+//! Streamway-Group: <nonce> <time in µs> <records before it> <records> <CRC32C of the payload>
 //! Streamway-Ids:   <index>.<records>.<SHA-256/128 of a request_id>.<scope>.<CRC32C of its records' content>,…
 //!                  The header is absent if no batch has an id. The scope is empty without an identity.
 //!                  Earlier versions write and read only the first three fields.
@@ -115,9 +114,6 @@ pub struct Head {
     pub by: Option<Address>,
     /// Commits in it that other replicas built.
     pub handed: Vec<Handed>,
-    /// Number of records of the message that it follows, which may be trimmed before it. None if those records fill
-    /// their message, if there is no such message, or if the writer did not know.
-    pub previous: Option<u32>,
 }
 
 impl Head {
@@ -140,11 +136,8 @@ impl Head {
     #[must_use]
     pub fn described(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        let Self { nonce, time, before, records, crc, ids, previous, .. } = self;
-        let mut group = format!("{nonce:016x} {} {before} {records} {crc:08x}", time.0);
-        if let Some(previous) = previous {
-            let _ = write!(group, " {previous}");
-        }
+        let Self { nonce, time, before, records, crc, ids, .. } = self;
+        let group = format!("{nonce:016x} {} {before} {records} {crc:08x}", time.0);
         headers.insert(GROUP, group.as_str());
         if !ids.is_empty() {
             let mut text = String::with_capacity(ids.len() * ID_BYTES);
@@ -172,7 +165,6 @@ impl Head {
         let time = UnixMicros(commit.next()?.parse().ok()?);
         let (before, records) = (commit.next()?.parse().ok()?, commit.next()?.parse().ok()?);
         let crc = u32::from_str_radix(commit.next()?, 16).ok()?;
-        let previous = commit.next().and_then(|previous| previous.parse().ok());
         let ids = match headers.get(IDS) {
             None => Vec::new(),
             Some(ids) => ids.as_str().split(',').map(parse_id).collect::<Option<_>>()?,
@@ -182,8 +174,7 @@ impl Head {
             None => Vec::new(),
             Some(handed) => handed.as_str().split(',').map(parse_handed).collect::<Option<_>>()?,
         };
-        let is_ours = records <= RECORDS_MAX && previous.is_none_or(|previous| previous < RECORDS_MAX);
-        is_ours.then_some(Self { nonce, time, before, records, crc, ids, by, handed, previous })
+        (records <= RECORDS_MAX).then_some(Self { nonce, time, before, records, crc, ids, by, handed })
     }
 }
 
@@ -274,7 +265,6 @@ mod tests {
             ids: ids.collect(),
             by: Some(Address::random()),
             handed: (1..3).map(|index| Handed { from: Address::random(), nonce: 0xdef, index }).collect(),
-            previous: Some(1023),
         };
         let headers = head.headers(6);
         assert_eq!(headers.get("Nats-Expected-Last-Sequence").unwrap().as_str(), "6");
@@ -293,16 +283,16 @@ mod tests {
         assert!(Message::read(7, None, &payload.into()).is_err());
     }
 
-    /// Earlier versions do not store the number of records of the preceding message.
+    /// Another version may write more fields.
     #[test]
-    fn messages_without_the_number_of_records_before_them_are_read() {
+    fn unknown_fields_of_a_message_are_ignored() {
         let mut headers = async_nats::HeaderMap::new();
         headers.insert("Streamway-Group", "0000000000000abc 17 3 2 00c0ffee");
-        assert_eq!(Head::parse(&headers).unwrap().previous, None);
+        let head = Head::parse(&headers).unwrap();
         headers.insert("Streamway-Group", "0000000000000abc 17 3 2 00c0ffee 5 a later field");
-        assert_eq!(Head::parse(&headers).unwrap().previous, Some(5));
-        headers.insert("Streamway-Group", "0000000000000abc 17 3 2 00c0ffee 1024");
-        assert_eq!(Head::parse(&headers), None, "no message has more");
+        assert_eq!(Head::parse(&headers), Some(head));
+        headers.insert("Streamway-Group", "0000000000000abc 17 3 1025 00c0ffee");
+        assert_eq!(Head::parse(&headers), None, "no message has more records");
     }
 
     /// An earlier version reads only the first three fields of an id, and this version reads ids that it wrote.

@@ -31,7 +31,6 @@ mod handover;
 mod health;
 mod id_budget;
 mod ids;
-mod last_end;
 mod link;
 mod listing;
 mod log;

@@ -42,8 +42,6 @@ pub struct IdleTimes {
     /// Interval of a consumer's heartbeats. A consumer that is silent for twice as long counts as lost, because its
     /// server may have stopped.
     pub heartbeat: Duration,
-    /// Time without another message after which the end of a topic's newest message is written down.
-    pub quiet: Duration,
     /// Maximum wait for an answer of a consumer. The answer never comes over a lost connection or from a server that is
     /// gone.
     pub answer: Duration,
@@ -58,7 +56,6 @@ impl Default for IdleTimes {
             consumer: Duration::from_secs(60),
             request: Duration::from_secs(30),
             heartbeat: Duration::from_secs(1),
-            quiet: Duration::from_secs(5),
             answer: Duration::from_secs(4),
             refresh: Duration::from_secs(5),
         }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::cursor;
-use super::last_end;
 use super::lookup::fetch_end;
 use super::message::sequence_of;
 use super::topic::{NUMBERING, Topic};
@@ -23,14 +22,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<Chunk, Error> {
     let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
     loop {
-        match last_end::place(topic, from).await {
-            Ok(place) => from = place,
-            Err(_) if !topic.state.is_deleted() => {
-                wait(topic, &mut backoff).await;
-                continue;
-            }
-            Err(_) => {}
-        }
         topic.state.check_readable(from)?;
         if let Some(chunk) = topic.state.read_cached(from, bytes_max) {
             return Ok(chunk);

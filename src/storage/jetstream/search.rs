@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::last_end;
 use super::lookup::{fetch_end, fetch_end_shared, message};
 use super::message::{Message, end_of, sequence_of, start_of};
 use super::nats::unavailable;
@@ -41,7 +40,7 @@ pub async fn resolve(topic: &Topic, start: Start) -> Result<Offset, Error> {
     }
 }
 
-async fn at(topic: &Topic, wanted: Offset, deadline: Instant) -> Result<Offset, Error> {
+async fn at(topic: &Topic, offset: Offset, deadline: Instant) -> Result<Offset, Error> {
     // Another replica may have trimmed the topic without this one knowing. If NATS cannot be asked, the state known
     // here is used.
     let asked = timeout_at(deadline, fetch_end_shared(topic)).await;
@@ -50,14 +49,6 @@ async fn at(topic: &Topic, wanted: Offset, deadline: Instant) -> Result<Offset, 
     }
     let mut is_behind = true;
     loop {
-        let offset = match last_end::place(topic, wanted).await {
-            Ok(offset) => offset,
-            Err(error) if Instant::now() >= deadline => return Err(error),
-            Err(_) => {
-                sleep(PAUSE).await;
-                continue;
-            }
-        };
         match topic.state.check_readable(offset) {
             Err(Error::BeyondTail { .. }) if Instant::now() < deadline => {
                 // Only NATS knows if the position is beyond the tail, because this replica may be cut off from NATS.

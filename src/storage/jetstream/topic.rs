@@ -1,7 +1,6 @@
 //! State of one incarnation of a topic that its readers, publishers and follower share. The follower is a separate
 //! task. While it runs, only the follower moves the tail.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::cursors::Cursors;
-use super::message::{end_of, sequence_of, start_of};
+use super::message::{end_of, start_of};
 use super::names::{self, Meta};
 use super::nats::{Nats, micros};
 use super::queue::Queue;
@@ -24,9 +23,6 @@ use crate::storage::{Appended, Error, TopicInfo};
 /// Numbering of records in this engine: the offsets of one message are consecutive, and each message begins at a
 /// multiple of [`RECORDS_MAX`](super::names::RECORDS_MAX).
 pub const NUMBERING: Numbering = Numbering::Sparse;
-
-/// Maximum number of message ends remembered per topic, 8 bytes each.
-const ENDS_MAX: usize = 1024;
 
 /// One incarnation of a topic.
 #[derive(Debug)]
@@ -47,9 +43,6 @@ pub struct Topic {
     /// Notification that wakes the follower.
     pub work: Notify,
     stored_bytes: AtomicU64,
-    /// Offsets just after the last record of each of the newest messages, oldest first. They are needed for trimmed
-    /// messages, which can no longer be read.
-    ends: Mutex<VecDeque<Offset>>,
     /// Time and result of the last request for the end of the stream. The lock is held during the request.
     pub fetched_end: tokio::sync::Mutex<Option<(Instant, Result<Offset, Error>)>>,
     queue: Mutex<Queue>,
@@ -104,7 +97,6 @@ impl Topic {
             cursors: Cursors::default(),
             work: Notify::new(),
             stored_bytes: AtomicU64::new(known.stored_bytes),
-            ends: Mutex::default(),
             fetched_end: tokio::sync::Mutex::default(),
             queue: Mutex::default(),
             waiting: AtomicUsize::new(0),
@@ -195,39 +187,6 @@ impl Topic {
     pub fn is_idle(&self, long: Duration) -> bool {
         let unused = self.nats.now_ms().saturating_sub(self.used_ms.load(Ordering::Relaxed));
         self.waiting.load(Ordering::Acquire) == 0 && u128::from(unused) >= long.as_millis()
-    }
-
-    /// Remembers the end of a message.
-    pub fn note_end(&self, next: Offset) {
-        let mut ends = self.ends.lock().expect("no panic while it is held");
-        if ends.len() >= ENDS_MAX {
-            ends.pop_front();
-        }
-        ends.push_back(next);
-    }
-
-    /// Returns the sequence of the newest trimmed message if `from` lies inside its range of offsets, possibly after
-    /// its last record.
-    #[must_use]
-    pub fn last_trimmed(&self, from: Offset) -> Option<u64> {
-        let sequence = sequence_of(from);
-        let is_inside = from > start_of(sequence) && from < end_of(sequence);
-        (is_inside && end_of(sequence) == self.state.earliest()).then_some(sequence)
-    }
-
-    /// Returns the offset just after the last record of a message, if it is remembered.
-    #[must_use]
-    pub fn end_in(&self, sequence: u64) -> Option<Offset> {
-        let ends = self.ends.lock().expect("no panic while it is held");
-        ends.iter().copied().find(|next| *next > start_of(sequence) && *next <= end_of(sequence))
-    }
-
-    /// Replaces `from` by the earliest offset if it lies after the last record of the newest trimmed message and no
-    /// record lies between the two. The `next` of a receipt may be such an offset.
-    #[must_use]
-    pub fn place(&self, from: Offset) -> Offset {
-        let end = self.last_trimmed(from).and_then(|sequence| self.end_in(sequence));
-        if end.is_some_and(|end| end <= from) { self.state.earliest() } else { from }
     }
 
     /// Marks the topic as deleted, and drops its cache and its cursors.

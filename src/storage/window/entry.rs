@@ -10,8 +10,9 @@ use crate::record::{Batch, Offset, Scope, UnixMicros};
 pub struct Stored {
     /// Offset of the batch's first record.
     pub first: Offset,
-    /// Number of records in the batch.
-    pub count: u32,
+    /// Number of offsets from `first` to the position after the batch. It is the number of records, or more if unused
+    /// offsets follow the batch.
+    pub span: u32,
     /// Checksum of the batch's content. It is not compared if the owner is [`Owner::UNKNOWN`].
     pub content: u32,
     /// Owner that the id is counted for.
@@ -23,10 +24,17 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// True if `batch` is a repetition of this one. An id that was stored without a checksum is repeated by any batch.
+    /// True if `batch` is a repetition of this one. An id that was stored without a checksum is repeated by any batch
+    /// that does not have more records.
     #[must_use]
     pub fn is_repeated_by(&self, batch: &Batch) -> bool {
-        self.owner == Owner::UNKNOWN || (self.count == batch.count() && self.content == batch.content())
+        batch.count() <= self.span && (self.owner == Owner::UNKNOWN || self.content == batch.content())
+    }
+
+    /// Returns the offset after the batch.
+    #[must_use]
+    pub const fn next(&self) -> Offset {
+        self.first.plus(self.span as u64)
     }
 }
 

@@ -12,7 +12,7 @@ fn scope(n: u8) -> Scope {
 
 fn stored(n: u64, at: u64, of: Scope) -> Stored {
     let time = UnixMicros(at);
-    Stored { first: Offset::new(n), count: 1, content: n as u32, owner: Owner::of(of), time, at: time }
+    Stored { first: Offset::new(n), span: 1, content: n as u32, owner: Owner::of(of), time, at: time }
 }
 
 /// P5: the window is bounded by age and by count.

@@ -28,7 +28,7 @@ fn remember(window: &mut Window, id: &str) {
     let key = window.key(0, Scope::NONE, &digest(id));
     let (first, owner) = (Offset::ZERO, Owner::of(Scope::NONE));
     let content = batch(&[1], 10).content();
-    window.insert(key, window::Stored { first, count: 1, content, owner, time, at }, at);
+    window.insert(key, window::Stored { first, span: 1, content, owner, time, at }, at);
 }
 
 fn built(
@@ -39,7 +39,9 @@ fn built(
     window: &Window,
 ) -> Commit {
     let next = Offset::new(sequence << 10);
-    let seen = Seen { sequence, next, records: 0, time: UnixMicros::now() };
+    // The clock of the replica that stored the newest message is ahead.
+    let time = UnixMicros(UnixMicros::now().0 + 1_000_000_000);
+    let seen = Seen { sequence, next, records: 0, time };
     let basis = Basis {
         epoch: Epoch::new(1),
         seen,
@@ -55,6 +57,7 @@ fn built(
         held_first: true,
     };
     let Built::Commit(commit) = build(queue, &basis) else { panic!("behind") };
+    assert!(commit.is_empty() || commit.head.time > time, "no two messages have the same time");
     commit
 }
 
@@ -76,17 +79,24 @@ fn a_group_is_stored_within_anothers() {
     let far = built(&queue, 4, &[], true, &window());
     let from = Address::random();
     let parcel = handed(&far, from);
-    let (own, _answer) = waiting(0, vec![batch(&[9], 10)]);
-    let near = built(&VecDeque::from([own]), 8, &[parcel], false, &window());
+    let (own, own_answer) = waiting(0, vec![batch(&[9], 10)]);
+    let mut own = VecDeque::from([own]);
+    let near = built(&own, 8, &[parcel], false, &window());
     assert_eq!((near.head.records, near.head.ids.len(), near.head.handed[0].index), (5, 2, 0));
     let stored = Message::read(9, Some(&near.headers(0)), &near.payload).unwrap();
     assert_eq!((stored.head.handed[0].from, stored.head.handed[0].nonce), (from, far.head.nonce));
-    let place = super::Place { base: start_of(9), time: stored.head.time };
+    let place = super::Place { base: start_of(9), end: stored.next, time: stored.head.time };
     far.settle(place, &mut queue, None);
+    let place = near.place();
+    near.settle(place, &mut own, None);
     let receipts = answer.blocking_recv().unwrap().receipts;
     let told = |n: usize| (receipts[n].first.get() - (8 << 10), receipts[n].duplicate);
     assert_eq!([told(0), told(1), told(2), told(3)], [(0, false), (1, false), (0, true), (2, false)]);
     assert!(receipts.iter().all(|receipt| receipt.time == stored.head.time));
+    // Only after the last batch of the message are there unused offsets.
+    let own = own_answer.blocking_recv().unwrap().receipts;
+    let nexts: Vec<_> = receipts.iter().chain(&own).map(|receipt| receipt.next.offset.get()).collect();
+    assert_eq!(nexts, [(8 << 10) + 1, (8 << 10) + 2, (8 << 10) + 1, (8 << 10) + 4, 9 << 10]);
     assert!(queue.is_empty());
 }
 

@@ -222,13 +222,15 @@ impl Follower {
             drop(commits);
             if let Some(commit) = found {
                 foreign = head.records > commit.head.records;
-                let base = start_of(sequence).plus(u64::from(handed.index));
+                let first = start_of(sequence);
+                let (base, end) =
+                    (first.plus(u64::from(handed.index)), first.plus(u64::from(head.records)));
                 let steps = started.map(|started| Steps {
                     taken: started.into_std(),
                     written: None,
                     durable: std::time::Instant::now(),
                 });
-                settled = Some((commit, Place { base, time: head.time }, steps));
+                settled = Some((commit, Place { base, end, time: head.time }, steps));
             }
         }
         if by_us || within.is_some() {

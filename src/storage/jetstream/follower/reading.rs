@@ -55,10 +55,7 @@ impl Follower {
         let (records, time) = (head.before + u64::from(head.records), run.first_time);
         self.seen = Some(Seen { sequence, next, records, time });
         self.trimming.is_due = true;
-        let is_own = head.by == Some(self.bus.address);
-        self.unwritten_end = is_own.then(|| (next, Instant::now()));
         self.cached.push(run);
-        self.topic.note_end(next);
         self.topic.state.advance(end_of(sequence), time);
         self.topic.state.wake();
         self.marks.note(sequence, &head);
@@ -113,7 +110,6 @@ impl Follower {
             self.marks.begin(seen.sequence);
         }
         self.seen = Some(seen);
-        self.topic.note_end(seen.next);
         self.topic.state.advance(end_of(seen.sequence), seen.time);
         self.topic.state.wake();
     }

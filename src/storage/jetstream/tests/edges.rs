@@ -113,7 +113,7 @@ async fn a_size_that_nats_cannot_reserve_is_refused() {
 enum Place {
     Zero,
     Record(usize),
-    /// Offset after that of a record.
+    /// Offset after that of a record. After the last one of a batch, it is the `next` of the receipt.
     After(usize),
     Tail,
     BeyondTail,
@@ -129,25 +129,28 @@ struct Side {
     log: Arc<dyn Log>,
     topic: Arc<dyn TopicLog>,
     offsets: Vec<Offset>,
+    afters: Vec<Offset>,
 }
 
 impl Side {
     async fn new(log: Arc<dyn Log>) -> Self {
         let topic = created(&*log, "edges").await;
-        let (mut offsets, mut payloads) = (Vec::new(), 0_u64..);
+        let (mut offsets, mut afters, mut payloads) = (Vec::new(), Vec::new(), 0_u64..);
         for count in BATCHES {
             let of: Vec<_> = payloads.by_ref().take(count).collect();
             let done = topic.appender().append(vec![batch(&of, 0)], Hold::default()).await;
-            offsets.extend((0..count as u64).map(|n| done.receipts[0].first.plus(n)));
+            let receipt = &done.receipts[0];
+            offsets.extend((0..count as u64).map(|n| receipt.first.plus(n)));
+            afters.extend((1..count as u64).map(|n| receipt.first.plus(n)).chain([receipt.next.offset]));
         }
-        Self { log, topic, offsets }
+        Self { log, topic, offsets, afters }
     }
 
     fn offset(&self, place: Place) -> Offset {
         match place {
             Place::Zero => Offset::ZERO,
             Place::Record(n) => self.offsets[n],
-            Place::After(n) => self.offsets[n].plus(1),
+            Place::After(n) => self.afters[n],
             Place::Tail => self.topic.tail(),
             Place::BeyondTail => self.topic.tail().plus(1),
             Place::Largest => Offset::new(u64::MAX),

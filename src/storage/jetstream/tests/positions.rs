@@ -1,59 +1,63 @@
-//! Tests of positions that name the same place, and of reads after trims, on replicas that know of the trim and on
-//! replicas that do not.
+//! Tests of positions behind records that were trimmed or expired, and of reads after trims, on replicas that know of the
+//! trim and on replicas that do not.
 
 use std::time::Duration;
 
 use super::{config, created, eventually, open, put};
-use crate::record::{Offset, UnixMicros, offsetless};
+use crate::record::Offset;
 use crate::storage::conformance::{batch, name, read_all};
-use crate::storage::jetstream::message::Head;
-use crate::storage::jetstream::names::subject;
-use crate::storage::jetstream::nats::IdleTimes;
 use crate::storage::jetstream::server::Nats;
-use crate::storage::jetstream::{JetStreamLog, connect};
-use crate::storage::{Error, Hold, Log, Reason, Retention, Start};
+use crate::storage::{Error, Hold, Log, Retention, Start};
 
-/// An offset is accepted if no record after it was trimmed, because it may be the `next` of a receipt; any other
-/// trimmed offset is refused. That holds on every replica, including one that was restarted and did not see the records
-/// stored.
+/// A position that a receipt gave is accepted unless a record after it was trimmed. An offset that lies between two
+/// records names the later one until the message before it is trimmed. That holds on every replica, including one that
+/// was started afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_position_is_trimmed_only_if_a_record_was_missed() {
+async fn a_position_of_a_receipt_is_trimmed_only_if_a_record_was_missed() {
     let nats = Nats::single("");
     let (a, b) = (open(&config(&nats)).await, open(&config(&nats)).await);
     let on_a = created(&*a, "t").await;
     let on_b = b.get(&name("t")).await.unwrap();
     on_b.resolve(Start::Latest).await.unwrap();
-    let (mut nexts, mut records) = (Vec::new(), Vec::new());
+    let (mut nexts, mut ends, mut records) = (Vec::new(), Vec::new(), Vec::new());
     for (n, sizes) in [&[1_usize, 3, 2][..], &[1], &[2, 2], &[3]].into_iter().enumerate() {
-        let batches = sizes.iter().map(|count| batch(&vec![n as u64; *count], 0)).collect();
-        let done = on_a.appender().append(batches, Hold::default()).await;
+        let of = |(id, count): (usize, &usize)| {
+            batch(&vec![n as u64; *count], 0).with_request_id(&format!("{n}/{id}")).unwrap()
+        };
+        let batches: Vec<_> = sizes.iter().enumerate().map(of).collect();
+        let done = on_a.appender().append(batches.clone(), Hold::default()).await;
         assert_eq!(done.failure, None);
-        nexts.push(done.receipts.last().unwrap().next.offset);
+        let again = on_b.appender().append(batches, Hold::default()).await.receipts;
+        assert!(again.iter().zip(&done.receipts).all(|(again, first)| again.next == first.next), "{again:?}");
+        nexts.extend(done.receipts.iter().map(|receipt| receipt.next.offset));
+        ends.push(on_a.tail());
         records.extend(done.receipts.iter().zip(sizes).flat_map(|(receipt, count)| {
             (0..*count as u64).map(|n| receipt.first.plus(n)).collect::<Vec<_>>()
         }));
     }
     let tail = on_a.tail();
     assert_eq!(on_b.resolve(Start::At(tail)).await, Ok(tail));
-    for next in &nexts {
+    for end in &ends {
+        assert!(nexts.contains(end), "{end}: {nexts:?}");
         // Everything up to this offset is trimmed, and nothing after it.
-        let earliest = a.trim(&name("t"), None, *next).await.unwrap();
+        let earliest = a.trim(&name("t"), None, *end).await.unwrap();
         eventually("b knows of the trim", Duration::from_secs(10), async || on_b.earliest() == earliest)
             .await;
         let edges =
             nexts.iter().chain(&records).flat_map(|at| [at.get().saturating_sub(1), at.get(), at.get() + 1]);
         for at in edges.filter(|at| *at <= tail.get()).map(Offset::new) {
-            let fresh = open(&config(&nats)).await;
             let is_missed = records.iter().any(|record| *record >= at && *record < earliest);
+            assert!(!nexts.contains(&at) || is_missed == (at < earliest), "{at}");
             // Each position is also resolved by a replica that has no earlier knowledge.
+            let fresh = open(&config(&nats)).await;
             let fresh = fresh.get(&name("t")).await.unwrap();
             for topic in [&on_a, &on_b, &fresh] {
                 let found = topic.resolve(Start::At(at)).await;
                 let Ok(from) = found else {
-                    assert!(is_missed && matches!(found, Err(Error::Trimmed { .. })), "{at}: {found:?}");
+                    assert!(at < earliest && matches!(found, Err(Error::Trimmed { .. })), "{at}: {found:?}");
                     continue;
                 };
-                assert!(!is_missed, "{at} after a trim before {next}");
+                assert!(at >= earliest, "{at} after a trim before {end}");
                 let left = read_all(&**topic, from).await.unwrap().len();
                 assert_eq!(left, records.iter().filter(|record| **record >= at).count(), "{at}");
                 assert_eq!(read_all(&**topic, at).await.unwrap().len(), left, "{at}");
@@ -62,99 +66,31 @@ async fn a_position_is_trimmed_only_if_a_record_was_missed() {
     }
 }
 
-/// Checks that a newly started replica accepts the position after the last trimmed record, and refuses the position of
-/// that record.
-async fn assert_only_the_end_is_good(nats: &Nats, last: Offset) {
-    for (at, is_good) in [(last.plus(1), true), (last, false)] {
-        let fresh = open(&config(nats)).await;
-        let topic = fresh.get(&name("t")).await.unwrap();
-        let found = topic.resolve(Start::At(at)).await;
-        if is_good {
-            assert_eq!(read_all(&*topic, found.unwrap()).await, read_all(&*topic, topic.earliest()).await);
-        } else {
-            assert!(matches!(found, Err(Error::Trimmed { .. })), "{at}: {found:?}");
-        }
-    }
-}
-
-/// Records that expire are not trimmed by any replica. The replica that stored the newest message writes down its end.
+/// Records may expire although no replica does anything, and after the replica that stored them is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_position_behind_what_expired_is_good_on_a_replica_that_did_not_see_it() {
     let nats = Nats::single("");
     let config = config(&nats);
-    let mut connected = connect::connect(&config, &Reason::default()).await.unwrap();
-    connected.idle_times = IdleTimes { quiet: Duration::from_millis(300), ..IdleTimes::default() };
-    let log = JetStreamLog::over(connected, config.topics_max);
+    let log = open(&config).await;
     let retention = Retention { max_age: Some(Duration::from_secs(1)), ..Retention::default() };
     let topic = log.create(name("t"), retention).await.unwrap();
-    // In the second round, the log that stored the records closes before it was quiet for long enough.
-    for is_stopped in [false, true] {
-        let topic = log.get(&name("t")).await.unwrap();
-        let done = topic.appender().append(vec![batch(&[1, 2, 3], 0)], Hold::default()).await;
-        let next = done.receipts[0].next.offset;
-        if is_stopped {
-            log.close().await.unwrap();
-        }
-        let witness = open(&config).await;
-        eventually("all expired", Duration::from_secs(20), async || {
-            witness.nats.info("streamway-t").await.unwrap().unwrap().state.messages == 0
-        })
-        .await;
-        eventually("it is written down", Duration::from_secs(20), async || {
-            let fresh = open(&config).await;
-            fresh.get(&name("t")).await.unwrap().resolve(Start::At(next)).await.is_ok()
-        })
-        .await;
-        assert_only_the_end_is_good(&nats, Offset::new(next.get() - 1)).await;
-        // A condition on that offset holds too.
-        if is_stopped {
-            let on_fresh = witness.get(&name("t")).await.unwrap();
-            let next = batch(&[4], 0).expecting(Some(next));
-            let done = on_fresh.appender().append(vec![next], Hold::default()).await;
-            assert_eq!(done.failure, None);
-        }
-    }
-    drop(topic);
-}
-
-/// NATS applies retention without a notification. The next message contains the end of the one before it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_next_message_says_where_the_trimmed_one_ended() {
-    let nats = Nats::single("");
-    let log = open(&config(&nats)).await;
-    let topic = created(&*log, "t").await;
-    for n in 0..4 {
-        let done = topic.appender().append(vec![batch(&[n, n, n], 0)], Hold::default()).await;
-        assert_eq!(done.failure, None);
-    }
-    for first in 2..=4 {
-        log.nats.purge("streamway-t", first).await.unwrap();
-        assert_only_the_end_is_good(&nats, Offset::new(((first - 2) << 10) + 2)).await;
-    }
-}
-
-/// Messages of an earlier version do not contain that end. A trim by this version writes it down.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trim_of_older_messages_leaves_their_ends_known() {
-    let nats = Nats::single("");
-    let log = open(&config(&nats)).await;
-    let topic = created(&*log, "t").await;
-    for after in 0..3 {
-        let (mut payload, time) = (Vec::new(), UnixMicros::now());
-        offsetless::encode(time, &batch(&[after, after], 0), &mut payload);
-        let (crc, before) = (crc32c::crc32c(&payload), 2 * after);
-        let head = Head { nonce: after, time, before, records: 2, crc, ..Head::default() };
-        let (subject, headers) = (subject(&name("t"), topic.epoch()), head.headers(after));
-        log.nats.client.publish_with_headers(subject, headers, payload.into()).await.unwrap();
-    }
-    eventually("they are stored", Duration::from_secs(10), async || {
-        topic.resolve(Start::Latest).await == Ok(Offset::new(3 << 10))
+    let batches = vec![batch(&[1, 2, 3], 0), batch(&[4], 0)];
+    let receipts = topic.appender().append(batches, Hold::default()).await.receipts;
+    // It is not closed.
+    drop((topic, log));
+    let fresh = open(&config).await;
+    eventually("all expired", Duration::from_secs(20), async || {
+        fresh.nats.info("streamway-t").await.unwrap().unwrap().state.messages == 0
     })
     .await;
-    for before in [1 << 10, 3 << 10] {
-        log.trim(&name("t"), None, Offset::new(before)).await.unwrap();
-        assert_only_the_end_is_good(&nats, Offset::new(before - 1024 + 1)).await;
-    }
+    let topic = fresh.get(&name("t")).await.unwrap();
+    let [inside, next] = [0, 1].map(|n| receipts[n].next.offset);
+    let missed = topic.resolve(Start::At(inside)).await;
+    assert!(matches!(missed, Err(Error::Trimmed { .. })), "{missed:?}");
+    assert_eq!(topic.resolve(Start::At(next)).await, Ok(next));
+    // A condition on that offset holds too.
+    let done = topic.appender().append(vec![batch(&[5], 0).expecting(Some(next))], Hold::default()).await;
+    assert_eq!((done.failure, done.receipts[0].first), (None, next));
 }
 
 /// After the answer to a trim on one replica, another replica does not read the trimmed records, and no start resolves
