@@ -1,7 +1,7 @@
 //! The memory that the limits allow together, held against `memory_max`.
 
 use super::human::format_size;
-use super::settings::Config;
+use super::settings::{Config, HANDED_OVER_BYTES_MAX};
 use super::types::Engine;
 
 /// Bytes of one open call besides the budgets: its task, its stream of HTTP/2, the headers that came with it as far as
@@ -11,9 +11,6 @@ const STREAM_BYTES: u64 = 24 << 10;
 
 /// Bytes of a remembered `request_id` on JetStream: 180 each, and for a moment there are an eighth more than the limit.
 const REQUEST_ID_BYTES: u64 = 203;
-/// Maximum bytes of other replicas' batches that a replica on JetStream holds.
-const HANDED_OVER_BYTES: u64 = 16 << 20;
-
 /// Adds up what the limits allow at once, and says why that is more than `memory_max`. The memory of the process itself
 /// and of the system's sockets is not included.
 pub(super) fn error(config: &Config) -> Option<String> {
@@ -23,7 +20,8 @@ pub(super) fn error(config: &Config) -> Option<String> {
         Engine::Embedded => (storage.unflushed_bytes_max as u64, "storage.unflushed_bytes_max".to_owned()),
         Engine::JetStream => {
             let ids = storage.request_ids_max;
-            let bytes = (ids as u64).saturating_mul(REQUEST_ID_BYTES).saturating_add(HANDED_OVER_BYTES);
+            let bytes =
+                (ids as u64).saturating_mul(REQUEST_ID_BYTES).saturating_add(HANDED_OVER_BYTES_MAX as u64);
             let what = format!(
                 "storage.request_ids_max {ids} × {REQUEST_ID_BYTES} + batches of other replicas 16MiB"
             );

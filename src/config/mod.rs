@@ -18,6 +18,7 @@ mod value;
 pub use human::{format_size, parse_duration, parse_size};
 pub use load::{CONFIG_VARIABLE, Error, Input, Loaded, defaults, load};
 pub use settings::{
-    Config, Http2Config, NatsConfig, SETTINGS, Setting, StorageConfig, TelemetryConfig, TlsConfig,
+    Config, HANDED_OVER_BYTES_MAX, Http2Config, NatsConfig, SETTINGS, Setting, StorageConfig,
+    TelemetryConfig, TlsConfig,
 };
 pub use types::{AuditLog, ClientAuth, Engine, LogFormat, LogLevel, NatsStorage, Secret, TlsVersion};

@@ -8,6 +8,10 @@ use std::time::Duration;
 use super::types::{AuditLog, ClientAuth, Engine, LogFormat, LogLevel, NatsStorage, Secret, TlsVersion};
 use super::value::{Address, Age, Count, File, Hidden, Optional, Period, Required, Size, Text, Word};
 
+/// Maximum bytes of other replicas' batches that a replica on JetStream holds. They have this budget to themselves,
+/// so that a replica which is busy with its own publishes still stores those of others.
+pub const HANDED_OVER_BYTES_MAX: usize = 16 << 20;
+
 /// One setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {

@@ -146,9 +146,6 @@ pub trait Log: Send + Sync + 'static {
         before: Offset,
     ) -> BoxFuture<'a, Result<Offset, Error>>;
 
-    /// Charges batches that are stored for other servers to this budget from now on.
-    fn charge_to(&self, _budget: Charge) {}
-
     /// Reports whether the storage takes writes, and why not.
     fn health(&self) -> watch::Receiver<Health>;
 
@@ -234,30 +231,6 @@ impl Hold {
     #[must_use]
     pub fn of(what: impl Send + 'static) -> Self {
         Self(Some(Box::new(what)))
-    }
-}
-
-/// Takes bytes from the budget of publishes in flight, if as many are free.
-#[derive(Clone)]
-pub struct Charge(Arc<dyn Fn(usize) -> Option<Hold> + Send + Sync>);
-
-impl Charge {
-    /// A charge to the budget that `take` takes bytes from.
-    #[must_use]
-    pub fn new(take: impl Fn(usize) -> Option<Hold> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(take))
-    }
-
-    /// Takes bytes, which dropping the result gives back; none if not as many are free.
-    #[must_use]
-    pub fn take(&self, bytes: usize) -> Option<Hold> {
-        (self.0)(bytes)
-    }
-}
-
-impl std::fmt::Debug for Charge {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Charge")
     }
 }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Admission, Cause, Connection, Error, SendBudget, ShutdownSignal, Subscribe, Subscription};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, TopicName};
-use crate::storage::{self, Charge, Hold, Lineage, Log, Numbering, Retention, Stored, TopicInfo, TopicLog};
+use crate::storage::{self, Lineage, Log, Numbering, Retention, Stored, TopicInfo, TopicLog};
 
 /// Time that a call waits while the server is starting.
 const START_TIMEOUT: Duration = Duration::from_secs(3);
@@ -62,8 +62,6 @@ impl Topics {
 
     /// Starts to serve this log, after its recovery. A second log is ignored.
     pub fn open(&self, log: Arc<dyn Log>) {
-        let admission = self.admission().clone();
-        log.charge_to(Charge::new(move |bytes| admission.try_acquire(bytes).map(Hold::of)));
         let _ = self.0.log.set(log);
     }
 

@@ -17,9 +17,8 @@ pub(super) fn receive(
 ) -> Result<(), Error> {
     let received = shared.update(|queue| {
         // A refused receipt removes nothing from the queue, so that a flush fails.
-        let received = response.receipts.iter().try_for_each(|numbered| {
-            acknowledge(queue, numbered, settled)
-        });
+        let received =
+            response.receipts.iter().try_for_each(|numbered| acknowledge(queue, numbered, settled));
         if !settled.is_empty() {
             queue.note_progress();
         }

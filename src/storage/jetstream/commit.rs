@@ -453,8 +453,11 @@ impl Commit {
         // Only positions that no unused offset follows are told. If all records before one are removed, it is then the
         // earliest offset.
         let end = end_of(sequence_of(place.base));
-        let receipt = |first, offset, time, duplicate| {
-            Receipt { first, next: Position { epoch, offset }, time, duplicate }
+        let receipt = |first, offset, time, duplicate| Receipt {
+            first,
+            next: Position { epoch, offset },
+            time,
+            duplicate,
         };
         let within = |index: u64, count: u32, duplicate| {
             let first = place.base.plus(index);

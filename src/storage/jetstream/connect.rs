@@ -2,14 +2,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{ContextBuilder, CreateStreamError, CreateStreamErrorKind};
 use async_nats::jetstream::stream::StorageType;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -22,7 +23,7 @@ use super::names::StreamConfig;
 use super::nats::{IdleTimes, Nats};
 use super::placement;
 use crate::backoff::{Backoff, spread};
-use crate::config::{Config, NatsConfig, NatsStorage, format_size};
+use crate::config::{Config, HANDED_OVER_BYTES_MAX, NatsConfig, NatsStorage, format_size};
 use crate::storage::Reason;
 use crate::storage::clock::Clock;
 
@@ -132,7 +133,7 @@ pub async fn connect(config: &Config, reason: &Reason) -> Result<Nats, OpenError
         storage: config.storage.clone(),
         cache: CacheBudget::new(config.storage.cache_bytes),
         ids: Arc::new(IdBudget::new(config.storage.request_ids_max)),
-        budget: OnceLock::new(),
+        handed_over: Arc::new(Semaphore::new(HANDED_OVER_BYTES_MAX)),
         hands_over: true,
         idle_times: IdleTimes::default(),
         tasks: TaskTracker::new(),

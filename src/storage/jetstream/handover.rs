@@ -2,15 +2,16 @@
 //! are stored inside a commit of this replica. A handed-over commit is not passed on to a third replica; a replica that
 //! cannot store it returns it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::bus::{Address, Letter};
 use super::message::{HANDED_MAX, Head, IdEntry};
-use crate::storage::{Charge, Hold};
 
 /// Header with the sequence up to which none of the commit's batches is stored.
 const BASE: &str = "Streamway-Base";
@@ -29,7 +30,7 @@ pub enum Why {
     Stale,
     /// The replica hands over its own batches.
     Elsewhere,
-    /// The budget of publishes in flight (`inflight_bytes_max`) has no room for it.
+    /// The budget for batches of other replicas has no room for it.
     Full,
     /// The replica is shutting down.
     Stopping,
@@ -92,8 +93,8 @@ pub struct Parcel {
     /// Batches without offsets.
     pub payload: Bytes,
     came: Instant,
-    /// Share of the budget of publishes in flight.
-    _hold: Hold,
+    /// Share of the budget for batches of other replicas.
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 /// Reads a letter. None if this version does not know its content.
@@ -107,7 +108,7 @@ pub fn read(letter: Letter) -> Option<Content> {
     let head = Head::parse(&letter.headers).filter(|head| head.nonce == letter.tag && head.records > 0)?;
     // The payload is copied, because a slice would keep the whole receive buffer in memory.
     let (from, payload, came) = (letter.who, Bytes::copy_from_slice(&letter.payload), Instant::now());
-    Some(Content::Handed(Parcel { from, base, head, payload, came, _hold: Hold::default() }))
+    Some(Content::Handed(Parcel { from, base, head, payload, came, _share: None }))
 }
 
 /// Commits of other replicas that are to be stored, at most one per replica.
@@ -123,16 +124,14 @@ impl Held {
 
     /// Holds a commit, and drops an earlier one of the same replica. Returns false if there is no room for it.
     #[must_use]
-    pub fn push(&mut self, parcel: Parcel, budget: Option<&Charge>) -> bool {
+    pub fn push(&mut self, parcel: Parcel, budget: &Arc<Semaphore>) -> bool {
         self.0.retain(|held| held.from != parcel.from);
         let ids = parcel.head.ids.len() * size_of::<IdEntry>();
-        let bytes = parcel.payload.len() + ids + PARCEL_BYTES;
-        let Some(hold) = budget.map_or_else(|| Some(Hold::default()), |budget| budget.take(bytes)) else {
-            return false;
-        };
-        let has_room = self.0.len() < HANDED_MAX;
+        let bytes = u32::try_from(parcel.payload.len() + ids + PARCEL_BYTES).unwrap_or(u32::MAX);
+        let share = budget.clone().try_acquire_many_owned(bytes).ok();
+        let has_room = share.is_some() && self.0.len() < HANDED_MAX;
         if has_room {
-            self.0.push(Parcel { _hold: hold, ..parcel });
+            self.0.push(Parcel { _share: share, ..parcel });
         }
         has_room
     }
@@ -151,7 +150,6 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::{Address, Bytes, Content, Head, Held, Parcel, letter, read};
-    use crate::storage::{Charge, Hold};
     use std::sync::Arc;
     use tokio::sync::Semaphore;
 
@@ -175,17 +173,13 @@ mod tests {
     #[test]
     fn what_is_held_is_charged_to_the_budget_until_it_is_forgotten() {
         let budget = Arc::new(Semaphore::new(100_000));
-        let charge = Charge::new({
-            let budget = budget.clone();
-            move |bytes| budget.clone().try_acquire_many_owned(bytes as u32).ok().map(Hold::of)
-        });
         let ([one, other], mut held) = ([(); 2].map(|()| Address::random()), Held::default());
-        assert!(held.push(parcel(one, 60_000), Some(&charge)));
-        assert!(!held.push(parcel(other, 60_000), Some(&charge)), "20,000 too many");
-        assert!(held.push(parcel(other, 20_000), Some(&charge)));
+        assert!(held.push(parcel(one, 60_000), &budget));
+        assert!(!held.push(parcel(other, 60_000), &budget), "20,000 too many");
+        assert!(held.push(parcel(other, 20_000), &budget));
         assert!(budget.available_permits() < 20_000);
         // A larger commit replaces an earlier one of the same replica.
-        assert!(held.push(parcel(one, 70_000), Some(&charge)));
+        assert!(held.push(parcel(one, 70_000), &budget));
         let sizes: Vec<_> = held.all().iter().map(|parcel| parcel.payload.len()).collect();
         assert_eq!(sizes, [20_000, 70_000]);
         held.retain(|_| false);

@@ -22,7 +22,7 @@ use super::{changes, connect, create_lock, health, lookup, names, nats};
 use crate::config::Config;
 use crate::record::{Epoch, Offset, Position, TopicName, UnixMicros};
 use crate::storage::{
-    BoxFuture, Charge, Error, Health, Lineage, Log, Numbering, Reason, Retention, TopicInfo, TopicLog,
+    BoxFuture, Error, Health, Lineage, Log, Numbering, Reason, Retention, TopicInfo, TopicLog,
 };
 
 /// Maximum time to send the last messages to NATS when the log closes.
@@ -312,11 +312,6 @@ impl Log for JetStreamLog {
         before: Offset,
     ) -> BoxFuture<'a, Result<Offset, Error>> {
         Box::pin(self.trim_stream(name, epoch, before))
-    }
-
-    fn charge_to(&self, budget: Charge) {
-        // Only the first budget counts.
-        let _ = self.nats.budget.set(budget);
     }
 
     fn health(&self) -> watch::Receiver<Health> {

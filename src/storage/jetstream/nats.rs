@@ -2,8 +2,8 @@
 //! only they know how long they can wait.
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
@@ -15,6 +15,7 @@ use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{self, Info, LastRawMessageErrorKind, PurgeErrorKind};
 use async_nats::jetstream::{ErrorCode, context};
 use futures_util::future;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -28,7 +29,7 @@ use crate::backoff::spread;
 use crate::config::StorageConfig;
 use crate::record::{Offset, UnixMicros};
 use crate::storage::clock::Clock;
-use crate::storage::{Charge, Error, Stored};
+use crate::storage::{Error, Stored};
 
 /// Times after which something idle ends, is renewed or is checked. Tests shorten them.
 #[derive(Clone, Copy, Debug)]
@@ -107,8 +108,8 @@ pub struct Nats {
     pub cache: CacheBudget,
     /// Request ids of all topics.
     pub ids: Arc<IdBudget>,
-    /// Budget to which batches of other replicas are charged, once it is known.
-    pub budget: OnceLock<Charge>,
+    /// Budget of bytes for the batches of other replicas.
+    pub handed_over: Arc<Semaphore>,
     /// Set if batches are handed to other replicas and accepted from them. A test clears it to simulate an earlier
     /// version.
     pub hands_over: bool,

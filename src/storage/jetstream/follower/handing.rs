@@ -157,7 +157,7 @@ impl Follower {
         if !self.takes_from(parcel.from) {
             return Err(Why::Elsewhere);
         }
-        if self.held.push(parcel, nats.budget.get()) { Ok(()) } else { Err(Why::Full) }
+        if self.held.push(parcel, &nats.handed_over) { Ok(()) } else { Err(Why::Full) }
     }
 
     /// Returns true if this follower appends for another. If two followers hand over to each other, the one with the
@@ -223,8 +223,7 @@ impl Follower {
             if let Some(commit) = found {
                 foreign = head.records > commit.head.records;
                 let first = start_of(sequence);
-                let (base, end) =
-                    (first.plus(u64::from(handed.index)), first.plus(u64::from(head.records)));
+                let (base, end) = (first.plus(u64::from(handed.index)), first.plus(u64::from(head.records)));
                 let steps = started.map(|started| Steps {
                     taken: started.into_std(),
                     written: None,

@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::proxy::Proxy;
 use super::{assert_stored_once, config, created, eventually, everything, open, put};
-use crate::config::Config;
+use crate::config::{Config, HANDED_OVER_BYTES_MAX};
 use crate::record::{Offset, Receipt, UnixMicros, offsetless};
 use crate::storage::conformance::{batch, name};
 use crate::storage::jetstream::bus::{Bus, Received};
@@ -21,7 +20,7 @@ use crate::storage::jetstream::handover::{self, Content, Why};
 use crate::storage::jetstream::message::{Handed, Head, start_of};
 use crate::storage::jetstream::server::Nats;
 use crate::storage::jetstream::{JetStreamLog, connect};
-use crate::storage::{Charge, Error, Hold, Log, Reason, Retention, TopicLog};
+use crate::storage::{Error, Hold, Log, Reason, Retention, TopicLog};
 
 /// Opens a replica that reaches NATS through a proxy.
 async fn behind(nats: &Nats) -> (Proxy, Arc<JetStreamLog>) {
@@ -396,20 +395,16 @@ async fn batches_are_handed_over_whatever_the_clocks_say() {
     }
 }
 
-/// The commits that a replica holds for others are charged to the budget of its own publishers. If the budget is used
-/// up, the replica accepts none, and accepts them again once there is room.
+/// The commits that a replica holds for others have a budget. If it is used up, the replica accepts none, and accepts
+/// them again once there is room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn batches_of_others_are_charged_to_the_budget_of_publishes() {
+async fn batches_of_others_have_a_budget() {
     let pair = Pair::new(MS).await;
     // The far replica accepts nothing, so only it hands batches over.
-    pair.far.charge_to(Charge::new(|_| None));
-    let budget = Arc::new(Semaphore::new(1 << 20));
-    let take = {
-        let budget = budget.clone();
-        move |bytes: usize| budget.clone().try_acquire_many_owned(bytes as u32).ok().map(Hold::of)
-    };
-    pair.near.charge_to(Charge::new(take));
-    let all_of_it = budget.clone().try_acquire_many_owned(1 << 20).unwrap();
+    let all = u32::try_from(HANDED_OVER_BYTES_MAX).unwrap();
+    let _nothing = pair.far.nats.handed_over.clone().try_acquire_many_owned(all).unwrap();
+    let budget = pair.near.nats.handed_over.clone();
+    let all_of_it = budget.clone().try_acquire_many_owned(all).unwrap();
     let (near, far) = (Busy::begin(&pair.at_near, 8), Busy::begin(&pair.at_far, 2));
     let stored = || near.stored.load(Ordering::Relaxed);
     eventually("much is stored", Duration::from_secs(30), async || stored() >= 500).await;
@@ -420,7 +415,7 @@ async fn batches_of_others_are_charged_to_the_budget_of_publishes() {
     let mut all = far.end().await;
     all.extend(near.end().await);
     pair.check(all).await;
-    assert_eq!(budget.available_permits(), 1 << 20);
+    assert_eq!(budget.available_permits(), HANDED_OVER_BYTES_MAX);
 }
 
 /// A replica of a version without hand-over publishes at the same time as two newer ones. Each stores its batches, and
