@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subscriber};
 use bytes::Bytes;
@@ -16,6 +17,8 @@ use futures_util::StreamExt;
 
 /// First token of every address. No subject of a topic begins with it, see [`super::names::subject`].
 const PREFIX: &str = "streamway_bus";
+/// Maximum time to send the last letters at the end.
+pub const LAST_LETTERS: Duration = Duration::from_millis(100);
 /// Maximum number of letters that wait for room in the queue of the client. Further letters are dropped.
 const WAITING_MAX: usize = 256;
 
@@ -108,16 +111,20 @@ impl Bus {
         }
     }
 
-    /// Resolves once every queued letter is sent. Letters that arrive in the meantime are lost.
+    /// Resolves once every queued letter is sent, or after [`LAST_LETTERS`], as letters wait while NATS is away. Letters
+    /// that arrive in the meantime are lost.
     pub async fn sent(&mut self) {
-        loop {
-            self.begin();
-            if self.working.is_none() {
-                return;
+        let sending = async {
+            loop {
+                self.begin();
+                if self.working.is_none() {
+                    return;
+                }
+                let done = working(&mut self.working).await;
+                self.took(done);
             }
-            let done = working(&mut self.working).await;
-            self.took(done);
-        }
+        };
+        let _ = tokio::time::timeout(LAST_LETTERS, sending).await;
     }
 
     fn took(&mut self, done: Done) {

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Info;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
 use self::handed_over::HandedOver;
@@ -49,9 +49,6 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(250);
 /// Longest pause between two attempts to continue reading.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-
-/// Maximum time to send the last messages when a follower stops.
-const LAST_LETTERS: Duration = Duration::from_millis(100);
 
 /// Work in progress, if any.
 type Pending<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
@@ -96,7 +93,7 @@ pub async fn follow(topic: Arc<Topic>) {
         follower.step(&mut ticks).await;
     }
     // Other replicas may still wait for these messages.
-    let _ = timeout(LAST_LETTERS, follower.bus.sent()).await;
+    follower.bus.sent().await;
 }
 
 struct Follower {

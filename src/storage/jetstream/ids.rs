@@ -162,11 +162,10 @@ async fn load(
 async fn read(topic: &Topic, window: &mut CountedWindow, last: u64) -> Result<(), Error> {
     /// Number of messages whose headers are requested at a time, which is a few MiB at most.
     const AT_ONCE: usize = 200;
-    /// Time that is read in addition to the window, because the clocks of the NATS servers differ.
-    const SLACK: Duration = Duration::from_secs(60);
     // The ages of all these messages come from NATS's clock.
     let ages = topic.nats.ages(&topic.stream, Offset::MAX).await?;
-    let since = ages.before(topic.nats.storage.request_id_window.saturating_add(SLACK));
+    let (nats, slack) = (&topic.nats, topic.nats.idle_times.ids_slack);
+    let since = ages.before(nats.storage.request_id_window.saturating_add(slack));
     let nanos = i128::from(since.0) * 1000;
     let start_time = async_nats::datetime::from_nanos(nanos).map_err(unavailable)?;
     let consumer =

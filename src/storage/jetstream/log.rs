@@ -4,7 +4,6 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{DeleteStreamErrorKind, UpdateStreamErrorKind};
@@ -12,6 +11,7 @@ use async_nats::jetstream::stream::Info;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::bus::LAST_LETTERS;
 use super::connect::OpenError;
 use super::handle::Handle;
 use super::message::{sequence_of, start_of};
@@ -24,9 +24,6 @@ use crate::record::{Epoch, Offset, Position, TopicName, UnixMicros};
 use crate::storage::{
     BoxFuture, Error, Health, Lineage, Log, Numbering, Reason, Retention, TopicInfo, TopicLog,
 };
-
-/// Maximum time to send the last messages to NATS when the log closes.
-const LAST_LETTERS: Duration = Duration::from_millis(100);
 
 /// The JetStream engine.
 #[derive(Debug)]

@@ -48,6 +48,13 @@ pub struct IdleTimes {
     pub answer: Duration,
     /// Interval at which a follower asks for the state of its stream, which others may have changed.
     pub refresh: Duration,
+    /// Maximum time for the attempts to create a stream. With the last request, it stays below the 10 s that clients
+    /// usually wait.
+    pub create: Duration,
+    /// Minimum interval between two log lines about a clock difference.
+    pub skew: Duration,
+    /// Time for which request ids are read in addition to their window, because the clocks of the NATS servers differ.
+    pub ids_slack: Duration,
 }
 
 impl Default for IdleTimes {
@@ -59,6 +66,9 @@ impl Default for IdleTimes {
             heartbeat: Duration::from_secs(1),
             answer: Duration::from_secs(4),
             refresh: Duration::from_secs(5),
+            create: Duration::from_secs(5),
+            skew: Duration::from_secs(600),
+            ids_slack: Duration::from_secs(60),
         }
     }
 }
@@ -76,9 +86,6 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Maximum number of requests, including the first.
 const ASKS: u32 = 4;
 
-/// Maximum time for the attempts to create a stream. With the last request, it stays below the 10 s that clients
-/// usually wait.
-const CREATE_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause after the first attempt. It doubles with each attempt.
 const CREATE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -255,18 +262,16 @@ impl Nats {
         Ok(Ages { live_from, nats, steady })
     }
 
-    /// Logs a large difference between the clocks of this replica and NATS, at most once in `EVERY_MS`.
-    fn report_skew(&self, wall: UnixMicros, nats: UnixMicros) {
+    /// Logs a large difference between the clocks of this replica and NATS, at most once in [`IdleTimes::skew`]. Returns
+    /// true if it was logged.
+    pub fn report_skew(&self, wall: UnixMicros, nats: UnixMicros) -> bool {
         /// Maximum difference that is not logged. It covers clock drift and a slow answer.
         const SKEW_MAX_S: u64 = 30;
-        /// Minimum interval between two log lines.
-        const EVERY_MS: u64 = 600_000;
         let seconds = wall.0.abs_diff(nats.0) / 1_000_000;
-        if seconds <= SKEW_MAX_S {
-            return;
-        }
         let (now, last) = (self.now_ms(), self.skew_reported_ms.load(Ordering::Relaxed));
-        if last == 0 || now.saturating_sub(last) >= EVERY_MS {
+        let is_due = last == 0 || u128::from(now.saturating_sub(last)) >= self.idle_times.skew.as_millis();
+        let is_logged = seconds > SKEW_MAX_S && is_due;
+        if is_logged {
             self.skew_reported_ms.store(now.max(1), Ordering::Relaxed);
             warn!(
                 seconds,
@@ -275,6 +280,7 @@ impl Nats {
                  retention by age at a wrong time. Set the clocks right"
             );
         }
+        is_logged
     }
 
     /// Reads a stored message. None if it does not exist.
@@ -359,7 +365,7 @@ impl Nats {
     /// # Errors
     /// The stream was not created, or it is unknown if it was.
     pub async fn create(&self, config: &stream::Config) -> Result<Info, Refusal> {
-        let deadline = Instant::now() + CREATE_PATIENCE;
+        let deadline = Instant::now() + self.idle_times.create;
         let (mut pause, mut is_doubtful) = (CREATE_PAUSE, false);
         loop {
             let refusal = match self.context.create_stream(config).await {

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::ConnectOptions;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{config, created, eventually, put};
-use crate::record::Offset;
+use crate::record::{Offset, UnixMicros};
 use crate::storage::conformance::{batch, flatten, name, read_all};
+use crate::storage::jetstream::bus::{Address, Bus};
+use crate::storage::jetstream::handover::{self, Why};
 use crate::storage::jetstream::nats::IdleTimes;
 use crate::storage::jetstream::server::Nats;
 use crate::storage::jetstream::{JetStreamLog, connect};
-use crate::storage::{Hold, Log, Reason, Start};
+use crate::storage::{Error, Hold, Log, Reason, Retention, Start, Stored};
 
 const IDLE: Duration = Duration::from_millis(400);
 
@@ -240,4 +244,105 @@ async fn a_quiet_topic_is_read_on_after_requests_expired() {
         timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
     }
     assert_eq!(consumers(&log, "streamway-t").await, 3, "two that read, one that read request ids");
+}
+
+/// A clock difference is logged again if it lasts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_difference_is_logged_again_after_a_while() {
+    let nats = Nats::single("");
+    let log = open(&nats, IdleTimes { skew: IDLE, ..IdleTimes::default() }).await;
+    let report = |seconds: u64| log.nats.report_skew(UnixMicros(seconds * 1_000_000), UnixMicros(0));
+    let begun = Instant::now();
+    assert!(!report(30) && report(31) && !report(31));
+    eventually("it is logged again", Duration::from_secs(20), async || report(31)).await;
+    assert!(begun.elapsed() >= IDLE && !report(31));
+}
+
+/// A stream that NATS refuses to create is requested again for a while, and the topic can be created afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_nats_cannot_place_is_given_up_after_a_while() {
+    let nats = Nats::single("");
+    let config = config(&nats);
+    let mut connected = connect::connect(&config, &Reason::default()).await.unwrap();
+    connected.idle_times.create = IDLE;
+    // One server cannot store three copies.
+    connected.stream_config.replicas = 3;
+    let log = JetStreamLog::over(connected, config.topics_max);
+    let begun = Instant::now();
+    let made = log.create(name("t"), Retention::default()).await.err();
+    assert!(matches!(made, Some(Error::Unavailable { stored: Stored::Nothing, .. })), "{made:?}");
+    assert!(begun.elapsed() >= IDLE / 2, "it is requested more than once");
+    let other = super::open(&config).await;
+    put(&*created(&*other, "t").await, 1).await.unwrap();
+}
+
+/// A request id that is older than the window and its slack is not read any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_beyond_the_window_is_unknown_to_a_replica_that_starts() {
+    let nats = Nats::single("");
+    let config = config(&nats);
+    let open = async || {
+        let mut connected = connect::connect(&config, &Reason::default()).await.unwrap();
+        (connected.idle_times.ids_slack, connected.storage.request_id_window) = (IDLE, 4 * IDLE);
+        JetStreamLog::over(connected, config.topics_max)
+    };
+    let put = async || {
+        let log = open().await;
+        let topic = match log.get(&name("t")).await {
+            Ok(topic) => topic,
+            Err(_) => created(&*log, "t").await,
+        };
+        let batch = batch(&[1], 0).with_request_id("once").unwrap();
+        let done = topic.appender().append(vec![batch], Hold::default()).await;
+        done.receipts[0].duplicate
+    };
+    assert!(!put().await);
+    let stored = Instant::now();
+    let again = put().await;
+    assert!(again || stored.elapsed() >= 4 * IDLE, "it is within the window");
+    eventually("the window is over", Duration::from_secs(20), async || !put().await).await;
+    assert!(stored.elapsed() >= 4 * IDLE);
+}
+
+/// An attempt to connect to a server that hangs is given up, and another one is made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_start_connects_again_if_a_server_does_not_greet() {
+    let nats = Nats::single("");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = config(&nats);
+    config.nats.url = format!("nats://{}", listener.local_addr().unwrap());
+    let port = nats.servers[0].port;
+    let serving = tokio::spawn(async move {
+        // The first connection is accepted and gets no answer.
+        let _silent = listener.accept().await.unwrap();
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    let reason = Reason::default();
+    let opening = connect::connect(&config, &reason);
+    timeout(Duration::from_secs(30), opening).await.expect("it connects").unwrap();
+    serving.abort();
+}
+
+/// The last letters of a follower are given up while NATS takes nothing, and so is the flush of a log that closes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_does_not_wait_for_letters_that_nats_does_not_take() {
+    let mut nats = Nats::single("");
+    let log = open(&nats, IdleTimes::default()).await;
+    nats.servers[0].kill();
+    eventually("the connection is lost", Duration::from_secs(20), async || !log.nats.link.state().up).await;
+    timeout(Duration::from_secs(20), log.close()).await.expect("it closes").unwrap();
+    let away = ConnectOptions::new().retry_on_initial_connect().client_capacity(1);
+    let client = away.connect(format!("127.0.0.1:{}", nats.servers[0].port)).await.unwrap();
+    let filling = client.clone();
+    let filling = tokio::spawn(async move { while filling.publish("other", "".into()).await.is_ok() {} });
+    let mut bus = Bus::new(client);
+    for _ in 0..4 {
+        bus.send(handover::back(Address::random(), 1, Why::Stopping));
+    }
+    timeout(Duration::from_secs(20), bus.sent()).await.expect("it ends");
+    filling.abort();
 }
