@@ -36,7 +36,7 @@ pub(super) struct ContextCommand {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Save a context, or replace the one of this name.
-    Add(Add),
+    Add(Box<Add>),
     /// Make a context the one that commands use.
     Use {
         #[command(flatten)]
@@ -138,12 +138,10 @@ impl Add {
         if self.token_stdin {
             context.token = Some(read_token()?);
         }
-        for path in
-            [&mut context.tls_ca, &mut context.tls_cert, &mut context.tls_key, &mut context.token_file]
-        {
-            if let Some(path) = path {
-                *path = absolute(path)?;
-            }
+        let paths =
+            [&mut context.tls_ca, &mut context.tls_cert, &mut context.tls_key, &mut context.token_file];
+        for path in paths.into_iter().flatten() {
+            *path = absolute(path)?;
         }
         // What a client would refuse is refused now.
         Remote::of_context(&context)?.check()?;

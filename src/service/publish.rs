@@ -43,11 +43,14 @@ fn uncompressed(receipt: PublishResponse) -> Response<PublishResponse> {
     response
 }
 
+/// Caller that may create a topic, and its call.
+type Creator = (Caller, Option<Arc<registry::Call>>);
+
 /// Valid request of a caller that may publish.
 struct Checked {
     name: TopicName,
-    /// The topic, or the caller that may create it, and its call.
-    topic: Result<Arc<dyn TopicLog>, (Caller, Option<Arc<registry::Call>>)>,
+    /// The topic, or who may create it.
+    topic: Result<Arc<dyn TopicLog>, Creator>,
     batch: Batch,
     connection: Arc<Connection>,
 }
