@@ -17,8 +17,9 @@ const TOKEN_MAX: u64 = 16 << 10;
 
 /// Save servers under names, and choose the one that commands call.
 ///
-/// A flag takes precedence over a variable, and a variable over a context. A server that --server or STREAMWAY_SERVER names
-/// is called without the context in use, so that no token reaches a server that it is not for; --context adds it.
+/// A flag takes precedence over a variable, and a variable over the context in use. A server that --server or STREAMWAY_SERVER
+/// names is called without that context, so that no token reaches a server that it is not for. With --context, the variables
+/// of the connection are left aside.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

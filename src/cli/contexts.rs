@@ -90,13 +90,19 @@ impl Contexts {
     /// Replaces the file. It is readable for its owner only, and so is its directory where that is new.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The file cannot be written, or would be too long to be read.
     pub(super) fn store(&self) -> Result<(), Failure> {
         let path = Self::existing_path()?;
         let store = || -> io::Result<()> {
+            let text = serde_json::to_string_pretty(self)? + "\n";
+            if text.len() as u64 > files::SMALL_MAX {
+                return Err(io::Error::other(format!(
+                    "more than {} bytes; nothing was saved",
+                    files::SMALL_MAX
+                )));
+            }
             DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap_or(Path::new(".")))?;
-            let text = serde_json::to_string_pretty(self)?;
-            files::replace_private(&path, &(text + "\n"))
+            files::replace_private(&path, &text)
         };
         store().map_err(|error| Failure::failed(format!("contexts {}: {error}", path.display())))
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 
 /// Largest file of positions or of contexts, in bytes: a position and its topic take up to 166.
-const SMALL_MAX: u64 = 64 << 10;
+pub(super) const SMALL_MAX: u64 = 64 << 10;
 /// The bit of a directory's mode that allows everybody to create files in it.
 const WRITABLE_BY_ALL: u32 = 0o002;
 

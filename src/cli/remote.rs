@@ -1,5 +1,5 @@
-//! The server that a command calls. The flags are accepted before the command's name and after it; a flag takes precedence
-//! over a variable, and a variable over a saved context.
+//! The server that a command calls. The flags are accepted before the command's name and after it. A flag takes precedence
+//! over a variable, and a variable over a saved context that no flag names.
 
 use clap::Args;
 
@@ -64,17 +64,24 @@ impl Remote {
         Ok(Context { server: self.server.clone(), ..self.connection.saved() })
     }
 
-    /// These options, then those of the variables, then those of the context: the one that is named, or else the one in use
-    /// unless another server is named, as its token is not for that.
+    /// These options, and what they leave open. A context that a flag names supplies it alone, without the variables, so that
+    /// no command goes to the server of a variable with the token of the context. Otherwise the variables supply it, and
+    /// then, unless another server is named, the context of a variable or the one in use.
     fn resolved(&self) -> Result<Self, Failure> {
+        if let Some(name) = &self.context {
+            return Ok(self.clone().or(Self::of_context(Contexts::load()?.named(name)?)?));
+        }
         let given = self.clone().or(Self::of_environment()?);
+        if !given.server.is_empty() {
+            return Ok(given);
+        }
+        let contexts = Contexts::load()?;
         let context = match &given.context {
-            Some(name) => Some(Contexts::load()?.named(name)?.clone()),
-            None if given.server.is_empty() => Contexts::load()?.in_use()?.cloned(),
-            None => None,
+            Some(name) => Some(contexts.named(name)?),
+            None => contexts.in_use()?,
         };
         Ok(match context {
-            Some(context) => given.or(Self::of_context(&context)?),
+            Some(context) => given.or(Self::of_context(context)?),
             None => given,
         })
     }

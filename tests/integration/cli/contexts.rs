@@ -38,6 +38,10 @@ async fn flags_and_variables_take_precedence_over_the_context_in_use() {
     assert!(!reaches(&[], &["--context", "away"]));
     assert!(reaches(&[("STREAMWAY_CONTEXT", "away")], &["--context", "here"]));
     assert!(reaches(&[("STREAMWAY_SERVER", nobody)], &["--server", &here]));
+    // The variables of a shell redirect no command whose context a flag names, and no context follows a server of a flag.
+    assert!(reaches(&[("STREAMWAY_SERVER", nobody)], &["--context", "here"]));
+    assert!(!reaches(&[("STREAMWAY_SERVER", &here)], &["--context", "away"]));
+    assert!(reaches(&[("STREAMWAY_CONTEXT", "no-such")], &["--server", &here]));
     assert!(run(&[], &["healthcheck"]).status.success());
     stdout(&run(&[], &["context", "use", "away"]));
     assert!(!reaches(&[], &[]) && reaches(&[], &["--server", &here]));
@@ -103,6 +107,9 @@ async fn a_context_that_no_client_could_use_is_not_saved() {
         let added = run(&[&["context", "add", "bad"], bad].concat());
         assert_eq!(failure(&added).0, 2, "{bad:?}");
     }
+    let long = "x".repeat(70_000);
+    let (code, line) = failure(&run(&["context", "add", &long, "--server", "http://x:1"]));
+    assert!(code == 1 && line.contains("nothing was saved"), "{line}");
     assert_eq!(failure(&run(&["context", "use", "bad"])).0, 2);
     assert!(!dir.path().join(".config").exists());
     // A relative path is kept as the file that it names now.
