@@ -81,6 +81,9 @@ async fn trim(
 ) -> Result<(), Failure> {
     let (offset, found) = first_kept(client, topic, before).await?;
     // What was found in one incarnation of the topic must not be trimmed in another.
+    if matches!(before, Start::Position(_)) && !epoch.is_empty() && epoch != found {
+        return Err(Failure::usage(format!("the position of --before is of epoch {found}, not {epoch}")));
+    }
     let epoch = if epoch.is_empty() { &found } else { epoch };
     let earliest = client.topics().trim(topic, offset, epoch).await?;
     output::print(&if format.is_json() {

@@ -100,6 +100,10 @@ async fn records_are_trimmed_before_whatever_a_subscription_can_start_at() {
     stdout(&run(&server, &["publish", "t"], "x\n"));
     stdout(&run(&server, &["topics", "purge", "t"], ""));
     assert_eq!(earliest(&server, "t"), 12);
+    let (other, epoch) = ("00000000000000aa_00000000000000000012", "00000000000000bb");
+    let (code, line) =
+        failure(&run(&server, &["topics", "trim", "t", "--before", other, "--epoch", epoch], ""));
+    assert!(code == 2 && line.contains("is of epoch 00000000000000aa"), "{line}");
     let (code, line) = failure(&run(&server, &["topics", "trim", "t", "--before", "soon"], ""));
     assert!(code == 2 && line.contains("earliest, latest"), "{line}");
 }
