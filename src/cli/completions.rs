@@ -14,6 +14,7 @@ use super::remote::Remote;
 use super::{Failure, output};
 use crate::client::is_control;
 use crate::proto::v1;
+use crate::record::TopicName;
 
 const NAME: &str = "streamway";
 /// Time limit of a server for naming topics: a person waits at a prompt.
@@ -22,9 +23,21 @@ const TOPICS_WITHIN: Duration = Duration::from_secs(1);
 const TOPICS_MAX: u32 = 100;
 
 // Without a candidate, each shell proposes files.
+// bash parts words at colons: those of an address are joined again.
 const BASH: &str = r#"_streamway() {
-    local IFS=$'\n'
-    COMPREPLY=($(streamway complete-line -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+    local i found n=0
+    local -a words
+    for ((i = 1; i <= COMP_CWORD; i++)); do
+        if ((n > 0)) && [[ ${COMP_WORDS[i]} == :* || ${words[n-1]} == *: ]]; then
+            words[n-1]+=${COMP_WORDS[i]}
+        else
+            words[n++]=${COMP_WORDS[i]}
+        fi
+    done
+    COMPREPLY=()
+    while IFS= read -r found; do
+        COMPREPLY+=("$found")
+    done < <(streamway complete-line -- "${words[@]}" 2>/dev/null)
 }
 complete -o default -F _streamway streamway
 "#;
@@ -98,11 +111,19 @@ impl CompleteLine {
     }
 }
 
+/// Returns true for a character that means nothing to any shell.
+fn is_plain(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '@')
+}
+
 /// The values that an argument can have, as far as they can be listed.
 fn values(arg: &Arg, typed: &str, grammar: Command, line: &[OsString]) -> Vec<String> {
     match arg.get_id().as_str() {
         "topic" | "topics" => topics(typed, grammar, line).unwrap_or_default(),
-        "context" | "context_name" => Contexts::load().unwrap_or_default().contexts.into_keys().collect(),
+        "context" | "context_name" => {
+            let names = Contexts::load().unwrap_or_default().contexts.into_keys();
+            names.filter(|name| name.chars().all(is_plain)).collect()
+        }
         _ => {
             let possible = arg.get_possible_values();
             let named = arg.get_value_names().and_then(<[_]>::first).filter(|name| name.contains('|'));
@@ -124,7 +145,9 @@ fn topics(prefix: &str, grammar: Command, line: &[OsString]) -> Option<Vec<Strin
         let topics = remote.client().ok()?.topics();
         tokio::time::timeout(TOPICS_WITHIN, topics.list(request)).await.ok()?.ok()
     })?;
-    Some(listed.topics.into_iter().map(|topic| topic.name).collect())
+    // bash puts a candidate on the line as it is: a server must not make up names that a shell would run.
+    let names = listed.topics.into_iter().map(|topic| topic.name);
+    Some(names.filter(|name| TopicName::parse(name).is_ok()).collect())
 }
 
 /// The options of the connection on a line, as far as it can be read; none for a command without a connection.

@@ -40,6 +40,7 @@ def evil_topic(seconds, name="topic" + EVIL):
 class Topics(topics_rpc.TopicServiceServicer):
     seconds = 0
     endless = False
+    names = ("topic" + EVIL, "topicz")
 
     def GetTopic(self, request, context):
         if request.name == "refused":
@@ -56,7 +57,7 @@ class Topics(topics_rpc.TopicServiceServicer):
 
     def ListTopics(self, request, context):
         token = "again" if self.endless else ""
-        topics = [] if request.page_token else [evil_topic(self.seconds), evil_topic(self.seconds, "topicz")]
+        topics = [] if request.page_token else [evil_topic(self.seconds, name) for name in self.names]
         return topics_pb.ListTopicsResponse(topics=topics, next_page_token=token)
 
     def TrimTopic(self, request, context):
@@ -98,7 +99,7 @@ def hostile():
 
 
 def run(hostile, *args, code=0, **more):
-    server = [] if args[0] == "copy" else ["--server", hostile[0]]
+    server = [] if args[0] in ("copy", "complete-line") else ["--server", hostile[0]]
     done = subprocess.run([BINARY, *server, *args], capture_output=True, timeout=60, check=False, **more)
     out, err = done.stdout.decode(), done.stderr.decode()
     assert done.returncode == code and "panicked" not in err, (done.returncode, out, err)
@@ -147,6 +148,16 @@ def test_a_list_that_leads_nowhere_ends(hostile, tmp_path):
             assert "a page is followed by itself" in err and not obeyed(err), err
     finally:
         hostile[1].endless = False
+
+
+def test_a_completion_is_nothing_that_a_shell_would_run(hostile):
+    """A shell puts it on the line as it is."""
+    hostile[1].names = ["good", "t$(touch x)", "t`touch x`", "t;x", "t*", "-t", "t x", "t\nx", "t'"]
+    try:
+        out, _ = run(hostile, "complete-line", "--", "--server", hostile[0], "topics", "describe", "")
+        assert out.split() == ["good"], out
+    finally:
+        hostile[1].names = Topics.names
 
 
 def test_a_copy_of_what_no_server_has_is_refused(hostile, tmp_path):
