@@ -135,18 +135,14 @@ impl Publish {
         input: &mut Input,
         progress: &Progress,
     ) -> Result<(), Failure> {
-        match &self.request_id_prefix {
-            None => {
-                while let Some((records, bytes)) = input.next().await? {
-                    for record in &records {
-                        publisher.publish_nowait(record).await?;
-                    }
-                    progress.read(bytes);
-                }
-            }
-            Some(prefix) => self.publish_repeatably(publisher, input, progress, prefix).await?,
-        }
-        Ok(publisher.flush().await?)
+        let read = match &self.request_id_prefix {
+            None => publish_all(publisher, input, progress).await,
+            Some(prefix) => self.publish_repeatably(publisher, input, progress, prefix).await,
+        };
+        // What was sent before a mistake in the input is stored too, so that the failure can say how far it came.
+        let stored = publisher.flush().await;
+        read?;
+        Ok(stored?)
     }
 
     /// Publishes batches that are the same, with the same ids, whenever the input is the same.
@@ -203,6 +199,16 @@ impl Publish {
              repeating safe"
         )
     }
+}
+
+async fn publish_all(publisher: &Publisher, input: &mut Input, progress: &Progress) -> Result<(), Failure> {
+    while let Some((records, bytes)) = input.next().await? {
+        for record in &records {
+            publisher.publish_nowait(record).await?;
+        }
+        progress.read(bytes);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -122,6 +122,13 @@ async fn input_that_is_no_record_says_where_and_what_is_stored() {
         "{\"value\":\"a\"}\n{\"valeu\":\"b\"}\n",
     ));
     assert!(code == 1 && line.contains("JSON value 2: unknown field `valeu`"), "{line}");
+    // What was sent before the mistake is waited for, so that the line says exactly what is stored.
+    let mut many: String = (0..2500).map(|i| format!("{{\"value\":\"{i}\"}}\n")).collect();
+    many += "{}\n";
+    let (code, line) = failure(&run(&server, &["publish", "many", "--input", "json"], &many));
+    assert!(code == 1 && line.contains("the first 2500 records are stored"), "{line}");
+    let stored = run(&server, &["subscribe", "many", "--from", "earliest"], "");
+    assert_eq!(stdout(&stored).lines().count(), 2500);
     for (args, why) in [
         (&["publish", "t", "--input", "json", "{}"][..], "one of value"),
         (&["publish", "t", "--input", "json", "-k", "="], "--key-separator"),
