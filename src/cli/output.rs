@@ -22,6 +22,15 @@ pub(super) fn time(time: UnixMicros) -> String {
     date(seconds).map_or_else(|out| out, |date| format!("{date}.{:06}Z", nanos / 1000))
 }
 
+/// Formats a duration in the form of protobuf's JSON, as `604800s`.
+pub(super) fn duration(duration: Duration) -> String {
+    let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
+    match nanos {
+        0 => format!("{seconds}s"),
+        _ => format!("{seconds}.{}s", format!("{nanos:09}").trim_end_matches('0')),
+    }
+}
+
 /// Formats a time as RFC 3339 with seconds; empty where there is none.
 pub(super) fn seconds(time: Option<&prost_types::Timestamp>) -> String {
     let Some(time) = time else { return String::new() };
@@ -151,9 +160,18 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{event_time, json_line, seconds, table, time};
+    use super::{duration, event_time, json_line, seconds, table, time};
     use crate::record::UnixMicros;
     use prost_types::Timestamp;
+    use std::time::Duration;
+
+    #[test]
+    fn a_duration_has_at_most_nine_digits_after_the_point() {
+        let shown = |seconds, nanos| duration(Duration::new(seconds, nanos));
+        assert_eq!([shown(0, 0), shown(90, 0), shown(1, 500_000_000)], ["0s", "90s", "1.5s"]);
+        assert_eq!(shown(1, 461_325_737), "1.461325737s");
+        assert_eq!(shown(u64::MAX, 1), "18446744073709551615.000000001s");
+    }
 
     #[test]
     fn every_number_from_the_network_is_shown_as_a_time_or_as_out_of_range() {

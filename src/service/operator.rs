@@ -201,12 +201,12 @@ impl AdminService for Operator {
         let caller = self.caller(&request)?;
         let call = changes::registered(request.extensions()).cloned();
         let checked = self.checked(request.into_inner());
+        let seconds = checked.as_ref().ok().and_then(|(_, ban)| *ban).map(|ban| ban.as_secs_f64());
         let (name, done) = match checked {
             Ok((target, ban)) => (target.name(), self.end(&target, ban).await),
             Err(error) => (String::new(), Err(error)),
         };
         record((&caller, call.as_deref()), ("calls.end", name), &done, |done| {
-            let seconds = done.ban.as_ref().and_then(|ban| Some(ban.remaining.as_ref()?.seconds));
             serde_json::json!({
                 "ended_calls": done.ended_calls,
                 "closed_connections": done.closed_connections,

@@ -132,7 +132,7 @@ fn connection_row(host: &str, connection: &v1::Connection) -> Vec<String> {
 }
 
 fn seconds(duration: Option<&prost_types::Duration>) -> String {
-    format!("{}s", span(duration).as_secs_f64())
+    output::duration(span(duration))
 }
 
 fn call_json(call: &v1::Call) -> Value {

@@ -87,7 +87,7 @@ fn as_json(topic: &v1::Topic) -> Value {
         "maxRecords": limits.max_records.to_string(),
     });
     if let Some(age) = limits.max_age.and_then(|age| Duration::try_from(age).ok()) {
-        retention["maxAge"] = seconds(age).into();
+        retention["maxAge"] = output::duration(age).into();
     }
     let mut value = json!({
         "name": topic.name,
@@ -117,20 +117,10 @@ fn as_json(topic: &v1::Topic) -> Value {
     value
 }
 
-/// A duration in the form of protobuf's JSON, as `604800s`.
-fn seconds(duration: Duration) -> String {
-    let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
-    match nanos {
-        0 => format!("{seconds}s"),
-        _ => format!("{seconds}.{}s", format!("{nanos:09}").trim_end_matches('0')),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{as_json, seconds};
+    use super::as_json;
     use crate::proto::v1;
-    use std::time::Duration;
 
     #[test]
     fn a_topic_has_the_names_and_the_forms_of_protobuf() {
@@ -154,6 +144,5 @@ mod tests {
         let restored_from = vec![v1::RestoredFrom { epoch: "e".into(), cut: 7 }];
         let json = as_json(&v1::Topic { restored_from, ..topic });
         assert_eq!(json["restoredFrom"][0]["cut"], "7");
-        assert_eq!(seconds(Duration::from_millis(1500)), "1.5s");
     }
 }
