@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use streamway::proto::v1::{CreateTopicRequest, GetTopicRequest, PublishRequest, Retention, Topic};
+use streamway::proto::v1::{
+    CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, PublishRequest, Retention, Topic,
+};
 use tempfile::TempDir;
 
 use crate::harness::make::{earliest, publish, published, record, records, subscribe, to_tail};
@@ -223,4 +225,28 @@ async fn a_damaged_backup_is_refused_and_nothing_of_it_is_stored() {
     refused(&[&good[..], b"x"].concat(), "something follows its end").await;
     let topics = target.topics().await.list_topics(streamway::proto::v1::ListTopicsRequest::default()).await;
     assert!(topics.unwrap().into_inner().topics.is_empty(), "nothing was stored");
+}
+
+/// P3: a position of the topic that a backup had begun with may be valid in a topic that was restored since, but what follows
+/// there are other records.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_backup_is_not_continued_in_a_restored_topic() {
+    let (server, dir) = (Server::start().await, TempDir::new().unwrap());
+    let mut client = server.client().await;
+    let (early, full, later) = (path(&dir, "early"), path(&dir, "full"), path(&dir, "later"));
+    for i in 0..10 {
+        published(&mut client, "t", records(&format!("{i}-"), 2)).await;
+    }
+    copied(&server.url(), &early).await;
+    published(&mut client, "t", records("old", 20)).await;
+    copied(&server.url(), &full).await;
+    // An interrupted run leaves the beginning of the file.
+    let bytes = std::fs::read(&full).unwrap();
+    std::fs::write(format!("{later}.partial"), &bytes[..bytes.len() / 2]).unwrap();
+    let request = DeleteTopicRequest { name: "t".into(), ..DeleteTopicRequest::default() };
+    server.topics().await.delete_topic(request).await.unwrap();
+    copied(&early, &server.url()).await;
+    published(&mut client, "t", records("new", 20)).await;
+    refusal(&copy(&server.url(), &later, &[]).await, "deleted and created again since");
+    assert!(!Path::new(&later).exists());
 }

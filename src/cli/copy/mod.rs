@@ -134,7 +134,7 @@ impl Copy {
         progress: &Arc<Progress>,
     ) -> Result<(), Failure> {
         let offsets = self.offsets.as_deref().map(Offsets::create).transpose()?.map(Arc::new);
-        let target = Target { client, retry: self.patience.policy(), offsets: offsets.clone() };
+        let mut target = Target { client, retry: self.patience.policy(), offsets: offsets.clone() };
         for topic in topics {
             progress.topic(&topic.name);
             let batches = &mut source.batches(topic, None)?;
@@ -145,6 +145,8 @@ impl Copy {
             if !is_restored {
                 target.copy(topic, batches, progress).await?;
             }
+            // The server was reached, and may be away for as long as the user allows.
+            target.retry.connect_give_up_after = target.retry.give_up_after;
         }
         offsets.map_or(Ok(()), |offsets| offsets.finish())
     }
@@ -167,6 +169,11 @@ impl Copy {
             let Some(topic) = topics.iter().find(|topic| topic.name == open.name) else {
                 return Err(stale(&writer, &format!("an earlier run was interrupted in {}", open.name)));
             };
+            // The position may be valid in a topic that was restored since, whose later records are others.
+            if topic.epoch != open.epoch {
+                let why = "an earlier run was interrupted in it, and it was deleted and created again since";
+                return Err(stale(&writer, &format!("topic {}: {why}", open.name)));
+            }
             let rest = self.save(source, topic, Some(position), &mut writer, progress).await;
             rest.map_err(|Failure { message, .. }| stale(&writer, &message))?;
             writer.done.insert(open.name);

@@ -10,7 +10,7 @@ use super::source::{Batches, whole};
 use super::target::Target;
 use crate::cli::backup::Saved;
 use crate::cli::{Failure, output};
-use crate::client::Error;
+use crate::client::{Error, RetryPolicy};
 use crate::proto::v1;
 
 /// Size of one request in bytes, which the last batches may exceed. A server accepts 4 MiB or its largest batch.
@@ -43,6 +43,8 @@ pub(super) async fn restore(
     if let Some(offsets) = &target.offsets {
         offsets.topic(&saved.topic, &here.epoch);
     }
+    // The server was reached: from now on it may be away for as long as the user allows.
+    let retry = RetryPolicy { connect_give_up_after: target.retry.give_up_after, ..target.retry };
     let is_dense = request.numbering() == v1::OffsetNumbering::Dense;
     let mut bytes = 0;
     while let Some(block) = batches.next().await? {
@@ -59,14 +61,14 @@ pub(super) async fn restore(
         progress.copied(count, block.len() as u64);
         // What was stored at once, from one multiple of 1024 to the next, must be restored at once.
         if bytes >= REQUEST_BYTES && (is_dense || first.is_multiple_of(1024)) {
-            here = store(target, &mut request).await?;
+            here = store(target, retry, &mut request).await?;
             bytes = 0;
         }
         bytes += block.len();
         request.batches.push(v1::RestoredBatch { batch: Bytes::copy_from_slice(&block) });
     }
     if !request.batches.is_empty() {
-        here = store(target, &mut request).await?;
+        here = store(target, retry, &mut request).await?;
     }
     if here.tail < saved.end() {
         return Err(Failure::failed(format!(
@@ -104,10 +106,14 @@ fn beginning(saved: &Saved) -> Option<v1::RestoreTopicRequest> {
     })
 }
 
-async fn store(target: &Target, request: &mut v1::RestoreTopicRequest) -> Result<v1::Topic, Failure> {
-    let stored = target.client.topics().restore(request, target.retry).await;
+async fn store(
+    target: &Target,
+    retry: RetryPolicy,
+    request: &mut v1::RestoreTopicRequest,
+) -> Result<v1::Topic, Failure> {
+    let stored = target.client.topics().restore(request, retry).await;
     request.batches.clear();
-    stored.map_err(|error| refused(&request.name, error))
+    stored.map_err(|error| incomplete(&request.name, error))
 }
 
 fn warn(topic: &str, why: &str) {
@@ -126,4 +132,16 @@ fn refused(topic: &str, error: Error) -> Failure {
         )),
         _ => error.into(),
     }
+}
+
+/// The failure of a restore that has begun.
+fn incomplete(topic: &str, error: Error) -> Failure {
+    if matches!(error.code(), Code::AlreadyExists | Code::Unimplemented) {
+        return refused(topic, error);
+    }
+    let Failure { code, message } = error.into();
+    let hint = format!(
+        "topic {topic} is not complete there, and cannot be used: run the copy again, or delete the topic"
+    );
+    Failure { code, message: format!("{message}; {hint}") }
 }
