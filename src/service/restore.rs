@@ -11,7 +11,7 @@ use crate::proto::v1;
 use crate::record::block::{Block, Blocks};
 use crate::record::{Batch, BatchLimits, Offset, TopicName};
 use crate::storage::{self, Ancestor, CUT_MAX, Lineage, TopicLog};
-use crate::topic::{self, Topics, store_restored};
+use crate::topic::{self, Permit, Topics, store_restored};
 
 /// A valid request, without its batches.
 pub(super) struct Restore {
@@ -67,36 +67,41 @@ impl Restore {
         Ok(found)
     }
 
-    /// Stores those batches that are not stored yet.
-    ///
-    /// # Errors
-    /// A batch is invalid, or is not the next one of the backup; or the storage fails.
-    pub(super) async fn store(
+    /// Checks the batches of a request, before anything of it is stored. Returns each with the offset after its last record.
+    pub(super) fn batches(
         &self,
-        topics: &Topics,
-        topic: &dyn TopicLog,
-        batches: &[v1::RestoredBatch],
+        saved: &[v1::RestoredBatch],
         limits: BatchLimits,
-    ) -> Result<(), Error> {
-        let mut rest = Vec::with_capacity(batches.len());
-        let tail = topic.tail();
-        for (index, saved) in batches.iter().enumerate() {
+    ) -> Result<Vec<(Offset, Batch)>, Error> {
+        let check = |(index, saved): (usize, &v1::RestoredBatch)| {
             let field = || format!("batches[{index}].batch");
             let block = only(&saved.batch).ok_or_else(|| Error::field(field(), "not one batch"))?;
             let end = block.first.plus(block.count());
             if end > self.lineage.cut() {
                 return Err(Error::field(field(), "beyond the cut"));
             }
-            if end <= tail {
-                continue;
-            }
             let records = saved.batch.slice_ref(block.encoded_records());
             let traceparent = std::str::from_utf8(block.traceparent()).unwrap_or_default();
             let batch = Batch::check(Bytes::copy_from_slice(&records), limits)
                 .map_err(|violation| Error::batch(&format!("batches[{index}]."), &violation))?;
-            rest.push(batch.with_traceparent(traceparent).restored(block.first));
-        }
-        match store_restored(topic, topics.admission(), rest).await {
+            Ok((end, batch.with_traceparent(traceparent).restored(block.first)))
+        };
+        saved.iter().enumerate().map(check).collect()
+    }
+
+    /// Stores those batches that are not stored yet.
+    ///
+    /// # Errors
+    /// A batch is not the next one of the backup; or the storage fails.
+    pub(super) async fn store(
+        &self,
+        topic: &dyn TopicLog,
+        batches: Vec<(Offset, Batch)>,
+        permit: &Arc<Permit>,
+    ) -> Result<(), Error> {
+        let tail = topic.tail();
+        let rest = batches.into_iter().filter(|(end, _)| *end > tail).map(|(_, batch)| batch).collect();
+        match store_restored(topic, permit, rest).await {
             // Another call of the same restore has stored them, or stores them now.
             Err(topic::Error::Storage(storage::Error::ExpectedOffset { .. })) if topic.tail() > tail => {
                 Err(storage::Error::Restoring { cut: self.lineage.cut() }.into())

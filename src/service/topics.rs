@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::proto::v1;
 use crate::record::{BatchLimits, Offset, TopicName};
 use crate::storage::{Retention, TopicInfo};
-use crate::topic::Topics;
+use crate::topic::{Connection, Topics};
 use crate::wire::stubs::v1::topic_service_server::TopicService;
 
 /// Most characters of a request that an error repeats.
@@ -113,13 +113,22 @@ impl Administration {
         Ok(self.topics.trim(&name, epoch, Offset::new(asked.before_offset)).await?)
     }
 
-    async fn restore(&self, caller: &Caller, asked: &v1::RestoreTopicRequest) -> Result<TopicInfo, Error> {
+    async fn restore(
+        &self,
+        caller: &Caller,
+        connection: &Arc<Connection>,
+        asked: &v1::RestoreTopicRequest,
+    ) -> Result<TopicInfo, Error> {
         caller.permit(Action::Admin, request::topic("name", &asked.name)?.as_str())?;
+        // The request is in memory, and so is a copy of its records until they are stored.
+        let bytes = asked.batches.iter().map(|saved| 2 * saved.batch.len()).sum();
+        let permit = Arc::new(connection.admission.clone().acquire(bytes).await?);
         let restore = Restore::check(&self.topics, asked).await?;
+        let batches = restore.batches(&asked.batches, self.batch_limits)?;
         let room = creation::room(&self.topics, caller, Action::Admin, &restore.name).await?;
         let topic = restore.topic(&self.topics).await?;
         drop(room);
-        restore.store(&self.topics, &*topic, &asked.batches, self.batch_limits).await?;
+        restore.store(&*topic, batches, &permit).await?;
         Ok(topic.info())
     }
 
@@ -230,11 +239,12 @@ impl TopicService for Administration {
     ) -> Result<Response<v1::RestoreTopicResponse>, Status> {
         let caller = self.caller(&request)?;
         let change = change(&request, &caller, "topic.restore", &request.get_ref().name);
+        let connection = request.extensions().get().unwrap_or_else(|| self.topics.connections()).clone();
         let asked = request.into_inner();
         // A restore takes many calls, of which the first creates the topic.
         let name = TopicName::parse(&asked.name).ok();
         let is_first = name.is_none_or(|name| self.topics.known(&name).is_none());
-        let restored = Box::pin(self.restore(&caller, &asked)).await;
+        let restored = Box::pin(self.restore(&caller, &connection, &asked)).await;
         if is_first || restored.is_err() {
             change.end(&restored, |info| Some(changes::described(info)));
         }

@@ -368,6 +368,8 @@ async fn a_bad_restore_is_refused_and_changes_nothing() {
             }),
             "OFFSET_NUMBERING_DIFFERS",
         ),
+        (with(&|r| r.batches = vec![RestoredBatch { batch: vec![255; 50].into() }]), "INVALID_FIELD"),
+        (with(&|r| r.batches = vec![batch(0, &["a"]), batch(8, &["b", "c"])]), "INVALID_FIELD"),
     ] {
         let what = format!("{request:?}");
         let status = topics.restore_topic(request).await.expect_err(&what);
