@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::Stream;
+use async_nats::jetstream::consumer::pull::{MessagesErrorKind, Stream};
 use async_nats::jetstream::stream::Info;
 use futures_util::StreamExt;
+use tokio::time::{Sleep, sleep};
 
 use super::ages::Ages;
 use super::commit::Seen;
@@ -25,6 +26,10 @@ use crate::storage::Error;
 const AHEAD_MESSAGES: usize = 256;
 /// Maximum number of bytes requested ahead.
 const AHEAD_BYTES: usize = 8 << 20;
+
+/// Time after two heartbeats without a message in which what has arrived is read. A process that was paused finds the
+/// heartbeats late, although the messages are there: it need not request them again behind all of these.
+const UNREAD: Duration = Duration::from_millis(500);
 
 /// Result of attaching to a stream.
 pub struct Attached {
@@ -44,6 +49,8 @@ pub struct Attached {
 pub struct Feed {
     messages: Stream,
     lost: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// End of [`UNREAD`], once the consumer was silent for two heartbeats.
+    silent: Option<Pin<Box<Sleep>>>,
 }
 
 impl Feed {
@@ -53,13 +60,29 @@ impl Feed {
     /// The feed ended, for the given reason. It ends when the connection is lost, because the consumer may have been on
     /// the same server and its silence would be noticed much later.
     pub async fn next(&mut self) -> Result<Message, String> {
-        tokio::select! {
-            biased;
-            message = self.messages.next() => match message {
-                Some(message) => message.map_err(|error| error.to_string()),
-                None => Err("the consumer ended".into()),
-            },
-            () = &mut self.lost => Err("the connection to NATS is lost".into()),
+        loop {
+            let silent = async {
+                match &mut self.silent {
+                    Some(end) => end.as_mut().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                message = self.messages.next() => match message {
+                    Some(Ok(message)) => {
+                        self.silent = None;
+                        return Ok(message);
+                    }
+                    Some(Err(error)) if error.kind() == MessagesErrorKind::MissingHeartbeat => {
+                        self.silent.get_or_insert_with(|| Box::pin(sleep(UNREAD)));
+                    }
+                    Some(Err(error)) => return Err(error.to_string()),
+                    None => return Err("the consumer ended".into()),
+                },
+                () = silent => return Err("the consumer is silent".into()),
+                () = &mut self.lost => return Err("the connection to NATS is lost".into()),
+            }
         }
     }
 }
@@ -86,7 +109,7 @@ pub type Fetching = Pin<Box<dyn Future<Output = Result<Option<Info>, Error>> + S
 pub fn fetch_info(topic: &Arc<Topic>, pause: Duration) -> Fetching {
     let topic = topic.clone();
     Box::pin(async move {
-        tokio::time::sleep(pause).await;
+        sleep(pause).await;
         topic.nats.info(&topic.stream).await
     })
 }
@@ -94,7 +117,7 @@ pub fn fetch_info(topic: &Arc<Topic>, pause: Duration) -> Fetching {
 /// Starts to read a stream from `seen` on, or from its end if there is none. Waits for the pause and for a connection
 /// to NATS first.
 pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> Result<Attached, Lost> {
-    tokio::time::sleep(spread(pause, 0.5..1.5)).await;
+    sleep(spread(pause, 0.5..1.5)).await;
     let connection = topic.nats.link.up().await;
     let info = topic.nats.info(&topic.stream).await?.ok_or(Lost::Gone)?;
     let meta = Meta::of(&info.config).filter(|meta| meta.epoch == topic.state.epoch).ok_or(Lost::Gone)?;
@@ -123,7 +146,7 @@ pub async fn attach(topic: Arc<Topic>, seen: Option<Seen>, pause: Duration) -> R
         .messages()
         .await
         .map_err(unavailable)?;
-    let feed = Feed { messages, lost: Box::pin(topic.nats.link.lost(connection)) };
+    let feed = Feed { messages, lost: Box::pin(topic.nats.link.lost(connection)), silent: None };
     Ok(Attached { seen, last, feed, jumped, ages })
 }
 

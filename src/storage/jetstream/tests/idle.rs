@@ -346,3 +346,29 @@ async fn the_end_does_not_wait_for_letters_that_nats_does_not_take() {
     timeout(Duration::from_secs(20), bus.sent()).await.expect("it ends");
     filling.abort();
 }
+
+/// A process that was paused for longer than its heartbeats reads on with the same consumer.
+#[tokio::test]
+async fn a_process_that_was_paused_reads_on_with_its_consumer() {
+    let nats = Nats::single("");
+    let log = open(&nats, IdleTimes { heartbeat: IDLE / 4, ..IdleTimes::default() }).await;
+    let topic = created(&*log, "t").await;
+    put(&*topic, 0).await.unwrap();
+    let config = config(&nats);
+    let publishing = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let other = super::open(&config).await;
+            let topic = other.get(&name("t")).await.unwrap();
+            for n in 1..50 {
+                put(&*topic, n).await.unwrap();
+            }
+            sleep(2 * IDLE).await;
+            (topic.tail(), consumers(&other, "streamway-t").await)
+        })
+    };
+    // This is the only thread of the log. It is blocked meanwhile.
+    let (tail, readers) = std::thread::spawn(publishing).join().unwrap();
+    eventually("it is read", Duration::from_secs(20), async || topic.tail() == tail).await;
+    assert_eq!(consumers(&log, "streamway-t").await, readers);
+}
