@@ -2,6 +2,8 @@
 //! is not killed, and it still serves an honest client.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
@@ -9,9 +11,11 @@ use h2::client::SendRequest;
 use http::Request;
 use prost::Message;
 use streamway::proto::v1::{SubscribeRequest, exchange_request::Kind, subscribe_request::Start};
-use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
 
+use crate::harness::certs::{Ca, handshake};
 use crate::harness::cgroup::Cgroup;
 use crate::harness::frames::{Honest, Peer};
 use crate::harness::make::{earliest, numbered, open, publish, published, record, subscribe};
@@ -227,14 +231,18 @@ async fn survives(args: &[&str]) {
     let (settings, limit) = shipped();
     let (group, data) = (Cgroup::new(limit), tempfile::tempdir().unwrap());
     let server = in_a_pod(&group, data.path(), &settings, args).await;
-    let honest = Honest::start(&server).await;
+    plays(&group, &server).await;
+}
+
+async fn plays(group: &Cgroup, server: &Server) {
+    let honest = Honest::start(server).await;
     let mut held = Vec::new();
     for round in 0..4 {
         held.extend(match round {
-            0 => publishers(&server).await,
-            1 => subscribers(&server).await,
-            2 => unread_receipts(&server).await,
-            _ => unfinished(&server).await,
+            0 => publishers(server).await,
+            1 => subscribers(server).await,
+            2 => unread_receipts(server).await,
+            _ => unfinished(server).await,
         });
         println!(
             "round {round}: {} MiB resident, {} MiB at most",
@@ -242,6 +250,8 @@ async fn survives(args: &[&str]) {
             group.peak() / MIB
         );
     }
+    let everything = subscribe("large", earliest());
+    let _unread: Vec<_> = (0..32).map(|_| NeverReads::subscribe(server.listen(), &everything)).collect();
     assert_eq!(server.ready_and_alive().await, (true, true));
     // The peak is within the sum of the limits.
     assert!(server.resident_bytes() < 2048 * MIB, "{} MiB", server.resident_bytes() / MIB);
@@ -259,6 +269,53 @@ async fn survives(args: &[&str]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_mix_of_clients_has_a_server_of_the_manifests_killed() {
     survives(&[]).await;
+}
+
+/// Accepts plaintext connections, and forwards each over a TLS connection of its own. A client that does not read keeps
+/// the TLS connection unread.
+async fn over_tls(server: SocketAddr, ca: &Path) -> SocketAddr {
+    let (listener, ca) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), ca.to_owned());
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let ca = ca.clone();
+            tokio::spawn(async move {
+                let mut tls = handshake(server, &ca, None, &["h2"]).await?;
+                tokio::io::copy_bidirectional(&mut client, &mut tls).await
+            });
+        }
+    });
+    at
+}
+
+/// Keeps TLS handshakes open of which the server has the first half of the ClientHello, until the set is dropped.
+fn unfinished_handshakes(server: SocketAddr) -> JoinSet<()> {
+    // A record of 16,384 bytes with a ClientHello.
+    let part = Bytes::from([&[22, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc, 3, 3][..], &[0; 8_000]].concat());
+    let begin = |part: Bytes| async move {
+        loop {
+            let mut tcp = TcpStream::connect(server).await.unwrap();
+            let _ = tcp.write_all(&part).await;
+            // The server closes the connection once the handshake has taken too long.
+            let _ = tcp.read_to_end(&mut Vec::new()).await;
+        }
+    };
+    (0..300).map(|_| begin(part.clone())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long"]
+async fn no_mix_of_clients_over_tls_has_a_server_of_the_manifests_killed() {
+    let ((settings, limit), dir) = (shipped(), tempfile::tempdir().unwrap());
+    let (group, ca) = (Cgroup::new(limit), Ca::new(dir.path(), "ca"));
+    let pair = ca.issue(dir.path(), "localhost", 2099);
+    let args = ["--tls-cert", pair.cert.to_str().unwrap(), "--tls-key", pair.key.to_str().unwrap()];
+    let server = in_a_pod(&group, &dir.path().join("data"), &settings, &args).await;
+    let direct = server.listen();
+    let server = server.behind(over_tls(direct, &ca.file).await);
+    let _handshakes = unfinished_handshakes(direct);
+    plays(&group, &server).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -297,7 +354,6 @@ async fn gauge(server: &Server, metric: &str, value: u64) {
 }
 
 async fn metrics(server: &Server) -> String {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = TcpStream::connect(server.admin()).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();

@@ -204,6 +204,12 @@ impl Server {
         kib * 1024
     }
 
+    /// Has clients connect to this address, behind which the server is.
+    pub fn behind(mut self, at: SocketAddr) -> Self {
+        self.bound.listen = at;
+        self
+    }
+
     /// Opens a new connection.
     pub async fn channel(&self) -> Channel {
         connect(self.bound.listen).await
