@@ -305,7 +305,6 @@ fn unfinished_handshakes(server: SocketAddr) -> JoinSet<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "long"]
 async fn no_mix_of_clients_over_tls_has_a_server_of_the_manifests_killed() {
     let ((settings, limit), dir) = (shipped(), tempfile::tempdir().unwrap());
     let (group, ca) = (Cgroup::new(limit), Ca::new(dir.path(), "ca"));
