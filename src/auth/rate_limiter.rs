@@ -67,9 +67,13 @@ pub(super) struct RateLimiter {
     creating: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Returns nanoseconds on a monotonic clock, which starts when it is first read.
+/// Returns nanoseconds on a monotonic clock, which starts an hour before it is first read.
 pub(super) fn now_ns() -> u64 {
-    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    // By the system's clock, and early: a test may have paused its clock before, or have advanced it.
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(|| {
+        let now = std::time::Instant::now();
+        now.checked_sub(Duration::from_secs(3600)).unwrap_or(now).into()
+    });
     let since = Instant::now().saturating_duration_since(*ORIGIN);
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
