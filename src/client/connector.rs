@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio_util::task::AbortOnDropHandle;
-use tonic::Code;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
 
 use super::compression::Compression;
 use super::error::Error;
@@ -102,9 +102,27 @@ impl Connector {
         Retry::new(policy, u32::try_from(self.servers.len()).unwrap_or(u32::MAX))
     }
 
-    /// Time limit of an administrative call.
-    pub(super) const fn answer_timeout(&self) -> Duration {
-        self.answer_timeout
+    /// Waits for the answer of an administrative call to `target`, within the time limit of such calls.
+    ///
+    /// # Errors
+    /// The call fails, or is not answered in time.
+    pub(super) async fn answer<T>(
+        &self,
+        target: &Target,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        let limit = self.answer_timeout;
+        let error = match tokio::time::timeout(limit, call).await {
+            Ok(Ok(answer)) => return Ok(answer.into_inner()),
+            Ok(Err(status)) => Error::from_status(&status, &target.url),
+            Err(_) => Error::transport(format!(
+                "{} has not answered for {}; the request may have been carried out all the same",
+                target.url,
+                humantime::format_duration(limit)
+            )),
+        };
+        target.failed(&error);
+        Err(error)
     }
 
     /// Number of servers.

@@ -28,18 +28,7 @@ impl Operator {
     ) -> Result<T, Error> {
         let target = self.connector.target(method, None);
         debug!(method, server = target.url, "calling");
-        let limit = self.connector.answer_timeout();
-        let error = match tokio::time::timeout(limit, call(self.connector.operation(&target))).await {
-            Ok(Ok(answer)) => return Ok(answer.into_inner()),
-            Ok(Err(status)) => Error::from_status(&status, &target.url),
-            Err(_) => Error::transport(format!(
-                "{} has not answered for {}; the request may have been carried out all the same",
-                target.url,
-                humantime::format_duration(limit)
-            )),
-        };
-        target.failed(&error);
-        Err(error)
+        self.connector.answer(&target, call(self.connector.operation(&target))).await
     }
 
     /// Lists one page of connections. Repeat with `next_page_token` until that is empty.

@@ -34,18 +34,8 @@ impl Topics {
         loop {
             let target = self.connector.target(method, None);
             debug!(method, server = target.url, "calling");
-            let limit = self.connector.answer_timeout();
-            let error = match tokio::time::timeout(limit, call(self.connector.administration(&target))).await
-            {
-                Ok(Ok(answer)) => return Ok(answer.into_inner()),
-                Ok(Err(status)) => Error::from_status(&status, &target.url),
-                Err(_) => Error::transport(format!(
-                    "{} has not answered for {}; the request may have been carried out all the same",
-                    target.url,
-                    humantime::format_duration(limit)
-                )),
-            };
-            target.failed(&error);
+            let answer = self.connector.answer(&target, call(self.connector.administration(&target))).await;
+            let Err(error) = answer else { return answer };
             untried -= 1;
             if error.origin() != Origin::Connect || untried == 0 {
                 return Err(error);
