@@ -1,4 +1,4 @@
-//! Which offsets of a topic a group has settled.
+//! The offsets of a topic that a group has settled.
 
 use super::ids::Span;
 use super::spans::Spans;

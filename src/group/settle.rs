@@ -1,4 +1,4 @@
-//! Judging settlements.
+//! The judgement of settlements.
 
 use super::back::Ending;
 use super::command::{Done, Effect};

@@ -1,4 +1,4 @@
-//! What an owner knows of a group beyond its durable state: records that were read and are not settled.
+//! State of an owner beyond what is durable of a group: records that were read and are not settled.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

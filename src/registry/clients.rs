@@ -1,4 +1,4 @@
-//! All connections.
+//! The connections of all clients.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the replicas answer, as tables and as JSON. The JSON is protobuf's own form of the messages: its names, 64-bit
+//! Answers of the replicas as tables and as JSON. The JSON is protobuf's own form of the messages: its names, 64-bit
 //! numbers as strings.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a record of the audit log holds.
+//! The contents of a record of the audit log.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

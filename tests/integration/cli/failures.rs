@@ -1,4 +1,4 @@
-//! What cannot work: one line on standard error, and the exit code.
+//! Commands that cannot work: one line on standard error, and the exit code.
 
 use std::fs::File;
 
