@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "streamway/v1/stream.proto",
         "streamway/v1/topic.proto",
         "streamway/v1/admin.proto",
+        "streamway/v1/group.proto",
         "streamway/v1/error.proto",
         "example/example.proto",
     ];

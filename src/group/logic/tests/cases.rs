@@ -1,7 +1,7 @@
 //! Single cases, each with its reason.
 
 use super::world::{GROUP, World, about};
-use crate::group::{Act, CommandId, Effect, Fence, Input, Order, Outcome, SessionId, Span, Ticket};
+use crate::group::logic::{Act, CommandId, Effect, Fence, Input, Order, Outcome, SessionId, Span, Ticket};
 
 const A: Option<u8> = Some(0);
 const B: Option<u8> = Some(1);
@@ -135,12 +135,12 @@ fn an_owner_that_begins_after_a_command_it_did_not_see_is_void() {
     world.publish(&[None]);
     world.send(world.fence(0), vec![(one(0), Act::Ack)], false);
     let stale = CommandId { term: world.truth.last().term, number: world.truth.last().number - 1 };
-    let own = crate::group::Command {
-        id: CommandId { term: crate::group::Term(stale.term.0 + 1), number: 1 },
+    let own = crate::group::logic::Command {
+        id: CommandId { term: crate::group::logic::Term(stale.term.0 + 1), number: 1 },
         effect: Effect::Own { after: stale },
     };
     let at = crate::record::Offset::new(99);
-    assert_eq!(world.truth.apply(at, 1, &own), crate::group::Verdict::Ignored);
+    assert_eq!(world.truth.apply(at, 1, &own), crate::group::logic::Verdict::Ignored);
     world.settle_down();
     assert!(world.state().progress.is_settled(0));
 }
@@ -312,7 +312,7 @@ fn a_poison_record_is_dead_lettered_and_its_key_goes_on() {
 /// A million records behind one stuck key take at most 32 MB.
 #[test]
 fn a_blocked_record_takes_at_most_32_bytes_of_entries() {
-    use crate::group::{Progress, Spans};
+    use crate::group::logic::{Progress, Spans};
     let (mut known, mut progress) = (Spans::default(), Progress::at(0));
     let records = 200_000_u64;
     for at in 0..records {
@@ -326,8 +326,8 @@ fn a_blocked_record_takes_at_most_32_bytes_of_entries() {
 
 #[test]
 fn a_repeat_a_hole_and_another_term_have_no_effect() {
-    use crate::group::Verdict::{Ignored, Valid};
-    use crate::group::{Command, Shard, Term};
+    use crate::group::logic::Verdict::{Ignored, Valid};
+    use crate::group::logic::{Command, Shard, Term};
     let mut shard = Shard::new();
     let mut apply = |term, number, effect| {
         let command = Command { id: CommandId { term: Term(term), number }, effect };

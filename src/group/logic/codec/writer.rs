@@ -2,10 +2,10 @@
 
 use prost::encoding::encode_varint;
 
-use crate::group::command::{About, Command, Done, Effect, HandedLease, Piece};
-use crate::group::ids::Span;
-use crate::group::marks::Mark;
-use crate::group::settings::{Order, Poison};
+use crate::group::logic::command::{About, Command, Done, Effect, HandedLease, Piece};
+use crate::group::logic::ids::Span;
+use crate::group::logic::marks::Mark;
+use crate::group::logic::settings::{Order, Poison};
 
 /// Encodes a command in this version of the format.
 pub(super) fn command(command: &Command, version: u8) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{Undecodable, decode, encode};
-use crate::group::{
+use crate::group::logic::{
     About, Command, CommandId, Done, Effect, Fence, GroupId, GroupName, HandedLease, KeyHash, Mark, Order,
     Piece, Poison, SessionId, Settings, Span, Term,
 };

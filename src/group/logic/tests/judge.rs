@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::group::{Fence, GroupState, HandedLease, SessionId};
+use crate::group::logic::{Fence, GroupState, HandedLease, SessionId};
 
 /// What is known of one record.
 #[derive(Clone, Debug, Default)]
@@ -204,8 +204,8 @@ impl Judge {
 
 #[test]
 fn doctored_histories_are_refused() {
-    use crate::group::tests::world::about;
-    use crate::group::{Order, Span, Term};
+    use crate::group::logic::tests::world::about;
+    use crate::group::logic::{Order, Span, Term};
     let fence = |term, n| Fence::new(Term(term), n);
     let open = GroupState::new(about(Order::Key), 0);
     let mut settled = open.clone();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::judge::Judge;
-use crate::group::{
+use crate::group::logic::{
     About, Act, Command, Fence, Grant, GroupId, GroupName, GroupState, HandedLease, Input, KeyHash, Now,
     Order, Outcome, Output, Owner, ReadItem, SessionId, Settings, Settlement, Shard, Span, Ticket, decode,
     encode,

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::world::{World, about};
-use crate::group::{Act, Fence, Order, Poison, Span, Term};
+use crate::group::logic::{Act, Fence, Order, Poison, Span, Term};
 use crate::record::TopicName;
 
 const WORKERS: usize = 3;

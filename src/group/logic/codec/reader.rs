@@ -2,10 +2,10 @@
 
 use prost::encoding::decode_varint;
 
-use crate::group::command::{About, Command, Done, Effect, HandedLease, Piece};
-use crate::group::ids::{CommandId, Fence, GroupId, GroupName, KeyHash, SessionId, Span, Term};
-use crate::group::marks::Mark;
-use crate::group::settings::{BACKOFF_LEN_MAX, Order, Poison, Settings};
+use crate::group::logic::command::{About, Command, Done, Effect, HandedLease, Piece};
+use crate::group::logic::ids::{CommandId, Fence, GroupId, GroupName, KeyHash, SessionId, Span, Term};
+use crate::group::logic::marks::Mark;
+use crate::group::logic::settings::{BACKOFF_LEN_MAX, Order, Poison, Settings};
 use crate::record::{Epoch, TopicName, UnixMicros};
 
 type Result<T> = std::result::Result<T, &'static str>;
