@@ -5,13 +5,15 @@ use std::process::Command;
 use std::{env, fs, path::PathBuf};
 
 /// Messages of the hot path, which `src/wire` implements by hand so that batches are not parsed.
-const PASS_THROUGH: [&str; 6] = [
+const PASS_THROUGH: [&str; 8] = [
     "PublishRequest",
     "IngestRequest",
     "ExchangeRequest",
     "ExchangeResponse",
     "SubscribeResponse",
     "PublishResponse",
+    "ConsumeResponse",
+    "LeaseResponse",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -63,6 +63,26 @@ impl Caller {
             && self.identity.principal.is_allowed(policy, action, topic)
     }
 
+    /// Tells whether the current rules let it use this group of this topic.
+    #[must_use]
+    pub fn consumes(&self, topic: &str, group: &str) -> bool {
+        let rules = self.shared.rules.load();
+        let Some(policy) = &rules.policy else { return true };
+        rules.knows(&self.identity.principal.name, self.identity.proof)
+            && self.identity.principal.consumes(policy, topic, group)
+    }
+
+    /// Checks [`Self::consumes`].
+    ///
+    /// # Errors
+    /// [`Error::Denied`], the same whether there is such a group or not.
+    pub fn permit_consume(&self, topic: &str, group: &str) -> Result<(), Error> {
+        if self.consumes(topic, group) {
+            return Ok(());
+        }
+        Err(Error::denied(&self.identity.principal.name, Action::Consume, &format!("{topic}/{group}")))
+    }
+
     /// Returns the topics that the current rules let it do this with.
     #[must_use]
     pub fn scope(&self, action: Action) -> Scope {

@@ -34,7 +34,7 @@ pub enum Error {
         principal: Arc<str>,
         /// Action that it asked for.
         action: &'static str,
-        /// Topic that it asked for.
+        /// Topic that it asked for, with the group behind a slash where it asked for one.
         topic: String,
     },
     /// The policy does not allow it to operate the server.
@@ -59,6 +59,7 @@ impl Error {
             Action::Publish => "publish to",
             Action::Subscribe => "subscribe to",
             Action::Admin => "administer",
+            Action::Consume => "consume from",
             Action::Any => "see",
         };
         Self::Denied { principal: Arc::clone(principal), action, topic: topic.to_owned() }

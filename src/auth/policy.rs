@@ -22,8 +22,10 @@ pub enum Action {
     Subscribe = 2,
     /// Create, change, trim and delete the topic.
     Admin = 4,
+    /// Use groups of the topic, which a rule may name.
+    Consume = 16,
     /// Any of these, which is required to see that the topic exists.
-    Any = 7,
+    Any = 23,
 }
 
 /// Bit of the action `operate`, which concerns the whole server and no topic.
@@ -38,6 +40,7 @@ impl Action {
             Self::Subscribe => 1,
             Self::Admin => 2,
             Self::Any => 3,
+            Self::Consume => 4,
         }
     }
 
@@ -46,6 +49,7 @@ impl Action {
             b"publish" => Self::Publish,
             b"subscribe" => Self::Subscribe,
             b"admin" => Self::Admin,
+            b"consume" => Self::Consume,
             _ => return None,
         })
     }
@@ -71,6 +75,8 @@ pub(super) struct Policy {
 struct Rule {
     principals: Vec<Pattern>,
     topics: Vec<Pattern>,
+    /// Groups of these topics that [`Action::Consume`] is about.
+    groups: Vec<Pattern>,
     /// Bits of [`Action`], or [`OPERATE`].
     actions: u8,
 }
@@ -93,7 +99,7 @@ pub(super) struct Granted {
 struct Grants {
     rules: Box<[usize]>,
     /// Topics of each [`Action`], computed when they are first needed.
-    topics: [OnceLock<Arc<PatternSet>>; 4],
+    topics: [OnceLock<Arc<PatternSet>>; 5],
 }
 
 #[derive(Deserialize)]
@@ -112,6 +118,7 @@ struct RawRule {
     principals: Vec<String>,
     #[serde(default)]
     topics: Vec<String>,
+    groups: Option<Vec<String>>,
     #[serde(default)]
     actions: Vec<String>,
     #[serde(flatten)]
@@ -215,6 +222,19 @@ impl Policy {
         rules.any(|rule| rule.actions & OPERATE != 0)
     }
 
+    /// Tells whether the grants allow to use this group of this topic. The rules that allow to consume are tried one by one.
+    pub(super) fn consumes(&self, granted: &Granted, topic: &str, group: &str) -> bool {
+        self.allows(granted, Action::Consume, topic) && {
+            let mut rules = granted.grants.rules.iter().filter_map(|at| self.rules.get(*at));
+            let matches = |patterns: &[Pattern], name| patterns.iter().any(|pattern| pattern.matches(name));
+            rules.any(|rule| {
+                rule.actions & Action::Consume as u8 != 0
+                    && matches(&rule.topics, topic)
+                    && matches(&rule.groups, group)
+            })
+        }
+    }
+
     /// Tells whether the grants allow this action on this topic.
     pub(super) fn allows(&self, granted: &Granted, action: Action, topic: &str) -> bool {
         self.topics(granted, action).matches(topic)
@@ -233,22 +253,18 @@ fn names(patterns: &[Pattern], principal: &str) -> bool {
 impl RawRule {
     fn check(&self, number: usize, faults: &mut Vec<String>) -> Rule {
         let place = format!("rule {number}");
-        unknown_keys(&place, &self.unknown, "principals, topics, actions", faults);
+        unknown_keys(&place, &self.unknown, "principals, topics, groups, actions", faults);
         let principals = principals(&self.principals, &place, faults);
         if self.actions.iter().any(|action| action == OPERATE_NAME) {
-            if self.actions.len() > 1 || !self.topics.is_empty() {
+            if self.actions.len() > 1 || !self.topics.is_empty() || self.groups.is_some() {
                 faults.push(format!(
                     "{place}: operate is about the whole server: give it in a rule of its own, without topics"
                 ));
             }
-            return Rule { principals, topics: Vec::new(), actions: OPERATE };
+            return Rule { principals, topics: Vec::new(), groups: Vec::new(), actions: OPERATE };
         }
         let topics = patterns(&self.topics, "topics", &place, faults);
-        for topic in self.topics.iter().filter(|topic| !is_topic_pattern(topic)) {
-            faults.push(format!(
-                "{place}: no topic is called {topic:?}: names are of a-z, 0-9, `.`, `_` and `-`"
-            ));
-        }
+        names_only(&self.topics, "topic", &place, faults);
         if self.actions.is_empty() {
             faults.push(format!("{place}: actions is missing or empty"));
         }
@@ -257,11 +273,24 @@ impl RawRule {
             match Action::parse(text) {
                 Some(action) => actions |= action as u8,
                 None => faults.push(format!(
-                    "{place}: unknown action {text:?}, write publish, subscribe, admin or operate"
+                    "{place}: unknown action {text:?}, write publish, subscribe, consume, admin or operate"
                 )),
             }
         }
-        Rule { principals, topics, actions }
+        let groups = self.check_groups(&place, actions, faults);
+        Rule { principals, topics, groups, actions }
+    }
+
+    /// Returns the groups that the rule is about: all where it names none.
+    fn check_groups(&self, place: &str, actions: u8, faults: &mut Vec<String>) -> Vec<Pattern> {
+        let Some(groups) = &self.groups else { return vec![Pattern::new("*")] };
+        if actions & Action::Consume as u8 == 0 {
+            faults.push(format!(
+                "{place}: groups is only for the action consume, which the rule does not give"
+            ));
+        }
+        names_only(groups, "group", place, faults);
+        patterns(groups, "groups", place, faults)
     }
 }
 
@@ -295,6 +324,14 @@ fn patterns(texts: &[String], key: &str, place: &str, faults: &mut Vec<String>) 
         faults.push(format!("{place}: {key} holds an empty pattern, which no name matches"));
     }
     texts.iter().map(|text| Pattern::new(text)).collect()
+}
+
+/// Names the patterns that no name of a topic or group matches.
+fn names_only(patterns: &[String], what: &str, place: &str, faults: &mut Vec<String>) {
+    for text in patterns.iter().filter(|text| !is_topic_pattern(text)) {
+        faults
+            .push(format!("{place}: no {what} is called {text:?}: names are of a-z, 0-9, `.`, `_` and `-`"));
+    }
 }
 
 fn is_topic_pattern(text: &str) -> bool {
@@ -391,6 +428,50 @@ mod tests {
         }
         let nobody = Policy::parse("[[rule]]\nactions = [\"operate\"]").unwrap_err();
         assert!(nobody[0].contains("principals is missing"), "{nobody:?}");
+    }
+
+    #[test]
+    fn consuming_is_allowed_by_topic_and_group_in_one_rule() {
+        let policy = Policy::parse(
+            r#"
+            [[rule]]
+            principals = ["billing-*"]
+            topics = ["orders*"]
+            groups = ["invoices", "mail-*"]
+            actions = ["consume"]
+            [[rule]]
+            principals = ["billing-eu", "all"]
+            topics = ["news"]
+            actions = ["consume", "publish"]
+            "#,
+        )
+        .unwrap();
+        for (principal, topic, group, expected) in [
+            ("billing-us", "orders", "invoices", true),
+            ("billing-us", "orders.eu", "mail-a", true),
+            ("billing-us", "orders", "mail", false),
+            ("billing-us", "order", "invoices", false),
+            ("billing-us", "news", "invoices", false),
+            ("billing-eu", "news", "anything", true),
+            // Neither rule gives this topic with this group.
+            ("billing-eu", "orders", "anything", false),
+            ("all", "orders", "invoices", false),
+            ("anonymous", "news", "invoices", false),
+        ] {
+            let found = policy.consumes(&policy.granted(principal), topic, group);
+            assert_eq!(found, expected, "{principal} {topic} {group}");
+        }
+        assert!(allows(&policy, "billing-us", Action::Any, "orders"));
+        assert!(!allows(&policy, "billing-us", Action::Subscribe, "orders"));
+        let rule = |more: &str| format!("[[rule]]\nprincipals = [\"x\"]\ntopics = [\"*\"]\n{more}");
+        for (more, text) in [
+            ("groups = [\"a\"]\nactions = [\"publish\"]", "only for the action consume"),
+            ("groups = [\"A\"]\nactions = [\"consume\"]", "no group is called \"A\""),
+            ("groups = []\nactions = [\"consume\"]", "groups is missing or empty"),
+        ] {
+            let faults = Policy::parse(&rule(more)).unwrap_err();
+            assert!(faults.iter().any(|fault| fault.contains(text)), "{faults:?}");
+        }
     }
 
     #[test]

@@ -46,6 +46,11 @@ impl Principal {
         policy.allows(&self.granted(policy).1, action, topic)
     }
 
+    /// Tells whether this policy lets it use this group of this topic.
+    pub(super) fn consumes(&self, policy: &Arc<Policy>, topic: &str, group: &str) -> bool {
+        policy.consumes(&self.granted(policy).1, topic, group)
+    }
+
     /// Returns the topics that this policy lets it do this with.
     pub(super) fn topics(&self, policy: &Arc<Policy>, action: Action) -> Arc<PatternSet> {
         Arc::clone(policy.topics(&self.granted(policy).1, action))

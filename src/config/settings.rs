@@ -12,6 +12,9 @@ use super::value::{Address, Age, Count, File, Hidden, Optional, Period, Required
 /// so that a replica which is busy with its own publishes still stores those of others.
 pub const HANDED_OVER_BYTES_MAX: usize = 16 << 20;
 
+/// Largest limit of the members of a group: an owner keeps their order by credit in use.
+const GROUP_MEMBERS_MAX: u64 = 10_000;
+
 /// One setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
@@ -173,6 +176,10 @@ settings! {
             "Serve gRPC reflection";
         topics_max: usize = 10_000, "N", Count(1..),
             "Maximum number of topics";
+        groups_max: usize = 10_000, "N", Count(1..),
+            "Maximum number of groups";
+        group_members_max: usize = 1000, "N", Count(1..=GROUP_MEMBERS_MAX),
+            "Maximum members of one group";
         batch_records_max: u32 = 1000, "N", Count(1..),
             "Maximum records in one batch";
         batch_bytes_max: u32 = 1 << 20, "SIZE", Size(1..=BATCH_BYTES_MAX),

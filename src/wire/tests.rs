@@ -1,7 +1,7 @@
 //! Comparison of the hand-written messages with the generated ones.
 
+use super::{ConsumeResponse, LeaseResponse, NumberedReceipt, SubscribeResponse};
 use super::{ExchangeRequest, ExchangeResponse, IngestRequest, PublishRequest, PublishResponse, Wire};
-use super::{NumberedReceipt, SubscribeResponse};
 use crate::proto::v1;
 use crate::record::walk::{Fields, Value};
 use crate::record::{Batch, BatchLimits, Epoch, Offset, Position, Receipt, UnixMicros};
@@ -116,11 +116,43 @@ proptest! {
     }
 
     #[test]
+    fn leases_are_equal_to_the_generated_ones(fence: u64, token in proptest::collection::vec(any::<u8>(), 0..200), value in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let batch = v1::RecordBatch {
+            first_offset: fence,
+            records: vec![v1::Record { value: value.into(), ..Default::default() }],
+            ..Default::default()
+        };
+        let span = v1::OffsetRange { start: fence, end: fence.saturating_add(3) };
+        let lease = v1::Lease {
+            batches: vec![batch; 2],
+            token: token.into(),
+            fence,
+            time_left: Some(prost_types::Duration { seconds: 3, nanos: 7 }),
+            redeliveries: vec![v1::Redelivery { range: Some(span), delivery: 2 }],
+            ranges: vec![span],
+        };
+        let typed = v1::ConsumeResponse {
+            joined: Some(v1::Joined { held: vec![v1::Lease { batches: vec![], ..lease.clone() }], ..Default::default() }),
+            leases: vec![lease.clone(), v1::Lease::default(), lease.clone()],
+            outcomes: vec![v1::Outcome { number: fence, range: Some(span), result: 1 }],
+            notice: v1::Notice::Draining.into(),
+            ..Default::default()
+        };
+        let ours = ConsumeResponse::parse(typed.encode_to_vec().into()).unwrap();
+        prop_assert_eq!(ours.leases[0].batches.len(), 1, "adjacent batches are one run");
+        prop_assert_eq!(v1::ConsumeResponse::decode(bytes_of(&ours)).unwrap(), typed);
+        let typed = v1::LeaseResponse { leases: vec![lease] };
+        let ours = LeaseResponse::parse(typed.encode_to_vec().into()).unwrap();
+        prop_assert_eq!(v1::LeaseResponse::decode(bytes_of(&ours)).unwrap(), typed);
+    }
+
+    #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
         let bytes = Bytes::from(bytes);
         let _ = ExchangeRequest::parse(bytes.clone());
         let _ = ExchangeResponse::parse(bytes.clone());
         let _ = IngestRequest::parse(bytes.clone());
+        let _ = (ConsumeResponse::parse(bytes.clone()), LeaseResponse::parse(bytes.clone()));
         let _ = SubscribeResponse::parse(bytes);
     }
 }
