@@ -54,6 +54,8 @@ impl Server {
         }
 
         METRICS.life.enter(State::Closing);
+        // Every call has ended, and with it every member.
+        let _ = timeout_at(deadline, self.groups.close()).await;
         let closed = match &log {
             Some(log) => close(&**log, deadline).await,
             None => Ok(()),

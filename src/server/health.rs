@@ -14,7 +14,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 
 use crate::service::status::{Context, status};
-use crate::service::{Administration, Operator, StreamService, Tutorial, connection_shutdown};
+use crate::service::{Administration, GroupService, Operator, StreamService, Tutorial, connection_shutdown};
 use crate::storage::Reason;
 use crate::topic::{self, Cause, ShutdownSignal};
 use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
@@ -23,8 +23,9 @@ use crate::wire::stubs::v1::admin_service_server::AdminServiceServer;
 use crate::wire::stubs::v1::topic_service_server::TopicServiceServer;
 
 /// Names of the gRPC port's services, which health answers for.
-pub(super) const SERVICES: [&str; 6] = [
+pub(super) const SERVICES: [&str; 7] = [
     StreamService::NAME,
+    GroupService::NAME,
     <AdminServiceServer<Operator> as NamedService>::NAME,
     <TopicServiceServer<Administration> as NamedService>::NAME,
     <ExampleServiceServer<Tutorial> as NamedService>::NAME,

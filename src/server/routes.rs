@@ -16,11 +16,12 @@ use super::identity::Identified;
 use super::stop_on_shutdown::StopOnShutdown;
 use crate::auth::Auth;
 use crate::config::Config;
+use crate::group::Groups;
 use crate::proto;
 use crate::registry::Registry;
 use crate::service::{
-    Administration, Deadlines, ENCODINGS, EchoBudget, Operator, Served, StreamService, Streams, Tutorial,
-    Unpackaged,
+    Administration, Deadlines, ENCODINGS, EchoBudget, GroupCalls, GroupService, Operator, Served,
+    StreamService, Streams, Tutorial, Unpackaged,
 };
 use crate::topic::{ShutdownSignal, Topics};
 use crate::wire::stubs::example::example_service_server::ExampleServiceServer;
@@ -77,13 +78,15 @@ impl Service<Request<Body>> for Paths {
 /// Makes the services of the gRPC port.
 pub(super) fn public(
     config: &Config,
-    topics: &Topics,
+    (topics, groups): (&Topics, &Groups),
     auth: &Auth,
     registry: &Registry,
     readiness: &Readiness,
 ) -> Identified<Services> {
     let max = config.message_bytes_max;
-    let streams = StreamService::new(Streams::new(topics.clone(), auth.clone(), config));
+    let streams = Streams::new(topics.clone(), auth.clone(), config);
+    let groups = GroupService::new(GroupCalls::new(streams.clone(), groups.clone()));
+    let streams = StreamService::new(streams);
     let administration = Administration::new(topics.clone(), auth.clone(), config);
     let tutorial = Tutorial::new(topics.shutdown_signal().clone());
     let example = service!(ExampleServiceServer(tutorial.clone()), max);
@@ -93,6 +96,7 @@ pub(super) fn public(
     let shutdown = topics.shutdown_signal();
     let operator = service!(AdminServiceServer(Operator::new(registry.clone(), auth.clone())), small);
     let routes = Routes::new(Served::tonic(service!(TopicServiceServer(administration), max), max))
+        .add_service(Served::new(groups))
         .add_service(Served::tonic(operator, small))
         .add_service(EchoBudget::new(Served::tonic(Unpackaged(example.clone()), max)))
         .add_service(EchoBudget::new(Served::tonic(example, max)))

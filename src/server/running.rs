@@ -16,6 +16,7 @@ use super::tls::{self, Tls};
 use super::{admin, bind, connection, identity, routes};
 use crate::auth::Auth;
 use crate::config::Config;
+use crate::group::Groups;
 use crate::registry::Registry;
 use crate::storage;
 use crate::telemetry::{METRICS, trace};
@@ -103,9 +104,10 @@ async fn start_on(
     let (listener, grpc) = bind(config.listen)?;
     let (admin_listener, admin) = bind(config.admin_listen)?;
     let (topics, registry) = (Topics::new(&config), Registry::default());
+    let groups = Groups::new(&config, topics.clone());
 
     let limiter = ConnectionLimiter::new(config.connections_max);
-    let routes = routes::public(&config, &topics, &auth, &registry, &readiness);
+    let routes = routes::public(&config, (&topics, &groups), &auth, &registry, &readiness);
     let serve = connection::grpc(routes, &config, &topics, registry, tls.clone());
     limiter.tasks.spawn(listener::accept(listener, limiter.clone(), &METRICS.connections, serve));
     if let Some((tls, source)) = tls.clone().zip(source) {
@@ -136,6 +138,7 @@ async fn start_on(
     let server = Server {
         config,
         topics,
+        groups,
         readiness: readiness.clone(),
         limiter,
         admin_limiter,

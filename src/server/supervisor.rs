@@ -11,6 +11,7 @@ use super::health::Readiness;
 use super::listener::ConnectionLimiter;
 use super::sample;
 use crate::config::Config;
+use crate::group::Groups;
 use crate::storage::{self, Log, OpenError};
 use crate::telemetry::{METRICS, State};
 use crate::topic::Topics;
@@ -22,6 +23,7 @@ pub(super) type Opener = Box<dyn FnOnce(&Config) -> Result<Arc<dyn Log>, OpenErr
 pub(super) struct Server {
     pub(super) config: Config,
     pub(super) topics: Topics,
+    pub(super) groups: Groups,
     pub(super) readiness: Readiness,
     pub(super) limiter: ConnectionLimiter,
     pub(super) admin_limiter: ConnectionLimiter,
@@ -49,6 +51,7 @@ impl Server {
             }
         };
         self.topics.open(Arc::clone(&log));
+        self.groups.open(Arc::clone(&log));
         METRICS.storage.recovery_us.set(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         self.readiness.serve();
         METRICS.life.enter(State::Serving);

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::Stream;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::Frame;
 use prost::encoding::encode_varint;
 use tonic::Status;
@@ -23,7 +23,7 @@ use crate::record::Position;
 use crate::record::block::Blocks;
 use crate::storage::{self, BoxFuture, Stored, TopicLog};
 use crate::topic::{FRAME_MAX, Pieces, Remainder, StoredRange, UnreadFrames};
-use crate::wire::{ExchangeResponse, SubscribeResponse, Wire};
+use crate::wire::{ConsumeResponse, ExchangeResponse, SubscribeResponse, Wire};
 
 /// Size up to which messages that are ready are sent together: two frames of HTTP/2's default size.
 const COALESCED_MAX: usize = 32 << 10;
@@ -78,6 +78,33 @@ impl DeliveryMessage for ExchangeResponse {
         }
         self.delivery = delivery;
     }
+}
+
+impl DeliveryMessage for ConsumeResponse {
+    /// None: what a member was leased is not read from the log again while it is being sent.
+    fn delivery(&mut self) -> Option<&mut SubscribeResponse> {
+        None
+    }
+
+    fn put_around(&mut self, _: usize, before: &mut BytesMut, _: &mut BytesMut) {
+        before.reserve(self.wire_len());
+        self.put(before);
+    }
+}
+
+/// Makes the answer of a call, with its messages in this encoding.
+pub(super) fn answer<S: AnswerStream>(
+    messages: S,
+    unread: UnreadFrames,
+    encoding: Option<CompressionEncoding>,
+) -> Response<Body> {
+    let mut response = Response::new(self::messages(messages, unread, encoding));
+    let headers: &mut HeaderMap = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    if let Some(encoding) = encoding {
+        compression::set_encoding(headers, encoding);
+    }
+    response
 }
 
 /// Makes the body of an answer, with its messages in this encoding.

@@ -17,6 +17,7 @@ use super::status::Error;
 use super::streams::Streams;
 use crate::auth::{self, Action, Caller, SubscriptionPermit};
 use crate::backoff::spread;
+use crate::group::logic::GroupName;
 use crate::record::TopicName;
 use crate::registry;
 use crate::topic::{self, Cause, Connection, ShutdownSignal};
@@ -43,14 +44,31 @@ pub(super) struct Call {
     registered: Option<Arc<registry::Call>>,
     /// `None` if the caller's identity does not expire, or has expired.
     expiry: Option<Expiry>,
-    /// Actions of the call on topics: at most a publish and a subscription.
-    permitted: Vec<(Action, TopicName)>,
+    /// What the call does: at most a publish and a subscription, or the use of a group.
+    permitted: Vec<Permitted>,
     /// Waits until the rules that permitted these are replaced; `None` without rules.
     rules_replaced: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Counts the subscription for as long as the call lasts.
     subscribed: Option<SubscriptionPermit>,
     /// Wakes the call on shutdown while it waits for the first message.
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+/// What a call was permitted to do.
+#[derive(Debug)]
+enum Permitted {
+    Topic(Action, TopicName),
+    Group(TopicName, GroupName),
+}
+
+impl Permitted {
+    /// Tells whether the caller may still do this.
+    fn holds(&self, caller: &Caller) -> bool {
+        match self {
+            Self::Topic(action, topic) => caller.allows(*action, topic.as_str()),
+            Self::Group(topic, group) => caller.consumes(topic.as_str(), group.as_str()),
+        }
+    }
 }
 
 impl Call {
@@ -104,10 +122,7 @@ impl Call {
     /// # Errors
     /// It may not.
     pub(super) fn permit(&mut self, action: Action, topic: &TopicName) -> Result<(), Error> {
-        // Set before the check, so that rules replaced in between are seen.
-        if self.rules_replaced.is_none() {
-            self.rules_replaced = self.caller.rules_replaced().map(Box::pin);
-        }
+        self.follow_rules();
         self.caller.permit(action, topic.as_str())?;
         if let Some(call) = &self.registered {
             match action {
@@ -115,8 +130,30 @@ impl Call {
                 _ => call.subscribe_to(topic),
             }
         }
-        self.permitted.push((action, topic.clone()));
+        self.permitted.push(Permitted::Topic(action, topic.clone()));
         Ok(())
+    }
+
+    /// Checks that the caller may use this group, now and for as long as the call lasts.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(super) fn permit_consume(&mut self, topic: &TopicName, group: &GroupName) -> Result<(), Error> {
+        self.follow_rules();
+        self.caller.permit_consume(topic.as_str(), group.as_str())?;
+        if let Some(call) = &self.registered {
+            call.subscribe_to(topic);
+        }
+        self.permitted.push(Permitted::Group(topic.clone(), group.clone()));
+        Ok(())
+    }
+
+    /// Watches the rules. To be called before the check that they are watched for, so that rules replaced in between are
+    /// seen.
+    fn follow_rules(&mut self) {
+        if self.rules_replaced.is_none() {
+            self.rules_replaced = self.caller.rules_replaced().map(Box::pin);
+        }
     }
 
     /// Counts the call's subscription.
@@ -174,7 +211,7 @@ impl Call {
                 return;
             }
             self.rules_replaced = self.caller.rules_replaced().map(Box::pin);
-            if !self.permitted.iter().all(|(action, topic)| self.caller.allows(*action, topic.as_str())) {
+            if !self.permitted.iter().all(|permitted| permitted.holds(&self.caller)) {
                 self.rules_replaced = None;
                 self.shutdown.cancel(Cause::PermissionWithdrawn);
             }

@@ -24,7 +24,7 @@ pub(super) fn actor(caller: &Caller, call: Option<&registry::Call>) -> Actor {
     )
 }
 
-/// A change of a topic that was asked for.
+/// A change of a topic, or of a group, that was asked for.
 pub(super) struct Change {
     actor: Actor,
     action: &'static str,
@@ -40,6 +40,11 @@ impl Change {
     /// Notes the topic as it is before the change.
     pub(super) fn before(&mut self, info: &TopicInfo) {
         self.before = Some(described(info));
+    }
+
+    /// Notes a group as it is before the change, described as JSON.
+    pub(super) fn before_text(&mut self, described: String) {
+        self.before = Some(described);
     }
 
     /// Records the outcome.

@@ -16,7 +16,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::{Code, Status};
 
 use super::compression;
-use crate::proto::v1::SubscribeRequest;
+use crate::proto::v1::{ConsumeRequest, SubscribeRequest};
 use crate::wire::{ExchangeRequest, IngestRequest, MALFORMED, Wire};
 
 /// Length of the prefix of every gRPC message: the compression flag and the message's length.
@@ -161,6 +161,12 @@ pub trait Message: Wire {
 }
 
 impl Message for SubscribeRequest {
+    fn records_mut(&mut self) -> Option<&mut Bytes> {
+        None
+    }
+}
+
+impl Message for ConsumeRequest {
     fn records_mut(&mut self) -> Option<&mut Bytes> {
         None
     }

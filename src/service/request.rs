@@ -92,7 +92,8 @@ pub(super) fn subscribe(request: &v1::SubscribeRequest, prefix: &str) -> Result<
     })
 }
 
-fn start(start: Option<&subscribe_request::Start>, prefix: &str) -> Result<From, Error> {
+/// Checks a start position; none is the tail.
+pub(super) fn start(start: Option<&subscribe_request::Start>, prefix: &str) -> Result<From, Error> {
     use subscribe_request::Start as Asked;
     let start = match start {
         None => Start::Latest,

@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::auth;
+use crate::group;
 use crate::proto::v1::ErrorReason;
 use crate::record::{Epoch, Offset, Position, Violation};
 use crate::registry;
@@ -64,6 +65,18 @@ pub enum Error {
     /// The topic refused.
     #[error(transparent)]
     Topic(#[from] topic::Error),
+    /// The group refused.
+    #[error(transparent)]
+    Group(group::Error),
+}
+
+impl From<group::Error> for Error {
+    fn from(error: group::Error) -> Self {
+        match error {
+            group::Error::Topic(error) => Self::Topic(error),
+            error => Self::Group(error),
+        }
+    }
 }
 
 impl From<storage::Error> for Error {
@@ -98,6 +111,8 @@ impl Error {
 pub struct Context {
     /// The topic.
     pub topic: Option<String>,
+    /// The group of the topic.
+    pub group: Option<String>,
     /// Position to resume from: just after the last durable record, or where to read on.
     pub resume: Option<Position>,
     /// Client's number of the publish of an Exchange that failed.
@@ -168,6 +183,24 @@ fn verdict(error: &Error) -> Verdict {
             (Code::ResourceExhausted, Reason::Overloaded, between(100, 500))
         }
         Error::Topic(topic::Error::Storage(error)) => return of_storage(error),
+        Error::Group(error) => return of_group(error),
+    };
+    Verdict { code, reason, retry }
+}
+
+fn of_group(error: &group::Error) -> Verdict {
+    use ErrorReason as Reason;
+    use group::Error;
+    let (code, reason, retry) = match error {
+        Error::NotFound => (Code::NotFound, Reason::GroupNotFound, None),
+        Error::Exists => (Code::AlreadyExists, Reason::GroupExists, None),
+        Error::TooMany { .. } => (Code::FailedPrecondition, Reason::GroupLimit, None),
+        Error::TooManyMembers { .. } => (Code::ResourceExhausted, Reason::MemberLimit, between(1000, 3000)),
+        Error::SessionEnded => (Code::FailedPrecondition, Reason::SessionEnded, None),
+        Error::SessionTaken => (Code::FailedPrecondition, Reason::SessionTaken, None),
+        Error::OrderFixed => (Code::InvalidArgument, Reason::InvalidField, None),
+        Error::Unsupported => (Code::Unimplemented, Reason::GroupsUnsupported, None),
+        Error::Topic(error) => return verdict(&self::Error::Topic(error.clone())),
     };
     Verdict { code, reason, retry }
 }
@@ -326,6 +359,19 @@ fn add_particulars(error: &Error, context: &Context, details: &mut ErrorDetails)
             }
             _ => {}
         },
+        Error::Group(group::Error::NotFound | group::Error::Exists) => {
+            let group = format!("{topic}/{}", context.group.as_deref().unwrap_or_default());
+            details.set_resource_info("streamway.v1.Group", group, "", error.to_string());
+        }
+        Error::Group(group::Error::TooMany { .. }) => {
+            details.add_quota_failure_violation("groups", error.to_string());
+        }
+        Error::Group(group::Error::TooManyMembers { .. }) => {
+            details.add_quota_failure_violation("members", error.to_string());
+        }
+        Error::Group(group::Error::OrderFixed) => {
+            details.add_bad_request_violation("group.settings.order", error.to_string());
+        }
         Error::Auth(auth::Error::Exceeded(exceeded)) => {
             details.add_quota_failure_violation(exceeded.subject(), error.to_string());
         }

@@ -7,20 +7,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::StreamExt;
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{Request, Response};
 use tonic::body::Body;
-use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
 use tonic::server::Grpc;
 use tonic::{Status, Streaming};
 use tower::{Service, service_fn};
 
-use super::body::{self, AnswerStream};
+use super::body;
 use super::incoming::Incoming;
 use super::streams::Streams;
 use super::{compression, exchange, ingest, publish, subscribe};
 use crate::storage::BoxFuture;
-use crate::topic::UnreadFrames;
 use crate::wire::stubs::v1::stream_service_server::SERVICE_NAME;
 use crate::wire::{Codec, IngestRequest, Wire};
 
@@ -103,7 +101,7 @@ async fn subscribe(streams: Arc<Streams>, request: Request<Body>) -> Result<Resp
     }
     let deliveries = subscribe::subscribe(&streams, &parts.extensions, asked).await?;
     let unread = deliveries.unread();
-    Ok(answer(deliveries, unread, answers_in))
+    Ok(body::answer(deliveries, unread, answers_in))
 }
 
 fn exchange(streams: &Streams, request: Request<Body>) -> Result<Response<Body>, Status> {
@@ -114,19 +112,5 @@ fn exchange(streams: &Streams, request: Request<Body>) -> Result<Response<Body>,
     let metadata = MetadataMap::from_headers(parts.headers);
     let exchange = exchange::exchange(streams, &metadata, &parts.extensions, incoming)?;
     let unread = exchange.unread();
-    Ok(answer(exchange, unread, answers_in))
-}
-
-fn answer<S: AnswerStream>(
-    messages: S,
-    unread: UnreadFrames,
-    encoding: Option<CompressionEncoding>,
-) -> Response<Body> {
-    let mut response = Response::new(body::messages(messages, unread, encoding));
-    let headers: &mut HeaderMap = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    if let Some(encoding) = encoding {
-        compression::set_encoding(headers, encoding);
-    }
-    response
+    Ok(body::answer(exchange, unread, answers_in))
 }

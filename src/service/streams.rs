@@ -20,6 +20,7 @@ pub struct Streams {
     pub(super) message_bytes_max: usize,
     pub(super) window_max: usize,
     pub(super) stream_age_max: Option<Duration>,
+    pub(super) heartbeat_interval: Duration,
 }
 
 impl Streams {
@@ -30,8 +31,15 @@ impl Streams {
             BatchLimits { records_max: config.batch_records_max, bytes_max: config.batch_bytes_max };
         let window_max = config.window_max.max(1) as usize;
         let stream_age_max = Some(config.stream_age_max).filter(|age| !age.is_zero());
-        let message_bytes_max = config.message_bytes_max;
-        Self { topics, auth, batch_limits, message_bytes_max, window_max, stream_age_max }
+        Self {
+            topics,
+            auth,
+            batch_limits,
+            message_bytes_max: config.message_bytes_max,
+            window_max,
+            stream_age_max,
+            heartbeat_interval: config.heartbeat_interval,
+        }
     }
 
     /// Returns the caller.
@@ -52,7 +60,17 @@ impl Streams {
         call: Option<&registry::Call>,
         name: &TopicName,
     ) -> Result<Arc<dyn TopicLog>, status::Error> {
-        let _room = self.room(caller, Action::Publish, name).await?;
+        self.topic_for(Action::Publish, (caller, call), name).await
+    }
+
+    /// Returns a topic that the caller may do this with. Creates it under the same conditions as [`Self::topic`].
+    pub(super) async fn topic_for(
+        &self,
+        action: Action,
+        (caller, call): (&Caller, Option<&registry::Call>),
+        name: &TopicName,
+    ) -> Result<Arc<dyn TopicLog>, status::Error> {
+        let _room = self.room(caller, action, name).await?;
         let Obtained { log, is_new } = self.topics.get_or_create(name).await?;
         if is_new {
             changes::created_on_use(caller, call, &*log);

@@ -11,6 +11,7 @@ Status = health_pb2.HealthCheckResponse
 SERVICES = [
     "streamway.v1.StreamService",
     "streamway.v1.TopicService",
+    "streamway.v1.GroupService",
     "example.ExampleService",
     "example.MyService",
 ]

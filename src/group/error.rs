@@ -1,0 +1,41 @@
+//! Errors of groups. `service::status` maps every variant to a gRPC status.
+
+use crate::topic;
+
+/// The reason why a call on a group failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The topic has no such group, or none of this id.
+    #[error("the topic has no such group")]
+    NotFound,
+    /// The topic has a group of this name.
+    #[error("the topic has a group of this name already")]
+    Exists,
+    /// The server has as many groups as it may have.
+    #[error("this server has {limit} groups, which is the most (--groups-max): delete some, or raise it")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The group has as many members as it may have.
+    #[error("the group has {limit} members, which is the most (--group-members-max)")]
+    TooManyMembers {
+        /// The limit.
+        limit: usize,
+    },
+    /// The session is not known, is of another group, or its grace is over.
+    #[error("the session has ended: join without it")]
+    SessionEnded,
+    /// A newer call has taken the session up.
+    #[error("a newer call has taken this session up")]
+    SessionTaken,
+    /// The order of a group cannot change.
+    #[error("the order of a group cannot be changed: create another group")]
+    OrderFixed,
+    /// The engine has no groups.
+    #[error("this server's engine has no groups")]
+    Unsupported,
+    /// The topic, the storage or the server refused.
+    #[error(transparent)]
+    Topic(#[from] topic::Error),
+}

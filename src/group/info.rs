@@ -1,0 +1,87 @@
+//! Groups and members as they are described to people.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::logic::{GroupId, GroupName, Settings};
+use crate::record::{Epoch, Offset, TopicName, UnixMicros};
+
+/// A group.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// The topic.
+    pub topic: TopicName,
+    /// Name of the group.
+    pub name: GroupName,
+    /// Incarnation of the group.
+    pub id: GroupId,
+    /// Time at which it was created.
+    pub created: UnixMicros,
+    /// Incarnation of the topic that it belongs to.
+    pub topic_epoch: Epoch,
+    /// Settings.
+    pub settings: Settings,
+    /// State of its work.
+    pub status: Status,
+}
+
+/// The state of a group's work.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Offset of the oldest record that is not settled; the tail if all are.
+    pub oldest_unsettled: Offset,
+    /// Tail of the topic.
+    pub tail: Offset,
+    /// How far the group is behind.
+    pub lag: Lag,
+    /// Records that members hold.
+    pub leased_records: u64,
+    /// Records that wait for their next delivery.
+    pub delayed_records: u64,
+    /// Keys that wait behind a record that is delayed or held.
+    pub blocked_keys: u64,
+    /// Records that were set aside.
+    pub parked_records: u64,
+    /// Records that went to the dead letter topic.
+    pub dead_lettered_records: u64,
+    /// Records that the topic lost before they were settled.
+    pub skipped_records: u64,
+    /// True if the group reads no further because too many records are leased or blocked.
+    pub is_at_lookahead_max: bool,
+    /// The reason why the dead letter topic takes no records; `None` if it does.
+    pub dead_letter_problem: Option<String>,
+    /// Number of members.
+    pub member_count: u64,
+    /// Members, where they were asked for.
+    pub members: Vec<MemberInfo>,
+}
+
+/// How far a group is behind its topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// Records that are not settled.
+    pub records: u64,
+    /// Age of the oldest of them; `None` if there is none.
+    pub age: Option<Duration>,
+}
+
+/// A member of a group.
+#[derive(Clone, Debug)]
+pub struct MemberInfo {
+    /// Name that it joined with.
+    pub name: Box<str>,
+    /// Principal that it joined as.
+    pub principal: Arc<str>,
+    /// Time since it joined.
+    pub age: Duration,
+    /// False while its call is cut off and its session goes on.
+    pub is_connected: bool,
+    /// Records that it may hold.
+    pub credit_records: u64,
+    /// Bytes that it may hold.
+    pub credit_bytes: u64,
+    /// Records that it holds.
+    pub leased_records: u64,
+    /// Age of its oldest lease; `None` if it holds none.
+    pub oldest_lease_age: Option<Duration>,
+}

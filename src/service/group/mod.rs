@@ -1,0 +1,17 @@
+//! GroupService: groups, their members and what these settle.
+
+mod admin;
+mod answers;
+mod calls;
+mod consume;
+mod described;
+mod join;
+mod lease;
+mod listing;
+mod request;
+mod running;
+mod service;
+mod settings;
+
+pub use calls::GroupCalls;
+pub use service::GroupService;
