@@ -1,7 +1,7 @@
 //! Streamway: durable topics over streaming gRPC.
 //!
 //! ```text
-//! main → cli → server → service → topic → storage → record
+//! main → cli → server → http, service → topic → storage → record
 //!                  └→ auth  telemetry  config  reload  file  (leaves; record imports nothing of ours)
 //! client → proto
 //! group → record, used by nothing yet
@@ -17,6 +17,7 @@ pub mod config;
 mod corpus;
 pub mod file;
 pub mod group;
+pub mod http;
 pub mod proto;
 pub mod record;
 pub mod registry;

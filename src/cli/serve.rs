@@ -34,9 +34,10 @@ const SHORT_HELP: &str =
     "`streamway serve --help` lists every setting. Each is also a variable and a key of the TOML file.";
 
 /// Settings of the summary that `-h` prints; `--help` prints all.
-const COMMON: [&str; 14] = [
+const COMMON: [&str; 15] = [
     "listen",
     "admin_listen",
+    "http.listen",
     "engine",
     "data_dir",
     "drain_timeout",
@@ -52,11 +53,12 @@ const COMMON: [&str; 14] = [
 ];
 
 /// Beginnings of keys, and the heading under which the help shows their settings; the first that fits counts.
-const HEADINGS: [(&str, &str); 18] = [
+const HEADINGS: [(&str, &str); 19] = [
     ("auth_", "Identities and policy"),
     ("reload_", "Identities and policy"),
     ("quota_", "Quotas"),
     ("http2.", "HTTP/2"),
+    ("http.", "HTTP listener"),
     ("tls.", "TLS"),
     ("storage.", "Storage"),
     ("nats.", "NATS"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::human::format_size;
 use super::settings::{Config, Http2Config, TlsConfig};
 use super::types::ClientAuth;
+use super::web::HttpListen;
 use super::{memory, nats};
 
 /// Room that a gRPC message needs besides the records of a batch: names, keys, trace context.
@@ -19,6 +20,14 @@ pub fn errors(config: &Config) -> Vec<String> {
     if overlap(config.listen, config.admin_listen) {
         let (grpc, admin) = (config.listen, config.admin_listen);
         errors.push(format!("listen {grpc} and admin_listen {admin} are the same port"));
+    }
+    // Where another has its default address, the HTTP listener gives way.
+    if let Some(http) = config.http.listen.address().filter(|_| config.http.listen != HttpListen::default()) {
+        for (key, address) in [("listen", config.listen), ("admin_listen", config.admin_listen)] {
+            if overlap(http, address) {
+                errors.push(format!("http.listen {http} and {key} {address} are the same port"));
+            }
+        }
     }
     drain(config, &mut errors);
     http2(&config.http2, &mut errors);

@@ -14,11 +14,13 @@ mod nats;
 mod settings;
 mod types;
 mod value;
+mod web;
 
 pub use human::{format_size, parse_duration, parse_size};
 pub use load::{CONFIG_VARIABLE, Error, Input, Loaded, defaults, load};
 pub use settings::{
-    Config, HANDED_OVER_BYTES_MAX, Http2Config, NatsConfig, SETTINGS, Setting, StorageConfig,
+    Config, HANDED_OVER_BYTES_MAX, Http2Config, HttpConfig, NatsConfig, SETTINGS, Setting, StorageConfig,
     TelemetryConfig, TlsConfig,
 };
 pub use types::{AuditLog, ClientAuth, Engine, LogFormat, LogLevel, NatsStorage, Secret, TlsVersion};
+pub use web::{Hosts, HttpListen, Origins};

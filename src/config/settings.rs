@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::types::{AuditLog, ClientAuth, Engine, LogFormat, LogLevel, NatsStorage, Secret, TlsVersion};
 use super::value::{Address, Age, Count, File, Hidden, Optional, Period, Required, Size, Text, Word};
+use super::web::{Hosts, HttpListen, Origins};
 
 /// Maximum bytes of other replicas' batches that a replica on JetStream holds. They have this budget to themselves,
 /// so that a replica which is busy with its own publishes still stores those of others.
@@ -236,6 +237,20 @@ settings! {
             "Maximum streams that a peer may cause the server to reset before its connection is closed";
         pending_resets_max: usize = 20, "N", Count(1..),
             "Maximum streams that a peer may reset before they are accepted";
+    }
+    {}
+    http: HttpConfig = "Settings of the HTTP listener." {
+        listen: HttpListen = HttpListen::default(), "ADDR|off", Word,
+            "Address of the HTTP listener: the console, JSON, server-sent events and gRPC-Web. Where the default one is taken, the server serves without it";
+        origins: Origins = Origins::default(), "ORIGINS", Word,
+            "Origins, separated by commas, whose pages may call the HTTP listener; none but its own by default";
+        hosts: Hosts = Hosts::default(), "NAMES", Word,
+            "Names, separated by commas, by which browsers reach the HTTP listener, such as that of an ingress. Addresses, localhost, names of one label or of Kubernetes, and those of the certificate need no entry";
+        // Proxies keep idle connections for a minute, and a server must not be the first to close one.
+        idle_timeout: Duration = 90 * SECOND, "DURATION", Period(SECOND..=DAY),
+            "Time after which a connection of the HTTP listener without a request is closed";
+        body_timeout: Duration = 30 * SECOND, "DURATION", Period(SECOND..=DAY),
+            "Longest silence within the body of a request to the HTTP listener";
     }
     {
         reload_interval: Duration = 10 * SECOND, "DURATION", Period(10 * MILLISECOND..=DAY),

@@ -26,7 +26,7 @@ use super::observe::{Observed, Observer};
 use super::read_on::ReadOn;
 use super::receive_budget::{ConnectionBudget, ReceiveBudget, counted};
 use super::routes::Services;
-use super::tls::Tls;
+use super::tls::{Port, Tls};
 use crate::auth::PeerCertificate;
 use crate::config::{Config, Http2Config};
 use crate::registry::{Call, Client, Registry};
@@ -59,8 +59,8 @@ pub(super) fn grpc(
     topics: &Topics,
     registry: Registry,
     tls: Option<Tls>,
+    budget: ReceiveBudget,
 ) -> impl Fn(TcpStream, ConnectionLimiter) -> BoxFuture<'static, ()> + Send + 'static {
-    let budget = ReceiveBudget::new(config.connection_inflight_bytes_max, config.inflight_bytes_max);
     let (config, topics) = (Arc::new(config.clone()), topics.clone());
     let access_log_every = config.telemetry.access_log_every;
     move |stream, limiter| {
@@ -80,7 +80,7 @@ pub(super) fn grpc(
         let port = Context { limiter, routes, config, connection_budget, calls, client, cork, peer: None };
         let Some(tls) = tls.clone() else { return Box::pin(port.serve(socket)) };
         Box::pin(async move {
-            let accepted = port.limiter.open_in_time(tls.accept(socket)).await.flatten();
+            let accepted = port.limiter.open_in_time(tls.accept(Port::Grpc, socket)).await.flatten();
             if let Some((stream, peer)) = accepted {
                 Context { peer, ..port }.serve(stream).await;
             }
@@ -200,7 +200,7 @@ impl Context {
 }
 
 /// Registers the call of a request.
-fn registered(client: &Client, request: &Request<Incoming>) -> Arc<Call> {
+pub(super) fn registered(client: &Client, request: &Request<Incoming>) -> Arc<Call> {
     /// Header by which clients and proxies name a request in their logs.
     const REQUEST_ID: &str = "x-request-id";
     /// Maximum bytes that are kept of it.
@@ -216,7 +216,7 @@ fn registered(client: &Client, request: &Request<Incoming>) -> Arc<Call> {
 }
 
 /// Returns the bytes of a request's headers, as HTTP/2 counts them.
-fn header_bytes(headers: &HeaderMap) -> usize {
+pub(super) fn header_bytes(headers: &HeaderMap) -> usize {
     /// Overhead of one field (RFC 9113, section 6.5.2).
     const EACH: usize = 32;
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + EACH).sum()
@@ -224,7 +224,7 @@ fn header_bytes(headers: &HeaderMap) -> usize {
 
 /// Longest wait for the answer to a ping. The socket detects earlier that a peer is gone, and a ping to a slow reader
 /// takes as long as all that is queued before it.
-const PONG_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const PONG_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn builder(config: &Config, limiter: &ConnectionLimiter) -> http2::Builder<Tracked> {
     let Http2Config {

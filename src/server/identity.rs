@@ -79,29 +79,63 @@ pub(super) async fn reload(auth: Auth, interval: Duration, leaving: Cancellation
     }
 }
 
-/// Service that only authenticated callers reach, where authentication is on.
+/// Authentication of the calls of one connection.
 #[derive(Clone, Debug)]
-pub(super) struct Identified<S> {
-    service: S,
+pub(super) struct Identifier {
     auth: Auth,
     attempts: Attempts,
     registry: Registry,
 }
 
+/// Service that only authenticated callers reach, where authentication is on.
+#[derive(Clone, Debug)]
+pub(super) struct Identified<S> {
+    service: S,
+    identifier: Identifier,
+}
+
 impl<S> Identified<S> {
     pub(super) fn new(service: S, auth: Auth, registry: Registry) -> Self {
-        Self { service, attempts: auth.attempts(None), auth, registry }
+        Self { service, identifier: Identifier { attempts: auth.attempts(None), auth, registry } }
     }
 
     /// Makes the service of a new connection of this peer.
     pub(super) fn of_connection(self, peer: Option<SocketAddr>) -> Self {
-        let attempts = self.auth.attempts(peer.map(|peer| peer.ip()));
-        Self { attempts, ..self }
+        let attempts = self.identifier.auth.attempts(peer.map(|peer| peer.ip()));
+        Self { identifier: Identifier { attempts, ..self.identifier }, ..self }
+    }
+
+    /// Authentication of the connection, for calls that are not gRPC.
+    pub(super) const fn identifier(&self) -> &Identifier {
+        &self.identifier
+    }
+}
+
+impl Identifier {
+    /// Authenticates the caller and adds it to the request's extensions, without its credential.
+    ///
+    /// # Errors
+    /// It has no valid identity, or is banned.
+    pub(super) fn admit<B>(&self, request: &mut Request<B>) -> Result<(), status::Error> {
+        let (attempt, error) = match self.identify(request) {
+            Ok(()) => match self.banned(request) {
+                None => return Ok(()),
+                Some(banned) => (Attempt::Denied, banned.into()),
+            },
+            Err(error) => {
+                debug!(%error, "a caller without a valid identity");
+                (Attempt::Unauthenticated, status::Error::from(error))
+            }
+        };
+        if let Some(call) = request.extensions().get::<Arc<Call>>() {
+            audit::attempted(attempt, &call.actor(), &error.to_string());
+        }
+        Err(error)
     }
 
     /// Returns the error of a call whose caller is banned. No ban applies to AdminService, so that an operator cannot lock
     /// operators out.
-    fn banned(&self, request: &Request<Body>) -> Option<topic::Error> {
+    fn banned<B>(&self, request: &Request<B>) -> Option<topic::Error> {
         let (caller, call) = (request.extensions().get::<Caller>()?, request.extensions().get::<Arc<Call>>());
         let address = call.and_then(|call| call.peer().address).map(|address| address.ip());
         let end = self.registry.bans().end(&caller.name(), address)?;
@@ -111,7 +145,7 @@ impl<S> Identified<S> {
     }
 
     /// Authenticates the caller, adds it to the request's extensions, and removes the credential.
-    fn identify(&self, request: &mut Request<Body>) -> Result<(), auth::Error> {
+    fn identify<B>(&self, request: &mut Request<B>) -> Result<(), auth::Error> {
         let found = match only(request.headers()) {
             // Without authentication no credential can be wrong.
             _ if self.auth.is_open() => self.auth.caller(None),
@@ -160,23 +194,10 @@ where
             request.headers_mut().remove(header::AUTHORIZATION);
             return Either::Left(self.service.call(request));
         }
-        match self.identify(&mut request) {
-            Ok(()) => match self.banned(&request) {
-                None => Either::Left(self.service.call(request)),
-                Some(banned) => {
-                    if let Some(call) = request.extensions().get::<Arc<Call>>() {
-                        audit::attempted(Attempt::Denied, &call.actor(), &banned.to_string());
-                    }
-                    let status = status::status(&banned.into(), &status::Context::default());
-                    Either::Right(ready(Ok(status.into_http())))
-                }
-            },
+        match self.identifier.admit(&mut request) {
+            Ok(()) => Either::Left(self.service.call(request)),
             Err(error) => {
-                debug!(%error, "a caller without a valid identity");
-                if let Some(call) = request.extensions().get::<Arc<Call>>() {
-                    audit::attempted(Attempt::Unauthenticated, &call.actor(), &error.to_string());
-                }
-                let status = status::status(&error.into(), &status::Context::default());
+                let status = status::status(&error, &status::Context::default());
                 Either::Right(ready(Ok(status.into_http())))
             }
         }

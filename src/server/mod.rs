@@ -4,6 +4,7 @@
 //! starting (ports bound) → serving → draining (readiness off) → lame duck (GOAWAY) → abort → closed
 //! ```
 
+mod activity;
 mod admin;
 mod age;
 mod bind;
@@ -14,6 +15,7 @@ mod error;
 mod files;
 mod framing;
 mod health;
+mod http_port;
 mod identity;
 mod io;
 mod listener;

@@ -1,22 +1,26 @@
 //! The start of the server, and the handle to it.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::error::Error;
 use super::files::{self, Spares};
 use super::health::Readiness;
 use super::listener::{self, ConnectionLimiter};
+use super::receive_budget::ReceiveBudget;
 use super::supervisor::{Opener, Server};
 use super::tls::{self, Tls};
-use super::{admin, bind, connection, identity, routes};
+use super::{admin, bind, connection, http_port, identity, routes};
 use crate::auth::Auth;
-use crate::config::Config;
+use crate::config::{Config, HttpListen};
 use crate::group::Groups;
+use crate::http::{self, Guard, Web};
 use crate::registry::Registry;
 use crate::storage;
 use crate::telemetry::{METRICS, trace};
@@ -29,6 +33,7 @@ const ADMIN_SPARES: usize = 4;
 #[derive(Debug)]
 pub struct Running {
     grpc: SocketAddr,
+    http: Option<SocketAddr>,
     admin: SocketAddr,
     tls: Option<Tls>,
     pub(super) readiness: Readiness,
@@ -92,6 +97,28 @@ fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
     Ok((listener, bound))
 }
 
+/// Binds the HTTP listener, if there is to be one. Where another program has its default address, which hardly anybody asked
+/// for, the server does without.
+fn bind_http(listen: HttpListen) -> Result<Option<(TcpListener, SocketAddr)>, Error> {
+    let Some(address) = listen.address() else { return Ok(None) };
+    match bind(address) {
+        Err(Error::Bind { source, .. })
+            if listen == HttpListen::default() && source.kind() == ErrorKind::AddrInUse =>
+        {
+            warn!(http_listen = %address, "the default port of the HTTP listener is taken: no HTTP; set --http-listen to another or off");
+            Ok(None)
+        }
+        bound => bound.map(Some),
+    }
+}
+
+/// Makes the rules for the requests of browsers.
+fn guard(config: &Config, tls: Option<&Tls>) -> Arc<Guard> {
+    let certified = tls.cloned().map(|tls| Box::new(move |host: &str| tls.names(host)) as _);
+    let (origins, hosts) = (config.http.origins.clone(), config.http.hosts.clone());
+    Arc::new(Guard::new(origins, hosts, config.has_identities(), certified))
+}
+
 async fn start_on(
     readiness: Readiness,
     config: Config,
@@ -103,12 +130,34 @@ async fn start_on(
     let (tls, source) = opened.unzip();
     let (listener, grpc) = bind(config.listen)?;
     let (admin_listener, admin) = bind(config.admin_listen)?;
+    let http_listener = bind_http(config.http.listen)?;
+    let http = http_listener.as_ref().map(|(_, bound)| *bound);
     let (topics, registry) = (Topics::new(&config), Registry::default());
     let groups = Groups::new(&config, topics.clone());
 
     let limiter = ConnectionLimiter::new(config.connections_max);
     let routes = routes::public(&config, (&topics, &groups), &auth, &registry, &readiness);
-    let serve = connection::grpc(routes, &config, &topics, registry, tls.clone());
+    let budget = ReceiveBudget::new(config.connection_inflight_bytes_max, config.inflight_bytes_max);
+    if let Some((listener, _)) = http_listener {
+        let web = Web {
+            topics: topics.clone(),
+            groups: groups.clone(),
+            auth: auth.clone(),
+            registry: registry.clone(),
+            config: Arc::new(config.clone()),
+        };
+        let serve = http_port::serve(http_port::Shared {
+            tls: tls.clone(),
+            budget: budget.clone(),
+            services: routes.clone(),
+            router: http::router(web.clone()),
+            guard: guard(&config, tls.as_ref()),
+            web,
+        });
+        let counts = &METRICS.http_connections;
+        limiter.tasks.spawn(listener::accept(listener, limiter.clone(), counts, serve));
+    }
+    let serve = connection::grpc(routes, &config, &topics, registry, tls.clone(), budget);
     limiter.tasks.spawn(listener::accept(listener, limiter.clone(), &METRICS.connections, serve));
     if let Some((tls, source)) = tls.clone().zip(source) {
         let (leaving, interval) = (limiter.leaving.clone(), config.reload_interval);
@@ -126,6 +175,7 @@ async fn start_on(
     info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %grpc,
+        http_listen = http.map_or_else(|| "off".to_owned(), |bound| bound.to_string()),
         admin_listen = %admin,
         engine = %config.engine,
         kept_in = config.storage_location(),
@@ -145,7 +195,7 @@ async fn start_on(
         shutdown: shutdown.clone(),
     };
     let supervisor = Some(tokio::spawn(server.supervise(open)));
-    Ok(Running { grpc, admin, tls, readiness, shutdown, supervisor })
+    Ok(Running { grpc, http, admin, tls, readiness, shutdown, supervisor })
 }
 
 impl Running {
@@ -153,6 +203,12 @@ impl Running {
     #[must_use]
     pub const fn grpc_addr(&self) -> SocketAddr {
         self.grpc
+    }
+
+    /// Address of the HTTP listener, as bound; none where there is none.
+    #[must_use]
+    pub const fn http_addr(&self) -> Option<SocketAddr> {
+        self.http
     }
 
     /// Address of the admin port, as bound.

@@ -16,7 +16,7 @@ use tonic_types::StatusExt;
 use super::running::start_with;
 use super::supervisor::Opener;
 use super::{Error, Running};
-use crate::config::Config;
+use crate::config::{Config, HttpConfig, HttpListen};
 use crate::proto::{example, v1};
 use crate::record::testing::records_of;
 use crate::record::{Epoch, Offset, TopicName};
@@ -34,6 +34,7 @@ fn config(data: &std::path::Path) -> Config {
     Config {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         admin_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        http: HttpConfig { listen: HttpListen::Off, ..HttpConfig::default() },
         data_dir: data.into(),
         drain_timeout: Duration::from_secs(2),
         ..Config::default()

@@ -104,7 +104,11 @@ fn calls(out: &mut Collector) {
 }
 
 fn connections(out: &mut Collector) {
-    let ports = [("grpc", &METRICS.connections), ("admin", &METRICS.admin_connections)];
+    let ports = [
+        ("grpc", &METRICS.connections),
+        ("http", &METRICS.http_connections),
+        ("admin", &METRICS.admin_connections),
+    ];
     for (port, connections) in ports {
         out.gauge(&n::CONNECTIONS_ACTIVE, &[port], connections.active.get());
     }

@@ -22,6 +22,8 @@ pub struct Metrics {
     pub calls: Calls,
     /// Connections of the gRPC port.
     pub connections: Connections,
+    /// Connections of the HTTP listener.
+    pub http_connections: Connections,
     /// Connections of the admin port.
     pub admin_connections: Connections,
     /// Counts by topic.
@@ -227,6 +229,7 @@ impl Metrics {
         Self {
             calls: Calls::new(),
             connections: Connections::new(),
+            http_connections: Connections::new(),
             admin_connections: Connections::new(),
             topics: Topics::new(),
             topics_count: Gauge::new(),

@@ -47,7 +47,7 @@ pub const RPC_STATUS: &str = "rpc.response.status_code";
 pub const TOPIC: &str = "topic";
 /// Label of topics beyond the limit, and of unknown methods.
 pub const OTHER: &str = "_other";
-/// `grpc` or `admin`.
+/// `grpc`, `http` or `admin`.
 pub const PORT: &str = "port";
 /// Reason for refusing or dropping something.
 pub const REASON: &str = "reason";

@@ -33,6 +33,8 @@ mod failover;
 mod files;
 mod fleet;
 mod forgetting;
+mod http_guard;
+mod http_web;
 mod idempotency;
 mod idle;
 mod isolation;

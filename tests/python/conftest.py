@@ -44,12 +44,12 @@ class Server:
 
     def __init__(self, data_dir, *args):
         self.data_dir, self.args = data_dir, args
-        self.listen = self.admin = "127.0.0.1:0"
+        self.listen = self.http = self.admin = "127.0.0.1:0"
         self.start()
 
     def start(self):
         command = [str(BINARY), "serve", "--listen", self.listen, "--admin-listen", self.admin]
-        command += ["--data-dir", str(self.data_dir), *self.args]
+        command += ["--http-listen", self.http, "--data-dir", str(self.data_dir), *self.args]
         self.log = lines = []
         self.shown = Log(f"streamway on {self.data_dir}", lambda: "".join(lines))
         self.process = subprocess.Popen(
@@ -59,7 +59,7 @@ class Server:
         threading.Thread(target=self._follow, args=(self.process.stderr, lines, bound), daemon=True).start()
         found = bound.get(timeout=START_SECONDS)
         assert found, "the server ended at its start:\n" + "".join(self.log)
-        self.listen, self.admin = found
+        self.listen, self.http, self.admin = found
         with self.channel() as channel:
             grpc.channel_ready_future(channel).result(timeout=START_SECONDS)
             self._await_readiness(channel)
@@ -75,7 +75,7 @@ class Server:
                 continue
             fields = entry.get("fields", entry)
             if "listen" in fields and not fields["listen"].endswith(":0"):
-                bound.put((fields["listen"], fields["admin_listen"]))
+                bound.put((fields["listen"], fields["http_listen"], fields["admin_listen"]))
         bound.put(None)
 
     @staticmethod

@@ -19,13 +19,18 @@ use x509_cert::der::Decode;
 use crate::config::{ClientAuth, TlsConfig, TlsVersion};
 use crate::reload::Contents;
 
-/// The only protocol offered over TLS.
-const ALPN: &[u8] = b"h2";
+/// The only protocol that the gRPC port offers over TLS.
+const H2: &[u8] = b"h2";
+/// Protocols that the HTTP listener offers, the best first.
+const HTTP: [&[u8]; 2] = [H2, b"http/1.1"];
 
 /// Parsed files, ready for handshakes.
 #[derive(Debug)]
 pub(super) struct Material {
-    pub(super) server: Arc<ServerConfig>,
+    pub(super) grpc: Arc<ServerConfig>,
+    pub(super) http: Arc<ServerConfig>,
+    /// DNS names of the certificate, in lower case.
+    pub(super) names: Vec<String>,
     /// Start of the certificate's validity.
     pub(super) begins: SystemTime,
     /// End of the certificate's validity.
@@ -42,28 +47,44 @@ pub(super) fn paths(tls: &TlsConfig) -> Option<Vec<PathBuf>> {
 pub(super) fn load(paths: &[PathBuf], contents: &Contents, tls: &TlsConfig) -> Result<Material, String> {
     let provider = Arc::new(ring::default_provider());
     let chain = certificates(&paths[0], &contents[0])?;
-    let (begins, expires) = validity(&paths[0], &chain[0])?;
+    let certificate = Certificate::from_der(&chain[0])
+        .map_err(|error| format!("the certificate in {} cannot be read: {error}", paths[0].display()))?;
+    let validity = certificate.tbs_certificate().validity();
+    let (begins, expires) = (validity.not_before.to_system_time(), validity.not_after.to_system_time());
+    let names = super::peer::dns_names(&certificate);
     let pair = certified_key(paths, chain, &contents[1], &provider)?;
     let versions: &[_] = match tls.min_version {
         TlsVersion::V1_2 => &[&TLS13, &TLS12],
         TlsVersion::V1_3 => &[&TLS13],
     };
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(versions)
-        .map_err(|error| error.to_string())?;
-    let builder = match paths.get(2).filter(|_| tls.client_auth() != ClientAuth::None) {
-        Some(path) => {
-            let optional = tls.client_auth() == ClientAuth::Optional;
-            builder.with_client_cert_verifier(client_verifier(path, &contents[2], optional, provider)?)
-        }
-        None => builder.with_no_client_auth(),
+    let resolver = Arc::new(SingleCertAndKey::from(pair));
+    let server = |client_auth: ClientAuth, protocols: &[&[u8]]| {
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(versions)
+            .map_err(|error| error.to_string())?;
+        let builder = match paths.get(2).filter(|_| client_auth != ClientAuth::None) {
+            Some(path) => {
+                let optional = client_auth == ClientAuth::Optional;
+                let provider = Arc::clone(&provider);
+                builder.with_client_cert_verifier(client_verifier(path, &contents[2], optional, provider)?)
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let mut server = builder.with_cert_resolver(Arc::clone(&resolver) as _);
+        server.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        // No resumption: connections live long, and each one's client certificate is verified anew.
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        Ok::<_, String>(Arc::new(server))
     };
-    let mut server = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
-    server.alpn_protocols = vec![ALPN.to_vec()];
-    // No resumption: connections live long, and each one's client certificate is verified anew.
-    server.session_storage = Arc::new(NoServerSessionStorage {});
-    server.send_tls13_tickets = 0;
-    Ok(Material { server: Arc::new(server), begins, expires })
+    let grpc = server(tls.client_auth(), &[H2])?;
+    // A browser of somebody who has no certificate signs in with a token.
+    let optional = match tls.client_auth() {
+        ClientAuth::None => ClientAuth::None,
+        ClientAuth::Optional | ClientAuth::Required => ClientAuth::Optional,
+    };
+    let http = server(optional, &HTTP)?;
+    Ok(Material { grpc, http, names, begins, expires })
 }
 
 fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -73,13 +94,6 @@ fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>
         Ok(_) => Err(format!("{} holds no certificate in PEM form", path.display())),
         Err(_) => Err(format!("{} is damaged: not every PEM block in it can be read", path.display())),
     }
-}
-
-fn validity(path: &Path, der: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), String> {
-    let certificate = Certificate::from_der(der)
-        .map_err(|error| format!("the certificate in {} cannot be read: {error}", path.display()))?;
-    let validity = certificate.tbs_certificate().validity();
-    Ok((validity.not_before.to_system_time(), validity.not_after.to_system_time()))
 }
 
 fn certified_key(

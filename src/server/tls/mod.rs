@@ -1,4 +1,4 @@
-//! TLS of the gRPC port: the handshake with its timeout, the client's certificate, and the reload of changed files, which
+//! TLS of the gRPC port and of the HTTP listener: the handshake with its timeout, the client's certificate, and the reload of changed files, which
 //! open connections outlive.
 
 mod material;
@@ -31,11 +31,20 @@ const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// Interval of the reminders.
 const REMIND_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// TLS of the gRPC port. Cheap to clone; all clones use the current certificate.
+/// TLS of both ports. Cheap to clone; all clones use the current certificate.
 #[derive(Clone)]
 pub struct Tls {
     material: Arc<ArcSwap<Material>>,
     handshake_timeout: Duration,
+}
+
+/// Port that a handshake is made on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Port {
+    /// HTTP/2 alone; client certificates as configured.
+    Grpc,
+    /// HTTP/1.1 and HTTP/2; client certificates are optional.
+    Http,
 }
 
 /// Validity of a certificate at some time.
@@ -121,12 +130,29 @@ impl Tls {
         }
     }
 
-    /// Makes the handshake. Returns `None` if it failed or timed out.
-    pub(super) async fn accept<S>(&self, stream: S) -> Option<(TlsStream<S>, Option<PeerCertificate>)>
+    /// Returns true if the certificate in use names this host, which is in lower case. A wildcard stands for one label.
+    pub(super) fn names(&self, host: &str) -> bool {
+        let any = host.split_once('.').map(|(_, parent)| parent);
+        let fits = |name: &String| name == host || (any.is_some() && name.strip_prefix("*.") == any);
+        self.material.load().names.iter().any(fits)
+    }
+
+    /// Makes the handshake of a connection of this port. Returns `None` if it failed or timed out.
+    pub(super) async fn accept<S>(
+        &self,
+        port: Port,
+        stream: S,
+    ) -> Option<(TlsStream<S>, Option<PeerCertificate>)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.material.load().server));
+        let material = self.material.load();
+        let server = match port {
+            Port::Grpc => &material.grpc,
+            Port::Http => &material.http,
+        };
+        let acceptor = TlsAcceptor::from(Arc::clone(server));
+        drop(material);
         let accepting = acceptor.accept(stream).into_fallible();
         match tokio::time::timeout(self.handshake_timeout, accepting).await {
             Ok(Ok(stream)) => {

@@ -40,6 +40,17 @@ pub(super) fn read(der: &[u8]) -> Option<PeerCertificate> {
     Some(PeerCertificate { name: Arc::from(name), expires })
 }
 
+/// Returns the DNS names of a certificate, in lower case.
+pub(super) fn dns_names(certificate: &Certificate) -> Vec<String> {
+    let names = certificate.tbs_certificate().get_extension::<SubjectAltName>().ok().flatten();
+    let names = names.map_or_else(Vec::new, |(_, names)| names.0);
+    let dns = names.iter().filter_map(|name| match name {
+        GeneralName::DnsName(name) => Some(name.as_str().to_ascii_lowercase()),
+        _ => None,
+    });
+    dns.collect()
+}
+
 fn first_dns(names: &[GeneralName]) -> Option<String> {
     names.iter().find_map(|name| match name {
         GeneralName::DnsName(name) => Some(name.as_str().to_owned()),

@@ -19,6 +19,7 @@ mod reader;
 mod server;
 mod status;
 pub mod vitals;
+pub mod web;
 
 use std::future::Future;
 use std::time::Duration;

@@ -33,6 +33,8 @@ const LOG_LINES_MAX: usize = 2000;
 #[derive(Clone, Copy, Debug)]
 struct Bound {
     listen: SocketAddr,
+    /// `None` where the HTTP listener is off.
+    http: Option<SocketAddr>,
     admin: SocketAddr,
 }
 
@@ -82,7 +84,7 @@ impl Server {
     /// [`Self::under`], on free ports of this address.
     pub async fn listening(any: SocketAddr, under: Vec<String>, data_dir: &Path, args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let process = spawn(&under, data_dir, &args, Bound { listen: any, admin: any });
+        let process = spawn(&under, data_dir, &args, Bound { listen: any, http: Some(any), admin: any });
         let bound = ready(&process).await;
         Self { data_dir: data_dir.to_owned(), args, under, process, bound, _own_dir: None }
     }
@@ -93,7 +95,7 @@ impl Server {
         let dir = TempDir::new().expect("a temporary directory");
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        let process = spawn(&[], dir.path(), &args, Bound { listen: any, admin: any });
+        let process = spawn(&[], dir.path(), &args, Bound { listen: any, http: Some(any), admin: any });
         let bound = named(&process).await;
         let data_dir = dir.path().to_owned();
         Self { data_dir, args, under: Vec::new(), process, bound, _own_dir: Some(dir) }
@@ -170,6 +172,11 @@ impl Server {
 
     pub fn admin(&self) -> SocketAddr {
         self.bound.admin
+    }
+
+    /// Address of the HTTP listener.
+    pub fn http(&self) -> SocketAddr {
+        self.bound.http.expect("the HTTP listener is on")
     }
 
     pub fn url(&self) -> String {
@@ -266,10 +273,15 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 fn spawn(under: &[String], data_dir: &Path, args: &[String], at: Bound) -> Process {
     let command: Vec<&str> =
         under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_streamway")]).collect();
+    let http = at.http.map_or_else(|| "off".to_owned(), |address| address.to_string());
+    // A test may choose an address itself.
+    let http: &[&str] =
+        if args.iter().any(|arg| arg == "--http-listen") { &[] } else { &["--http-listen", &http] };
     let mut child = Command::new(command[0])
         .args(&command[1..])
         .arg("serve")
         .args(["--listen", &at.listen.to_string(), "--admin-listen", &at.admin.to_string()])
+        .args(http)
         .arg("--data-dir")
         .arg(data_dir)
         .args(args)
@@ -310,7 +322,8 @@ fn bound_in(line: &str) -> Option<Bound> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
     let fields = line.get("fields").unwrap_or(&line);
     let address = |name: &str| fields.get(name)?.as_str()?.parse::<SocketAddr>().ok();
-    let found = Bound { listen: address("listen")?, admin: address("admin_listen")? };
+    let http = address("http_listen");
+    let found = Bound { listen: address("listen")?, http, admin: address("admin_listen")? };
     (found.listen.port() != 0 && found.admin.port() != 0).then_some(found)
 }
 

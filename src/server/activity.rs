@@ -1,0 +1,115 @@
+//! The requests of one connection of the HTTP listener, and the time for which it has none: HTTP/1.1 has no pings, so
+//! nothing else tells whether an idle peer is still there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::registry::Peer;
+
+/// Number of open requests, observed from the task of the connection.
+#[derive(Clone, Debug)]
+pub(super) struct Activity(watch::Sender<usize>);
+
+/// One request, open until this is dropped.
+#[derive(Debug)]
+pub(super) struct Open(watch::Sender<usize>);
+
+/// What a connection without a request has done for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overdue {
+    /// Nothing.
+    Idle,
+    /// It has sent a part of a request's headers.
+    Headers,
+}
+
+impl Activity {
+    pub(super) fn new() -> Self {
+        Self(watch::Sender::new(0))
+    }
+
+    /// Counts a request until the guard is dropped.
+    pub(super) fn open(&self) -> Open {
+        self.0.send_modify(|open| *open += 1);
+        Open(self.0.clone())
+    }
+
+    /// Waits until the connection had no request for `idle`, or sends the headers of one for more than `headers`.
+    pub(super) async fn overdue(self, peer: Arc<Peer>, idle: Duration, headers: Duration) -> Overdue {
+        let mut open = self.0.subscribe();
+        loop {
+            if *open.borrow_and_update() > 0 {
+                // The sender is our own, and lives.
+                let _ = open.changed().await;
+                continue;
+            }
+            tokio::select! {
+                _ = open.changed() => {}
+                overdue = silence(&peer, idle, headers) => return overdue,
+            }
+        }
+    }
+}
+
+/// Waits while the peer sends nothing, for `idle` at most, and on from its first byte for `headers` to twice as long.
+async fn silence(peer: &Peer, idle: Duration, headers: Duration) -> Overdue {
+    let (before, mut waited) = (peer.bytes().0, Duration::ZERO);
+    while waited < idle {
+        let step = headers.min(idle - waited);
+        tokio::time::sleep(step).await;
+        waited += step;
+        if peer.bytes().0 != before {
+            tokio::time::sleep(headers).await;
+            return Overdue::Headers;
+        }
+    }
+    Overdue::Idle
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Activity, Overdue};
+    use crate::registry::Registry;
+    use crate::topic::ShutdownSignal;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::time::Instant;
+
+    const IDLE: Duration = Duration::from_secs(90);
+    const HEADERS: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_from_the_end_of_its_last_request() {
+        let client = Registry::default().connect(None, false, ShutdownSignal::default());
+        let activity = Activity::new();
+        let (began, request) = (Instant::now(), activity.open());
+        let overdue = activity.clone().overdue(Arc::clone(client.peer()), IDLE, HEADERS);
+        let ends = async move {
+            tokio::time::sleep(2 * IDLE).await;
+            drop(request);
+        };
+        assert_eq!(tokio::join!(overdue, ends).0, Overdue::Idle);
+        assert_eq!(began.elapsed(), 3 * IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn headers_that_never_end_are_noticed_sooner() {
+        let client = Registry::default().connect(None, false, ShutdownSignal::default());
+        let began = Instant::now();
+        let overdue = Activity::new().overdue(Arc::clone(client.peer()), IDLE, HEADERS);
+        let sends = async {
+            tokio::time::sleep(HEADERS / 2).await;
+            client.peer().received(1);
+        };
+        assert_eq!(tokio::join!(overdue, sends).0, Overdue::Headers);
+        assert!(began.elapsed() <= 2 * HEADERS, "{:?}", began.elapsed());
+    }
+}
