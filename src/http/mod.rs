@@ -11,10 +11,12 @@ mod route;
 use std::sync::Arc;
 
 use axum::Router;
-use http::Uri;
+use http::{Extensions, HeaderMap, StatusCode, Uri, Version, header};
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{Predicate, SizeAbove};
 
 pub use guard::{Guard, Pass};
-pub use problem::{Problem, status_of};
+pub use problem::{BODY_TIMEOUT, Problem, status_of};
 pub use route::{needs_identity, template};
 
 use crate::auth::Auth;
@@ -22,6 +24,9 @@ use crate::config::Config;
 use crate::group::Groups;
 use crate::registry::Registry;
 use crate::topic::Topics;
+
+/// Bytes of the shortest answer that is compressed: less fits into one packet anyway.
+const COMPRESSED_BYTES_MIN: u16 = 1024;
 
 /// State that the routes share. Cheap to clone.
 #[derive(Clone)]
@@ -43,5 +48,15 @@ pub fn router(web: Web) -> Router {
     Router::new()
         .fallback(|uri: Uri| async move { Problem::not_found(uri.path()) })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESSED_BYTES_MIN).and(is_plain)))
         .with_state(web)
+}
+
+/// Returns true for an answer that is one document. One that follows a topic is not compressed: its pieces would wait for
+/// more, and a compressor is memory that each follower would hold.
+fn is_plain(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
+    const DOCUMENTS: [&str; 3] = ["application/json", "application/problem+json", "text/html"];
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim_end();
+    DOCUMENTS.contains(&kind)
 }

@@ -19,6 +19,9 @@ const KIND: HeaderValue = HeaderValue::from_static("application/problem+json");
 /// Challenge of an answer 401 (RFC 6750).
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"streamway\"");
 
+/// Message of the error of a body that stopped.
+pub const BODY_TIMEOUT: &str = "nothing more of the body came (--http-body-timeout)";
+
 /// Returns the HTTP status of an error: that of its reason where it has one of its own, else that of its code.
 #[must_use]
 pub fn status_of(code: Code, reason: &str) -> StatusCode {
@@ -115,11 +118,15 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "MESSAGE_TOO_LARGE", detail)
     }
 
-    /// Makes the answer 408 to a request whose body stopped.
+    /// Makes the answer to a request whose body cannot be read: it stopped (408), or was cut off (400).
     #[must_use]
-    pub fn body_timeout(silence: Duration) -> Self {
-        let detail = format!("nothing of the body came for {} s", silence.as_secs());
-        Self::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", detail)
+    pub fn of_body(error: &(dyn std::error::Error + 'static)) -> Self {
+        let causes = std::iter::successors(Some(error), |error| error.source());
+        let mut statuses = causes.filter_map(|error| error.downcast_ref::<Status>());
+        if statuses.any(|status| status.message() == BODY_TIMEOUT) {
+            return Self::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", BODY_TIMEOUT);
+        }
+        Self::new(StatusCode::BAD_REQUEST, "MALFORMED_MESSAGE", "the body was cut off")
     }
 
     /// Adds or replaces a member.

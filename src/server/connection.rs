@@ -142,7 +142,7 @@ impl Context {
                 let refused = status::too_many_streams(streams_max).into_http();
                 return Either::Left(std::future::ready(Ok(refused)));
             }
-            let call = registered(&client, &request);
+            let call = registered(&client, Method::name_of(request.uri().path()), request.headers());
             request.extensions_mut().insert(calls.clone());
             request.extensions_mut().insert(call.clone());
             if let Some(peer) = &peer {
@@ -199,15 +199,14 @@ impl Context {
     }
 }
 
-/// Registers the call of a request.
-pub(super) fn registered(client: &Client, request: &Request<Incoming>) -> Arc<Call> {
+/// Registers the call of a request with these headers.
+pub(super) fn registered(client: &Client, method: &'static str, headers: &HeaderMap) -> Arc<Call> {
     /// Header by which clients and proxies name a request in their logs.
     const REQUEST_ID: &str = "x-request-id";
     /// Maximum bytes that are kept of it.
     const REQUEST_ID_MAX: usize = 128;
-    let headers = request.headers();
     let agent = headers.get(header::USER_AGENT).map(HeaderValue::as_bytes);
-    let call = client.call(Method::name_of(request.uri().path()), agent);
+    let call = client.call(method, agent);
     let id = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
     if let Some(id) = id.and_then(|id| id.get(..id.len().min(REQUEST_ID_MAX))) {
         call.name_request(id);

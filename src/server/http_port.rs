@@ -4,13 +4,13 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::ready;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
 use axum::response::IntoResponse;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -27,6 +27,7 @@ use super::activity::{Activity, Overdue};
 use super::age::{Age, Step};
 use super::bind;
 use super::connection::{PONG_MAX, Tracked, header_bytes, registered};
+use super::http_observe::Exchange;
 use super::identity::{Identified, Identifier};
 use super::io::{self, CoalescedWrite, Cork, FairRead, LingeringClose, Preface, PrefixedIo, Socket};
 use super::listener::ConnectionLimiter;
@@ -34,13 +35,14 @@ use super::observe::{Observed, Observer};
 use super::read_on::ReadOn;
 use super::receive_budget::{ConnectionBudget, ReceiveBudget, counted};
 use super::routes::Services;
+use super::timed_body::timed;
 use super::tls::{Port, Tls};
 use crate::auth::PeerCertificate;
 use crate::config::Config;
-use crate::http::{Guard, Pass, Problem, Web, needs_identity};
+use crate::http::{Guard, Pass, Problem, Web, needs_identity, template};
 use crate::registry::{Call, Client};
 use crate::service::{body_fn, status};
-use crate::telemetry::METRICS;
+use crate::telemetry::{METRICS, Method};
 use crate::topic::{Cause, Connection};
 
 /// Bytes that an HTTP/1.1 connection may buffer: the longest headers, and a piece of a body.
@@ -201,6 +203,7 @@ struct Inner {
     certificate: Option<PeerCertificate>,
     identifier: Identifier,
     calls: Calls,
+    observer: Observer,
     activity: Activity,
 }
 
@@ -221,18 +224,21 @@ impl Requests {
             certificate,
             identifier,
             calls,
+            observer,
             activity,
         }))
     }
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        let open = self.0.activity.open();
         let (parts, body) = request.into_parts();
+        let route = name(&parts);
+        let mut exchange =
+            Exchange::begin(parts.method.as_str(), route, self.0.observer, self.0.activity.open());
         let answer = match self.0.shared.guard.check(&parts) {
             Ok(pass) => {
                 let mut answer = match pass.preflight() {
                     Some(code) => code.into_response().map(Body::new),
-                    None => self.0.dispatch(Request::from_parts(parts, body)).await,
+                    None => self.0.dispatch(Request::from_parts(parts, body), &mut exchange).await,
                 };
                 pass.protect(answer.headers_mut());
                 answer
@@ -244,19 +250,14 @@ impl Requests {
                 answer
             }
         };
-        Ok(answer.map(|body| {
-            body_fn(body, move |body, cx| {
-                // Counts as a request until the last byte was sent, or the peer went away.
-                let _ = &open;
-                body.poll_frame(cx)
-            })
-        }))
+        exchange.answered(answer.status());
+        Ok(answer.map(|body| observed(body, exchange)))
     }
 }
 
 impl Inner {
     /// Hands a request to gRPC-Web or to the routes.
-    async fn dispatch(&self, mut request: Request<Incoming>) -> Response<Body> {
+    async fn dispatch(&self, mut request: Request<Incoming>, exchange: &mut Exchange) -> Response<Body> {
         let (config, limiter) = (&self.shared.web.config, &self.limiter);
         if limiter.streams() > config.streams_max {
             debug!(streams_max = config.streams_max, "request over the cap refused");
@@ -266,33 +267,34 @@ impl Inner {
         if header_bytes(request.headers()) > headers_max as usize {
             return refused((&status::headers_too_large(headers_max)).into());
         }
-        let call = registered(&self.client, &request);
+        let is_call = is_grpc(request.headers());
+        let call = registered(&self.client, exchange.route(), request.headers());
         request.extensions_mut().insert(Arc::clone(&self.connection));
-        request.extensions_mut().insert(call);
+        request.extensions_mut().insert(Arc::clone(&call));
         if let Some(certificate) = &self.certificate {
             request.extensions_mut().insert(certificate.clone());
         }
-        let tasks = limiter.tasks.clone();
+        let (tasks, silence) = (limiter.tasks.clone(), config.http.body_timeout);
         let request = request.map(|body| ReadOn::new(body, tasks));
-        if !is_grpc(request.headers()) {
-            return self.route(request).await;
+        if !is_call {
+            exchange.register(Arc::clone(&call));
+            return self.route(request.map(|body| timed(body, silence, Some(call)))).await;
         }
-        if request.method() != Method::POST {
+        if request.method() != http::Method::POST {
             let allow = HeaderValue::from_static("POST");
             return refused(Problem::method_not_allowed().header(header::ALLOW, allow));
         }
         if !is_grpc_web(request.headers()) {
             return refused(Problem::unsupported_media_type(GRPC_WEB));
         }
+        exchange.is_call();
+        let request = request.map(|body| timed(body, silence, None));
         // Boxed: a subscription would hold the room of the largest call.
         let Ok(answer) = Box::pin(self.calls.clone().oneshot(request)).await;
         answer
     }
 
-    async fn route<B>(&self, mut request: Request<B>) -> Response<Body>
-    where
-        B: http_body::Body<Data = bytes::Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
-    {
+    async fn route(&self, mut request: Request<Body>) -> Response<Body> {
         if needs_identity(request.uri().path())
             && let Err(error) = self.identifier.admit(&mut request)
         {
@@ -316,9 +318,9 @@ impl<S: Service<Request<Body>>> Service<Request<Body>> for Counted<S> {
     type Error = S::Error;
     type Future = S::Future;
 
-    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<(), S::Error>> {
         ready!(self.service.poll_ready(cx))?;
-        std::task::Poll::Ready(Ok(()))
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
@@ -329,6 +331,29 @@ impl<S: Service<Request<Body>>> Service<Request<Body>> for Counted<S> {
             None => self.service.call(request),
         }
     }
+}
+
+/// Makes the exchange last until the last byte was sent, or the peer went away.
+fn observed(body: Body, mut exchange: Exchange) -> Body {
+    if body.is_end_stream() {
+        exchange.sent(None);
+    }
+    body_fn(body, move |mut body, cx| {
+        let frame = ready!(body.as_mut().poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            exchange.sent(frame.data_ref().map(bytes::Bytes::len));
+        }
+        if frame.is_none() || body.is_end_stream() {
+            exchange.sent(None);
+        }
+        Poll::Ready(frame)
+    })
+}
+
+/// Name of a request in metrics: the template of its route, or the path of its method.
+fn name(request: &http::request::Parts) -> &'static str {
+    let path = request.uri.path();
+    if is_grpc(&request.headers) { Method::name_of(path) } else { template(path) }
 }
 
 fn refused(problem: Problem) -> Response<Body> {

@@ -15,6 +15,7 @@ mod error;
 mod files;
 mod framing;
 mod health;
+mod http_observe;
 mod http_port;
 mod identity;
 mod io;
@@ -32,6 +33,7 @@ mod stop_on_shutdown;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod timed_body;
 mod tls;
 
 pub use error::Error;

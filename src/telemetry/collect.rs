@@ -39,6 +39,7 @@ pub fn collect() -> Vec<Family> {
     METRICS.refresh();
     let mut out = Collector(Vec::with_capacity(n::METRICS.len()));
     calls(&mut out);
+    requests(&mut out);
     connections(&mut out);
     publish(&mut out);
     storage(&mut out);
@@ -101,6 +102,13 @@ fn calls(out: &mut Collector) {
     for (method, active) in METRICS.calls.active() {
         out.gauge(&n::CALLS_ACTIVE, &[method.name()], active.get());
     }
+}
+
+fn requests(out: &mut Collector) {
+    for ((method, route, status), snapshot) in METRICS.requests.ended() {
+        out.histogram(&n::REQUEST_DURATION, &[method, route, &status.to_string()], snapshot);
+    }
+    out.gauge(&n::REQUESTS_ACTIVE, &[], METRICS.requests.active.get());
 }
 
 fn connections(out: &mut Collector) {

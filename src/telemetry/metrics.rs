@@ -10,6 +10,7 @@ use super::calls::Calls;
 use super::metric::{Counter, Gauge, Histogram, LocalHistogram};
 use super::names::{COUNTS, DURATIONS, SIZES};
 use super::readers::Readers;
+use super::requests::Requests;
 use super::topics::{Topic, Topics};
 
 /// Metrics of this process.
@@ -20,6 +21,8 @@ pub static METRICS: Metrics = Metrics::new();
 pub struct Metrics {
     /// Calls of the gRPC port.
     pub calls: Calls,
+    /// Requests of the HTTP listener.
+    pub requests: Requests,
     /// Connections of the gRPC port.
     pub connections: Connections,
     /// Connections of the HTTP listener.
@@ -228,6 +231,7 @@ impl Metrics {
     const fn new() -> Self {
         Self {
             calls: Calls::new(),
+            requests: Requests::new(),
             connections: Connections::new(),
             http_connections: Connections::new(),
             admin_connections: Connections::new(),

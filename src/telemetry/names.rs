@@ -47,6 +47,12 @@ pub const RPC_STATUS: &str = "rpc.response.status_code";
 pub const TOPIC: &str = "topic";
 /// Label of topics beyond the limit, and of unknown methods.
 pub const OTHER: &str = "_other";
+/// The method of an HTTP request; `_OTHER` for unknown ones.
+pub const HTTP_METHOD: &str = "http.request.method";
+/// The template of a route, such as `/v1/topics/{topic}`.
+pub const HTTP_ROUTE: &str = "http.route";
+/// The HTTP status.
+pub const HTTP_STATUS: &str = "http.response.status_code";
 /// `grpc`, `http` or `admin`.
 pub const PORT: &str = "port";
 /// Reason for refusing or dropping something.
@@ -69,6 +75,10 @@ metrics! {
         "Duration of streaming calls, once they have ended.";
     CALLS_ACTIVE = Gauge "streamway.calls.active" "{call}" [RPC_METHOD]
         "Calls that are open now.";
+    REQUEST_DURATION = Histogram "http.server.request.duration" "s" [HTTP_METHOD, HTTP_ROUTE, HTTP_STATUS]
+        "Duration of requests of the HTTP listener, to the last byte of the answer.";
+    REQUESTS_ACTIVE = Gauge "http.server.active_requests" "{request}" []
+        "Requests of the HTTP listener that are open now.";
     CONNECTIONS_ACTIVE = Gauge "streamway.connections.active" "{connection}" [PORT]
         "Connections that are open now.";
     CONNECTIONS_ACCEPTED = Counter "streamway.connections.accepted" "{connection}" [PORT]
