@@ -1,6 +1,7 @@
 //! Metrics that must be sampled: the topics, the disk and the lag of subscriptions every few seconds, and the bytes in
 //! flight before every collection. A slow engine makes these numbers old, and never delays a scrape.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +11,16 @@ use tracing::debug;
 
 use super::health::Readiness;
 use crate::config::Config;
+use crate::group::Groups;
 use crate::storage::Log;
-use crate::telemetry::{METRICS, TopicStats};
+use crate::telemetry::{GroupLag, METRICS, TopicStats};
 use crate::topic::Topics;
 
 /// Interval of the samples, which the metrics' descriptions name.
 const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Groups sampled before other tasks run.
+const GROUPS_STRIDE: usize = 256;
 
 /// Sets up the metrics that are sampled before every collection.
 pub(super) fn before_collecting(config: &Config, topics: &Topics, readiness: &Readiness) {
@@ -30,8 +35,9 @@ pub(super) fn before_collecting(config: &Config, topics: &Topics, readiness: &Re
 }
 
 /// Starts the task that samples at intervals.
-pub(super) fn spawn(config: &Config, log: Arc<dyn Log>) -> JoinHandle<()> {
+pub(super) fn spawn(config: &Config, log: Arc<dyn Log>, groups: Groups) -> JoinHandle<()> {
     let dir = config.data_dir.clone();
+    let names_topics = config.named_topics_max() > 0;
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(INTERVAL);
         loop {
@@ -39,6 +45,7 @@ pub(super) fn spawn(config: &Config, log: Arc<dyn Log>) -> JoinHandle<()> {
             disk(&dir);
             METRICS.readers.sample();
             topics(&*log).await;
+            sample_groups(&groups, names_topics).await;
         }
     })
 }
@@ -47,6 +54,32 @@ fn disk(dir: &Path) {
     let Ok(found) = rustix::fs::statvfs(dir) else { return };
     METRICS.storage.disk_free.set(found.f_bavail.saturating_mul(found.f_frsize));
     METRICS.storage.disk_size.set(found.f_blocks.saturating_mul(found.f_frsize));
+}
+
+/// Samples the groups: their number, and how far those of each topic that has a label are behind.
+async fn sample_groups(groups: &Groups, names_topics: bool) {
+    let (mut count, mut after, mut worst) = (0, None, BTreeMap::<Arc<str>, GroupLag>::new());
+    loop {
+        let page = match groups.list(None, after, GROUPS_STRIDE).await {
+            Ok(page) => page,
+            Err(error) => return debug!(%error, "groups cannot be listed"),
+        };
+        count += page.len() as u64;
+        for info in page.iter().filter(|_| names_topics) {
+            let lag = info.status.lag;
+            let lag = GroupLag { records: lag.records, age: lag.age.unwrap_or_default() };
+            let label = METRICS.topics.of(info.topic.as_str());
+            let known = worst.entry(label.name.to_string().into()).or_default();
+            *known = known.or(lag);
+        }
+        after = page.last().map(|last| (last.topic.clone(), last.name.clone()));
+        if page.len() < GROUPS_STRIDE {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    METRICS.groups.count.set(count);
+    METRICS.groups.update(worst);
 }
 
 async fn topics(log: &dyn Log) {

@@ -55,7 +55,7 @@ impl Server {
         METRICS.storage.recovery_us.set(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         self.readiness.serve();
         METRICS.life.enter(State::Serving);
-        let sampling = sample::spawn(&self.config, Arc::clone(&log));
+        let sampling = sample::spawn(&self.config, Arc::clone(&log), self.groups.clone());
         info!("serving");
         let mut health = log.health();
         loop {

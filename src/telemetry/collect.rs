@@ -45,6 +45,7 @@ pub fn collect() -> Vec<Family> {
     storage(&mut out);
     topics(&mut out);
     subscriptions(&mut out);
+    groups(&mut out);
     life(&mut out);
     telemetry(&mut out);
     process(&mut out);
@@ -189,6 +190,24 @@ fn subscriptions(out: &mut Collector) {
     }
 }
 
+fn groups(out: &mut Collector) {
+    let (groups, worst) = (&METRICS.groups, METRICS.groups.worst());
+    out.count(&n::GROUP_LEASED, &[], groups.leased.get());
+    out.count(&n::GROUP_REDELIVERED, &[], groups.redelivered.get());
+    out.count(&n::GROUP_SETTLED, &[], groups.settled.get());
+    out.count(&n::GROUP_LOST, &[], groups.lost.get());
+    out.count(&n::GROUP_REVOKED, &[], groups.revoked.get());
+    out.count(&n::GROUP_DEAD_LETTERED, &[], groups.dead_lettered.get());
+    out.gauge(&n::GROUP_MEMBERS, &[], groups.members.get());
+    out.gauge(&n::GROUPS, &[], groups.count.get());
+    for (topic, lag) in &worst {
+        out.count(&n::GROUP_LAG_WORST, &[topic], lag.records);
+    }
+    for (topic, lag) in &worst {
+        out.number(&n::GROUP_LAG_WORST_SECONDS, &[topic], lag.age.as_secs_f64());
+    }
+}
+
 fn life(out: &mut Collector) {
     let (life, now) = (&METRICS.life, METRICS.life.state());
     for (index, state) in STATES.iter().enumerate() {
@@ -247,6 +266,7 @@ mod tests {
     use super::collect;
     use crate::telemetry::METRICS;
     use crate::telemetry::calls::Method;
+    use crate::telemetry::groups::GroupLag;
     use crate::telemetry::names::METRICS as NAMES;
     use std::collections::BTreeSet;
     use std::time::Duration;
@@ -261,6 +281,7 @@ mod tests {
         METRICS.tls_expiry.set(1);
         METRICS.topics.of("collected").published_batches.inc();
         let _reader = METRICS.readers.open(METRICS.topics.of("collected"), 0, || 0);
+        METRICS.groups.update([("collected".into(), GroupLag::default())].into());
         let families = collect();
         let found: Vec<&str> = families.iter().map(|family| family.metric.name).collect();
         let wanted: BTreeSet<&str> = NAMES.iter().map(|metric| metric.name).collect();

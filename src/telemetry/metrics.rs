@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::calls::Calls;
+use super::groups::Groups;
 use super::metric::{Counter, Gauge, Histogram, LocalHistogram};
 use super::names::{COUNTS, DURATIONS, SIZES};
 use super::readers::Readers;
@@ -37,6 +38,8 @@ pub struct Metrics {
     pub publish: Publish,
     /// Open subscriptions.
     pub readers: Readers,
+    /// Counts of groups.
+    pub groups: Groups,
     /// Counts of the storage.
     pub storage: Storage,
     /// State of the server.
@@ -246,6 +249,7 @@ impl Metrics {
                 inflight: Gauge::new(),
             },
             readers: Readers::new(),
+            groups: Groups::new(),
             storage: Storage {
                 group_batches: Histogram::new(&COUNTS),
                 group_bytes: Histogram::new(&SIZES),

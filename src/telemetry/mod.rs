@@ -7,6 +7,7 @@ mod calls;
 mod collect;
 #[cfg(test)]
 mod document;
+mod groups;
 pub mod logs;
 mod metric;
 mod metrics;
@@ -24,6 +25,7 @@ pub mod trace;
 
 pub use calls::{CODES, Method};
 pub use collect::{Family, Point, Value, collect};
+pub use groups::GroupLag;
 pub use metric::{Counter, Gauge, GaugeGuard, Histogram};
 pub use metrics::{BatchTotals, Batches, Connections, Denial, METRICS, Metrics, Signal, State};
 pub use otlp::Exporters;

@@ -159,6 +159,26 @@ metrics! {
         "Bytes of batches delivered to subscribers.";
     DELIVERY_MESSAGES = Counter "streamway.delivery.messages" "{message}" [TOPIC]
         "Messages with records delivered to subscribers.";
+    GROUP_LEASED = Counter "streamway.group.leased" "{record}" []
+        "Records leased to members of groups, again if they are delivered again.";
+    GROUP_REDELIVERED = Counter "streamway.group.redelivered" "{record}" []
+        "Records leased again after a delivery that failed.";
+    GROUP_SETTLED = Counter "streamway.group.settled" "{record}" []
+        "Records whose settlement took effect.";
+    GROUP_LOST = Counter "streamway.group.lost" "{record}" []
+        "Records that a member settled when their lease was lost.";
+    GROUP_REVOKED = Counter "streamway.group.revoked" "{record}" []
+        "Records that members lost, most of them at a deadline.";
+    GROUP_DEAD_LETTERED = Counter "streamway.group.dead_lettered" "{record}" []
+        "Records of which a copy went to a dead letter topic.";
+    GROUP_MEMBERS = Gauge "streamway.group.members.active" "{member}" []
+        "Members whose call is open.";
+    GROUPS = Gauge "streamway.groups" "{group}" []
+        "Number of groups.";
+    GROUP_LAG_WORST = Gauge "streamway.group.lag.worst" "{record}" [TOPIC]
+        "Records that the group of the topic that is farthest behind has not settled.";
+    GROUP_LAG_WORST_SECONDS = Gauge "streamway.group.lag.worst.duration" "s" [TOPIC]
+        "Age of the oldest record of a topic that one of its groups has not settled.";
     SERVER_STATE = Gauge "streamway.state" "1" [STATE]
         "1 for the current state of the server: starting, serving, draining, lame_duck, aborting or closing.";
     READY = Gauge "streamway.ready" "1" []

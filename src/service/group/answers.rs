@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::{described, settings};
 use crate::group::logic::{Fence, Outcome, Span};
-use crate::group::{Held, Lag, Leased, Member};
+use crate::group::{Held, Lag, Leased, Member, Token};
 use crate::proto::v1;
+use crate::telemetry::METRICS;
 use crate::wire::Lease;
 
 /// Answers a Join.
@@ -27,8 +28,15 @@ fn held(held: &Held) -> v1::Lease {
     }
 }
 
+/// Number of offsets in spans, which is that of records where each offset has one.
+fn count(spans: impl IntoIterator<Item = Span>) -> u64 {
+    spans.into_iter().map(|span| span.end - span.start).sum()
+}
+
 /// Makes the message of a lease around its stored batches.
 pub(super) fn lease(leased: Leased) -> Lease {
+    METRICS.groups.leased.add(Token::decode(&leased.token).map_or(0, |token| count(token.held)));
+    METRICS.groups.redelivered.add(count(leased.redeliveries.iter().map(|(span, _)| *span)));
     let redeliveries = leased.redeliveries.iter();
     let redeliveries =
         redeliveries.map(|&(span, delivery)| v1::Redelivery { range: Some(range(span)), delivery });
@@ -44,6 +52,9 @@ pub(super) fn lease(leased: Leased) -> Lease {
 
 /// Answers a settlement.
 pub(super) fn outcomes(number: u64, outcomes: &[(Span, Outcome)]) -> impl Iterator<Item = v1::Outcome> {
+    let of = |wanted| outcomes.iter().filter(move |(_, outcome)| *outcome == wanted).map(|(span, _)| *span);
+    METRICS.groups.settled.add(count(of(Outcome::Settled)));
+    METRICS.groups.lost.add(count(of(Outcome::LeaseLost)));
     outcomes.iter().map(move |&(span, outcome)| {
         let result = match outcome {
             Outcome::Settled => v1::SettlementResult::Settled,
@@ -61,6 +72,7 @@ pub(super) fn extension(number: u64, left: Option<Duration>) -> v1::Extension {
 
 /// Tells which records a member has lost.
 pub(super) fn revocation(fence: Fence, spans: &[Span]) -> v1::Revocation {
+    METRICS.groups.revoked.add(count(spans.iter().copied()));
     v1::Revocation { fence: fence.0, ranges: ranges(spans) }
 }
 

@@ -16,6 +16,7 @@ use super::consume::Out;
 use super::request;
 use crate::group::{Event, Member, Token};
 use crate::proto::v1::{self, consume_request::Kind};
+use crate::telemetry::METRICS;
 use crate::topic::{self, Cause, ShutdownSignal};
 use crate::wire::{ConsumeResponse, Wire};
 
@@ -51,8 +52,16 @@ pub(super) struct Running {
     heartbeat_interval: Duration,
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        METRICS.groups.members.add(-1);
+    }
+}
+
 impl Running {
+    /// A member that has joined.
     pub(super) fn new(member: Member, heartbeat_interval: Duration, shutdown: ShutdownSignal) -> Self {
+        METRICS.groups.members.add(1);
         Self {
             joined: Some(Box::new(answers::joined(&member))),
             member,
