@@ -291,11 +291,13 @@ fn is_overload(status: &Status) -> bool {
 
 /// Texts of tonic 0.14 for bytes that are not a stream of messages. tonic answers INTERNAL, though the fault is the
 /// client's.
-const MALFORMED_BY_TONIC: [&str; 4] = [
+const MALFORMED_BY_TONIC: [&str; 5] = [
     "Missing request message",
     "Unexpected EOF decoding stream",
     "protocol error: received message with",
     "Error decompressing",
+    // The body of a gRPC-Web request: no base64, cut off, or stopped.
+    "tonic-web: ",
 ];
 
 /// Returns the reason as `ErrorInfo` has it.

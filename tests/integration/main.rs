@@ -34,6 +34,7 @@ mod files;
 mod fleet;
 mod forgetting;
 mod http_guard;
+mod http_limits;
 mod http_web;
 mod idempotency;
 mod idle;
