@@ -1,90 +1,44 @@
 //! A member of a group: its requests go to the group's owner, and its events come back.
 
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::error::Error;
+use super::events::{Event, Held};
 use super::info::{Info, Lag};
-use super::logic::{Fence, Outcome, SessionId, Span};
+use super::logic::SessionId;
+use super::mailbox::{Asker, Joined, Mailbox, Message};
 use super::requests::Settlement;
+use super::source;
 use super::token::Token;
-
-/// A lease that a session holds already when a call takes it up.
-#[derive(Clone, Debug)]
-pub struct Held {
-    /// Encoded [`Token`] of the lease.
-    pub token: Bytes,
-    /// Its fence.
-    pub fence: Fence,
-    /// Time until it ends.
-    pub left: Duration,
-    /// Its records.
-    pub spans: Vec<Span>,
-}
-
-/// Records for a member.
-#[derive(Clone, Debug)]
-pub struct Leased {
-    /// Runs of encoded blocks: the fields 1 of a `Lease`.
-    pub batches: Vec<Bytes>,
-    /// Encoded [`Token`] of the lease.
-    pub token: Bytes,
-    /// Its fence.
-    pub fence: Fence,
-    /// Time until it ends.
-    pub left: Duration,
-    /// Records that were delivered before, with the number of this delivery, which is 2 or more.
-    pub redeliveries: Vec<(Span, u32)>,
-}
-
-/// What happens to a member.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// It gets records.
-    Lease(Leased),
-    /// Answer to [`Member::settle`]. What is settled is durable.
-    Settled {
-        /// Number of the settlement.
-        number: u64,
-        /// The outcomes in order.
-        outcomes: Vec<(Span, Outcome)>,
-    },
-    /// Answer to [`Member::extend`].
-    Extended {
-        /// Number of the request.
-        number: u64,
-        /// Time until the lease ends; `None` if it is lost.
-        left: Option<Duration>,
-    },
-    /// It has lost these records.
-    Revoked {
-        /// Fence of the lease.
-        fence: Fence,
-        /// The records in order.
-        spans: Vec<Span>,
-    },
-    /// It left, and all its settlements are answered. The last event.
-    Left,
-    /// It is a member no more. The last event.
-    Ended(Error),
-}
+use crate::record::Offset;
+use crate::storage::{self, Stored};
 
 /// A member with an open call. Dropping it is a cut: its session goes on for the group's grace.
-#[derive(Debug)]
 pub struct Member {
-    info: Info,
+    joined: Joined,
     session: SessionId,
-    held: Vec<Held>,
-    has_created: bool,
+    shard: Mailbox,
+    events: mpsc::UnboundedReceiver<Event>,
 }
 
 impl Member {
+    pub(super) const fn new(
+        joined: Joined,
+        session: SessionId,
+        shard: Mailbox,
+        events: mpsc::UnboundedReceiver<Event>,
+    ) -> Self {
+        Self { joined, session, shard, events }
+    }
+
     /// The group as it was at the join, without its members.
     #[must_use]
     pub const fn info(&self) -> &Info {
-        &self.info
+        &self.joined.info
     }
 
     /// Session of the member.
@@ -96,35 +50,89 @@ impl Member {
     /// Leases that the session held at the join.
     #[must_use]
     pub fn held(&self) -> &[Held] {
-        &self.held
+        &self.joined.held
     }
 
     /// Returns true if the join created the group.
     #[must_use]
     pub const fn has_created(&self) -> bool {
-        self.has_created
+        self.joined.has_created
     }
 
-    /// How far the group is behind, as far as this replica knows without asking.
+    /// How far the group is behind, as of about a second ago.
     #[must_use]
-    pub const fn lag(&self) -> Lag {
-        self.info.status.lag
+    pub fn lag(&self) -> Lag {
+        let records = self.joined.progress.records.load(Ordering::Relaxed);
+        let oldest = Offset::new(self.joined.progress.oldest.load(Ordering::Relaxed));
+        let age = (records > 0).then(|| source::cached_age(&*self.joined.topic, oldest)).flatten();
+        Lag { records, age }
     }
 
-    /// Sets the totals of records and bytes that the member may be sent. They never fall.
-    pub fn credit(&mut self, _records: u64, _bytes: u64) {}
+    /// Sets how many records and bytes the member may hold. They never fall.
+    pub fn credit(&mut self, records: u64, bytes: u64) {
+        let (session, stream) = self.id();
+        self.send(Message::Credit { session, stream, records, bytes });
+    }
 
     /// Settles a lease; [`Event::Settled`] answers with the same number. The caller bounds those that are not answered.
-    pub fn settle(&mut self, _number: u64, _token: Token, _settlement: Settlement) {}
+    pub fn settle(&mut self, number: u64, token: Token, settlement: Settlement) {
+        self.send(Message::Settle(token, settlement, Asker::Member(self.joined.stream, number)));
+    }
 
     /// Extends a lease; [`Event::Extended`] answers with the same number.
-    pub fn extend(&mut self, _number: u64, _token: Token, _time: Option<Duration>) {}
+    pub fn extend(&mut self, number: u64, token: Token, time: Option<Duration>) {
+        self.send(Message::Extend(token, time, Asker::Member(self.joined.stream, number)));
+    }
 
     /// Leaves the group; [`Event::Left`] is the answer.
-    pub fn leave(&mut self) {}
+    pub fn leave(&mut self) {
+        let (session, stream) = self.id();
+        self.send(Message::Leave { session, stream });
+    }
 
     /// Polls for the next event. Pending for ever after the last one.
-    pub fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Event> {
-        Poll::Pending
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        match self.events.poll_recv(cx) {
+            Poll::Ready(Some(event)) => Poll::Ready(event),
+            // The task of the shard ended without a word.
+            Poll::Ready(None) if !self.shard.is_closed() => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(Event::Ended(gone())),
+            Poll::Pending => Poll::Pending,
+        }
     }
+
+    /// Ends the stream. What the session holds is kept until it is settled or its deadline.
+    pub(super) fn detach(self) {
+        let (session, stream) = self.id();
+        self.send(Message::Detach { session, stream });
+    }
+
+    const fn id(&self) -> (SessionId, u64) {
+        (self.session, self.joined.stream)
+    }
+
+    fn send(&self, message: Message) {
+        // A task that ended has told the member.
+        let _ = self.shard.send(message);
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let (session, stream) = self.id();
+        // Of no effect after a detach.
+        self.send(Message::Cut { session, stream });
+    }
+}
+
+impl std::fmt::Debug for Member {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Member").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+/// The error of a call whose shard is not at work any more.
+pub(super) fn gone() -> Error {
+    let reason = "the groups' storage failed or is closing".to_owned();
+    Error::Topic(storage::Error::Unavailable { reason, stored: Stored::Unknown }.into())
 }

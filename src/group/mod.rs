@@ -2,17 +2,29 @@
 //!
 //! [`logic`] decides what a group does, without I/O. [`Groups`] is what calls use.
 
+mod carry_out;
+mod dead_letter;
+mod described;
 mod error;
+mod events;
 mod groups;
 mod info;
 pub mod logic;
+mod mailbox;
 mod member;
 mod requests;
+mod shard;
+mod shard_log;
+mod source;
+mod take;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use error::Error;
+pub use events::{Event, Held, Leased};
 pub use groups::Groups;
 pub use info::{Info, Lag, MemberInfo, Status};
-pub use member::{Event, Held, Leased, Member};
+pub use member::Member;
 pub use requests::{Create, Join, LeaseOnce, Redrive, Redriven, Settlement, Source};
 pub use token::Token;

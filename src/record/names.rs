@@ -139,13 +139,16 @@ impl UnixMicros {
     }
 }
 
-/// A checked topic name: `[a-z0-9][a-z0-9._-]{0,127}`.
+/// A checked topic name: `[a-z0-9][a-z0-9._-]{0,127}`, or the name of an internal topic: such a name after a `~`, which
+/// no client can use.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicName(Arc<str>);
 
 impl TopicName {
     /// Longest name, in bytes.
     pub const MAX_LEN: usize = 128;
+    /// First character of the names of internal topics. It sorts after those of all others.
+    const INTERNAL: char = '~';
 
     /// Checks a name.
     ///
@@ -164,6 +167,28 @@ impl TopicName {
             return Err("topic name may hold only a-z, 0-9, '.', '_' and '-'");
         }
         Ok(Self(name.into()))
+    }
+
+    /// Name of an internal topic.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn internal(name: &str) -> Result<Self, &'static str> {
+        Self::parse(name).map(|_| Self(format!("{}{name}", Self::INTERNAL).into()))
+    }
+
+    /// Checks a name that was stored, which may be that of an internal topic.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn stored(name: &str) -> Result<Self, &'static str> {
+        name.strip_prefix(Self::INTERNAL).map_or_else(|| Self::parse(name), Self::internal)
+    }
+
+    /// Returns true if no client can use the name.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        self.0.starts_with(Self::INTERNAL)
     }
 
     /// The name.
@@ -265,6 +290,17 @@ mod tests {
         }
         for bad in ["", ".a", "-a", "_a", "A", "a/b", "a b", "ä", "a\0", &"a".repeat(129)] {
             assert!(TopicName::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn internal_names_are_refused_from_clients_and_known_to_engines() {
+        let name = TopicName::internal("groups-00").unwrap();
+        assert!(name.is_internal() && TopicName::parse(name.as_str()).is_err());
+        assert_eq!(TopicName::stored(name.as_str()), Ok(name));
+        assert!(!TopicName::stored("orders").unwrap().is_internal());
+        for bad in ["", "~", "~~a", "~A", "a~"] {
+            assert!(TopicName::stored(bad).is_err(), "{bad}");
         }
     }
 

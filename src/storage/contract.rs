@@ -56,6 +56,11 @@ pub trait Log: Send + Sync + 'static {
     /// Numbering of the records of every topic.
     fn numbering(&self) -> Numbering;
 
+    /// Returns true if no other process writes to this log for as long as it is open.
+    fn has_sole_owner(&self) -> bool {
+        false
+    }
+
     /// Lists up to `limit` topics in the order of their names: those after `after` whose name begins with `prefix`.
     fn list<'a>(
         &'a self,

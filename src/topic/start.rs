@@ -96,6 +96,18 @@ impl OutOfRange {
     }
 }
 
+/// Resolves a start in a topic; one that was trimmed away is the earliest offset.
+///
+/// # Errors
+/// The start lies beyond the tail or in another incarnation, the topic is not complete, or the storage fails.
+pub async fn resolve_from(topic: &dyn TopicLog, from: From) -> Result<Offset, Error> {
+    let request = Subscribe { out_of_range: OutOfRange::Fail, ..Subscribe::from(from) };
+    match resolve(topic, &request).await {
+        Err(Error::Storage(storage::Error::Trimmed { earliest, .. })) => Ok(earliest),
+        resolved => resolved.map(|(offset, _)| offset),
+    }
+}
+
 /// Resolves the offset to start at; the flag is true if that is after a gap.
 pub(super) async fn resolve(topic: &dyn TopicLog, request: &Subscribe) -> Result<(Offset, bool), Error> {
     let state = topic.state();

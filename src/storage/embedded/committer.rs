@@ -406,7 +406,7 @@ impl Committer {
         if self.registry.get(&name).is_some() {
             return Err(Error::TopicExists);
         }
-        if self.registry.len() >= self.store.topics_max {
+        if !name.is_internal() && self.registry.count() >= self.store.topics_max {
             return Err(Error::TopicLimit { limit: self.store.topics_max });
         }
         let now = self.now().0;

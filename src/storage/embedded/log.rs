@@ -187,6 +187,10 @@ impl Log for EmbeddedLog {
         })
     }
 
+    fn has_sole_owner(&self) -> bool {
+        true
+    }
+
     fn numbering(&self) -> Numbering {
         NUMBERING
     }

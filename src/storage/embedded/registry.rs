@@ -18,6 +18,8 @@ struct Maps {
     listed: std::sync::atomic::AtomicUsize,
     by_name: BTreeMap<TopicName, Arc<Topic>>,
     by_id: HashMap<u64, Arc<Topic>>,
+    /// Number of internal topics.
+    internal: usize,
 }
 
 /// Registry of all topics.
@@ -41,20 +43,21 @@ impl Registry {
         self.read().by_id.get(&id).cloned()
     }
 
-    /// Returns the number of topics.
+    /// Returns the number of topics, without internal ones.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.read().by_name.len()
+    pub fn count(&self) -> usize {
+        let maps = self.read();
+        maps.by_name.len() - maps.internal
     }
 
-    /// Returns all topics, in the order of their names.
+    /// Returns all topics, internal ones included, in the order of their names.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Topic>> {
         self.read().by_name.values().cloned().collect()
     }
 
     /// Returns up to `limit` topics, in the order of their names, with names that begin with `prefix` and
-    /// come after `after`.
+    /// come after `after`. Internal topics are left out.
     #[must_use]
     pub fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Arc<Topic>> {
         let from = match after {
@@ -63,7 +66,7 @@ impl Registry {
         };
         let maps = self.read();
         let range = maps.by_name.range::<str, _>((from, Bound::Unbounded));
-        let named = range.take_while(|(name, _)| name.as_str().starts_with(prefix));
+        let named = range.take_while(|(name, _)| name.as_str().starts_with(prefix) && !name.is_internal());
         let page: Vec<_> = named.take(limit).map(|(_, topic)| topic.clone()).collect();
         #[cfg(test)]
         maps.listed.fetch_add(page.len(), std::sync::atomic::Ordering::Relaxed);
@@ -79,6 +82,7 @@ impl Registry {
     /// Adds a topic.
     pub fn insert(&self, topic: Arc<Topic>) {
         let mut maps = self.0.write().expect("no panic while it is held");
+        maps.internal += usize::from(topic.state.name.is_internal());
         maps.by_id.insert(topic.id, topic.clone());
         maps.by_name.insert(topic.state.name.clone(), topic);
     }
@@ -89,7 +93,7 @@ impl Registry {
         match change {
             ChangeKind::Create(entry) => {
                 let topic = created.cloned().or_else(|| {
-                    TopicName::parse(&entry.name).ok().map(|name| Arc::new(topic_of(entry, name)))
+                    TopicName::stored(&entry.name).ok().map(|name| Arc::new(topic_of(entry, name)))
                 });
                 topic.into_iter().for_each(|topic| self.insert(topic));
             }
@@ -104,6 +108,7 @@ impl Registry {
                 let mut maps = self.0.write().expect("no panic while it is held");
                 if let Some(topic) = maps.by_id.remove(id) {
                     maps.by_name.remove(&topic.state.name);
+                    maps.internal -= usize::from(topic.state.name.is_internal());
                     topic.delete();
                 }
             }

@@ -162,7 +162,7 @@ impl Repair<'_> {
     /// Returns the topic's own name if it is valid, and a name made up from its id otherwise.
     fn free_name(&mut self, name: &str, id: u64) -> String {
         let mut name = name.to_owned();
-        while TopicName::parse(&name).is_err() || !self.names.contains(&name) {
+        while TopicName::stored(&name).is_err() || !self.names.contains(&name) {
             name = format!("recovered-{id:x}");
             self.names.insert(name.clone());
         }

@@ -53,7 +53,7 @@ impl Replay {
         let registry = Registry::default();
         for entry in &catalog.topics {
             let bad = || OpenError::damaged(&dir.join(catalog::FILE_NAME), "catalog holds a bad topic name");
-            let name = TopicName::parse(&entry.name).map_err(|_| bad())?;
+            let name = TopicName::stored(&entry.name).map_err(|_| bad())?;
             registry.insert(Arc::new(topic_of(entry, name)));
         }
         let (clock, next_topic) = (UnixMicros(catalog.clock), catalog.next_topic);

@@ -163,7 +163,7 @@ impl Looking<'_> {
         match Catalog::read(self.disk, self.dir) {
             Ok(Some(catalog)) => {
                 for entry in &catalog.topics {
-                    let known = TopicName::parse(&entry.name).is_ok();
+                    let known = TopicName::stored(&entry.name).is_ok();
                     if !known {
                         self.damage(&path, 0, format!("topic {} has a bad name", entry.id));
                     }

@@ -1,0 +1,364 @@
+//! What the task of a shard does with its owner's decisions.
+
+use std::time::Duration;
+
+use super::dead_letter::{self, Copy};
+use super::error::Error;
+use super::events::{Event, Held, Leased};
+use super::logic::{
+    Fence, Grant, GroupId, HandedLease, Input, Order, Output, Refusal, Settlement, Span, Ticket,
+};
+use super::mailbox::{Asker, Joined, Members};
+use super::shard::{Done, Source, Task, Waiting};
+use super::source;
+use super::token::Token;
+use crate::record::Offset;
+use crate::storage::{self, Chunk};
+
+/// Reads from memory before the task looks at its other work.
+const READS_AT_ONCE: u32 = 4;
+/// Time after which a read that failed is tried again.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// Records on their way to a member.
+pub(super) struct Lease {
+    stream: u64,
+    group: GroupId,
+    fence: Fence,
+    /// Records that are still to be read.
+    spans: Vec<Span>,
+    leased: Leased,
+}
+
+impl Task {
+    /// Carries out a decision. `reads` counts those from memory in this round.
+    pub(super) fn carry_out(&mut self, output: Output, reads: &mut u32) {
+        match output {
+            Output::Append(command) => self.commands.push_back(command),
+            Output::Trim(before) => self.trim(before),
+            Output::Watch { group } => self.watch(group),
+            Output::Read { group, from } => self.read(group, from, reads),
+            Output::DeadLetter { group, offset, deliveries } => self.dead_letter(group, offset, deliveries),
+            Output::Joined { ticket, leases, .. } => self.joined(ticket, leases),
+            Output::Lease(grant) => self.lease(&grant),
+            Output::Revoked { stream, fence, spans, .. } => {
+                self.tell(stream, Event::Revoked { fence, spans })
+            }
+            Output::Gone { stream, .. } => {
+                self.tell(stream, Event::Ended(Error::NotFound));
+                self.streams.remove(&stream);
+            }
+            Output::Settled { ticket, outcomes } => {
+                if let Some(Waiting::Settled(asker)) = self.waiting.remove(&ticket) {
+                    match asker {
+                        Asker::Member(stream, number) => {
+                            self.tell(stream, Event::Settled { number, outcomes })
+                        }
+                        Asker::Call(reply) => drop(reply.send(Ok(outcomes))),
+                    }
+                }
+            }
+            Output::Extended { ticket, left_ms } => {
+                let left = left_ms.map(Duration::from_millis);
+                if let Some(Waiting::Extended(asker)) = self.waiting.remove(&ticket) {
+                    match asker {
+                        Asker::Member(stream, number) => self.tell(stream, Event::Extended { number, left }),
+                        Asker::Call(reply) => drop(reply.send(Ok(left))),
+                    }
+                }
+            }
+            Output::Done { ticket } => self.changed(ticket),
+            Output::Refused { ticket, reason } => self.refused(ticket, reason),
+        }
+    }
+
+    fn trim(&mut self, before: Offset) {
+        let (log, topic) = (self.shared.log.clone(), self.topic.clone());
+        self.work.push(Box::pin(async move {
+            if let Err(error) = log.trim(topic.name(), Some(topic.epoch()), before).await {
+                // It is tried again when the state of another group is written.
+                tracing::warn!(shard = %topic.name(), %error, "the groups' storage could not be trimmed");
+            }
+            Done::Nothing
+        }));
+    }
+
+    fn watch(&mut self, group: GroupId) {
+        let Some(state) = self.owner.shard().group(group) else { return };
+        let known = self.shared.topics.known(&state.about.topic);
+        let Some(topic) = known.filter(|topic| topic.epoch() == state.about.epoch) else {
+            return self.remove_gone(group);
+        };
+        let source = Source { topic, progress: std::sync::Arc::default() };
+        self.sources.insert(group, source);
+        self.progressed(group);
+        self.moved(group);
+    }
+
+    /// Tells the owner the tail of a group's topic, and waits for it to move.
+    pub(super) fn moved(&mut self, group: GroupId) {
+        let Some(source) = self.sources.get(&group) else { return };
+        if source.topic.is_deleted() {
+            return self.remove_gone(group);
+        }
+        let (topic, tail) = (source.topic.clone(), source.topic.tail());
+        self.inputs.push_back(Input::Tail { group, tail: tail.get() });
+        self.work.push(Box::pin(async move {
+            // Everything before the tail is told, so that it moves once the topic holds a record at it.
+            topic.wait_beyond(tail).await;
+            Done::Moved(group)
+        }));
+    }
+
+    fn read(&mut self, group: GroupId, from: u64, reads: &mut u32) {
+        let Some(source) = self.sources.get(&group) else { return };
+        let topic = source.topic.clone();
+        if *reads < READS_AT_ONCE
+            && let Some(chunk) = topic.read_cached(Offset::new(from), source::READ_BYTES)
+        {
+            *reads += 1;
+            return self.records(group, from, Ok(chunk));
+        }
+        self.work.push(Box::pin(async move {
+            let read = match topic.read_cached(Offset::new(from), source::READ_BYTES) {
+                Some(chunk) => Ok(chunk),
+                None => topic.read(Offset::new(from), source::READ_BYTES).await,
+            };
+            Done::Read(group, from, read)
+        }));
+    }
+
+    /// Gives the owner records that were read, or what became of them.
+    pub(super) fn records(&mut self, group: GroupId, from: u64, read: Result<Chunk, storage::Error>) {
+        let (Some(source), Some(state)) = (self.sources.get(&group), self.owner.shard().group(group)) else {
+            return;
+        };
+        let keyed = (state.about.settings.order == Order::Key).then_some(group);
+        let tail = source.topic.tail().get();
+        let parsed = read.and_then(|chunk| Ok((source::items(&chunk, from, keyed)?, chunk.next.get())));
+        match parsed {
+            Ok((items, next)) => {
+                let next = next.max(from);
+                self.inputs.push_back(Input::Records { group, from, next, tail: tail.max(next), items });
+            }
+            Err(storage::Error::Trimmed { earliest, .. }) => {
+                let (earliest, records) = (earliest.get(), earliest.get().saturating_sub(from));
+                self.inputs.push_back(Input::Trimmed { group, earliest, records });
+            }
+            Err(storage::Error::TopicNotFound) => self.remove_gone(group),
+            Err(error) => self.read_failed(group, from, error),
+        }
+    }
+
+    fn read_failed(&mut self, group: GroupId, from: u64, error: storage::Error) {
+        let error = Error::Topic(error.into());
+        for stream in self.streams.values().filter(|stream| stream.group == group) {
+            let _ = stream.events.send(Event::Ended(error.clone()));
+        }
+        self.work.push(Box::pin(async move {
+            tokio::time::sleep(READ_AGAIN).await;
+            Done::ReadAgain(group, from)
+        }));
+    }
+
+    fn dead_letter(&mut self, group: GroupId, offset: u64, deliveries: u32) {
+        let (Some(source), Some(state)) = (self.sources.get(&group), self.owner.shard().group(group)) else {
+            return;
+        };
+        let Some(to) = state.about.settings.dead_letter_topic.clone() else { return };
+        let reason = self.reasons.range(..=(group, offset)).next_back();
+        let reason = reason.filter(|((of, _), (end, _))| *of == group && offset < *end);
+        let copy = Copy {
+            group,
+            name: state.about.name.clone(),
+            offset,
+            deliveries,
+            reason: reason.map(|(_, (_, reason))| reason.clone()),
+        };
+        let (topics, topic, limits) =
+            (self.shared.topics.clone(), source.topic.clone(), self.shared.batch_limits);
+        let permits = self.dead_letters.clone();
+        self.work.push(Box::pin(async move {
+            let _permit = permits.acquire_owned().await;
+            Done::DeadLetter(group, offset, dead_letter::publish(&topics, &*topic, &to, copy, limits).await)
+        }));
+    }
+
+    fn joined(&mut self, ticket: Ticket, leases: Vec<HandedLease>) {
+        let Some(Waiting::Joined { stream, has_created, reply }) = self.waiting.remove(&ticket) else {
+            return;
+        };
+        let Some(group) = self.streams.get(&stream).map(|stream| stream.group) else { return };
+        let held = leases.into_iter().filter_map(|lease| {
+            Some(Held {
+                token: self.token(group, lease.fence, lease.spans.clone())?,
+                fence: lease.fence,
+                left: Duration::from_millis(lease.left_ms),
+                spans: lease.spans,
+            })
+        });
+        let held = held.collect();
+        let source = self.sources.get(&group).map(|source| (source.topic.clone(), source.progress.clone()));
+        let answer = match (self.described(Some(group), Members::Without), source) {
+            (Ok(info), Some((topic, progress))) => {
+                Ok(Joined { info, stream, held, has_created, topic, progress })
+            }
+            _ => Err(Error::NotFound),
+        };
+        // A caller that does not wait any more has no member to drop.
+        if reply.send(answer).is_err()
+            && let Some(stream_of) = self.streams.remove(&stream)
+        {
+            self.inputs.push_back(Input::Cut { session: stream_of.session, stream });
+        }
+    }
+
+    fn token(&self, group: GroupId, fence: Fence, held: Vec<Span>) -> Option<bytes::Bytes> {
+        let about = &self.owner.shard().group(group)?.about;
+        let (topic, name) = (about.topic.clone(), about.name.clone());
+        Some(Token { topic, group: name, id: group, epoch: about.epoch, fence, held }.encode())
+    }
+
+    fn lease(&mut self, grant: &Grant) {
+        let mut spans: Vec<Span> = Vec::with_capacity(grant.spans.len());
+        for &(span, _) in &grant.spans {
+            match spans.last_mut() {
+                Some(last) if last.end == span.start => last.end = span.end,
+                _ => spans.push(span),
+            }
+        }
+        let Some(token) = self.token(grant.group, grant.fence, spans.clone()) else { return };
+        let leased = Leased {
+            batches: Vec::new(),
+            token,
+            fence: grant.fence,
+            left: Duration::from_millis(grant.left_ms),
+            redeliveries: grant.spans.iter().copied().filter(|(_, delivery)| *delivery > 1).collect(),
+        };
+        let (stream, group, fence) = (grant.stream, grant.group, grant.fence);
+        self.fill(Box::new(Lease { stream, group, fence, spans, leased }));
+    }
+
+    /// Reads the records of a lease, at once if they are in memory.
+    fn fill(&mut self, lease: Box<Lease>) {
+        let Some(source) = self.sources.get(&lease.group) else { return };
+        let topic = source.topic.clone();
+        match source::cached(&*topic, &lease.spans) {
+            Ok(Some(runs)) => self.leased(lease, Ok(runs)),
+            Err(error) => self.leased(lease, Err(error)),
+            Ok(None) => self.work.push(Box::pin(async move {
+                let runs = source::read(&*topic, &lease.spans).await;
+                Done::Leased(lease, runs)
+            })),
+        }
+    }
+
+    /// Sends a lease whose records were read.
+    pub(super) fn leased(&mut self, mut lease: Box<Lease>, read: Result<Vec<bytes::Bytes>, storage::Error>) {
+        match read {
+            Ok(runs) => {
+                lease.leased.batches = runs;
+                self.tell(lease.stream, Event::Lease(lease.leased));
+            }
+            Err(storage::Error::Trimmed { earliest, .. }) => self.skip(lease, earliest.get()),
+            Err(storage::Error::TopicNotFound) => self.remove_gone(lease.group),
+            Err(error) => self.tell(lease.stream, Event::Ended(Error::Topic(error.into()))),
+        }
+    }
+
+    /// Settles the records of a lease that the topic does not hold any more, and reads the others.
+    fn skip(&mut self, mut lease: Box<Lease>, earliest: u64) {
+        let acts = lease.spans.iter().filter_map(|span| {
+            let gone = Span::new(span.start, span.end.min(earliest))?;
+            Some((gone, super::logic::Act::Skip))
+        });
+        let (acts, ticket) = (acts.collect(), self.unheard());
+        let (group, fence) = (lease.group, lease.fence);
+        self.inputs.push_back(Input::Settle(Settlement { ticket, group, fence, held: Vec::new(), acts }));
+        lease.spans =
+            lease.spans.iter().filter_map(|span| Span::new(span.start.max(earliest), span.end)).collect();
+        lease.leased.redeliveries.retain(|(span, _)| span.end > earliest);
+        if !lease.spans.is_empty() {
+            self.fill(lease);
+        }
+    }
+
+    /// Answers a change that is durable.
+    fn changed(&mut self, ticket: Ticket) {
+        match self.waiting.remove(&ticket) {
+            Some(Waiting::Created(id, reply)) => {
+                drop(reply.send(self.described(Some(id), Members::Without)));
+                self.created(id);
+            }
+            Some(Waiting::CreatedByJoin(id)) => self.created(id),
+            Some(Waiting::Changed(id, reply)) => {
+                self.progressed(id);
+                drop(reply.send(self.described(Some(id), Members::Without)));
+            }
+            Some(Waiting::Deleted(id, reply)) => {
+                self.forget(id);
+                drop(reply.send(Ok(())));
+            }
+            Some(Waiting::Left(stream)) => {
+                self.tell(stream, Event::Left);
+                if let Some(left) = self.streams.remove(&stream) {
+                    self.sessions.remove(&left.session);
+                }
+            }
+            Some(other) => drop(self.waiting.insert(ticket, other)),
+            None => {}
+        }
+    }
+
+    fn created(&mut self, id: GroupId) {
+        for message in self.creating.remove(&id).unwrap_or_default() {
+            self.take(message);
+        }
+    }
+
+    fn refused(&mut self, ticket: Ticket, reason: Refusal) {
+        let error = match reason {
+            Refusal::NoSuchGroup => Error::NotFound,
+            Refusal::GroupExists => Error::Exists,
+            Refusal::OtherGroup | Refusal::NoSuchSession => Error::SessionEnded,
+            Refusal::TooManyMembers => Error::TooManyMembers { limit: self.shared.members_max },
+            Refusal::OrderFixed => Error::OrderFixed,
+        };
+        match self.waiting.remove(&ticket) {
+            Some(Waiting::Joined { stream, reply, .. }) => {
+                self.streams.remove(&stream);
+                drop(reply.send(Err(error)));
+            }
+            // The session was over already.
+            Some(Waiting::Left(stream)) => {
+                self.tell(stream, Event::Left);
+                self.streams.remove(&stream);
+            }
+            Some(Waiting::Created(id, reply)) => {
+                self.forget(id);
+                drop(reply.send(Err(error)));
+            }
+            Some(waiting) => waiting.fail(error),
+            None => {}
+        }
+    }
+
+    /// Takes the result of work that the task waited for.
+    pub(super) fn done(&mut self, done: Done) {
+        match done {
+            Done::Moved(group) => self.moved(group),
+            Done::Read(group, from, read) => self.records(group, from, read),
+            Done::ReadAgain(group, from) => self.read(group, from, &mut 0),
+            Done::Leased(lease, read) => self.leased(lease, read),
+            Done::DeadLetter(group, offset, stored) => {
+                let is_stored = stored.is_ok();
+                match stored {
+                    Ok(()) => drop(self.problems.remove(&group)),
+                    Err(problem) => drop(self.problems.insert(group, problem)),
+                }
+                self.inputs.push_back(Input::DeadLetter { group, offset, is_stored });
+            }
+            Done::Nothing => {}
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What the task of a shard says of its groups and their members.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::error::Error;
+use super::info::{Info, Lag, MemberInfo, Status};
+use super::logic::{GroupId, GroupState, Input, SessionId};
+use super::mailbox::Members;
+use super::shard::Task;
+use crate::record::Offset;
+use crate::storage::TopicLog;
+
+/// Most members that are described.
+const MEMBERS_MAX: usize = 1000;
+
+/// Records of a topic without gaps between its offsets that a group has not settled, and the offset of the oldest one.
+fn unsettled(state: &GroupState, topic: &dyn TopicLog) -> (u64, u64) {
+    let (earliest, tail) = (topic.earliest().get(), topic.tail().get());
+    let head = state.progress.head().clamp(earliest, tail.max(earliest));
+    let open = state.progress.open().iter();
+    let open = open.map(|span| span.end.saturating_sub(span.start.max(earliest))).sum::<u64>();
+    let oldest = state.progress.next_open(earliest).min(tail);
+    (tail.saturating_sub(head) + open, oldest)
+}
+
+impl Task {
+    /// Describes a group.
+    pub(super) fn described(&mut self, id: Option<GroupId>, members: Members) -> Result<Info, Error> {
+        let id = id.ok_or(Error::NotFound)?;
+        let state = self.owner.shard().group(id).ok_or(Error::NotFound)?;
+        let about = &state.about;
+        let topic = self.shared.topics.known(&about.topic).filter(|topic| topic.epoch() == about.epoch);
+        let topic = topic.ok_or(Error::NotFound)?;
+        let (records, oldest) = unsettled(state, &*topic);
+        let load = self.owner.load(id);
+        let status = Status {
+            oldest_unsettled: Offset::new(oldest),
+            tail: topic.tail(),
+            lag: Lag { records, age: None },
+            leased_records: load.leased,
+            delayed_records: load.delayed,
+            blocked_keys: load.blocked_keys,
+            parked_records: state.parked_records,
+            dead_lettered_records: state.dead_lettered,
+            skipped_records: state.skipped,
+            is_at_lookahead_max: load.is_full,
+            dead_letter_problem: self.problems.get(&id).cloned(),
+            member_count: self.owner.member_count(id) as u64,
+            members: if members == Members::With { self.members(id) } else { Vec::new() },
+        };
+        Ok(Info {
+            topic: about.topic.clone(),
+            name: about.name.clone(),
+            id,
+            created: about.created,
+            topic_epoch: about.epoch,
+            settings: about.settings.clone(),
+            status,
+        })
+    }
+
+    fn members(&self, id: GroupId) -> Vec<MemberInfo> {
+        let members = self.owner.members(id).take(MEMBERS_MAX).filter_map(|load| {
+            let session = self.sessions.get(&load.session)?;
+            Some(MemberInfo {
+                name: session.member.clone(),
+                principal: session.principal.clone(),
+                age: session.since.elapsed(),
+                is_connected: self.streams.contains_key(&session.stream),
+                credit_records: load.credit.0,
+                credit_bytes: load.credit.1,
+                leased_records: load.leased,
+                oldest_lease_age: load.oldest_lease_ms.map(Duration::from_millis),
+            })
+        });
+        members.collect()
+    }
+
+    /// Tells members how far their group is behind.
+    pub(super) fn progressed(&self, id: GroupId) {
+        if let (Some(source), Some(state)) = (self.sources.get(&id), self.owner.shard().group(id)) {
+            let (records, oldest) = unsettled(state, &*source.topic);
+            source.progress.records.store(records, Ordering::Relaxed);
+            source.progress.oldest.store(oldest, Ordering::Relaxed);
+        }
+    }
+
+    /// Looks after sessions and the lag of groups, once in a while.
+    pub(super) fn sweep(&mut self) {
+        let (owner, sources) = (&self.owner, &self.sources);
+        self.sessions.retain(|session, known| owner.knows_session(*session, known.group));
+        let groups: std::collections::BTreeSet<GroupId> =
+            self.streams.values().map(|stream| stream.group).filter(|id| sources.contains_key(id)).collect();
+        groups.into_iter().for_each(|id| self.progressed(id));
+        let over: Vec<SessionId> =
+            self.detached.iter().copied().filter(|session| !self.owner.holds_leases(*session)).collect();
+        for session in over {
+            self.detached.remove(&session);
+            let ticket = self.unheard();
+            self.inputs.push_back(Input::Leave { ticket, session });
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What happens to a member.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::error::Error;
+use super::logic::{Fence, Outcome, Span};
+
+/// A lease that a session holds already when a call takes it up.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Encoded [`Token`](super::token::Token) of the lease.
+    pub token: Bytes,
+    /// Its fence.
+    pub fence: Fence,
+    /// Time until it ends.
+    pub left: Duration,
+    /// Its records.
+    pub spans: Vec<Span>,
+}
+
+/// Records for a member.
+#[derive(Clone, Debug)]
+pub struct Leased {
+    /// Runs of encoded blocks: the fields 1 of a `Lease`.
+    pub batches: Vec<Bytes>,
+    /// Encoded [`Token`](super::token::Token) of the lease.
+    pub token: Bytes,
+    /// Its fence.
+    pub fence: Fence,
+    /// Time until it ends.
+    pub left: Duration,
+    /// Records that were delivered before, with the number of this delivery, which is 2 or more.
+    pub redeliveries: Vec<(Span, u32)>,
+}
+
+/// What happens to a member.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// It gets records.
+    Lease(Leased),
+    /// Answer to [`Member::settle`](super::Member::settle). What is settled is durable.
+    Settled {
+        /// Number of the settlement.
+        number: u64,
+        /// The outcomes in order.
+        outcomes: Vec<(Span, Outcome)>,
+    },
+    /// Answer to [`Member::extend`](super::Member::extend).
+    Extended {
+        /// Number of the request.
+        number: u64,
+        /// Time until the lease ends; `None` if it is lost.
+        left: Option<Duration>,
+    },
+    /// It has lost these records.
+    Revoked {
+        /// Fence of the lease.
+        fence: Fence,
+        /// The records in order.
+        spans: Vec<Span>,
+    },
+    /// It left, and all its settlements are answered. The last event.
+    Left,
+    /// It is a member no more. The last event.
+    Ended(Error),
+}

@@ -1,0 +1,126 @@
+//! Messages to the task of a shard, and its answers.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::Error;
+use super::events::{Event, Held};
+use super::info::Info;
+use super::logic::{GroupId, GroupName, Outcome, SessionId, Settings, Span};
+
+use super::requests::Settlement;
+use super::token::Token;
+use crate::record::TopicName;
+use crate::storage::TopicLog;
+
+/// Place for the answer of a call.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// Outcomes of a settlement.
+pub(super) type Outcomes = Vec<(Span, Outcome)>;
+
+/// Name of a group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Name {
+    pub topic: TopicName,
+    pub group: GroupName,
+}
+
+/// A group to create.
+pub(super) struct NewGroup {
+    pub topic: Arc<dyn TopicLog>,
+    pub start: u64,
+    pub settings: Settings,
+}
+
+/// A member that joins.
+pub(super) struct NewMember {
+    pub name: Name,
+    pub member: Box<str>,
+    pub principal: Arc<str>,
+    pub session: SessionId,
+    /// True if the session is that of an earlier call.
+    pub is_resumed: bool,
+    /// The group to create if there is none.
+    pub create: Option<NewGroup>,
+    /// True once its group was created for it.
+    pub has_created: bool,
+    pub events: mpsc::UnboundedSender<Event>,
+}
+
+/// Answer to a join.
+pub(super) struct Joined {
+    pub info: Info,
+    pub stream: u64,
+    pub held: Vec<Held>,
+    pub has_created: bool,
+    pub topic: Arc<dyn TopicLog>,
+    pub progress: Arc<Progress>,
+}
+
+/// Lag of a group, which its members read without asking.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Records that are not settled.
+    pub records: AtomicU64,
+    /// Offset of the oldest of them.
+    pub oldest: AtomicU64,
+}
+
+/// Receiver of the answer to a settlement or an extension.
+pub(super) enum Asker<T> {
+    /// A member, by its stream; with its number of the request.
+    Member(u64, u64),
+    /// A call.
+    Call(Reply<T>),
+}
+
+/// A message to the task of a shard. Each sender bounds the messages of its own that are not answered.
+pub(super) enum Message {
+    Create(Name, NewGroup, Reply<Info>),
+    Describe(Name, Members, Reply<Info>),
+    /// Groups after a name, of one topic or all, up to a number.
+    List(Option<TopicName>, Option<Name>, usize, Reply<Vec<Info>>),
+    Update(Name, Option<GroupId>, Settings, Reply<Info>),
+    Delete(Name, Option<GroupId>, Reply<()>),
+    /// The offset is one of the topic's incarnation that the log is of.
+    Seek(Name, Arc<dyn TopicLog>, u64, Reply<Info>),
+    Join(NewMember, Reply<Joined>),
+    Credit {
+        session: SessionId,
+        stream: u64,
+        records: u64,
+        bytes: u64,
+    },
+    Settle(Token, Settlement, Asker<Outcomes>),
+    Extend(Token, Option<Duration>, Asker<Option<Duration>>),
+    Leave {
+        session: SessionId,
+        stream: u64,
+    },
+    /// The stream ended.
+    Cut {
+        session: SessionId,
+        stream: u64,
+    },
+    /// The stream ended, and what its session holds is kept until it is settled or its deadline.
+    Detach {
+        session: SessionId,
+        stream: u64,
+    },
+    /// Hands the shard over and ends the task.
+    Close(oneshot::Sender<()>),
+}
+
+/// Whether members are described.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Members {
+    With,
+    Without,
+}
+
+/// Sender of messages to the task of a shard.
+pub(super) type Mailbox = mpsc::UnboundedSender<Message>;

@@ -1,0 +1,363 @@
+//! The task of a shard: it feeds the shard's owner with messages, stored commands, records and time, and carries out what
+//! the owner decides.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::error::Error;
+use super::events::Event;
+use super::info::Info;
+use super::logic::{Command, GroupId, Input, Now, Owner, SessionId, Shard, Ticket};
+use super::mailbox::{Asker, Joined, Message, Name, Outcomes, Progress, Reply};
+use super::member;
+use super::shard_log::{self, Sized};
+use crate::record::UnixMicros;
+use crate::storage::{self, Appended, Appender, BoxFuture, Chunk, Hold, Log, TopicLog};
+use crate::topic::Topics;
+
+/// Most appends under way. Further commands are gathered into larger batches.
+const APPENDS_MAX: usize = 8;
+/// Messages taken before what they caused is carried out.
+const MESSAGES_AT_ONCE: usize = 256;
+/// Interval of looking after sessions that ended and the lag of groups.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest sleep of a task without work.
+const SLEEP_MAX: Duration = Duration::from_secs(3600);
+/// Copies that are published to dead letter topics at the same time.
+const DEAD_LETTERS_AT_ONCE: usize = 16;
+
+/// What all shards share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub topics: Topics,
+    pub log: Arc<dyn Log>,
+    pub groups_max: usize,
+    pub members_max: usize,
+    /// Number of groups of all shards that are at work.
+    pub groups: Arc<AtomicUsize>,
+    pub batch_limits: crate::record::BatchLimits,
+}
+
+/// A group's topic, and what its members read without asking.
+pub(super) struct Source {
+    pub topic: Arc<dyn TopicLog>,
+    pub progress: Arc<Progress>,
+}
+
+/// An open stream of a member.
+pub(super) struct Stream {
+    pub events: mpsc::UnboundedSender<Event>,
+    pub session: SessionId,
+    pub group: GroupId,
+}
+
+/// A member as people see it.
+pub(super) struct Session {
+    pub member: Box<str>,
+    pub principal: Arc<str>,
+    pub since: Instant,
+    /// Its newest stream.
+    pub stream: u64,
+    pub group: GroupId,
+}
+
+/// Receiver of an answer of the owner.
+pub(super) enum Waiting {
+    Created(GroupId, Reply<Info>),
+    /// A group that a join creates.
+    CreatedByJoin(GroupId),
+    Changed(GroupId, Reply<Info>),
+    Deleted(GroupId, Reply<()>),
+    Joined {
+        stream: u64,
+        has_created: bool,
+        reply: Reply<Joined>,
+    },
+    Settled(Asker<Outcomes>),
+    Extended(Asker<Option<Duration>>),
+    Left(u64),
+}
+
+/// Result of work that the task waited for.
+pub(super) enum Done {
+    /// The tail of a group's topic moved, or the topic is gone.
+    Moved(GroupId),
+    /// A read for the owner.
+    Read(GroupId, u64, Result<Chunk, storage::Error>),
+    /// A read for the owner failed a while ago.
+    ReadAgain(GroupId, u64),
+    /// A read for a member.
+    Leased(Box<super::carry_out::Lease>, Result<Vec<bytes::Bytes>, storage::Error>),
+    /// A copy in the dead letter topic.
+    DeadLetter(GroupId, u64, Result<(), String>),
+    Nothing,
+}
+
+/// A task of a shard.
+pub(super) struct Task {
+    pub owner: Owner,
+    pub shared: Shared,
+    pub topic: Arc<dyn TopicLog>,
+    appender: Box<dyn Appender>,
+    mailbox: mpsc::UnboundedReceiver<Message>,
+    /// Zero of the owner's clock.
+    begun: Instant,
+    pub commands: VecDeque<Command>,
+    appends: FuturesOrdered<BoxFuture<'static, (Vec<Sized>, Appended)>>,
+    pub inputs: VecDeque<Input>,
+    pub work: FuturesUnordered<BoxFuture<'static, Done>>,
+    pub names: BTreeMap<Name, GroupId>,
+    /// Messages for groups whose creation is not durable.
+    pub creating: BTreeMap<GroupId, Vec<Message>>,
+    pub sources: HashMap<GroupId, Source>,
+    next_ticket: u64,
+    pub waiting: HashMap<Ticket, Waiting>,
+    next_stream: u64,
+    pub streams: HashMap<u64, Stream>,
+    pub sessions: HashMap<SessionId, Session>,
+    /// Sessions without a call that last until their leases end.
+    pub detached: BTreeSet<SessionId>,
+    next_sweep: Instant,
+    /// Reasons of failures, by group and first offset, with the end of the offsets.
+    pub reasons: BTreeMap<(GroupId, u64), (u64, Box<str>)>,
+    /// Reasons why dead letter topics take no records.
+    pub problems: HashMap<GroupId, String>,
+    pub dead_letters: Arc<Semaphore>,
+    closing: Option<oneshot::Sender<()>>,
+    failed: Option<Error>,
+}
+
+impl Task {
+    /// Begins the next term of a shard that was folded.
+    pub(super) fn new(
+        shard: Shard,
+        topic: Arc<dyn TopicLog>,
+        shared: Shared,
+        mailbox: mpsc::UnboundedReceiver<Message>,
+    ) -> Self {
+        let named = |(id, state): (GroupId, &super::logic::GroupState)| {
+            (Name { topic: state.about.topic.clone(), group: state.about.name.clone() }, id)
+        };
+        let names: BTreeMap<Name, GroupId> = shard.groups().map(named).collect();
+        shared.groups.fetch_add(names.len(), std::sync::atomic::Ordering::Relaxed);
+        Self {
+            owner: Owner::begin(shard, Now { millis: 0, wall: UnixMicros::now() }),
+            shared,
+            appender: topic.appender(),
+            topic,
+            mailbox,
+            begun: Instant::now(),
+            commands: VecDeque::new(),
+            appends: FuturesOrdered::new(),
+            inputs: VecDeque::new(),
+            work: FuturesUnordered::new(),
+            names,
+            creating: BTreeMap::new(),
+            sources: HashMap::new(),
+            next_ticket: 1,
+            waiting: HashMap::new(),
+            next_stream: 1,
+            streams: HashMap::new(),
+            sessions: HashMap::new(),
+            detached: BTreeSet::new(),
+            next_sweep: Instant::now(),
+            reasons: BTreeMap::new(),
+            problems: HashMap::new(),
+            dead_letters: Arc::new(Semaphore::new(DEAD_LETTERS_AT_ONCE)),
+            closing: None,
+            failed: None,
+        }
+    }
+
+    /// Works until the shard is closed or its storage fails.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.carry_on();
+            if self.failed.is_some() || self.owner.has_ended() {
+                break;
+            }
+            let is_owning = self.owner.is_owning();
+            let wake = self.wakes_at();
+            tokio::select! {
+                Some((commands, appended)) = self.appends.next() => self.appended(commands, appended),
+                Some(done) = self.work.next() => self.done(done),
+                message = self.mailbox.recv(), if is_owning => match message {
+                    Some(message) => self.take_all(message),
+                    None => break,
+                },
+                () = tokio::time::sleep_until(wake) => self.inputs.push_back(Input::Tick),
+            }
+        }
+        self.end();
+    }
+
+    /// The time of an input.
+    pub(super) fn now(&self) -> Now {
+        let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Now { millis, wall: UnixMicros::now() }
+    }
+
+    fn wakes_at(&self) -> Instant {
+        let sweep = if self.sessions.is_empty() { None } else { Some(self.next_sweep) };
+        // A timer of the owner is due once its whole millisecond is over.
+        let owner = self.owner.wakes_at().map(|at| self.begun + Duration::from_millis(at));
+        let wake = sweep.into_iter().chain(owner).min();
+        wake.unwrap_or_else(|| Instant::now() + SLEEP_MAX)
+    }
+
+    /// Gives the owner all inputs, carries out its decisions, and stores its commands.
+    fn carry_on(&mut self) {
+        let mut reads = 0;
+        loop {
+            for output in self.owner.take_outputs() {
+                self.carry_out(output, &mut reads);
+            }
+            let Some(input) = self.inputs.pop_front() else { break };
+            let now = self.now();
+            self.owner.handle(now, input);
+        }
+        if self.next_sweep <= Instant::now() {
+            self.next_sweep = Instant::now() + SWEEP_INTERVAL;
+            self.sweep();
+        }
+        self.store();
+    }
+
+    fn store(&mut self) {
+        while self.appends.len() < APPENDS_MAX
+            && let Some((batch, commands)) = shard_log::next_batch(&mut self.commands)
+        {
+            let append = self.appender.append(vec![batch], Hold::default());
+            self.appends.push_back(Box::pin(async move { (commands, append.await) }));
+        }
+    }
+
+    fn appended(&mut self, commands: Vec<Sized>, appended: Appended) {
+        let Some(receipt) = appended.receipts.first() else {
+            let error = appended.failure.unwrap_or(storage::Error::Closing);
+            tracing::warn!(shard = %self.topic.name(), %error, "groups could not be stored");
+            return self.fail(Error::Topic(error.into()));
+        };
+        for (index, (command, size)) in commands.into_iter().enumerate() {
+            let now = self.now();
+            self.owner.fold(now, receipt.first.plus(index as u64), size, &command);
+        }
+    }
+
+    fn take_all(&mut self, first: Message) {
+        let mut next = Some(first);
+        for _ in 0..MESSAGES_AT_ONCE {
+            let Some(message) = next else { return };
+            self.take(message);
+            next = self.mailbox.try_recv().ok();
+        }
+        // It was received, and must not be lost.
+        next.into_iter().for_each(|message| self.take(message));
+    }
+
+    /// Hands the shard over, and ends once that is stored.
+    pub(super) fn close(&mut self, closed: oneshot::Sender<()>) {
+        self.closing = Some(closed);
+        let now = self.now();
+        self.owner.hand_over(now);
+    }
+
+    pub(super) fn fail(&mut self, error: Error) {
+        self.failed.get_or_insert(error);
+    }
+
+    /// Answers everyone who waits.
+    fn end(mut self) {
+        let error = self.failed.take().unwrap_or_else(member::gone);
+        self.shared.groups.fetch_sub(self.names.len(), std::sync::atomic::Ordering::Relaxed);
+        for stream in self.streams.values() {
+            let _ = stream.events.send(Event::Ended(error.clone()));
+        }
+        for (_, waiting) in self.waiting.drain() {
+            waiting.fail(error.clone());
+        }
+        self.mailbox.close();
+        while let Ok(message) = self.mailbox.try_recv() {
+            message.fail(error.clone());
+        }
+        if let Some(closed) = self.closing.take() {
+            let _ = closed.send(());
+        }
+    }
+
+    /// A new name of a request.
+    pub(super) fn ticket(&mut self, waiting: Waiting) -> Ticket {
+        let ticket = self.unheard();
+        self.waiting.insert(ticket, waiting);
+        ticket
+    }
+
+    /// A new name of a request whose answer nobody waits for.
+    pub(super) const fn unheard(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket(self.next_ticket)
+    }
+
+    /// A new name of a stream.
+    pub(super) const fn stream(&mut self) -> u64 {
+        self.next_stream += 1;
+        self.next_stream
+    }
+
+    /// Sends an event to a stream that is still open.
+    pub(super) fn tell(&self, stream: u64, event: Event) {
+        if let Some(stream) = self.streams.get(&stream) {
+            // A member that is dropped sends a cut.
+            let _ = stream.events.send(event);
+        }
+    }
+}
+
+impl Waiting {
+    /// Answers with an error.
+    pub(super) fn fail(self, error: Error) {
+        match self {
+            Self::Created(_, reply) | Self::Changed(_, reply) => drop(reply.send(Err(error))),
+            Self::Deleted(_, reply) => drop(reply.send(Err(error))),
+            Self::Joined { reply, .. } => drop(reply.send(Err(error))),
+            Self::Settled(Asker::Call(reply)) => drop(reply.send(Err(error))),
+            Self::Extended(Asker::Call(reply)) => drop(reply.send(Err(error))),
+            // A member is told by its last event.
+            Self::Settled(Asker::Member(..))
+            | Self::Extended(Asker::Member(..))
+            | Self::CreatedByJoin(_)
+            | Self::Left(_) => {}
+        }
+    }
+}
+
+impl Message {
+    /// Answers with an error.
+    pub(super) fn fail(self, error: Error) {
+        match self {
+            Self::Create(_, _, reply)
+            | Self::Describe(_, _, reply)
+            | Self::Update(_, _, _, reply)
+            | Self::Seek(_, _, _, reply) => drop(reply.send(Err(error))),
+            Self::List(_, _, _, reply) => drop(reply.send(Err(error))),
+            Self::Delete(_, _, reply) => drop(reply.send(Err(error))),
+            Self::Join(_, reply) => drop(reply.send(Err(error))),
+            Self::Settle(_, _, Asker::Call(reply)) => drop(reply.send(Err(error))),
+            Self::Extend(_, _, Asker::Call(reply)) => drop(reply.send(Err(error))),
+            Self::Close(closed) => drop(closed.send(())),
+            Self::Settle(..)
+            | Self::Extend(..)
+            | Self::Credit { .. }
+            | Self::Leave { .. }
+            | Self::Cut { .. }
+            | Self::Detach { .. } => {}
+        }
+    }
+}

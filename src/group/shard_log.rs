@@ -1,0 +1,101 @@
+//! Commands of a shard as they are stored: one record each, in the shard's internal topic.
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut, Bytes};
+use prost::encoding::encode_varint;
+
+use super::logic::{Command, Shard, decode, encode};
+use crate::record::block::{Blocks, records_fields};
+use crate::record::walk::{Fields, Value};
+use crate::record::{Batch, BatchLimits, Offset, TopicName};
+use crate::storage::{Error, TopicLog};
+
+/// Most commands of one batch.
+const COMMANDS_MAX: usize = 1000;
+/// Size in bytes from which on a batch takes no further command. A command is smaller than 1 MiB.
+const BATCH_FULL: usize = 256 << 10;
+/// Bytes read at once.
+const READ_BYTES: usize = 1 << 20;
+/// Tag of a record's value: field 2, length-delimited.
+const VALUE_TAG: u8 = 0x12;
+
+/// Name of the topic of a shard.
+pub(super) fn name(shard: u64) -> TopicName {
+    TopicName::internal(&format!("groups-{shard:02}")).expect("the name is well-formed")
+}
+
+/// A command with the size of its encoding in bytes.
+pub(super) type Sized = (Command, usize);
+
+/// Takes the next commands that are stored at once.
+pub(super) fn next_batch(commands: &mut VecDeque<Command>) -> Option<(Batch, Vec<Sized>)> {
+    let (mut taken, mut records, mut bytes) = (Vec::new(), Vec::new(), 0);
+    while bytes < BATCH_FULL
+        && taken.len() < COMMANDS_MAX
+        && let Some(command) = commands.pop_front()
+    {
+        let record = record_of(&encode(&command));
+        bytes += record.len();
+        taken.push((command, record.len()));
+        records.push(record);
+    }
+    if taken.is_empty() {
+        return None;
+    }
+    let limits = BatchLimits { records_max: u32::MAX, bytes_max: u32::MAX };
+    let fields = records_fields(records.iter().map(Vec::as_slice));
+    let batch = Batch::check(fields, limits).expect("records are well-formed and below the limits");
+    Some((batch, taken))
+}
+
+fn record_of(value: &[u8]) -> Vec<u8> {
+    let mut record = Vec::with_capacity(value.len() + 6);
+    record.put_u8(VALUE_TAG);
+    encode_varint(value.len() as u64, &mut record);
+    record.put_slice(value);
+    record
+}
+
+/// Folds all that is stored.
+///
+/// # Errors
+/// The storage failed, or it holds what this server does not know.
+pub(super) async fn fold(topic: &dyn TopicLog) -> Result<Shard, Error> {
+    let earliest = topic.earliest();
+    let mut shard = if earliest == Offset::ZERO { Shard::new() } else { Shard::trimmed() };
+    let (mut at, tail) = (earliest, topic.tail());
+    while at < tail {
+        let chunk = topic.read(at, READ_BYTES).await?;
+        for run in &chunk.runs {
+            apply(&mut shard, run, at)?;
+        }
+        at = chunk.next;
+    }
+    Ok(shard)
+}
+
+fn apply(shard: &mut Shard, run: &Bytes, from: Offset) -> Result<(), Error> {
+    let damaged = |reason: &dyn std::fmt::Display| Error::Damaged(format!("groups: {reason}"));
+    for block in Blocks::new(run) {
+        let block = block.map_err(|error| damaged(&error))?;
+        for (index, record) in block.records().enumerate() {
+            let at = block.first.plus(index as u64);
+            if at < from {
+                continue;
+            }
+            let value = value_of(record).ok_or_else(|| damaged(&"a record is not a command"))?;
+            let command = decode(value).map_err(|error| damaged(&error))?;
+            shard.apply(at, record.len(), &command);
+        }
+    }
+    Ok(())
+}
+
+fn value_of(record: &[u8]) -> Option<&[u8]> {
+    let field = Fields::new(record).next()?.ok()?;
+    match (field.number, field.value) {
+        (2, Value::Len(range)) => record.get(range),
+        _ => None,
+    }
+}

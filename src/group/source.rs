@@ -1,0 +1,115 @@
+//! The records of a group's topic: what an owner needs to know of them, and the bytes that a member gets.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::logic::{GroupId, KeyHash, ReadItem, Span};
+use crate::record::block::{Blocks, ending_at, runs_starting_at};
+use crate::record::walk::{Fields, Malformed, Value};
+use crate::record::{Offset, UnixMicros};
+use crate::storage::{Chunk, Error, TopicLog};
+
+/// Bytes read at once for an owner. They are parsed and not kept.
+pub(super) const READ_BYTES: usize = 256 << 10;
+/// Bytes read at once for a member.
+const LEASE_READ_BYTES: usize = 64 << 10;
+
+/// Describes the records of a chunk from `from` on to an owner. Hashes keys if `keyed` names the group.
+///
+/// # Errors
+/// The chunk is not made of blocks.
+pub(super) fn items(chunk: &Chunk, from: u64, keyed: Option<GroupId>) -> Result<Vec<ReadItem>, Error> {
+    let mut items = Vec::with_capacity(usize::try_from(chunk.records).unwrap_or(0));
+    for run in &chunk.runs {
+        for block in Blocks::new(run) {
+            let block = block.map_err(damaged)?;
+            for (offset, record) in (block.first.get()..).zip(block.records()) {
+                if offset < from {
+                    continue;
+                }
+                let key = keyed.and_then(|group| key_of(record).map(|key| KeyHash::of(group, key)));
+                items.push(ReadItem { offset, size: u32::try_from(record.len()).unwrap_or(u32::MAX), key });
+            }
+        }
+    }
+    Ok(items)
+}
+
+/// The key of a record; none if it is empty.
+fn key_of(record: &[u8]) -> Option<&[u8]> {
+    let fields = Fields::new(record).map_while(Result::ok);
+    let keys = fields.filter_map(|field| match (field.number, field.value) {
+        (1, Value::Len(range)) => record.get(range),
+        _ => None,
+    });
+    keys.last().filter(|key| !key.is_empty())
+}
+
+fn damaged(Malformed(reason): Malformed) -> Error {
+    Error::Damaged(reason.to_owned())
+}
+
+/// The records of these spans from memory; none if some of them must be read from disk.
+pub(super) fn cached(topic: &dyn TopicLog, spans: &[Span]) -> Result<Option<Vec<Bytes>>, Error> {
+    let mut runs = Vec::new();
+    for span in spans {
+        let mut at = span.start;
+        while at < span.end {
+            let Some(chunk) = topic.read_cached(Offset::new(at), LEASE_READ_BYTES) else { return Ok(None) };
+            at = take(chunk, at, span.end, &mut runs)?;
+        }
+    }
+    Ok(Some(runs))
+}
+
+/// The records of these spans. A span beyond the tail ends there.
+///
+/// # Errors
+/// The storage failed, or [`Error::Trimmed`]: some of the records are not kept any more.
+pub(super) async fn read(topic: &dyn TopicLog, spans: &[Span]) -> Result<Vec<Bytes>, Error> {
+    let mut runs = Vec::new();
+    for span in spans {
+        let mut at = span.start;
+        while at < span.end {
+            let chunk = match topic.read_cached(Offset::new(at), LEASE_READ_BYTES) {
+                Some(chunk) => chunk,
+                None => topic.read(Offset::new(at), LEASE_READ_BYTES).await?,
+            };
+            let before = at;
+            at = take(chunk, at, span.end, &mut runs)?;
+            if at == before {
+                break;
+            }
+        }
+    }
+    Ok(runs)
+}
+
+/// Age of the record at `offset`, or of the next one; none if it is not in memory.
+pub(super) fn cached_age(topic: &dyn TopicLog, offset: Offset) -> Option<Duration> {
+    topic.read_cached(offset, 1).and_then(|chunk| age(&chunk))
+}
+
+/// Age of the first record of a chunk.
+pub(super) fn age(chunk: &Chunk) -> Option<Duration> {
+    let block = Blocks::new(chunk.runs.first()?).next()?.ok()?;
+    Some(Duration::from_micros(UnixMicros::now().0.saturating_sub(block.time().0)))
+}
+
+/// Adds what a chunk holds of the records from `at` up to `end`. Returns the next offset to read.
+fn take(chunk: Chunk, at: u64, end: u64, runs: &mut Vec<Bytes>) -> Result<u64, Error> {
+    let next = chunk.next.get();
+    let mut found = chunk.runs;
+    if chunk.first.get() < at {
+        found = runs_starting_at(&found, Offset::new(at)).map_err(damaged)?;
+    }
+    if next <= end {
+        runs.extend(found);
+        return Ok(next);
+    }
+    for run in &found {
+        runs.extend(ending_at(run, Offset::new(end)).map_err(damaged)?);
+    }
+    Ok(next)
+}

@@ -1,0 +1,301 @@
+//! What the task of a shard does with its messages.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::error::Error;
+use super::events::Event;
+use super::info::Info;
+use super::logic::{self, About, GroupId, Input, Outcome, SessionId, Settings};
+use super::mailbox::{Asker, Joined, Members, Message, Name, NewGroup, NewMember, Outcomes, Reply};
+use super::requests::Settlement;
+use super::shard::{Session, Stream, Task, Waiting};
+use super::token::Token;
+use crate::record::{TopicName, UnixMicros};
+use crate::storage::{self, Stored};
+use tokio::time::Instant;
+
+/// Most reasons of failures that a shard remembers for dead letters.
+const REASONS_MAX: usize = 10_000;
+
+impl Task {
+    /// Takes a message.
+    pub(super) fn take(&mut self, message: Message) {
+        match message {
+            Message::Create(name, new, reply) => self.create(name, new, reply),
+            Message::Describe(name, members, reply) => match self.find(&name) {
+                Some(id) if self.creating.contains_key(&id) => {
+                    self.defer(id, Message::Describe(name, members, reply));
+                }
+                found => drop(reply.send(self.described(found, members))),
+            },
+            Message::List(topic, after, limit, reply) => {
+                drop(reply.send(Ok(self.list(topic.as_ref(), after.as_ref(), limit))));
+            }
+            Message::Update(name, id, settings, reply) => self.update(name, id, settings, reply),
+            Message::Delete(name, id, reply) => self.delete(name, id, reply),
+            Message::Seek(name, topic, to, reply) => match self.find(&name) {
+                Some(id) if self.creating.contains_key(&id) => {
+                    self.defer(id, Message::Seek(name, topic, to, reply));
+                }
+                Some(id) if self.epoch_of(id) == Some(topic.epoch()) => {
+                    let ticket = self.ticket(Waiting::Changed(id, reply));
+                    self.inputs.push_back(Input::Seek { ticket, group: id, to });
+                }
+                _ => drop(reply.send(Err(Error::NotFound))),
+            },
+            Message::Join(new, reply) => self.join(new, reply),
+            Message::Credit { session, stream, records, bytes } => {
+                self.inputs.push_back(Input::Credit { session, stream, records, bytes });
+            }
+            Message::Settle(token, settlement, asker) => self.settle(&token, settlement, asker),
+            Message::Extend(token, time, asker) => self.extend(&token, time, asker),
+            Message::Leave { session, stream } => {
+                if self.streams.contains_key(&stream) {
+                    let ticket = self.ticket(Waiting::Left(stream));
+                    self.inputs.push_back(Input::Leave { ticket, session });
+                }
+            }
+            Message::Cut { session, stream } => {
+                self.streams.remove(&stream);
+                self.inputs.push_back(Input::Cut { session, stream });
+            }
+            Message::Detach { session, stream } => self.detach(session, stream),
+            Message::Close(closed) => self.close(closed),
+        }
+    }
+
+    /// The group of this name, if its topic is still the one that it was created for. It may be in creation.
+    pub(super) fn find(&mut self, name: &Name) -> Option<GroupId> {
+        let id = *self.names.get(name)?;
+        if self.creating.contains_key(&id) {
+            return Some(id);
+        }
+        let epoch = self.epoch_of(id);
+        let known = self.shared.topics.known(&name.topic).map(|topic| topic.epoch());
+        if epoch.is_some() && epoch == known {
+            return Some(id);
+        }
+        self.remove_gone(id);
+        None
+    }
+
+    pub(super) fn epoch_of(&self, id: GroupId) -> Option<crate::record::Epoch> {
+        self.owner.shard().group(id).map(|state| state.about.epoch)
+    }
+
+    /// Removes a group whose topic is gone.
+    pub(super) fn remove_gone(&mut self, id: GroupId) {
+        self.forget(id);
+        let ticket = self.unheard();
+        self.inputs.push_back(Input::Remove { ticket, group: id });
+    }
+
+    /// Forgets the name of a group.
+    pub(super) fn forget(&mut self, id: GroupId) {
+        let before = self.names.len();
+        self.names.retain(|_, known| *known != id);
+        self.shared.groups.fetch_sub(before - self.names.len(), Ordering::Relaxed);
+        self.sources.remove(&id);
+        self.problems.remove(&id);
+        self.reasons.retain(|(group, _), _| *group != id);
+    }
+
+    fn defer(&mut self, id: GroupId, message: Message) {
+        self.creating.entry(id).or_default().push(message);
+    }
+
+    fn create(&mut self, name: Name, new: NewGroup, reply: Reply<Info>) {
+        if self.find(&name).is_some() {
+            return drop(reply.send(Err(Error::Exists)));
+        }
+        match self.begin_creation(name, new) {
+            Ok(id) => {
+                let ticket = self.ticket(Waiting::Created(id, reply));
+                self.rename_last_ticket(ticket);
+            }
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    /// Starts to create a group. The caller names who waits for it.
+    fn begin_creation(&mut self, name: Name, new: NewGroup) -> Result<GroupId, Error> {
+        let limit = self.shared.groups_max;
+        if self.shared.groups.load(Ordering::Relaxed) >= limit {
+            return Err(Error::TooMany { limit });
+        }
+        let unavailable = |error: getrandom::Error| storage::Error::Unavailable {
+            reason: error.to_string(),
+            stored: Stored::Nothing,
+        };
+        let id = GroupId(getrandom::u64().map_err(|error| Error::Topic(unavailable(error).into()))?);
+        let about = About {
+            topic: name.topic.clone(),
+            epoch: new.topic.epoch(),
+            name: name.group.clone(),
+            created: UnixMicros::now(),
+            settings: new.settings,
+        };
+        self.shared.groups.fetch_add(1, Ordering::Relaxed);
+        self.names.insert(name, id);
+        self.creating.insert(id, Vec::new());
+        let ticket = self.unheard();
+        self.inputs.push_back(Input::Create { ticket, group: id, about, start: new.start });
+        Ok(id)
+    }
+
+    /// Gives the creation that was just begun its name.
+    fn rename_last_ticket(&mut self, name: logic::Ticket) {
+        if let Some(Input::Create { ticket, .. }) = self.inputs.back_mut() {
+            *ticket = name;
+        }
+    }
+
+    fn update(&mut self, name: Name, id: Option<GroupId>, settings: Settings, reply: Reply<Info>) {
+        match self.find(&name) {
+            Some(found) if self.creating.contains_key(&found) => {
+                self.defer(found, Message::Update(name, id, settings, reply));
+            }
+            Some(found) if id.is_none_or(|id| id == found) => {
+                let ticket = self.ticket(Waiting::Changed(found, reply));
+                self.inputs.push_back(Input::Update { ticket, group: found, settings });
+            }
+            _ => drop(reply.send(Err(Error::NotFound))),
+        }
+    }
+
+    fn delete(&mut self, name: Name, id: Option<GroupId>, reply: Reply<()>) {
+        match self.find(&name) {
+            Some(found) if self.creating.contains_key(&found) => {
+                self.defer(found, Message::Delete(name, id, reply));
+            }
+            Some(found) if id.is_none_or(|id| id == found) => {
+                let ticket = self.ticket(Waiting::Deleted(found, reply));
+                self.inputs.push_back(Input::Remove { ticket, group: found });
+            }
+            _ => drop(reply.send(Err(Error::NotFound))),
+        }
+    }
+
+    /// Makes a stream a member.
+    pub(super) fn join(&mut self, mut new: NewMember, reply: Reply<Joined>) {
+        let id = match (self.find(&new.name), new.create.take()) {
+            (Some(id), _) => id,
+            (None, Some(create)) => match self.begin_creation(new.name.clone(), create) {
+                Ok(id) => {
+                    let ticket = self.ticket(Waiting::CreatedByJoin(id));
+                    self.rename_last_ticket(ticket);
+                    new.has_created = true;
+                    id
+                }
+                Err(error) => return drop(reply.send(Err(error))),
+            },
+            (None, None) => return drop(reply.send(Err(Error::NotFound))),
+        };
+        if self.creating.contains_key(&id) {
+            return self.defer(id, Message::Join(new, reply));
+        }
+        let (session, is_known) = (new.session, self.owner.knows_session(new.session, id));
+        let limit = self.shared.members_max;
+        if new.is_resumed && !is_known {
+            return drop(reply.send(Err(Error::SessionEnded)));
+        }
+        if !is_known && self.owner.member_count(id) >= limit {
+            return drop(reply.send(Err(Error::TooManyMembers { limit })));
+        }
+        let stream = self.stream();
+        let since = self.replace_stream(session, stream).unwrap_or_else(Instant::now);
+        self.detached.remove(&session);
+        self.streams.insert(stream, Stream { events: new.events, session, group: id });
+        let (member, principal) = (new.member, new.principal);
+        self.sessions.insert(session, Session { member, principal, since, stream, group: id });
+        let ticket = self.ticket(Waiting::Joined { stream, has_created: new.has_created, reply });
+        self.inputs.push_back(Input::Join { ticket, group: id, session, stream });
+    }
+
+    /// Ends the stream that a session had. Returns the time since which the session is a member.
+    fn replace_stream(&mut self, session: SessionId, stream: u64) -> Option<Instant> {
+        let known = self.sessions.get_mut(&session)?;
+        let former = std::mem::replace(&mut known.stream, stream);
+        let since = known.since;
+        self.tell(former, Event::Ended(Error::SessionTaken));
+        self.streams.remove(&former);
+        Some(since)
+    }
+
+    fn detach(&mut self, session: SessionId, stream: u64) {
+        if self.streams.remove(&stream).is_none() {
+            return;
+        }
+        let Some(known) = self.sessions.get(&session) else { return };
+        // A stream without credit, which gets nothing more.
+        let (group, stream, ticket) = (known.group, self.stream(), self.unheard());
+        if let Some(known) = self.sessions.get_mut(&session) {
+            known.stream = stream;
+        }
+        self.detached.insert(session);
+        self.inputs.push_back(Input::Join { ticket, group, session, stream });
+    }
+
+    /// Returns true if the group that a token names is the one of its id.
+    fn is_genuine(&self, token: &Token) -> bool {
+        let about = self.owner.shard().group(token.id).map(|state| &state.about);
+        about.is_some_and(|about| {
+            (&about.topic, &about.name, about.epoch) == (&token.topic, &token.group, token.epoch)
+        })
+    }
+
+    fn settle(&mut self, token: &Token, settlement: Settlement, asker: Asker<Outcomes>) {
+        if !self.is_genuine(token) {
+            let lost = settlement.acts.iter().map(|(span, _)| (*span, Outcome::LeaseLost)).collect();
+            return match asker {
+                Asker::Member(stream, number) => self.tell(stream, Event::Settled { number, outcomes: lost }),
+                Asker::Call(reply) => drop(reply.send(Err(Error::NotFound))),
+            };
+        }
+        for (span, reason) in settlement.reasons {
+            if self.reasons.len() < REASONS_MAX {
+                self.reasons.insert((token.id, span.start), (span.end, reason));
+            }
+        }
+        let ticket = self.ticket(Waiting::Settled(asker));
+        self.inputs.push_back(Input::Settle(logic::Settlement {
+            ticket,
+            group: token.id,
+            fence: token.fence,
+            held: token.held.clone(),
+            acts: settlement.acts,
+        }));
+    }
+
+    fn extend(&mut self, token: &Token, time: Option<Duration>, asker: Asker<Option<Duration>>) {
+        let state = self.owner.shard().group(token.id).filter(|_| self.is_genuine(token));
+        let of = self.owner.lease_group(token.fence);
+        let Some(state) = state.filter(|_| of.is_none_or(|of| of == token.id)) else {
+            return match asker {
+                Asker::Member(stream, number) => self.tell(stream, Event::Extended { number, left: None }),
+                Asker::Call(reply) => drop(reply.send(Err(Error::NotFound))),
+            };
+        };
+        let default = state.about.settings.ack_deadline_ms;
+        let millis = time.map_or(default, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let ticket = self.ticket(Waiting::Extended(asker));
+        self.inputs.push_back(Input::Extend { ticket, fence: token.fence, millis });
+    }
+
+    fn list(&mut self, topic: Option<&TopicName>, after: Option<&Name>, limit: usize) -> Vec<Info> {
+        let is_after = |name: &&Name| after.is_none_or(|after| *name > after);
+        let is_of = |name: &&Name| topic.is_none_or(|topic| name.topic == *topic);
+        let names: Vec<Name> = self.names.keys().filter(is_after).filter(is_of).cloned().collect();
+        let mut found = Vec::new();
+        for name in names {
+            if found.len() == limit {
+                break;
+            }
+            if let Some(id) = self.find(&name) {
+                found.extend(self.described(Some(id), Members::Without));
+            }
+        }
+        found
+    }
+}

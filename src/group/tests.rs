@@ -1,0 +1,290 @@
+//! Groups at work on an embedded log over a simulated disk.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::logic::{Act, GroupName, Order, Outcome, SessionId, Settings, Span};
+use super::{Create, Error, Event, Groups, Join, LeaseOnce, Leased, Member, Settlement, Token};
+use crate::config::Config;
+use crate::record::TopicName;
+use crate::record::block::Blocks;
+use crate::storage::embedded::simulated::SimulatedLog;
+use crate::storage::{Retention, Start};
+use crate::topic::{From, Topics};
+
+fn topic() -> TopicName {
+    TopicName::parse("orders").unwrap()
+}
+
+fn group() -> GroupName {
+    GroupName::parse("workers").unwrap()
+}
+
+struct World {
+    log: SimulatedLog,
+    topics: Topics,
+    groups: Groups,
+}
+
+impl World {
+    async fn new() -> Self {
+        let log = SimulatedLog::new();
+        let (topics, groups) = opened(&log);
+        topics.create(topic(), Retention::default()).await.unwrap();
+        Self { log, topics, groups }
+    }
+
+    /// The next server on the same log, without a handover of the one before it.
+    fn crash(&mut self) {
+        (self.topics, self.groups) = opened(&self.log);
+    }
+
+    async fn join(&self, settings: Settings) -> Member {
+        self.groups.join(joining(None, Some(settings))).await.unwrap()
+    }
+}
+
+fn opened(log: &SimulatedLog) -> (Topics, Groups) {
+    let config = Config::default();
+    let topics = Topics::new(&config);
+    topics.open(log.log());
+    let groups = Groups::new(&config, topics.clone());
+    groups.open(log.log());
+    (topics, groups)
+}
+
+fn joining(session: Option<SessionId>, settings: Option<Settings>) -> Join {
+    let from = From::Start(Start::Earliest);
+    Join {
+        topic: topic(),
+        group: group(),
+        member: "one".into(),
+        principal: Arc::from(""),
+        session,
+        create: settings.map(|settings| Create { from, settings }),
+    }
+}
+
+async fn next(member: &mut Member) -> Event {
+    let event = poll_fn(|cx| member.poll_next(cx));
+    tokio::time::timeout(Duration::from_secs(20), event).await.expect("an event")
+}
+
+async fn lease(member: &mut Member) -> Leased {
+    match next(member).await {
+        Event::Lease(leased) => leased,
+        other => panic!("not a lease: {other:?}"),
+    }
+}
+
+/// Offsets of the records of a lease.
+fn offsets(leased: &Leased) -> Vec<u64> {
+    let blocks = leased.batches.iter().flat_map(|run| Blocks::new(run)).map(Result::unwrap);
+    blocks.flat_map(|block| block.first.get()..block.first.get() + block.count()).collect()
+}
+
+async fn settle(member: &mut Member, leased: &Leased, acts: Vec<(Span, Act)>) -> Vec<(Span, Outcome)> {
+    let token = Token::decode(&leased.token).unwrap();
+    member.settle(7, token, Settlement { acts, reasons: Vec::new() });
+    loop {
+        match next(member).await {
+            Event::Settled { number: 7, outcomes } => return outcomes,
+            Event::Lease(_) | Event::Revoked { .. } => {}
+            other => panic!("not an outcome: {other:?}"),
+        }
+    }
+}
+
+const fn span(start: u64, end: u64) -> Span {
+    Span { start, end }
+}
+
+#[tokio::test]
+async fn settled_records_stay_settled_over_a_crash_and_others_come_again() {
+    let mut world = World::new().await;
+    world.log.put("orders", &["a", "b", "c"]);
+    let mut member = world.join(Settings::default()).await;
+    assert!(member.has_created());
+    member.credit(10, 1 << 20);
+    let leased = lease(&mut member).await;
+    assert_eq!((offsets(&leased), leased.redeliveries.len()), (vec![0, 1, 2], 0));
+    let outcomes = settle(&mut member, &leased, vec![(span(0, 2), Act::Ack)]).await;
+    assert_eq!(outcomes, [(span(0, 2), Outcome::Settled)]);
+
+    world.crash();
+    let info = world.groups.get(&topic(), &group()).await.unwrap();
+    assert_eq!((info.status.oldest_unsettled.get(), info.status.lag.records), (2, 1));
+    let ended = world.groups.join(joining(Some(member.session()), None)).await.unwrap_err();
+    assert_eq!(ended, Error::SessionEnded);
+    let mut member = world.groups.join(joining(None, None)).await.unwrap();
+    assert!(!member.has_created());
+    member.credit(10, 1 << 20);
+    let again = lease(&mut member).await;
+    assert_eq!(offsets(&again), [2]);
+    assert!(again.fence > leased.fence, "fences rise over terms");
+    let late = settle(&mut member, &leased, vec![(span(2, 3), Act::Ack)]).await;
+    assert_eq!(late, [(span(2, 3), Outcome::LeaseLost)], "P13: only the newest lease settles");
+}
+
+#[tokio::test]
+async fn a_group_is_created_once_described_changed_and_deleted() {
+    let world = World::new().await;
+    let from = From::Start(Start::Earliest);
+    let settings = Settings { deliveries_max: 3, ..Settings::default() };
+    let made = world.groups.create(&topic(), &group(), from, settings.clone()).await.unwrap();
+    let again = world.groups.create(&topic(), &group(), from, settings.clone()).await;
+    assert_eq!(again.unwrap_err(), Error::Exists);
+    let changed = Settings { ack_deadline_ms: 5000, ..settings.clone() };
+    let updated = world.groups.update(&topic(), &group(), Some(made.id), changed.clone()).await.unwrap();
+    assert_eq!(updated.settings, changed);
+    let ordered = Settings { order: Order::Key, ..settings };
+    let fixed = world.groups.update(&topic(), &group(), None, ordered).await;
+    assert_eq!(fixed.unwrap_err(), Error::OrderFixed);
+    let listed = world.groups.list(None, None, 10).await.unwrap();
+    assert_eq!(listed.iter().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["workers"]);
+    assert_eq!(world.groups.list(None, Some((topic(), group())), 10).await.unwrap().len(), 0);
+    let topics = world.topics.list("", None, 10).await.unwrap();
+    assert_eq!(topics.len(), 1, "the shard's topic is not listed");
+    world.groups.delete(&topic(), &group(), None).await.unwrap();
+    assert_eq!(world.groups.get(&topic(), &group()).await.unwrap_err(), Error::NotFound);
+}
+
+#[tokio::test]
+async fn a_group_ends_with_its_topic() {
+    let world = World::new().await;
+    let mut member = world.join(Settings::default()).await;
+    member.credit(1, 1 << 20);
+    world.topics.delete(&topic(), None).await.unwrap();
+    assert!(matches!(next(&mut member).await, Event::Ended(Error::NotFound)));
+    world.topics.create(topic(), Retention::default()).await.unwrap();
+    assert_eq!(world.groups.get(&topic(), &group()).await.unwrap_err(), Error::NotFound);
+    let member = world.join(Settings::default()).await;
+    assert!(member.has_created());
+}
+
+#[tokio::test]
+async fn a_nacked_record_comes_again_and_one_given_up_goes_to_the_dead_letter_topic() {
+    let world = World::new().await;
+    let dead = TopicName::parse("dead").unwrap();
+    let settings =
+        Settings { deliveries_max: 2, dead_letter_topic: Some(dead.clone()), ..Settings::default() };
+    let mut member = world.join(settings).await;
+    member.credit(1, 1 << 20);
+    world.log.put("orders", &["a"]);
+    let first = lease(&mut member).await;
+    settle(&mut member, &first, vec![(span(0, 1), Act::Nack(None))]).await;
+    let second = lease(&mut member).await;
+    assert_eq!(second.redeliveries, [(span(0, 1), 2)]);
+    let token = Token::decode(&second.token).unwrap();
+    let reasons = vec![(span(0, 1), "no such customer".into())];
+    member.settle(8, token, Settlement { acts: vec![(span(0, 1), Act::Nack(None))], reasons });
+    assert!(matches!(next(&mut member).await, Event::Settled { number: 8, .. }));
+    let copies = loop {
+        match world.topics.get(&dead).await {
+            Ok(log) if log.tail().get() > 0 => {
+                break log.read(log.earliest(), 1 << 20).await.unwrap();
+            }
+            _ => tokio::task::yield_now().await,
+        }
+    };
+    let run = &copies.runs[0];
+    for text in ["no such customer", "streamway-offset", "workers"] {
+        assert!(run.windows(text.len()).any(|part| part == text.as_bytes()), "{text}");
+    }
+    loop {
+        let status = world.groups.get(&topic(), &group()).await.unwrap().status;
+        if status.dead_lettered_records == 1 {
+            break assert_eq!(status.lag.records, 0);
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_unary_lease_lasts_without_a_call_and_its_session_ends_with_it() {
+    let world = World::new().await;
+    world.groups.create(&topic(), &group(), From::Start(Start::Earliest), Settings::default()).await.unwrap();
+    let once = |records| LeaseOnce {
+        topic: topic(),
+        group: group(),
+        member: "job".into(),
+        principal: Arc::from(""),
+        records,
+        bytes: 1 << 20,
+        wait: Duration::from_millis(50),
+    };
+    assert!(world.groups.lease(once(1)).await.unwrap().is_empty());
+    world.log.put("orders", &["a", "b", "c"]);
+    let leased = world.groups.lease(once(2)).await.unwrap();
+    assert_eq!(offsets(&leased[0]), [0, 1]);
+    let rest = world.groups.lease(once(5)).await.unwrap();
+    assert_eq!(offsets(&rest[0]), [2]);
+    let token = Token::decode(&leased[0].token).unwrap();
+    let acked = Settlement { acts: vec![(span(0, 2), Act::Ack)], reasons: Vec::new() };
+    let outcomes = world.groups.settle(token.clone(), acked.clone()).await.unwrap();
+    assert_eq!(outcomes, [(span(0, 2), Outcome::Settled)]);
+    let again = world.groups.settle(token, acked).await.unwrap();
+    assert_eq!(again, [(span(0, 2), Outcome::Settled)], "a retry after a lost answer");
+    let left = world.groups.extend(Token::decode(&rest[0].token).unwrap(), Some(Duration::from_secs(60)));
+    assert!(left.await.unwrap().unwrap() > Duration::from_secs(50));
+}
+
+#[tokio::test]
+async fn a_dropped_member_takes_its_session_up_again_and_a_newer_call_wins() {
+    let world = World::new().await;
+    world.log.put("orders", &["a"]);
+    let mut first = world.join(Settings::default()).await;
+    first.credit(1, 1 << 20);
+    let leased = lease(&mut first).await;
+    let session = first.session();
+    let second = world.groups.join(joining(Some(session), None)).await.unwrap();
+    assert_eq!(second.held().iter().map(|held| held.fence).collect::<Vec<_>>(), [leased.fence]);
+    assert!(matches!(next(&mut first).await, Event::Ended(Error::SessionTaken)));
+    drop((first, second));
+    let mut third = world.groups.join(joining(Some(session), None)).await.unwrap();
+    let outcomes = settle(&mut third, &leased, vec![(span(0, 1), Act::Ack)]).await;
+    assert_eq!(outcomes, [(span(0, 1), Outcome::Settled)]);
+    third.leave();
+    assert!(matches!(next(&mut third).await, Event::Left));
+}
+
+#[tokio::test]
+async fn a_handover_returns_nothing_twice_and_counts_no_delivery() {
+    let mut world = World::new().await;
+    world.log.put("orders", &["a", "b"]);
+    let mut member = world.join(Settings { ack_deadline_ms: 1000, ..Settings::default() }).await;
+    member.credit(1, 1 << 20);
+    let leased = lease(&mut member).await;
+    world.groups.close().await;
+    assert!(matches!(next(&mut member).await, Event::Ended(_)));
+    world.crash();
+    let token = Token::decode(&leased.token).unwrap();
+    let acked = Settlement { acts: vec![(span(0, 1), Act::Ack)], reasons: Vec::new() };
+    let outcomes = world.groups.settle(token, acked).await.unwrap();
+    assert_eq!(outcomes, [(span(0, 1), Outcome::Settled)], "the session still held it");
+    let mut member = world.groups.join(joining(None, None)).await.unwrap();
+    member.credit(2, 1 << 20);
+    let rest = lease(&mut member).await;
+    assert_eq!((offsets(&rest), rest.redeliveries.len()), (vec![1], 0));
+}
+
+#[tokio::test]
+async fn records_that_the_topic_lost_are_skipped_and_counted() {
+    let world = World::new().await;
+    world.log.put("orders", &["a", "b"]);
+    world.log.put("orders", &["c"]);
+    let mut member = world.join(Settings::default()).await;
+    let before = crate::record::Offset::new(2);
+    world.topics.trim(&topic(), None, before).await.unwrap();
+    member.credit(10, 1 << 20);
+    assert_eq!(offsets(&lease(&mut member).await), [2]);
+    loop {
+        // The lease does not wait until the skip is durable.
+        let status = world.groups.get(&topic(), &group()).await.unwrap().status;
+        if status.skipped_records == 2 {
+            break assert_eq!(status.lag.records, 1);
+        }
+        tokio::task::yield_now().await;
+    }
+}
