@@ -49,6 +49,11 @@ pub(super) trait DeliveryMessage: Wire {
     /// Writes the message in two parts. The blocks of its delivery, `blocks` bytes that were taken out, belong between
     /// the parts.
     fn put_around(&mut self, blocks: usize, before: &mut BytesMut, behind: &mut BytesMut);
+
+    /// Returns the message in pieces, if it has blocks other than those of a delivery.
+    fn pieces(&self) -> Option<Vec<Bytes>> {
+        None
+    }
 }
 
 impl DeliveryMessage for SubscribeResponse {
@@ -87,8 +92,11 @@ impl DeliveryMessage for ConsumeResponse {
     }
 
     fn put_around(&mut self, _: usize, before: &mut BytesMut, _: &mut BytesMut) {
-        before.reserve(self.wire_len());
         self.put(before);
+    }
+
+    fn pieces(&self) -> Option<Vec<Bytes>> {
+        Some(Self::pieces(self))
     }
 }
 
@@ -314,6 +322,11 @@ fn pieces<T: DeliveryMessage>(
             delivery.batches = Vec::new();
         }
         return Pieces::from([Bytes::copy_from_slice(&out)]);
+    }
+    if let Some(of_message) = message.pieces() {
+        let mut head = BytesMut::zeroed(PREFIX);
+        head[1..].copy_from_slice(&prefix_len(of_message.iter().map(Bytes::len).sum()));
+        return std::iter::once(head.freeze()).chain(of_message).collect();
     }
     let (mut before, mut behind) = (BytesMut::new(), BytesMut::new());
     let blocks = runs.iter().map(Bytes::len).sum();

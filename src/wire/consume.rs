@@ -86,6 +86,25 @@ pub struct ConsumeResponse {
 /// Tag of the field of leases of a [`ConsumeResponse`].
 const LEASES: u8 = 0x12;
 
+impl ConsumeResponse {
+    /// Writes the message in pieces, among which are its batches as they are.
+    #[must_use]
+    pub fn pieces(&self) -> Vec<Bytes> {
+        let (mut pieces, mut between) = (Vec::new(), BytesMut::new());
+        self.rest.encode_raw(&mut between);
+        for lease in &self.leases {
+            put_varint(LEASES, lease.wire_len() as u64, &mut between);
+            if !lease.batches.is_empty() {
+                pieces.push(between.split().freeze());
+                pieces.extend(lease.batches.iter().cloned());
+            }
+            lease.rest.encode_raw(&mut between);
+        }
+        pieces.push(between.freeze());
+        pieces
+    }
+}
+
 impl Wire for ConsumeResponse {
     fn wire_len(&self) -> usize {
         leases_len(&self.leases) + self.rest.encoded_len()

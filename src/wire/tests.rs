@@ -140,6 +140,7 @@ proptest! {
         };
         let ours = ConsumeResponse::parse(typed.encode_to_vec().into()).unwrap();
         prop_assert_eq!(ours.leases[0].batches.len(), 1, "adjacent batches are one run");
+        prop_assert_eq!(ours.pieces().concat(), bytes_of(&ours).to_vec());
         prop_assert_eq!(v1::ConsumeResponse::decode(bytes_of(&ours)).unwrap(), typed);
         let typed = v1::LeaseResponse { leases: vec![lease] };
         let ours = LeaseResponse::parse(typed.encode_to_vec().into()).unwrap();
