@@ -16,7 +16,8 @@ use crate::service::status::{self, Error};
 const GRPC: &[u8] = b"application/grpc";
 
 /// Methods whose requests are streams.
-const CLIENT_STREAMING: [&str; 8] = [
+const CLIENT_STREAMING: [&str; 9] = [
+    "/streamway.v1.GroupService/Consume",
     "/streamway.v1.StreamService/Ingest",
     "/streamway.v1.StreamService/Exchange",
     "/example.MyService/ClientStreamingRPCMethod",

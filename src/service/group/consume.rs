@@ -15,7 +15,7 @@ use super::super::incoming::Incoming;
 use super::super::status::{Context, Error, status};
 use super::calls::{GroupCalls, refused};
 use super::join;
-use super::running::Running;
+use super::running::{Out, Running};
 use crate::proto::v1;
 use crate::storage::{BoxFuture, TopicLog};
 use crate::topic::UnreadFrames;
@@ -49,9 +49,6 @@ enum State {
     Running(Box<Running>),
     Ended,
 }
-
-/// Item of the stream.
-pub(super) type Out = Option<Result<ConsumeResponse, Status>>;
 
 impl<S> Consume<S> {
     /// Counter of the frames that the peer has not read.

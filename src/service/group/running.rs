@@ -12,7 +12,6 @@ use tonic::Status;
 use super::super::status::Error;
 use super::answers;
 use super::calls::refused;
-use super::consume::Out;
 use super::request;
 use crate::group::{Event, Member, Token};
 use crate::proto::v1::{self, consume_request::Kind};
@@ -30,6 +29,9 @@ const ANSWERS_MAX: usize = 256;
 const READS_MAX: usize = 256;
 /// Time for which a member may still settle once it was told that the call ends.
 const NOTICE_GRACE: Duration = Duration::from_millis(250);
+
+/// Item of the stream of answers.
+pub(super) type Out = Option<Result<ConsumeResponse, Status>>;
 
 /// A member at work.
 pub(super) struct Running {

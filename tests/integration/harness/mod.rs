@@ -9,6 +9,7 @@ pub mod haproxy;
 pub mod identities;
 pub mod jwt;
 pub mod make;
+pub mod member;
 #[allow(dead_code, reason = "the unit tests of the engine use all of it")]
 #[path = "../../../src/storage/jetstream/server.rs"]
 mod nats;
