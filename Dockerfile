@@ -75,9 +75,10 @@ COPY LICENSE /usr/share/doc/streamway/LICENSE
 COPY --from=build --chown=65532:65532 /out/data /data
 VOLUME /data
 
-ENV STREAMWAY_DATA_DIR=/data
+ENV STREAMWAY_DATA_DIR=/data \
+    STREAMWAY_HTTP_LISTEN=0.0.0.0:8080
 USER 65532:65532
-EXPOSE 50051 8081
+EXPOSE 50051 8080 8081
 STOPSIGNAL SIGTERM
 # Asks the admin port, which is plaintext, needs no identity and has a connection limit of its own.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \

@@ -240,12 +240,15 @@ impl IntoResponse for Problem {
 mod tests {
     use super::{Problem, status_of};
     use crate::auth;
+    use crate::proto::v1::ErrorReason;
     use crate::record::{Epoch, Offset};
-    use crate::service::status::{Context, Error};
+    use crate::service::status::{Context, Error, reason_name};
     use crate::storage;
+    use crate::telemetry::CODES;
     use crate::topic;
     use axum::response::IntoResponse;
     use http::header;
+    use std::collections::BTreeMap;
     use tonic::Code;
 
     #[test]
@@ -283,19 +286,25 @@ mod tests {
     }
 
     #[test]
-    fn reasons_have_their_own_codes_where_those_say_more() {
-        for (code, reason, expected) in [
-            (Code::InvalidArgument, "BATCH_TOO_LARGE", 413),
-            (Code::FailedPrecondition, "EXPECTED_OFFSET_MISMATCH", 409),
-            (Code::FailedPrecondition, "REQUEST_ID_REUSED", 422),
-            (Code::FailedPrecondition, "EPOCH_CHANGED", 410),
-            (Code::ResourceExhausted, "DISK_FULL", 507),
-            (Code::ResourceExhausted, "QUOTA_EXCEEDED", 429),
-            (Code::ResourceExhausted, "OVERLOADED", 503),
-            (Code::Unavailable, "", 503),
-            (Code::NotFound, "TOPIC_NOT_FOUND", 404),
-        ] {
-            assert_eq!(status_of(code, reason).as_u16(), expected, "{reason}");
+    fn the_table_of_docs_is_that_of_the_code() {
+        let docs = include_str!("../../docs/errors.md");
+        let section = docs.split("## Over HTTP").nth(1).unwrap().split("These reasons exist").next().unwrap();
+        let rows = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | "));
+        let documented: BTreeMap<&str, u16> =
+            rows.map(|(name, status)| (name, status.parse().unwrap())).collect();
+        let codes = (1..CODES.len()).map(|code| (CODES[code], Code::from_i32(i32::try_from(code).unwrap())));
+        for (name, code) in codes.clone() {
+            let is_ours = !["CANCELLED", "UNKNOWN", "ABORTED"].contains(&name);
+            let expected = is_ours.then(|| status_of(code, "").as_u16());
+            assert_eq!(documented.get(name).copied(), expected, "{name}");
+        }
+        let reasons = (1..).map_while(|number| ErrorReason::try_from(number).ok()).map(reason_name);
+        for reason in reasons.filter(|reason| codes.clone().all(|(name, _)| name != *reason)) {
+            let of_code = status_of(Code::Internal, "");
+            let own = Some(status_of(Code::Internal, reason)).filter(|own| *own != of_code);
+            assert_eq!(documented.get(reason).copied(), own.map(|own| own.as_u16()), "{reason}");
         }
     }
 }

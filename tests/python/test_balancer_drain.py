@@ -25,6 +25,7 @@ CALLS = [(kind, busy) for kind in ("exchange", "ingest") for busy in (False, Tru
 def shipped(server, port):
     """The configuration of the repository with one replica on loopback instead of three in a network."""
     text = SHIPPED.read_text().replace("bind :50051 proto h2", f"bind 127.0.0.1:{port} proto h2")
+    text = text.replace("bind :8080\n", f"bind 127.0.0.1:{free_port()}\n").replace("streamway-1:8080", server.http)
     text = text.replace("bind 127.0.0.1:9901", f"bind 127.0.0.1:{free_port()}")
     text = re.sub(r"\n *server streamway-[23] .*", "", text)
     text = text.replace("streamway-1:50051", server.listen).replace("port 8081", f"port {server.admin.split(':')[1]}")

@@ -22,6 +22,7 @@ AUTH = ("auth.enabled=true", "auth.existingSecret=streamway-auth")
 OTEL = ("otel.enabled=true",)
 MONITORING = ("serviceMonitor.enabled=true", "prometheusRule.enabled=true", "dashboards.enabled=true")
 BACKUP = ("backup.enabled=true",)
+HTTP = ("http.enabled=true",)
 GATEWAY = ("grpcRoute.enabled=true", "grpcRoute.envoyGateway=true")
 EXTERNAL = (
     "engine=jetstream", "nats.url=nats://a.example:4222\\,nats://b.example:4333", "nats.credentials.existingSecret=mine",
@@ -31,7 +32,7 @@ SETS = {
     "single": (),
     "fleet": FLEET,
     "external": EXTERNAL,
-    "single with everything": (*TLS, *AUTH, *OTEL, *BACKUP, *MONITORING, *GATEWAY),
+    "single with everything": (*TLS, *AUTH, *OTEL, *BACKUP, *MONITORING, *GATEWAY, *HTTP),
     "fleet with everything": (*FLEET, *TLS, *AUTH, *OTEL, *BACKUP, *MONITORING, *GATEWAY),
 }
 

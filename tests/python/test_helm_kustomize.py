@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from test_helm import AUTH, BACKUP, FLEET, GATEWAY, MONITORING, OTEL, SETS, TLS, template
+from test_helm import AUTH, BACKUP, FLEET, GATEWAY, HTTP, MONITORING, OTEL, SETS, TLS, template
 from test_manifests import COMPONENTS, KUBERNETES, kustomize
 
 NO_POLICY = ("networkPolicy.enabled=false",)
@@ -22,6 +22,8 @@ SAME = {
     "base+backup": (*NO_POLICY, *BACKUP),
     "base+monitoring": (*NO_POLICY, *MONITORING),
     "base+gateway": (*NO_POLICY, *GATEWAY),
+    "base+http": (*NO_POLICY, *HTTP),
+    "base+fleet+ha+networkpolicy+http": (*FLEET, *HTTP),
     "base+fleet+ha+networkpolicy+tls": (*FLEET, *TLS),
     "base+fleet+ha+networkpolicy+auth": (*FLEET, *AUTH),
     "base+fleet+ha+networkpolicy+otel": (*FLEET, *OTEL),

@@ -28,7 +28,7 @@ CRDS = yaml.safe_load((ROOT / "tests" / "python" / "crds.yaml").read_text())
 
 
 def test_the_components_are_those_of_the_documents():
-    assert COMPONENTS == ("auth", "backup", "fleet", "gateway", "ha", "monitoring", "networkpolicy", "otel", "tls")
+    assert COMPONENTS == ("auth", "backup", "fleet", "gateway", "ha", "http", "monitoring", "networkpolicy", "otel", "tls")
     assert {path.name for path in (KUBERNETES / "overlays").iterdir()} == set(OVERLAYS)
 
 
@@ -172,6 +172,7 @@ def test_arguments_and_ports_are_the_servers(rendered):
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         assert checked["listen"].endswith(f":{ports['grpc']}"), name
         assert checked["admin_listen"].endswith(f":{ports['admin']}"), name
+        assert checked["http.listen"].endswith(f":{ports['http']}" if "http" in ports else "127.0.0.1:8080"), name
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             assert container[probe]["grpc"]["port"] == ports["admin"], name
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}

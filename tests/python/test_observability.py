@@ -98,11 +98,11 @@ def test_the_links_from_a_trace_name_metrics_that_exist():
 
 def test_envoy_ends_tls_and_is_otherwise_the_same():
     plain, tls = (read(ROOT / "deploy" / "envoy" / name) for name in ("envoy.yaml", "tls.yaml"))
-    (listener,) = tls["static_resources"]["listeners"]
-    (chain,) = listener["filter_chains"]
-    context = chain.pop("transport_socket")["typed_config"]["common_tls_context"]
-    (secret,) = context["tls_certificate_sds_secret_configs"]
-    assert secret["name"] == read(ROOT / "deploy" / "envoy" / "certificate.yaml")["resources"][0]["name"]
+    for listener in tls["static_resources"]["listeners"]:
+        (chain,) = listener["filter_chains"]
+        context = chain.pop("transport_socket")["typed_config"]["common_tls_context"]
+        (secret,) = context["tls_certificate_sds_secret_configs"]
+        assert secret["name"] == read(ROOT / "deploy" / "envoy" / "certificate.yaml")["resources"][0]["name"]
     assert plain == tls
 
 

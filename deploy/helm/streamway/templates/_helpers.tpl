@@ -91,6 +91,14 @@ app.kubernetes.io/version: {{ (index . 1).tag | default (index . 2) | trunc 63 |
 # Every address of the pod, of IPv6 too where the cluster has it.
 STREAMWAY_LISTEN: "[::]:50051"
 STREAMWAY_ADMIN_LISTEN: "[::]:8081"
+# Where the value `http` does not open it, `kubectl port-forward` alone reaches it.
+STREAMWAY_HTTP_LISTEN: {{ ternary "[::]:8080" "127.0.0.1:8080" .Values.http.enabled | quote }}
+{{- with .Values.http.hosts }}
+STREAMWAY_HTTP_HOSTS: {{ join "," . | quote }}
+{{- end }}
+{{- with .Values.http.origins }}
+STREAMWAY_HTTP_ORIGINS: {{ join "," . | quote }}
+{{- end }}
 STREAMWAY_DATA_DIR: /data
 {{- if eq .Values.engine "embedded" }}
 # No other server could take the calls, so it does not wait before it drains.

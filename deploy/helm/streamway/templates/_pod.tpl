@@ -82,6 +82,9 @@ spec:
   ports:
     - { name: grpc, containerPort: 50051 }
     - { name: admin, containerPort: 8081 }
+    {{- if .Values.http.enabled }}
+    - { name: http, containerPort: 8080 }
+    {{- end }}
   # Passes once the ports are bound, which is before the log recovers, however long that takes.
   startupProbe:
     grpc: { port: 8081, service: liveness }
