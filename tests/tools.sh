@@ -74,7 +74,7 @@ need_packages() {
 # need_tools [deploy]: every other tool of the tests, after need_packages; with "deploy" also those of tests/deploy.
 need_tools() {
     together need_venv need_nats need_kubectl ${1:+need_compose} ${1:+need_build_base}
-    together need_actionlint need_crds need_helm ${1:+need_peers_base}
+    together need_actionlint need_crds need_grpc_web need_helm ${1:+need_peers_base}
 }
 
 venv=$PWD/tests/.cache/venv
@@ -319,6 +319,19 @@ need_actionlint() {
 need_helm() {
     go_program "$PWD/tests/.cache/helm/v4" helm.sh/helm/v4/cmd/helm v4.3.1
     if [ -n "${TESTS_SOAK:-}" ]; then go_program "$PWD/tests/.cache/helm/v3" helm.sh/helm/v3/cmd/helm v3.22.0; fi
+}
+
+# Connect's client of gRPC-Web, inside the clone.
+need_grpc_web() {
+    local wanted dir=$PWD/tests/.cache/grpc-web
+    wanted="@bufbuild/protobuf@2.17.0 @connectrpc/connect@2.3.0 @connectrpc/connect-web@2.3.0"
+    if [ "$(cat "$dir/installed" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    mkdir -p "$dir"
+    # shellcheck disable=SC2086 # one word a package
+    "$venv/bin/npm" install --silent --no-audit --no-fund --ignore-scripts --prefix "$dir" $wanted
+    echo "$wanted" >"$dir/installed"
 }
 
 # Validators that @kubernetes-models makes of the OpenAPI of the Gateway API, cert-manager and the Prometheus
