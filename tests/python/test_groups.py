@@ -60,8 +60,7 @@ def test_two_workers_share_the_records_and_each_is_handled_once(server):
         publish(channel, topic, [b"%d" % i for i in range(count)])
         done, handled, lock = threading.Event(), collections.Counter(), threading.Lock()
 
-        def work(channel):
-            worker = Worker(channel, topic, "workers", credit=1000)
+        def work(worker):
             waiting = {}
             for answer in worker.answers:
                 for lease in answer.leases:
@@ -74,17 +73,17 @@ def test_two_workers_share_the_records_and_each_is_handled_once(server):
                         handled.update(waiting.pop(outcome.number, ()))
                         if len(handled) == count:
                             done.set()
-                if done.is_set():
-                    break
-            worker.leave()
 
         with server.channel() as other:
-            threads = [threading.Thread(target=work, args=(c,), daemon=True) for c in (channel, other)]
+            workers = [Worker(each, topic, "workers", credit=1000) for each in (channel, other)]
+            threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in workers]
             for thread in threads:
                 thread.start()
             assert done.wait(30), handled
-            # A worker that waits for an answer sees one more record.
-            publish(channel, topic, [b"last"] * 2)
+            for worker, thread in zip(workers, threads, strict=True):
+                worker.send(leave=pb.Leave())
+                thread.join(10)
+                assert not thread.is_alive(), "leaving ends the call"
         assert set(handled.values()) == {1}
 
 
