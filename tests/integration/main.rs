@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod group_history;
 mod harness;
 mod history;
 
@@ -35,6 +36,7 @@ mod fleet;
 mod forgetting;
 mod groups;
 mod groups_access;
+mod groups_crash;
 mod groups_input;
 mod http_guard;
 mod http_limits;
