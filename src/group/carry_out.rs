@@ -299,6 +299,7 @@ impl Task {
                 self.forget(id);
                 drop(reply.send(Ok(())));
             }
+            Some(Waiting::Reopened(records, reply)) => drop(reply.send(Ok(records))),
             Some(Waiting::Left(stream)) => {
                 self.tell(stream, Event::Left);
                 if let Some(left) = self.streams.remove(&stream) {

@@ -46,6 +46,7 @@ impl Task {
             skipped_records: state.skipped,
             is_at_lookahead_max: load.is_full,
             dead_letter_problem: self.problems.get(&id).cloned(),
+            redriven_to: state.redriven_to,
             member_count: self.owner.member_count(id) as u64,
             members: if members == Members::With { self.members(id) } else { Vec::new() },
         };

@@ -11,9 +11,10 @@ use super::error::Error;
 use super::events::{Event, Leased};
 use super::info::Info;
 use super::logic::{GroupId, GroupName, Outcome, SHARDS, SessionId, Settings, Span, shard_of};
-use super::mailbox::{Asker, Mailbox, Members, Message, Name, NewGroup, NewMember, Reply};
+use super::mailbox::{Asker, Mailbox, Members, Message, Name, NewGroup, NewMember, Reopen, Reply};
 use super::member::{Member, gone};
-use super::requests::{Create, Join, LeaseOnce, Redrive, Redriven, Settlement};
+use super::redrive::Search;
+use super::requests::{Create, Join, LeaseOnce, Redrive, Redriven, Settlement, Source};
 use super::shard::{Shared, Task};
 use super::shard_log;
 use super::source;
@@ -292,9 +293,27 @@ impl Groups {
     ///
     /// # Errors
     /// There is no such group, or the dead letters cannot be read.
-    #[expect(clippy::unused_async, reason = "the redrive is under way")]
-    pub async fn redrive(&self, _: &TopicName, _: &GroupName, _: Redrive) -> Result<Redriven> {
-        Err(Error::Unsupported)
+    pub async fn redrive(&self, topic: &TopicName, group: &GroupName, redrive: Redrive) -> Result<Redriven> {
+        let name = name(topic, group);
+        if redrive.source == Source::Parked {
+            let reopened = self.reopen(&name, Reopen::Parked).await?;
+            return Ok(Redriven { reopened, ..Redriven::default() });
+        }
+        let info = self.get(topic, group).await?;
+        let mut redriven = Redriven::default();
+        let Some(mut search) = Search::begin(&self.0.topics, info, redrive).await? else {
+            return Ok(redriven);
+        };
+        while let Some(found) = search.next(self.0.batch_limits).await? {
+            redriven.reopened += self.reopen(&name, Reopen::Dead(found.offsets, found.searched_to)).await?;
+            redriven.republished += found.republished;
+            redriven.missing += found.missing;
+        }
+        Ok(redriven)
+    }
+
+    async fn reopen(&self, name: &Name, what: Reopen) -> Result<u64> {
+        self.ask(name, Missing::Leave, |reply| Message::Redrive(name.clone(), what, reply)).await
     }
 
     /// Makes a call a member, with a new session or one that it takes up again.

@@ -50,6 +50,8 @@ pub struct Status {
     pub is_at_lookahead_max: bool,
     /// The reason why the dead letter topic takes no records; `None` if it does.
     pub dead_letter_problem: Option<String>,
+    /// The offset up to which the dead letter topic was searched for records to deliver again.
+    pub redriven_to: u64,
     /// Number of members.
     pub member_count: u64,
     /// Members, where they were asked for.

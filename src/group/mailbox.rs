@@ -88,6 +88,8 @@ pub(super) enum Message {
     Delete(Name, Option<GroupId>, Reply<()>),
     /// The offset is one of the topic's incarnation that the log is of.
     Seek(Name, Arc<dyn TopicLog>, u64, Reply<Info>),
+    /// Opens records again that were given up.
+    Redrive(Name, Reopen, Reply<u64>),
     Join(NewMember, Reply<Joined>),
     Credit {
         session: SessionId,
@@ -113,6 +115,14 @@ pub(super) enum Message {
     },
     /// Hands the shard over and ends the task.
     Close(oneshot::Sender<()>),
+}
+
+/// Records to open again.
+pub(super) enum Reopen {
+    /// Those at these offsets, with the offset up to which the dead letter topic was searched for them.
+    Dead(Vec<u64>, u64),
+    /// All that are set aside.
+    Parked,
 }
 
 /// Whether members are described.

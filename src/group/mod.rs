@@ -12,6 +12,7 @@ mod info;
 pub mod logic;
 mod mailbox;
 mod member;
+mod redrive;
 mod requests;
 mod shard;
 mod shard_log;

@@ -75,6 +75,8 @@ pub(super) enum Waiting {
     CreatedByJoin(GroupId),
     Changed(GroupId, Reply<Info>),
     Deleted(GroupId, Reply<()>),
+    /// With the number of records that are opened.
+    Reopened(u64, Reply<u64>),
     Joined {
         stream: u64,
         has_created: bool,
@@ -326,6 +328,7 @@ impl Waiting {
         match self {
             Self::Created(_, reply) | Self::Changed(_, reply) => drop(reply.send(Err(error))),
             Self::Deleted(_, reply) => drop(reply.send(Err(error))),
+            Self::Reopened(_, reply) => drop(reply.send(Err(error))),
             Self::Joined { reply, .. } => drop(reply.send(Err(error))),
             Self::Settled(Asker::Call(reply)) => drop(reply.send(Err(error))),
             Self::Extended(Asker::Call(reply)) => drop(reply.send(Err(error))),
@@ -348,6 +351,7 @@ impl Message {
             | Self::Seek(_, _, _, reply) => drop(reply.send(Err(error))),
             Self::List(_, _, _, reply) => drop(reply.send(Err(error))),
             Self::Delete(_, _, reply) => drop(reply.send(Err(error))),
+            Self::Redrive(_, _, reply) => drop(reply.send(Err(error))),
             Self::Join(_, reply) => drop(reply.send(Err(error))),
             Self::Settle(_, _, Asker::Call(reply)) => drop(reply.send(Err(error))),
             Self::Extend(_, _, Asker::Call(reply)) => drop(reply.send(Err(error))),

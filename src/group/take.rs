@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::error::Error;
 use super::events::Event;
 use super::info::Info;
-use super::logic::{self, About, GroupId, Input, Outcome, SessionId, Settings};
-use super::mailbox::{Asker, Joined, Members, Message, Name, NewGroup, NewMember, Outcomes, Reply};
+use super::logic::{self, About, GroupId, Input, Outcome, SessionId, Settings, Span};
+use super::mailbox::{Asker, Joined, Members, Message, Name, NewGroup, NewMember, Outcomes, Reopen, Reply};
 use super::requests::Settlement;
 use super::shard::{Session, Stream, Task, Waiting};
 use super::token::Token;
@@ -44,6 +44,7 @@ impl Task {
                 }
                 _ => drop(reply.send(Err(Error::NotFound))),
             },
+            Message::Redrive(name, what, reply) => self.redrive(&name, what, reply),
             Message::Join(new, reply) => self.join(new, reply),
             Message::Credit { session, stream, records, bytes } => {
                 self.inputs.push_back(Input::Credit { session, stream, records, bytes });
@@ -174,6 +175,30 @@ impl Task {
                 self.inputs.push_back(Input::Remove { ticket, group: found });
             }
             _ => drop(reply.send(Err(Error::NotFound))),
+        }
+    }
+
+    /// Opens records again that are settled, and answers how many.
+    fn redrive(&mut self, name: &Name, what: Reopen, reply: Reply<u64>) {
+        let Some(group) = self.find(name) else { return drop(reply.send(Err(Error::NotFound))) };
+        let Some(state) = self.owner.shard().group(group) else {
+            return drop(reply.send(Err(Error::NotFound)));
+        };
+        match what {
+            Reopen::Parked if state.parked_records == 0 => drop(reply.send(Ok(0))),
+            Reopen::Parked => {
+                let ticket = self.ticket(Waiting::Reopened(state.parked_records, reply));
+                self.inputs.push_back(Input::Unpark { ticket, group });
+            }
+            Reopen::Dead(offsets, redriven_to) => {
+                let settled = offsets.into_iter().filter(|offset| state.progress.is_settled(*offset));
+                let spans: Vec<Span> = settled.filter_map(|offset| Span::new(offset, offset + 1)).collect();
+                if spans.is_empty() && redriven_to <= state.redriven_to {
+                    return drop(reply.send(Ok(0)));
+                }
+                let ticket = self.ticket(Waiting::Reopened(spans.len() as u64, reply));
+                self.inputs.push_back(Input::Reopen { ticket, group, redriven_to, spans });
+            }
         }
     }
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::logic::{Act, GroupName, Order, Outcome, SessionId, Settings, Span};
-use super::{Create, Error, Event, Groups, Join, LeaseOnce, Leased, Member, Settlement, Token};
+use super::{
+    Create, Error, Event, Groups, Join, LeaseOnce, Leased, Member, Redrive, Redriven, Settlement, Source,
+    Token,
+};
 use crate::config::Config;
 use crate::record::TopicName;
 use crate::record::block::Blocks;
@@ -287,4 +290,68 @@ async fn records_that_the_topic_lost_are_skipped_and_counted() {
         }
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn dead_letters_are_delivered_again_once_and_later_ones_by_the_next_redrive() {
+    let world = World::new().await;
+    let dead = TopicName::parse("dead").unwrap();
+    let settings = Settings { dead_letter_topic: Some(dead), ..Settings::default() };
+    let mut member = world.join(settings).await;
+    member.credit(10, 1 << 20);
+    world.log.put("orders", &["a", "b"]);
+    let leased = lease(&mut member).await;
+    let acts = vec![(span(0, 1), Act::Ack), (span(1, 2), Act::Reject)];
+    settle(&mut member, &leased, acts).await;
+    let status = async || world.groups.get(&topic(), &group()).await.unwrap().status;
+    while status().await.dead_lettered_records == 0 {
+        tokio::task::yield_now().await;
+    }
+    let all = || Redrive { source: Source::DeadLetters, spans: Vec::new(), republish_trimmed: false };
+    let redriven = world.groups.redrive(&topic(), &group(), all()).await.unwrap();
+    assert_eq!(redriven, Redriven { reopened: 1, ..Redriven::default() });
+    let again = lease(&mut member).await;
+    assert_eq!((offsets(&again), again.redeliveries.len()), (vec![1], 0));
+    let redriven = world.groups.redrive(&topic(), &group(), all()).await.unwrap();
+    assert_eq!(redriven.reopened, 0, "each copy once");
+    settle(&mut member, &again, vec![(span(1, 2), Act::Ack)]).await;
+    assert_eq!(status().await.lag.records, 0);
+    let named = Redrive { spans: vec![span(0, 9)], ..all() };
+    let redriven = world.groups.redrive(&topic(), &group(), named).await.unwrap();
+    assert_eq!(redriven.reopened, 1, "those that are named come again");
+}
+
+#[tokio::test]
+async fn keys_that_were_set_aside_come_again_in_order() {
+    let world = World::new().await;
+    let settings =
+        Settings { order: Order::Total, poison: super::logic::Poison::ParkKey, ..Settings::default() };
+    let mut member = world.join(settings).await;
+    member.credit(10, 1 << 20);
+    world.log.put("orders", &["a", "b"]);
+    let leased = lease(&mut member).await;
+    settle(&mut member, &leased, vec![(span(0, 1), Act::Reject)]).await;
+    let status = async || world.groups.get(&topic(), &group()).await.unwrap().status;
+    while status().await.parked_records < 2 {
+        tokio::task::yield_now().await;
+    }
+    let parked = Redrive { source: Source::Parked, spans: Vec::new(), republish_trimmed: false };
+    let redriven = world.groups.redrive(&topic(), &group(), parked).await.unwrap();
+    assert_eq!((redriven.reopened, status().await.parked_records), (2, 0));
+    assert_eq!(offsets(&lease(&mut member).await), [0, 1]);
+}
+
+#[tokio::test]
+async fn a_record_larger_than_all_credit_comes_alone() {
+    let world = World::new().await;
+    let large = "x".repeat(10_000);
+    world.log.put("orders", &[&large, &large, "c"]);
+    let mut member = world.join(Settings::default()).await;
+    member.credit(10, 100);
+    let leased = lease(&mut member).await;
+    assert_eq!(offsets(&leased), [0]);
+    let acked = Settlement { acts: vec![(span(0, 1), Act::Ack)], reasons: Vec::new() };
+    member.settle(1, Token::decode(&leased.token).unwrap(), acked);
+    // Credit comes back when a settlement is received, before it is durable.
+    assert_eq!(offsets(&lease(&mut member).await), [1]);
 }

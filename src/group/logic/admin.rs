@@ -45,12 +45,29 @@ impl Owner {
 
     /// Continues a group at another offset: its members lose what they hold.
     pub(super) fn seek(&mut self, ticket: Ticket, group: GroupId, to: u64) {
+        let void_to = self.newest_fence();
+        self.change_anew(ticket, group, Effect::Sought { group, to, void_to });
+    }
+
+    /// Opens records again that were given up. The group begins anew, so that they come in the order of their keys.
+    pub(super) fn reopen(&mut self, ticket: Ticket, group: GroupId, redriven_to: u64, spans: Vec<Span>) {
+        let void_to = self.newest_fence();
+        self.change_anew(ticket, group, Effect::Reopened { group, void_to, redriven_to, spans });
+    }
+
+    /// Opens all records again that were set aside.
+    pub(super) fn unpark(&mut self, ticket: Ticket, group: GroupId) {
+        let void_to = self.newest_fence();
+        self.change_anew(ticket, group, Effect::Unparked { group, void_to });
+    }
+
+    /// Changes which records of a group are settled: its members lose what they hold.
+    fn change_anew(&mut self, ticket: Ticket, group: GroupId, effect: Effect) {
         if self.projected(group).is_none() {
             return self.say(Output::Refused { ticket, reason: Refusal::NoSuchGroup });
         }
         self.begin_anew(group);
-        let void_to = self.newest_fence();
-        self.append(Effect::Sought { group, to, void_to }, Then::Begin(group), vec![Output::Done { ticket }]);
+        self.append(effect, Then::Begin(group), vec![Output::Done { ticket }]);
     }
 
     /// Ends all leases of a group, and leases nothing until its next state is durable.

@@ -89,6 +89,24 @@ pub enum Effect {
         /// The records, in order.
         spans: Vec<Span>,
     },
+    /// Records that were given up are open again, and their failures forgotten.
+    Reopened {
+        /// The group.
+        group: GroupId,
+        /// Tokens up to this fence settle nothing any more.
+        void_to: Fence,
+        /// The offset up to which the dead letter topic was searched for records to open again.
+        redriven_to: u64,
+        /// The records, in order.
+        spans: Vec<Span>,
+    },
+    /// All records that were set aside are open again, and their failures forgotten.
+    Unparked {
+        /// The group.
+        group: GroupId,
+        /// Tokens up to this fence settle nothing any more.
+        void_to: Fence,
+    },
     /// Ends a term: another replica may own the shard at once, and leaves these records to those who hold them.
     Handover {
         /// The leases.
@@ -152,6 +170,8 @@ pub struct Piece {
     pub skipped: u64,
     /// Records that are set aside.
     pub parked_records: u64,
+    /// The offset up to which the dead letter topic was searched for records to open again.
+    pub redriven_to: u64,
     /// Unsettled offsets below the head.
     pub open: Vec<Span>,
     /// Offsets that are set aside.

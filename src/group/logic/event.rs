@@ -57,6 +57,24 @@ pub enum Input {
         /// The offset.
         to: u64,
     },
+    /// Records that were given up are to be open again. All leases of the group are lost.
+    Reopen {
+        /// Name of the request.
+        ticket: Ticket,
+        /// The group.
+        group: GroupId,
+        /// The offset up to which the dead letter topic was searched for them.
+        redriven_to: u64,
+        /// The records, in order.
+        spans: Vec<Span>,
+    },
+    /// All records that were set aside are to be open again. All leases of the group are lost.
+    Unpark {
+        /// Name of the request.
+        ticket: Ticket,
+        /// The group.
+        group: GroupId,
+    },
     /// A member opens a stream, or takes its session up again with a new one.
     Join {
         /// Name of the request.

@@ -65,11 +65,14 @@ impl Owner {
         let mut records = member.credit.0.saturating_sub(member.used.0).min(LEASE_RECORDS_MAX);
         let mut bytes = member.credit.1.saturating_sub(member.used.1);
         let mut items = Vec::new();
+        // A record that is larger than all credit comes alone.
+        let holds_nothing = member.used == (0, 0);
         while records > 0
-            && let Some(item) = working.candidate(id).filter(|item| item.bytes() <= bytes)
+            && let Some(item) = working.candidate(id)
+            && (item.bytes() <= bytes || (items.is_empty() && holds_nothing))
         {
             working.take(item, id, state, self.now);
-            (records, bytes) = (records - 1, bytes - item.bytes());
+            (records, bytes) = (records - 1, bytes.saturating_sub(item.bytes()));
             items.push(item);
         }
         if items.is_empty() {

@@ -204,6 +204,10 @@ impl Owner {
             Input::Update { ticket, group, settings } => self.update(ticket, group, settings),
             Input::Remove { ticket, group } => self.remove(ticket, group),
             Input::Seek { ticket, group, to } => self.seek(ticket, group, to),
+            Input::Reopen { ticket, group, redriven_to, spans } => {
+                self.reopen(ticket, group, redriven_to, spans);
+            }
+            Input::Unpark { ticket, group } => self.unpark(ticket, group),
             Input::Join { ticket, group, session, stream } => self.join(ticket, group, session, stream),
             Input::Credit { session, stream, records, bytes } => {
                 self.credit(session, stream, (records, bytes))
@@ -332,7 +336,9 @@ pub(super) const fn group_of(effect: &Effect) -> Option<GroupId> {
         | Effect::Failed { group, .. }
         | Effect::Returned { group, .. }
         | Effect::Sought { group, .. }
-        | Effect::Parked { group, .. } => Some(*group),
+        | Effect::Parked { group, .. }
+        | Effect::Reopened { group, .. }
+        | Effect::Unparked { group, .. } => Some(*group),
         Effect::Own { .. } | Effect::Renew | Effect::Handover { .. } => None,
     }
 }

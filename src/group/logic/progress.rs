@@ -41,6 +41,13 @@ impl Progress {
         self.open.remove(span);
     }
 
+    /// Marks what is settled of a span as unsettled.
+    pub fn reopen(&mut self, span: Span) {
+        if let Some(below) = Span::new(span.start, span.end.min(self.head)) {
+            self.open.insert(below);
+        }
+    }
+
     /// Returns true if this offset is settled.
     #[must_use]
     pub fn is_settled(&self, offset: u64) -> bool {

@@ -123,7 +123,9 @@ impl Shard {
             | Effect::Failed { group, .. }
             | Effect::Returned { group, .. }
             | Effect::Sought { group, .. }
-            | Effect::Parked { group, .. } => {
+            | Effect::Parked { group, .. }
+            | Effect::Reopened { group, .. }
+            | Effect::Unparked { group, .. } => {
                 if let Some(stored) = self.groups.get_mut(group) {
                     stored.state.apply(&command.effect);
                 }

@@ -23,6 +23,8 @@ pub struct GroupState {
     pub parked: Spans,
     /// Number of records that are set aside.
     pub parked_records: u64,
+    /// The offset up to which the dead letter topic was searched for records to open again.
+    pub redriven_to: u64,
     /// Keys that are set aside.
     pub parked_keys: BTreeSet<KeyHash>,
     /// Marks of unsettled records.
@@ -44,6 +46,7 @@ impl GroupState {
             progress: Progress::at(start),
             parked: Spans::default(),
             parked_records: 0,
+            redriven_to: 0,
             parked_keys: BTreeSet::new(),
             marks: Marks::default(),
             void_to: Fence::default(),
@@ -68,10 +71,22 @@ impl GroupState {
                 spans.iter().for_each(|&span| self.marks.void(span, *void_to));
             }
             Effect::Sought { to, void_to, .. } => {
-                let counts = (self.dead_lettered, self.skipped);
+                let counts = (self.dead_lettered, self.skipped, self.redriven_to);
                 *self = Self::new(self.about.clone(), *to);
                 self.void_to = *void_to;
-                (self.dead_lettered, self.skipped) = counts;
+                (self.dead_lettered, self.skipped, self.redriven_to) = counts;
+            }
+            Effect::Reopened { void_to, redriven_to, spans, .. } => {
+                spans.iter().for_each(|&span| self.reopen(span));
+                self.void_to = *void_to;
+                self.redriven_to = self.redriven_to.max(*redriven_to);
+            }
+            Effect::Unparked { void_to, .. } => {
+                let parked: Vec<Span> = std::mem::take(&mut self.parked).iter().collect();
+                parked.into_iter().for_each(|span| self.reopen(span));
+                self.void_to = *void_to;
+                self.parked_records = 0;
+                self.parked_keys.clear();
             }
             Effect::Parked { key, records, spans, .. } => {
                 for &span in spans {
@@ -87,6 +102,11 @@ impl GroupState {
             | Effect::Removed { .. }
             | Effect::Handover { .. } => {}
         }
+    }
+
+    fn reopen(&mut self, span: Span) {
+        self.progress.reopen(span);
+        self.marks.remove(span);
     }
 
     fn settle(&mut self, span: Span) {
@@ -122,6 +142,7 @@ impl GroupState {
             dead_lettered: self.dead_lettered,
             skipped: self.skipped,
             parked_records: self.parked_records,
+            redriven_to: self.redriven_to,
             open: Vec::new(),
             parked: Vec::new(),
             marks: Vec::new(),
@@ -136,6 +157,7 @@ impl GroupState {
         state.dead_lettered = part.dead_lettered;
         state.skipped = part.skipped;
         state.parked_records = part.parked_records;
+        state.redriven_to = part.redriven_to;
         state.join(part);
         state
     }

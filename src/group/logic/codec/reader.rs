@@ -44,6 +44,13 @@ impl Reader<'_> {
             10 => Effect::Sought { group: self.group()?, to: self.number()?, void_to: self.fence()? },
             11 => self.parked()?,
             12 => Effect::Handover { leases: self.list(Self::lease)? },
+            13 => Effect::Reopened {
+                group: self.group()?,
+                void_to: self.fence()?,
+                redriven_to: self.number()?,
+                spans: self.spans()?,
+            },
+            14 => Effect::Unparked { group: self.group()?, void_to: self.fence()? },
             _ => return Err("unknown kind"),
         })
     }
@@ -77,6 +84,7 @@ impl Reader<'_> {
             dead_lettered: self.number()?,
             skipped: self.number()?,
             parked_records: self.number()?,
+            redriven_to: self.number()?,
             open: self.spans()?,
             parked: self.spans()?,
             marks: self.marks()?,

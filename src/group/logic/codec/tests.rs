@@ -50,6 +50,7 @@ fn piece() -> impl Strategy<Value = Piece> {
             dead_lettered: n,
             skipped: 1,
             parked_records: 2,
+            redriven_to: 9,
             parked: open.clone(),
             open,
             marks,
@@ -89,6 +90,13 @@ fn effects() -> impl Strategy<Value = Effect> {
             records: 3,
             spans
         }),
+        (spans(), any::<u64>()).prop_map(move |(spans, n)| Effect::Reopened {
+            group,
+            void_to: Fence(n),
+            redriven_to: n,
+            spans
+        }),
+        any::<u64>().prop_map(move |n| Effect::Unparked { group, void_to: Fence(n) }),
         (spans(), any::<u128>()).prop_map(move |(spans, session)| Effect::Handover {
             leases: vec![HandedLease {
                 group,

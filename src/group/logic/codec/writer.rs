@@ -29,6 +29,8 @@ const fn kind(effect: &Effect) -> u8 {
         Effect::Sought { .. } => 10,
         Effect::Parked { .. } => 11,
         Effect::Handover { .. } => 12,
+        Effect::Reopened { .. } => 13,
+        Effect::Unparked { .. } => 14,
     }
 }
 
@@ -61,6 +63,11 @@ impl Writer {
                 self.numbers(&[group.0, u64::from(key.is_some()), key.map_or(0, |key| key.0), *records]);
                 self.spans(spans);
             }
+            Effect::Reopened { group, void_to, redriven_to, spans } => {
+                self.numbers(&[group.0, void_to.0, *redriven_to]);
+                self.spans(spans);
+            }
+            Effect::Unparked { group, void_to } => self.numbers(&[group.0, void_to.0]),
             Effect::Handover { leases } => {
                 self.number(leases.len() as u64);
                 leases.iter().for_each(|lease| self.lease(lease));
@@ -77,7 +84,7 @@ impl Writer {
     fn piece(&mut self, piece: &Piece) {
         self.about(&piece.about);
         self.numbers(&[piece.head, piece.void_to.0]);
-        self.numbers(&[piece.dead_lettered, piece.skipped, piece.parked_records]);
+        self.numbers(&[piece.dead_lettered, piece.skipped, piece.parked_records, piece.redriven_to]);
         self.spans(&piece.open);
         self.spans(&piece.parked);
         self.marks(&piece.marks);
