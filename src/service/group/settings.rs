@@ -254,14 +254,14 @@ mod tests {
         let mask = |paths: &[&str]| Some(FieldMask { paths: paths.iter().map(|&p| p.to_owned()).collect() });
         let before = Settings { ack_deadline_ms: 5000, lease_max_ms: 5000, ..Settings::default() };
         let asked = v1::GroupSettings {
-            lease_max: seconds(10),
+            lease_max: seconds(60),
             deliveries_max: 3,
             dead_letter_topic: "dead".to_owned(),
             ..v1::GroupSettings::default()
         };
         let of = |paths: &[&str]| change(&asked, &topic(), mask(paths)).and_then(|change| change(&before));
         let after = of(&["settings.lease_max"]).unwrap();
-        assert_eq!(after, Settings { lease_max_ms: 10_000, ..before.clone() });
+        assert_eq!(after, Settings { lease_max_ms: 60_000, ..before.clone() });
         assert!(of(&["settings.deliveries_max"]).is_err(), "there is no topic for what is given up");
         let after = of(&["settings.deliveries_max", "settings.dead_letter_topic"]).unwrap();
         assert_eq!((after.deliveries_max, after.ack_deadline_ms), (3, 5000));
