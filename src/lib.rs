@@ -18,6 +18,7 @@ mod corpus;
 pub mod file;
 pub mod group;
 pub mod http;
+pub mod json;
 pub mod proto;
 pub mod record;
 pub mod registry;

@@ -8,56 +8,13 @@ use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
 
 use crate::client::{is_control, printable};
-use crate::record::UnixMicros;
-
-/// The first second of the year 10000, which RFC 3339 cannot express.
-const YEAR_10000: i64 = 253_402_300_800;
-/// The first second of the year 1, the smallest time of a `Timestamp`.
-const YEAR_1: i64 = -62_135_596_800;
-
-/// Formats a time as RFC 3339 with microseconds, the precision of the server.
-pub(super) fn time(time: UnixMicros) -> String {
-    let (seconds, nanos) = time.parts();
-    let Ok(seconds) = i64::try_from(seconds) else { return out_of_range(seconds) };
-    date(seconds).map_or_else(|out| out, |date| format!("{date}.{:06}Z", nanos / 1000))
-}
-
-/// Formats a duration in the form of protobuf's JSON, as `604800s`.
-pub(super) fn duration(duration: Duration) -> String {
-    let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
-    match nanos {
-        0 => format!("{seconds}s"),
-        _ => format!("{seconds}.{}s", format!("{nanos:09}").trim_end_matches('0')),
-    }
-}
+use crate::json::date;
+pub(super) use crate::json::duration;
 
 /// Formats a time as RFC 3339 with seconds; empty where there is none.
 pub(super) fn seconds(time: Option<&prost_types::Timestamp>) -> String {
     let Some(time) = time else { return String::new() };
     date(time.seconds).map_or_else(|out| out, |date| format!("{date}Z"))
-}
-
-/// Formats a publisher's time as RFC 3339 with as many digits as it needs.
-pub(super) fn event_time(seconds: i64, nanos: u32) -> String {
-    match date(seconds) {
-        Err(out) => out,
-        Ok(_) if nanos >= 1_000_000_000 => format!("out of range ({seconds} s and {nanos} ns since 1970)"),
-        Ok(date) if nanos == 0 => format!("{date}Z"),
-        Ok(date) => format!("{date}.{}Z", format!("{nanos:09}").trim_end_matches('0')),
-    }
-}
-
-/// Date and time in seconds, or a text for a time out of range: any 64 bits can come from the network.
-fn date(seconds: i64) -> Result<String, String> {
-    if !(YEAR_1..YEAR_10000).contains(&seconds) {
-        return Err(out_of_range(seconds));
-    }
-    let time = prost_types::Timestamp { seconds, nanos: 0 }.to_string();
-    Ok(time.trim_end_matches('Z').to_owned())
-}
-
-fn out_of_range(seconds: impl std::fmt::Display) -> String {
-    format!("out of range ({seconds} s since 1970)")
 }
 
 /// Formats a duration with tenths of a second, or with whole seconds from 100 s on.
@@ -160,7 +117,8 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{duration, event_time, json_line, seconds, table, time};
+    use super::{duration, json_line, seconds, table};
+    use crate::json::{event_time, time};
     use crate::record::UnixMicros;
     use prost_types::Timestamp;
     use std::time::Duration;

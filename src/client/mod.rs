@@ -18,6 +18,7 @@
 
 mod compression;
 mod connector;
+mod damaged;
 mod display;
 mod error;
 mod interceptor;
@@ -25,7 +26,6 @@ mod operator;
 mod options;
 mod printable;
 mod publisher;
-mod record;
 mod retry;
 mod server;
 mod status;
@@ -34,6 +34,7 @@ mod tls;
 mod token;
 mod topics;
 
+pub use crate::record::{Headers, Record, RecordRef};
 pub use compression::Compression;
 use connector::Connector;
 pub use error::{Error, Origin};
@@ -42,7 +43,6 @@ pub use options::Options;
 pub(crate) use printable::{is_control, printable};
 pub(crate) use publisher::Encoded;
 pub use publisher::{Acknowledgement, OnStored, Publisher, PublisherOptions, Stored};
-pub use record::{Headers, Record, RecordRef};
 pub use retry::RetryPolicy;
 pub(crate) use server::has_invalid_port;
 pub use subscriber::{Delivery, Start, Subscriber, SubscriberOptions};

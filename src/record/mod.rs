@@ -6,6 +6,7 @@ mod content;
 mod names;
 pub mod offsetless;
 pub mod protobuf;
+mod single;
 #[cfg(test)]
 pub(crate) mod testing;
 mod token;
@@ -13,3 +14,4 @@ pub mod walk;
 
 pub use batch::{Batch, BatchLimits, Violation};
 pub use names::{Epoch, Offset, Position, Receipt, RequestId, Scope, TopicName, UnixMicros};
+pub use single::{Headers, Record, RecordRef};

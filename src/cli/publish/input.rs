@@ -196,7 +196,7 @@ fn one(value: OsString, form: Form, template: &Template, number: u64) -> Result<
     let records = if form == Form::Json {
         let text = value.into_string().map_err(|_| Failure::usage("a value is not UTF-8"))?;
         let records =
-            json::parse(&text).map_err(|why| Failure::usage(format!("JSON value {number}: {why}")))?;
+            crate::json::parse(&text).map_err(|why| Failure::usage(format!("JSON value {number}: {why}")))?;
         records.into_iter().map(|record| template.complete(record)).collect()
     } else {
         vec![template.record(value.into_vec().into(), number)?]

@@ -2,13 +2,11 @@
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
-use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::cli::output;
-use crate::client::{Delivery, Headers, RecordRef};
+use crate::client::Delivery;
+use crate::json::{Line, Values};
 
 /// Size of the output buffer, in bytes.
 const BUFFER: usize = 256 << 10;
@@ -105,7 +103,8 @@ impl Printer {
                     self.out.write_all(newline)?;
                 }
                 Format::Json { several } => {
-                    let line = Line { topic: several.then_some(topic), record: &record };
+                    let line =
+                        Line { topic: several.then_some(topic), record: &record, values: Values::Text };
                     output::put_json(&mut self.out, &line)?;
                 }
             }
@@ -115,77 +114,5 @@ impl Printer {
 
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
-    }
-}
-
-/// A record as one JSON object.
-struct Line<'a> {
-    topic: Option<&'a str>,
-    record: &'a RecordRef<'a>,
-}
-
-impl Serialize for Line<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let record = self.record;
-        let mut map = serializer.serialize_map(None)?;
-        if let Some(topic) = self.topic {
-            map.serialize_entry("topic", topic)?;
-        }
-        // Many programs read numbers as 64-bit floats, which do not hold every offset.
-        map.serialize_entry("offset", &record.offset.get().to_string())?;
-        map.serialize_entry("publish_time", &output::time(record.publish_time))?;
-        if !record.key.is_empty() {
-            text(&mut map, ["key", "key_base64"], record.key)?;
-        }
-        text(&mut map, ["value", "value_base64"], record.value)?;
-        let headers = record.headers();
-        if headers.clone().next().is_some() {
-            map.serialize_entry("headers", &Object(headers))?;
-        }
-        if let Some((seconds, nanos)) = record.event_time() {
-            map.serialize_entry("event_time", &output::event_time(seconds, nanos))?;
-        }
-        map.end()
-    }
-}
-
-fn text<M: SerializeMap>(map: &mut M, [plain, base64]: [&str; 2], bytes: &[u8]) -> Result<(), M::Error> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => map.serialize_entry(plain, text),
-        Err(_) => map.serialize_entry(base64, &STANDARD.encode(bytes)),
-    }
-}
-
-struct Object<'a>(Headers<'a>);
-
-impl Serialize for Object<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // Of two with one key the last counts, as in a protobuf map.
-        serializer.collect_map(self.0.clone().collect::<std::collections::BTreeMap<_, _>>())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Line;
-    use crate::client::RecordRef;
-    use crate::record::{Offset, UnixMicros};
-    use prost::Message;
-
-    #[test]
-    fn a_record_is_one_json_object() {
-        let record = crate::proto::v1::Record {
-            key: "k\"".into(),
-            value: vec![0xff].into(),
-            headers: [("a".to_owned(), "b".to_owned())].into(),
-            event_time: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
-        };
-        let encoded = record.encode_to_vec();
-        let seen = RecordRef::parse(Offset::new(7), UnixMicros(1_000_001), &encoded).unwrap();
-        assert_eq!(
-            serde_json::to_string(&Line { topic: Some("t"), record: &seen }).unwrap(),
-            "{\"topic\":\"t\",\"offset\":\"7\",\"publish_time\":\"1970-01-01T00:00:01.000001Z\",\"key\":\"k\\\"\",\"value_base64\":\"/w==\",\
-             \"headers\":{\"a\":\"b\"},\"event_time\":\"1970-01-01T00:00:01Z\"}"
-        );
     }
 }

@@ -15,7 +15,7 @@ use super::queue::{Encoded, Limits, Queue, Want};
 use super::shared::Shared;
 use crate::client::connector::Connector;
 use crate::client::error::Error;
-use crate::client::record::Record;
+use crate::record::Record;
 use crate::record::{RequestId, TopicName};
 
 /// Time limit for the server to end a call on which nothing is pending.

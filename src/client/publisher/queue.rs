@@ -17,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::ack::Slot;
 use crate::client::error::Error;
-use crate::client::record::Record;
+use crate::record::Record;
 
 /// Bytes counted for a batch in addition to its records.
 const BATCH_OVERHEAD: usize = 128;

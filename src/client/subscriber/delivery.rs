@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
+use crate::client::damaged::damaged;
 use crate::client::error::Error;
-use crate::client::record::{RecordRef, damaged};
 use crate::proto::v1::Notice;
 use crate::record::block::{Block, Blocks};
-use crate::record::{Offset, Position};
+use crate::record::{Offset, Position, RecordRef};
 use crate::wire::SubscribeResponse;
 
 /// A delivery. One without batches is a heartbeat, or a notice alone.
@@ -56,7 +56,8 @@ impl Delivery {
             };
             let records = block.into_iter().flat_map(|block| {
                 block.records().zip(0..).map(move |(encoded, index)| {
-                    RecordRef::parse(block.first.plus(index), block.time(), encoded)
+                    let offset = block.first.plus(index);
+                    RecordRef::parse(offset, block.time(), encoded).map_err(|why| damaged(offset, why))
                 })
             });
             records.chain(error)

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tonic::Code;
 
 use super::options::{Start, SubscriberOptions};
+use crate::client::damaged::damaged;
 use crate::client::error::Error;
-use crate::client::record::damaged;
 use crate::proto::v1;
 use crate::record::block::Blocks;
 use crate::record::{Offset, Position};

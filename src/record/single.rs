@@ -1,13 +1,12 @@
-//! A record to publish, and a record of a delivery, which points into the received bytes.
+//! One record: a record to publish, and a stored record, which points into the bytes of its batch.
 
 use bytes::{BufMut, Bytes};
 use prost_types::Timestamp;
 
-use super::error::Error;
-use crate::record::batch::RECORDS_TAG;
-use crate::record::protobuf::{bytes_len, field_len, put_bytes, put_short_len, put_varint, varint_len};
-use crate::record::walk::{self, Fields, Malformed, Value};
-use crate::record::{Offset, UnixMicros};
+use super::batch::RECORDS_TAG;
+use super::names::{Offset, UnixMicros};
+use super::protobuf::{bytes_len, field_len, put_bytes, put_short_len, put_varint, varint_len};
+use super::walk::{self, Fields, Malformed, Value};
 
 /// A record to publish.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,7 +86,7 @@ fn header_len((key, value): &(String, String)) -> usize {
     bytes_len(key.as_bytes()) + bytes_len(value.as_bytes())
 }
 
-/// A received record, which points into the delivery.
+/// A stored record, which points into the bytes of its batch.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordRef<'a> {
     /// Offset of the record.
@@ -103,10 +102,14 @@ pub struct RecordRef<'a> {
 }
 
 impl<'a> RecordRef<'a> {
-    pub(crate) fn parse(offset: Offset, publish_time: UnixMicros, encoded: &'a [u8]) -> Result<Self, Error> {
+    /// Reads an encoded record.
+    ///
+    /// # Errors
+    /// The bytes are no record.
+    pub fn parse(offset: Offset, publish_time: UnixMicros, encoded: &'a [u8]) -> Result<Self, Malformed> {
         let mut record = Self { offset, publish_time, key: &[], value: &[], encoded };
         for field in Fields::new(encoded) {
-            let field = field.map_err(|reason| damaged(offset, reason))?;
+            let field = field?;
             match (field.number, field.value) {
                 (1, Value::Len(range)) => record.key = &encoded[range],
                 (2, Value::Len(range)) => record.value = &encoded[range],
@@ -134,11 +137,6 @@ impl<'a> RecordRef<'a> {
         }
         time.map(|time| (time.seconds, u32::try_from(time.nanos).unwrap_or(0)))
     }
-}
-
-/// The error for malformed bytes of a delivery.
-pub(crate) fn damaged(offset: Offset, reason: Malformed) -> Error {
-    Error::local(tonic::Code::DataLoss, format!("delivery at offset {offset} is damaged: {reason}"))
 }
 
 /// An iterator over the headers of one record.

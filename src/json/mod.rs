@@ -1,0 +1,12 @@
+//! Records and topics as JSON, in the forms that the command line and the HTTP listener share.
+
+mod parse;
+mod print;
+mod time;
+mod topic;
+
+pub use parse::{document, line, parse};
+pub use print::{Line, Values};
+pub(crate) use time::date;
+pub use time::{duration, event_time, time};
+pub use topic::topic_json;
