@@ -4,13 +4,21 @@
 //! A request for a route below `/v1/` carries in its extensions what the port knows of it: [`crate::auth::Caller`],
 //! `Arc<`[`crate::registry::Call`]`>` and `Arc<`[`crate::topic::Connection`]`>`.
 
+mod deliveries;
+mod encoder;
 mod guard;
+mod lines;
 mod problem;
+mod publish;
+mod query;
+mod read;
 mod route;
-
-use std::sync::Arc;
+mod shared;
+mod state;
+mod topics;
 
 use axum::Router;
+use axum::routing::{get, post};
 use http::{Extensions, HeaderMap, StatusCode, Uri, Version, header};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{Predicate, SizeAbove};
@@ -18,34 +26,19 @@ use tower_http::compression::predicate::{Predicate, SizeAbove};
 pub use guard::{Guard, Pass};
 pub use problem::{BODY_TIMEOUT, Problem, status_of};
 pub use route::{needs_identity, template};
-
-use crate::auth::Auth;
-use crate::config::Config;
-use crate::group::Groups;
-use crate::registry::Registry;
-use crate::topic::Topics;
+pub use shared::Shared;
+pub use state::Web;
 
 /// Bytes of the shortest answer that is compressed: less fits into one packet anyway.
 const COMPRESSED_BYTES_MIN: u16 = 1024;
 
-/// State that the routes share. Cheap to clone.
-#[derive(Clone)]
-pub struct Web {
-    /// The topics.
-    pub topics: Topics,
-    /// The groups.
-    pub groups: Groups,
-    /// The policy.
-    pub auth: Auth,
-    /// Connections and their calls.
-    pub registry: Registry,
-    /// The configuration.
-    pub config: Arc<Config>,
-}
-
 /// Makes the routes. Their templates are listed in [`template`].
 pub fn router(web: Web) -> Router {
     Router::new()
+        .route("/v1/topics", get(topics::list).post(topics::create))
+        .route("/v1/topics/{topic}", get(topics::describe).patch(topics::update).delete(topics::delete))
+        .route("/v1/topics/{topic}/trim", post(topics::trim))
+        .route("/v1/topics/{topic}/records", get(read::read).post(publish::publish))
         .fallback(|uri: Uri| async move { Problem::not_found(uri.path()) })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESSED_BYTES_MIN).and(is_plain)))

@@ -78,7 +78,7 @@ impl Service<Request<Body>> for Paths {
 /// Makes the services of the gRPC port.
 pub(super) fn public(
     config: &Config,
-    (topics, groups): (&Topics, &Groups),
+    (topics, groups, administration): (&Topics, &Groups, &Administration),
     auth: &Auth,
     registry: &Registry,
     readiness: &Readiness,
@@ -87,7 +87,6 @@ pub(super) fn public(
     let streams = Streams::new(topics.clone(), auth.clone(), config);
     let groups = GroupService::new(GroupCalls::new(streams.clone(), groups.clone()));
     let streams = StreamService::new(streams);
-    let administration = Administration::new(topics.clone(), auth.clone(), config);
     let tutorial = Tutorial::new(topics.shutdown_signal().clone());
     let example = service!(ExampleServiceServer(tutorial.clone()), max);
     let tutorial = service!(MyServiceServer(tutorial), max);
@@ -95,7 +94,7 @@ pub(super) fn public(
     let health = HealthServer::new(Health::new(readiness.clone())).max_decoding_message_size(small);
     let shutdown = topics.shutdown_signal();
     let operator = service!(AdminServiceServer(Operator::new(registry.clone(), auth.clone())), small);
-    let routes = Routes::new(Served::tonic(service!(TopicServiceServer(administration), max), max))
+    let routes = Routes::new(Served::tonic(service!(TopicServiceServer(administration.clone()), max), max))
         .add_service(Served::new(groups))
         .add_service(Served::tonic(operator, small))
         .add_service(EchoBudget::new(Served::tonic(Unpackaged(example.clone()), max)))

@@ -22,6 +22,7 @@ use crate::config::{Config, HttpListen};
 use crate::group::Groups;
 use crate::http::{self, Guard, Web};
 use crate::registry::Registry;
+use crate::service::Administration;
 use crate::storage;
 use crate::telemetry::{METRICS, trace};
 use crate::topic::Topics;
@@ -136,15 +137,18 @@ async fn start_on(
     let groups = Groups::new(&config, topics.clone());
 
     let limiter = ConnectionLimiter::new(config.connections_max);
-    let routes = routes::public(&config, (&topics, &groups), &auth, &registry, &readiness);
+    let administration = Administration::new(topics.clone(), auth.clone(), &config);
+    let routes = routes::public(&config, (&topics, &groups, &administration), &auth, &registry, &readiness);
     let budget = ReceiveBudget::new(config.connection_inflight_bytes_max, config.inflight_bytes_max);
     if let Some((listener, _)) = http_listener {
         let web = Web {
             topics: topics.clone(),
             groups: groups.clone(),
+            administration,
             auth: auth.clone(),
             registry: registry.clone(),
             config: Arc::new(config.clone()),
+            encoded: http::Shared::default(),
         };
         let serve = http_port::serve(http_port::Shared {
             tls: tls.clone(),

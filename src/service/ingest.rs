@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::Poll;
 
+use futures_util::Stream;
 use http::Extensions;
 use tonic::metadata::MetadataMap;
 use tonic::{Response, Status};
@@ -23,26 +24,58 @@ pub(super) async fn ingest(
     streams: &Streams,
     metadata: &MetadataMap,
     extensions: &Extensions,
-    mut requests: Incoming<IngestRequest>,
+    requests: Incoming<IngestRequest>,
 ) -> Result<Response<IngestResponse>, Status> {
+    ingest_all(streams, metadata, extensions, requests)
+        .await
+        .map(Response::new)
+        .map_err(|failed| failed.status)
+}
+
+/// An ingest that failed.
+#[derive(Debug)]
+pub struct Failed {
+    /// Reason of the failure.
+    pub status: Status,
+    /// What was stored before it.
+    pub stored: IngestResponse,
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        Self { status, stored: IngestResponse::default() }
+    }
+}
+
+/// Publishes all batches of a stream.
+pub(super) async fn ingest_all<S>(
+    streams: &Streams,
+    metadata: &MetadataMap,
+    extensions: &Extensions,
+    mut requests: S,
+) -> Result<IngestResponse, Failed>
+where
+    S: Stream<Item = Result<IngestRequest, Status>> + Unpin,
+{
     let call_trace = request::call_trace(metadata);
     let call = Call::begin(streams, extensions);
     let mut call = call.map_err(|error| status(&error, &Context::default()))?;
     let first = poll_fn(|cx| call.poll_first(cx, &mut requests)).await;
     // A client that sent nothing gets an empty answer.
-    let Some(first) = first else { return Ok(Response::new(IngestResponse::default())) };
+    let Some(first) = first else { return Ok(IngestResponse::default()) };
     let first = first.map_err(|error| status(&error, &Context::default()))?;
     let (name, mut ingest) = match begin(streams, first, call_trace, &mut call).await {
         Ok(begun) => begun,
-        Err((error, context)) => return Err(status(&error, &context)),
+        Err((error, context)) => return Err(status(&error, &context).into()),
     };
     let fault = poll_fn(|cx| {
         call.poll(cx);
         ingest.poll(cx, &mut requests)
     });
-    let Some(Fault { number, error }) = fault.await else { return Ok(Response::new(ingest.summary())) };
+    let Some(Fault { number, error }) = fault.await else { return Ok(ingest.summary()) };
     let resume = Some(ingest.intake.resume());
-    Err(status(&error, &Context { number, resume, ..Context::topic(name.as_str()) }))
+    let status = status(&error, &Context { number, resume, ..Context::topic(name.as_str()) });
+    Err(Failed { status, stored: ingest.summary() })
 }
 
 /// One call.
@@ -100,11 +133,10 @@ async fn begin(
 
 impl Ingest {
     /// Becomes ready once the client is done or the call has failed, and all before that is acknowledged.
-    fn poll(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-        requests: &mut Incoming<IngestRequest>,
-    ) -> Poll<Option<Fault>> {
+    fn poll<S>(&mut self, cx: &mut std::task::Context<'_>, requests: &mut S) -> Poll<Option<Fault>>
+    where
+        S: Stream<Item = Result<IngestRequest, Status>> + Unpin,
+    {
         loop {
             let (streams, name, of) = (&self.streams, &self.name, (self.scope, &*self.call_trace));
             let counts = &mut self.counts;

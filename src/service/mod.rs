@@ -36,6 +36,7 @@ mod subscribe;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod web;
 
 pub use body_fn::body_fn;
 pub use call::connection_shutdown;
@@ -46,7 +47,9 @@ pub use example::{Tutorial, Unpackaged};
 pub use expiry::Expiry;
 pub use fault::Served;
 pub use group::{GroupCalls, GroupService};
+pub use ingest::Failed;
 pub use operator::Operator;
 pub use stream_service::StreamService;
 pub use streams::Streams;
 pub use topics::Administration;
+pub use web::Follow;

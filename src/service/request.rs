@@ -12,7 +12,7 @@ use crate::auth::Caller;
 use crate::proto::v1::{self, subscribe_request};
 use crate::record::{Batch, BatchLimits, Epoch, Offset, Position, Scope, TopicName, UnixMicros};
 use crate::storage::Start;
-use crate::topic::{From, OutOfRange, ReadLimit, Subscribe};
+use crate::topic::{From, Missing, OutOfRange, ReadLimit, Subscribe};
 use crate::wire::PublishRequest;
 
 /// Shortest heartbeat interval that a subscriber may ask for.
@@ -89,6 +89,7 @@ pub(super) fn subscribe(request: &v1::SubscribeRequest, prefix: &str) -> Result<
         },
         limit: request.limit.as_ref().map_or(Ok(ReadLimit::default()), |limit| read_limit(limit, prefix))?,
         heartbeat_interval: heartbeat(request.heartbeat_interval.as_ref(), prefix)?,
+        missing: Missing::MayCreate,
     })
 }
 

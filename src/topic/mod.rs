@@ -25,6 +25,6 @@ pub use publisher::{Publisher, publish};
 pub use restore::store_restored;
 pub use send_budget::{FRAME_MAX, Pieces, ReceiptBudget, Remainder, SendBudget, StoredRange, UnreadFrames};
 pub use shutdown::{Cause, ShutdownSignal};
-pub use start::{From, OutOfRange, Subscribe, resolve_from};
+pub use start::{From, Missing, OutOfRange, Subscribe, resolve_from};
 pub use subscription::Subscription;
 pub use topics::{Obtained, Topics};

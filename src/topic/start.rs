@@ -17,6 +17,18 @@ pub struct Subscribe {
     pub limit: ReadLimit,
     /// Interval of heartbeats; none means the server's default.
     pub heartbeat_interval: Option<Duration>,
+    /// What is done about a missing topic.
+    pub missing: Missing,
+}
+
+/// What a subscription does about a topic that does not exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Missing {
+    /// Creates it, where topics are created on first use and the request waits for new records.
+    #[default]
+    MayCreate,
+    /// Fails.
+    Fail,
 }
 
 impl Subscribe {
@@ -24,7 +36,8 @@ impl Subscribe {
     #[must_use]
     pub fn from(from: From) -> Self {
         let limit = ReadLimit::default();
-        Self { from, out_of_range: OutOfRange::Fail, limit, heartbeat_interval: None }
+        let missing = Missing::default();
+        Self { from, out_of_range: OutOfRange::Fail, limit, heartbeat_interval: None, missing }
     }
 
     /// Returns true if a missing topic may be created for this request: it waits for new records, and its start exists
@@ -32,7 +45,8 @@ impl Subscribe {
     #[must_use]
     pub fn creates_topic(&self) -> bool {
         let is_over = self.limit.until.is_some_and(|until| until <= UnixMicros::now());
-        self.fits_new_topic() && !self.limit.stop_at_tail && !is_over
+        let may_create = self.missing == Missing::MayCreate;
+        may_create && self.fits_new_topic() && !self.limit.stop_at_tail && !is_over
     }
 
     /// Returns true if a new topic has the requested start. A position, or an offset above 0, refers to a topic that

@@ -427,7 +427,7 @@ async fn a_subscription_creates_a_topic_only_if_it_waits_for_records() {
             let config = Config { auto_create_on_subscribe, ..Config::default() };
             let (topics, log) = (Topics::new(&config), SimulatedLog::new().log());
             topics.open(log.clone());
-            let request = Subscribe { from, out_of_range, limit, heartbeat_interval: None };
+            let request = Subscribe { out_of_range, limit, ..Subscribe::from(from) };
             let found = topics.subscribe(&name(), request, topics.shutdown_signal().child()).await;
             let what = format!("{from:?} {out_of_range:?} {limit:?} {auto_create_on_subscribe}");
             assert_eq!(found.is_ok(), creates, "{what}");
