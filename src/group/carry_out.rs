@@ -14,6 +14,7 @@ use super::source;
 use super::token::Token;
 use crate::record::Offset;
 use crate::storage::{self, Chunk};
+use crate::telemetry::METRICS;
 
 /// Reads from memory before the task looks at its other work.
 const READS_AT_ONCE: u32 = 4;
@@ -353,6 +354,7 @@ impl Task {
             Done::Leased(lease, read) => self.leased(lease, read),
             Done::DeadLetter(group, offset, stored) => {
                 let is_stored = stored.is_ok();
+                METRICS.groups.dead_lettered.add(u64::from(is_stored));
                 match stored {
                     Ok(()) => drop(self.problems.remove(&group)),
                     Err(problem) => drop(self.problems.insert(group, problem)),

@@ -36,6 +36,7 @@ mod fleet;
 mod forgetting;
 mod groups;
 mod groups_access;
+mod groups_admin;
 mod groups_crash;
 mod groups_input;
 mod http_guard;
