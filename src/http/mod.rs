@@ -8,6 +8,7 @@ mod deliveries;
 mod encoder;
 mod guard;
 mod lines;
+mod openapi;
 mod problem;
 mod publish;
 mod query;
@@ -35,6 +36,7 @@ const COMPRESSED_BYTES_MIN: u16 = 1024;
 /// Makes the routes. Their templates are listed in [`template`].
 pub fn router(web: Web) -> Router {
     Router::new()
+        .route("/v1/openapi.json", get(openapi::describe))
         .route("/v1/topics", get(topics::list).post(topics::create))
         .route("/v1/topics/{topic}", get(topics::describe).patch(topics::update).delete(topics::delete))
         .route("/v1/topics/{topic}/trim", post(topics::trim))

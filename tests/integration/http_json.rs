@@ -257,3 +257,17 @@ async fn callers_may_what_the_policy_says() {
         assert_eq!(answer.code, code, "{line}: {}", answer.text());
     }
 }
+
+#[tokio::test]
+async fn the_described_methods_are_those_of_the_routes() {
+    let server = Server::start().await;
+    let described = get(&server, "/v1/openapi.json").await.json();
+    for (path, item) in described["paths"].as_object().unwrap() {
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            let line = format!("{method} {}", path.replace("{topic}", "none"));
+            let answer = ask(server.http(), &line, &[], "").await;
+            let is_described = item.get(method.to_lowercase()).is_some();
+            assert_eq!(answer.code != 405, is_described, "{line}: {}", answer.text());
+        }
+    }
+}
