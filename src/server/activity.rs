@@ -36,8 +36,9 @@ impl Activity {
         Open(self.0.clone())
     }
 
-    /// Waits until the connection had no request for `idle`, or sends the headers of one for more than `headers`.
-    pub(super) async fn overdue(self, peer: Arc<Peer>, idle: Duration, headers: Duration) -> Overdue {
+    /// Waits until the connection had no request for `idle`, or sends the headers of one for more than `headers`. `None` is for
+    /// HTTP/2, whose pings come at any time and whose library bounds headers by itself.
+    pub(super) async fn overdue(self, peer: Arc<Peer>, idle: Duration, headers: Option<Duration>) -> Overdue {
         let mut open = self.0.subscribe();
         loop {
             if *open.borrow_and_update() > 0 {
@@ -54,7 +55,11 @@ impl Activity {
 }
 
 /// Waits while the peer sends nothing, for `idle` at most, and on from its first byte for `headers` to twice as long.
-async fn silence(peer: &Peer, idle: Duration, headers: Duration) -> Overdue {
+async fn silence(peer: &Peer, idle: Duration, headers: Option<Duration>) -> Overdue {
+    let Some(headers) = headers else {
+        tokio::time::sleep(idle).await;
+        return Overdue::Idle;
+    };
     let (before, mut waited) = (peer.bytes().0, Duration::ZERO);
     while waited < idle {
         let step = headers.min(idle - waited);
@@ -91,7 +96,7 @@ mod tests {
         let client = Registry::default().connect(None, false, ShutdownSignal::default());
         let activity = Activity::new();
         let (began, request) = (Instant::now(), activity.open());
-        let overdue = activity.clone().overdue(Arc::clone(client.peer()), IDLE, HEADERS);
+        let overdue = activity.clone().overdue(Arc::clone(client.peer()), IDLE, Some(HEADERS));
         let ends = async move {
             tokio::time::sleep(2 * IDLE).await;
             drop(request);
@@ -104,12 +109,25 @@ mod tests {
     async fn headers_that_never_end_are_noticed_sooner() {
         let client = Registry::default().connect(None, false, ShutdownSignal::default());
         let began = Instant::now();
-        let overdue = Activity::new().overdue(Arc::clone(client.peer()), IDLE, HEADERS);
+        let overdue = Activity::new().overdue(Arc::clone(client.peer()), IDLE, Some(HEADERS));
         let sends = async {
             tokio::time::sleep(HEADERS / 2).await;
             client.peer().received(1);
         };
         assert_eq!(tokio::join!(overdue, sends).0, Overdue::Headers);
         assert!(began.elapsed() <= 2 * HEADERS, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pings_are_no_headers() {
+        let client = Registry::default().connect(None, false, ShutdownSignal::default());
+        let began = Instant::now();
+        let overdue = Activity::new().overdue(Arc::clone(client.peer()), IDLE, None);
+        let pings = async {
+            tokio::time::sleep(IDLE / 2).await;
+            client.peer().received(17);
+        };
+        assert_eq!(tokio::join!(overdue, pings).0, Overdue::Idle);
+        assert_eq!(began.elapsed(), IDLE);
     }
 }

@@ -17,6 +17,7 @@ mod framing;
 mod health;
 mod http_observe;
 mod http_port;
+mod http_requests;
 mod identity;
 mod io;
 mod listener;

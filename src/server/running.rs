@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::error::Error;
 use super::files::{self, Spares};
 use super::health::Readiness;
+use super::http_requests::Shared;
 use super::listener::{self, ConnectionLimiter};
 use super::receive_budget::ReceiveBudget;
 use super::supervisor::{Opener, Server};
@@ -150,7 +151,7 @@ async fn start_on(
             config: Arc::new(config.clone()),
             encoded: http::Shared::default(),
         };
-        let serve = http_port::serve(http_port::Shared {
+        let serve = http_port::serve(Shared {
             tls: tls.clone(),
             budget: budget.clone(),
             services: routes.clone(),
