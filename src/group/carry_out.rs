@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::dead_letter::{self, Copy};
 use super::error::Error;
-use super::events::{Event, Held, Leased};
+use super::events::{Event, Held, Lease, Leased};
 use super::logic::{
     Fence, Grant, GroupId, HandedLease, Input, Order, Output, Refusal, Settlement, Span, Ticket,
 };
@@ -20,16 +20,6 @@ use crate::telemetry::METRICS;
 const READS_AT_ONCE: u32 = 4;
 /// Time after which a read that failed is tried again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
-
-/// Records on their way to a member.
-pub(super) struct Lease {
-    stream: u64,
-    group: GroupId,
-    fence: Fence,
-    /// Records that are still to be read.
-    spans: Vec<Span>,
-    leased: Leased,
-}
 
 impl Task {
     /// Carries out a decision. `reads` counts those from memory in this round.

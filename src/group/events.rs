@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::error::Error;
-use super::logic::{Fence, Outcome, Span};
+use super::logic::{Fence, GroupId, Outcome, Span};
 
 /// A lease that a session holds already when a call takes it up.
 #[derive(Clone, Debug)]
@@ -33,6 +33,16 @@ pub struct Leased {
     pub left: Duration,
     /// Records that were delivered before, with the number of this delivery, which is 2 or more.
     pub redeliveries: Vec<(Span, u32)>,
+}
+
+/// Records on their way to a member.
+pub(super) struct Lease {
+    pub stream: u64,
+    pub group: GroupId,
+    pub fence: Fence,
+    /// Records that are still to be read.
+    pub spans: Vec<Span>,
+    pub leased: Leased,
 }
 
 /// What happens to a member.

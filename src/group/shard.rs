@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::error::Error;
-use super::events::Event;
+use super::events::{Event, Lease};
 use super::info::Info;
 use super::logic::{Command, GroupId, Input, Now, Owner, SessionId, Shard, Ticket};
 use super::mailbox::{Asker, Joined, Message, Name, Outcomes, Progress, Reply};
@@ -96,7 +96,7 @@ pub(super) enum Done {
     /// A read for the owner failed a while ago.
     ReadAgain(GroupId, u64),
     /// A read for a member.
-    Leased(Box<super::carry_out::Lease>, Result<Vec<bytes::Bytes>, storage::Error>),
+    Leased(Box<Lease>, Result<Vec<bytes::Bytes>, storage::Error>),
     /// A copy in the dead letter topic.
     DeadLetter(GroupId, u64, Result<(), String>),
     Nothing,
