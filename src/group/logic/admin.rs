@@ -202,13 +202,19 @@ impl Owner {
     pub(super) fn adopt(&mut self) {
         let now = self.now.millis;
         for lease in self.shard.handed_over().to_vec() {
+            let lease_max =
+                self.shard.group(lease.group).map_or(0, |state| state.about.settings.lease_max_ms);
             let Some(working) = self.at_work(lease.group) else {
                 continue;
             };
             let until = now + lease.left_ms;
+            // How long the former owner had extended it already is not known.
+            let latest = until.max(now + lease_max);
             for span in &lease.spans {
                 let (fence, session) = (lease.fence, lease.session);
-                working.reserved.insert(span.start, Reserved { end: span.end, until, fence, session });
+                working
+                    .reserved
+                    .insert(span.start, Reserved { end: span.end, until, latest, fence, session });
             }
         }
     }

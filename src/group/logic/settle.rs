@@ -273,12 +273,33 @@ impl Owner {
     /// Extends a lease, up to the longest time of one.
     pub(super) fn extend(&mut self, ticket: Ticket, fence: Fence, millis: u64) {
         let now = self.now.millis;
-        let left_ms = self.leases.get_mut(&fence).map(|lease| {
-            // The deadline's timer looks at the deadline when it rings, so that it must not ring too late.
-            lease.deadline = lease.deadline.max(now.saturating_add(millis).min(lease.latest));
-            lease.deadline - now
-        });
+        let left_ms = match self.leases.get_mut(&fence) {
+            Some(lease) => {
+                // The deadline's timer looks at the deadline when it rings, so that it must not ring too late.
+                lease.deadline = lease.deadline.max(now.saturating_add(millis).min(lease.latest));
+                Some(lease.deadline - now)
+            }
+            None => self.extend_handed_over(fence, millis),
+        };
         self.say(Output::Extended { ticket, left_ms });
+    }
+
+    /// Extends a lease that the former owner handed over, and returns the time left; none if nothing of it is left alone
+    /// any more. The alarms of its records look at the time again when they ring.
+    fn extend_handed_over(&mut self, fence: Fence, millis: u64) -> Option<u64> {
+        let now = self.now.millis;
+        let mut left = None;
+        for lease in self.shard.handed_over().iter().filter(|lease| lease.fence == fence) {
+            let Some(working) = self.groups.get_mut(&lease.group) else { continue };
+            for span in &lease.spans {
+                let reserved = working.reserved.get_mut(&span.start);
+                if let Some(reserved) = reserved.filter(|known| known.fence == fence && known.until > now) {
+                    reserved.until = reserved.until.max(now.saturating_add(millis).min(reserved.latest));
+                    left = left.max(Some(reserved.until - now));
+                }
+            }
+        }
+        left
     }
 }
 

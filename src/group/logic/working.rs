@@ -36,6 +36,8 @@ pub(super) struct Reserved {
     pub end: u64,
     /// Time until which they are left alone.
     pub until: u64,
+    /// Time beyond which the lease cannot be extended.
+    pub latest: u64,
     /// Fence of the lease.
     pub fence: Fence,
     /// The session that holds it.

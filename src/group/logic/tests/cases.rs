@@ -181,6 +181,33 @@ fn a_handover_leaves_leases_to_those_who_hold_them() {
 }
 
 #[test]
+fn a_lease_that_was_handed_over_can_be_extended_until_it_ends() {
+    let mut world = world(Order::Key, 2);
+    world.join(0, 2);
+    world.publish(&[A, None]);
+    let fence = world.fence(0);
+    let now = world.at();
+    world.current.owner.hand_over(now);
+    world.advance(0);
+    world.settle_down();
+    world.workers[0].is_connected = false;
+    world.take_over(false);
+    world.join(1, 10);
+    world.advance(29_000);
+    let ticket = world.ticket();
+    world.tell(Input::Extend { ticket, fence, millis: 20_000 });
+    world.advance(19_000);
+    world.settle_down();
+    assert_eq!(world.held(1), [0_u64; 0], "the extension counts");
+    assert_eq!(world.answered(fence, one(0), Act::Ack), [(one(0), Outcome::Settled)]);
+    world.advance(1_000);
+    world.settle_down();
+    assert_eq!(world.held(1), [1]);
+    world.tell(Input::Extend { ticket, fence, millis: 20_000 });
+    assert_eq!(world.answered(fence, one(1), Act::Ack), [(one(1), Outcome::LeaseLost)]);
+}
+
+#[test]
 fn a_session_is_taken_up_again_within_its_grace_and_ends_after_it() {
     let mut world = world(Order::None, 2);
     world.join(0, 2);
