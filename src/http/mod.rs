@@ -4,6 +4,7 @@
 //! A request for a route below `/v1/` carries in its extensions what the port knows of it: [`crate::auth::Caller`],
 //! `Arc<`[`crate::registry::Call`]`>` and `Arc<`[`crate::topic::Connection`]`>`.
 
+mod console;
 mod deliveries;
 mod encoder;
 mod guard;
@@ -14,6 +15,7 @@ mod publish;
 mod query;
 mod read;
 mod route;
+mod server;
 mod shared;
 mod state;
 mod topics;
@@ -37,6 +39,8 @@ const COMPRESSED_BYTES_MIN: u16 = 1024;
 pub fn router(web: Web) -> Router {
     Router::new()
         .route("/v1/openapi.json", get(openapi::describe))
+        .route("/", get(console::page))
+        .route("/v1/server", get(server::describe))
         .route("/v1/topics", get(topics::list).post(topics::create))
         .route("/v1/topics/{topic}", get(topics::describe).patch(topics::update).delete(topics::delete))
         .route("/v1/topics/{topic}/trim", post(topics::trim))
