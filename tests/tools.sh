@@ -63,6 +63,7 @@ need_packages() {
     need 'openssl version' openssl
     need 'promtool --version' prometheus
     need 'haproxy -v' haproxy
+    need 'chromium --version && chromedriver --version' chromium chromium-driver
     # shellcheck disable=SC2016 # `need` expands it
     need 'd=$(mktemp -d) && python3 -m venv "$d/v" && rm -r "$d"' python3 python3-venv
     need 'dockerd --version && docker --version && iptables --version' docker.io iptables
