@@ -8,12 +8,14 @@ mod clients;
 mod completions;
 mod confirm;
 mod connection;
+mod consume;
 mod context;
 mod contexts;
 mod copy;
 mod failure;
 mod files;
 mod format;
+mod groups;
 mod healthcheck;
 mod interrupt;
 mod kubernetes;
@@ -47,6 +49,8 @@ Examples:
   streamway publish orders --file orders.txt        publish each line as a record
   streamway subscribe orders --from earliest        print all records
   streamway subscribe orders --follow               print new records, across server restarts
+  streamway consume orders --group mail --exec ./send-mail
+                                                    share the records with other workers
   streamway topics list --server https://streams.example.org:443 --token-file token
   streamway context add prod --server https://streams.example.org:443 --token-file token --use
   streamway copy http://old:50051 all.backup        back up every topic to a file
@@ -87,7 +91,9 @@ enum Command {
     Serve(serve::Serve),
     Publish(publish::Publish),
     Subscribe(subscribe::Subscribe),
+    Consume(consume::Consume),
     Topics(topics::Topics),
+    Groups(groups::Groups),
     Clients(clients::Clients),
     Context(context::ContextCommand),
     Copy(copy::Copy),
@@ -142,7 +148,9 @@ impl Command {
         match self {
             Self::Publish(publish) => publish.remote.inherit(before),
             Self::Subscribe(subscribe) => subscribe.remote.inherit(before),
+            Self::Consume(consume) => consume.remote.inherit(before),
             Self::Topics(topics) => topics.remote.inherit(before),
+            Self::Groups(groups) => groups.remote.inherit(before),
             Self::Clients(clients) => clients.remote.inherit(before),
             Self::Healthcheck(check) => check.remote.inherit(before),
             Self::Bench(bench) => bench.remote.inherit(before),
@@ -166,6 +174,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Serve(serve) => serve.run(verbose),
         Command::Publish(publish) => traced("publish", verbose, async || publish.run().await),
         Command::Subscribe(subscribe) => traced("subscribe", verbose, async || subscribe.run().await),
+        Command::Consume(consume) => traced("consume", verbose, async || consume.run().await),
+        Command::Groups(groups) => traced("groups", verbose, async || groups.run().await),
         Command::Topics(topics) => traced("topics", verbose, async || topics.run().await),
         Command::Clients(clients) => traced("clients", verbose, async || clients.run().await),
         Command::Copy(copy) => traced("copy", verbose, async || copy.run().await),

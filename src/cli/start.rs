@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::client::Start;
+use crate::proto::v1;
 use crate::record::{Epoch, Offset, Position, UnixMicros};
 
 /// Reads `earliest`, `latest`, an offset, `-N` for the last N records, a position, a time, or a duration ago.
@@ -32,6 +33,33 @@ pub(super) fn parse_from(text: &str) -> Result<Start, String> {
     Err("write earliest, latest, an offset, -100 for the last 100 records, 2026-05-01T12:00:00Z, \"5m ago\", or a \
          position"
         .into())
+}
+
+/// The start of a group as a message. A group cannot start a number of records before the tail.
+fn group_start(start: Start) -> Result<v1::GroupStart, String> {
+    use v1::group_start::Start as Proto;
+    let start = match start {
+        Start::Earliest => Proto::Boundary(v1::Boundary::Earliest.into()),
+        Start::Latest => Proto::Boundary(v1::Boundary::Latest.into()),
+        Start::Offset(offset) => Proto::Offset(offset.get()),
+        Start::Time(time) => {
+            let (seconds, nanos) = time.parts();
+            let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+            Proto::Time(prost_types::Timestamp { seconds, nanos: nanos as i32 })
+        }
+        Start::Position(position) => {
+            Proto::Position(v1::Position { epoch: position.epoch.to_string(), offset: position.offset.get() })
+        }
+        Start::Last(_) => return Err("a group takes no number of records before the tail".into()),
+    };
+    Ok(v1::GroupStart { start: Some(start) })
+}
+
+/// Reads the start of a group, as [`parse_from`] without `-N`.
+pub(super) fn parse_group_start(text: &str) -> Result<v1::GroupStart, String> {
+    let start = parse_from(text);
+    let start = start.map_err(|error| error.replace(" -100 for the last 100 records,", ""))?;
+    group_start(start)
 }
 
 /// Reads a position, also in the form `EPOCH:OFFSET` of version 0.1.

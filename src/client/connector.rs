@@ -21,6 +21,7 @@ use crate::proto::v1::admin_service_client::AdminServiceClient;
 use crate::proto::v1::topic_service_client::TopicServiceClient;
 use crate::reload::{Contents, Files};
 use crate::telemetry::{Outgoing, ParentContext};
+use crate::wire::stubs::v1::group_service_client::GroupServiceClient;
 use crate::wire::stubs::v1::stream_service_client::StreamServiceClient;
 
 /// The service that calls go through.
@@ -143,6 +144,16 @@ impl Connector {
     /// The streaming calls of a server, with unparsed batches.
     pub(super) fn streams(&self, target: &Target) -> StreamServiceClient<Transport> {
         let client = StreamServiceClient::with_interceptor(target.channel.clone(), self.metadata(target))
+            .max_decoding_message_size(self.message_bytes_max);
+        match self.compression.map(Into::into) {
+            Some(encoding) => client.send_compressed(encoding).accept_compressed(encoding),
+            None => client,
+        }
+    }
+
+    /// The calls of groups, with unparsed batches.
+    pub(super) fn groups(&self, target: &Target) -> GroupServiceClient<Transport> {
+        let client = GroupServiceClient::with_interceptor(target.channel.clone(), self.metadata(target))
             .max_decoding_message_size(self.message_bytes_max);
         match self.compression.map(Into::into) {
             Some(encoding) => client.send_compressed(encoding).accept_compressed(encoding),

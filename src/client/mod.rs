@@ -1,5 +1,5 @@
-//! The client: publishers that batch and pipeline, subscribers that resume after a failure, and administration of
-//! topics.
+//! The client: publishers that batch and pipeline, subscribers that resume after a failure, consumers that share the
+//! records of a topic, and administration of topics and groups.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), streamway::client::Error> {
@@ -18,9 +18,11 @@
 
 mod compression;
 mod connector;
+mod consumer;
 mod damaged;
 mod display;
 mod error;
+mod groups;
 mod interceptor;
 mod operator;
 mod options;
@@ -37,7 +39,9 @@ mod topics;
 pub use crate::record::{Headers, Record, RecordRef};
 pub use compression::Compression;
 use connector::Connector;
+pub use consumer::{Consumer, ConsumerOptions, Handled, Received, Rejection, Summary};
 pub use error::{Error, Origin};
+pub use groups::Groups;
 pub use operator::Operator;
 pub use options::Options;
 pub(crate) use printable::{is_control, printable};
@@ -76,6 +80,20 @@ impl Client {
     #[must_use]
     pub fn subscribe(&self, options: SubscriberOptions) -> Subscriber {
         Subscriber::new(self.0.clone(), options)
+    }
+
+    /// A member of a group, which handles the records that it is leased. See [`Consumer::run`].
+    ///
+    /// # Errors
+    /// An option is invalid.
+    pub fn consumer(&self, options: ConsumerOptions) -> Result<Consumer, Error> {
+        Consumer::new(self.0.clone(), options)
+    }
+
+    /// Administration of groups.
+    #[must_use]
+    pub fn groups(&self) -> Groups {
+        Groups::new(self.0.clone())
     }
 
     /// Administration of the clients of a server; of the first one, if there are several.

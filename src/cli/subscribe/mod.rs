@@ -1,7 +1,7 @@
 //! `streamway subscribe`: prints the records of topics to standard output.
 
 mod deliveries;
-mod print;
+pub(super) mod print;
 mod resume_file;
 
 use std::io;
@@ -275,7 +275,7 @@ async fn copy(
 }
 
 /// Waits until the reader of a pipe on standard output has closed it, even while nothing is printed.
-async fn reader_gone() {
+pub(super) async fn reader_gone() {
     // The pipe is only watched through this handle, so it may stay in blocking mode. A file cannot be watched, and
     // has no reader that could close it.
     let watched =

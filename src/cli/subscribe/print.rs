@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, StdoutLock, Write};
 use clap::{Args, ValueEnum};
 
 use crate::cli::output;
-use crate::client::Delivery;
+use crate::client::{Delivery, RecordRef};
 use crate::json::{Line, Values};
 
 /// Size of the output buffer, in bytes.
@@ -13,7 +13,7 @@ const BUFFER: usize = 256 << 10;
 
 /// Options of printing.
 #[derive(Debug, Args)]
-pub(super) struct Print {
+pub(in crate::cli) struct Print {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t = Output::Raw)]
     output: Output,
@@ -40,7 +40,7 @@ enum Output {
 
 /// The reason why printing failed.
 #[derive(Debug)]
-pub(super) enum Error {
+pub(in crate::cli) enum Error {
     /// Standard output cannot be written.
     Output(io::Error),
     /// A record that the server sent is malformed.
@@ -55,7 +55,7 @@ impl From<io::Error> for Error {
 
 /// A printer to standard output.
 #[derive(Debug)]
-pub(super) struct Printer {
+pub(in crate::cli) struct Printer {
     out: BufWriter<StdoutLock<'static>>,
     format: Format,
 }
@@ -74,7 +74,7 @@ enum Format {
 }
 
 impl Printer {
-    pub(super) fn new(args: &Print, several: bool) -> Self {
+    pub(in crate::cli) fn new(args: &Print, several: bool) -> Self {
         let format = match args.output {
             Output::Json => Format::Json { several },
             Output::Raw => Format::Raw {
@@ -88,31 +88,34 @@ impl Printer {
 
     pub(super) fn delivery(&mut self, topic: &str, delivery: &Delivery) -> Result<(), Error> {
         for record in delivery.records() {
-            let record = record.map_err(Error::Record)?;
-            match &self.format {
-                Format::Raw { newline, after_topic, after_key } => {
-                    if let Some(separator) = after_topic {
-                        self.out.write_all(topic.as_bytes())?;
-                        self.out.write_all(separator)?;
-                    }
-                    if let Some(separator) = after_key {
-                        self.out.write_all(record.key)?;
-                        self.out.write_all(separator)?;
-                    }
-                    self.out.write_all(record.value)?;
-                    self.out.write_all(newline)?;
-                }
-                Format::Json { several } => {
-                    let line =
-                        Line { topic: several.then_some(topic), record: &record, values: Values::Text };
-                    output::put_json(&mut self.out, &line)?;
-                }
-            }
+            self.record(topic, &record.map_err(Error::Record)?)?;
         }
         Ok(())
     }
 
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    /// Prints one record.
+    pub(in crate::cli) fn record(&mut self, topic: &str, record: &RecordRef<'_>) -> io::Result<()> {
+        match &self.format {
+            Format::Raw { newline, after_topic, after_key } => {
+                if let Some(separator) = after_topic {
+                    self.out.write_all(topic.as_bytes())?;
+                    self.out.write_all(separator)?;
+                }
+                if let Some(separator) = after_key {
+                    self.out.write_all(record.key)?;
+                    self.out.write_all(separator)?;
+                }
+                self.out.write_all(record.value)?;
+                self.out.write_all(newline)
+            }
+            Format::Json { several } => {
+                let line = Line { topic: several.then_some(topic), record, values: Values::Text };
+                output::put_json(&mut self.out, &line)
+            }
+        }
+    }
+
+    pub(in crate::cli) fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
 }
