@@ -1,5 +1,5 @@
 //! `streamway completions`: prints a completion script. Those of bash, fish and zsh ask this binary for candidates, which
-//! knows flags, their values, the saved contexts, and the topics of the server.
+//! knows flags, their values, the saved contexts, and the topics and groups of the server.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -21,6 +21,8 @@ const NAME: &str = "streamway";
 const TOPICS_WITHIN: Duration = Duration::from_secs(1);
 /// Largest number of topics that are proposed.
 const TOPICS_MAX: u32 = 100;
+/// Largest number of groups that are looked through.
+const GROUPS_MAX: i32 = 1000;
 
 // Without a candidate, each shell proposes files.
 // bash parts words at colons: those of an address are joined again.
@@ -120,6 +122,7 @@ fn is_plain(c: char) -> bool {
 fn values(arg: &Arg, typed: &str, grammar: Command, line: &[OsString]) -> Vec<String> {
     match arg.get_id().as_str() {
         "topic" | "topics" => topics(typed, grammar, line).unwrap_or_default(),
+        "group" => groups(grammar, line).unwrap_or_default(),
         "context" | "context_name" => {
             let names = Contexts::load().unwrap_or_default().contexts.into_keys();
             names.filter(|name| name.chars().all(is_plain)).collect()
@@ -133,6 +136,20 @@ fn values(arg: &Arg, typed: &str, grammar: Command, line: &[OsString]) -> Vec<St
             }
         }
     }
+}
+
+/// Names of groups of the topics that the line names.
+fn groups(grammar: Command, line: &[OsString]) -> Option<Vec<String>> {
+    let remote = remote(grammar, line)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let request = v1::ListGroupsRequest { page_size: GROUPS_MAX, ..Default::default() };
+    let listed = runtime.block_on(async {
+        let groups = remote.client().ok()?.groups();
+        tokio::time::timeout(TOPICS_WITHIN, groups.list(request)).await.ok()?.ok()
+    })?;
+    let named = listed.groups.into_iter().filter(|group| line.iter().any(|word| *word == *group.topic));
+    // A group has a name of the same form as a topic.
+    Some(named.map(|group| group.name).filter(|name| TopicName::parse(name).is_ok()).collect())
 }
 
 /// Names of topics, by the server that the line names. A server that is away or refuses proposes none.

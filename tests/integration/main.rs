@@ -22,6 +22,7 @@ mod cli;
 mod client;
 mod clock;
 mod compression;
+mod consume;
 mod copy;
 mod crash;
 mod damage;

@@ -63,7 +63,38 @@ def test_every_example_is_run_here():
         "subscribe.py",
         "exchange.py",
         "resume.py",
+        "worker.py",
     }
+
+
+def test_three_workers_share_the_records_though_one_is_killed(server):
+    run(server, "ingest.py", "bulk")
+    command = [sys.executable, str(EXAMPLES / "worker.py"), server.listen, "bulk", "workers"]
+    workers = [
+        subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    lines = queue.Queue()
+
+    def read(worker):
+        for line in worker.stdout:
+            lines.put((worker.pid, int(line.split()[0])))
+
+    for worker in workers:
+        threading.Thread(target=read, args=(worker,), daemon=True).start()
+    handled, by = set(), set()
+    try:
+        while len(handled) < 1000:
+            worker, offset = lines.get(timeout=60)  # what the killed one held is leased again after 30 s
+            handled.add(offset)
+            by.add(worker)
+            if len(handled) == 100:
+                workers[0].kill()
+        assert handled == set(range(1000))
+        assert len(by) > 1
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
 
 
 @pytest.fixture

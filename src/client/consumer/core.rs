@@ -20,6 +20,9 @@ use crate::wire::ConsumeResponse;
 /// Most results without an answer; above it, no further records are requested.
 const UNANSWERED_MAX: usize = 10_000;
 
+/// Most records that are taken above the credit: those of a lease that was on its way.
+const SURPLUS_MAX: u64 = 1000;
+
 /// Records that are handled in order.
 type Lane = Option<Bytes>;
 
@@ -136,11 +139,12 @@ impl Core {
     fn take(&mut self, record: Received) {
         let size = record.size();
         self.came = (self.came.0 + 1, self.came.1 + size);
-        self.deliveries += 1;
         let lane = self.lane(&record);
-        if self.is_stopping || self.is_blocked(lane.as_ref(), record.offset().get()) {
+        let is_surplus = self.is_stopping || self.deliveries >= self.deliveries_max;
+        if is_surplus || self.is_blocked(lane.as_ref(), record.offset().get()) {
             return self.drafts.add(record.fence(), record.offset().get(), Err(Rejection::Return));
         }
+        self.deliveries += 1;
         self.held = (self.held.0 + 1, self.held.1 + size);
         match lane {
             Some(lane) => match self.waiting.get_mut(&lane) {
@@ -301,6 +305,11 @@ impl Core {
     pub(super) fn tick(&mut self, now: Instant) {
         let lost = self.leases.tick(now);
         self.lose(lost);
+    }
+
+    /// Returns true if a server has sent so much more than it has credit for that nothing is read until some is handled.
+    pub(super) const fn is_full(&self) -> bool {
+        self.held.0 > self.held_max.0 + SURPLUS_MAX || self.held.1 > self.held_max.1.saturating_mul(2)
     }
 
     /// Returns true if there is something to send.

@@ -10,7 +10,7 @@ use tokio::task::{Id, JoinSet};
 use tracing::{debug, info, warn};
 
 use super::core::Core;
-use super::link::{Event, Link, join};
+use super::link::{Event, Link, Wants, join};
 use super::options::ConsumerOptions;
 use super::received::{Handled, Received, Rejection};
 use super::summary::Summary;
@@ -67,12 +67,13 @@ impl Consumer {
                 return Ok(run.core.summary());
             }
             let wakes_at = run.wakes_at();
+            let wants = Wants { reads: !run.core.is_full(), writes: run.core.has_request() };
             let working = matches!(run.phase, Phase::Working);
             tokio::select! {
                 () = &mut stop, if working => run.stop(),
                 Some(ended) = run.handlers.join_next_with_id() => run.ended(ended),
                 () = sleep_until(wakes_at), if wakes_at.is_some() => run.tick(),
-                event = run.link.next(run.core.has_request()) => run.event(event)?,
+                event = run.link.next(wants) => run.event(event)?,
             }
         }
     }

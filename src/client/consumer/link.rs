@@ -50,6 +50,13 @@ impl fmt::Debug for Link {
     }
 }
 
+/// Events that a consumer can take now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wants {
+    pub(super) reads: bool,
+    pub(super) writes: bool,
+}
+
 /// What happened to a call.
 pub(super) enum Event {
     /// It is time to call.
@@ -106,8 +113,8 @@ impl Link {
         }
     }
 
-    /// Waits for the next event. Cancel-safe.
-    pub(super) async fn next(&mut self, writes: bool) -> Event {
+    /// Waits for the next event: a message if it `reads`, and room for one if it `writes`. Cancel-safe.
+    pub(super) async fn next(&mut self, Wants { reads, writes }: Wants) -> Event {
         let silent = |url: &str| Event::Broken(Error::transport(format!("{url} has sent nothing in time")));
         match self {
             Self::Waiting(due) => {
@@ -133,6 +140,9 @@ impl Link {
                         None => std::future::pending().await,
                     }
                 };
+                if !reads {
+                    *last = Instant::now();
+                }
                 let deadline = (*last + SILENCE_MAX).into();
                 tokio::select! {
                     is_writable = writable => {
@@ -141,7 +151,7 @@ impl Link {
                         }
                         Event::Writable
                     }
-                    message = tokio::time::timeout_at(deadline, answers.message()) => match message {
+                    message = tokio::time::timeout_at(deadline, answers.message()), if reads => match message {
                         Ok(Ok(Some(message))) => {
                             *last = Instant::now();
                             Event::Message(Box::new(message))

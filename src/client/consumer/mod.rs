@@ -9,6 +9,8 @@ mod link;
 mod options;
 mod received;
 mod summary;
+#[cfg(test)]
+mod tests;
 
 pub use driver::Consumer;
 pub use options::ConsumerOptions;

@@ -25,13 +25,24 @@ async fn values_of_flags_and_the_topics_of_the_server_are_completed() {
     let away = ["topics", "delete", "--server", "http://127.0.0.1:1", "p"];
     assert!(completed(&server, &away).is_empty(), "nobody is there");
     assert!(completed(&server, &["copy", "a", "b", "-t", "or"]).is_empty(), "it names its servers itself");
-    assert_eq!(completed(&server, &["con"]), ["context"]);
+    assert_eq!(completed(&server, &["con"]), ["consume", "context"]);
     assert_eq!(completed(&server, &["topics", "li"]), ["list"]);
     assert_eq!(completed(&server, &["publish", "orders", "--batch-r"]), ["--batch-records"]);
     assert_eq!(completed(&server, &["serve", "--engine", ""]), ["embedded", "jetstream"]);
     assert_eq!(completed(&server, &["serve", "--log-format", "j"]), ["json"]);
     assert_eq!(completed(&server, &["topics", "list", "--compression", ""]), ["gzip", "zstd"]);
     assert_eq!(completed(&server, &["subscribe", "orders", "--output", ""]), ["raw", "json"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_of_the_topic_on_the_line_are_completed() {
+    let server = Server::start().await;
+    for (topic, group) in [("orders", "mail"), ("orders", "bill"), ("payments", "more")] {
+        stdout(&run(&server, &["publish", topic, "x"], ""));
+        stdout(&run(&server, &["groups", "create", topic, group], ""));
+    }
+    assert_eq!(completed(&server, &["groups", "describe", "orders", "m"]), ["mail"]);
+    assert_eq!(completed(&server, &["consume", "orders", "--group", ""]), ["bill", "mail"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ mod completions;
 mod connection;
 mod contexts;
 mod failures;
+mod groups;
 mod health;
 mod publish;
 mod signals;
