@@ -25,7 +25,7 @@ async fn publish(client: &Client, topic: &str, numbers: std::ops::Range<u64>, ke
     for number in numbers {
         let key = format!("k{}", number % keys).into_bytes();
         let record = Record { key: key.into(), ..Record::new(number.to_string()) };
-        publisher.publish(&record).await.unwrap();
+        publisher.publish_nowait(&record).await.unwrap();
     }
     publisher.close().await.unwrap();
 }
@@ -122,7 +122,7 @@ async fn a_consumer_handles_every_record_in_key_order_across_restarts_and_cuts()
         let handled = handled.clone();
         async move {
             tokio::time::sleep(Duration::from_millis(2)).await;
-            if received.delivery() == 1 && received.offset().get() % 97 == 0 {
+            if received.delivery() == 1 && received.offset().get().is_multiple_of(97) {
                 return Err(Rejection::retry("once"));
             }
             handled.note(&received);

@@ -17,8 +17,8 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::warn;
 
-use crate::cli::output;
 use crate::client::{Handled, Received, Rejection};
+use crate::json::time;
 
 /// Exit code of a command that says that a record cannot be handled (EX_DATAERR).
 const DATA_ERROR: i32 = 65;
@@ -103,7 +103,7 @@ impl Exec {
         command.args(["-c", &self.0.command]).stdin(Stdio::piped()).process_group(0);
         command.env("STREAMWAY_TOPIC", &self.0.topic).env("STREAMWAY_GROUP", &self.0.group);
         command.env("STREAMWAY_OFFSET", record.offset.get().to_string());
-        command.env("STREAMWAY_PUBLISH_TIME", output::time(record.publish_time));
+        command.env("STREAMWAY_PUBLISH_TIME", time(record.publish_time));
         command.env("STREAMWAY_DELIVERY", received.delivery().to_string());
         command.env("STREAMWAY_FENCE", received.fence().to_string());
         let headers: BTreeMap<&str, &str> = record.headers().collect();

@@ -8,6 +8,7 @@ use crate::cli::format::Format;
 use crate::cli::{Failure, output};
 use crate::client::{Client, printable};
 use crate::config::format_size;
+use crate::json::event_time;
 use crate::proto::v1::{self, DeliveryOrder, PoisonPolicy};
 
 /// Prints the groups of a topic, or of all topics where that is empty.
@@ -144,7 +145,7 @@ pub(super) fn as_json(group: &v1::Group) -> Value {
     let mut value = json!({ "topic": group.topic, "name": group.name, "id": group.id });
     if let Some(time) = group.create_time {
         let nanos = u32::try_from(time.nanos).unwrap_or(u32::MAX);
-        value["createTime"] = output::event_time(time.seconds, nanos).into();
+        value["createTime"] = event_time(time.seconds, nanos).into();
     }
     value["topicEpoch"] = group.topic_epoch.clone().into();
     if let Some(settings) = &group.settings {

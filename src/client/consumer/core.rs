@@ -140,8 +140,11 @@ impl Core {
         let size = record.size();
         self.came = (self.came.0 + 1, self.came.1 + size);
         let lane = self.lane(&record);
-        let is_surplus = self.is_stopping || self.deliveries >= self.deliveries_max;
-        if is_surplus || self.is_blocked(lane.as_ref(), record.offset().get()) {
+        // What came too late is held unhandled until Leave gives it back: a record that is returned could come again at once.
+        if self.is_stopping || self.deliveries >= self.deliveries_max {
+            return;
+        }
+        if self.is_blocked(lane.as_ref(), record.offset().get()) {
             return self.drafts.add(record.fence(), record.offset().get(), Err(Rejection::Return));
         }
         self.deliveries += 1;

@@ -40,6 +40,8 @@ pub(super) struct Drafts {
     /// Settlements without an answer, by number.
     sent: BTreeMap<u64, Draft>,
     number: u64,
+    /// Number of records whose results were not answered.
+    unanswered: usize,
 }
 
 impl Drafts {
@@ -51,6 +53,7 @@ impl Drafts {
             Err(Rejection::DeadLetter { .. }) => Part::DeadLetter,
             Err(Rejection::Return) => Part::Return,
         };
+        self.unanswered += 1;
         let takes = |draft: &Draft| draft.fence == fence && draft.ranges < RANGES_MAX;
         let draft = if self.keeps_order {
             self.unsent.back_mut().filter(|draft| takes(draft) && draft.last <= part)
@@ -75,7 +78,8 @@ impl Drafts {
     pub(super) fn give_back(&mut self, fence: u64, ranges: Vec<v1::OffsetRange>) {
         for ranges in ranges.chunks(RANGES_MAX) {
             let message = v1::Settlement { returns: ranges.to_vec(), ..v1::Settlement::default() };
-            let parts = ranges.iter().map(|range| (range.start, Part::Return)).collect();
+            let parts: BTreeMap<_, _> = ranges.iter().map(|range| (range.start, Part::Return)).collect();
+            self.unanswered += parts.len();
             self.unsent.push_back(Draft { fence, message, ranges: ranges.len(), last: Part::Return, parts });
         }
     }
@@ -91,8 +95,8 @@ impl Drafts {
     }
 
     /// Number of records whose results were not answered.
-    pub(super) fn unanswered(&self) -> usize {
-        self.sent.values().chain(&self.unsent).map(|draft| draft.parts.len()).sum()
+    pub(super) const fn unanswered(&self) -> usize {
+        self.unanswered
     }
 
     /// The next settlement to send, for the token of its lease.
@@ -123,7 +127,8 @@ impl Drafts {
         let draft = self.sent.get_mut(&outcome.number)?;
         let offsets: Vec<u64> =
             draft.parts.range(range.start..range.end.max(range.start)).map(|(at, _)| *at).collect();
-        let answered = offsets.into_iter().filter_map(|at| draft.parts.remove_entry(&at)).collect();
+        let answered: Vec<_> = offsets.into_iter().filter_map(|at| draft.parts.remove_entry(&at)).collect();
+        self.unanswered -= answered.len();
         let fence = draft.fence;
         if draft.parts.is_empty() {
             self.sent.remove(&outcome.number);

@@ -18,6 +18,12 @@ struct Held {
     extend_at: Option<Instant>,
 }
 
+impl Held {
+    fn wakes_at(&self) -> Instant {
+        self.extend_at.unwrap_or(self.ends).min(self.ends)
+    }
+}
+
 /// Leases by fence.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
@@ -27,6 +33,8 @@ pub(super) struct Leases {
     /// Requests that are under way, by number.
     extending: BTreeMap<u64, u64>,
     number: u64,
+    /// Time before which nothing is due; it may be too early.
+    wakes_at: Option<Instant>,
 }
 
 /// Half of the time that a lease is held for: enough is left for a call that has to be made again.
@@ -45,8 +53,13 @@ impl Leases {
             extend_at: Some(extend_at(now, left)),
         };
         if !held.offsets.is_empty() {
+            self.wake(held.wakes_at());
             self.held.insert(lease.fence, held);
         }
+    }
+
+    fn wake(&mut self, at: Instant) {
+        self.wakes_at = Some(self.wakes_at.map_or(at, |earlier| earlier.min(at)));
     }
 
     /// Returns true if the record is held under this fence.
@@ -97,6 +110,7 @@ impl Leases {
                 ours.extend_at = Some(extend_at(now, left));
             }
         }
+        self.wakes_at = self.held.values().map(Held::wakes_at).min();
         for lease in held {
             let ours = self.held.get(&lease.fence).map(|held| &held.offsets);
             let missing: Vec<_> = lease.ranges.iter().flat_map(|range| without(*range, ours)).collect();
@@ -109,11 +123,14 @@ impl Leases {
 
     /// The time at which [`Leases::tick`] has something to do.
     pub(super) fn wakes_at(&self) -> Option<Instant> {
-        self.held.values().map(|held| held.extend_at.unwrap_or(held.ends).min(held.ends)).min()
+        self.wakes_at.filter(|_| !self.held.is_empty())
     }
 
     /// Notes which leases are to be extended now, and returns the records of those that have ended.
     pub(super) fn tick(&mut self, now: Instant) -> Vec<(u64, u64)> {
+        if self.wakes_at.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
         let mut ended = Vec::new();
         for (fence, held) in &mut self.held {
             if held.ends <= now {
@@ -123,6 +140,7 @@ impl Leases {
                 self.due.push_back(*fence);
             }
         }
+        self.wakes_at = self.held.values().filter(|held| held.ends > now).map(Held::wakes_at).min();
         ended.into_iter().flat_map(|fence| self.all(fence)).collect()
     }
 
@@ -154,6 +172,8 @@ impl Leases {
             let is_longer = ends > held.ends + Duration::from_millis(100);
             held.extend_at = is_longer.then(|| extend_at(now, left));
             held.ends = ends;
+            let at = held.wakes_at();
+            self.wake(at);
         }
         Vec::new()
     }
@@ -217,10 +237,12 @@ mod tests {
         assert!(leases.tick(at(15)).is_empty() && leases.has_due());
         let number = leases.next().unwrap().number;
         assert!(leases.extended(&Extension { number, time_left: seconds(30) }, at(15)).is_empty());
+        leases.tick(at(15));
         assert_eq!(leases.wakes_at(), Some(at(30)));
         leases.tick(at(30));
         let number = leases.next().unwrap().number;
         assert!(leases.extended(&Extension { number, time_left: seconds(15) }, at(30)).is_empty());
+        leases.tick(at(30));
         assert_eq!(leases.wakes_at(), Some(at(45)), "its longest time has come");
         assert_eq!(leases.tick(at(45)), [(7, 1), (7, 2)]);
     }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use crate::client::damaged::damaged;
 use crate::client::error::Error;
-use crate::client::record::{RecordRef, damaged};
 use crate::record::block::Blocks;
-use crate::record::{Offset, UnixMicros};
+use crate::record::{Offset, RecordRef, UnixMicros};
 use crate::wire::Lease;
 
 /// The result of a handler.
@@ -35,7 +35,9 @@ impl Received {
             for block in Blocks::new(run) {
                 let block = block.map_err(|why| damaged(Offset::ZERO, why))?;
                 for (encoded, index) in block.records().zip(0..) {
-                    let record = RecordRef::parse(block.first.plus(index), block.time(), encoded)?;
+                    let at = block.first.plus(index);
+                    let record =
+                        RecordRef::parse(at, block.time(), encoded).map_err(|why| damaged(at, why))?;
                     let offset = record.offset.get();
                     let again = lease.rest.redeliveries.iter().find(|again| {
                         again.range.is_some_and(|range| (range.start..range.end).contains(&offset))
