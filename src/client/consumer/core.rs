@@ -17,9 +17,6 @@ use crate::proto::v1::consume_request::Kind;
 use crate::proto::v1::{self, DeliveryOrder, SettlementResult};
 use crate::wire::ConsumeResponse;
 
-/// Most results without an answer; above it, no further records are requested.
-const UNANSWERED_MAX: usize = 10_000;
-
 /// Most records that are taken above the credit: those of a lease that was on its way.
 const SURPLUS_MAX: u64 = 1000;
 
@@ -54,8 +51,6 @@ pub(super) struct Core {
     blocked: HashMap<Bytes, (u64, u64)>,
     /// Records and bytes that are waiting or being handled.
     held: (u64, u64),
-    /// Records and bytes that came, of this call.
-    came: (u64, u64),
     /// Deliveries of all calls.
     deliveries: u64,
     /// Credit that this call was given.
@@ -80,7 +75,6 @@ impl Core {
             running: BTreeMap::new(),
             blocked: HashMap::new(),
             held: (0, 0),
-            came: (0, 0),
             deliveries: 0,
             credit: (0, 0),
             unknown_tokens: BTreeMap::new(),
@@ -94,7 +88,7 @@ impl Core {
         let settings = joined.group.as_ref().and_then(|group| group.settings.as_ref());
         self.order = settings.map_or(DeliveryOrder::None, v1::GroupSettings::order);
         self.drafts.keeps_order = matches!(self.order, DeliveryOrder::Key | DeliveryOrder::Total);
-        (self.came, self.credit) = ((0, 0), (0, 0));
+        self.credit = (0, 0);
         let (lost, unknown) = self.leases.resume(&joined.held, now);
         self.lose(lost);
         self.drafts.resend();
@@ -138,7 +132,6 @@ impl Core {
 
     fn take(&mut self, record: Received) {
         let size = record.size();
-        self.came = (self.came.0 + 1, self.came.1 + size);
         let lane = self.lane(&record);
         // What came too late is held unhandled until Leave gives it back: a record that is returned could come again at once.
         if self.is_stopping || self.deliveries >= self.deliveries_max {
@@ -338,22 +331,13 @@ impl Core {
         Some(Kind::Credit(v1::Credit { records: credit.0, bytes: credit.1 }))
     }
 
-    /// What the call may be sent in all. It rises as handlers end.
+    /// What the member may hold at a time. A call says it once: the server counts what is not settled.
     fn credit_now(&self) -> (u64, u64) {
-        let (records, bytes) = (self.credit.0.max(self.came.0), self.credit.1.max(self.came.1));
-        if self.is_stopping || self.drafts.unanswered() > UNANSWERED_MAX {
+        if self.is_stopping || self.credit != (0, 0) {
             return self.credit;
         }
-        let free = self.held_max.0.saturating_sub(self.held.0);
-        let free = free.min(self.deliveries_max.saturating_sub(self.deliveries));
-        let free_bytes = self.held_max.1.saturating_sub(self.held.1);
-        let total = (records.max(self.came.0 + free), bytes.max(self.came.1 + free_bytes));
-        // Small steps are saved up: not every record is worth a message.
-        let is_worth_it = total.0 - self.credit.0 >= self.held_max.0.div_ceil(4)
-            || self.came.0 >= self.credit.0
-            || total.1 - self.credit.1 >= self.held_max.1 / 2
-            || self.came.1 >= self.credit.1;
-        if is_worth_it { total } else { self.credit }
+        let left = self.deliveries_max.saturating_sub(self.deliveries);
+        (self.held_max.0.min(left), self.held_max.1)
     }
 
     /// Counts so far.

@@ -40,8 +40,6 @@ pub(super) struct Drafts {
     /// Settlements without an answer, by number.
     sent: BTreeMap<u64, Draft>,
     number: u64,
-    /// Number of records whose results were not answered.
-    unanswered: usize,
 }
 
 impl Drafts {
@@ -53,7 +51,6 @@ impl Drafts {
             Err(Rejection::DeadLetter { .. }) => Part::DeadLetter,
             Err(Rejection::Return) => Part::Return,
         };
-        self.unanswered += 1;
         let takes = |draft: &Draft| draft.fence == fence && draft.ranges < RANGES_MAX;
         let draft = if self.keeps_order {
             self.unsent.back_mut().filter(|draft| takes(draft) && draft.last <= part)
@@ -79,7 +76,6 @@ impl Drafts {
         for ranges in ranges.chunks(RANGES_MAX) {
             let message = v1::Settlement { returns: ranges.to_vec(), ..v1::Settlement::default() };
             let parts: BTreeMap<_, _> = ranges.iter().map(|range| (range.start, Part::Return)).collect();
-            self.unanswered += parts.len();
             self.unsent.push_back(Draft { fence, message, ranges: ranges.len(), last: Part::Return, parts });
         }
     }
@@ -92,11 +88,6 @@ impl Drafts {
     /// Returns true if nothing is to be sent, and everything was answered.
     pub(super) fn is_empty(&self) -> bool {
         self.unsent.is_empty() && self.sent.is_empty()
-    }
-
-    /// Number of records whose results were not answered.
-    pub(super) const fn unanswered(&self) -> usize {
-        self.unanswered
     }
 
     /// The next settlement to send, for the token of its lease.
@@ -128,7 +119,6 @@ impl Drafts {
         let offsets: Vec<u64> =
             draft.parts.range(range.start..range.end.max(range.start)).map(|(at, _)| *at).collect();
         let answered: Vec<_> = offsets.into_iter().filter_map(|at| draft.parts.remove_entry(&at)).collect();
-        self.unanswered -= answered.len();
         let fence = draft.fence;
         if draft.parts.is_empty() {
             self.sent.remove(&outcome.number);
@@ -202,7 +192,7 @@ mod tests {
         assert_eq!((first.number, &first.token[..]), (1, &b"one"[..]));
         assert_eq!(first.acks, [range(0, 2), range(3, 4)]);
         assert_eq!(drafts.next(|_| None).unwrap().acks, [range(9, 10)]);
-        assert!(!drafts.has_unsent() && drafts.unanswered() == 4);
+        assert!(!drafts.has_unsent());
         let outcome = v1::Outcome { number: 1, range: Some(range(0, 2)), result: 1 };
         assert_eq!(drafts.answered(&outcome), Some((1, vec![(0, Part::Ack), (1, Part::Ack)])));
         assert_eq!(drafts.answered(&outcome), Some((1, vec![])), "an answer that is repeated");
