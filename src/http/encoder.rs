@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_block_whatever_its_record_holds() {
-        let encoded = b"\x12\x0ba\n\ndata: b\r\0";
+        let encoded = b"\x12\x0ca\n\ndata: b\r\0";
         let record = RecordRef::parse(Offset::new(7), UnixMicros(1_000_001), encoded).unwrap();
         let event = written(Form::Events, |encoder, out| encoder.record(Epoch::new(1), &record, out));
         assert!(event.starts_with("id: 0000000000000001_00000000000000000008\ndata: {\"offset\":\"7\""));

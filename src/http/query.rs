@@ -6,6 +6,7 @@ use std::str::FromStr;
 use axum::extract::Query;
 use axum::extract::rejection::PathRejection;
 use http::{StatusCode, Uri};
+use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
 use crate::service::status::{Context, Error};
@@ -34,7 +35,10 @@ impl Parameters {
     /// # Errors
     /// One is unknown, given twice, or no UTF-8.
     pub fn of(uri: &Uri, known: &[&str]) -> Result<Self, Problem> {
-        let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
+        // The parser of queries replaces what is not UTF-8.
+        let is_text = percent_decode_str(uri.query().unwrap_or("")).decode_utf8().is_ok();
+        let parsed = Query::<Vec<(String, String)>>::try_from_uri(uri).ok().filter(|_| is_text);
+        let Some(Query(pairs)) = parsed else {
             return Err(Problem::new(StatusCode::BAD_REQUEST, "INVALID_FIELD", "the query is not UTF-8"));
         };
         let mut parameters = BTreeMap::new();

@@ -278,6 +278,7 @@ mod tests {
             METRICS.calls.begin(method);
             METRICS.calls.end(method, 0, Duration::from_millis(1));
         }
+        METRICS.requests.end("GET", "/", 200, Duration::from_millis(1));
         METRICS.tls_expiry.set(1);
         METRICS.topics.of("collected").published_batches.inc();
         let _reader = METRICS.readers.open(METRICS.topics.of("collected"), 0, || 0);
