@@ -164,6 +164,7 @@ impl Task {
             name: state.about.name.clone(),
             offset,
             deliveries,
+            void_to: state.void_to,
             reason: reason.map(|(_, (_, reason))| reason.clone()),
         };
         let (topics, topic, limits) =
@@ -237,10 +238,13 @@ impl Task {
         match source::cached(&*topic, &lease.spans) {
             Ok(Some(runs)) => self.leased(lease, Ok(runs)),
             Err(error) => self.leased(lease, Err(error)),
-            Ok(None) => self.work.push(Box::pin(async move {
-                let runs = source::read(&*topic, &lease.spans).await;
-                Done::Leased(lease, runs)
-            })),
+            Ok(None) => {
+                self.reserve(lease.stream, lease.fence);
+                self.work.push(Box::pin(async move {
+                    let runs = source::read(&*topic, &lease.spans).await;
+                    Done::Leased(lease, runs)
+                }));
+            }
         }
     }
 
@@ -249,11 +253,17 @@ impl Task {
         match read {
             Ok(runs) => {
                 lease.leased.batches = runs;
-                self.tell(lease.stream, Event::Lease(lease.leased));
+                self.resolve(lease.stream, lease.fence, Some(Event::Lease(lease.leased)));
             }
             Err(storage::Error::Trimmed { earliest, .. }) => self.skip(lease, earliest.get()),
-            Err(storage::Error::TopicNotFound) => self.remove_gone(lease.group),
-            Err(error) => self.tell(lease.stream, Event::Ended(Error::Topic(error.into()))),
+            Err(storage::Error::TopicNotFound) => {
+                self.resolve(lease.stream, lease.fence, None);
+                self.remove_gone(lease.group);
+            }
+            Err(error) => {
+                let ended = Event::Ended(Error::Topic(error.into()));
+                self.resolve(lease.stream, lease.fence, Some(ended));
+            }
         }
     }
 
@@ -269,9 +279,10 @@ impl Task {
         lease.spans =
             lease.spans.iter().filter_map(|span| Span::new(span.start.max(earliest), span.end)).collect();
         lease.leased.redeliveries.retain(|(span, _)| span.end > earliest);
-        if !lease.spans.is_empty() {
-            self.fill(lease);
+        if lease.spans.is_empty() {
+            return self.resolve(lease.stream, lease.fence, None);
         }
+        self.fill(lease);
     }
 
     /// Answers a change that is durable.

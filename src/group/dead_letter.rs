@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::encode_varint;
 
-use super::logic::{GroupId, GroupName, Span};
+use super::logic::{Fence, GroupId, GroupName, Mark, Span};
 use super::source;
 use crate::record::block::{Blocks, records_fields};
 use crate::record::{Batch, BatchLimits, TopicName};
@@ -22,6 +22,8 @@ pub(super) struct Copy {
     pub name: GroupName,
     pub offset: u64,
     pub deliveries: u32,
+    /// Fence up to which tokens of the group settle nothing: it rises whenever records are opened again.
+    pub void_to: Fence,
     pub reason: Option<Box<str>>,
 }
 
@@ -46,7 +48,8 @@ pub(super) async fn publish(
     let Some(record) = runs.first().and_then(record_of) else { return Ok(()) };
     let record = with_headers(&record, topic, &copy);
     let limits = BatchLimits { bytes_max: limits.bytes_max.saturating_add(HEADERS_BYTES_MAX), ..limits };
-    let id = format!("dead-letter/{:016x}/{}", copy.group.0, copy.offset);
+    // A record that was opened again and is given up again gets another copy.
+    let id = format!("dead-letter/{:016x}/{:x}/{}", copy.group.0, copy.void_to.0, copy.offset);
     let batch = Batch::check(records_fields([&record[..]]), limits)
         .and_then(|batch| batch.with_request_id(&id))
         .map_err(|violation| violation.to_string())?;
@@ -54,6 +57,8 @@ pub(super) async fn publish(
     let appended = log.appender().append(vec![batch], Hold::default()).await;
     match (appended.receipts.first(), appended.failure) {
         (Some(_), _) => Ok(()),
+        // The copy was stored before a crash, after which the reason is not known any more.
+        (None, Some(Error::RequestIdReused { .. })) => Ok(()),
         (None, Some(error)) => Err(error.to_string()),
         (None, None) => Err("no answer of the storage".to_owned()),
     }
@@ -84,10 +89,13 @@ fn with_headers(record: &Bytes, topic: &dyn TopicLog, copy: &Copy) -> BytesMut {
         ("streamway-epoch", topic.epoch().to_string()),
         ("streamway-group", copy.name.to_string()),
         ("streamway-offset", copy.offset.to_string()),
-        ("streamway-deliveries", copy.deliveries.to_string()),
     ];
     for (key, value) in headers {
         put_header(key, &value, &mut out);
+    }
+    // A record that its handler gave up has no count any more.
+    if copy.deliveries != Mark::DEAD {
+        put_header("streamway-deliveries", &copy.deliveries.to_string(), &mut out);
     }
     if let Some(reason) = &copy.reason {
         put_header("streamway-reason", reason, &mut out);

@@ -30,6 +30,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(3);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time in which records of a lease that was granted arrive, after the caller's own wait.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Shortest wait of a lease: until what the topic holds already was read.
+const WAIT_MIN: Duration = Duration::from_millis(100);
 
 /// A cheap handle to all groups.
 #[derive(Clone)]
@@ -366,7 +368,7 @@ impl Groups {
                 }
             }
         };
-        let wait = wait.max(Duration::from_millis(1));
+        let wait = wait.max(WAIT_MIN);
         let leased = tokio::select! {
             first = first => vec![first?],
             () = tokio::time::sleep(wait) => Vec::new(),

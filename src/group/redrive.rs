@@ -93,8 +93,7 @@ impl Search {
         let mut found = Found { offsets: offsets.into_iter().collect(), searched_to, ..Found::default() };
         for (offset, record) in gone {
             if self.redrive.republish_trimmed {
-                self.republish(offset, &record, limits).await?;
-                found.republished += 1;
+                found.republished += u64::from(self.republish(offset, &record, limits).await?);
             } else {
                 found.missing += 1;
             }
@@ -113,7 +112,8 @@ impl Search {
         (is_ours && is_asked).then_some(offset)
     }
 
-    async fn republish(&self, offset: u64, record: &[u8], limits: BatchLimits) -> Result<(), Error> {
+    /// Publishes a copy to the topic again. Returns false if it was before.
+    async fn republish(&self, offset: u64, record: &[u8], limits: BatchLimits) -> Result<bool, Error> {
         let invalid = |reason: String| {
             let stored = storage::Stored::Nothing;
             Error::Topic(storage::Error::Unavailable { reason, stored }.into())
@@ -126,7 +126,7 @@ impl Search {
         let batch = batch.map_err(|violation| invalid(violation.to_string()))?;
         let appended = self.topic.appender().append(vec![batch], Hold::default()).await;
         match (appended.receipts.first(), appended.failure) {
-            (Some(_), _) => Ok(()),
+            (Some(receipt), _) => Ok(!receipt.duplicate),
             (None, failure) => Err(topic::Error::from(failure.unwrap_or(storage::Error::Closing)).into()),
         }
     }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::error::Error;
 use super::events::{Event, Lease};
 use super::info::Info;
-use super::logic::{Command, GroupId, Input, Now, Owner, SessionId, Shard, Ticket};
+use super::logic::{Command, Fence, GroupId, Input, Now, Owner, SessionId, Shard, Ticket};
 use super::mailbox::{Asker, Joined, Message, Name, Outcomes, Progress, Reply};
 use super::member;
 use super::shard_log::{self, Sized};
@@ -56,6 +56,15 @@ pub(super) struct Stream {
     pub events: mpsc::UnboundedSender<Event>,
     pub session: SessionId,
     pub group: GroupId,
+    /// Events that wait for the records of an earlier lease to be read, in order.
+    pub outbox: VecDeque<Outgoing>,
+}
+
+/// An event on its way to a member.
+pub(super) enum Outgoing {
+    Ready(Event),
+    /// Records of the lease with this fence are being read.
+    Reading(Fence),
 }
 
 /// A member as people see it.
@@ -129,6 +138,8 @@ pub(super) struct Task {
     next_sweep: Instant,
     /// Reasons of failures, by group and first offset, with the end of the offsets.
     pub reasons: BTreeMap<(GroupId, u64), (u64, Box<str>)>,
+    /// The keys of `reasons`, the oldest first.
+    pub reasons_by_age: VecDeque<(GroupId, u64)>,
     /// Reasons why dead letter topics take no records.
     pub problems: HashMap<GroupId, String>,
     pub dead_letters: Arc<Semaphore>,
@@ -171,6 +182,7 @@ impl Task {
             detached: BTreeSet::new(),
             next_sweep: Instant::now(),
             reasons: BTreeMap::new(),
+            reasons_by_age: VecDeque::new(),
             problems: HashMap::new(),
             dead_letters: Arc::new(Semaphore::new(DEAD_LETTERS_AT_ONCE)),
             closing: None,
@@ -313,11 +325,52 @@ impl Task {
         self.next_stream
     }
 
-    /// Sends an event to a stream that is still open.
-    pub(super) fn tell(&self, stream: u64, event: Event) {
-        if let Some(stream) = self.streams.get(&stream) {
-            // A member that is dropped sends a cut.
-            let _ = stream.events.send(event);
+    /// Sends an event to a stream that is still open, after those that wait.
+    pub(super) fn tell(&mut self, stream: u64, event: Event) {
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            stream.outbox.push_back(Outgoing::Ready(event));
+            stream.flush();
+        }
+    }
+
+    /// Keeps the place of a lease whose records are being read.
+    pub(super) fn reserve(&mut self, stream: u64, fence: Fence) {
+        if let Some(stream) = self.streams.get_mut(&stream)
+            && stream.place_of(fence).is_none()
+        {
+            stream.outbox.push_back(Outgoing::Reading(fence));
+        }
+    }
+
+    /// Sends a lease in its place, or gives the place up.
+    pub(super) fn resolve(&mut self, stream: u64, fence: Fence, event: Option<Event>) {
+        let Some(stream) = self.streams.get_mut(&stream) else { return };
+        match (stream.place_of(fence), event) {
+            (Some(place), Some(event)) => {
+                if let Some(waiting) = stream.outbox.get_mut(place) {
+                    *waiting = Outgoing::Ready(event);
+                }
+            }
+            (Some(place), None) => drop(stream.outbox.remove(place)),
+            (None, Some(event)) => stream.outbox.push_back(Outgoing::Ready(event)),
+            (None, None) => {}
+        }
+        stream.flush();
+    }
+}
+
+impl Stream {
+    fn place_of(&self, fence: Fence) -> Option<usize> {
+        self.outbox.iter().position(|waiting| matches!(waiting, Outgoing::Reading(of) if *of == fence))
+    }
+
+    /// Sends what waits for nothing any more.
+    fn flush(&mut self) {
+        while matches!(self.outbox.front(), Some(Outgoing::Ready(_))) {
+            if let Some(Outgoing::Ready(event)) = self.outbox.pop_front() {
+                // A member that is dropped sends a cut.
+                let _ = self.events.send(event);
+            }
         }
     }
 }

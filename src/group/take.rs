@@ -1,5 +1,6 @@
 //! What the task of a shard does with its messages.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -100,6 +101,7 @@ impl Task {
         self.sources.remove(&id);
         self.problems.remove(&id);
         self.reasons.retain(|(group, _), _| *group != id);
+        self.reasons_by_age.retain(|(group, _)| *group != id);
     }
 
     fn defer(&mut self, id: GroupId, message: Message) {
@@ -231,7 +233,8 @@ impl Task {
         let stream = self.stream();
         let since = self.replace_stream(session, stream).unwrap_or_else(Instant::now);
         self.detached.remove(&session);
-        self.streams.insert(stream, Stream { events: new.events, session, group: id });
+        self.streams
+            .insert(stream, Stream { events: new.events, session, group: id, outbox: VecDeque::new() });
         let (member, principal) = (new.member, new.principal);
         self.sessions.insert(session, Session { member, principal, since, stream, group: id });
         let ticket = self.ticket(Waiting::Joined { stream, has_created: new.has_created, reply });
@@ -279,9 +282,7 @@ impl Task {
             };
         }
         for (span, reason) in settlement.reasons {
-            if self.reasons.len() < REASONS_MAX {
-                self.reasons.insert((token.id, span.start), (span.end, reason));
-            }
+            self.remember((token.id, span.start), (span.end, reason));
         }
         let ticket = self.ticket(Waiting::Settled(asker));
         self.inputs.push_back(Input::Settle(logic::Settlement {
@@ -293,10 +294,21 @@ impl Task {
         }));
     }
 
+    /// Remembers the reason of a failure, and forgets the oldest one if there are too many.
+    fn remember(&mut self, at: (GroupId, u64), reason: (u64, Box<str>)) {
+        if self.reasons.insert(at, reason).is_none() {
+            self.reasons_by_age.push_back(at);
+        }
+        if self.reasons_by_age.len() > REASONS_MAX
+            && let Some(oldest) = self.reasons_by_age.pop_front()
+        {
+            self.reasons.remove(&oldest);
+        }
+    }
+
     fn extend(&mut self, token: &Token, time: Option<Duration>, asker: Asker<Option<Duration>>) {
         let state = self.owner.shard().group(token.id).filter(|_| self.is_genuine(token));
-        let of = self.owner.lease_group(token.fence);
-        let Some(state) = state.filter(|_| of.is_none_or(|of| of == token.id)) else {
+        let Some(state) = state else {
             return match asker {
                 Asker::Member(stream, number) => self.tell(stream, Event::Extended { number, left: None }),
                 Asker::Call(reply) => drop(reply.send(Err(Error::NotFound))),
@@ -305,7 +317,7 @@ impl Task {
         let default = state.about.settings.ack_deadline_ms;
         let millis = time.map_or(default, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let ticket = self.ticket(Waiting::Extended(asker));
-        self.inputs.push_back(Input::Extend { ticket, fence: token.fence, millis });
+        self.inputs.push_back(Input::Extend { ticket, group: token.id, fence: token.fence, millis });
     }
 
     fn list(&mut self, topic: Option<&TopicName>, after: Option<&Name>, limit: usize) -> Vec<Info> {

@@ -355,3 +355,71 @@ async fn a_record_larger_than_all_credit_comes_alone() {
     // Credit comes back when a settlement is received, before it is durable.
     assert_eq!(offsets(&lease(&mut member).await), [1]);
 }
+
+/// A token is what its holder says: a made-up one settles nothing, and costs nothing.
+#[tokio::test]
+async fn a_token_that_claims_every_offset_is_judged_at_once() {
+    let mut world = World::new().await;
+    world.log.put("orders", &["a"]);
+    let mut member = world.join(Settings::default()).await;
+    member.credit(1, 1 << 20);
+    let mut token = Token::decode(&lease(&mut member).await.token).unwrap();
+    token.held = vec![span(0, u64::MAX)];
+    for crashes in 0..2 {
+        let acts = vec![(span(5, u64::MAX), Act::Return), (span(5, u64::MAX), Act::Nack(None))];
+        let settled = world.groups.settle(token.clone(), Settlement { acts, reasons: Vec::new() });
+        let outcomes =
+            tokio::time::timeout(Duration::from_secs(10), settled).await.expect("at once").unwrap();
+        assert!(
+            outcomes.iter().all(|(_, outcome)| *outcome == Outcome::LeaseLost),
+            "{crashes}: {outcomes:?}"
+        );
+        world.crash();
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_is_given_up_again_after_a_redrive_gets_another_copy() {
+    let world = World::new().await;
+    let dead = TopicName::parse("dead").unwrap();
+    let settings = Settings { dead_letter_topic: Some(dead.clone()), ..Settings::default() };
+    let mut member = world.join(settings).await;
+    member.credit(1, 1 << 20);
+    world.log.put("orders", &["a"]);
+    for round in 1..=3 {
+        let leased = lease(&mut member).await;
+        let token = Token::decode(&leased.token).unwrap();
+        let reasons = vec![(span(0, 1), format!("reason {}", round % 2).into())];
+        member.settle(round, token, Settlement { acts: vec![(span(0, 1), Act::Reject)], reasons });
+        while world.groups.get(&topic(), &group()).await.unwrap().status.dead_lettered_records < round {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(world.topics.get(&dead).await.unwrap().tail().get(), round, "a copy each time");
+        assert!(matches!(next(&mut member).await, Event::Settled { .. }));
+        let all = Redrive { source: Source::DeadLetters, spans: Vec::new(), republish_trimmed: false };
+        assert_eq!(world.groups.redrive(&topic(), &group(), all).await.unwrap().reopened, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_token_of_one_group_extends_no_lease_of_another() {
+    let mut world = World::new().await;
+    world.log.put("orders", &["a"]);
+    let mut member = world.join(Settings::default()).await;
+    member.credit(1, 1 << 20);
+    let token = Token::decode(&lease(&mut member).await.token).unwrap();
+    // Another group of the same shard.
+    let shard = super::logic::shard_of(&topic(), &group());
+    let names = (0..).map(|n| GroupName::parse(&format!("g{n}")).unwrap());
+    let other = names.into_iter().find(|name| super::logic::shard_of(&topic(), name) == shard).unwrap();
+    let from = From::Start(Start::Earliest);
+    let id = world.groups.create(&topic(), &other, from, Settings::default()).await.unwrap().id;
+    let forged = Token { group: other, id, ..token.clone() };
+    for _ in 0..2 {
+        let minute = Some(Duration::from_secs(60));
+        assert_eq!(world.groups.extend(forged.clone(), minute).await.unwrap(), None);
+        assert!(world.groups.extend(token.clone(), minute).await.unwrap().is_some());
+        world.groups.close().await;
+        world.crash();
+    }
+}

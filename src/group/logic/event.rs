@@ -117,6 +117,8 @@ pub enum Input {
     Extend {
         /// Name of the request.
         ticket: Ticket,
+        /// The group.
+        group: GroupId,
         /// Fence of the lease.
         fence: Fence,
         /// Time from now, in milliseconds.

@@ -1,6 +1,6 @@
 //! The load of a group and its members, for people.
 
-use super::ids::{Fence, GroupId, SessionId};
+use super::ids::{GroupId, SessionId};
 use super::lease::Member;
 use super::owner::Owner;
 
@@ -82,12 +82,6 @@ impl Owner {
         let is_handed_over =
             || self.shard.handed_over().iter().any(|lease| lease.group == group && lease.session == session);
         is_open().map_or_else(is_handed_over, |member| member.group == group)
-    }
-
-    /// The group of a lease of this term.
-    #[must_use]
-    pub fn lease_group(&self, fence: Fence) -> Option<GroupId> {
-        self.leases.get(&fence).map(|lease| lease.group)
     }
 
     /// Returns true if a session holds leases.

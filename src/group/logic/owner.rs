@@ -215,7 +215,7 @@ impl Owner {
             Input::Cut { session, stream } => self.cut(session, stream),
             Input::Leave { ticket, session } => self.leave(ticket, session),
             Input::Settle(settlement) => self.settle(settlement),
-            Input::Extend { ticket, fence, millis } => self.extend(ticket, fence, millis),
+            Input::Extend { ticket, group, fence, millis } => self.extend(ticket, group, fence, millis),
             Input::Records { group, from, next, tail, items } => {
                 self.records(group, (from, next), tail, &items)
             }

@@ -6,7 +6,6 @@ use super::event::{Act, Outcome, Output, Settlement, Ticket};
 use super::ids::{Fence, GroupId, Span};
 use super::lanes::Item;
 use super::owner::{Owner, Then, spans_of};
-use super::spans::Spans;
 use super::state::GroupState;
 use super::working::Working;
 
@@ -69,7 +68,6 @@ impl Owner {
 
     fn judge(&mut self, settlement: Settlement) {
         let Settlement { ticket, group, fence, held, acts } = settlement;
-        let held: Spans = held.into_iter().collect();
         let mut outcomes = Outcomes::default();
         let lease_group = self.leases.get(&fence).map(|lease| lease.group);
         for (span, act) in acts {
@@ -172,7 +170,7 @@ impl Owner {
     fn judge_former(
         &mut self,
         group: GroupId,
-        token: (Fence, &Spans),
+        token: (Fence, &[Span]),
         part: (Span, Act),
         outcomes: &mut Outcomes,
     ) {
@@ -181,6 +179,11 @@ impl Owner {
             return outcomes.push(span, Outcome::LeaseLost);
         };
         let (fence, held) = token;
+        // A token is what its holder says: its spans are in order, and as large as it likes.
+        let holds = |offset| {
+            let after = held.partition_point(|span| span.start <= offset);
+            after.checked_sub(1).and_then(|at| held.get(at)).is_some_and(|span| span.contains(offset))
+        };
         let is_of_last_owner = fence.term().0 + 1 == self.term.0;
         let voided = |offset| {
             fence <= state.void_to || state.marks.get(offset).is_some_and(|mark| fence <= mark.void_to)
@@ -190,7 +193,7 @@ impl Owner {
                 Some(reserved) => reserved.fence == fence,
                 None => is_of_last_owner,
             };
-            is_newest && held.contains(offset) && !voided(offset)
+            is_newest && holds(offset) && !voided(offset)
         };
         let mut taken = Vec::new();
         if act == Act::Ack {
@@ -271,26 +274,28 @@ impl Owner {
     }
 
     /// Extends a lease, up to the longest time of one.
-    pub(super) fn extend(&mut self, ticket: Ticket, fence: Fence, millis: u64) {
+    pub(super) fn extend(&mut self, ticket: Ticket, group: GroupId, fence: Fence, millis: u64) {
         let now = self.now.millis;
         let left_ms = match self.leases.get_mut(&fence) {
+            Some(lease) if lease.group != group => None,
             Some(lease) => {
                 // The deadline's timer looks at the deadline when it rings, so that it must not ring too late.
                 lease.deadline = lease.deadline.max(now.saturating_add(millis).min(lease.latest));
                 Some(lease.deadline - now)
             }
-            None => self.extend_handed_over(fence, millis),
+            None => self.extend_handed_over(group, fence, millis),
         };
         self.say(Output::Extended { ticket, left_ms });
     }
 
     /// Extends a lease that the former owner handed over, and returns the time left; none if nothing of it is left alone
     /// any more. The alarms of its records look at the time again when they ring.
-    fn extend_handed_over(&mut self, fence: Fence, millis: u64) -> Option<u64> {
+    fn extend_handed_over(&mut self, group: GroupId, fence: Fence, millis: u64) -> Option<u64> {
         let now = self.now.millis;
         let mut left = None;
-        for lease in self.shard.handed_over().iter().filter(|lease| lease.fence == fence) {
-            let Some(working) = self.groups.get_mut(&lease.group) else { continue };
+        let working = self.groups.get_mut(&group)?;
+        let handed_over = self.shard.handed_over().iter();
+        for lease in handed_over.filter(|lease| (lease.group, lease.fence) == (group, fence)) {
             for span in &lease.spans {
                 let reserved = working.reserved.get_mut(&span.start);
                 if let Some(reserved) = reserved.filter(|known| known.fence == fence && known.until > now) {

@@ -28,9 +28,12 @@ fn held(held: &Held) -> v1::Lease {
     }
 }
 
+/// Most records of a lease. A client may name any number of offsets as its own.
+const LEASE_RECORDS_MAX: u64 = 1000;
+
 /// Number of offsets in spans, which is that of records where each offset has one.
 fn count(spans: impl IntoIterator<Item = Span>) -> u64 {
-    spans.into_iter().map(|span| span.end - span.start).sum()
+    spans.into_iter().map(|span| (span.end - span.start).min(LEASE_RECORDS_MAX)).sum()
 }
 
 /// Makes the message of a lease around its stored batches.

@@ -47,9 +47,9 @@ fn parsed(asked: &v1::GroupSettings, path: &str) -> Result<Settings, Error> {
 /// Checks settings as a whole.
 fn check(settings: &Settings, topic: &TopicName, path: &str) -> Result<(), Error> {
     settings.check(topic).map_err(|(name, rule)| Error::field(format!("{path}{name}"), rule))?;
-    let gives_up = settings.poison == Poison::DeadLetter && settings.deliveries_max > 0;
-    if gives_up && settings.dead_letter_topic.is_none() {
-        let rule = "is required for POISON_POLICY_DEAD_LETTER with deliveries_max";
+    // Members may give records up too.
+    if settings.poison == Poison::DeadLetter && settings.dead_letter_topic.is_none() {
+        let rule = "is required for POISON_POLICY_DEAD_LETTER";
         return Err(Error::field(format!("{path}dead_letter_topic"), rule));
     }
     Ok(())
@@ -252,18 +252,25 @@ mod tests {
     #[test]
     fn an_update_changes_what_its_mask_names() {
         let mask = |paths: &[&str]| Some(FieldMask { paths: paths.iter().map(|&p| p.to_owned()).collect() });
-        let before = Settings { ack_deadline_ms: 5000, lease_max_ms: 5000, ..Settings::default() };
+        let before = Settings {
+            ack_deadline_ms: 5000,
+            lease_max_ms: 5000,
+            poison: Poison::Hold,
+            ..Settings::default()
+        };
         let asked = v1::GroupSettings {
             lease_max: seconds(60),
             deliveries_max: 3,
             dead_letter_topic: "dead".to_owned(),
+            poison: v1::PoisonPolicy::DeadLetter.into(),
             ..v1::GroupSettings::default()
         };
         let of = |paths: &[&str]| change(&asked, &topic(), mask(paths)).and_then(|change| change(&before));
         let after = of(&["settings.lease_max"]).unwrap();
         assert_eq!(after, Settings { lease_max_ms: 60_000, ..before.clone() });
-        assert!(of(&["settings.deliveries_max"]).is_err(), "there is no topic for what is given up");
-        let after = of(&["settings.deliveries_max", "settings.dead_letter_topic"]).unwrap();
+        assert!(of(&["settings.poison"]).is_err(), "there is no topic for what is given up");
+        let all = ["settings.deliveries_max", "settings.poison", "settings.dead_letter_topic"];
+        let after = of(&all).unwrap();
         assert_eq!((after.deliveries_max, after.ack_deadline_ms), (3, 5000));
         assert_eq!(of(&["settings"]).unwrap().ack_deadline_ms, 30_000);
         for bad in [&["name"][..], &["settings.x"], &[]] {

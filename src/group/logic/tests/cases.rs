@@ -195,7 +195,7 @@ fn a_lease_that_was_handed_over_can_be_extended_until_it_ends() {
     world.join(1, 10);
     world.advance(29_000);
     let ticket = world.ticket();
-    world.tell(Input::Extend { ticket, fence, millis: 20_000 });
+    world.tell(Input::Extend { ticket, group: GROUP, fence, millis: 20_000 });
     world.advance(19_000);
     world.settle_down();
     assert_eq!(world.held(1), [0_u64; 0], "the extension counts");
@@ -203,7 +203,7 @@ fn a_lease_that_was_handed_over_can_be_extended_until_it_ends() {
     world.advance(1_000);
     world.settle_down();
     assert_eq!(world.held(1), [1]);
-    world.tell(Input::Extend { ticket, fence, millis: 20_000 });
+    world.tell(Input::Extend { ticket, group: GROUP, fence, millis: 20_000 });
     assert_eq!(world.answered(fence, one(1), Act::Ack), [(one(1), Outcome::LeaseLost)]);
 }
 
@@ -248,11 +248,11 @@ fn an_extension_moves_the_deadline_up_to_the_longest_lease() {
     for _ in 0..40 {
         world.advance(29_000);
         let ticket = world.ticket();
-        world.tell(Input::Extend { ticket, fence, millis: 30_000 });
+        world.tell(Input::Extend { ticket, group: GROUP, fence, millis: 30_000 });
     }
     assert_eq!(world.fence(0), fence, "it still holds the lease");
     let ticket = world.ticket();
-    world.tell(Input::Extend { ticket, fence, millis: u64::MAX });
+    world.tell(Input::Extend { ticket, group: GROUP, fence, millis: u64::MAX });
     world.advance(3_600_000);
     world.settle_down();
     assert_ne!(world.fence(0), fence);
