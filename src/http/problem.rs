@@ -111,6 +111,14 @@ impl Problem {
             .header(header::ACCEPT, kinds)
     }
 
+    /// Makes the answer 415 to a body that is compressed.
+    #[must_use]
+    pub fn unsupported_encoding() -> Self {
+        let detail = "the body must not be compressed: send it without a content encoding";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", detail)
+            .header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))
+    }
+
     /// Makes the answer 413 to a body of more than `bytes_max`.
     #[must_use]
     pub fn body_too_large(bytes_max: usize) -> Self {
@@ -125,6 +133,11 @@ impl Problem {
         let mut statuses = causes.filter_map(|error| error.downcast_ref::<Status>());
         if statuses.any(|status| status.message() == BODY_TIMEOUT) {
             return Self::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", BODY_TIMEOUT);
+        }
+        let causes = std::iter::successors(Some(error), |error| error.source());
+        let mut statuses = causes.filter_map(|error| error.downcast_ref::<Status>());
+        if let Some(over) = statuses.find(|status| status.message().starts_with(status::PARTLY_RECEIVED)) {
+            return Self::of(&Error::Transport(over.clone()), &Context::default());
         }
         Self::new(StatusCode::BAD_REQUEST, "MALFORMED_MESSAGE", "the body was cut off")
     }

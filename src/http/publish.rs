@@ -29,13 +29,15 @@ use crate::wire::PublishRequest;
 const KINDS: &str = "application/json, application/x-ndjson, application/octet-stream";
 /// Header of the request id.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Longest key of lines, in bytes: batch n has the request id `KEY/n`, of at most 128 bytes.
+const LINES_KEY_MAX: usize = 107;
 
 /// Answers `POST /v1/topics/{topic}/records`.
 pub async fn publish(State(web): State<Web>, topic: Name, request: Request) -> Result<Response, Problem> {
     let topic = name(topic)?;
     let (parts, body) = request.into_parts();
     let conditions = Conditions::of(&parts, &topic)?;
-    match kind(&parts.headers) {
+    match kind(&parts.headers).as_str() {
         "application/json" => {
             let body = whole(&web, body).await?;
             let records = json::document(&body).map_err(|why| malformed(&why))?;
@@ -46,6 +48,11 @@ pub async fn publish(State(web): State<Web>, topic: Name, request: Request) -> R
             let value = whole(&web, body).await?;
             let record = Record { key, value, ..Record::default() };
             publish_batch(&web, &parts, conditions.request(&[record])).await
+        }
+        "application/x-ndjson" if conditions.request_id.len() > LINES_KEY_MAX => {
+            let rule =
+                format!("longer than {LINES_KEY_MAX} bytes, which leave room for the number of a batch");
+            Err(invalid("Idempotency-Key", rule))
         }
         "application/x-ndjson" => publish_lines(&web, &parts, conditions, body).await,
         _ => Err(Problem::unsupported_media_type(KINDS)),
@@ -110,10 +117,10 @@ fn key(parameters: &Parameters) -> Result<Bytes, Problem> {
     }
 }
 
-/// Returns the content type without its parameters, in the form in which it was sent.
-fn kind(headers: &HeaderMap) -> &str {
+/// Returns the content type without its parameters, in lower case.
+pub fn kind(headers: &HeaderMap) -> String {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().unwrap_or_default().trim()
+    kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// Reads the whole body, which is at most as long as a message of gRPC.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
 use super::problem::Problem;
-use super::publish::{document, malformed, whole};
+use super::publish::{document, kind, malformed, whole};
 use super::query::{Name, Parameters, invalid, name};
 use super::state::Web;
 use crate::json::topic_json;
@@ -107,9 +107,7 @@ fn call<T>(parts: &Parts, message: T) -> tonic::Request<T> {
 async fn body<T: for<'de> Deserialize<'de>>(web: &Web, request: Request) -> Result<(Parts, T), Problem> {
     let (parts, body) = request.into_parts();
     Parameters::of(&parts.uri, &[])?;
-    let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if kind != "application/json" {
+    if kind(&parts.headers) != "application/json" {
         return Err(Problem::unsupported_media_type("application/json"));
     }
     let bytes = whole(web, body).await?;

@@ -23,7 +23,7 @@ use super::io::Cork;
 use super::listener::ConnectionLimiter;
 use super::observe::{Observed, Observer};
 use super::read_on::ReadOn;
-use super::receive_budget::{ConnectionBudget, ReceiveBudget, counted};
+use super::receive_budget::{ConnectionBudget, ReceiveBudget, counted, gathered};
 use super::routes::Services;
 use super::timed_body::timed;
 use super::tls::Tls;
@@ -76,6 +76,8 @@ struct Inner {
     client: Arc<Client>,
     certificate: Option<PeerCertificate>,
     identifier: Identifier,
+    /// The budget of bodies that are received in part.
+    budget: ConnectionBudget,
     calls: Calls,
     observer: Observer,
     activity: Activity,
@@ -87,8 +89,8 @@ impl Requests {
             context;
         let services = shared.services.clone().of_connection(observer.peer);
         let identifier = services.identifier().clone();
-        let counted =
-            Counted { service: Observed::new(services, observer), budget: shared.budget.connection() };
+        let budget = shared.budget.connection();
+        let counted = Counted { service: Observed::new(services, observer), budget: budget.clone() };
         let calls = GrpcWebLayer::new().layer(counted);
         Self(Arc::new(Inner {
             shared,
@@ -97,6 +99,7 @@ impl Requests {
             client,
             certificate,
             identifier,
+            budget,
             calls,
             observer,
             activity,
@@ -152,7 +155,12 @@ impl Inner {
         let request = request.map(|body| ReadOn::new(body, tasks));
         if !is_call {
             exchange.register(Arc::clone(&call));
-            return self.route(request.map(|body| timed(body, silence, Some(call)))).await;
+            if is_compressed(request.headers()) {
+                return refused(Problem::unsupported_encoding());
+            }
+            let (budget, held_max) = (self.budget.clone(), config.message_bytes_max);
+            let gather = |body| gathered(timed(body, silence, Some(call)), budget, held_max);
+            return self.route(request.map(gather)).await;
         }
         if request.method() != http::Method::POST {
             let allow = HeaderValue::from_static("POST");
@@ -239,6 +247,10 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let start = b"application/grpc";
     kind.get(..start.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(start))
+}
+
+fn is_compressed(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity")
 }
 
 fn is_grpc_web(headers: &HeaderMap) -> bool {

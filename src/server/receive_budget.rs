@@ -112,6 +112,40 @@ where
     })
 }
 
+/// Counts the bytes of a body that its route gathers, up to `held_max`, until the body is dropped.
+pub(super) fn gathered<B>(body: B, budget: ConnectionBudget, held_max: usize) -> Body
+where
+    B: http_body::Body<Data = Bytes, Error: Into<StdError>> + Send + Unpin + 'static,
+{
+    let mut gathered = Gathered { budget, bytes: 0 };
+    body_fn(body, move |body, cx| {
+        body.poll_frame(cx).map(|next| {
+            next.map(|frame| {
+                let frame = frame.map_err(|error| Status::from_error(error.into()))?;
+                let bytes = frame.data_ref().map_or(0, Bytes::len).min(held_max - gathered.bytes);
+                if !gathered.budget.take(bytes) {
+                    return Err(Status::resource_exhausted(PARTLY_RECEIVED));
+                }
+                gathered.bytes += bytes;
+                Ok(frame)
+            })
+        })
+    })
+}
+
+/// Bytes counted for one body, given back when it is dropped.
+#[derive(Debug)]
+struct Gathered {
+    budget: ConnectionBudget,
+    bytes: usize,
+}
+
+impl Drop for Gathered {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
+    }
+}
+
 /// Bytes counted for one call, given back when it is dropped.
 #[derive(Debug)]
 struct Received {

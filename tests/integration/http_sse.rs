@@ -236,7 +236,7 @@ async fn a_quiet_stream_has_heartbeats() {
 
 #[tokio::test]
 async fn a_reader_that_stops_reading_loses_nothing_and_holds_nobody_up() {
-    let server = Server::with(&["--memory-max", "256MiB"]).await;
+    let server = Server::start().await;
     let value = "v".repeat(10_000);
     publish(&server, "first", 1).await;
     let mut stuck = Events::open(&server, &format!("{PATH}?from=earliest"), "").await;
