@@ -162,7 +162,10 @@ async fn a_consumer_handles_every_record_in_key_order_across_restarts_and_cuts()
 
 async fn create_topic_and_group(client: &Client) {
     client.topics().create("t", None).await.unwrap();
-    let settings = GroupSettings { order: DeliveryOrder::Key.into(), ..GroupSettings::default() };
+    // After a planned stop, records that no session claims wait for their deadline.
+    let ack_deadline = Some(prost_types::Duration { seconds: 3, nanos: 0 });
+    let settings =
+        GroupSettings { order: DeliveryOrder::Key.into(), ack_deadline, ..GroupSettings::default() };
     create(client, "t", settings).await;
 }
 
@@ -215,12 +218,14 @@ async fn a_stop_finishes_what_has_begun_and_returns_the_rest() {
     stop.cancel();
     release.cancel();
     let summary = within(20, "the end", consuming).await.unwrap().unwrap();
-    assert_eq!(summary.acknowledged, 1, "{summary:?}");
+    // The handlers that had begun end well.
+    assert!((1..=2).contains(&summary.acknowledged), "{summary:?}");
     let next = |received: Received| std::future::ready(first_deliveries_only(&received));
-    let options = ConsumerOptions { deliveries_max: Some(9), ..ConsumerOptions::new("t", "g") };
+    let options =
+        ConsumerOptions { deliveries_max: Some(10 - summary.acknowledged), ..ConsumerOptions::new("t", "g") };
     let rest =
         within(20, "the rest", client.consumer(options).unwrap().run(next, std::future::pending())).await;
-    assert_eq!(rest.unwrap().acknowledged, 9);
+    assert_eq!(rest.unwrap().acknowledged, 10 - summary.acknowledged);
 }
 
 fn first_deliveries_only(received: &Received) -> Handled {

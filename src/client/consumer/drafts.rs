@@ -90,12 +90,18 @@ impl Drafts {
         self.unsent.is_empty() && self.sent.is_empty()
     }
 
-    /// The next settlement to send, for the token of its lease.
-    pub(super) fn next(&mut self, token: impl FnOnce(u64) -> Option<bytes::Bytes>) -> Option<v1::Settlement> {
-        let mut draft = self.unsent.pop_front()?;
-        if let Some(token) = token(draft.fence) {
-            draft.message.token = token;
-        }
+    /// The next settlement to send, for the token of its lease. A result whose lease was lost before it was ever sent is
+    /// dropped: its records come again.
+    pub(super) fn next(&mut self, token: impl Fn(u64) -> Option<bytes::Bytes>) -> Option<v1::Settlement> {
+        let mut draft = loop {
+            let mut draft = self.unsent.pop_front()?;
+            if let Some(token) = token(draft.fence) {
+                draft.message.token = token;
+            }
+            if !draft.message.token.is_empty() {
+                break draft;
+            }
+        };
         if draft.message.number == 0 {
             self.number += 1;
             draft.message.number = self.number;
@@ -191,7 +197,7 @@ mod tests {
         let first = drafts.next(|_| Some("one".into())).unwrap();
         assert_eq!((first.number, &first.token[..]), (1, &b"one"[..]));
         assert_eq!(first.acks, [range(0, 2), range(3, 4)]);
-        assert_eq!(drafts.next(|_| None).unwrap().acks, [range(9, 10)]);
+        assert_eq!(drafts.next(|_| Some("two".into())).unwrap().acks, [range(9, 10)]);
         assert!(!drafts.has_unsent());
         let outcome = v1::Outcome { number: 1, range: Some(range(0, 2)), result: 1 };
         assert_eq!(drafts.answered(&outcome), Some((1, vec![(0, Part::Ack), (1, Part::Ack)])));
