@@ -33,7 +33,9 @@ class Fleet:
         self.settings |= {f"{name}_IMAGE": PEERS for name in ("NATS", "ENVOY", "HAPROXY", "NGINX")}
         self.settings["PROMETHEUS_IMAGE"] = PEERS
         # Published on free ports, since the tests use the addresses of the containers.
-        self.settings |= {f"{name}_PORT": "0" for name in ("STREAMWAY", "HAPROXY", "NGINX", "PROMETHEUS")}
+        self.settings |= {f"{name}_PORT": "0" for name in (
+            "STREAMWAY", "HAPROXY", "NGINX", "PROMETHEUS", "STREAMWAY_HTTP", "HAPROXY_HTTP", "NGINX_HTTP",
+        )}
 
     def compose(self, *arguments, check=True, timeout=240):
         profiles = [f"--profile={profile}" for profile in PROFILES]

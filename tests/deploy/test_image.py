@@ -39,7 +39,7 @@ def test_image_says_what_it_is_and_is_small(engine):
     assert config["User"] == "65532:65532"
     assert config["StopSignal"] == "SIGTERM"
     assert set(config["Volumes"]) == {"/data"}
-    assert set(config["ExposedPorts"]) == {"50051/tcp", "8081/tcp"}
+    assert set(config["ExposedPorts"]) == {"50051/tcp", "8080/tcp", "8081/tcp"}
     assert "STREAMWAY_DATA_DIR=/data" in config["Env"]
     labels = {name.removeprefix("org.opencontainers.image."): value for name, value in config["Labels"].items()}
     assert labels["revision"] == COMMIT
