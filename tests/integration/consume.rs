@@ -51,7 +51,7 @@ async fn all_settled(client: &Client, topic: &str) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    within(60, "everything to be settled", settled).await;
+    within(180, "everything to be settled", settled).await;
 }
 
 /// What handlers have seen, by key, in the order in which they ended.

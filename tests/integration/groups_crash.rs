@@ -105,9 +105,9 @@ async fn kills(order: DeliveryOrder, rounds: u64) -> Summary {
         server.restart().await;
     }
     enough.send_replace(true);
-    within(60, "the publisher", publishers.join_all()).await;
+    within(180, "the publisher", publishers.join_all()).await;
     calm.send_replace(true);
-    within(60, "the end of the work", async {
+    within(180, "the end of the work", async {
         while status(&server).await.lag_records > 0 {
             tokio::time::sleep(BACK_OFF).await;
         }

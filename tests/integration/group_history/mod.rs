@@ -58,7 +58,7 @@ impl Recorder {
     pub async fn reach(&self, more: u64) {
         let mut count = self.0.settled.subscribe();
         let want = self.settled() + more;
-        within(60, "confirmations", count.wait_for(|count| *count >= want)).await.expect("we hold it");
+        within(180, "confirmations", count.wait_for(|count| *count >= want)).await.expect("we hold it");
     }
 
     pub fn process(&self) -> u64 {
