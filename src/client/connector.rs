@@ -9,9 +9,10 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
+use tracing::debug;
 
 use super::compression::Compression;
-use super::error::Error;
+use super::error::{Error, Origin};
 use super::interceptor::CallMetadata;
 use super::options::Options;
 use super::retry::{Retry, RetryPolicy};
@@ -124,6 +125,29 @@ impl Connector {
         };
         target.failed(&error);
         Err(error)
+    }
+
+    /// Makes an administrative call to the first server that can be reached.
+    ///
+    /// # Errors
+    /// No server can be reached, or the call fails, or is not answered in time.
+    pub(super) async fn answer_of_any<T>(
+        &self,
+        method: &'static str,
+        call: impl AsyncFn(&Target) -> Result<Response<T>, Status>,
+    ) -> Result<T, Error> {
+        let mut untried = self.servers();
+        loop {
+            let target = self.target(method, None);
+            debug!(method, server = target.url, "calling");
+            let answer = self.answer(&target, call(&target)).await;
+            let Err(error) = answer else { return answer };
+            untried -= 1;
+            if error.origin() != Origin::Connect || untried == 0 {
+                return Err(error);
+            }
+            self.move_on(target.index);
+        }
     }
 
     /// Number of servers.

@@ -1,10 +1,9 @@
 //! Administration of groups. A call that may have reached a server is not repeated.
 
 use tonic::{Code, Response, Status};
-use tracing::debug;
 
 use super::connector::{Connector, Transport};
-use super::error::{Error, Origin};
+use super::error::Error;
 use crate::proto::v1;
 use crate::wire::stubs::v1::group_service_client::GroupServiceClient;
 
@@ -24,24 +23,13 @@ impl Groups {
         Self { connector }
     }
 
-    /// Makes a call to the first server that can be reached.
     async fn call<T>(
         &self,
         method: &'static str,
         call: impl AsyncFn(Service) -> Result<Response<T>, Status>,
     ) -> Result<T, Error> {
-        let mut untried = self.connector.servers();
-        loop {
-            let target = self.connector.target(method, None);
-            debug!(method, server = target.url, "calling");
-            let answer = self.connector.answer(&target, call(self.connector.groups(&target))).await;
-            let Err(error) = answer else { return answer };
-            untried -= 1;
-            if error.origin() != Origin::Connect || untried == 0 {
-                return Err(error);
-            }
-            self.connector.move_on(target.index);
-        }
+        let connector = &self.connector;
+        connector.answer_of_any(method, async |target| call(connector.groups(target)).await).await
     }
 
     /// Creates a group with its topic, name and settings. It begins at the oldest record where there is no start.

@@ -6,7 +6,7 @@ use tonic::{Response, Status};
 use tracing::debug;
 
 use super::connector::{Connector, Transport};
-use super::error::{Error, Origin};
+use super::error::Error;
 use super::retry::RetryPolicy;
 use crate::proto::v1;
 use crate::proto::v1::topic_service_client::TopicServiceClient;
@@ -24,24 +24,13 @@ impl Topics {
         Self { connector }
     }
 
-    /// Makes a call to the first server that can be reached.
     async fn call<T>(
         &self,
         method: &'static str,
         call: impl AsyncFn(Service) -> Result<Response<T>, Status>,
     ) -> Result<T, Error> {
-        let mut untried = self.connector.servers();
-        loop {
-            let target = self.connector.target(method, None);
-            debug!(method, server = target.url, "calling");
-            let answer = self.connector.answer(&target, call(self.connector.administration(&target))).await;
-            let Err(error) = answer else { return answer };
-            untried -= 1;
-            if error.origin() != Origin::Connect || untried == 0 {
-                return Err(error);
-            }
-            self.connector.move_on(target.index);
-        }
+        let connector = &self.connector;
+        connector.answer_of_any(method, async |target| call(connector.administration(target)).await).await
     }
 
     /// Creates a topic.
