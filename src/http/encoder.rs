@@ -1,4 +1,4 @@
-//! What a reader of a topic is sent, as lines of NDJSON or as server-sent events.
+//! Encoding of records and notices for a reader, as lines of NDJSON or as server-sent events.
 
 use bytes::{BufMut, BytesMut};
 use serde_json::{Value, json};

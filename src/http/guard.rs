@@ -1,5 +1,5 @@
-//! What keeps web pages from using a visitor's browser against this server: the browser can reach addresses that the page's
-//! author cannot, and presents the visitor's client certificate. docs/security.md has the threats, one by one.
+//! The guard that keeps web pages from using a visitor's browser against this server: the browser can reach addresses that
+//! the page's author cannot, and presents the visitor's client certificate. docs/security.md has the threats, one by one.
 
 use http::header::{self, HeaderName};
 use http::request::Parts;

@@ -1,4 +1,4 @@
-//! Who may use which group, and the record of what is changed.
+//! Permissions on groups, and the audit log of their changes.
 
 use serde_json::Value;
 use streamway::proto::v1::{

@@ -1,4 +1,4 @@
-//! What administration does to groups that work: settings, seeks, deletion, and the end of their topic.
+//! Administration of groups that work: settings, seeks, deletion, and the end of their topic.
 
 use std::time::Duration;
 

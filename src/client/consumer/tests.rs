@@ -1,4 +1,4 @@
-//! What a consumer decides, without a server.
+//! Tests of the decisions of a consumer, without a server.
 
 use std::time::Instant;
 
