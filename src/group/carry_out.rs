@@ -1,4 +1,4 @@
-//! What the task of a shard does with its owner's decisions.
+//! The owner's decisions, carried out by the task of a shard.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::dead_letter::{self, Copy};
 use super::error::Error;
 use super::events::{Event, Held, Lease, Leased};
 use super::logic::{
-    Fence, Grant, GroupId, HandedLease, Input, Order, Output, Refusal, Settlement, Span, Ticket,
+    Fence, Grant, GroupId, HandedLease, Input, Order, Output, Refusal, Settlement, Span, Ticket, push_span,
 };
 use super::mailbox::{Asker, Joined, Members};
 use super::shard::{Done, Source, Task, Waiting};
@@ -213,16 +213,12 @@ impl Task {
 
     fn lease(&mut self, grant: &Grant) {
         let mut spans: Vec<Span> = Vec::with_capacity(grant.spans.len());
-        for &(span, _) in &grant.spans {
-            match spans.last_mut() {
-                Some(last) if last.end == span.start => last.end = span.end,
-                _ => spans.push(span),
-            }
-        }
+        grant.spans.iter().for_each(|&(span, _)| push_span(&mut spans, span));
         let Some(token) = self.token(grant.group, grant.fence, spans.clone()) else { return };
         let leased = Leased {
             batches: Vec::new(),
             token,
+            records: grant.records,
             fence: grant.fence,
             left: Duration::from_millis(grant.left_ms),
             redeliveries: grant.spans.iter().copied().filter(|(_, delivery)| *delivery > 1).collect(),

@@ -1,17 +1,20 @@
 //! Copies of records that are given up, in the dead letter topic.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use prost::encoding::encode_varint;
+use bytes::{Bytes, BytesMut};
 
 use super::logic::{Fence, GroupId, GroupName, Mark, Span};
 use super::source;
 use crate::record::block::{Blocks, records_fields};
+use crate::record::protobuf::put_bytes;
 use crate::record::{Batch, BatchLimits, TopicName};
 use crate::storage::{Error, Hold, Retention, TopicLog};
 use crate::topic::{self, Topics};
 
 /// Tag of a record's headers: field 3, length-delimited.
 const HEADERS_TAG: u8 = 0x1a;
+/// Tags of a header's key and value: fields 1 and 2, length-delimited.
+const HEADER_KEY_TAG: u8 = 0x0a;
+const HEADER_VALUE_TAG: u8 = 0x12;
 /// Bytes that the headers of a copy may add to a batch.
 const HEADERS_BYTES_MAX: u32 = 8 << 10;
 
@@ -105,12 +108,7 @@ fn with_headers(record: &Bytes, topic: &dyn TopicLog, copy: &Copy) -> BytesMut {
 
 fn put_header(key: &str, value: &str, out: &mut BytesMut) {
     let mut entry = BytesMut::new();
-    for (tag, text) in [(0x0a, key), (0x12, value)] {
-        entry.put_u8(tag);
-        encode_varint(text.len() as u64, &mut entry);
-        entry.put_slice(text.as_bytes());
-    }
-    out.put_u8(HEADERS_TAG);
-    encode_varint(entry.len() as u64, out);
-    out.put_slice(&entry);
+    put_bytes(HEADER_KEY_TAG, key.as_bytes(), &mut entry);
+    put_bytes(HEADER_VALUE_TAG, value.as_bytes(), &mut entry);
+    put_bytes(HEADERS_TAG, &entry, out);
 }

@@ -1,4 +1,4 @@
-//! What the task of a shard says of its groups and their members.
+//! Descriptions of the groups of a shard and their members.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What happens to a member.
+//! Events of a member.
 
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct Held {
 pub struct Leased {
     /// Runs of encoded blocks: the fields 1 of a `Lease`.
     pub batches: Vec<Bytes>,
+    /// Number of records.
+    pub records: u64,
     /// Encoded [`Token`](super::token::Token) of the lease.
     pub token: Bytes,
     /// Its fence.

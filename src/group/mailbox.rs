@@ -74,7 +74,7 @@ pub(super) struct Progress {
 pub(super) enum Asker<T> {
     /// A member, by its stream; with its number of the request.
     Member(u64, u64),
-    /// A call.
+    /// A unary call, by the place of its answer.
     Call(Reply<T>),
 }
 

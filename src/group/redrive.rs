@@ -7,16 +7,14 @@ use super::error::Error;
 use super::info::Info;
 use super::logic::Span;
 use super::requests::Redrive;
-use crate::record::block::{Blocks, records_fields};
-use crate::record::walk::{Fields, Value};
-use crate::record::{Batch, BatchLimits, Offset};
+use crate::record::block::{Block, Blocks, records_fields};
+use crate::record::walk::Malformed;
+use crate::record::{Batch, BatchLimits, Offset, RecordRef};
 use crate::storage::{self, Hold, TopicLog};
 use crate::topic::{self, Topics};
 
 /// Bytes of the dead letter topic that are searched at a time.
 const READ_BYTES: usize = 1 << 20;
-/// Number of a record's field with its headers.
-const HEADERS: u32 = 3;
 
 /// A search that is under way.
 pub(super) struct Search {
@@ -71,21 +69,14 @@ impl Search {
             }
             read => read.map_err(topic::Error::from)?,
         };
+        let damaged = |Malformed(reason)| {
+            topic::Error::from(storage::Error::Damaged(format!("malformed message: {reason}")))
+        };
         let (mut offsets, mut gone) = (BTreeSet::new(), Vec::new());
         for run in &chunk.runs {
             for block in Blocks::new(run) {
-                let block = block.map_err(|e| topic::Error::from(storage::Error::Damaged(e.to_string())))?;
-                for (at, record) in (block.first.get()..).zip(block.records()) {
-                    let source =
-                        (self.at.get() <= at && at < self.end.get()).then(|| self.source(record)).flatten();
-                    match source {
-                        Some(offset) if offset >= self.topic.earliest().get() => {
-                            offsets.insert(offset);
-                        }
-                        Some(offset) => gone.push((offset, record.to_vec())),
-                        None => {}
-                    }
-                }
+                let block = block.map_err(damaged)?;
+                self.search(&block, &mut offsets, &mut gone).map_err(damaged)?;
             }
         }
         self.at = chunk.next.min(self.end);
@@ -101,12 +92,35 @@ impl Search {
         Ok(Some(found))
     }
 
+    /// Adds the copies of a block that are searched for: the offsets of records that the topic holds, and the offset and
+    /// bytes of those that it does not.
+    fn search(
+        &self,
+        block: &Block<'_>,
+        offsets: &mut BTreeSet<u64>,
+        gone: &mut Vec<(u64, Vec<u8>)>,
+    ) -> Result<(), Malformed> {
+        for (at, encoded) in (block.first.get()..).zip(block.records()) {
+            if at < self.at.get() || at >= self.end.get() {
+                continue;
+            }
+            let record = RecordRef::parse(Offset::new(at), block.time(), encoded)?;
+            match self.source(&record) {
+                Some(offset) if offset < self.topic.earliest().get() => gone.push((offset, encoded.to_vec())),
+                Some(offset) => drop(offsets.insert(offset)),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The offset that a copy came from, if it is of this group and asked for.
-    fn source(&self, record: &[u8]) -> Option<u64> {
-        let is_ours = header(record, "streamway-group")? == self.info.name.as_str()
-            && header(record, "streamway-topic")? == self.info.topic.as_str()
-            && header(record, "streamway-epoch")? == self.info.topic_epoch.to_string();
-        let offset = header(record, "streamway-offset")?.parse().ok()?;
+    fn source(&self, record: &RecordRef<'_>) -> Option<u64> {
+        let header = |name| record.headers().filter(|(key, _)| *key == name).last().map(|(_, value)| value);
+        let is_ours = header("streamway-group")? == self.info.name.as_str()
+            && header("streamway-topic")? == self.info.topic.as_str()
+            && header("streamway-epoch")? == self.info.topic_epoch.to_string();
+        let offset = header("streamway-offset")?.parse().ok()?;
         let is_asked = self.redrive.spans.is_empty()
             || self.redrive.spans.iter().any(|span: &Span| span.contains(offset));
         (is_ours && is_asked).then_some(offset)
@@ -130,23 +144,4 @@ impl Search {
             (None, failure) => Err(topic::Error::from(failure.unwrap_or(storage::Error::Closing)).into()),
         }
     }
-}
-
-/// The value of a header; the last one if there are several.
-fn header<'a>(record: &'a [u8], name: &str) -> Option<&'a str> {
-    let entries = Fields::new(record).map_while(Result::ok).filter(|field| field.number == HEADERS);
-    let values = entries.filter_map(|field| match field.value {
-        Value::Len(range) => Some(range),
-        _ => None,
-    });
-    let values = values.filter_map(|entry| {
-        let mut text = ["", ""];
-        for field in Fields::within(record, entry).map_while(Result::ok) {
-            if let (at @ (1 | 2), Value::Len(range)) = (field.number, field.value) {
-                text[at as usize - 1] = std::str::from_utf8(&record[range]).ok()?;
-            }
-        }
-        (text[0] == name).then_some(text[1])
-    });
-    values.last()
 }

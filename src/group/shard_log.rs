@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use bytes::{BufMut, Bytes};
-use prost::encoding::encode_varint;
+use bytes::Bytes;
 
 use super::logic::{Command, Shard, decode, encode};
 use crate::record::block::{Blocks, records_fields};
+use crate::record::protobuf::{bytes_len, put_bytes};
 use crate::record::walk::{Fields, Value};
 use crate::record::{Batch, BatchLimits, Offset, TopicName};
 use crate::storage::{Error, TopicLog};
@@ -50,10 +50,8 @@ pub(super) fn next_batch(commands: &mut VecDeque<Command>) -> Option<(Batch, Vec
 }
 
 fn record_of(value: &[u8]) -> Vec<u8> {
-    let mut record = Vec::with_capacity(value.len() + 6);
-    record.put_u8(VALUE_TAG);
-    encode_varint(value.len() as u64, &mut record);
-    record.put_slice(value);
+    let mut record = Vec::with_capacity(bytes_len(value));
+    put_bytes(VALUE_TAG, value, &mut record);
     record
 }
 

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::logic::{GroupId, KeyHash, ReadItem, Span};
 use crate::record::block::{Blocks, ending_at, runs_starting_at};
-use crate::record::walk::{Fields, Malformed, Value};
-use crate::record::{Offset, UnixMicros};
+use crate::record::walk::Malformed;
+use crate::record::{Offset, RecordRef, UnixMicros};
 use crate::storage::{Chunk, Error, TopicLog};
 
 /// Bytes read at once for an owner. They are parsed and not kept.
@@ -38,12 +38,8 @@ pub(super) fn items(chunk: &Chunk, from: u64, keyed: Option<GroupId>) -> Result<
 
 /// The key of a record; none if it is empty.
 fn key_of(record: &[u8]) -> Option<&[u8]> {
-    let fields = Fields::new(record).map_while(Result::ok);
-    let keys = fields.filter_map(|field| match (field.number, field.value) {
-        (1, Value::Len(range)) => record.get(range),
-        _ => None,
-    });
-    keys.last().filter(|key| !key.is_empty())
+    let record = RecordRef::parse(Offset::ZERO, UnixMicros(0), record).ok()?;
+    Some(record.key).filter(|key| !key.is_empty())
 }
 
 fn damaged(Malformed(reason): Malformed) -> Error {

@@ -1,4 +1,4 @@
-//! What the task of a shard does with its messages.
+//! Messages to the task of a shard, and what it does with each.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::Error;
 use super::events::Event;
 use super::info::Info;
-use super::logic::{self, About, GroupId, Input, Outcome, SessionId, Settings, Span};
+use super::logic::{self, About, GroupId, Input, Outcome, SessionId, Settings, Span, Ticket};
 use super::mailbox::{Asker, Joined, Members, Message, Name, NewGroup, NewMember, Outcomes, Reopen, Reply};
 use super::requests::Settlement;
 use super::shard::{Session, Stream, Task, Waiting};
@@ -112,17 +112,15 @@ impl Task {
         if self.find(&name).is_some() {
             return drop(reply.send(Err(Error::Exists)));
         }
-        match self.begin_creation(name, new) {
-            Ok(id) => {
-                let ticket = self.ticket(Waiting::Created(id, reply));
-                self.rename_last_ticket(ticket);
-            }
+        let ticket = self.unheard();
+        match self.begin_creation(ticket, name, new) {
+            Ok(id) => drop(self.waiting.insert(ticket, Waiting::Created(id, reply))),
             Err(error) => drop(reply.send(Err(error))),
         }
     }
 
-    /// Starts to create a group. The caller names who waits for it.
-    fn begin_creation(&mut self, name: Name, new: NewGroup) -> Result<GroupId, Error> {
+    /// Starts to create a group.
+    fn begin_creation(&mut self, ticket: Ticket, name: Name, new: NewGroup) -> Result<GroupId, Error> {
         let limit = self.shared.groups_max;
         if self.shared.groups.load(Ordering::Relaxed) >= limit {
             return Err(Error::TooMany { limit });
@@ -142,16 +140,8 @@ impl Task {
         self.shared.groups.fetch_add(1, Ordering::Relaxed);
         self.names.insert(name, id);
         self.creating.insert(id, Vec::new());
-        let ticket = self.unheard();
         self.inputs.push_back(Input::Create { ticket, group: id, about, start: new.start });
         Ok(id)
-    }
-
-    /// Gives the creation that was just begun its name.
-    fn rename_last_ticket(&mut self, name: logic::Ticket) {
-        if let Some(Input::Create { ticket, .. }) = self.inputs.back_mut() {
-            *ticket = name;
-        }
     }
 
     fn update(&mut self, name: Name, id: Option<GroupId>, settings: Settings, reply: Reply<Info>) {
@@ -208,15 +198,17 @@ impl Task {
     pub(super) fn join(&mut self, mut new: NewMember, reply: Reply<Joined>) {
         let id = match (self.find(&new.name), new.create.take()) {
             (Some(id), _) => id,
-            (None, Some(create)) => match self.begin_creation(new.name.clone(), create) {
-                Ok(id) => {
-                    let ticket = self.ticket(Waiting::CreatedByJoin(id));
-                    self.rename_last_ticket(ticket);
-                    new.has_created = true;
-                    id
+            (None, Some(create)) => {
+                let ticket = self.unheard();
+                match self.begin_creation(ticket, new.name.clone(), create) {
+                    Ok(id) => {
+                        self.waiting.insert(ticket, Waiting::CreatedByJoin(id));
+                        new.has_created = true;
+                        id
+                    }
+                    Err(error) => return drop(reply.send(Err(error))),
                 }
-                Err(error) => return drop(reply.send(Err(error))),
-            },
+            }
             (None, None) => return drop(reply.send(Err(Error::NotFound))),
         };
         if self.creating.contains_key(&id) {

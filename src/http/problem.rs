@@ -126,18 +126,18 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "MESSAGE_TOO_LARGE", detail)
     }
 
-    /// Makes the answer to a request whose body cannot be read: it stopped (408), or was cut off (400).
+    /// Makes the answer to a request whose body cannot be read: it stopped (408), exceeded a budget (503), or was cut
+    /// off (400).
     #[must_use]
     pub fn of_body(error: &(dyn std::error::Error + 'static)) -> Self {
         let causes = std::iter::successors(Some(error), |error| error.source());
-        let mut statuses = causes.filter_map(|error| error.downcast_ref::<Status>());
-        if statuses.any(|status| status.message() == BODY_TIMEOUT) {
-            return Self::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", BODY_TIMEOUT);
-        }
-        let causes = std::iter::successors(Some(error), |error| error.source());
-        let mut statuses = causes.filter_map(|error| error.downcast_ref::<Status>());
-        if let Some(over) = statuses.find(|status| status.message().starts_with(status::PARTLY_RECEIVED)) {
-            return Self::of(&Error::Transport(over.clone()), &Context::default());
+        for cause in causes.filter_map(|error| error.downcast_ref::<Status>()) {
+            if cause.message() == BODY_TIMEOUT {
+                return Self::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", BODY_TIMEOUT);
+            }
+            if cause.message().starts_with(status::PARTLY_RECEIVED) {
+                return Self::of(&Error::Transport(cause.clone()), &Context::default());
+            }
         }
         Self::new(StatusCode::BAD_REQUEST, "MALFORMED_MESSAGE", "the body was cut off")
     }

@@ -1,4 +1,4 @@
-//! What a group does, decided without I/O.
+//! The decisions of groups, without I/O.
 //!
 //! A [`Shard`] is the fold of the commands that are stored for some groups. Its [`Owner`] decides the next commands, and
 //! gives out leases. Both are pure: time, records and requests are inputs, and there is no I/O here.
@@ -38,7 +38,7 @@ pub use event::{Act, Grant, Input, Now, Outcome, Output, ReadItem, Refusal, Sett
 pub use ids::{CommandId, Fence, GroupId, GroupName, KeyHash, SHARDS, SessionId, Span, Term, shard_of};
 pub use load::{Load, MemberLoad};
 pub use marks::{Mark, Marks};
-pub use owner::Owner;
+pub use owner::{Owner, push_span};
 pub use progress::Progress;
 pub use settings::{Order, Poison, Settings};
 pub use shard::{Shard, Verdict};

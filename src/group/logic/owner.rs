@@ -344,7 +344,7 @@ pub(super) const fn group_of(effect: &Effect) -> Option<GroupId> {
 }
 
 /// Adds a record's span to a list, and merges it with the last one where they touch.
-pub(super) fn push_span(spans: &mut Vec<Span>, span: Span) {
+pub fn push_span(spans: &mut Vec<Span>, span: Span) {
     match spans.last_mut() {
         Some(last) if last.end == span.start => last.end = span.end,
         _ => spans.push(span),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{described, settings};
 use crate::group::logic::{Fence, Outcome, Span};
-use crate::group::{Held, Lag, Leased, Member, Token};
+use crate::group::{Held, Lag, Leased, Member};
 use crate::proto::v1;
 use crate::telemetry::METRICS;
 use crate::wire::Lease;
@@ -38,7 +38,7 @@ fn count(spans: impl IntoIterator<Item = Span>) -> u64 {
 
 /// Makes the message of a lease around its stored batches.
 pub(super) fn lease(leased: Leased) -> Lease {
-    METRICS.groups.leased.add(Token::decode(&leased.token).map_or(0, |token| count(token.held)));
+    METRICS.groups.leased.add(leased.records);
     METRICS.groups.redelivered.add(count(leased.redeliveries.iter().map(|(span, _)| *span)));
     let redeliveries = leased.redeliveries.iter();
     let redeliveries =
