@@ -1,6 +1,5 @@
 //! One gRPC connection: HTTP/2 with every limit set, a GOAWAY on drain, and an end at the deadline.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +16,8 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::debug;
 
-use super::age::{Age, Step};
 use super::bind;
+use super::drive::{Ends, drive};
 use super::identity::Identified;
 use super::io::{self, CoalescedWrite, Cork, FairRead, LingeringClose, Preface, PrefixedIo, Socket};
 use super::listener::ConnectionLimiter;
@@ -32,7 +31,7 @@ use crate::config::{Config, Http2Config};
 use crate::registry::{Call, Client, Registry};
 use crate::service::status;
 use crate::telemetry::{METRICS, Method};
-use crate::topic::{Cause, Connection, Topics};
+use crate::topic::{Connection, Topics};
 
 /// Answer to a client that speaks HTTP/1.
 const SPEAKS_GRPC: &str =
@@ -104,7 +103,7 @@ struct Context {
 impl Context {
     async fn serve<S>(self, mut stream: S)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let patience = self.config.preface_timeout;
         let reading = tokio::time::timeout(patience, Preface::read(&mut stream));
@@ -130,7 +129,7 @@ impl Context {
     /// Serves HTTP/2 until the peer closes, the drain is over, or the connection is too old.
     async fn serve_http2<S>(self, stream: S)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { limiter, routes, config, connection_budget, calls, client, cork, peer } = self;
         let (shutdown, tasks) = (calls.shutdown.clone(), limiter.tasks.clone());
@@ -162,40 +161,8 @@ impl Context {
         });
         let builder = builder(&config, &limiter);
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-        let (mut leaving, mut age) = (false, Age::start(&config));
-        let (mut told, mut ending) = (false, std::pin::pin!(shutdown.cancelled()));
-        loop {
-            tokio::select! {
-                ended = poll_fn(|cx| {
-                    let polled = connection.as_mut().poll(cx);
-                    cork.release();
-                    polled
-                }) => {
-                    if let Err(error) = ended {
-                        debug!(%error, "connection ended");
-                    }
-                    return;
-                }
-                () = limiter.leaving.cancelled(), if !leaving => {
-                    leaving = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = &mut ending, if !told => {
-                    told = true;
-                    if let Some(Cause::Disconnected { .. }) = shutdown.cause() {
-                        connection.as_mut().graceful_shutdown();
-                        age.close_soon();
-                    }
-                }
-                () = limiter.abort.cancelled() => return,
-                step = age.next() => match step {
-                    Step::GoAway if leaving => {}
-                    Step::GoAway => connection.as_mut().graceful_shutdown(),
-                    Step::EndCalls => shutdown.cancel(Cause::MaxAge),
-                    Step::Close => return debug!("connection past its time cut off"),
-                },
-            }
-        }
+        let ends = Ends { limiter: &limiter, config: &config, shutdown: &shutdown };
+        drive(connection.as_mut(), ends, cork, std::future::pending()).await;
     }
 }
 

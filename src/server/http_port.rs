@@ -1,7 +1,6 @@
 //! One connection of the HTTP listener: HTTP/1.1 or HTTP/2 as its first bytes tell, with the limits, identities and drain
 //! of the gRPC port. A request is a call of gRPC-Web or belongs to a route of [`crate::http`]; the guard sees both first.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::activity::{Activity, Overdue};
-use super::age::{Age, Step};
+use super::activity::Activity;
 use super::bind;
 use super::connection::{PONG_MAX, Tracked};
+use super::drive::{Ends, drive};
 use super::http_requests::{Context, Requests, Shared};
 use super::io::{self, CoalescedWrite, FairRead, LingeringClose, Preface, PrefixedIo, Socket};
 use super::listener::ConnectionLimiter;
@@ -24,7 +23,7 @@ use super::observe::Observer;
 use super::tls::Port;
 use crate::config::Config;
 use crate::telemetry::METRICS;
-use crate::topic::{Cause, Connection};
+use crate::topic::Connection;
 
 /// Bytes that an HTTP/1.1 connection may buffer: the longest headers, and a piece of a body.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -91,53 +90,13 @@ impl Context {
         let (shutdown, peer) = (self.calls.shutdown.clone(), Arc::clone(self.client.peer()));
         let activity = Activity::new();
         let headers = is_http1.then_some(config.preface_timeout);
-        let mut overdue = std::pin::pin!(activity.clone().overdue(peer, config.http.idle_timeout, headers));
+        let overdue = activity.clone().overdue(peer, config.http.idle_timeout, headers);
         let requests = Requests::new(self, activity);
         let service = service_fn(move |request| requests.clone().answer(request));
         let builder = builder(&config, &limiter);
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-        let (mut leaving, mut is_overdue, mut age) = (false, false, Age::start(&config));
-        let (mut told, mut ending) = (false, std::pin::pin!(shutdown.cancelled()));
-        loop {
-            tokio::select! {
-                ended = poll_fn(|cx| {
-                    let polled = connection.as_mut().poll(cx);
-                    cork.release();
-                    polled
-                }) => {
-                    if let Err(error) = ended {
-                        debug!(error = %error, "connection ended");
-                    }
-                    return;
-                }
-                () = limiter.leaving.cancelled(), if !leaving => {
-                    leaving = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = &mut ending, if !told => {
-                    told = true;
-                    if let Some(Cause::Disconnected { .. }) = shutdown.cause() {
-                        connection.as_mut().graceful_shutdown();
-                        age.close_soon();
-                    }
-                }
-                () = limiter.abort.cancelled() => return,
-                overdue = &mut overdue, if !is_overdue => match overdue {
-                    Overdue::Headers => return debug!("connection with headers that do not end closed"),
-                    Overdue::Idle => {
-                        (leaving, is_overdue) = (true, true);
-                        connection.as_mut().graceful_shutdown();
-                        age.close_soon();
-                    }
-                },
-                step = age.next() => match step {
-                    Step::GoAway if leaving => {}
-                    Step::GoAway => connection.as_mut().graceful_shutdown(),
-                    Step::EndCalls => shutdown.cancel(Cause::MaxAge),
-                    Step::Close => return debug!("connection past its time cut off"),
-                },
-            }
-        }
+        let ends = Ends { limiter: &limiter, config: &config, shutdown: &shutdown };
+        drive(connection.as_mut(), ends, cork, overdue).await;
     }
 }
 

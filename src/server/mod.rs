@@ -11,6 +11,7 @@ mod bind;
 mod build;
 mod connection;
 mod drain;
+mod drive;
 mod error;
 mod files;
 mod framing;
