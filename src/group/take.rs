@@ -1,6 +1,7 @@
 //! Messages to the task of a shard, and what it does with each.
 
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -313,17 +314,16 @@ impl Task {
     }
 
     fn list(&mut self, topic: Option<&TopicName>, after: Option<&Name>, limit: usize) -> Vec<Info> {
-        let is_after = |name: &&Name| after.is_none_or(|after| *name > after);
         let is_of = |name: &&Name| topic.is_none_or(|topic| name.topic == *topic);
-        let names: Vec<Name> = self.names.keys().filter(is_after).filter(is_of).cloned().collect();
-        let mut found = Vec::new();
-        for name in names {
-            if found.len() == limit {
-                break;
-            }
+        let (mut at, mut found) = (after.cloned(), Vec::new());
+        while found.len() < limit {
+            let from = at.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let mut later = self.names.range((from, Bound::Unbounded)).map(|(name, _)| name);
+            let Some(name) = later.find(is_of).cloned() else { break };
             if let Some(id) = self.find(&name) {
                 found.extend(self.described(Some(id), Members::Without));
             }
+            at = Some(name);
         }
         found
     }
