@@ -4,10 +4,14 @@
 //! A request for a route below `/v1/` carries in its extensions what the port knows of it: [`crate::auth::Caller`],
 //! `Arc<`[`crate::registry::Call`]`>` and `Arc<`[`crate::topic::Connection`]`>`.
 
+mod body;
 mod console;
 mod deliveries;
 mod encoder;
+mod group_fields;
+mod groups;
 mod guard;
+mod leases;
 mod lines;
 mod openapi;
 mod problem;
@@ -45,10 +49,23 @@ pub fn router(web: Web) -> Router {
         .route("/v1/topics/{topic}", get(topics::describe).patch(topics::update).delete(topics::delete))
         .route("/v1/topics/{topic}/trim", post(topics::trim))
         .route("/v1/topics/{topic}/records", get(read::read).post(publish::publish))
+        .merge(group_routes())
         .fallback(|uri: Uri| async move { Problem::not_found(uri.path()) })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESSED_BYTES_MIN).and(is_plain)))
         .with_state(web)
+}
+
+fn group_routes() -> Router<Web> {
+    const GROUP: &str = "/v1/topics/{topic}/groups/{group}";
+    Router::new()
+        .route("/v1/groups", get(groups::list_all))
+        .route("/v1/topics/{topic}/groups", get(groups::list).post(groups::create))
+        .route(GROUP, get(groups::describe).patch(groups::update).delete(groups::delete))
+        .route(&format!("{GROUP}/seek"), post(groups::seek))
+        .route(&format!("{GROUP}/redrive"), post(groups::redrive))
+        .route(&format!("{GROUP}/lease"), post(leases::lease))
+        .route(&format!("{GROUP}/settle"), post(leases::settle))
 }
 
 /// Returns true for an answer that is one document. One that follows a topic is not compressed: its pieces would wait for

@@ -13,14 +13,18 @@ pub async fn describe() -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::DOCUMENT;
-    use crate::http::template;
+    use crate::http::route::TEMPLATES;
 
     #[test]
-    fn every_described_path_is_a_route() {
+    fn every_route_of_the_api_is_described() {
         let document: serde_json::Value = serde_json::from_str(DOCUMENT).unwrap();
-        let paths: Vec<_> = document["paths"].as_object().unwrap().keys().collect();
-        assert_eq!(paths.len(), 5);
-        assert!(paths.iter().all(|path| template(path) == path.as_str()), "{paths:?}");
+        let paths: BTreeSet<_> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        // The console is no part of the API, and session topics do not exist yet.
+        let absent = ["/", "/v1/streams/{topic}"];
+        let routes = TEMPLATES.iter().copied().filter(|template| !absent.contains(template));
+        assert_eq!(paths, routes.collect());
     }
 }

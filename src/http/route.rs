@@ -1,9 +1,10 @@
 //! The templates of the routes, by which metrics, the access log and the registry of calls name a request: paths have
 //! names of topics in them, and labels must be few.
 
-/// Template of every route; `{name}` stands for one segment.
-const TEMPLATES: &[&str] = &[
+/// Templates of all routes; `{name}` stands for one segment.
+pub(super) const TEMPLATES: &[&str] = &[
     "/",
+    "/v1/groups",
     "/v1/openapi.json",
     "/v1/server",
     "/v1/topics",

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use crate::auth::Auth;
 use crate::config::Config;
-use crate::group::Groups;
 use crate::registry::Registry;
-use crate::service::{Administration, Streams};
+use crate::service::{Administration, GroupCalls, Streams};
 use crate::topic::Topics;
 
 use super::shared::Shared;
@@ -16,8 +15,8 @@ use super::shared::Shared;
 pub struct Web {
     /// The topics.
     pub topics: Topics,
-    /// The groups.
-    pub groups: Groups,
+    /// The calls of groups, the same as those of the gRPC port.
+    pub groups: Arc<GroupCalls>,
     /// The administration of topics, the same as that of the gRPC port.
     pub administration: Administration,
     /// The policy.

@@ -2,13 +2,13 @@
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::request::Parts;
 use http::{HeaderValue, StatusCode, header};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::json;
 
+use super::body::{Number, body, call, duration, present};
 use super::problem::Problem;
-use super::publish::{document, kind, malformed, whole};
+use super::publish::document;
 use super::query::{Name, Parameters, invalid, name};
 use super::state::Web;
 use crate::json::topic_json;
@@ -96,25 +96,6 @@ pub async fn trim(State(web): State<Web>, topic: Name, request: Request) -> Resu
     Ok(document(&json!({ "earliestOffset": trimmed.earliest_offset.to_string() })))
 }
 
-/// Makes the call of a request: what the listener knows of the caller goes with it.
-fn call<T>(parts: &Parts, message: T) -> tonic::Request<T> {
-    let mut call = tonic::Request::new(message);
-    *call.extensions_mut() = parts.extensions.clone();
-    call
-}
-
-/// Reads a JSON body; there are no parameters beside it.
-async fn body<T: for<'de> Deserialize<'de>>(web: &Web, request: Request) -> Result<(Parts, T), Problem> {
-    let (parts, body) = request.into_parts();
-    Parameters::of(&parts.uri, &[])?;
-    if kind(&parts.headers) != "application/json" {
-        return Err(Problem::unsupported_media_type("application/json"));
-    }
-    let bytes = whole(web, body).await?;
-    let value = serde_json::from_slice(&bytes).map_err(|error| malformed(&error.to_string()))?;
-    Ok((parts, value))
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CreateBody {
@@ -149,20 +130,12 @@ struct RetentionBody {
     max_records: Option<Option<Number>>,
 }
 
-/// Tells a field that is null from one that is missing.
-fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(from).map(Some)
-}
-
 impl RetentionBody {
     /// Returns the limits, and the paths of those that were given.
     fn merged(self) -> Result<(v1::Retention, Vec<String>), Problem> {
         let (mut retention, mut paths) = (v1::Retention::default(), Vec::new());
         if let Some(age) = self.max_age {
-            let parse = |text: String| {
-                text.parse().map_err(|_| invalid("retention.maxAge", "not a duration such as 3600s"))
-            };
-            retention.max_age = age.map(parse).transpose()?;
+            retention.max_age = age.map(|age| duration("retention.maxAge", &age)).transpose()?;
             paths.push("retention.max_age".to_owned());
         }
         if let Some(bytes) = self.max_bytes {
@@ -174,25 +147,5 @@ impl RetentionBody {
             paths.push("retention.max_records".to_owned());
         }
         Ok((retention, paths))
-    }
-}
-
-/// A number of 64 bits, which protobuf's JSON writes as text.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "a whole number, as text or not")]
-enum Number {
-    Text(String),
-    Number(u64),
-}
-
-impl Number {
-    fn get(self, field: &str) -> Result<u64, Problem> {
-        match self {
-            Self::Number(number) => Ok(number),
-            Self::Text(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
-                text.parse().map_err(|_| invalid(field, "not a whole number of 64 bits"))
-            }
-            Self::Text(_) => Err(invalid(field, "not a whole number")),
-        }
     }
 }

@@ -1,10 +1,12 @@
-//! Records and topics as JSON, in the forms that the command line and the HTTP listener share.
+//! Records, topics and groups as JSON, in the forms that the command line and the HTTP listener share.
 
+mod group;
 mod parse;
 mod print;
 mod time;
 mod topic;
 
+pub use group::group_json;
 pub use parse::{document, line, parse};
 pub use print::{Line, Values};
 pub(crate) use time::date;

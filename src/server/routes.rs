@@ -1,6 +1,7 @@
 //! The services of the gRPC port by their paths.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::Either;
@@ -16,7 +17,6 @@ use super::identity::Identified;
 use super::stop_on_shutdown::StopOnShutdown;
 use crate::auth::Auth;
 use crate::config::Config;
-use crate::group::Groups;
 use crate::proto;
 use crate::registry::Registry;
 use crate::service::{
@@ -78,15 +78,14 @@ impl Service<Request<Body>> for Paths {
 /// Makes the services of the gRPC port.
 pub(super) fn public(
     config: &Config,
-    (topics, groups, administration): (&Topics, &Groups, &Administration),
+    (topics, groups, administration): (&Topics, &Arc<GroupCalls>, &Administration),
     auth: &Auth,
     registry: &Registry,
     readiness: &Readiness,
 ) -> Identified<Services> {
     let max = config.message_bytes_max;
-    let streams = Streams::new(topics.clone(), auth.clone(), config);
-    let groups = GroupService::new(GroupCalls::new(streams.clone(), groups.clone()));
-    let streams = StreamService::new(streams);
+    let groups = GroupService::new(Arc::clone(groups));
+    let streams = StreamService::new(Streams::new(topics.clone(), auth.clone(), config));
     let tutorial = Tutorial::new(topics.shutdown_signal().clone());
     let example = service!(ExampleServiceServer(tutorial.clone()), max);
     let tutorial = service!(MyServiceServer(tutorial), max);

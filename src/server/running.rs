@@ -23,7 +23,7 @@ use crate::config::{Config, HttpListen};
 use crate::group::Groups;
 use crate::http::{self, Guard, Web};
 use crate::registry::Registry;
-use crate::service::Administration;
+use crate::service::{Administration, GroupCalls, Streams};
 use crate::storage;
 use crate::telemetry::{METRICS, trace};
 use crate::topic::Topics;
@@ -139,12 +139,15 @@ async fn start_on(
 
     let limiter = ConnectionLimiter::new(config.connections_max);
     let administration = Administration::new(topics.clone(), auth.clone(), &config);
-    let routes = routes::public(&config, (&topics, &groups, &administration), &auth, &registry, &readiness);
+    let streams = Streams::new(topics.clone(), auth.clone(), &config);
+    let group_calls = Arc::new(GroupCalls::new(streams, groups.clone()));
+    let routes =
+        routes::public(&config, (&topics, &group_calls, &administration), &auth, &registry, &readiness);
     let budget = ReceiveBudget::new(config.connection_inflight_bytes_max, config.inflight_bytes_max);
     if let Some((listener, _)) = http_listener {
         let web = Web {
             topics: topics.clone(),
-            groups: groups.clone(),
+            groups: group_calls,
             administration,
             auth: auth.clone(),
             registry: registry.clone(),

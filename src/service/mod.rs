@@ -15,7 +15,7 @@ mod example;
 mod exchange;
 mod expiry;
 mod fault;
-mod group;
+pub(crate) mod group;
 pub mod incoming;
 mod ingest;
 mod intake;

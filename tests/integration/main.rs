@@ -41,6 +41,7 @@ mod groups_admin;
 mod groups_crash;
 mod groups_input;
 mod http_console;
+mod http_groups;
 mod http_guard;
 mod http_json;
 mod http_limits;

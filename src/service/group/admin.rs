@@ -12,7 +12,7 @@ use crate::group::{Info, Redrive, Source};
 use crate::proto::v1;
 
 /// Answers CreateGroup.
-pub(super) async fn create(
+pub(crate) async fn create(
     calls: Arc<GroupCalls>,
     request: Request<v1::CreateGroupRequest>,
 ) -> Result<v1::CreateGroupResponse, Status> {
@@ -43,7 +43,7 @@ async fn created(
 }
 
 /// Answers GetGroup.
-pub(super) async fn get(
+pub(crate) async fn get(
     calls: Arc<GroupCalls>,
     request: Request<v1::GetGroupRequest>,
 ) -> Result<v1::GetGroupResponse, Status> {
@@ -59,7 +59,7 @@ pub(super) async fn get(
 }
 
 /// Answers ListGroups.
-pub(super) async fn list(
+pub(crate) async fn list(
     calls: Arc<GroupCalls>,
     request: Request<v1::ListGroupsRequest>,
 ) -> Result<v1::ListGroupsResponse, Status> {
@@ -70,7 +70,7 @@ pub(super) async fn list(
 }
 
 /// Answers UpdateGroup.
-pub(super) async fn update(
+pub(crate) async fn update(
     calls: Arc<GroupCalls>,
     request: Request<v1::UpdateGroupRequest>,
 ) -> Result<v1::UpdateGroupResponse, Status> {
@@ -101,7 +101,7 @@ pub(super) async fn update(
 }
 
 /// Answers DeleteGroup.
-pub(super) async fn delete(
+pub(crate) async fn delete(
     calls: Arc<GroupCalls>,
     request: Request<v1::DeleteGroupRequest>,
 ) -> Result<v1::DeleteGroupResponse, Status> {
@@ -121,7 +121,7 @@ pub(super) async fn delete(
 }
 
 /// Answers SeekGroup.
-pub(super) async fn seek(
+pub(crate) async fn seek(
     calls: Arc<GroupCalls>,
     request: Request<v1::SeekGroupRequest>,
 ) -> Result<v1::SeekGroupResponse, Status> {
@@ -144,7 +144,7 @@ pub(super) async fn seek(
 }
 
 /// Answers RedriveDeadLetters.
-pub(super) async fn redrive(
+pub(crate) async fn redrive(
     calls: Arc<GroupCalls>,
     request: Request<v1::RedriveDeadLettersRequest>,
 ) -> Result<v1::RedriveDeadLettersResponse, Status> {

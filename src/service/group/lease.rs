@@ -25,7 +25,7 @@ const RECORDS_MAX: u32 = 1000;
 const BYTES: u64 = 1 << 20;
 
 /// Answers Lease.
-pub(super) async fn lease(
+pub(crate) async fn lease(
     calls: Arc<GroupCalls>,
     request: Request<v1::LeaseRequest>,
 ) -> Result<LeaseResponse, Status> {
@@ -58,7 +58,7 @@ fn checked(asked: &v1::LeaseRequest, caller: &Caller) -> Result<LeaseOnce, Error
 }
 
 /// Answers Settle.
-pub(super) async fn settle(
+pub(crate) async fn settle(
     calls: Arc<GroupCalls>,
     request: Request<v1::SettleRequest>,
 ) -> Result<v1::SettleResponse, Status> {

@@ -1,12 +1,12 @@
 //! GroupService: groups, their members and what these settle.
 
-mod admin;
+pub(crate) mod admin;
 mod answers;
 mod calls;
 mod consume;
 mod described;
 mod join;
-mod lease;
+pub(crate) mod lease;
 mod listing;
 mod request;
 mod running;

@@ -28,10 +28,10 @@ impl GroupService {
     /// Name of the service, the first segment of its paths.
     pub const NAME: &'static str = SERVICE_NAME;
 
-    /// Makes the service from the state of the calls.
+    /// Makes the service from the state of the calls, which the routes of the HTTP listener share.
     #[must_use]
-    pub fn new(calls: GroupCalls) -> Self {
-        Self(Arc::new(calls))
+    pub fn new(calls: Arc<GroupCalls>) -> Self {
+        Self(calls)
     }
 }
 
