@@ -1,18 +1,16 @@
 """The console, event streams and the guard of the HTTP listener, in a real headless Chromium."""
 
+import hashlib
 import http.server
 import json
 import threading
-import time
 import urllib.request
 
 import pytest
+from browser import SECONDS, button, chromium, complaints, eventually  # noqa: F401 (a fixture)
 from conftest import Server
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-# The machine may be busy with other tests.
-SECONDS = 30
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
@@ -21,43 +19,6 @@ def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("data"))
     yield server
     server.kill9()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    options = webdriver.ChromeOptions()
-    options.binary_location = "/usr/bin/chromium"
-    for argument in ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
-    driver.set_script_timeout(SECONDS)
-    yield driver
-    driver.quit()
-
-
-def eventually(ask):
-    """Asks until the answer is true, and returns it."""
-    end = time.monotonic() + SECONDS
-    while True:
-        try:
-            answer = ask()
-        except Exception as error:  # elements are replaced while they are read
-            answer, last = None, error
-        else:
-            last = answer
-        if answer:
-            return answer
-        assert time.monotonic() < end, f"not within {SECONDS} s: {last!r}"
-        time.sleep(0.05)
-
-
-def button(driver, text):
-    def found():
-        buttons = driver.find_elements(By.XPATH, f"//button[normalize-space()='{text}']")
-        return next((button for button in buttons if button.is_displayed() and button.is_enabled()), None)
-
-    return eventually(found)
 
 
 def post(server, path, body, kind="application/json"):
@@ -74,11 +35,6 @@ def publish(server, topic, *values):
 
 def shown(driver):
     return driver.execute_script("return document.querySelector('.records .rows')?.innerText || ''")
-
-
-def complaints(driver):
-    """Errors of the console, which are also what the page's policy refused."""
-    return [entry for entry in driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
 
 def test_a_topic_is_created_published_to_and_followed(server, chromium):
@@ -192,4 +148,104 @@ def test_pages_of_another_origin_can_neither_publish_nor_read(server, chromium):
     assert read == "refused"
     with urllib.request.urlopen(f"http://{server.http}/v1/topics", timeout=SECONDS) as answer:
         assert "stolen" not in [topic["name"] for topic in json.load(answer)["topics"]]
+    chromium.get_log("browser")
+
+
+def send(server, path, body):
+    return post(server, path, json.dumps(body))
+
+
+def facts(driver):
+    """What a page says at its top, by term."""
+    script = "return [...document.querySelectorAll('.facts div')].map(d => [d.firstChild.innerText, d.lastChild.innerText])"
+    return dict(driver.execute_script(script))
+
+
+def test_a_group_is_watched_redriven_moved_and_deleted(server, chromium):
+    publish(server, "work", "a", "b", "c")
+    send(server, "/v1/topics/work/groups", {"name": "mail", "settings": {"deadLetterTopic": "dead"}})
+    path = "/v1/topics/work/groups/mail"
+    [lease] = send(server, f"{path}/lease", {"maxRecords": 3})["leases"]
+    ranges = [{"start": n, "end": n + 1} for n in range(3)]
+    settlement = {"token": lease["token"], "acks": ranges[:1], "deadLetters": [{"range": ranges[1]}]}
+    send(server, f"{path}/settle", {"settlements": [settlement]})
+
+    chromium.get(f"http://{server.http}/#/groups")
+    row = eventually(lambda: chromium.find_element(By.CSS_SELECTOR, ".groups .rows .row").text.split("\n"))
+    assert row[:3] == ["mail", "work", "none"], row
+    eventually(lambda: chromium.find_element(By.LINK_TEXT, "mail")).click()
+    eventually(lambda: facts(chromium).get("Dead letters") == "1")
+    assert (facts(chromium)["Lag"], facts(chromium)["Blocked keys"]) == ("1 record", "0")
+
+    said = lambda: chromium.find_element(By.ID, "toast").text  # noqa: E731
+    answer = lambda: chromium.find_element(By.CSS_SELECTOR, "dialog form .main").click()  # noqa: E731
+    button(chromium, "Redrive").click()
+    answer()
+    eventually(lambda: said().startswith("1 record delivered again"))
+    eventually(lambda: facts(chromium)["Lag"] == "2 records")
+    button(chromium, "Seek").click()
+    chromium.find_element(By.CSS_SELECTOR, "dialog select").send_keys("Latest")
+    answer()
+    eventually(lambda: facts(chromium)["Lag"] == "0 records")
+    button(chromium, "Delete").click()
+    assert not chromium.find_element(By.CSS_SELECTOR, "dialog form .main").is_enabled()
+    chromium.find_element(By.CSS_SELECTOR, "dialog input").send_keys("mail")
+    answer()
+    eventually(lambda: chromium.current_url.endswith("#/groups"))
+    eventually(lambda: "No groups yet" in chromium.find_element(By.CSS_SELECTOR, ".groups").text)
+    assert complaints(chromium) == []
+
+
+def test_who_is_connected_is_shown_and_can_be_sent_away(server, chromium):
+    publish(server, "followed", "x")
+    chromium.get(f"http://{server.http}/#/server")
+    url = f"http://{server.http}/v1/topics/followed/records?follow=true"
+    with urllib.request.urlopen(url, timeout=SECONDS) as following:
+        following.readline()
+        eventually(lambda: "followed" in chromium.find_element(By.CSS_SELECTOR, ".calls .rows").text)
+        eventually(lambda: chromium.find_elements(By.CSS_SELECTOR, ".calls .rows .row"))
+        end = (By.XPATH, "//*[contains(@class, 'row')][*[text()='followed']]//button")
+        eventually(lambda: chromium.find_element(*end).click() or True)
+        chromium.find_element(By.CSS_SELECTOR, "dialog form .main").click()
+        last = following.read().splitlines()[-1]
+    assert json.loads(last)["problem"]["reason"] == "DISCONNECTED_BY_OPERATOR"
+    button(chromium, "Connections").click()
+    eventually(lambda: "Mozilla" in chromium.find_element(By.CSS_SELECTOR, ".connections .rows").text)
+
+
+def test_what_the_policy_refuses_is_greyed_out(tmp_path, chromium):
+    digest = hashlib.sha256(b"worker-secret").hexdigest()
+    (tmp_path / "tokens").write_text(f'"worker" = "sha256:{digest}"\n')
+    rule = '[[rule]]\nprincipals = ["worker"]\ntopics = ["work"]\n'
+    (tmp_path / "policy").write_text(f'{rule}actions = ["publish", "subscribe", "admin"]\n')
+    identities = ["--auth-tokens", tmp_path / "tokens", "--auth-policy", tmp_path / "policy"]
+    server = Server(tmp_path / "data", *map(str, identities), "--reload-interval", "100ms")
+    try:
+        chromium.get(f"http://{server.http}/")
+        eventually(lambda: chromium.find_element(By.ID, "token")).send_keys("worker-secret")
+        chromium.find_element(By.CSS_SELECTOR, "dialog form .main").click()
+        button(chromium, "Create topic").click()
+        chromium.find_element(By.CSS_SELECTOR, "dialog input").send_keys("work")
+        chromium.find_element(By.CSS_SELECTOR, "dialog form .main").click()
+        eventually(lambda: chromium.current_url.endswith("#/topics/work"))
+        chromium.find_element(By.LINK_TEXT, "Groups").click()
+        button(chromium, "Create group").click()
+        for name, field in zip(("work", "mail"), chromium.find_elements(By.CSS_SELECTOR, "dialog input"), strict=False):
+            field.send_keys(name)
+        chromium.find_element(By.CSS_SELECTOR, "dialog form .main").click()
+        eventually(lambda: chromium.current_url.endswith("#/groups/work/mail"))
+        (tmp_path / "new").write_text(f'{rule}groups = ["mail"]\nactions = ["consume"]\n')
+        (tmp_path / "new").rename(tmp_path / "policy")
+
+        def refused():
+            button(chromium, "Seek").click()
+            chromium.find_element(By.CSS_SELECTOR, "dialog form .main").click()
+            return not chromium.find_element(By.XPATH, "//button[text()='Seek' and @data-action]").is_enabled()
+
+        eventually(refused)
+        seek = chromium.find_element(By.XPATH, "//button[text()='Seek' and @data-action]")
+        assert seek.get_attribute("title"), "the reason"
+        assert facts(chromium)["Lag"] == "0 records", "the rest of the page still works"
+    finally:
+        server.kill9()
     chromium.get_log("browser")
