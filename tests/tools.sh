@@ -322,10 +322,10 @@ need_helm() {
     if [ -n "${TESTS_SOAK:-}" ]; then go_program "$PWD/tests/.cache/helm/v3" helm.sh/helm/v3/cmd/helm v3.22.0; fi
 }
 
-# Connect's client of gRPC-Web, inside the clone.
+# Connect's client of gRPC-Web and grpc-web, inside the clone.
 need_grpc_web() {
     local wanted dir=$PWD/tests/.cache/grpc-web
-    wanted="@bufbuild/protobuf@2.17.0 @connectrpc/connect@2.3.0 @connectrpc/connect-web@2.3.0"
+    wanted="@bufbuild/protobuf@2.17.0 @connectrpc/connect@2.3.0 @connectrpc/connect-web@2.3.0 grpc-web@2.1.1"
     if [ "$(cat "$dir/installed" 2>/dev/null)" = "$wanted" ]; then
         return
     fi

@@ -17,7 +17,8 @@ def descriptors(place):
     """Writes the descriptors of the API and of the details of its errors."""
     common = pathlib.Path(next(iter(google.rpc.__path__))).parent.parent
     includes = [ROOT / "proto", pathlib.Path(grpc_tools.__file__).parent / "_proto", common]
-    files = [*(ROOT / "proto" / "streamway" / "v1").glob("*.proto"), common / "google" / "rpc" / "error_details.proto"]
+    details = [common / "google" / "rpc" / name for name in ("error_details.proto", "status.proto")]
+    files = [*(ROOT / "proto" / "streamway" / "v1").glob("*.proto"), *details]
     arguments = ["protoc", *(f"-I{path}" for path in includes), "--include_imports", f"--descriptor_set_out={place}"]
     assert protoc.main([*arguments, *map(str, files)]) == 0
 
