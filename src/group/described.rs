@@ -1,5 +1,6 @@
 //! Descriptions of the groups of a shard and their members.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -62,18 +63,19 @@ impl Task {
     }
 
     fn members(&self, id: GroupId) -> Vec<MemberInfo> {
-        let members = self.owner.members(id).take(MEMBERS_MAX).filter_map(|load| {
-            let session = self.sessions.get(&load.session)?;
-            Some(MemberInfo {
-                name: session.member.clone(),
-                principal: session.principal.clone(),
-                age: session.since.elapsed(),
-                is_connected: self.streams.contains_key(&session.stream),
+        let members = self.owner.members(id).take(MEMBERS_MAX).map(|load| {
+            // A session that was handed over has no name until it comes back.
+            let session = self.sessions.get(&load.session);
+            MemberInfo {
+                name: session.map_or_else(Box::default, |session| session.member.clone()),
+                principal: session.map_or_else(|| Arc::from(""), |session| session.principal.clone()),
+                age: session.map_or(Duration::ZERO, |session| session.since.elapsed()),
+                is_connected: session.is_some_and(|session| self.streams.contains_key(&session.stream)),
                 credit_records: load.credit.0,
                 credit_bytes: load.credit.1,
                 leased_records: load.leased,
                 oldest_lease_age: load.oldest_lease_ms.map(Duration::from_millis),
-            })
+            }
         });
         members.collect()
     }

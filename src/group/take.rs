@@ -15,6 +15,7 @@ use super::shard::{Session, Stream, Task, Waiting};
 use super::token::Token;
 use crate::record::{TopicName, UnixMicros};
 use crate::storage::{self, Stored};
+use crate::topic::Cause;
 use tokio::time::Instant;
 
 /// Most reasons of failures that a shard remembers for dead letters.
@@ -61,7 +62,10 @@ impl Task {
             }
             Message::Cut { session, stream } => {
                 self.streams.remove(&stream);
-                self.inputs.push_back(Input::Cut { session, stream });
+                // The grace of a session that the drain cuts off begins with the next owner.
+                if self.shared.topics.shutdown_signal().cause() != Some(Cause::Draining) {
+                    self.inputs.push_back(Input::Cut { session, stream });
+                }
             }
             Message::Detach { session, stream } => self.detach(session, stream),
             Message::Close(closed) => self.close(closed),

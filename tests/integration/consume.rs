@@ -9,7 +9,7 @@ use streamway::client::{
     Summary,
 };
 use streamway::proto::v1::{DeliveryOrder, Group, GroupSettings};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::proxy::Proxy;
@@ -162,10 +162,7 @@ async fn a_consumer_handles_every_record_in_key_order_across_restarts_and_cuts()
 
 async fn create_topic_and_group(client: &Client) {
     client.topics().create("t", None).await.unwrap();
-    // After a planned stop, records that no session claims wait for their deadline.
-    let ack_deadline = Some(prost_types::Duration { seconds: 3, nanos: 0 });
-    let settings =
-        GroupSettings { order: DeliveryOrder::Key.into(), ack_deadline, ..GroupSettings::default() };
+    let settings = GroupSettings { order: DeliveryOrder::Key.into(), ..GroupSettings::default() };
     create(client, "t", settings).await;
 }
 
@@ -260,4 +257,66 @@ async fn failures_are_delivered_again_and_hopeless_records_go_to_the_dead_letter
         }
     };
     within(20, "the dead letter", given_up).await;
+}
+
+/// P13: a handler that is at work while the server is restarted keeps its lease, though it works for longer than the
+/// deadline, and no handler runs twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_handler_runs_twice_over_planned_restarts() {
+    const RECORDS: u64 = 8;
+    let mut server = Server::start().await;
+    let client = client(&server);
+    publish(&client, "t", 0..RECORDS, 3).await;
+    let ack_deadline = Some(prost_types::Duration { seconds: 5, nanos: 0 });
+    create(&client, "t", GroupSettings { ack_deadline, ..GroupSettings::default() }).await;
+    let (begun, seen, release) = (Arc::new(Semaphore::new(0)), Seen::default(), CancellationToken::new());
+    let stop = CancellationToken::new();
+    let run = |concurrency| {
+        let (begun, seen, release) = (begun.clone(), seen.clone(), release.clone());
+        let handler = move |received: Received| {
+            let (begun, seen, release) = (begun.clone(), seen.clone(), release.clone());
+            async move {
+                seen.note(&received);
+                begun.add_permits(1);
+                release.cancelled().await;
+                assert!(!received.is_lost());
+                Ok(())
+            }
+        };
+        let (consumer, stopped) = (consumer(&client, "t", concurrency), stop.clone().cancelled_owned());
+        tokio::spawn(async move { consumer.run(handler, stopped).await })
+    };
+    let first = run(RECORDS as usize);
+    let all = begun.acquire_many(RECORDS as u32);
+    within(20, "all handlers", all).await.unwrap().forget();
+    let second = run(4);
+    for _ in 0..2 {
+        server.sigterm().await;
+        server.restart().await;
+        let back = async {
+            loop {
+                let group = client.groups().get("t", "g").await.ok();
+                let members = group.and_then(|group| group.status).map(|status| status.members);
+                if members.is_some_and(|members| {
+                    members.iter().any(|member| member.is_connected && member.leased_records == RECORDS)
+                }) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        within(20, "the session to come back", back).await;
+    }
+    // The handlers work for longer than the deadline in all.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    release.cancel();
+    all_settled(&client, "t").await;
+    stop.cancel();
+    let (first, second) = (first.await.unwrap().unwrap(), second.await.unwrap().unwrap());
+    assert_eq!(
+        (first.acknowledged, first.lost, second.acknowledged),
+        (RECORDS, 0, 0),
+        "{first:?} {second:?}"
+    );
+    assert_eq!(seen.count(), RECORDS as usize);
 }

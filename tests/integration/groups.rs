@@ -251,16 +251,8 @@ async fn a_member_that_is_silent_loses_its_lease_unless_it_extends_it() {
     member.ack(&taken[..1]).await;
 }
 
-/// P8, P11, P12: a drain tells members, who settle what they hold at the next server, and what nobody takes up again
-/// comes again uncounted.
-#[tokio::test]
-async fn members_keep_what_they_hold_over_a_drain() {
-    let mut server = with_records("drained", 3).await;
-    let ack_deadline = Some(millis(3000));
-    create(&server, "drained", "workers", GroupSettings { ack_deadline, ..GroupSettings::default() }).await;
-    let mut member = Member::open(&server, "drained", "workers", 3).await;
-    let taken = member.take(3).await;
-    member.ack(&taken[..1]).await;
+/// Restarts the server by a drain, and returns the session of a member that is told in-band.
+async fn drained(server: &mut Server, mut member: Member) -> prost::bytes::Bytes {
     let told = tokio::spawn(async move {
         let status = member.failure().await;
         (member, status)
@@ -270,14 +262,61 @@ async fn members_keep_what_they_hold_over_a_drain() {
     assert_eq!(member.notices, [i32::from(Notice::Draining)], "told in-band first");
     refused(&status, Code::Unavailable, "SERVER_DRAINING");
     server.restart().await;
-    let session = member.joined.session.clone();
-    let mut member = Member::join(&server, Join { session, ..join("drained", "workers") }).await.unwrap();
-    member.ack(&taken[1..2]).await;
-    drop(member);
-    published(&mut server.client().await, "drained", records("new", 1)).await;
-    let mut other = Member::open(&server, "drained", "workers", 10).await;
-    let again = other.take(2).await;
-    assert_eq!(again.iter().map(|one| (one.offset, one.delivery)).collect::<Vec<_>>(), [(3, 1), (2, 1)]);
+    member.joined.session
+}
+
+/// P8, P11, P12, P13: a member that takes its session up again after a drain goes on with what it holds, and nobody else
+/// gets it.
+#[tokio::test]
+async fn members_keep_what_they_hold_over_drains() {
+    let mut server = with_records("drained", 4).await;
+    create(&server, "drained", "workers", GroupSettings::default()).await;
+    let mut member = Member::open(&server, "drained", "workers", 4).await;
+    let taken = member.take(4).await;
+    for settled in 0..2 {
+        member.ack(&taken[settled..=settled]).await;
+        let session = drained(&mut server, member).await;
+        let mut other = Member::open(&server, "drained", "workers", 10).await;
+        other.assert_nothing_for(Duration::from_millis(100)).await;
+        other.leave().await;
+        member = Member::join(&server, Join { session, ..join("drained", "workers") }).await.unwrap();
+        let held: Vec<_> = member.joined.held.iter().flat_map(|lease| lease.ranges.clone()).collect();
+        let rest = streamway::proto::v1::OffsetRange { start: settled as u64 + 1, end: 4 };
+        assert_eq!(held, [rest], "{:?}", member.joined);
+        assert_eq!(member.joined.held[0].fence, taken[0].fence, "{:?}", member.joined);
+    }
+    let status = get(&server, "drained", "workers").await.status.unwrap();
+    assert_eq!((status.member_count, status.leased_records, status.lag_records), (1, 2, 2), "{status:?}");
+    // Its first token is as good as the one that the last Joined gave.
+    member.nack(&taken[2], None, "tried").await;
+    let returned = Settlement { token: member.joined.held[0].token.clone(), ..Settlement::default() };
+    let number = member.settle(Settlement { returns: vec![only(3)], ..returned }).await;
+    assert_eq!(member.results(number, 1).await, [SettlementResult::Settled]);
+    member.credit(10).await;
+    let mut again = member.take(2).await;
+    again.sort_by_key(|one| one.offset);
+    assert_eq!(again.iter().map(|one| (one.offset, one.delivery)).collect::<Vec<_>>(), [(2, 2), (3, 1)]);
+}
+
+/// P11: what no session takes up again after a drain comes again once the grace is over, uncounted.
+#[tokio::test]
+async fn what_nobody_takes_up_again_after_a_drain_is_free_after_the_grace() {
+    let mut server = with_records("left", 2).await;
+    let session_grace = Some(millis(1000));
+    create(&server, "left", "workers", GroupSettings { session_grace, ..GroupSettings::default() }).await;
+    let mut member = Member::open(&server, "left", "workers", 2).await;
+    let taken = member.take(2).await;
+    let session = drained(&mut server, member).await;
+    let begun = tokio::time::Instant::now();
+    let mut other = Member::open(&server, "left", "workers", 10).await;
+    other.ack(&taken[..1]).await;
+    let again = other.take(1).await.remove(0);
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!((again.offset, again.delivery), (1, 1));
+    let Err(status) = Member::join(&server, Join { session, ..join("left", "workers") }).await else {
+        panic!("joined")
+    };
+    refused(&status, Code::FailedPrecondition, "SESSION_ENDED");
 }
 
 #[tokio::test]

@@ -2,12 +2,12 @@
 
 use super::command::{About, Effect, HandedLease};
 use super::event::{Now, Outcome, Output, Refusal, Ticket};
-use super::ids::{Fence, GroupId, Span};
+use super::ids::{Fence, GroupId, SessionId, Span};
 use super::lanes::MemberId;
+use super::lease::{Lease, Timer};
 use super::owner::{Owner, Then};
 use super::settings::Settings;
 use super::state::GroupState;
-use super::working::{Reserved, Working};
 
 /// Bytes of commands that a shard may hold beyond twice its live size.
 const SLACK_BYTES: u64 = if cfg!(test) { 512 } else { 1 << 20 };
@@ -189,46 +189,47 @@ impl Owner {
             return;
         }
         let fences: Vec<Fence> = self.leases.keys().copied().collect();
-        let mut leases: Vec<HandedLease> =
-            fences.into_iter().filter_map(|fence| self.described(fence)).collect();
-        leases.extend(
-            self.groups.iter().flat_map(|(&group, working)| still_reserved(group, working, now.millis)),
-        );
+        let leases = fences.into_iter().filter_map(|fence| self.described(fence)).collect();
         self.append(Effect::Handover { leases }, Then::Nothing, Vec::new());
         self.is_leaving = true;
     }
 
-    /// Leaves records that the former owner handed over to those who hold them.
+    /// Goes on with the leases that the former owner handed over, and leaves their sessions time to come back.
     pub(super) fn adopt(&mut self) {
         let now = self.now.millis;
         for lease in self.shard.handed_over().to_vec() {
-            let lease_max =
-                self.shard.group(lease.group).map_or(0, |state| state.about.settings.lease_max_ms);
-            let Some(working) = self.at_work(lease.group) else {
+            let HandedLease { group, session, fence, left_ms, spans } = lease;
+            let Some(working) = self.at_work(group) else {
                 continue;
             };
-            let until = now + lease.left_ms;
+            for span in &spans {
+                working.handed_over.insert(span.start, (span.end, fence));
+            }
+            let member = self.returning(group, session);
+            let lease_max = self.shard.group(group).map_or(0, |state| state.about.settings.lease_max_ms);
+            let deadline = now + left_ms;
             // How long the former owner had extended it already is not known.
-            let latest = until.max(now + lease_max);
-            for span in &lease.spans {
-                let (fence, session) = (lease.fence, lease.session);
-                working
-                    .reserved
-                    .insert(span.start, Reserved { end: span.end, until, latest, fence, session });
+            let latest = deadline.max(now + lease_max);
+            let lease = Lease { group, member, deadline, latest, items: Vec::new(), handed_over: Vec::new() };
+            self.leases.entry(fence).or_insert(lease).handed_over.extend(spans);
+            self.set_timer(deadline, Timer::Lease(fence));
+            if let Some(member) = self.members.get_mut(&member) {
+                member.leases.insert(fence);
             }
         }
     }
-}
 
-/// The leases of a former owner that a group has not seen the end of.
-fn still_reserved(group: GroupId, working: &Working, now: u64) -> impl Iterator<Item = HandedLease> {
-    working.reserved.iter().filter(move |(_, reserved)| reserved.until > now).map(
-        move |(&start, reserved)| HandedLease {
-            group,
-            session: reserved.session,
-            fence: reserved.fence,
-            left_ms: reserved.until - now,
-            spans: vec![Span { start, end: reserved.end }],
-        },
-    )
+    /// The member of a session that was handed over. It ends unless a stream takes it up within the group's grace.
+    fn returning(&mut self, group: GroupId, session: SessionId) -> MemberId {
+        if let Some(id) = self.sessions.get(&session) {
+            return *id;
+        }
+        let grace = self.shard.group(group).map_or(0, |state| state.about.settings.session_grace_ms);
+        let (id, ends) = (self.add_member(group, session), self.now.millis + grace);
+        if let Some(member) = self.members.get_mut(&id) {
+            (member.is_away, member.ends) = (true, ends);
+        }
+        self.set_timer(ends, Timer::Session(id));
+        id
+    }
 }

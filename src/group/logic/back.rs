@@ -6,9 +6,9 @@ use super::command::Effect;
 use super::event::Output;
 use super::ids::{Fence, GroupId, Span};
 use super::lanes::{Item, MemberId};
-use super::lease::Timer;
+use super::lease::{Lease, Timer};
 use super::marks::Mark;
-use super::owner::{Owner, Then, push_span, spans_of};
+use super::owner::{Owner, Then, spans_of};
 use crate::record::UnixMicros;
 
 /// The end of one record's lease.
@@ -100,7 +100,8 @@ impl Owner {
 
     /// Forgets a lease that holds nothing any more.
     pub(super) fn drop_if_empty(&mut self, fence: Fence) {
-        let Some(lease) = self.leases.get(&fence).filter(|lease| lease.items.is_empty()) else {
+        let is_empty = |lease: &&Lease| lease.items.is_empty() && self.spans_held(lease).is_empty();
+        let Some(lease) = self.leases.get(&fence).filter(is_empty) else {
             return;
         };
         if let Some(member) = self.members.get_mut(&lease.member) {
@@ -172,8 +173,7 @@ impl Owner {
         if let Some(member) = self.members.get_mut(&lease.member) {
             member.leases.remove(&fence);
         }
-        let mut spans = Vec::new();
-        lease.items.iter().for_each(|item| push_span(&mut spans, item.span()));
+        let spans = self.spans_held(&lease);
         self.tell_revoked(lease.group, lease.member, fence, spans);
         let ended = lease.items.into_iter().map(|item| (item, ending)).collect();
         self.take_back(lease.group, lease.member, ended);
@@ -189,8 +189,8 @@ impl Owner {
             self.set_timer(at, Timer::Lease(fence));
             return;
         }
-        let group = lease.group;
-        self.end_lease(fence, Ending::Failed(None));
+        let (group, ending) = (lease.group, self.failure_of(lease.member));
+        self.end_lease(fence, ending);
         self.dispatch(group);
     }
 }

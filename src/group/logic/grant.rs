@@ -88,13 +88,15 @@ impl Owner {
         if let Some(member) = self.members.get_mut(&id) {
             member.leases.insert(fence);
         }
-        self.leases.insert(fence, Lease { group, member: id, deadline, latest, items });
+        self.leases
+            .insert(fence, Lease { group, member: id, deadline, latest, items, handed_over: Vec::new() });
         self.set_timer(deadline, Timer::Lease(fence));
         self.say(Output::Lease(Grant { session, stream, group, fence, spans, records: count, left_ms }));
         true
     }
 
-    fn use_credit(&mut self, id: MemberId, items: &[Item]) {
+    /// Counts records that a member holds against its credit.
+    pub(super) fn use_credit(&mut self, id: MemberId, items: &[Item]) {
         if let Some(member) = self.members.get_mut(&id) {
             member.used.0 += items.len() as u64;
             member.used.1 += items.iter().map(Item::bytes).sum::<u64>();

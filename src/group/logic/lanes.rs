@@ -96,6 +96,11 @@ impl Lane {
         self.settling == 0 && self.leased == 0
     }
 
+    /// Returns true if the lane's holder is `member`, or may be.
+    pub(super) fn is_open_to(&self, member: MemberId) -> bool {
+        self.pending == 0 && self.holder.map_or_else(|| self.is_idle(), |holder| holder == member)
+    }
+
     /// Number of leased records.
     pub(super) const fn leased(&self) -> u32 {
         self.leased

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::ids::{Fence, GroupId, SessionId};
+use super::ids::{Fence, GroupId, SessionId, Span};
 use super::lanes::{Item, LaneId, MemberId};
 
 /// A member's session.
@@ -19,6 +19,8 @@ pub(super) struct Member {
     /// Records and bytes that it holds.
     pub used: (u64, u64),
     pub leases: BTreeSet<Fence>,
+    /// True from a handover until a stream takes the session up: what it holds meanwhile ends uncounted.
+    pub is_away: bool,
     /// Share of its credit under which it is listed as hungry.
     pub listed: Option<u64>,
 }
@@ -26,8 +28,17 @@ pub(super) struct Member {
 impl Member {
     /// A member without a stream, credit or leases.
     pub(super) const fn new(group: GroupId, session: SessionId) -> Self {
-        let leases = BTreeSet::new();
-        Self { session, group, stream: None, ends: 0, credit: (0, 0), used: (0, 0), leases, listed: None }
+        Self {
+            session,
+            group,
+            stream: None,
+            ends: 0,
+            credit: (0, 0),
+            used: (0, 0),
+            leases: BTreeSet::new(),
+            is_away: false,
+            listed: None,
+        }
     }
 }
 
@@ -41,6 +52,8 @@ pub(super) struct Lease {
     pub latest: u64,
     /// Records that it still holds, in order.
     pub items: Vec<Item>,
+    /// Records that a former owner handed over with it, in order. Those behind the group's cursor are among the items.
+    pub handed_over: Vec<Span>,
 }
 
 /// An alarm. One that is out of date does nothing.

@@ -78,10 +78,8 @@ impl Owner {
     /// Returns true if a session may be taken up.
     #[must_use]
     pub fn knows_session(&self, session: SessionId, group: GroupId) -> bool {
-        let is_open = || self.sessions.get(&session).and_then(|id| self.members.get(id));
-        let is_handed_over =
-            || self.shard.handed_over().iter().any(|lease| lease.group == group && lease.session == session);
-        is_open().map_or_else(is_handed_over, |member| member.group == group)
+        let member = self.sessions.get(&session).and_then(|id| self.members.get(id));
+        member.is_some_and(|member| member.group == group)
     }
 
     /// Returns true if a session holds leases.

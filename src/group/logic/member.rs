@@ -3,10 +3,10 @@
 use super::back::Ending;
 use super::command::HandedLease;
 use super::event::{Output, Refusal, Ticket};
-use super::ids::{Fence, GroupId, SessionId};
+use super::ids::{Fence, GroupId, SessionId, Span};
 use super::lanes::MemberId;
-use super::lease::{Member, Timer};
-use super::owner::{Owner, spans_of};
+use super::lease::{Lease, Member, Timer};
+use super::owner::{Owner, push_span, spans_of};
 
 /// Most members of a group.
 const MEMBERS_MAX: usize = 10_000;
@@ -32,7 +32,7 @@ impl Owner {
             return self.say(Output::Refused { ticket, reason: Refusal::OtherGroup });
         }
         // The newest stream of a session wins, and says anew what it has credit for.
-        (member.stream, member.credit) = (Some(stream), (0, 0));
+        (member.stream, member.credit, member.is_away) = (Some(stream), (0, 0), false);
         let fences: Vec<Fence> = member.leases.iter().copied().collect();
         let leases = fences.iter().filter_map(|&fence| self.described(fence)).collect();
         self.say(Output::Joined { ticket, session, leases });
@@ -40,7 +40,8 @@ impl Owner {
         self.dispatch(group);
     }
 
-    fn add_member(&mut self, group: GroupId, session: SessionId) -> MemberId {
+    /// Adds a member without a stream.
+    pub(super) fn add_member(&mut self, group: GroupId, session: SessionId) -> MemberId {
         let id = MemberId(self.next_member);
         self.next_member += 1;
         self.sessions.insert(session, id);
@@ -51,12 +52,23 @@ impl Owner {
         id
     }
 
-    /// A lease as it is handed over.
+    /// A lease as it is handed over; none if it holds nothing.
     pub(super) fn described(&self, fence: Fence) -> Option<HandedLease> {
         let lease = self.leases.get(&fence)?;
         let session = self.members.get(&lease.member)?.session;
         let left_ms = lease.deadline.saturating_sub(self.now.millis);
-        Some(HandedLease { group: lease.group, session, fence, left_ms, spans: spans_of(&lease.items) })
+        let spans = self.spans_held(lease);
+        let group = lease.group;
+        (!spans.is_empty()).then_some(HandedLease { group, session, fence, left_ms, spans })
+    }
+
+    /// The records of a lease, those included that were handed over and are not read yet.
+    pub(super) fn spans_held(&self, lease: &Lease) -> Vec<Span> {
+        let mut spans = spans_of(&lease.items);
+        let cursor = self.groups.get(&lease.group).map_or(0, |working| working.cursor);
+        let unread = lease.handed_over.iter().filter_map(|span| Span::new(span.start.max(cursor), span.end));
+        unread.for_each(|span| push_span(&mut spans, span));
+        spans
     }
 
     /// A member may hold more. Credit of a former stream, and less credit than before, is ignored.
@@ -97,8 +109,14 @@ impl Owner {
     pub(super) fn end_session_if_due(&mut self, id: MemberId) {
         let is_over = |member: &&Member| member.stream.is_none() && member.ends <= self.now.millis;
         if self.members.get(&id).filter(is_over).is_some() {
-            self.end_session(id, Ending::Failed(None));
+            self.end_session(id, self.failure_of(id));
         }
+    }
+
+    /// The end of a lease of which its member let the time run out. A handover counts no delivery.
+    pub(super) fn failure_of(&self, id: MemberId) -> Ending {
+        let is_away = self.members.get(&id).is_some_and(|member| member.is_away);
+        if is_away { Ending::Returned } else { Ending::Failed(None) }
     }
 
     /// A member leaves: its leases end at once, and no delivery counts.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::command::{Done, Effect};
 use super::event::{Output, ReadItem};
-use super::ids::{GroupId, KeyHash, Span};
+use super::ids::{Fence, GroupId, KeyHash, Span};
 use super::lanes::Item;
 use super::owner::{Owner, Then, push_span, spans_of};
 use super::settings::Order;
@@ -68,6 +68,7 @@ impl Owner {
         working.cursor = working.cursor.max(next);
         let mut gaps = Vec::new();
         let mut parked: BTreeMap<KeyHash, Vec<Item>> = BTreeMap::new();
+        let mut held: BTreeMap<Fence, Vec<Item>> = BTreeMap::new();
         let first = items.first().map_or(next, |item| item.offset);
         gaps.extend(Span::new(from, first));
         for (at, read) in items.iter().enumerate() {
@@ -86,25 +87,31 @@ impl Owner {
                 parked.entry(key).or_default().push(free);
                 continue;
             }
-            working.known.insert(free.span());
-            working.known_records += 1;
-            match key {
-                None => working.add_free(free, 0, state, self.now),
-                Some(key) => {
-                    let lane = working.lanes.push(key, read.offset, units, len);
-                    if working.lanes.waiting(lane).is_some_and(|item| item.offset == read.offset) {
-                        working.unlist(lane);
-                        working.consider_lane(lane, state, self.now);
-                    }
-                }
+            let lease = working.handed_over(read.offset).filter(|fence| self.leases.contains_key(fence));
+            let holder = lease.and_then(|fence| self.leases.get(&fence)).map(|lease| lease.member);
+            if let Some(item) = working.know(free, key, holder, state, self.now)
+                && let Some(fence) = lease
+            {
+                held.entry(fence).or_default().push(item);
             }
         }
+        self.adopt_items(held);
         self.skip(group, gaps, 0);
         for (key, items) in parked {
             self.park(group, Some(key), &items);
         }
         self.judge_deferred(group);
         self.dispatch(group);
+    }
+
+    /// Adds records to the leases that were handed over with them.
+    fn adopt_items(&mut self, held: BTreeMap<Fence, Vec<Item>>) {
+        for (fence, items) in held {
+            let Some(lease) = self.leases.get_mut(&fence) else { continue };
+            lease.items.extend(&items);
+            let member = lease.member;
+            self.use_credit(member, &items);
+        }
     }
 
     /// Takes note that the topic does not hold the records before `earliest` any more, `records` of them unread.

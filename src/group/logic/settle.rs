@@ -73,7 +73,7 @@ impl Owner {
         for (span, act) in acts {
             if lease_group.is_some_and(|of| of != group) || fence.term() > self.term {
                 outcomes.push(span, Outcome::LeaseLost);
-            } else if fence.term() == self.term {
+            } else if fence.term() == self.term || self.leases.contains_key(&fence) {
                 self.judge_held(group, fence, (span, act), &mut outcomes);
             } else {
                 self.judge_former(group, (fence, &held), (span, act), &mut outcomes);
@@ -165,8 +165,8 @@ impl Owner {
     }
 
     /// Judges a part of a settlement with a token of a former owner. An acknowledgement counts until the record is leased
-    /// again. Only the last owner's tokens and those that were handed over count: what the owners before it leased, the
-    /// last one may have leased again without a trace.
+    /// again. Only the last owner's tokens count: what the owners before it leased, the last one may have leased again
+    /// without a trace.
     fn judge_former(
         &mut self,
         group: GroupId,
@@ -188,19 +188,13 @@ impl Owner {
         let voided = |offset| {
             fence <= state.void_to || state.marks.get(offset).is_some_and(|mark| fence <= mark.void_to)
         };
-        let counts = |working: &Working, offset| {
-            let is_newest = match working.reserved(offset) {
-                Some(reserved) => reserved.fence == fence,
-                None => is_of_last_owner,
-            };
-            is_newest && holds(offset) && !voided(offset)
-        };
+        let counts = |offset| is_of_last_owner && holds(offset) && !voided(offset);
         let mut taken = Vec::new();
         if act == Act::Ack {
             let free: Vec<u64> =
                 working.free.range(span.start..span.end).map(|(offset, _)| *offset).collect();
             for offset in free {
-                if counts(working, offset)
+                if counts(offset)
                     && let Some(item) = working.remove_free(offset)
                 {
                     begin_settling(working, &item);
@@ -211,7 +205,7 @@ impl Owner {
             while from < span.end
                 && let Some((&offset, &lane)) = working.heads.range(from..span.end).next()
             {
-                let item = working.lanes.waiting(lane).filter(|_| counts(working, offset));
+                let item = working.lanes.waiting(lane).filter(|_| counts(offset));
                 let Some(item) = item else {
                     from = offset + 1;
                     continue;
@@ -283,28 +277,9 @@ impl Owner {
                 lease.deadline = lease.deadline.max(now.saturating_add(millis).min(lease.latest));
                 Some(lease.deadline - now)
             }
-            None => self.extend_handed_over(group, fence, millis),
+            None => None,
         };
         self.say(Output::Extended { ticket, left_ms });
-    }
-
-    /// Extends a lease that the former owner handed over, and returns the time left; none if nothing of it is left alone
-    /// any more. The alarms of its records look at the time again when they ring.
-    fn extend_handed_over(&mut self, group: GroupId, fence: Fence, millis: u64) -> Option<u64> {
-        let now = self.now.millis;
-        let mut left = None;
-        let working = self.groups.get_mut(&group)?;
-        let handed_over = self.shard.handed_over().iter();
-        for lease in handed_over.filter(|lease| (lease.group, lease.fence) == (group, fence)) {
-            for span in &lease.spans {
-                let reserved = working.reserved.get_mut(&span.start);
-                if let Some(reserved) = reserved.filter(|known| known.fence == fence && known.until > now) {
-                    reserved.until = reserved.until.max(now.saturating_add(millis).min(reserved.latest));
-                    left = left.max(Some(reserved.until - now));
-                }
-            }
-        }
-        left
     }
 }
 
@@ -319,7 +294,7 @@ fn begin_settling(working: &mut Working, item: &Item) {
 
 /// Returns true if a settlement names offsets that exist and were not read yet.
 fn must_wait(working: &Working, settlement: &Settlement) -> bool {
-    let named = settlement.acts.iter().filter(|(_, act)| *act == Act::Ack).map(|(span, _)| span.end).max();
+    let named = settlement.acts.iter().map(|(span, _)| span.end).max();
     let can_come = |end| working.tail.is_none_or(|tail| end <= tail);
     working.awaited > 0 || named.is_some_and(|end| end > working.cursor && can_come(end))
 }

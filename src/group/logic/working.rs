@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::event::{Now, Settlement};
-use super::ids::{Fence, KeyHash, SessionId, Span};
+use super::ids::{Fence, KeyHash, Span};
 use super::lanes::{Item, LaneId, Lanes, MemberId};
 use super::marks::Mark;
 use super::settings::Poison;
@@ -27,21 +27,6 @@ pub(super) struct Free {
     pub item: Item,
     /// Time before which it is not considered again.
     pub not_before: u64,
-}
-
-/// Records of a lease that was handed over.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Reserved {
-    /// The offset after the last one.
-    pub end: u64,
-    /// Time until which they are left alone.
-    pub until: u64,
-    /// Time beyond which the lease cannot be extended.
-    pub latest: u64,
-    /// Fence of the lease.
-    pub fence: Fence,
-    /// The session that holds it.
-    pub session: SessionId,
 }
 
 /// The group at work.
@@ -79,8 +64,8 @@ pub(super) struct Working {
     pub parking: BTreeSet<KeyHash>,
     /// Records that are being set aside.
     pub parking_spans: Spans,
-    /// Records that a former owner handed over with their leases, by their first offset.
-    pub reserved: BTreeMap<u64, Reserved>,
+    /// Records that a former owner handed over, by their first offset: the end of the offsets, and the lease.
+    pub handed_over: BTreeMap<u64, (u64, Fence)>,
     /// Members of the group that are connected and have credit left, by the share of it that is in use.
     pub hungry: BTreeSet<(u64, MemberId)>,
     /// Members of the group.
@@ -124,13 +109,12 @@ impl Working {
     }
 
     fn readiness(&self, state: &GroupState, offset: u64, not_before: u64, now: Now) -> Readiness {
-        let reserved = self.reserved(offset).map_or(0, |reserved| reserved.until);
         let mark = state.marks.get(offset).unwrap_or_default();
         if is_poison(state, mark) && !self.can_be_discarded(state) {
             return Readiness::Never;
         }
         let left = mark.due.0.saturating_sub(now.wall.0).div_ceil(1000).min(mark.delay_ms);
-        let at = (now.millis + left).max(not_before).max(reserved);
+        let at = (now.millis + left).max(not_before);
         match (at > now.millis, is_poison(state, mark)) {
             (true, _) => Readiness::At(at),
             (false, true) => Readiness::Poison,
@@ -138,10 +122,41 @@ impl Working {
         }
     }
 
-    /// The lease that was handed over with a record.
-    pub(super) fn reserved(&self, offset: u64) -> Option<&Reserved> {
-        let (_, reserved) = self.reserved.range(..=offset).next_back()?;
-        (offset < reserved.end).then_some(reserved)
+    /// The lease that was handed over with a record. It may have ended.
+    pub(super) fn handed_over(&self, offset: u64) -> Option<Fence> {
+        let (_, &(end, fence)) = self.handed_over.range(..=offset).next_back()?;
+        (offset < end).then_some(fence)
+    }
+
+    /// Takes note of a record that was read and is not settled: it waits, or is a holder's whose lease goes on. Returns
+    /// the record if it is the holder's.
+    pub(super) fn know(
+        &mut self,
+        record: Item,
+        key: Option<KeyHash>,
+        holder: Option<MemberId>,
+        state: &GroupState,
+        now: Now,
+    ) -> Option<Item> {
+        self.known.insert(record.span());
+        self.known_records += 1;
+        let Some(key) = key else {
+            if holder.is_none() {
+                self.add_free(record, 0, state, now);
+            }
+            return holder.map(|_| record);
+        };
+        let lane = self.lanes.push(key, record.offset, record.units, record.len);
+        if self.lanes.waiting(lane).is_none_or(|first| first.offset != record.offset) {
+            return None;
+        }
+        self.unlist(lane);
+        let held = holder.filter(|member| self.lanes.lane(lane).is_open_to(*member));
+        if let Some(member) = held {
+            self.lanes.lease(lane, member);
+        }
+        self.consider_lane(lane, state, now);
+        held.map(|_| Item { lane: Some(lane), ..record })
     }
 
     /// Returns true if the group has a place for poison.

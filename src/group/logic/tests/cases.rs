@@ -158,53 +158,110 @@ fn a_token_of_the_last_owner_counts_until_the_record_is_leased_again() {
     assert_eq!(world.answers[&ticket], [(Span { start: 0, end: 2 }, Outcome::Settled)]);
 }
 
-#[test]
-fn a_handover_leaves_leases_to_those_who_hold_them() {
-    let mut world = world(Order::None, 2);
+/// A world whose owner handed over while the first worker held the records 0 and 1.
+fn handed_over(order: Order, records: &[Option<u8>]) -> (World, Fence) {
+    let mut world = world(order, 2);
     world.join(0, 2);
-    world.publish(&[None; 4]);
+    world.publish(records);
     let fence = world.fence(0);
-    let now = world.at();
-    world.current.owner.hand_over(now);
-    world.advance(0);
-    world.settle_down();
-    assert!(world.truth.is_released());
+    world.hand_over();
     world.workers[0].is_connected = false;
     world.take_over(false);
+    (world, fence)
+}
+
+fn deliveries(world: &World, offset: u64) -> u32 {
+    world.state().marks.get(offset).map_or(0, |mark| mark.deliveries)
+}
+
+#[test]
+fn what_was_handed_over_is_left_to_its_session_for_the_grace_and_then_free_uncounted() {
+    let (mut world, fence) = handed_over(Order::None, &[None; 4]);
     world.join(1, 10);
     assert_eq!(world.held(1), [2, 3], "the records of the first one are left alone");
     assert_eq!(world.answered(fence, one(0), Act::Ack), [(one(0), Outcome::Settled)]);
-    world.advance(30_000);
+    world.advance(9_999);
     world.settle_down();
-    assert!(world.held(1).contains(&1));
+    assert_eq!(world.held(1), [2, 3]);
+    world.advance(1);
+    world.settle_down();
+    assert_eq!((world.held(1), deliveries(&world, 1)), (vec![2, 3, 1], 0));
     assert_eq!(world.answered(fence, one(1), Act::Ack), [(one(1), Outcome::LeaseLost)]);
 }
 
 #[test]
-fn a_lease_that_was_handed_over_can_be_extended_until_it_ends() {
-    let mut world = world(Order::Key, 2);
-    world.join(0, 2);
-    world.publish(&[A, None]);
-    let fence = world.fence(0);
-    let now = world.at();
-    world.current.owner.hand_over(now);
-    world.advance(0);
+fn a_session_that_comes_back_after_a_handover_goes_on_with_its_leases() {
+    for order in [Order::None, Order::Key, Order::Total] {
+        let (mut world, fence) = handed_over(order, &[A, A, A]);
+        world.advance(9_000);
+        world.rejoin(0, 2);
+        let listed = world.listed.last().unwrap();
+        assert_eq!((listed.fence, listed.left_ms), (fence, 21_000));
+        assert_eq!(listed.spans, [Span { start: 0, end: 2 }]);
+        world.join(1, 10);
+        world.advance(20_000);
+        world.settle_down();
+        let free = if order == Order::None { vec![2] } else { vec![] };
+        assert_eq!((world.held(0), world.held(1)), (vec![0, 1], free));
+        let ticket = world.ticket();
+        world.tell(Input::Extend { ticket, group: GROUP, fence, millis: 30_000 });
+        world.advance(29_000);
+        world.settle_down();
+        assert_eq!(world.answered(fence, one(0), Act::Ack), [(one(0), Outcome::Settled)]);
+        assert_eq!(world.answered(fence, one(1), Act::Nack(Some(1000))), [(one(1), Outcome::Settled)]);
+        assert_eq!(deliveries(&world, 1), 1, "it was handled in vain");
+    }
+}
+
+#[test]
+fn a_lease_that_came_back_ends_at_its_deadline_and_is_given_back_by_its_token() {
+    let (mut world, fence) = handed_over(Order::Key, &[A, A]);
+    assert_eq!(world.answered(fence, one(1), Act::Return), [(one(1), Outcome::Settled)]);
+    assert_eq!(deliveries(&world, 1), 0);
+    world.rejoin(0, 2);
+    world.advance(29_999);
     world.settle_down();
-    world.workers[0].is_connected = false;
-    world.take_over(false);
+    assert_eq!(deliveries(&world, 0), 0);
+    world.advance(1);
+    world.settle_down();
+    assert_eq!((deliveries(&world, 0), deliveries(&world, 1)), (1, 0));
+    assert_eq!(world.answered(fence, one(0), Act::Ack), [(one(0), Outcome::LeaseLost)]);
+}
+
+#[test]
+fn leases_outlive_any_number_of_handovers() {
+    let (mut world, fence) = handed_over(Order::Key, &[A, B]);
+    for comes_back in [true, false, true] {
+        world.advance(5_000);
+        if comes_back {
+            world.rejoin(0, 2);
+        }
+        world.hand_over();
+        world.workers[0].is_connected = false;
+        world.take_over(false);
+    }
     world.join(1, 10);
-    world.advance(29_000);
-    let ticket = world.ticket();
-    world.tell(Input::Extend { ticket, group: GROUP, fence, millis: 20_000 });
-    world.advance(19_000);
+    assert_eq!(world.held(1), [0_u64; 0]);
+    world.rejoin(0, 2);
+    assert_eq!(world.listed.last().map(|lease| lease.left_ms), Some(15_000));
+    let both = Span { start: 0, end: 2 };
+    assert_eq!(world.answered(fence, both, Act::Ack), [(both, Outcome::Settled)]);
+}
+
+#[test]
+fn a_cut_or_a_leave_after_a_handover_is_like_any_other() {
+    let (mut world, _) = handed_over(Order::None, &[None; 2]);
+    world.rejoin(0, 2);
+    world.cut(0);
+    world.advance(10_001);
     world.settle_down();
-    assert_eq!(world.held(1), [0_u64; 0], "the extension counts");
-    assert_eq!(world.answered(fence, one(0), Act::Ack), [(one(0), Outcome::Settled)]);
-    world.advance(1_000);
+    assert_eq!((deliveries(&world, 0), deliveries(&world, 1)), (1, 1));
+    let (mut world, _) = handed_over(Order::Total, &[None; 2]);
+    world.join(1, 2);
+    world.rejoin(0, 2);
+    world.leave(0);
     world.settle_down();
-    assert_eq!(world.held(1), [1]);
-    world.tell(Input::Extend { ticket, group: GROUP, fence, millis: 20_000 });
-    assert_eq!(world.answered(fence, one(1), Act::Ack), [(one(1), Outcome::LeaseLost)]);
+    assert_eq!((world.held(1), deliveries(&world, 0)), (vec![0, 1], 0));
 }
 
 #[test]

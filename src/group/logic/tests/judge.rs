@@ -11,6 +11,8 @@ struct History {
     newest: Fence,
     /// Session and fence of the lease that has not ended, as far as anybody was told.
     holder: Option<(SessionId, Fence)>,
+    /// True from a handover of the lease on: it goes on in the next term.
+    is_handed_over: bool,
     /// True while the holder is cut off, so that nobody tells it what it loses.
     is_cut_off: bool,
     /// Fences whose acknowledgement was sent.
@@ -65,7 +67,7 @@ impl Judge {
             return Err(format!("P12: {offset} is settled, and leased with {fence:?}"));
         }
         if let Some((other, old)) = self.records[&offset].holder
-            && old.term() == fence.term()
+            && (old.term() == fence.term() || self.records[&offset].is_handed_over)
             && !self.records[&offset].is_cut_off
         {
             return Err(format!(
@@ -74,14 +76,17 @@ impl Judge {
         }
         for before in earlier {
             let is_held = self.records.get(before).and_then(|record| record.holder);
-            let by_same = is_held
-                .is_some_and(|(holder, old)| holder == session && old <= fence && old.term() == fence.term());
+            let is_handed_over = self.records.get(before).is_some_and(|record| record.is_handed_over);
+            let by_same = is_held.is_some_and(|(holder, old)| {
+                holder == session && old <= fence && (old.term() == fence.term() || is_handed_over)
+            });
             if !state.progress.is_settled(*before) && !by_same {
                 return Err(format!("P14: {offset} is leased before {before}, held by {is_held:?}"));
             }
         }
         let record = self.records.entry(offset).or_default();
-        (record.newest, record.holder, record.is_cut_off) = (fence, Some((session, fence)), false);
+        (record.newest, record.holder) = (fence, Some((session, fence)));
+        (record.is_cut_off, record.is_handed_over) = (false, false);
         Ok(())
     }
 
@@ -103,6 +108,18 @@ impl Judge {
             record.given_up.insert(fence);
         } else {
             self.ended(offset, fence);
+        }
+    }
+
+    /// Another owner takes over, with these leases if they were handed over.
+    pub(super) fn taken_over(&mut self, leases: Option<&[HandedLease]>) {
+        for (offset, record) in &mut self.records {
+            record.is_handed_over = record.holder.is_some_and(|(_, fence)| {
+                let has = |lease: &HandedLease| {
+                    lease.fence == fence && lease.spans.iter().any(|span| span.contains(*offset))
+                };
+                leases.is_some_and(|leases| leases.iter().any(has))
+            });
         }
     }
 

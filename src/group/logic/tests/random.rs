@@ -38,10 +38,7 @@ fn play(world: &mut World, (what, who, number): Step) {
         33 => world.take_over(true),
         34 => world.take_over(false),
         35 => {
-            let now = world.at();
-            world.current.owner.hand_over(now);
-            world.advance(0);
-            world.settle_down();
+            world.hand_over();
             world.take_over(false);
         }
         36 | 37 => world.store(true, 1 + usize::from(number % 3)),

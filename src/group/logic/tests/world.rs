@@ -59,6 +59,8 @@ pub(super) struct World {
     given: BTreeMap<Fence, Vec<Span>>,
     seeks: BTreeMap<Ticket, u64>,
     pub done: Vec<Ticket>,
+    /// Leases that the last join listed.
+    pub listed: Vec<HandedLease>,
     pub failure: Option<String>,
 }
 
@@ -85,6 +87,7 @@ impl World {
             given: BTreeMap::new(),
             seeks: BTreeMap::new(),
             done: Vec::new(),
+            listed: Vec::new(),
             failure: None,
         };
         let ticket = world.ticket();
@@ -229,6 +232,7 @@ impl World {
 
     fn joined(&mut self, session: SessionId, leases: Vec<HandedLease>) {
         self.judge.taken_up(session, &leases);
+        self.listed.clone_from(&leases);
         let Some(worker) = self.workers.iter_mut().find(|worker| worker.session == session.0) else {
             return;
         };
@@ -375,12 +379,21 @@ impl World {
         self.tell(Input::Tick);
     }
 
+    /// The owner hands over, and everything is stored.
+    pub(super) fn hand_over(&mut self) {
+        let now = self.at();
+        self.current.owner.hand_over(now);
+        self.advance(0);
+        self.settle_down();
+    }
+
     /// The owner's process stops, or only stalls: another one takes over. Its members come back by themselves.
     pub(super) fn take_over(&mut self, keeps_former: bool) {
         let mut shard = if self.trimmed == 0 { Shard::new() } else { Shard::trimmed() };
         for (at, bytes) in self.log.iter().enumerate().skip(self.trimmed) {
             shard.apply(Offset::new(at as u64), bytes.len(), &decode(bytes).unwrap());
         }
+        self.judge.taken_over(shard.is_released().then(|| shard.handed_over()));
         let owner = Owner::begin(shard, self.at());
         let next = Replica { owner, outbox: Vec::new(), folded: self.log.len() };
         let former = std::mem::replace(&mut self.current, next);
