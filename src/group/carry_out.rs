@@ -32,6 +32,7 @@ impl Task {
             Output::DeadLetter { group, offset, deliveries } => self.dead_letter(group, offset, deliveries),
             Output::Joined { ticket, leases, .. } => self.joined(ticket, leases),
             Output::Lease(grant) => self.lease(&grant),
+            Output::Empty { stream } => self.tell(stream, Event::Left),
             Output::Revoked { stream, fence, spans, .. } => {
                 self.tell(stream, Event::Revoked { fence, spans })
             }
@@ -192,9 +193,7 @@ impl Task {
         let held = held.collect();
         let source = self.sources.get(&group).map(|source| (source.topic.clone(), source.progress.clone()));
         let answer = match (self.described(Some(group), Members::Without), source) {
-            (Ok(info), Some((topic, progress))) => {
-                Ok(Joined { info, stream, held, has_created, topic, progress })
-            }
+            (Ok(info), Some((topic, progress))) => Ok(Joined { info, held, has_created, topic, progress }),
             _ => Err(Error::NotFound),
         };
         // A caller that does not wait any more has no member to drop.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::info::{Info, Lag, MemberInfo, Status};
-use super::logic::{GroupId, GroupState, Input, SessionId};
+use super::logic::{GroupId, GroupState};
 use super::mailbox::Members;
 use super::shard::Task;
 use crate::record::Offset;
@@ -96,12 +96,5 @@ impl Task {
         let groups: std::collections::BTreeSet<GroupId> =
             self.streams.values().map(|stream| stream.group).filter(|id| sources.contains_key(id)).collect();
         groups.into_iter().for_each(|id| self.progressed(id));
-        let over: Vec<SessionId> =
-            self.detached.iter().copied().filter(|session| !self.owner.holds_leases(*session)).collect();
-        for session in over {
-            self.detached.remove(&session);
-            let ticket = self.unheard();
-            self.inputs.push_back(Input::Leave { ticket, session });
-        }
     }
 }

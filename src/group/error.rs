@@ -23,6 +23,14 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// The group has as many calls that wait for a lease as it may have.
+    #[error(
+        "the group has {limit} calls that wait for a lease, which is the most: ask again later, or by Consume"
+    )]
+    TooManyLeases {
+        /// The limit.
+        limit: usize,
+    },
     /// The session is not known, is of another group, or its grace is over.
     #[error("the session has ended: join without it")]
     SessionEnded,

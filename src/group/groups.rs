@@ -11,8 +11,8 @@ use super::error::Error;
 use super::events::{Event, Leased};
 use super::info::Info;
 use super::logic::{GroupId, GroupName, Outcome, SHARDS, SessionId, Settings, Span, shard_of};
-use super::mailbox::{Asker, Mailbox, Members, Message, Name, NewGroup, NewMember, Reopen, Reply};
-use super::member::{Member, gone};
+use super::mailbox::{Asker, Mailbox, Members, Message, Name, NewGroup, NewLease, NewMember, Reopen, Reply};
+use super::member::{Connection, Member, gone};
 use super::redrive::Search;
 use super::requests::{Create, Join, LeaseOnce, Redrive, Redriven, Settlement, Source};
 use super::shard::{Shared, Task};
@@ -28,11 +28,8 @@ use crate::topic::{self, From as StartFrom, Topics, resolve_from};
 const START_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for a shard to be handed over.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time in which records of a lease that was granted arrive, after the caller's own wait.
+/// Longest time in which what is being read arrives, after the caller's own wait.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// Shortest wait of a lease: until what the topic holds already was read.
-const WAIT_MIN: Duration = Duration::from_millis(100);
-
 /// A cheap handle to all groups.
 #[derive(Clone)]
 #[expect(missing_debug_implementations, reason = "topics have none")]
@@ -333,20 +330,22 @@ impl Groups {
             None => None,
         };
         let (events, received) = mpsc::unbounded_channel();
+        let shard = self.shard(shard_of(&name.topic, &name.group), missing).await?;
+        let shard = shard.ok_or(Error::NotFound)?;
+        let connection = Connection::of_member(shard.clone(), session);
         let new = NewMember {
-            name: name.clone(),
+            name,
             member: join.member,
             principal: join.principal,
             session,
+            stream: connection.stream,
             is_resumed,
             create,
             has_created: false,
             events,
         };
-        let shard = self.shard(shard_of(&name.topic, &name.group), missing).await?;
-        let shard = shard.ok_or(Error::NotFound)?;
         let joined = ask(&shard, |reply| Message::Join(new, reply)).await?;
-        Ok(Member::new(joined, session, shard, received))
+        Ok(Member::new(joined, connection, received))
     }
 
     /// Leases records without an open call; none if none came in time.
@@ -354,40 +353,33 @@ impl Groups {
     /// # Errors
     /// There is no such group.
     pub async fn lease(&self, once: LeaseOnce) -> Result<Vec<Leased>> {
-        let LeaseOnce { topic, group, member, principal, records, bytes, wait } = once;
-        let join = Join { topic, group, member, principal, session: None, create: None };
-        let mut member = self.join(join).await?;
-        member.credit(records, bytes);
+        let LeaseOnce { topic, group, records, bytes, wait } = once;
+        let name = name(&topic, &group);
+        let shard = self.shard(shard_of(&topic, &group), Missing::Leave).await?.ok_or(Error::NotFound)?;
+        let (events, mut received) = mpsc::unbounded_channel();
+        let call = Connection::of_lease(shard.clone(), new_session()?);
+        let (session, stream) = (call.session, call.stream);
+        let new = NewLease { name, session, stream, records, bytes, events };
+        ask(&shard, |reply| Message::LeaseOnce(new, reply)).await?;
         let shutdown = self.0.topics.shutdown_signal();
-        let first = async {
-            loop {
-                match std::future::poll_fn(|cx| member.poll_next(cx)).await {
-                    Event::Lease(leased) => return Ok(leased),
-                    Event::Ended(error) => return Err(error),
-                    _ => {}
-                }
+        let first = tokio::select! {
+            first = received.recv() => first,
+            () = shutdown.cancelled() => return Err(topic::Error::Draining.into()),
+            () = tokio::time::sleep(wait) => {
+                call.send(Message::StopWaiting { session, stream });
+                let read = tokio::time::timeout(ARRIVAL_TIMEOUT, received.recv()).await;
+                read.unwrap_or(Some(Event::Left))
             }
         };
-        let wait = wait.max(WAIT_MIN);
-        let leased = tokio::select! {
-            first = first => vec![first?],
-            () = tokio::time::sleep(wait) => Vec::new(),
-            () = shutdown.cancelled() => return Err(topic::Error::Draining.into()),
-        };
-        if leased.is_empty() {
-            // What was granted meanwhile is given back, uncounted.
-            member.leave();
-            let left = async {
-                while !matches!(
-                    std::future::poll_fn(|cx| member.poll_next(cx)).await,
-                    Event::Left | Event::Ended(_)
-                ) {}
-            };
-            let _ = tokio::time::timeout(ARRIVAL_TIMEOUT, left).await;
-        } else {
-            member.detach();
+        match first {
+            Some(Event::Lease(leased)) => {
+                call.close();
+                Ok(vec![leased])
+            }
+            Some(Event::Ended(error)) => Err(error),
+            Some(_) => Ok(Vec::new()),
+            None => Err(gone()),
         }
-        Ok(leased)
     }
 
     /// Settles a lease of any call. What is settled is durable.

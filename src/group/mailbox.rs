@@ -42,6 +42,7 @@ pub(super) struct NewMember {
     pub member: Box<str>,
     pub principal: Arc<str>,
     pub session: SessionId,
+    pub stream: u64,
     /// True if the session is that of an earlier call.
     pub is_resumed: bool,
     /// The group to create if there is none.
@@ -51,10 +52,19 @@ pub(super) struct NewMember {
     pub events: mpsc::UnboundedSender<Event>,
 }
 
+/// A call that gets one lease.
+pub(super) struct NewLease {
+    pub name: Name,
+    pub session: SessionId,
+    pub stream: u64,
+    pub records: u64,
+    pub bytes: u64,
+    pub events: mpsc::UnboundedSender<Event>,
+}
+
 /// Answer to a join.
 pub(super) struct Joined {
     pub info: Info,
-    pub stream: u64,
     pub held: Vec<Held>,
     pub has_created: bool,
     pub topic: Arc<dyn TopicLog>,
@@ -91,6 +101,18 @@ pub(super) enum Message {
     /// Opens records again that were given up.
     Redrive(Name, Reopen, Reply<u64>),
     Join(NewMember, Reply<Joined>),
+    /// Waits for one lease, which is the first event. [`Event::Left`] says that there is none.
+    LeaseOnce(NewLease, Reply<()>),
+    /// A call waits no longer than for what is being read.
+    StopWaiting {
+        session: SessionId,
+        stream: u64,
+    },
+    /// A call has ended without its lease.
+    Cancel {
+        session: SessionId,
+        stream: u64,
+    },
     Credit {
         session: SessionId,
         stream: u64,
@@ -105,11 +127,6 @@ pub(super) enum Message {
     },
     /// The stream ended.
     Cut {
-        session: SessionId,
-        stream: u64,
-    },
-    /// The stream ended, and what its session holds is kept until it is settled or its deadline.
-    Detach {
         session: SessionId,
         stream: u64,
     },

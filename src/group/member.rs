@@ -1,6 +1,6 @@
 //! A member of a group: its requests go to the group's owner, and its events come back.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,22 +17,65 @@ use super::token::Token;
 use crate::record::Offset;
 use crate::storage::{self, Stored};
 
+/// A call's place at the task of a shard, which is told if the call ends early.
+pub(super) struct Connection {
+    pub session: SessionId,
+    /// Number of the call's stream. No other stream of this process has it.
+    pub stream: u64,
+    shard: Mailbox,
+    /// What the task is told when this is dropped.
+    at_end: Option<Message>,
+}
+
+/// Number of the last stream.
+static STREAMS: AtomicU64 = AtomicU64::new(0);
+
+impl Connection {
+    /// A place for a member. Its session goes on for the group's grace when it is dropped.
+    pub(super) fn of_member(shard: Mailbox, session: SessionId) -> Self {
+        let stream = STREAMS.fetch_add(1, Ordering::Relaxed);
+        Self { session, stream, shard, at_end: Some(Message::Cut { session, stream }) }
+    }
+
+    /// A place for a call that gets one lease.
+    pub(super) fn of_lease(shard: Mailbox, session: SessionId) -> Self {
+        let stream = STREAMS.fetch_add(1, Ordering::Relaxed);
+        Self { session, stream, shard, at_end: Some(Message::Cancel { session, stream }) }
+    }
+
+    pub(super) fn send(&self, message: Message) {
+        // A task that ended has told the call.
+        let _ = self.shard.send(message);
+    }
+
+    /// Ends the call without a word: it has its lease.
+    pub(super) fn close(mut self) {
+        self.at_end = None;
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(message) = self.at_end.take() {
+            self.send(message);
+        }
+    }
+}
+
 /// A member with an open call. Dropping it is a cut: its session goes on for the group's grace.
 pub struct Member {
     joined: Joined,
-    session: SessionId,
-    shard: Mailbox,
+    connection: Connection,
     events: mpsc::UnboundedReceiver<Event>,
 }
 
 impl Member {
     pub(super) const fn new(
         joined: Joined,
-        session: SessionId,
-        shard: Mailbox,
+        connection: Connection,
         events: mpsc::UnboundedReceiver<Event>,
     ) -> Self {
-        Self { joined, session, shard, events }
+        Self { joined, connection, events }
     }
 
     /// The group as it was at the join, without its members.
@@ -44,7 +87,7 @@ impl Member {
     /// Session of the member.
     #[must_use]
     pub const fn session(&self) -> SessionId {
-        self.session
+        self.connection.session
     }
 
     /// Leases that the session held at the join.
@@ -71,23 +114,27 @@ impl Member {
     /// Sets how many records and bytes the member may hold. They never fall.
     pub fn credit(&mut self, records: u64, bytes: u64) {
         let (session, stream) = self.id();
-        self.send(Message::Credit { session, stream, records, bytes });
+        self.connection.send(Message::Credit { session, stream, records, bytes });
     }
 
     /// Settles a lease; [`Event::Settled`] answers with the same number. The caller bounds those that are not answered.
     pub fn settle(&mut self, number: u64, token: Token, settlement: Settlement) {
-        self.send(Message::Settle(token, settlement, Asker::Member(self.joined.stream, number)));
+        self.connection.send(Message::Settle(
+            token,
+            settlement,
+            Asker::Member(self.connection.stream, number),
+        ));
     }
 
     /// Extends a lease; [`Event::Extended`] answers with the same number.
     pub fn extend(&mut self, number: u64, token: Token, time: Option<Duration>) {
-        self.send(Message::Extend(token, time, Asker::Member(self.joined.stream, number)));
+        self.connection.send(Message::Extend(token, time, Asker::Member(self.connection.stream, number)));
     }
 
     /// Leaves the group; [`Event::Left`] is the answer.
     pub fn leave(&mut self) {
         let (session, stream) = self.id();
-        self.send(Message::Leave { session, stream });
+        self.connection.send(Message::Leave { session, stream });
     }
 
     /// Polls for the next event. Pending for ever after the last one.
@@ -95,39 +142,20 @@ impl Member {
         match self.events.poll_recv(cx) {
             Poll::Ready(Some(event)) => Poll::Ready(event),
             // The task of the shard ended without a word.
-            Poll::Ready(None) if !self.shard.is_closed() => Poll::Pending,
+            Poll::Ready(None) if !self.connection.shard.is_closed() => Poll::Pending,
             Poll::Ready(None) => Poll::Ready(Event::Ended(gone())),
             Poll::Pending => Poll::Pending,
         }
     }
 
-    /// Ends the stream. What the session holds is kept until it is settled or its deadline.
-    pub(super) fn detach(self) {
-        let (session, stream) = self.id();
-        self.send(Message::Detach { session, stream });
-    }
-
     const fn id(&self) -> (SessionId, u64) {
-        (self.session, self.joined.stream)
-    }
-
-    fn send(&self, message: Message) {
-        // A task that ended has told the member.
-        let _ = self.shard.send(message);
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        let (session, stream) = self.id();
-        // Of no effect after a detach.
-        self.send(Message::Cut { session, stream });
+        (self.connection.session, self.connection.stream)
     }
 }
 
 impl std::fmt::Debug for Member {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Member").field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("Member").field("session", &self.connection.session).finish_non_exhaustive()
     }
 }
 

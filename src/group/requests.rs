@@ -40,10 +40,6 @@ pub struct LeaseOnce {
     pub topic: TopicName,
     /// Name of the group.
     pub group: GroupName,
-    /// Name of the member for people.
-    pub member: Box<str>,
-    /// Principal of the caller.
-    pub principal: Arc<str>,
     /// Most records; at least 1.
     pub records: u64,
     /// Most bytes; a single larger record comes alone.

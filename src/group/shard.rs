@@ -1,7 +1,7 @@
 //! The task of a shard: it feeds the shard's owner with messages, stored commands, records and time, and carries out what
 //! the owner decides.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -56,6 +56,8 @@ pub(super) struct Stream {
     pub events: mpsc::UnboundedSender<Event>,
     pub session: SessionId,
     pub group: GroupId,
+    /// True for a call that gets one lease: its first event is its last.
+    pub is_once: bool,
     /// Events that wait for the records of an earlier lease to be read, in order.
     pub outbox: VecDeque<Outgoing>,
 }
@@ -130,11 +132,8 @@ pub(super) struct Task {
     pub sources: HashMap<GroupId, Source>,
     next_ticket: u64,
     pub waiting: HashMap<Ticket, Waiting>,
-    next_stream: u64,
     pub streams: HashMap<u64, Stream>,
     pub sessions: HashMap<SessionId, Session>,
-    /// Sessions without a call that last until their leases end.
-    pub detached: BTreeSet<SessionId>,
     next_sweep: Instant,
     /// Reasons of failures, by group and first offset, with the end of the offsets.
     pub reasons: BTreeMap<(GroupId, u64), (u64, Box<str>)>,
@@ -176,10 +175,8 @@ impl Task {
             sources: HashMap::new(),
             next_ticket: 1,
             waiting: HashMap::new(),
-            next_stream: 1,
             streams: HashMap::new(),
             sessions: HashMap::new(),
-            detached: BTreeSet::new(),
             next_sweep: Instant::now(),
             reasons: BTreeMap::new(),
             reasons_by_age: VecDeque::new(),
@@ -319,17 +316,26 @@ impl Task {
         Ticket(self.next_ticket)
     }
 
-    /// A new name of a stream.
-    pub(super) const fn stream(&mut self) -> u64 {
-        self.next_stream += 1;
-        self.next_stream
-    }
-
     /// Sends an event to a stream that is still open, after those that wait.
     pub(super) fn tell(&mut self, stream: u64, event: Event) {
-        if let Some(stream) = self.streams.get_mut(&stream) {
-            stream.outbox.push_back(Outgoing::Ready(event));
-            stream.flush();
+        if let Some(open) = self.streams.get_mut(&stream) {
+            open.outbox.push_back(Outgoing::Ready(event));
+            self.flush(stream);
+        }
+    }
+
+    /// Sends what waits for nothing any more.
+    fn flush(&mut self, stream: u64) {
+        let Some(open) = self.streams.get_mut(&stream) else { return };
+        while matches!(open.outbox.front(), Some(Outgoing::Ready(_))) {
+            if let Some(Outgoing::Ready(event)) = open.outbox.pop_front() {
+                // A call that is dropped has told so.
+                let _ = open.events.send(event);
+            }
+            if open.is_once {
+                self.streams.remove(&stream);
+                return;
+            }
         }
     }
 
@@ -344,34 +350,29 @@ impl Task {
 
     /// Sends a lease in its place, or gives the place up.
     pub(super) fn resolve(&mut self, stream: u64, fence: Fence, event: Option<Event>) {
-        let Some(stream) = self.streams.get_mut(&stream) else { return };
-        match (stream.place_of(fence), event) {
+        let Some(open) = self.streams.get_mut(&stream) else { return };
+        match (open.place_of(fence), event) {
             (Some(place), Some(event)) => {
-                if let Some(waiting) = stream.outbox.get_mut(place) {
+                if let Some(waiting) = open.outbox.get_mut(place) {
                     *waiting = Outgoing::Ready(event);
                 }
             }
-            (Some(place), None) => drop(stream.outbox.remove(place)),
-            (None, Some(event)) => stream.outbox.push_back(Outgoing::Ready(event)),
+            (Some(place), None) => drop(open.outbox.remove(place)),
+            (None, Some(event)) => open.outbox.push_back(Outgoing::Ready(event)),
             (None, None) => {}
         }
-        stream.flush();
+        self.flush(stream);
     }
 }
 
 impl Stream {
-    fn place_of(&self, fence: Fence) -> Option<usize> {
-        self.outbox.iter().position(|waiting| matches!(waiting, Outgoing::Reading(of) if *of == fence))
+    /// A member's stream.
+    pub(super) fn new(events: mpsc::UnboundedSender<Event>, session: SessionId, group: GroupId) -> Self {
+        Self { events, session, group, is_once: false, outbox: VecDeque::new() }
     }
 
-    /// Sends what waits for nothing any more.
-    fn flush(&mut self) {
-        while matches!(self.outbox.front(), Some(Outgoing::Ready(_))) {
-            if let Some(Outgoing::Ready(event)) = self.outbox.pop_front() {
-                // A member that is dropped sends a cut.
-                let _ = self.events.send(event);
-            }
-        }
+    fn place_of(&self, fence: Fence) -> Option<usize> {
+        self.outbox.iter().position(|waiting| matches!(waiting, Outgoing::Reading(of) if *of == fence))
     }
 }
 
@@ -406,6 +407,7 @@ impl Message {
             Self::Delete(_, _, reply) => drop(reply.send(Err(error))),
             Self::Redrive(_, _, reply) => drop(reply.send(Err(error))),
             Self::Join(_, reply) => drop(reply.send(Err(error))),
+            Self::LeaseOnce(_, reply) => drop(reply.send(Err(error))),
             Self::Settle(_, _, Asker::Call(reply)) => drop(reply.send(Err(error))),
             Self::Extend(_, _, Asker::Call(reply)) => drop(reply.send(Err(error))),
             Self::Close(closed) => drop(closed.send(())),
@@ -414,7 +416,8 @@ impl Message {
             | Self::Credit { .. }
             | Self::Leave { .. }
             | Self::Cut { .. }
-            | Self::Detach { .. } => {}
+            | Self::StopWaiting { .. }
+            | Self::Cancel { .. } => {}
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Messages to the task of a shard, and what it does with each.
 
-use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,7 +8,9 @@ use super::error::Error;
 use super::events::Event;
 use super::info::Info;
 use super::logic::{self, About, GroupId, Input, Outcome, SessionId, Settings, Span, Ticket};
-use super::mailbox::{Asker, Joined, Members, Message, Name, NewGroup, NewMember, Outcomes, Reopen, Reply};
+use super::mailbox::{
+    Asker, Joined, Members, Message, Name, NewGroup, NewLease, NewMember, Outcomes, Reopen, Reply,
+};
 use super::requests::Settlement;
 use super::shard::{Session, Stream, Task, Waiting};
 use super::token::Token;
@@ -18,6 +19,8 @@ use crate::storage::{self, Stored};
 use crate::topic::Cause;
 use tokio::time::Instant;
 
+/// Most calls of a group that wait for one lease each.
+const LEASES_WAITING_MAX: usize = 10_000;
 /// Most reasons of failures that a shard remembers for dead letters.
 const REASONS_MAX: usize = 10_000;
 
@@ -67,7 +70,14 @@ impl Task {
                     self.inputs.push_back(Input::Cut { session, stream });
                 }
             }
-            Message::Detach { session, stream } => self.detach(session, stream),
+            Message::LeaseOnce(new, reply) => self.lease_once(new, reply),
+            Message::StopWaiting { session, stream } => {
+                self.inputs.push_back(Input::StopWaiting { session, stream });
+            }
+            Message::Cancel { session, stream } => {
+                self.streams.remove(&stream);
+                self.inputs.push_back(Input::Cut { session, stream });
+            }
             Message::Close(closed) => self.close(closed),
         }
     }
@@ -201,6 +211,10 @@ impl Task {
 
     /// Makes a stream a member.
     pub(super) fn join(&mut self, mut new: NewMember, reply: Reply<Joined>) {
+        if reply.is_closed() {
+            // The call ended while its group was being created, and its cut came before this.
+            return;
+        }
         let id = match (self.find(&new.name), new.create.take()) {
             (Some(id), _) => id,
             (None, Some(create)) => {
@@ -227,11 +241,9 @@ impl Task {
         if !is_known && self.owner.member_count(id) >= limit {
             return drop(reply.send(Err(Error::TooManyMembers { limit })));
         }
-        let stream = self.stream();
+        let stream = new.stream;
         let since = self.replace_stream(session, stream).unwrap_or_else(Instant::now);
-        self.detached.remove(&session);
-        self.streams
-            .insert(stream, Stream { events: new.events, session, group: id, outbox: VecDeque::new() });
+        self.streams.insert(stream, Stream::new(new.events, session, id));
         let (member, principal) = (new.member, new.principal);
         self.sessions.insert(session, Session { member, principal, since, stream, group: id });
         let ticket = self.ticket(Waiting::Joined { stream, has_created: new.has_created, reply });
@@ -248,18 +260,21 @@ impl Task {
         Some(since)
     }
 
-    fn detach(&mut self, session: SessionId, stream: u64) {
-        if self.streams.remove(&stream).is_none() {
+    /// Lets a call wait for one lease.
+    fn lease_once(&mut self, new: NewLease, reply: Reply<()>) {
+        let Some(group) = self.find(&new.name) else { return drop(reply.send(Err(Error::NotFound))) };
+        if self.creating.contains_key(&group) {
+            return self.defer(group, Message::LeaseOnce(new, reply));
+        }
+        if self.owner.waiting_count(group) >= LEASES_WAITING_MAX {
+            return drop(reply.send(Err(Error::TooManyLeases { limit: LEASES_WAITING_MAX })));
+        }
+        if reply.send(Ok(())).is_err() {
             return;
         }
-        let Some(known) = self.sessions.get(&session) else { return };
-        // A stream without credit, which gets nothing more.
-        let (group, stream, ticket) = (known.group, self.stream(), self.unheard());
-        if let Some(known) = self.sessions.get_mut(&session) {
-            known.stream = stream;
-        }
-        self.detached.insert(session);
-        self.inputs.push_back(Input::Join { ticket, group, session, stream });
+        let NewLease { session, stream, records, bytes, events, .. } = new;
+        self.streams.insert(stream, Stream { is_once: true, ..Stream::new(events, session, group) });
+        self.inputs.push_back(Input::LeaseOnce { group, session, stream, records, bytes });
     }
 
     /// Returns true if the group that a token names is the one of its id.

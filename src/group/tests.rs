@@ -204,19 +204,47 @@ async fn a_nacked_record_comes_again_and_one_given_up_goes_to_the_dead_letter_to
     }
 }
 
+/// A call that ends before its answer gives back what it was leased, and leaves nothing behind.
+#[tokio::test]
+async fn a_unary_lease_that_is_cancelled_is_free_at_once() {
+    let world = World::new().await;
+    world.groups.create(&topic(), &group(), From::Start(Start::Earliest), Settings::default()).await.unwrap();
+    let once = || LeaseOnce {
+        topic: topic(),
+        group: group(),
+        records: 2,
+        bytes: 1 << 20,
+        wait: Duration::from_secs(60),
+    };
+    let waits = tokio::spawn({
+        let groups = world.groups.clone();
+        async move { groups.lease(once()).await }
+    });
+    let mut second = Box::pin(world.groups.lease(once()));
+    // Both wait: their calls are with the owner.
+    assert!(poll_fn(|cx| std::task::Poll::Ready(second.as_mut().poll(cx).is_pending())).await);
+    let info = world.groups.get(&topic(), &group()).await.unwrap();
+    assert_eq!((info.status.member_count, info.status.members.len()), (0, 0));
+    waits.abort();
+    assert!(waits.await.unwrap_err().is_cancelled());
+    world.log.put("orders", &["a", "b"]);
+    let leased = second.await.unwrap();
+    assert_eq!((offsets(&leased[0]), leased[0].redeliveries.len()), (vec![0, 1], 0));
+    let mut member = world.join(Settings::default()).await;
+    member.credit(10, 1 << 20);
+    let token = Token::decode(&leased[0].token).unwrap();
+    let acts = vec![(span(0, 1), Act::Ack), (span(1, 2), Act::Return)];
+    world.groups.settle(token, Settlement { acts, reasons: Vec::new() }).await.unwrap();
+    let again = lease(&mut member).await;
+    assert_eq!((offsets(&again), again.redeliveries.len()), (vec![1], 0));
+}
+
 #[tokio::test]
 async fn a_unary_lease_lasts_without_a_call_and_its_session_ends_with_it() {
     let world = World::new().await;
     world.groups.create(&topic(), &group(), From::Start(Start::Earliest), Settings::default()).await.unwrap();
-    let once = |records| LeaseOnce {
-        topic: topic(),
-        group: group(),
-        member: "job".into(),
-        principal: Arc::from(""),
-        records,
-        bytes: 1 << 20,
-        wait: Duration::from_millis(50),
-    };
+    let once =
+        |records| LeaseOnce { topic: topic(), group: group(), records, bytes: 1 << 20, wait: Duration::ZERO };
     assert!(world.groups.lease(once(1)).await.unwrap().is_empty());
     world.log.put("orders", &["a", "b", "c"]);
     let leased = world.groups.lease(once(2)).await.unwrap();

@@ -195,7 +195,9 @@ fn of_group(error: &group::Error) -> Verdict {
         Error::NotFound => (Code::NotFound, Reason::GroupNotFound, None),
         Error::Exists => (Code::AlreadyExists, Reason::GroupExists, None),
         Error::TooMany { .. } => (Code::FailedPrecondition, Reason::GroupLimit, None),
-        Error::TooManyMembers { .. } => (Code::ResourceExhausted, Reason::MemberLimit, between(1000, 3000)),
+        Error::TooManyMembers { .. } | Error::TooManyLeases { .. } => {
+            (Code::ResourceExhausted, Reason::MemberLimit, between(1000, 3000))
+        }
         Error::SessionEnded => (Code::FailedPrecondition, Reason::SessionEnded, None),
         Error::SessionTaken => (Code::FailedPrecondition, Reason::SessionTaken, None),
         Error::OrderFixed => (Code::InvalidArgument, Reason::InvalidField, None),
@@ -370,6 +372,9 @@ fn add_particulars(error: &Error, context: &Context, details: &mut ErrorDetails)
         }
         Error::Group(group::Error::TooManyMembers { .. }) => {
             details.add_quota_failure_violation("members", error.to_string());
+        }
+        Error::Group(group::Error::TooManyLeases { .. }) => {
+            details.add_quota_failure_violation("waiting leases", error.to_string());
         }
         Error::Group(group::Error::OrderFixed) => {
             details.add_bad_request_violation("group.settings.order", error.to_string());

@@ -4,7 +4,7 @@ use super::command::{About, Effect, HandedLease};
 use super::event::{Now, Outcome, Output, Refusal, Ticket};
 use super::ids::{Fence, GroupId, SessionId, Span};
 use super::lanes::MemberId;
-use super::lease::{Lease, Timer};
+use super::lease::{Kind, Lease, Timer};
 use super::owner::{Owner, Then};
 use super::settings::Settings;
 use super::state::GroupState;
@@ -88,6 +88,7 @@ impl Owner {
                 member.used = (0, 0);
             }
             self.refresh(member);
+            self.forget_served(member);
         }
         self.forget_unfolded(group);
         if self.at_work(group).is_none() {
@@ -219,15 +220,19 @@ impl Owner {
         }
     }
 
-    /// The member of a session that was handed over. It ends unless a stream takes it up within the group's grace.
+    /// The member of a session that was handed over, which ends unless a stream takes it up within the group's grace; or a
+    /// call that got one lease, which goes on until its deadline.
     fn returning(&mut self, group: GroupId, session: SessionId) -> MemberId {
         if let Some(id) = self.sessions.get(&session) {
             return *id;
         }
+        if session == SessionId::NONE {
+            return self.add_member(Kind::Once, group, session);
+        }
         let grace = self.shard.group(group).map_or(0, |state| state.about.settings.session_grace_ms);
-        let (id, ends) = (self.add_member(group, session), self.now.millis + grace);
+        let (id, ends) = (self.add_member(Kind::Away, group, session), self.now.millis + grace);
         if let Some(member) = self.members.get_mut(&id) {
-            (member.is_away, member.ends) = (true, ends);
+            member.ends = ends;
         }
         self.set_timer(ends, Timer::Session(id));
         id

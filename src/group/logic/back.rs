@@ -104,10 +104,12 @@ impl Owner {
         let Some(lease) = self.leases.get(&fence).filter(is_empty) else {
             return;
         };
-        if let Some(member) = self.members.get_mut(&lease.member) {
+        let id = lease.member;
+        if let Some(member) = self.members.get_mut(&id) {
             member.leases.remove(&fence);
         }
         self.leases.remove(&fence);
+        self.forget_served(id);
     }
 
     /// Tells a member that is connected that it lost records.
@@ -177,6 +179,7 @@ impl Owner {
         self.tell_revoked(lease.group, lease.member, fence, spans);
         let ended = lease.items.into_iter().map(|item| (item, ending)).collect();
         self.take_back(lease.group, lease.member, ended);
+        self.forget_served(lease.member);
     }
 
     /// The deadline of a lease has come, unless it was extended.

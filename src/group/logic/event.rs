@@ -97,7 +97,27 @@ pub enum Input {
         /// Number of bytes.
         bytes: u64,
     },
-    /// A member's stream ended.
+    /// A call waits for one lease, without a session. Credit comes with it.
+    LeaseOnce {
+        /// The group.
+        group: GroupId,
+        /// A session that nobody else has, by which the call is cut.
+        session: SessionId,
+        /// The call, by a number of the caller.
+        stream: u64,
+        /// Most records.
+        records: u64,
+        /// Most bytes; a single larger record comes alone.
+        bytes: u64,
+    },
+    /// A call waits no longer than for what is being read: [`Output::Empty`] says that nothing came.
+    StopWaiting {
+        /// The session.
+        session: SessionId,
+        /// The call, by a number of the caller.
+        stream: u64,
+    },
+    /// A member's stream ended. A call for one lease gives back what it got.
     Cut {
         /// The session.
         session: SessionId,
@@ -246,6 +266,11 @@ pub enum Output {
     },
     /// A member gets records.
     Lease(Grant),
+    /// A call gets no lease.
+    Empty {
+        /// The call, by a number of the caller.
+        stream: u64,
+    },
     /// A member has lost these records, though it may be busy with them.
     Revoked {
         /// The session.

@@ -34,6 +34,7 @@ impl Owner {
             before = Some(member);
         }
         self.read(group);
+        self.answer_empty(group);
     }
 
     /// The next member to get records that anyone may have; none if there are none.
@@ -91,6 +92,7 @@ impl Owner {
         self.leases
             .insert(fence, Lease { group, member: id, deadline, latest, items, handed_over: Vec::new() });
         self.set_timer(deadline, Timer::Lease(fence));
+        self.served(group, id);
         self.say(Output::Lease(Grant { session, stream, group, fence, spans, records: count, left_ms }));
         true
     }
@@ -113,8 +115,8 @@ impl Owner {
         self.refresh(id);
     }
 
-    /// A member's credit in bytes does not suffice for the next record: it is listed again when it has more.
-    fn unlist_member(&mut self, id: MemberId) {
+    /// Lists a member as hungry no more, until [`Self::refresh`].
+    pub(super) fn unlist_member(&mut self, id: MemberId) {
         let Some(member) = self.members.get_mut(&id) else {
             return;
         };

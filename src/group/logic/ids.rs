@@ -96,6 +96,11 @@ impl Fence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u128);
 
+impl SessionId {
+    /// Stored for a lease that was given without a session.
+    pub const NONE: Self = Self(0);
+}
+
 /// Hash of a record's key. Two keys with the same hash are handled as one key, which costs speed only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyHash(pub u64);

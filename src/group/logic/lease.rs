@@ -5,9 +5,21 @@ use std::collections::BTreeSet;
 use super::ids::{Fence, GroupId, SessionId, Span};
 use super::lanes::{Item, LaneId, MemberId};
 
-/// A member's session.
+/// The way in which a member takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A session that some stream opened or took up in this term.
+    Session,
+    /// A session that was handed over and is not taken up yet. What it holds ends uncounted.
+    Away,
+    /// A call that gets one lease. It is no member in the eyes of people, and ends with its lease.
+    Once,
+}
+
+/// A holder of leases: a member's session, or a call that gets one lease.
 #[derive(Debug)]
 pub(super) struct Member {
+    pub kind: Kind,
     pub session: SessionId,
     pub group: GroupId,
     /// Its newest stream; none while it is cut off.
@@ -19,16 +31,15 @@ pub(super) struct Member {
     /// Records and bytes that it holds.
     pub used: (u64, u64),
     pub leases: BTreeSet<Fence>,
-    /// True from a handover until a stream takes the session up: what it holds meanwhile ends uncounted.
-    pub is_away: bool,
     /// Share of its credit under which it is listed as hungry.
     pub listed: Option<u64>,
 }
 
 impl Member {
     /// A member without a stream, credit or leases.
-    pub(super) const fn new(group: GroupId, session: SessionId) -> Self {
+    pub(super) const fn new(kind: Kind, group: GroupId, session: SessionId) -> Self {
         Self {
+            kind,
             session,
             group,
             stream: None,
@@ -36,7 +47,6 @@ impl Member {
             credit: (0, 0),
             used: (0, 0),
             leases: BTreeSet::new(),
-            is_away: false,
             listed: None,
         }
     }

@@ -1,8 +1,9 @@
 //! The load of a group and its members, for people.
 
 use super::ids::{GroupId, SessionId};
-use super::lease::Member;
+use super::lease::{Kind, Member};
 use super::owner::Owner;
+use super::working::Working;
 
 /// The load of a group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,14 +54,15 @@ impl Owner {
     /// Number of members of a group.
     #[must_use]
     pub fn member_count(&self, group: GroupId) -> usize {
-        self.groups.get(&group).map_or(0, |working| working.members.len())
+        self.groups.get(&group).map_or(0, Working::sessions)
     }
 
     /// The members of a group.
     pub fn members(&self, group: GroupId) -> impl Iterator<Item = MemberLoad> {
         let ids = self.groups.get(&group).into_iter().flat_map(|working| &working.members);
         let lease_max = self.shard.group(group).map_or(0, |state| state.about.settings.lease_max_ms);
-        ids.filter_map(|id| self.members.get(id)).map(move |member| self.member_load(member, lease_max))
+        let members = ids.filter_map(|id| self.members.get(id)).filter(|member| member.kind != Kind::Once);
+        members.map(move |member| self.member_load(member, lease_max))
     }
 
     fn member_load(&self, member: &Member, lease_max_ms: u64) -> MemberLoad {
@@ -80,12 +82,5 @@ impl Owner {
     pub fn knows_session(&self, session: SessionId, group: GroupId) -> bool {
         let member = self.sessions.get(&session).and_then(|id| self.members.get(id));
         member.is_some_and(|member| member.group == group)
-    }
-
-    /// Returns true if a session holds leases.
-    #[must_use]
-    pub fn holds_leases(&self, session: SessionId) -> bool {
-        let member = self.sessions.get(&session).and_then(|id| self.members.get(id));
-        member.is_some_and(|member| !member.leases.is_empty())
     }
 }

@@ -5,7 +5,7 @@ use super::command::HandedLease;
 use super::event::{Output, Refusal, Ticket};
 use super::ids::{Fence, GroupId, SessionId, Span};
 use super::lanes::MemberId;
-use super::lease::{Lease, Member, Timer};
+use super::lease::{Kind, Lease, Member, Timer};
 use super::owner::{Owner, push_span, spans_of};
 
 /// Most members of a group.
@@ -17,22 +17,22 @@ impl Owner {
         let Some(working) = self.at_work(group) else {
             return self.say(Output::Refused { ticket, reason: Refusal::NoSuchGroup });
         };
-        let is_full = working.members.len() >= MEMBERS_MAX;
+        let is_full = working.sessions() >= MEMBERS_MAX;
         let id = match self.sessions.get(&session) {
             Some(id) => *id,
             None if is_full => {
                 return self.say(Output::Refused { ticket, reason: Refusal::TooManyMembers });
             }
-            None => self.add_member(group, session),
+            None => self.add_member(Kind::Session, group, session),
         };
         let Some(member) = self.members.get_mut(&id) else {
             return;
         };
-        if member.group != group {
+        if member.group != group || member.kind == Kind::Once {
             return self.say(Output::Refused { ticket, reason: Refusal::OtherGroup });
         }
         // The newest stream of a session wins, and says anew what it has credit for.
-        (member.stream, member.credit, member.is_away) = (Some(stream), (0, 0), false);
+        (member.stream, member.credit, member.kind) = (Some(stream), (0, 0), Kind::Session);
         let fences: Vec<Fence> = member.leases.iter().copied().collect();
         let leases = fences.iter().filter_map(|&fence| self.described(fence)).collect();
         self.say(Output::Joined { ticket, session, leases });
@@ -41,21 +41,39 @@ impl Owner {
     }
 
     /// Adds a member without a stream.
-    pub(super) fn add_member(&mut self, group: GroupId, session: SessionId) -> MemberId {
+    pub(super) fn add_member(&mut self, kind: Kind, group: GroupId, session: SessionId) -> MemberId {
         let id = MemberId(self.next_member);
         self.next_member += 1;
-        self.sessions.insert(session, id);
-        self.members.insert(id, Member::new(group, session));
+        if session != SessionId::NONE {
+            self.sessions.insert(session, id);
+        }
+        self.members.insert(id, Member::new(kind, group, session));
         if let Some(working) = self.groups.get_mut(&group) {
             working.members.insert(id);
+            working.calls += usize::from(kind == Kind::Once);
         }
         id
+    }
+
+    /// Removes a member that holds nothing.
+    pub(super) fn remove_member(&mut self, id: MemberId) {
+        self.unlist_member(id);
+        let Some(member) = self.members.remove(&id) else {
+            return;
+        };
+        self.sessions.remove(&member.session);
+        if let Some(working) = self.groups.get_mut(&member.group) {
+            working.members.remove(&id);
+            working.waiting.remove(&id);
+            working.calls -= usize::from(member.kind == Kind::Once);
+        }
     }
 
     /// A lease as it is handed over; none if it holds nothing.
     pub(super) fn described(&self, fence: Fence) -> Option<HandedLease> {
         let lease = self.leases.get(&fence)?;
-        let session = self.members.get(&lease.member)?.session;
+        let member = self.members.get(&lease.member)?;
+        let session = if member.kind == Kind::Once { SessionId::NONE } else { member.session };
         let left_ms = lease.deadline.saturating_sub(self.now.millis);
         let spans = self.spans_held(lease);
         let group = lease.group;
@@ -83,7 +101,7 @@ impl Owner {
     }
 
     /// The member of a session, if `stream` is the newest one of the session.
-    fn member_of(&mut self, session: SessionId, stream: u64) -> Option<(MemberId, &mut Member)> {
+    pub(super) fn member_of(&mut self, session: SessionId, stream: u64) -> Option<(MemberId, &mut Member)> {
         let id = *self.sessions.get(&session)?;
         let member = self.members.get_mut(&id).filter(|member| member.stream == Some(stream))?;
         Some((id, member))
@@ -95,6 +113,9 @@ impl Owner {
         let Some((id, member)) = self.member_of(session, stream) else {
             return;
         };
+        if member.kind == Kind::Once {
+            return self.end_session(id, Ending::Returned);
+        }
         let group = member.group;
         member.stream = None;
         self.refresh(id);
@@ -115,7 +136,7 @@ impl Owner {
 
     /// The end of a lease of which its member let the time run out. A handover counts no delivery.
     pub(super) fn failure_of(&self, id: MemberId) -> Ending {
-        let is_away = self.members.get(&id).is_some_and(|member| member.is_away);
+        let is_away = self.members.get(&id).is_some_and(|member| member.kind == Kind::Away);
         if is_away { Ending::Returned } else { Ending::Failed(None) }
     }
 
@@ -132,7 +153,7 @@ impl Owner {
         let Some(member) = self.members.get_mut(&id) else {
             return;
         };
-        let (group, session) = (member.group, member.session);
+        let group = member.group;
         member.stream = None;
         self.refresh(id);
         let fences: Vec<Fence> =
@@ -140,11 +161,7 @@ impl Owner {
         for fence in fences {
             self.end_lease(fence, ending);
         }
-        self.members.remove(&id);
-        self.sessions.remove(&session);
-        if let Some(working) = self.groups.get_mut(&group) {
-            working.members.remove(&id);
-        }
+        self.remove_member(id);
         self.dispatch(group);
     }
 }

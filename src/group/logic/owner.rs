@@ -212,6 +212,10 @@ impl Owner {
             Input::Credit { session, stream, records, bytes } => {
                 self.credit(session, stream, (records, bytes))
             }
+            Input::LeaseOnce { group, session, stream, records, bytes } => {
+                self.lease_once(group, (session, stream), (records, bytes));
+            }
+            Input::StopWaiting { session, stream } => self.stop_waiting(session, stream),
             Input::Cut { session, stream } => self.cut(session, stream),
             Input::Leave { ticket, session } => self.leave(ticket, session),
             Input::Settle(settlement) => self.settle(settlement),

@@ -68,8 +68,14 @@ pub(super) struct Working {
     pub handed_over: BTreeMap<u64, (u64, Fence)>,
     /// Members of the group that are connected and have credit left, by the share of it that is in use.
     pub hungry: BTreeSet<(u64, MemberId)>,
-    /// Members of the group.
+    /// Members of the group, and calls that get one lease.
     pub members: BTreeSet<MemberId>,
+    /// Number of such calls among the members.
+    pub calls: usize,
+    /// Those of them that wait for their lease.
+    pub waiting: BTreeSet<MemberId>,
+    /// Those that wait no longer than for what is being read; some may be gone.
+    pub leaving: Vec<MemberId>,
     /// Settlements with tokens of former owners, of records that were not read yet.
     pub deferred: VecDeque<Settlement>,
     /// Work for the owner.
@@ -103,9 +109,17 @@ impl Working {
             awaited: self.awaited,
             hungry: std::mem::take(&mut self.hungry),
             members: std::mem::take(&mut self.members),
+            calls: self.calls,
+            waiting: std::mem::take(&mut self.waiting),
+            leaving: std::mem::take(&mut self.leaving),
             deferred: std::mem::take(&mut self.deferred),
             ..Self::new(state)
         }
+    }
+
+    /// Number of members that have a session.
+    pub(super) fn sessions(&self) -> usize {
+        self.members.len() - self.calls
     }
 
     fn readiness(&self, state: &GroupState, offset: u64, not_before: u64, now: Now) -> Readiness {

@@ -43,7 +43,7 @@ pub(crate) async fn lease(
 
 fn checked(asked: &v1::LeaseRequest, caller: &Caller) -> Result<LeaseOnce, Error> {
     let (topic, group) = request::names(("topic", &asked.topic), ("group", &asked.group))?;
-    let member = request::member("member", &asked.member)?;
+    request::member("member", &asked.member)?;
     if asked.max_records > RECORDS_MAX {
         return Err(Error::field("max_records", "must be at most 1,000"));
     }
@@ -54,7 +54,7 @@ fn checked(asked: &v1::LeaseRequest, caller: &Caller) -> Result<LeaseOnce, Error
     caller.permit_consume(topic.as_str(), group.as_str())?;
     let bytes = if asked.max_bytes == 0 { BYTES } else { asked.max_bytes.min(BYTES) };
     let records = u64::from(asked.max_records.max(1));
-    Ok(LeaseOnce { topic, group, member, principal: caller.name(), records, bytes, wait })
+    Ok(LeaseOnce { topic, group, records, bytes, wait })
 }
 
 /// Answers Settle.

@@ -49,6 +49,12 @@ fn play(world: &mut World, (what, who, number): Step) {
             world.seek(to);
             world.settle_down();
         }
+        40 if number.is_multiple_of(3) && !world.workers[worker].is_connected => {
+            world.lease_once(worker, 1 + n % 20);
+            if number.is_multiple_of(2) {
+                world.stop_waiting(worker);
+            }
+        }
         40 => world.refuses_copies = number.is_multiple_of(2),
         _ => world.settle_down(),
     }

@@ -35,6 +35,8 @@ pub(super) struct Worker {
     pub session: u128,
     pub stream: u64,
     pub is_connected: bool,
+    /// True while it is a call that gets one lease.
+    pub is_once: bool,
     pub held: Vec<(Fence, Vec<u64>)>,
 }
 
@@ -59,6 +61,8 @@ pub(super) struct World {
     given: BTreeMap<Fence, Vec<Span>>,
     seeks: BTreeMap<Ticket, u64>,
     pub done: Vec<Ticket>,
+    /// Streams of calls that got no lease.
+    pub empty: Vec<u64>,
     /// Leases that the last join listed.
     pub listed: Vec<HandedLease>,
     pub failure: Option<String>,
@@ -87,6 +91,7 @@ impl World {
             given: BTreeMap::new(),
             seeks: BTreeMap::new(),
             done: Vec::new(),
+            empty: Vec::new(),
             listed: Vec::new(),
             failure: None,
         };
@@ -213,6 +218,7 @@ impl World {
                 }
                 self.done.push(ticket);
             }
+            Output::Empty { stream } => self.empty.push(stream),
             Output::Extended { .. } | Output::Refused { .. } | Output::Gone { .. } => {}
         }
     }
@@ -294,9 +300,26 @@ impl World {
     pub(super) fn join(&mut self, worker: usize, credit: u64) {
         self.last_session += 1;
         let worker = &mut self.workers[worker];
-        (worker.session, worker.held) = (self.last_session, Vec::new());
+        (worker.session, worker.held, worker.is_once) = (self.last_session, Vec::new(), false);
         let session = worker.session;
         self.rejoin_session(session, credit);
+    }
+
+    /// A worker waits for one lease, without a session.
+    pub(super) fn lease_once(&mut self, worker: usize, records: u64) {
+        self.last_session += 1;
+        let worker = &mut self.workers[worker];
+        (worker.session, worker.held, worker.is_once) = (self.last_session, Vec::new(), true);
+        worker.stream += 1;
+        let (session, stream) = (SessionId(worker.session), worker.stream);
+        self.tell(Input::LeaseOnce { group: GROUP, session, stream, records, bytes: 1 << 30 });
+    }
+
+    /// A worker waits no longer for its lease.
+    pub(super) fn stop_waiting(&mut self, worker: usize) {
+        let worker = &self.workers[worker];
+        let (session, stream) = (SessionId(worker.session), worker.stream);
+        self.tell(Input::StopWaiting { session, stream });
     }
 
     /// A worker takes its session up again.
@@ -393,6 +416,9 @@ impl World {
         for (at, bytes) in self.log.iter().enumerate().skip(self.trimmed) {
             shard.apply(Offset::new(at as u64), bytes.len(), &decode(bytes).unwrap());
         }
+        // Nobody tells a call that its lease ended in a later term.
+        let calls = self.workers.iter().filter(|worker| worker.is_once);
+        calls.for_each(|call| self.judge.cut_off(SessionId(call.session)));
         self.judge.taken_over(shard.is_released().then(|| shard.handed_over()));
         let owner = Owner::begin(shard, self.at());
         let next = Replica { owner, outbox: Vec::new(), folded: self.log.len() };
