@@ -89,16 +89,21 @@ def await_line(lines, text):
         time.sleep(0.05)
 
 
-def on_a_terminal(server, *args, answer=b"", **env):
-    """Runs a command whose input and errors are a terminal. Returns its exit code and what it showed there."""
+def on_a_terminal(server, *args, answer=b"", before=None, **env):
+    """Runs a command whose input and errors are a terminal. Returns its exit code and what it showed there. `before` is
+    called between the command's question and the answer."""
     ours, theirs = os.openpty()
     clean = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "RUST_LOG")}
     command = [BINARY, "--server", f"http://{server.listen}", *args]
     process = subprocess.Popen(command, env=clean | env, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs)
     os.close(theirs)
-    os.write(ours, answer)
     shown = b""
     try:
+        if before:
+            while b"[y/N]" not in shown:
+                shown += os.read(ours, 4096)
+            before()
+        os.write(ours, answer)
         while part := os.read(ours, 4096):
             shown += part
     except OSError:  # Linux says EIO once the other side is closed.
@@ -119,6 +124,19 @@ def test_deleting_by_prefix_asks_and_does_as_it_is_told(observed):
     assert code == 0 and "deleted test-b" in shown, shown
     code, shown = on_a_terminal(server, *delete)
     assert code == 0 and "no topic begins with test-" in shown, shown
+    assert server.stop() == 0
+
+
+def test_a_topic_that_is_created_again_before_the_answer_is_not_deleted(observed):
+    """Only what was found is deleted, and not what has its name by then."""
+    server = observed()
+    for topic in ("test-a", "test-b"):
+        run(server, "publish", topic)
+    recreate = [("topics", "delete", "test-a"), ("publish", "test-a")]
+    delete = ("topics", "delete", "--prefix", "test-")
+    code, shown = on_a_terminal(server, *delete, answer=b"y\n", before=lambda: [run(server, *args) for args in recreate])
+    assert code == 1 and "error: test-a: " in shown and "deleted test-b" in shown, shown
+    run(server, "topics", "describe", "test-a")
     assert server.stop() == 0
 
 

@@ -1,5 +1,6 @@
 //! `streamway topics delete`: topics by name, or all with a prefix.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -10,6 +11,7 @@ use crate::cli::confirm::confirm;
 use crate::cli::format::Format;
 use crate::cli::{Failure, output};
 use crate::client::Client;
+use crate::proto::v1;
 
 /// Number of topics that the question names.
 const NAMED_MAX: usize = 5;
@@ -47,13 +49,18 @@ pub(super) struct Delete {
 
 impl Delete {
     pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
-        let topics = match &self.prefix {
-            None => self.topics.clone(),
-            Some(prefix) => self.found(client, prefix).await?,
+        // Of those with a prefix only the incarnations are deleted that were found.
+        let epochs: BTreeMap<String, String> = match &self.prefix {
+            None => self.topics.iter().map(|name| (name.clone(), self.epoch.clone())).collect(),
+            Some(prefix) => {
+                let found = self.found(client, prefix).await?;
+                found.into_iter().map(|topic| (topic.name, topic.epoch)).collect()
+            }
         };
+        let topics = if self.prefix.is_some() { epochs.keys().cloned().collect() } else { self.topics };
         let service = client.topics();
         let delete = async |topic: &str| {
-            service.delete(topic, &self.epoch).await?;
+            service.delete(topic, &epochs[topic]).await?;
             if self.format.is_json() {
                 output::print(&output::json_line(&json!({ "name": topic })))?;
             } else {
@@ -65,18 +72,19 @@ impl Delete {
     }
 
     /// The topics with the prefix, once the user has agreed to delete them.
-    async fn found(&self, client: &Client, prefix: &str) -> Result<Vec<String>, Failure> {
+    async fn found(&self, client: &Client, prefix: &str) -> Result<Vec<v1::Topic>, Failure> {
         let service = client.topics();
         let (mut pages, mut topics) = (service.pages(prefix.to_owned()), Vec::new());
         while let Some(page) = pages.next().await? {
             // A server that knows no prefixes must not cost topics with other names.
-            topics.extend(page.into_iter().map(|topic| topic.name).filter(|name| name.starts_with(prefix)));
+            topics.extend(page.into_iter().filter(|topic| topic.name.starts_with(prefix)));
         }
         if topics.is_empty() {
             output::complain(&format!("no topic begins with {prefix}"));
         } else if !self.yes {
             let more = if topics.len() > NAMED_MAX { ", …" } else { "" };
-            let named = topics[..topics.len().min(NAMED_MAX)].join(", ");
+            let named: Vec<_> = topics.iter().take(NAMED_MAX).map(|topic| topic.name.as_str()).collect();
+            let named = named.join(", ");
             let (count, plural) = (topics.len(), if topics.len() == 1 { "" } else { "s" });
             confirm(&format!("Delete {count} topic{plural} with all records ({named}{more})?"))?;
         }
