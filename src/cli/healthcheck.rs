@@ -30,7 +30,7 @@ const DEFAULT_ADDRESS: &str = "127.0.0.1:8081";
 ///
 /// Prints SERVING and exits with 0 if the server or the service is ready. The server is the one that --addr names, else
 /// --server or --context, else the variable STREAMWAY_ADMIN_LISTEN, else STREAMWAY_SERVER, else the context in use, else the
-/// admin port of this machine. Of several servers, all must be ready.
+/// admin port of this machine. Of several servers, all must be ready; the exit code is the highest of theirs.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Services: `liveness`, `readiness`, `publishing` (not serving while the store of NATS is full), a full
@@ -68,17 +68,18 @@ impl Healthcheck {
             Ok(urls) => urls,
             Err(failed) => return complain(failed),
         };
-        let mut worst = ExitCode::SUCCESS;
+        let mut worst = 0;
         for url in &urls {
             let checked = match self.check(url).await {
                 Ok(status) => self.show(url, status, urls.len() > 1),
                 Err(failed) => Err(failed),
             };
-            if let Err(failed) = checked {
-                worst = complain(failed);
+            if let Err((code, message)) = checked {
+                worst = code.max(worst);
+                complain((code, message));
             }
         }
-        worst
+        ExitCode::from(worst)
     }
 
     fn urls(&self) -> Result<Vec<String>, Failed> {

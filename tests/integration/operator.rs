@@ -192,6 +192,19 @@ async fn a_ban_refuses_its_principal_until_it_is_lifted() {
     publish_as(&server, "audit", "t").await.unwrap();
 }
 
+/// A command on several topics that is sent away has the same exit code as on one.
+#[tokio::test]
+async fn a_banned_command_on_several_topics_is_sent_away() {
+    let (_setup, server) = setup(&[]).await;
+    let ban = end(Target::Principal("billing".into()), Some(600));
+    admin(&server).await.end_calls(of("oncall", ban)).await.unwrap();
+    for topics in [&["a"][..], &["a", "b"]] {
+        let args = [&["topics", "describe"], topics].concat();
+        let output = streamway(&server, "billing", &args).await;
+        assert_eq!(output.status.code(), Some(77), "{output:?}");
+    }
+}
+
 #[tokio::test]
 async fn requests_that_make_no_sense_are_refused_and_change_nothing() {
     let (_setup, server) = setup(&[]).await;

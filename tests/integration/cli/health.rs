@@ -43,6 +43,8 @@ async fn healthcheck_asks_the_server_that_is_named() {
     assert_eq!(ask(&[("STREAMWAY_SERVER", nobody)], &["healthcheck", "--addr", &admin]), 0);
     let fleet = format!("{here},{nobody}");
     assert_eq!(ask(&[], &["healthcheck", "--server", &fleet]), 2, "all of several must be ready");
+    let of_unknown = ["healthcheck", "--server", &fleet, "--service", "nope"];
+    assert_eq!(ask(&[], &of_unknown), 3, "the highest of 3 and 2");
     assert_eq!(ask(&[], &["healthcheck", "--server", &here, "--tls"]), 1, "plaintext, and TLS");
     let json = run(&server, &["healthcheck", "--server", &here, "-o", "json"], "");
     assert_eq!(super::stdout(&json), format!("{{\"server\":\"{here}\",\"status\":\"SERVING\"}}\n"));
