@@ -103,38 +103,38 @@ impl ContextCommand {
     }
 
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let mut saved = Contexts::load()?;
         match self.command {
-            Command::Add(add) => add.run(&mut saved)?,
-            Command::Use { name: Name { context_name: name } } => {
+            Command::Add(add) => add.run()?,
+            Command::Use { name: Name { context_name: name } } => Contexts::change(|saved| {
                 saved.named(&name)?;
-                saved.current = Some(name);
-                saved.store()?;
-            }
-            Command::Unuse => {
+                saved.current = Some(name.clone());
+                Ok(())
+            })?,
+            Command::Unuse => Contexts::change(|saved| {
                 saved.current = None;
-                saved.store()?;
-            }
-            Command::List { format } => output::print(&list(&saved, format))?,
+                Ok(())
+            })?,
+            Command::List { format } => output::print(&list(&Contexts::load()?, format))?,
             Command::Show { context_name: name, format } => {
+                let saved = Contexts::load()?;
                 let name = name
                     .or_else(|| saved.current.clone())
                     .ok_or_else(|| Failure::usage("no context is in use: name one"))?;
                 output::print(&show(&name, saved.named(&name)?, format))?;
             }
-            Command::Remove { name: Name { context_name: name } } => {
+            Command::Remove { name: Name { context_name: name } } => Contexts::change(|saved| {
                 saved.named(&name)?;
                 saved.contexts.remove(&name);
-                saved.current = saved.current.filter(|current| *current != name);
-                saved.store()?;
-            }
+                saved.current.take_if(|current| *current == name);
+                Ok(())
+            })?,
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
 impl Add {
-    fn run(self, saved: &mut Contexts) -> Result<(), Failure> {
+    fn run(self) -> Result<(), Failure> {
         let mut context = self.remote.saved()?;
         if self.token_stdin {
             context.token = Some(read_token()?);
@@ -146,11 +146,13 @@ impl Add {
         }
         // What a client would refuse is refused now.
         Remote::of_context(&context)?.check()?;
-        saved.contexts.insert(self.name.clone(), context);
-        if self.make_current {
-            saved.current = Some(self.name);
-        }
-        saved.store()
+        Contexts::change(|saved| {
+            saved.contexts.insert(self.name.clone(), context.clone());
+            if self.make_current {
+                saved.current = Some(self.name.clone());
+            }
+            Ok(())
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 //! may read it, as it may hold tokens.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -72,7 +72,10 @@ impl Contexts {
             |why: &dyn std::fmt::Display| Failure::failed(format!("contexts {}: {why}", path.display()));
         let text = match files::read_small(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            // Users that own nothing have a home such as /dev/null.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(Self::default());
+            }
             // A directory that this user may not enter holds no contexts of this user.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !owns(&path) => {
                 return Ok(Self::default());
@@ -87,24 +90,38 @@ impl Contexts {
         Ok(contexts)
     }
 
-    /// Replaces the file. It is readable for its owner only, and so is its directory where that is new.
+    /// Changes the contexts and replaces the file. It is readable for its owner only, and so is its directory where that is
+    /// new. `change` is tried first, so that one that fails writes nothing, and then made under a lock, so that of several
+    /// commands at once each changes what the one before it has written.
     ///
     /// # Errors
-    /// The file cannot be written, or would be too long to be read.
-    pub(super) fn store(&self) -> Result<(), Failure> {
+    /// `change` fails; or the file cannot be written, or would be too long to be read.
+    pub(super) fn change(change: impl Fn(&mut Self) -> Result<(), Failure>) -> Result<(), Failure> {
         let path = Self::existing_path()?;
-        let store = || -> io::Result<()> {
-            let text = serde_json::to_string_pretty(self)? + "\n";
-            if text.len() as u64 > files::SMALL_MAX {
-                return Err(io::Error::other(format!(
-                    "more than {} bytes; nothing was saved",
-                    files::SMALL_MAX
-                )));
-            }
-            DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap_or(Path::new(".")))?;
-            files::replace_private(&path, &text)
+        let failed = |error| Failure::failed(format!("contexts {}: {error}", path.display()));
+        let changed = || -> Result<String, Failure> {
+            let mut contexts = Self::load()?;
+            change(&mut contexts)?;
+            contexts.text().map_err(failed)
         };
-        store().map_err(|error| Failure::failed(format!("contexts {}: {error}", path.display())))
+        changed()?;
+        let lock = || -> io::Result<File> {
+            DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap_or(Path::new(".")))?;
+            let lock = files::open_kept(&path.with_extension("lock"))?;
+            rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+            Ok(lock)
+        };
+        let _lock = lock().map_err(failed)?;
+        files::replace_private(&path, &changed()?).map_err(failed)
+    }
+
+    fn text(&self) -> io::Result<String> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        if text.len() as u64 > files::SMALL_MAX {
+            let why = format!("more than {} bytes; nothing was saved", files::SMALL_MAX);
+            return Err(io::Error::other(why));
+        }
+        Ok(text)
     }
 
     /// The context in use; none where no context is.

@@ -118,3 +118,36 @@ async fn a_context_that_no_client_could_use_is_not_saved() {
     let shown = run(&["context", "show", "good"]);
     assert!(stdout(&shown).contains(dir.path().join("token").to_str().unwrap()), "{shown:?}");
 }
+
+/// Commands at the same time change what the others have written, and lose nothing of it.
+#[test]
+fn contexts_that_are_added_at_the_same_time_are_all_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let add = |n: usize| {
+        run(dir.path(), &[], &["context", "add", &format!("c{n:02}"), "--server", "http://127.0.0.1:1"])
+    };
+    std::thread::scope(|scope| {
+        for n in 0..24 {
+            scope.spawn(move || stdout(&add(n)).to_owned());
+        }
+    });
+    let listed = run(dir.path(), &[], &["context", "list", "-o", "json"]);
+    assert_eq!(stdout(&listed).lines().count(), 24, "{listed:?}");
+}
+
+/// The home of a user without one is often /dev/null.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_that_is_no_directory_holds_no_contexts() {
+    let server = Server::start().await;
+    let home = Path::new("/dev/null");
+    let url = server.url();
+    let command = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_streamway"));
+        command.args(args).env("HOME", home).env_remove("XDG_CONFIG_HOME");
+        command.env_remove("STREAMWAY_CONTEXT").env_remove("STREAMWAY_SERVER").output().unwrap()
+    };
+    stdout(&command(&["topics", "list", "--server", &url]));
+    assert_eq!(stdout(&command(&["context", "list", "-o", "json"])), "");
+    let (code, line) = failure(&command(&["context", "add", "c", "--server", &url]));
+    assert!(code == 1 && line.contains("/dev/null/.config"), "{line}");
+}
