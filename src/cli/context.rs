@@ -11,6 +11,7 @@ use super::contexts::{Context, Contexts};
 use super::format::Format;
 use super::remote::{DEFAULT_SERVER, Remote};
 use super::{Failure, output};
+use crate::client::split_user;
 
 /// Longest token, in bytes: what fits into a request's headers.
 const TOKEN_MAX: u64 = 16 << 10;
@@ -177,7 +178,14 @@ fn read_token() -> Result<String, Failure> {
 }
 
 fn server(context: &Context) -> String {
-    if context.server.is_empty() { DEFAULT_SERVER.to_owned() } else { context.server.join(",") }
+    let servers: Vec<_> = context.server.iter().map(|url| hidden(url)).collect();
+    if servers.is_empty() { DEFAULT_SERVER.to_owned() } else { servers.join(",") }
+}
+
+/// Hides the user and the password of an address. An earlier version saved them, and no client accepts them.
+fn hidden(url: &str) -> String {
+    let scheme = url.split_once("://").map(|(scheme, _)| format!("{scheme}://")).unwrap_or_default();
+    split_user(url).map_or_else(|| url.to_owned(), |(_, address)| format!("{scheme}…@{address}"))
 }
 
 fn token(context: &Context) -> String {
@@ -207,8 +215,9 @@ fn list(saved: &Contexts, format: Format) -> String {
 
 /// The context as JSON, without its token.
 fn shown(name: &str, context: &Context) -> Value {
-    let hidden = Context { token: None, ..context.clone() };
-    let mut json = serde_json::to_value(hidden).unwrap_or_default();
+    let server = context.server.iter().map(|url| hidden(url)).collect();
+    let shown = Context { token: None, server, ..context.clone() };
+    let mut json = serde_json::to_value(shown).unwrap_or_default();
     json["name"] = name.into();
     json["has_token"] = json!(context.token.is_some() || context.token_file.is_some());
     json

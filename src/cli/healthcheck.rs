@@ -15,7 +15,7 @@ use super::connection::variable;
 use super::format::Format;
 use super::output;
 use super::remote::Remote;
-use crate::client::{Error, Origin, TlsOptions, has_invalid_port};
+use crate::client::{Error, Origin, TlsOptions, has_invalid_port, split_user};
 
 /// Exit code for invalid arguments.
 pub(super) const ARGUMENTS: u8 = 1;
@@ -119,6 +119,9 @@ impl Healthcheck {
     }
 
     async fn check(&self, url: &str) -> Result<ServingStatus, Failed> {
+        if let Some((_, address)) = split_user(url) {
+            return Err((ARGUMENTS, format!("…@{address} holds a user or a password: leave them out")));
+        }
         let mut endpoint = Endpoint::from_shared(url.to_owned())
             .ok()
             .filter(|endpoint| endpoint.uri().authority().is_some() && !has_invalid_port(endpoint.uri()))

@@ -48,7 +48,7 @@ pub(crate) use printable::{is_control, printable};
 pub(crate) use publisher::Encoded;
 pub use publisher::{Acknowledgement, OnStored, Publisher, PublisherOptions, Stored};
 pub use retry::RetryPolicy;
-pub(crate) use server::has_invalid_port;
+pub(crate) use server::{has_invalid_port, split_user};
 pub use subscriber::{Delivery, Start, Subscriber, SubscriberOptions};
 pub use tls::TlsOptions;
 pub use token::Token;

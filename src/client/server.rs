@@ -55,6 +55,12 @@ impl Server {
         if url.starts_with("unix:") {
             return Err(invalid("is neither http nor https"));
         }
+        // No call would send it, and every message about the server would show it.
+        if let Some((_, address)) = split_user(&url) {
+            let why =
+                "holds a user or a password, which no call would send: leave them out, and give a token";
+            return Err(Error::local(Code::InvalidArgument, format!("server address …@{address} {why}")));
+        }
         let endpoint = Endpoint::from_shared(url.clone()).map_err(|_| invalid("is not a URL"))?;
         let host = endpoint.uri().authority().map_or("", |authority| authority.host());
         if host.is_empty() {
@@ -99,6 +105,14 @@ fn configured(endpoint: Endpoint, options: &Options) -> Endpoint {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_BYTES)
+}
+
+/// Splits the user, with a password if there is one, off the address of a URL; `None` where it names no user.
+pub(crate) fn split_user(url: &str) -> Option<(&str, &str)> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+    let at = authority.rfind('@')?;
+    Some((&authority[..at], &rest[at + 1..]))
 }
 
 /// Returns true if an address has an invalid port, as 99999. The transport would ignore it, and use the default port of
@@ -171,8 +185,11 @@ mod tests {
             "x:65536",
             "http://[::1]:65536",
             "http://u@x:70000",
+            "http://u:s3cret@x:1/",
+            "u:s3cret@x:1",
         ] {
-            assert!(Connector::new(Options::new(bad)).is_err(), "{bad}");
+            let error = Connector::new(Options::new(bad)).unwrap_err().to_string();
+            assert!(!error.contains("s3cret"), "{error}");
         }
     }
 

@@ -151,3 +151,31 @@ async fn a_home_that_is_no_directory_holds_no_contexts() {
     let (code, line) = failure(&command(&["context", "add", "c", "--server", &url]));
     assert!(code == 1 && line.contains("/dev/null/.config"), "{line}");
 }
+
+/// A password in an address would be of no use, and is shown nowhere.
+#[test]
+fn a_password_in_an_address_is_refused_and_never_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| run(dir.path(), &[], args);
+    let url = "http://me:s3cret@127.0.0.1:1";
+    for args in [
+        &["context", "add", "c", "--server", url][..],
+        &["--server", url, "topics", "list"],
+        &["--server", url, "clients", "list"],
+        &["copy", url, "x.backup"],
+    ] {
+        let output = run(args);
+        let (code, line) = failure(&output);
+        assert!(code == 2 && line.contains("a user or a password") && !line.contains("s3cret"), "{line}");
+    }
+    let (code, line) = failure(&run(&["healthcheck", "--addr", url]));
+    assert!(code == 1 && !line.contains("s3cret"), "{line}");
+    // An earlier version saved it.
+    let file = dir.path().join(".config/streamway/contexts.json");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, format!("{{\"contexts\": {{\"old\": {{\"server\": [\"{url}\"]}}}}}}")).unwrap();
+    for args in [&["list"][..], &["list", "-o", "json"], &["show", "old"], &["show", "old", "-o", "json"]] {
+        let shown = run(&[&["context"], args].concat());
+        assert!(stdout(&shown).contains("…@127.0.0.1:1") && !stdout(&shown).contains("s3cret"), "{shown:?}");
+    }
+}
