@@ -11,6 +11,8 @@ import pytest
 from conftest import BINARY
 from google.protobuf import timestamp_pb2
 from google.rpc import error_details_pb2, status_pb2
+from streamway.v1 import admin_pb2 as admin_pb
+from streamway.v1 import admin_pb2_grpc as admin_rpc
 from streamway.v1 import stream_pb2 as pb
 from streamway.v1 import stream_pb2_grpc as rpc
 from streamway.v1 import topic_pb2 as topics_pb
@@ -64,6 +66,24 @@ class Topics(topics_rpc.TopicServiceServicer):
         return topics_pb.TrimTopicResponse(earliest_offset=2**64 - 1)
 
 
+class Admin(admin_rpc.AdminServiceServicer):
+    """Its lists repeat two pages for ever."""
+
+    def page(self, answer, request, **more):
+        return answer(next_page_token="odd" if request.page_token != "odd" else "even", **more)
+
+    def ListCalls(self, request, context):
+        if request.principal:
+            return self.page(admin_pb.ListCallsResponse, request, calls=[admin_pb.Call(id=EVIL)])
+        return admin_pb.ListCallsResponse()
+
+    def ListConnections(self, request, context):
+        return self.page(admin_pb.ListConnectionsResponse, request)
+
+    def ListBans(self, request, context):
+        return self.page(admin_pb.ListBansResponse, request)
+
+
 class Streams(rpc.StreamServiceServicer):
     seconds = 0
 
@@ -92,6 +112,7 @@ def hostile():
     topics, streams = Topics(), Streams()
     topics_rpc.add_TopicServiceServicer_to_server(topics, server)
     rpc.add_StreamServiceServicer_to_server(streams, server)
+    admin_rpc.add_AdminServiceServicer_to_server(Admin(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"http://127.0.0.1:{port}", topics, streams
@@ -148,6 +169,12 @@ def test_a_list_that_leads_nowhere_ends(hostile, tmp_path):
             assert "a page is followed by itself" in err and not obeyed(err), err
     finally:
         hostile[1].endless = False
+
+
+def test_a_list_of_clients_that_repeats_itself_ends(hostile):
+    for command in [("list",), ("list", "--principal", "x"), ("bans",)]:
+        _, err = run(hostile, "clients", *command, code=1)
+        assert "a page is repeated" in err and not obeyed(err), err
 
 
 def test_a_completion_is_nothing_that_a_shell_would_run(hostile):

@@ -1,6 +1,7 @@
 //! Answers of the replicas as tables and as JSON. The JSON is protobuf's own form of the messages: its names, 64-bit
 //! numbers as strings.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -25,27 +26,55 @@ pub(super) struct Listed {
 /// Lists the calls of one replica, and its connections without any, unless one principal is asked for.
 pub(super) async fn list(operator: &Operator, principal: &str) -> Result<Listed, Error> {
     let mut listed = Listed { replica: None, connections: Vec::new(), calls: Vec::new() };
-    let mut request =
-        v1::ListCallsRequest { page_size: PAGE, page_token: String::new(), principal: principal.to_owned() };
-    loop {
-        let page = operator.calls(request.clone()).await?;
+    let mut pages = Pages::default();
+    while let Some(page_token) = pages.next() {
+        let request = v1::ListCallsRequest { page_size: PAGE, page_token, principal: principal.to_owned() };
+        let page = operator.calls(request).await?;
         listed.replica = page.replica;
         listed.calls.extend(page.calls);
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            break;
-        }
+        pages.follow(page.next_page_token)?;
     }
-    let mut request = v1::ListConnectionsRequest { page_size: PAGE, page_token: String::new() };
-    while principal.is_empty() {
-        let page = operator.connections(request.clone()).await?;
+    let mut pages = Pages::default();
+    while principal.is_empty()
+        && let Some(page_token) = pages.next()
+    {
+        let page = operator.connections(v1::ListConnectionsRequest { page_size: PAGE, page_token }).await?;
         listed.connections.extend(page.connections.into_iter().filter(|found| found.open_calls == 0));
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            break;
-        }
+        pages.follow(page.next_page_token)?;
     }
     Ok(listed)
+}
+
+/// Tokens of the pages of a list. A server that repeats one is an error, not an endless list.
+struct Pages {
+    next: Option<String>,
+    seen: HashSet<String>,
+}
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self { next: Some(String::new()), seen: HashSet::new() }
+    }
+}
+
+impl Pages {
+    /// Returns the token of the next page; none after the last.
+    fn next(&mut self) -> Option<String> {
+        self.next.take()
+    }
+
+    /// Notes the token that a page ends with.
+    fn follow(&mut self, token: String) -> Result<(), Error> {
+        if token.is_empty() {
+            return Ok(());
+        }
+        if !self.seen.insert(token.clone()) {
+            let why = "the server's list does not end: a page is repeated";
+            return Err(Error::local(tonic::Code::Internal, why.to_owned()));
+        }
+        self.next = Some(token);
+        Ok(())
+    }
 }
 
 fn span(duration: Option<&prost_types::Duration>) -> Duration {
@@ -193,16 +222,14 @@ type Bans = (Option<v1::Replica>, Vec<v1::Ban>);
 
 /// Lists the bans of one replica.
 pub(super) async fn bans(operator: &Operator) -> Result<Bans, Error> {
-    let mut request = v1::ListBansRequest { page_size: PAGE, page_token: String::new() };
-    let mut bans = Vec::new();
-    loop {
-        let page = operator.bans(request.clone()).await?;
+    let (mut pages, mut replica, mut bans) = (Pages::default(), None, Vec::new());
+    while let Some(page_token) = pages.next() {
+        let page = operator.bans(v1::ListBansRequest { page_size: PAGE, page_token }).await?;
+        replica = page.replica;
         bans.extend(page.bans);
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            return Ok((page.replica, bans));
-        }
+        pages.follow(page.next_page_token)?;
     }
+    Ok((replica, bans))
 }
 
 fn banned(ban: &v1::Ban) -> [String; 2] {
