@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::name::ANONYMOUS;
+use super::name::{ANONYMOUS, SERVER};
 use super::pattern::Pattern;
 use super::rate_limiter::Limits;
 use super::set::PatternSet;
@@ -312,6 +312,9 @@ impl RawQuota {
 fn principals(texts: &[String], place: &str, faults: &mut Vec<String>) -> Vec<Pattern> {
     for text in texts.iter().filter(|text| text.chars().any(|c| c.is_control() || c.is_whitespace())) {
         faults.push(format!("{place}: principals: {text:?} has spaces or control characters"));
+    }
+    if texts.iter().any(|text| text == SERVER) {
+        faults.push(format!("{place}: principals: {SERVER:?} is the server itself, and no caller's name"));
     }
     patterns(texts, "principals", place, faults)
 }
