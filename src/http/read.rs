@@ -14,7 +14,7 @@ use super::encoder::{Encoder, Form};
 use super::problem::Problem;
 use super::query::{Name, Parameters, invalid, name};
 use super::state::Web;
-use crate::json::Values;
+use crate::json::{Values, parse_time};
 use crate::record::{Offset, Position, UnixMicros};
 use crate::storage::Start;
 use crate::topic::{From, Missing, OutOfRange, ReadLimit, Subscribe};
@@ -172,10 +172,9 @@ fn parse_start(text: &str) -> Option<From> {
     }))
 }
 
-/// Parses a time of RFC 3339. One before 1970 is as good as 1970: nothing was stored earlier.
+/// Parses a time of RFC 3339 with a zone. One before 1970 is as good as 1970: nothing was stored earlier.
 fn time(text: &str) -> Option<UnixMicros> {
-    // Without this, a date alone would be one at midnight.
-    let time = text.contains(['T', 't']).then(|| text.parse::<prost_types::Timestamp>().ok()).flatten()?;
+    let time = parse_time(text)?;
     let seconds = u64::try_from(time.seconds).unwrap_or(0);
     let nanos = if time.seconds < 0 { 0 } else { u64::try_from(time.nanos).ok()? };
     Some(UnixMicros(seconds.checked_mul(1_000_000)? + nanos.div_ceil(1000)))
@@ -206,6 +205,7 @@ mod tests {
             ("99999999999999999999", None),
             ("yesterday", None),
             ("2026-01-01", None),
+            ("2026-01-01T00:00:00", None),
         ] {
             assert_eq!(parse_start(text), expected, "{text}");
         }

@@ -10,5 +10,5 @@ pub use group::group_json;
 pub use parse::{document, line, parse};
 pub use print::{Line, Values};
 pub(crate) use time::date;
-pub use time::{duration, event_time, time};
+pub use time::{duration, event_time, parse_time, time};
 pub use topic::topic_json;

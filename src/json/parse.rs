@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use prost_types::Timestamp;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::time::parse_time;
 use crate::record::Record;
 
 /// Reads the records of one JSON value: of a record, of an array of records, or of an object with such an array.
@@ -97,7 +97,9 @@ impl Object {
         let value = one_of("value", self.value, self.value_json, self.value_base64)?
             .ok_or("a record has one of value, value_json and value_base64")?;
         let event_time = self.event_time.map(|time| {
-            time.parse::<Timestamp>().map_err(|_| format!("event_time {time:?} is not an RFC 3339 time"))
+            parse_time(&time).ok_or_else(|| {
+                format!("event_time {time:?} is not an RFC 3339 time with a zone, as 2026-05-01T12:00:00Z")
+            })
         });
         Ok(Record {
             key: one_of("key", self.key, self.key_json, self.key_base64)?.unwrap_or_default(),

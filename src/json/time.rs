@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use prost_types::Timestamp;
+
 use crate::record::UnixMicros;
 
 /// The first second of the year 10000, which RFC 3339 cannot express.
@@ -15,6 +17,16 @@ pub fn time(time: UnixMicros) -> String {
     let (seconds, nanos) = time.parts();
     let Ok(seconds) = i64::try_from(seconds) else { return out_of_range(seconds) };
     date(seconds).map_or_else(|out| out, |date| format!("{date}.{:06}Z", nanos / 1000))
+}
+
+/// Reads a time of RFC 3339: date, time and zone. Without a zone it would be a guess which time is meant.
+#[must_use]
+pub fn parse_time(text: &str) -> Option<Timestamp> {
+    let has_time = text.as_bytes().get(10).is_some_and(|at| b"Tt ".contains(at));
+    let is_offset = |zone: &[u8]| matches!(zone, [b'+' | b'-', _, _, b':', _, _]);
+    let has_zone =
+        text.ends_with(['Z', 'z']) || text.as_bytes().last_chunk::<6>().is_some_and(|zone| is_offset(zone));
+    (has_time && has_zone).then(|| text.parse().ok()).flatten()
 }
 
 /// Formats a duration in the form of protobuf's JSON, as `604800s`.
@@ -43,7 +55,7 @@ pub(crate) fn date(seconds: i64) -> Result<String, String> {
     if !(YEAR_1..YEAR_10000).contains(&seconds) {
         return Err(out_of_range(seconds));
     }
-    let time = prost_types::Timestamp { seconds, nanos: 0 }.to_string();
+    let time = Timestamp { seconds, nanos: 0 }.to_string();
     Ok(time.trim_end_matches('Z').to_owned())
 }
 

@@ -17,6 +17,7 @@ use super::json;
 use super::lines::{LINE_MAX, Lines};
 use crate::cli::{Failure, output};
 use crate::client::Record;
+use crate::json::parse_time;
 
 /// The form of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -60,7 +61,7 @@ fn parse_header(text: &str) -> Result<(String, String), String> {
 }
 
 fn parse_event_time(text: &str) -> Result<Timestamp, String> {
-    if let Ok(time) = text.parse() {
+    if let Some(time) = parse_time(text) {
         return Ok(time);
     }
     let now = SystemTime::now();
@@ -71,7 +72,8 @@ fn parse_event_time(text: &str) -> Result<Timestamp, String> {
             ago.map(|ago| now.checked_sub(ago).unwrap_or(UNIX_EPOCH))
         }
     };
-    ago.map(Timestamp::from).ok_or_else(|| "write 2026-05-01T12:00:00Z, now, or \"5m ago\"".into())
+    ago.map(Timestamp::from)
+        .ok_or_else(|| "write a time with a zone as 2026-05-01T12:00:00Z, now, or \"5m ago\"".into())
 }
 
 impl Template {

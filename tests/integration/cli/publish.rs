@@ -135,6 +135,8 @@ async fn input_that_is_no_record_says_where_and_what_is_stored() {
         (&["publish", "t", "a", "--file", "/dev/null"], "--file"),
         (&["publish", "t", "--key", "a", "-k", "="], "--key"),
         (&["publish", "t", "a", "--event-time", "soon"], "5m ago"),
+        (&["publish", "t", "a", "--event-time", "2026-05-01T12:00:00"], "with a zone"),
+        (&["publish", "t", "a", "--event-time", "2026-05-01"], "with a zone"),
         (&["publish", "t", "a", "--input", "xml"], "lines"),
         (&["publish", "t", "a", "-H", "x"], "KEY=VALUE"),
     ] {
