@@ -108,7 +108,10 @@ async fn begin(
         let known = streams.topics.known(&name);
         resume = known.map(|topic| Position { epoch: topic.epoch(), offset: topic.tail() });
         let batch = check(streams, first, 1, &name, (scope, &call_trace))?;
+        // The batch is counted while it waits for its topic; from then on the intake counts it.
+        let permit = call.connection().admit(batch.weight()).await?;
         let topic = streams.topic(&caller, call.registered().as_deref(), &name).await?;
+        drop(permit);
         let mut intake = Intake::new(&*topic, call.connection(), streams.window(0), (caller, shutdown));
         let counts = VecDeque::from([batch.count()]);
         intake.take(batch);

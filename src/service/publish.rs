@@ -24,14 +24,15 @@ pub(super) fn publish(
     async move {
         let Checked { name, topic, batch, connection } = checked?;
         let refused = |error: Error| status(&error, &Context::topic(name.as_str()));
+        // The batch is counted while it waits for its topic too.
+        let permit = topic::admit(&connection, &batch).await.map_err(|error| refused(error.into()))?;
         let topic = match topic {
             Ok(known) => known,
             Err((caller, call)) => {
                 Box::pin(streams.topic(&caller, call.as_deref(), &name)).await.map_err(refused)?
             }
         };
-        let receipt =
-            topic::publish(topic, connection, batch).await.map_err(|error| refused(error.into()))?;
+        let receipt = topic::publish(topic, permit, batch).await.map_err(|error| refused(error.into()))?;
         Ok(uncompressed(PublishResponse { receipt }))
     }
 }

@@ -1,6 +1,6 @@
 //! The state that the calls of one connection share.
 
-use super::{Admission, SendBudget, ShutdownSignal};
+use super::{Admission, Error, Permit, SendBudget, ShutdownSignal};
 
 /// The state that the calls of one connection share.
 #[derive(Debug)]
@@ -11,4 +11,17 @@ pub struct Connection {
     pub admission: Admission,
     /// Budget of their unread answers.
     pub send_budget: SendBudget,
+}
+
+impl Connection {
+    /// Acquires the bytes of publishes from the budget. Waits for them if too many are in flight.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`].
+    pub async fn admit(&self, bytes: usize) -> Result<Permit, Error> {
+        match self.admission.try_acquire(bytes) {
+            Some(permit) => Ok(permit),
+            None => Box::pin(self.admission.clone().acquire(bytes)).await,
+        }
+    }
 }

@@ -21,7 +21,7 @@ pub use connection::Connection;
 pub use delivery::{Delivery, Notice};
 pub use error::{Error, ban_seconds};
 pub use limit::ReadLimit;
-pub use publisher::{Publisher, publish};
+pub use publisher::{Publisher, admit, publish};
 pub use restore::store_restored;
 pub use send_budget::{FRAME_MAX, Pieces, ReceiptBudget, Remainder, SendBudget, StoredRange, UnreadFrames};
 pub use shutdown::{Cause, ShutdownSignal};

@@ -212,26 +212,20 @@ impl Publisher {
     }
 }
 
-/// Publishes one batch, and waits until it is durable.
+/// Acquires what one batch occupies until it is durable, for [`publish`].
 ///
 /// # Errors
-/// The storage fails or refuses, or too much is in flight.
-pub async fn publish(
-    topic: Arc<dyn TopicLog>,
-    connection: Arc<Connection>,
-    batch: Batch,
-) -> Result<Receipt, Error> {
-    let bytes = batch.weight();
-    let permit = match connection.admission.try_acquire(bytes) {
-        Some(permit) => permit,
-        None => match Box::pin(connection.admission.clone().acquire(bytes)).await {
-            Ok(permit) => permit,
-            Err(error) => {
-                METRICS.publish.failed.inc();
-                return Err(error);
-            }
-        },
-    };
+/// [`Error::Overloaded`].
+pub async fn admit(connection: &Connection, batch: &Batch) -> Result<Permit, Error> {
+    let admitted = connection.admit(batch.weight()).await;
+    admitted.inspect_err(|_| METRICS.publish.failed.inc())
+}
+
+/// Publishes one batch that was admitted, and waits until it is durable.
+///
+/// # Errors
+/// The storage fails or refuses.
+pub async fn publish(topic: Arc<dyn TopicLog>, permit: Permit, batch: Batch) -> Result<Receipt, Error> {
     let (mut append, counts) = hand_over(&*topic, batch, permit);
     let appended = poll_fn(|cx| append.poll(cx, topic.name(), &counts)).await;
     match (appended.receipts.first(), appended.failure) {

@@ -354,7 +354,8 @@ async fn bytes_stay_admitted_until_the_append_completes() {
     log.hold_syncs(true);
     let publish = async |batch| {
         let topic = topics.get(&name()).await.unwrap();
-        super::publish(topic, topics.connections().clone(), batch).await
+        let permit = super::admit(topics.connections(), &batch).await?;
+        super::publish(topic, permit, batch).await
     };
     let mut first = Box::pin(publish(batch.clone()));
     assert!(futures_util::poll!(&mut first).is_pending());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use streamway::proto::v1::{Position, PublishRequest, Receipt};
+use streamway::proto::v1::{IngestRequest, Position, PublishRequest, Receipt};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
@@ -151,4 +151,40 @@ async fn a_stop_while_the_start_waits_for_nats_is_clean() {
     let log = server.log();
     assert!(log.contains("drained"), "{log}");
     assert!(!log.contains("panicked") && !log.contains("cut off"), "{log}");
+}
+
+/// What waits for a topic that is being created is counted as in flight, so that its memory has a limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishes_to_an_unknown_topic_are_counted_while_nats_hangs() {
+    let nats = tokio::task::spawn_blocking(|| Nats::single("")).await.unwrap();
+    let server = replica(&nats).await;
+    let mut client = server.client().await;
+    published(&mut client, "known", vec![record("before")]).await;
+    nats.servers[0].signal(Signal::STOP);
+    let mut calls = JoinSet::new();
+    for n in 0..UNARY {
+        let (mut unary, mut ingesting) = (client.clone(), client.clone());
+        let request = one(&format!("unknown-{n}"), String::new());
+        let ingest = IngestRequest { publish: Some(request.clone()) };
+        calls.spawn(async move { unary.publish(request).await.map(drop) });
+        calls.spawn(async move { ingesting.ingest(tokio_stream::iter([ingest])).await.map(drop) });
+    }
+    let counted = async {
+        while inflight_bytes(&server) < 2 * UNARY * BYTES {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(10, "every publish is counted", counted).await;
+    nats.servers[0].signal(Signal::CONT);
+    for answer in calls.join_all().await {
+        if let Err(status) = answer {
+            told(&status);
+        }
+    }
+    let released = async {
+        while inflight_bytes(&server) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(10, "all is released", released).await;
 }
