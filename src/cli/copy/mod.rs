@@ -1,6 +1,7 @@
 //! `streamway copy`: copies topics from one server to another, into a backup, or out of one. No record is stored twice,
 //! no batch is stored in part, and nothing is taken from a backup that is damaged.
 
+mod keep;
 mod offsets;
 mod progress;
 mod restore;
@@ -42,6 +43,8 @@ Examples:
   streamway copy http://old:50051 http://new:50051            every topic
   streamway copy http://old:50051 http://new:50051 -t orders  one topic
   streamway copy http://old:50051 all.backup                  back up
+  streamway copy http://old:50051 daily-$(date +%F).backup --keep 7
+                                                              back up, and keep the last seven
   streamway copy all.backup http://new:50051                  restore")]
 pub(super) struct Copy {
     /// The server or file to copy from.
@@ -59,6 +62,10 @@ pub(super) struct Copy {
     /// File of the token for the destination, if it differs from the source's.
     #[arg(long, value_name = "FILE")]
     destination_token_file: Option<PathBuf>,
+    /// Once a backup is complete, keep so many of its series, the newest, and remove the others. A series is the files of
+    /// one directory whose names differ only in a number, as nightly-7.backup and nightly-8.backup.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep: Option<u32>,
     /// Print only errors.
     #[arg(short, long)]
     quiet: bool,
@@ -133,6 +140,9 @@ impl Copy {
         client: Client,
         progress: &Arc<Progress>,
     ) -> Result<(), Failure> {
+        if self.keep.is_some() {
+            return Err(Failure::usage("--keep is for backups"));
+        }
         let offsets = self.offsets.as_deref().map(Offsets::create).transpose()?.map(Arc::new);
         let mut target = Target { client, retry: self.patience.policy(), offsets: offsets.clone() };
         for topic in topics {
@@ -184,7 +194,17 @@ impl Copy {
                 self.save(source, topic, None, &mut writer, progress).await?;
             }
         }
-        writer.finish()
+        writer.finish()?;
+        if let Some(keep) = self.keep {
+            let removed =
+                keep::remove_older(Path::new(&self.destination), keep as usize).map_err(|error| {
+                    Failure::failed(format!(
+                        "the backup is complete, but older ones cannot be removed: {error}"
+                    ))
+                })?;
+            tracing::info!(removed, "older backups removed");
+        }
+        Ok(())
     }
 
     async fn save(
