@@ -9,6 +9,7 @@ use clap::{Arg, Args, Command, FromArgMatches};
 use clap_complete::Shell;
 
 use super::candidates::{Slot, slot};
+use super::connection::Connection;
 use super::contexts::Contexts;
 use super::remote::Remote;
 use super::{Failure, output};
@@ -172,6 +173,12 @@ fn remote(grammar: Command, line: &[OsString]) -> Option<Remote> {
     let words = std::iter::once(OsString::from(NAME)).chain(line.iter().cloned());
     let matches = grammar.clone().ignore_errors(true).try_get_matches_from(words).ok()?;
     let (name, of_command) = matches.subcommand()?;
+    if name == "copy" {
+        // Its topics are those of the server that it copies from.
+        let source = of_command.get_one::<OsString>("source")?.to_str().filter(|url| url.contains("://"))?;
+        let connection = Connection::from_arg_matches(of_command).ok()?;
+        return Some(Remote::of_servers(source.split(',').map(str::to_owned).collect(), connection));
+    }
     let command = grammar.find_subcommand(name)?;
     command.get_arguments().find(|arg| arg.get_id() == "server")?;
     let mut remote = Remote::from_arg_matches(of_command).ok()?;

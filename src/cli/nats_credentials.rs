@@ -10,9 +10,12 @@ use std::process::ExitCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
+use serde_json::json;
 
-use super::Failure;
+use super::format::Format;
 use super::kubernetes::{self, Secret};
+use super::{Failure, output};
+use crate::client::printable;
 
 /// File of the key's seed. It is written last, so everything is complete if it exists.
 const SEED: &str = "seed";
@@ -35,6 +38,8 @@ pub(super) struct NatsCredentials {
     routes: Vec<String>,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    format: Format,
 }
 
 /// Place of the credentials.
@@ -69,8 +74,12 @@ impl NatsCredentials {
             }
             (None, None) => return Err(Failure::usage("--dir or --kubernetes-secret is required")),
         };
-        let done = if made { "made in" } else { "already in" };
-        writeln!(io::stdout(), "credentials {done} {place}")?;
+        let text = if self.format.is_json() {
+            output::json_line(&json!({ "place": place, "made": made }))
+        } else {
+            format!("credentials {} {}\n", if made { "made in" } else { "already in" }, printable(&place))
+        };
+        output::print(&text)?;
         Ok(ExitCode::SUCCESS)
     }
 }

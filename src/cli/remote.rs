@@ -27,6 +27,11 @@ pub(super) struct Remote {
 }
 
 impl Remote {
+    /// These servers.
+    pub(super) fn of_servers(server: Vec<String>, connection: Connection) -> Self {
+        Self { server, context: None, connection }
+    }
+
     /// Takes the options that are not given here from `before`.
     pub(super) fn inherit(&mut self, before: Self) {
         *self = std::mem::take(self).or(before);

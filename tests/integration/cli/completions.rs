@@ -25,6 +25,7 @@ async fn values_of_flags_and_the_topics_of_the_server_are_completed() {
     let away = ["topics", "delete", "--server", "http://127.0.0.1:1", "p"];
     assert!(completed(&server, &away).is_empty(), "nobody is there");
     assert!(completed(&server, &["copy", "a", "b", "-t", "or"]).is_empty(), "it names its servers itself");
+    assert_eq!(completed(&server, &["copy", &url, "b", "-t", "pay"]), ["payments"]);
     assert_eq!(completed(&server, &["con"]), ["consume", "context"]);
     assert_eq!(completed(&server, &["topics", "li"]), ["list"]);
     assert_eq!(completed(&server, &["publish", "orders", "--batch-r"]), ["--batch-records"]);

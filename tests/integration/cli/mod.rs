@@ -3,6 +3,7 @@
 mod completions;
 mod connection;
 mod contexts;
+mod credentials;
 mod failures;
 mod groups;
 mod health;
