@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
@@ -11,18 +12,46 @@ use crate::cli::Failure;
 use crate::file;
 use crate::proto::v1;
 use crate::record::block::{Block, Blocks};
-use crate::record::{Epoch, Offset, Position, TopicName};
+use crate::record::{Batch, BatchLimits, Epoch, Offset, Position, TopicName};
+use crate::storage::{Ancestor, LINEAGE_MAX, Lineage};
 
 /// Exit code for damaged data.
 pub(in crate::cli) const DAMAGED: u8 = 3;
 
 /// Reads the single batch in a body.
 fn only(body: &Bytes) -> Result<Block<'_>, Bad> {
+    let malformed = Bad::Damaged("a batch is malformed");
     let mut blocks = Blocks::new(body);
-    match (blocks.next(), blocks.next()) {
-        (Some(Ok(block)), None) if block.count() > 0 => Ok(block),
-        _ => Err(Bad::Damaged("a batch is malformed")),
+    let (Some(Ok(block)), None) = (blocks.next(), blocks.next()) else { return Err(malformed) };
+    let batch = Batch::check(body.slice_ref(block.encoded_records()), UNLIMITED);
+    match batch {
+        Ok(batch) if u64::from(batch.count()) == block.count() => Ok(block),
+        _ => Err(malformed),
     }
+}
+
+/// The server that a backup is restored to has limits of its own.
+const UNLIMITED: BatchLimits = BatchLimits { records_max: u32::MAX, bytes_max: u32::MAX };
+
+/// Checks what a restore of a topic depends on: its retention, and the positions that it keeps up to `tail`.
+fn check_topic(topic: &v1::Topic, first: u64, tail: u64) -> Result<(), Bad> {
+    let age = topic.retention.and_then(|retention| retention.max_age);
+    if age.is_some_and(|age| Duration::try_from(age).is_err()) {
+        return Err(Bad::Damaged("a topic's retention is negative"));
+    }
+    let is_step = |offset: u64| offset.is_multiple_of(1024);
+    if topic.numbering() == v1::OffsetNumbering::Sparse && !(is_step(first) && is_step(tail)) {
+        return Err(Bad::Damaged("a topic's offsets are not of its numbering"));
+    }
+    let ancestor = |epoch: &str, cut| Some(Ancestor { epoch: Epoch::parse(epoch)?, cut: Offset::new(cut) });
+    let earlier = topic.restored_from.iter().map(|from| ancestor(&from.epoch, from.cut));
+    let lineage: Option<Vec<_>> = std::iter::once(ancestor(&topic.epoch, tail)).chain(earlier).collect();
+    let is_sound = |mut lineage: Vec<_>| {
+        // A restore forgets the oldest.
+        lineage.truncate(LINEAGE_MAX);
+        topic.restored_from.len() <= LINEAGE_MAX && Lineage::new(lineage).is_ok()
+    };
+    if lineage.is_some_and(is_sound) { Ok(()) } else { Err(Bad::Damaged("a topic's lineage is malformed")) }
 }
 
 /// Contents of a backup, or of the beginning of one.
@@ -87,7 +116,7 @@ impl Saved {
             _ => return Err(ORDER),
         };
         self.tail = tail;
-        Ok(())
+        check_topic(&self.topic, self.first(), self.end())
     }
 }
 
@@ -122,6 +151,9 @@ impl Contents {
                 let epoch = Epoch::parse(&topic.epoch).ok_or(Bad::Damaged("an epoch is malformed"))?;
                 if TopicName::parse(&topic.name).is_err() {
                     return Err(Bad::Damaged("a topic's name is malformed"));
+                }
+                if self.topics.iter().any(|saved| saved.topic.name == topic.name) {
+                    return Err(Bad::Damaged("a topic occurs twice"));
                 }
                 let earliest = topic.earliest_offset;
                 self.open = Some(Position { epoch, offset: Offset::new(earliest) });
@@ -237,15 +269,4 @@ impl SavedBatches {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Backup;
-
-    #[test]
-    fn a_pipe_is_no_backup_and_is_not_waited_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let pipe = dir.path().join("pipe");
-        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        let refused = Backup::open(&pipe, |_| ()).unwrap_err();
-        assert!(refused.message.contains("not a regular file"), "{}", refused.message);
-    }
-}
+mod tests;

@@ -21,7 +21,7 @@ pub(in crate::cli) struct Writer {
     partial: PathBuf,
     file: BufWriter<File>,
     place: Place,
-    counts: [u64; 2],
+    pub(super) counts: [u64; 2],
     topics: u64,
     /// Topics that an earlier run finished.
     pub(in crate::cli) done: HashSet<String>,
@@ -89,7 +89,7 @@ impl Writer {
         &self.partial
     }
 
-    fn put(&mut self, kind: Kind, body: &[u8]) -> Result<(), Failure> {
+    pub(super) fn put(&mut self, kind: Kind, body: &[u8]) -> Result<(), Failure> {
         let mut header = [0; FRAME_HEADER_LEN];
         let len = u32::try_from(body.len()).ok().filter(|len| *len <= BODY_MAX);
         let len = len.ok_or_else(|| Failure::failed("a batch is longer than a backup takes"))?;
