@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use streamway::proto::v1::{
     CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, PublishRequest, Retention, Topic,
+    UpdateTopicRequest,
 };
 use tempfile::TempDir;
 
@@ -249,4 +250,64 @@ async fn an_interrupted_backup_is_not_continued_in_a_restored_topic() {
     published(&mut client, "t", records("new", 20)).await;
     refusal(&copy(&server.url(), &later, &[]).await, "deleted and created again since");
     assert!(!Path::new(&later).exists());
+}
+
+/// Ends of the frames of a backup, as docs/backup.md describes them; first that of the header.
+fn frame_ends(bytes: &[u8]) -> Vec<usize> {
+    let mut ends = vec![24];
+    while let Some(head) = bytes.get(*ends.last().unwrap()..).and_then(|rest| rest.first_chunk::<4>()) {
+        ends.push(ends.last().unwrap() + 12 + u32::from_le_bytes(*head) as usize);
+    }
+    ends
+}
+
+/// A backup that was interrupted anywhere becomes the file that it would have become, on both engines.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_goes_on_exactly_where_it_was_interrupted() {
+    let nats = Nats::single("");
+    for server in [Server::start().await, fleet(&nats).await] {
+        let dir = TempDir::new().unwrap();
+        let mut client = server.client().await;
+        for i in 0..6 {
+            published(&mut client, "t", records(&format!("{i}-"), 1 + i % 3)).await;
+        }
+        let whole = path(&dir, "whole");
+        copied(&server.url(), &whole).await;
+        let bytes = std::fs::read(&whole).unwrap();
+        let ends = frame_ends(&bytes);
+        assert_eq!((ends.len(), ends.last()), (10, Some(&bytes.len())), "a topic, six batches, and two ends");
+        // The last interruption is before the file gets its name. Within a frame, the frame is written again.
+        for (n, end) in ends.iter().flat_map(|end| [*end, end - 3]).enumerate() {
+            let file = path(&dir, &format!("{n}"));
+            std::fs::write(format!("{file}.partial"), &bytes[..end]).unwrap();
+            copied(&server.url(), &file).await;
+            assert!(std::fs::read(&file).unwrap() == bytes, "interrupted after {end} bytes");
+        }
+    }
+}
+
+/// A restore that is killed between its last batch and the setting of the retention sets it when it is run again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_stored_everything_still_sets_the_retention() {
+    let (server, dir) = (Server::start().await, TempDir::new().unwrap());
+    let name = || "t".to_owned();
+    published(&mut server.client().await, "t", records("x", 5)).await;
+    let kept = Retention { max_records: 1000, ..Retention::default() };
+    let set = async |retention: Retention| {
+        let topic = Some(Topic { name: name(), retention: Some(retention), ..Topic::default() });
+        let request = UpdateTopicRequest { topic, update_mask: None };
+        server.topics().await.update_topic(request).await.unwrap();
+    };
+    set(kept).await;
+    let file = path(&dir, "all.backup");
+    copied(&server.url(), &file).await;
+    let request = DeleteTopicRequest { name: name(), ..DeleteTopicRequest::default() };
+    server.topics().await.delete_topic(request).await.unwrap();
+    copied(&file, &server.url()).await;
+    // As it is when the last batch is stored.
+    set(Retention::default()).await;
+    copied(&file, &server.url()).await;
+    let request = GetTopicRequest { name: name() };
+    let topic = server.topics().await.get_topic(request).await.unwrap().into_inner().topic.unwrap();
+    assert_eq!((topic.tail, topic.retention), (5, Some(kept)));
 }
