@@ -34,6 +34,7 @@ mod drain_peers;
 mod failover;
 mod files;
 mod fleet;
+mod fleet_far;
 mod forgetting;
 mod groups;
 mod groups_access;
