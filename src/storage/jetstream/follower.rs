@@ -14,6 +14,8 @@ mod appending;
 mod handed_over;
 mod handing;
 mod reading;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::future::Future;
@@ -63,29 +65,7 @@ struct Trimming {
 
 /// Follows a topic until nobody uses it, it is deleted, or the log closes.
 pub async fn follow(topic: Arc<Topic>) {
-    let mut follower = Follower {
-        seen: None,
-        reading: Reading::Stopped,
-        pause: Duration::ZERO,
-        ids: Ids::new(topic.clone()),
-        flight: None,
-        bus: Bus::new(topic.nats.client.clone()),
-        contest: Contest::default(),
-        marks: Marks::default(),
-        handed: None,
-        open: Vec::new(),
-        held: Held::default(),
-        held_first: false,
-        fetching: None,
-        end_check: EndCheck::Unasked,
-        trimming: Trimming::default(),
-        cached: Cached::new(topic.clone()),
-        trouble: None,
-        closing: None,
-        // A random delay keeps followers that start together from asking at the same time.
-        refresh_at: Instant::now() + topic.nats.idle_times.refresh.mul_f64(fastrand::f64()),
-        topic,
-    };
+    let mut follower = Follower::new(topic);
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !follower.may_stop() {
@@ -195,6 +175,33 @@ async fn done<T>(pending: &mut Pending<T>) -> T {
 }
 
 impl Follower {
+    /// Creates a follower that has read nothing yet.
+    fn new(topic: Arc<Topic>) -> Self {
+        Self {
+            seen: None,
+            reading: Reading::Stopped,
+            pause: Duration::ZERO,
+            ids: Ids::new(topic.clone()),
+            flight: None,
+            bus: Bus::new(topic.nats.client.clone()),
+            contest: Contest::default(),
+            marks: Marks::default(),
+            handed: None,
+            open: Vec::new(),
+            held: Held::default(),
+            held_first: false,
+            fetching: None,
+            end_check: EndCheck::Unasked,
+            trimming: Trimming::default(),
+            cached: Cached::new(topic.clone()),
+            trouble: None,
+            closing: None,
+            // A random delay keeps followers that start together from asking at the same time.
+            refresh_at: Instant::now() + topic.nats.idle_times.refresh.mul_f64(fastrand::f64()),
+            topic,
+        }
+    }
+
     /// Waits for one event and handles it. Every branch is cancel-safe, because work in progress stays in its field.
     async fn step(&mut self, ticks: &mut tokio::time::Interval) {
         // Requests to NATS fail, and the server is not shutting down yet.

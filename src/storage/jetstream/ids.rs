@@ -300,4 +300,39 @@ mod tests {
             }
         }
     }
+
+    /// P5: ids that are stored while older ones are read get their share of the budget, even if other topics use all of it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn ids_that_are_stored_while_older_ones_are_read_get_their_share() {
+        use super::super::server::Nats;
+        use super::super::tests::{config, open};
+        use super::{CountedWindow, Ids, State};
+        use crate::storage::conformance::name;
+        use crate::storage::{Log, Retention};
+
+        let nats = Nats::single("");
+        let mut config = config(&nats);
+        config.storage.request_ids_max = 80;
+        let log = open(&config).await;
+        log.create(name("t"), Retention::default()).await.unwrap();
+        let mut ids = Ids::new(log.topics()[&name("t")].clone());
+        let head = |n: u64| {
+            let mark = Some(Mark { scope: Scope::NONE, content: 1 });
+            let ids = vec![IdEntry { index: 0, count: 1, digest: digest(n), mark }];
+            Head { records: 1, ids, ..Head::default() }
+        };
+        let new = Window::new(Duration::from_micros(AGE), usize::MAX, UnixMicros(0));
+        let mut other = CountedWindow::new(new, log.nats.ids.clone());
+        for n in 0..80 {
+            other.change(|window| insert(window, &head(n), start_of(n + 1), (UnixMicros(n), UnixMicros(n))));
+        }
+        // The older ids are never read, because nothing polls for them.
+        assert!(ids.known(0, Duration::from_secs(600)).is_none());
+        for n in 0..60 {
+            ids.note(&head(n), start_of(n + 1), None);
+        }
+        ids.keep_to_budget();
+        let State::Loading { later, .. } = &ids.state else { panic!("they are not being read") };
+        assert_eq!((later.count(), other.count()), (40, 80), "half of what all may hold");
+    }
 }

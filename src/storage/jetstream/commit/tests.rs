@@ -39,8 +39,10 @@ fn built(
     window: &Window,
 ) -> Commit {
     let next = Offset::new(sequence << 10);
-    // The clock of the replica that stored the newest message is ahead.
-    let time = UnixMicros(UnixMicros::now().0 + 1_000_000_000);
+    // The wall clock of this replica is a day ahead, and that of the one that stored the newest message even more. Ages are
+    // measured by the steady clock.
+    let wall = UnixMicros(UnixMicros::now().0 + 86_400_000_000);
+    let time = UnixMicros(wall.0 + 1_000_000_000);
     let seen = Seen { sequence, next, records: 0, time };
     let basis = Basis {
         epoch: Epoch::new(1),
@@ -48,7 +50,7 @@ fn built(
         certain: 0,
         window,
         bytes_max: 1 << 20,
-        wall: UnixMicros::now(),
+        wall,
         steady: UnixMicros::now(),
         by: Some(Address::random()),
         for_other,

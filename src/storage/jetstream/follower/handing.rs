@@ -139,7 +139,7 @@ impl Follower {
         }
     }
 
-    fn hold(&mut self, parcel: Parcel) -> Result<(), Why> {
+    pub(super) fn hold(&mut self, parcel: Parcel) -> Result<(), Why> {
         self.topic.touch();
         let nats = self.topic.nats.clone();
         if nats.closing.is_cancelled() || self.topic.state.is_deleted() {

@@ -30,7 +30,7 @@ use crate::storage::conformance::{self, Engine, batch, conformance_tests, name, 
 use crate::storage::{Error, Hold, Log, Reason, Retention, Start, TopicLog};
 
 /// Builds a configuration for these servers.
-fn config(nats: &Nats) -> Config {
+pub(super) fn config(nats: &Nats) -> Config {
     let mut config = Config { engine: crate::config::Engine::JetStream, ..Config::default() };
     config.nats.url = nats.url();
     config.nats.replicas = nats.servers.len();
@@ -63,7 +63,7 @@ async fn the_contract_holds_on_a_cluster() {
     conformance::all(&engine(&nats)).await;
 }
 
-async fn open(config: &Config) -> Arc<JetStreamLog> {
+pub(super) async fn open(config: &Config) -> Arc<JetStreamLog> {
     JetStreamLog::open(config, &Reason::default()).await.unwrap()
 }
 
