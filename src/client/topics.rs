@@ -123,6 +123,21 @@ impl Topics {
         }
     }
 
+    /// Lists one page of the request ids that the server remembers of a topic, for a backup. Repeat with `next_page_token` until
+    /// that is empty.
+    ///
+    /// # Errors
+    /// `EPOCH_CHANGED`, no permission, a server of an earlier version, or the transport fails.
+    pub async fn request_ids(
+        &self,
+        request: v1::ListRequestIdsRequest,
+    ) -> Result<v1::ListRequestIdsResponse, Error> {
+        self.call("streamway.v1.TopicService/ListRequestIds", async |mut service| {
+            service.list_request_ids(request.clone()).await
+        })
+        .await
+    }
+
     /// Deletes a topic with all its records. If `epoch` is not empty, only that incarnation is deleted.
     ///
     /// # Errors

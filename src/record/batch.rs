@@ -130,6 +130,12 @@ impl Batch {
         Self { is_restored: true, ..self.expecting(Some(offset)) }
     }
 
+    /// Sets the idempotency key that a batch of a backup was stored with.
+    #[must_use]
+    pub fn with_stored_id(self, id: RequestId) -> Self {
+        Self { request_id: Some(id), ..self }
+    }
+
     /// Returns true if the batch is of a backup.
     #[must_use]
     pub const fn is_restored(&self) -> bool {

@@ -240,8 +240,9 @@ impl Scope {
 /// A checked idempotency key: 1 to 128 bytes of UTF-8 in one scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId {
-    id: Box<str>,
+    id: Box<[u8]>,
     scope: Scope,
+    is_stored: bool,
 }
 
 impl RequestId {
@@ -255,9 +256,16 @@ impl RequestId {
     pub fn parse(id: &str) -> Result<Self, &'static str> {
         match id.len() {
             0 => Err("request_id is empty"),
-            1..=Self::MAX_LEN => Ok(Self { id: id.into(), scope: Scope::NONE }),
+            1..=Self::MAX_LEN => Ok(Self { id: id.as_bytes().into(), scope: Scope::NONE, is_stored: false }),
             _ => Err("request_id is longer than 128 bytes"),
         }
+    }
+
+    /// A key of a backup, in the form in which the engine stores it. None if it is empty or longer than 128 bytes.
+    #[must_use]
+    pub fn stored(id: &[u8], scope: Scope) -> Option<Self> {
+        let is_valid = !id.is_empty() && id.len() <= Self::MAX_LEN;
+        is_valid.then(|| Self { id: id.into(), scope, is_stored: true })
     }
 
     /// The same key in another scope.
@@ -266,10 +274,16 @@ impl RequestId {
         Self { scope, ..self }
     }
 
-    /// The key.
+    /// The key, as the client gave it, or as the engine stores it.
     #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub fn as_bytes(&self) -> &[u8] {
         &self.id
+    }
+
+    /// Returns true if the key is in the form in which the engine stores it.
+    #[must_use]
+    pub const fn is_stored(&self) -> bool {
+        self.is_stored
     }
 
     /// Scope of the key.

@@ -9,8 +9,8 @@ use super::request;
 use super::status::Error;
 use crate::proto::v1;
 use crate::record::block::{Block, Blocks};
-use crate::record::{Batch, BatchLimits, Offset, TopicName};
-use crate::storage::{self, Ancestor, CUT_MAX, Lineage, TopicLog};
+use crate::record::{Batch, BatchLimits, Offset, RequestId, Scope, TopicName};
+use crate::storage::{self, Ancestor, CUT_MAX, Lineage, StoredId, TopicLog};
 use crate::topic::{self, Permit, Topics, store_restored};
 
 /// A valid request, without its batches.
@@ -84,7 +84,11 @@ impl Restore {
             let traceparent = std::str::from_utf8(block.traceparent()).unwrap_or_default();
             let batch = Batch::check(Bytes::copy_from_slice(&records), limits)
                 .map_err(|violation| Error::batch(&format!("batches[{index}]."), &violation))?;
-            Ok((end, batch.with_traceparent(traceparent).restored(block.first)))
+            let batch = batch.with_traceparent(traceparent).restored(block.first);
+            match &saved.request_id {
+                None => Ok((end, batch)),
+                Some(id) => Ok((end, batch.with_stored_id(stored_id(id, index)?))),
+            }
         };
         saved.iter().enumerate().map(check).collect()
     }
@@ -120,6 +124,43 @@ fn ancestor(entry: &v1::RestoredFrom) -> Result<Ancestor, Error> {
     }
     Ok(Ancestor { epoch, cut })
 }
+
+fn stored_id(saved: &v1::StoredRequestId, index: usize) -> Result<RequestId, Error> {
+    let field = |name: &str| format!("batches[{index}].request_id.{name}");
+    let scope = saved.scope.as_ref().try_into().map(Scope::new);
+    let scope = scope.map_err(|_| Error::field(field("scope"), "not 16 bytes"))?;
+    RequestId::stored(&saved.id, scope).ok_or_else(|| Error::field(field("id"), "not 1 to 128 bytes"))
+}
+
+/// Lists a page of a topic's request ids.
+pub(super) async fn request_ids(
+    topics: &Topics,
+    asked: &v1::ListRequestIdsRequest,
+) -> Result<v1::ListRequestIdsResponse, Error> {
+    let name = request::topic("name", &asked.name)?;
+    let epoch = request::epoch("epoch", &asked.epoch)?;
+    let from = match asked.page_token.as_str() {
+        "" => 0,
+        token => token.parse().map_err(|_| Error::field("page_token", "not one that a server gave"))?,
+    };
+    let topic = topics.get(&name).await?;
+    if epoch.is_some_and(|epoch| epoch != topic.epoch()) {
+        let (current, resume) = (topic.epoch(), Offset::ZERO);
+        return Err(storage::Error::EpochChanged { current, resume }.into());
+    }
+    let ids = topic.request_ids(Offset::new(from), REQUEST_IDS_MAX).await?;
+    let last = ids.last().filter(|_| ids.len() == REQUEST_IDS_MAX);
+    let next_page_token = last.map_or_else(String::new, |last| last.first.plus(1).to_string());
+    let request_ids = ids.into_iter().map(|StoredId { first, id, scope }| v1::StoredRequestId {
+        first_offset: first.get(),
+        id,
+        scope: Bytes::copy_from_slice(&scope.bytes()),
+    });
+    Ok(v1::ListRequestIdsResponse { request_ids: request_ids.collect(), next_page_token })
+}
+
+/// Largest number of request ids of a page, which then has at most 2 MiB.
+const REQUEST_IDS_MAX: usize = 10_000;
 
 /// Reads the single block in these bytes.
 fn only(bytes: &Bytes) -> Option<Block<'_>> {

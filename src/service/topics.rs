@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use super::changes::{self, Change};
 use super::described::described;
 use super::request;
-use super::restore::Restore;
+use super::restore::{self, Restore};
 use super::status::{Context, Error, status};
 use super::{creation, listing};
 use crate::auth::{Action, Auth, Caller};
@@ -249,6 +249,20 @@ impl TopicService for Administration {
             change.end(&restored, |info| Some(changes::described(info)));
         }
         answer(asked.name, restored.map(|info| v1::RestoreTopicResponse { topic: Some(described(&info)) }))
+    }
+
+    async fn list_request_ids(
+        &self,
+        request: Request<v1::ListRequestIdsRequest>,
+    ) -> Result<Response<v1::ListRequestIdsResponse>, Status> {
+        let caller = self.caller(&request)?;
+        let asked = request.into_inner();
+        let listed = async {
+            caller.permit(Action::Admin, request::topic("name", &asked.name)?.as_str())?;
+            restore::request_ids(&self.topics, &asked).await
+        };
+        let listed = listed.await;
+        answer(asked.name, listed)
     }
 }
 

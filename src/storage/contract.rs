@@ -1,10 +1,11 @@
 //! The contract that every engine keeps: [`Log`], [`TopicLog`] and [`Appender`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::chunk::{Chunk, Numbering};
@@ -13,7 +14,7 @@ use super::health::Health;
 use super::lineage::Lineage;
 use super::retention::Retention;
 use super::topic_state::{TopicInfo, TopicState};
-use crate::record::{Batch, Epoch, Offset, Receipt, TopicName, UnixMicros};
+use crate::record::{Batch, Epoch, Offset, Receipt, Scope, TopicName, UnixMicros};
 use crate::telemetry::trace::Steps;
 
 /// A future of the contract.
@@ -224,6 +225,57 @@ pub trait TopicLog: Send + Sync + 'static {
 
     /// Starts an ordered sequence of appends.
     fn appender(&self) -> Box<dyn Appender>;
+
+    /// Lists the request ids of the window that were stored with batches from `from` on, for a backup: up to `limit`, in the
+    /// order of their batches.
+    ///
+    /// # Errors
+    /// The storage's own.
+    fn request_ids(&self, from: Offset, limit: usize) -> BoxFuture<'_, Result<Vec<StoredId>, Error>>;
+}
+
+/// A request id, as an engine stores it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredId {
+    /// Offset of the first record of its batch.
+    pub first: Offset,
+    /// The id, in a form of the engine's own.
+    pub id: Bytes,
+    /// Scope of the id.
+    pub scope: Scope,
+}
+
+/// The first request ids of a topic, as many as are asked for.
+#[derive(Debug)]
+pub(super) struct FirstIds {
+    found: BTreeMap<Offset, StoredId>,
+    from: Offset,
+    limit: usize,
+}
+
+impl FirstIds {
+    /// Looks for up to `limit` ids of batches from `from` on.
+    pub(super) const fn new(from: Offset, limit: usize) -> Self {
+        Self { found: BTreeMap::new(), from, limit }
+    }
+
+    /// Takes an id, which may come more than once.
+    pub(super) fn add(&mut self, first: Offset, id: &[u8], scope: Scope) {
+        let is_beyond = self.found.last_key_value().is_some_and(|(last, _)| first > *last);
+        if first < self.from || (is_beyond && self.found.len() >= self.limit) {
+            return;
+        }
+        let id = Bytes::copy_from_slice(id);
+        self.found.insert(first, StoredId { first, id, scope });
+        if self.found.len() > self.limit {
+            self.found.pop_last();
+        }
+    }
+
+    /// Returns what was found.
+    pub(super) fn finish(self) -> Vec<StoredId> {
+        self.found.into_values().collect()
+    }
 }
 
 /// A resource that is held until the outcome of an append is known, even if nobody waits for it: the share of a memory

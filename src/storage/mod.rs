@@ -29,7 +29,7 @@ mod topic_state;
 mod window;
 
 pub use chunk::{Chunk, Numbering};
-pub use contract::{Appended, Appender, BoxFuture, Hold, Log, Start, TopicLog};
+pub use contract::{Appended, Appender, BoxFuture, Hold, Log, Start, StoredId, TopicLog};
 pub use error::{Error, Stored};
 pub use health::{Health, Reason};
 pub use lineage::{Ancestor, CUT_MAX, LINEAGE_MAX, Lineage};

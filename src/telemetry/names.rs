@@ -292,6 +292,7 @@ pub const METHODS: &[(&str, bool)] = &[
     ("streamway.v1.TopicService/DeleteTopic", false),
     ("streamway.v1.TopicService/TrimTopic", false),
     ("streamway.v1.TopicService/RestoreTopic", false),
+    ("streamway.v1.TopicService/ListRequestIds", false),
     ("streamway.v1.GroupService/CreateGroup", false),
     ("streamway.v1.GroupService/GetGroup", false),
     ("streamway.v1.GroupService/ListGroups", false),

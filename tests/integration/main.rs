@@ -67,6 +67,7 @@ mod quotas;
 mod recovery;
 mod requests;
 mod restore;
+mod restore_ids;
 mod resume;
 mod retention;
 mod saturation;

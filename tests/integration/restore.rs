@@ -264,7 +264,7 @@ fn batch(first: u64, values: &[&str]) -> RestoredBatch {
         traceparent: String::new(),
     };
     let message = streamway::proto::v1::SubscribeResponse { batches: vec![inner], ..Default::default() };
-    RestoredBatch { batch: message.encode_to_vec().into() }
+    RestoredBatch { batch: message.encode_to_vec().into(), request_id: None }
 }
 
 fn restore(first_offset: u64, cut: u64, batches: Vec<RestoredBatch>) -> RestoreTopicRequest {
@@ -313,7 +313,7 @@ async fn a_topic_that_is_restored_in_part_is_not_used() {
         (restore(5, 9, vec![batch(8, &["d"])]), Code::FailedPrecondition, "EXPECTED_OFFSET_MISMATCH"),
         (restore(5, 9, vec![batch(7, &["c", "d", "e"])]), Code::InvalidArgument, "INVALID_FIELD"),
         (
-            restore(5, 9, vec![RestoredBatch { batch: vec![7; 9].into() }]),
+            restore(5, 9, vec![RestoredBatch { batch: vec![7; 9].into(), request_id: None }]),
             Code::InvalidArgument,
             "INVALID_FIELD",
         ),
@@ -368,7 +368,10 @@ async fn a_bad_restore_is_refused_and_changes_nothing() {
             }),
             "OFFSET_NUMBERING_DIFFERS",
         ),
-        (with(&|r| r.batches = vec![RestoredBatch { batch: vec![255; 50].into() }]), "INVALID_FIELD"),
+        (
+            with(&|r| r.batches = vec![RestoredBatch { batch: vec![255; 50].into(), request_id: None }]),
+            "INVALID_FIELD",
+        ),
         (with(&|r| r.batches = vec![batch(0, &["a"]), batch(8, &["b", "c"])]), "INVALID_FIELD"),
     ] {
         let what = format!("{request:?}");

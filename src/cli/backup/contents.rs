@@ -1,5 +1,6 @@
 //! Reading of a backup. A file whose end is missing is never accepted as complete.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,6 +29,13 @@ fn only(body: &Bytes) -> Result<Block<'_>, Bad> {
         Ok(batch) if u64::from(batch.count()) == block.count() => Ok(block),
         _ => Err(malformed),
     }
+}
+
+fn parse_ids(body: &Bytes) -> Result<Vec<v1::StoredRequestId>, Bad> {
+    let malformed = Bad::Damaged("a request id is malformed");
+    let Ok(page) = v1::ListRequestIdsResponse::decode(body.clone()) else { return Err(malformed) };
+    let is_sound = |id: &v1::StoredRequestId| (1..=128).contains(&id.id.len()) && id.scope.len() == 16;
+    if page.request_ids.iter().all(is_sound) { Ok(page.request_ids) } else { Err(malformed) }
 }
 
 /// The server that a backup is restored to has limits of its own.
@@ -87,6 +95,8 @@ pub(in crate::cli) struct Saved {
     /// The topic's tail when the backup of it was complete. None if the file does not contain it.
     pub(in crate::cli) tail: Option<u64>,
     place: Place,
+    /// Places of its request ids.
+    ids: Vec<Place>,
 }
 
 impl Saved {
@@ -158,7 +168,8 @@ impl Contents {
                 let earliest = topic.earliest_offset;
                 self.open = Some(Position { epoch, offset: Offset::new(earliest) });
                 let (records, batches, first, tail) = (0, 0, None, None);
-                self.topics.push(Saved { topic, records, batches, first, end: earliest, tail, place: after });
+                let (end, place, ids) = (earliest, after, Vec::new());
+                self.topics.push(Saved { topic, records, batches, first, end, tail, place, ids });
             }
             (Kind::Batch, Some(position)) => {
                 let block = only(body)?;
@@ -171,6 +182,10 @@ impl Contents {
                 saved.records += block.count();
                 saved.batches += 1;
                 saved.end = position.offset.get();
+            }
+            (Kind::RequestIds, Some(_)) => {
+                parse_ids(body)?;
+                self.topics.last_mut().ok_or(ORDER)?.ids.push(self.end);
             }
             (Kind::TopicEnd, Some(_)) => {
                 self.topics.last_mut().ok_or(ORDER)?.finish(body, self.version)?;
@@ -247,7 +262,22 @@ impl Backup {
         let frames = Frames::at(open(&self.path)?, saved.place, self.version)?;
         Ok(SavedBatches { path: self.path.clone(), frames })
     }
+
+    /// Returns the request ids of a topic, by the offset of their batch.
+    pub(in crate::cli) fn request_ids(&self, saved: &Saved) -> Result<RequestIds, Failure> {
+        let mut all = RequestIds::new();
+        for place in &saved.ids {
+            let mut frames = Frames::at(open(&self.path)?, *place, self.version)?;
+            let ids = frames.next().and_then(|(_, body)| parse_ids(&body));
+            let ids = ids.map_err(|bad| refused(&self.path, place.at, bad))?;
+            all.extend(ids.into_iter().map(|id| (id.first_offset, id)));
+        }
+        Ok(all)
+    }
 }
+
+/// Request ids of a topic, by the offset of the first record of their batch.
+pub(in crate::cli) type RequestIds = HashMap<u64, v1::StoredRequestId>;
 
 /// The batches of one topic of a backup.
 #[derive(Debug)]
@@ -259,11 +289,14 @@ pub(in crate::cli) struct SavedBatches {
 impl SavedBatches {
     /// Returns the next batch, or `None` after the last.
     pub(in crate::cli) fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        let at = self.frames.place.at;
-        match self.frames.next() {
-            Ok((Kind::Batch, body)) => Ok(Some(body)),
-            Ok(_) => Ok(None),
-            Err(bad) => Err(refused(&self.path, at, bad)),
+        loop {
+            let at = self.frames.place.at;
+            match self.frames.next() {
+                Ok((Kind::Batch, body)) => return Ok(Some(body)),
+                Ok((Kind::RequestIds, _)) => {}
+                Ok(_) => return Ok(None),
+                Err(bad) => return Err(refused(&self.path, at, bad)),
+            }
         }
     }
 }

@@ -30,6 +30,8 @@ pub(super) enum Kind {
     TopicEnd = 3,
     /// The end of the file: the number of topics, 8 bytes, little-endian.
     End = 4,
+    /// Request ids of the topic, as an encoded `streamway.v1.ListRequestIdsResponse`. They stand among its batches.
+    RequestIds = 5,
 }
 
 impl Kind {
@@ -39,6 +41,7 @@ impl Kind {
             2 => Some(Self::Batch),
             3 => Some(Self::TopicEnd),
             4 => Some(Self::End),
+            5 => Some(Self::RequestIds),
             _ => None,
         }
     }

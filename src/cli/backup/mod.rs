@@ -5,5 +5,5 @@ mod contents;
 mod frames;
 mod writer;
 
-pub(super) use self::contents::{Backup, DAMAGED, Saved, SavedBatches};
+pub(super) use self::contents::{Backup, DAMAGED, RequestIds, Saved, SavedBatches};
 pub(super) use self::writer::Writer;

@@ -116,6 +116,11 @@ impl Writer {
         self.put(Kind::Batch, block.bytes)
     }
 
+    /// Adds a page of the topic's request ids.
+    pub(in crate::cli) fn request_ids(&mut self, page: &v1::ListRequestIdsResponse) -> Result<(), Failure> {
+        self.put(Kind::RequestIds, &page.encode_to_vec())
+    }
+
     /// Ends a topic, whose tail this is.
     pub(in crate::cli) fn end(&mut self, tail: u64) -> Result<(), Failure> {
         let [records, batches] = self.counts;

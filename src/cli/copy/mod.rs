@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use tonic::Code;
 
 use self::offsets::Offsets;
 use self::progress::Progress;
@@ -149,7 +150,10 @@ impl Copy {
             progress.topic(&topic.name);
             let batches = &mut source.batches(topic, None)?;
             let is_restored = match source.saved(topic) {
-                Some(saved) => restore::restore(&target, saved, batches, progress).await?,
+                Some(saved) => {
+                    let ids = source.request_ids(saved)?;
+                    restore::restore(&target, saved, (batches, ids), progress).await?
+                }
                 None => false,
             };
             if !is_restored {
@@ -228,6 +232,43 @@ impl Copy {
             let name = &topic.name;
             Failure::failed(format!("topic {name} of the source was deleted and created again meanwhile"))
         })?;
+        self.save_request_ids(source, topic, tail.offset.get(), writer).await?;
         writer.end(tail.offset.get())
+    }
+
+    /// Saves the request ids of the records before `tail`. Where the caller may not read them, or an earlier version of the
+    /// server cannot tell them, the backup is complete without them.
+    async fn save_request_ids(
+        &self,
+        source: &Source,
+        topic: &v1::Topic,
+        tail: u64,
+        writer: &mut Writer,
+    ) -> Result<(), Failure> {
+        let mut page_token = String::new();
+        loop {
+            let mut page = match source.page_of_request_ids(topic, page_token).await {
+                Ok(page) => page,
+                Err(error) if matches!(error.code(), Code::PermissionDenied | Code::Unimplemented) => {
+                    if !self.quiet {
+                        let why = "a publish that is repeated after a restore may be stored twice";
+                        let name = &topic.name;
+                        output::complain(&format!(
+                            "warning: topic {name} is saved without request ids ({error}): {why}"
+                        ));
+                    }
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            };
+            page_token = std::mem::take(&mut page.next_page_token);
+            page.request_ids.retain(|id| id.first_offset < tail);
+            if !page.request_ids.is_empty() {
+                writer.request_ids(&page)?;
+            }
+            if page_token.is_empty() {
+                return Ok(());
+            }
+        }
     }
 }

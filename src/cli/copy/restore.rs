@@ -8,7 +8,7 @@ use tonic::Code;
 use super::progress::Progress;
 use super::source::{Batches, whole};
 use super::target::Target;
-use crate::cli::backup::Saved;
+use crate::cli::backup::{RequestIds, Saved};
 use crate::cli::{Failure, output};
 use crate::client::{Error, RetryPolicy};
 use crate::proto::v1;
@@ -24,7 +24,7 @@ const LINEAGE_MAX: usize = 16;
 pub(super) async fn restore(
     target: &Target,
     saved: &Saved,
-    batches: &mut Batches,
+    (batches, mut ids): (&mut Batches, RequestIds),
     progress: &Arc<Progress>,
 ) -> Result<bool, Failure> {
     let name = &saved.topic.name;
@@ -65,7 +65,8 @@ pub(super) async fn restore(
             bytes = 0;
         }
         bytes += block.len();
-        request.batches.push(v1::RestoredBatch { batch: Bytes::copy_from_slice(&block) });
+        let (batch, request_id) = (Bytes::copy_from_slice(&block), ids.remove(&first));
+        request.batches.push(v1::RestoredBatch { batch, request_id });
     }
     if !request.batches.is_empty() {
         here = store(target, retry, &mut request).await?;

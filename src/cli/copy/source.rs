@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::progress::Progress;
 use crate::cli::Failure;
-use crate::cli::backup::{Backup, Saved, SavedBatches};
-use crate::client::{Client, RetryPolicy, Start, Subscriber, SubscriberOptions};
+use crate::cli::backup::{Backup, RequestIds, Saved, SavedBatches};
+use crate::client::{Client, Error, RetryPolicy, Start, Subscriber, SubscriberOptions};
 use crate::proto::v1;
 use crate::record::block::{Block, Blocks};
 use crate::record::{Epoch, Position, TopicName};
@@ -52,6 +52,25 @@ impl Source {
     pub(super) fn saved(&self, topic: &v1::Topic) -> Option<&Saved> {
         let Self::Backup(backup) = self else { return None };
         backup.topics.iter().find(|saved| saved.topic.name == topic.name)
+    }
+
+    /// Returns the request ids of a topic of a backup; a server's are copied only to a backup.
+    pub(super) fn request_ids(&self, saved: &Saved) -> Result<RequestIds, Failure> {
+        match self {
+            Self::Backup(backup) => backup.request_ids(saved),
+            Self::Server(..) => Ok(RequestIds::new()),
+        }
+    }
+
+    /// Returns a page of the request ids that a server remembers of a topic; none of a backup.
+    pub(super) async fn page_of_request_ids(
+        &self,
+        topic: &v1::Topic,
+        page_token: String,
+    ) -> Result<v1::ListRequestIdsResponse, Error> {
+        let Self::Server(client, _) = self else { return Ok(v1::ListRequestIdsResponse::default()) };
+        let (name, epoch) = (topic.name.clone(), topic.epoch.clone());
+        client.topics().request_ids(v1::ListRequestIdsRequest { name, epoch, page_token }).await
     }
 
     /// Returns the batches of a topic: all of them, or those after a position.

@@ -14,7 +14,7 @@ macro_rules! cases {
     ($then:ident $($more:tt)*) => {
         $crate::storage::conformance::$then! { $($more)*
             appending::acknowledged_records_survive_reopening appending::a_refused_batch_refuses_all_later_ones_of_its_appender appending::conditions_name_the_tail appending::batches_of_many_appenders_keep_their_order_and_stay_whole appending::a_hold_is_dropped_although_nobody_waits appending::a_closed_log_refuses
-            request_ids::request_ids_survive_reopening request_ids::a_request_id_is_of_one_principal_and_one_content request_ids::request_ids_follow_a_model request_ids::a_duplicate_is_answered_before_its_condition_is_looked_at
+            request_ids::request_ids_survive_reopening request_ids::a_request_id_is_of_one_principal_and_one_content request_ids::request_ids_follow_a_model request_ids::a_duplicate_is_answered_before_its_condition_is_looked_at request_ids::request_ids_are_listed_and_restored
             forgetting::trim_keeps_whole_batches forgetting::a_trim_inside_the_first_batch_forgets_nothing forgetting::limits_of_every_size_are_kept forgetting::retention_by_records_bytes_and_age forgetting::a_recreated_topic_is_another_one
             reading::starts_are_found reading::offsets_between_records_round_up reading::blocks_keep_trace_and_time reading::waiting_ends_with_a_record_or_the_topic reading::topics_are_listed_and_updated
         }

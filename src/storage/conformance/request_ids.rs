@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::fixtures::{Engine, append, batch, create, name, read_all};
-use crate::record::{Offset, Receipt, Scope};
-use crate::storage::{Error, Log};
+use crate::record::{Offset, Receipt, RequestId, Scope};
+use crate::storage::{Ancestor, Error, Lineage, Log, StoredId, TopicLog};
 
 /// P5: the same request id stores once and is answered the first receipt, also after reopening.
 pub async fn request_ids_survive_reopening(engine: &Engine) {
@@ -127,4 +127,60 @@ pub async fn a_duplicate_is_answered_before_its_condition_is_looked_at(engine: &
     let again = append(&*topic, vec![of(99_999)]).await;
     assert_eq!(again.receipts, [done.receipts[1]]);
     assert_eq!(read_all(&*topic, Offset::ZERO).await.unwrap().len(), 3);
+}
+
+/// P5: the ids of the window are listed with the batches that they were stored with, page by page, and a topic that is
+/// restored with them knows them.
+pub async fn request_ids_are_listed_and_restored(engine: &Engine) {
+    let log = engine.open().await;
+    let topic = create(&*log, "listed").await;
+    let of = |id: u64| {
+        let batch = batch(&[id, id], 100).with_request_id(&format!("id-{id}")).unwrap();
+        batch.within(Scope::new([u8::try_from(id % 2).unwrap(); 16]))
+    };
+    let mut stored = Vec::new();
+    for id in 0..9 {
+        stored.push(append(&*topic, vec![of(id), batch(&[id], 10)]).await.receipts[0]);
+    }
+    let (end, before) = (topic.tail(), listed(&*topic).await);
+    log.close().await.unwrap();
+    drop((log, topic));
+    let log = engine.open().await;
+    let topic = log.get(&name("listed")).await.unwrap();
+    let ids = listed(&*topic).await;
+    assert_eq!(ids, before);
+    let firsts: Vec<_> = ids.iter().map(|id| id.first).collect();
+    assert_eq!(firsts, stored.iter().map(|receipt| receipt.first).collect::<Vec<_>>());
+    assert!(ids.iter().zip(0..).all(|(id, n)| id.scope == Scope::new([n % 2; 16])));
+
+    let lineage = Lineage::new(vec![Ancestor { epoch: topic.epoch(), cut: end }]).unwrap();
+    let restored = log.restore(name("restored"), Offset::ZERO, lineage).await.unwrap();
+    for ((id, n), receipt) in ids.iter().zip(0..).zip(&stored) {
+        let stored_id = RequestId::stored(&id.id, id.scope).unwrap();
+        let first = batch(&[n, n], 100).restored(receipt.first).with_stored_id(stored_id);
+        let second = batch(&[n], 10).restored(receipt.first.plus(2));
+        assert_eq!(append(&*restored, vec![first, second]).await.failure, None);
+    }
+    for (n, receipt) in (0..).zip(&stored) {
+        let again = append(&*restored, vec![of(n)]).await.receipts[0];
+        assert_eq!((again.first, again.duplicate), (receipt.first, true));
+        let other = batch(&[n, 77], 100).with_request_id(&format!("id-{n}")).unwrap();
+        let other = other.within(Scope::new([u8::try_from(n % 2).unwrap(); 16]));
+        let refused = append(&*restored, vec![other]).await;
+        assert_eq!(refused.failure, Some(Error::RequestIdReused { first: receipt.first }));
+    }
+}
+
+/// Lists the request ids of a topic, four at a time.
+async fn listed(topic: &dyn TopicLog) -> Vec<StoredId> {
+    let mut ids = Vec::new();
+    loop {
+        let from = ids.last().map_or(Offset::ZERO, |last: &StoredId| last.first.plus(1));
+        let page = topic.request_ids(from, 4).await.unwrap();
+        let is_last = page.len() < 4;
+        ids.extend(page);
+        if is_last {
+            return ids;
+        }
+    }
 }

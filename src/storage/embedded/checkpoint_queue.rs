@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::commit::Pending;
+use bytes::Bytes;
+
+use super::commit::{self, Pending};
 use super::topic::Topic;
 use crate::record::{Offset, UnixMicros};
 use crate::storage::topic_state::Settings;
@@ -53,6 +55,8 @@ pub struct TopicMark {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Snapshot>,
+    /// Request ids of the snapshot that was taken, by topic.
+    taken_ids: Vec<(u64, Bytes)>,
     bytes: usize,
     spares: Vec<PathBuf>,
     full: bool,
@@ -196,18 +200,32 @@ impl CheckpointQueue {
         }
         match state.waiting.front_mut() {
             None => Work::Quiet,
-            Some(front) => Work::Snapshot(Snapshot {
-                topics: std::mem::take(&mut front.topics),
-                pending: std::mem::take(&mut front.pending),
-                ..*front
-            }),
+            Some(front) => {
+                let snapshot = Snapshot {
+                    topics: std::mem::take(&mut front.topics),
+                    pending: std::mem::take(&mut front.pending),
+                    ..*front
+                };
+                let with_ids = snapshot.pending.iter().filter(|item| !item.ids.is_empty());
+                state.taken_ids.extend(with_ids.map(|item| (item.topic.id, item.ids.clone())));
+                Work::Snapshot(snapshot)
+            }
         }
+    }
+
+    /// Returns the ids sections of a topic in the snapshots whose ids may be in no file yet.
+    pub fn ids(&self, topic: u64) -> Vec<Bytes> {
+        let state = self.lock();
+        let taken = state.taken_ids.iter().filter(|(of, _)| *of == topic).map(|(_, ids)| ids.clone());
+        let waiting = state.waiting.iter().flat_map(|snapshot| commit::ids_of(&snapshot.pending, topic));
+        taken.chain(waiting).collect()
     }
 
     /// Removes the snapshot that was taken, which is now in segments and in the catalog, and its `bytes`.
     pub fn finish(&self, bytes: usize) {
         let mut state = self.lock();
         state.waiting.pop_front();
+        state.taken_ids = Vec::new();
         METRICS.storage.unflushed.add(-(bytes.min(state.bytes) as i64));
         state.bytes = state.bytes.saturating_sub(bytes);
         state.full = false;

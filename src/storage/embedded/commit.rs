@@ -44,6 +44,12 @@ impl Pending {
     }
 }
 
+/// Returns the ids sections of a topic's runs.
+pub fn ids_of(runs: &[Pending], topic: u64) -> impl Iterator<Item = Bytes> {
+    let of_topic = runs.iter().filter(move |item| item.topic.id == topic && !item.ids.is_empty());
+    of_topic.map(|item| item.ids.clone())
+}
+
 #[derive(Debug)]
 struct Building {
     topic: Arc<Topic>,
@@ -119,8 +125,10 @@ impl CommitBuilder {
     fn add_batch(&mut self, topic: &Arc<Topic>, batch: &Batch, window: &Window) -> Result<Receipt, Error> {
         let mut unknown = None;
         if let Some(id) = batch.request_id() {
-            let (key, known) = window.find(topic.id, id.scope(), id.as_str().as_bytes(), self.steady);
-            if let Some(stored) = self.fresh.get(&key).copied().or(known) {
+            let (key, known) = window.find(topic.id, id.scope(), id.as_bytes(), self.steady);
+            let known = self.fresh.get(&key).copied().or(known);
+            // A batch of a backup was stored once, whatever else has its id.
+            if let Some(stored) = known.filter(|_| !batch.is_restored()) {
                 if !stored.is_repeated_by(batch) {
                     return Err(Error::RequestIdReused { first: stored.first });
                 }
@@ -147,7 +155,7 @@ impl CommitBuilder {
         if let Some((key, id)) = unknown {
             let (count, scope, content) = (batch.count(), id.scope(), batch.content());
             let mark = Some(Mark { scope, content });
-            IdEntry { first, count, mark, id: id.as_str().as_bytes() }.encode(&mut building.ids);
+            IdEntry { first, count, mark, id: id.as_bytes() }.encode(&mut building.ids);
             let owner = Owner::of(scope);
             let stored = window::Stored { first, span: count, content, owner, time, at: self.steady };
             if self.fresh.is_empty() {

@@ -13,7 +13,7 @@ use prost::Message;
 
 use super::catalog::{self, AncestorEntry, ChangeKind, RetentionEntry, TopicEntry};
 use super::checkpoint_queue::{CheckpointQueue, Snapshot, TopicMark};
-use super::commit::{Built, CommitBuilder, Pending};
+use super::commit::{Built, CommitBuilder, Pending, ids_of};
 use super::disk::{Disk, is_full, is_too_many_files};
 use super::frame::{Header, Kind};
 use super::health::Monitor;
@@ -131,6 +131,11 @@ impl Committer {
                     let _ = reply.send(self.change(change));
                 }
                 Op::Rotate => self.try_rotate(),
+                Op::Ids(topic, reply) => {
+                    let mut ids = self.checkpoint_queue.ids(topic);
+                    ids.extend(ids_of(&self.pending, topic));
+                    let _ = reply.send(ids);
+                }
             }
         }
     }

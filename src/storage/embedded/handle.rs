@@ -1,14 +1,17 @@
 //! The handle of a topic, which implements the storage contract for the embedded log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::ids;
 use super::queue::{Queue, TopicQueue};
 use super::reader::{self, Files};
 use super::topic::Topic;
-use crate::record::Offset;
+use crate::record::{Offset, UnixMicros};
 use crate::storage::append::OrderedAppender;
+use crate::storage::contract::FirstIds;
 use crate::storage::topic_state::TopicState;
-use crate::storage::{Appender, BoxFuture, Chunk, Error, Start, Stored, TopicInfo, TopicLog};
+use crate::storage::{Appender, BoxFuture, Chunk, Error, Start, Stored, StoredId, TopicInfo, TopicLog};
 
 /// A topic, with everything needed to read it and to append to it.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub struct Handle {
     pub files: Arc<Files>,
     /// Queue of the committer.
     pub queue: Queue,
+    /// Time for which request ids are remembered.
+    pub request_id_window: Duration,
 }
 
 impl TopicLog for Handle {
@@ -61,6 +66,21 @@ impl TopicLog for Handle {
     fn appender(&self) -> Box<dyn Appender> {
         let sink = TopicQueue { topic: self.topic.clone(), queue: self.queue.clone() };
         Box::new(OrderedAppender::new(sink))
+    }
+
+    fn request_ids(&self, from: Offset, limit: usize) -> BoxFuture<'_, Result<Vec<StoredId>, Error>> {
+        Box::pin(async move {
+            let topic = self.topic.id;
+            let mut found = FirstIds::new(from, limit);
+            // These first: what is written to a file meanwhile is then found twice, and not missed.
+            for section in self.queue.ids(topic).await? {
+                ids::take(&section, &mut found);
+            }
+            let age = u64::try_from(self.request_id_window.as_micros()).unwrap_or(u64::MAX);
+            let since = UnixMicros(UnixMicros::now().0.saturating_sub(age));
+            let files = self.files.clone();
+            blocking(move || files.request_ids(topic, since, &mut found).map(|()| found.finish())).await
+        })
     }
 }
 

@@ -7,11 +7,12 @@ use std::path::Path;
 
 use super::catalog::IdsEntry;
 use super::checkpoint_queue::Snapshot;
-use super::disk::{Disk, Mode};
+use super::disk::{Disk, Mode, read_file};
 use super::frame::{self, Header, Kind};
 use super::open::OpenError;
 use super::reserve;
 use crate::record::{Offset, UnixMicros};
+use crate::storage::contract::FirstIds;
 use crate::storage::window::{Stored, Window};
 
 /// Returns the name of ids file `seq`.
@@ -116,6 +117,39 @@ pub fn read(disk: &dyn Disk, dir: &Path, entry: &IdsEntry, window: &mut Window) 
         rest = &rest[header.frame_len()..];
     }
     Ok(())
+}
+
+/// Reads the ids of a topic from all ids files, but for those that were stored before `since`. A file that is being written or
+/// removed is read as far as it is whole: the caller has the ids of one that is being written.
+///
+/// # Errors
+/// Fails if the disk does.
+pub fn collect(
+    disk: &dyn Disk,
+    dir: &Path,
+    (topic, since): (u64, UnixMicros),
+    found: &mut FirstIds,
+) -> io::Result<()> {
+    for (name, _) in disk.list(dir)?.into_iter().filter(|(name, _)| parse_name(name).is_some()) {
+        let Some(bytes) = read_file(disk, &dir.join(name))? else { continue };
+        let mut rest = &bytes[..];
+        while let Ok((header, body)) = Header::decode_frame(rest) {
+            if header.topic == topic && header.last_time >= since {
+                take(body, found);
+            }
+            rest = &rest[header.frame_len()..];
+        }
+    }
+    Ok(())
+}
+
+/// Takes the ids of an ids section but for those of earlier versions, which say neither whose they are nor what was stored.
+pub fn take(section: &[u8], found: &mut FirstIds) {
+    for entry in frame::ids(section) {
+        if let Some(mark) = entry.mark {
+            found.add(entry.first, entry.id, mark.scope);
+        }
+    }
 }
 
 /// Inserts the ids section of a frame into the window.

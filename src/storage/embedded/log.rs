@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -32,6 +33,7 @@ pub struct EmbeddedLog {
     pub(super) registry: Arc<Registry>,
     pub(super) files: Arc<Files>,
     health: Monitor,
+    request_id_window: Duration,
     threads: Mutex<Vec<JoinHandle<()>>>,
     // The lock is held for as long as the log is open.
     _lock: Option<std::fs::File>,
@@ -118,11 +120,20 @@ impl EmbeddedLog {
             spawn(dir, "streamway-commit", move || committer.run())?,
             spawn(dir, "streamway-checkpoint", move || checkpointer.run())?,
         ];
-        Ok(Arc::new(Self { queue, registry, files, health, threads: Mutex::new(threads), _lock: lock }))
+        Ok(Arc::new(Self {
+            queue,
+            registry,
+            files,
+            health,
+            request_id_window: config.request_id_window,
+            threads: Mutex::new(threads),
+            _lock: lock,
+        }))
     }
 
     fn handle(&self, topic: Arc<Topic>) -> Arc<dyn TopicLog> {
-        Arc::new(Handle { topic, files: self.files.clone(), queue: self.queue.clone() })
+        let (files, queue) = (self.files.clone(), self.queue.clone());
+        Arc::new(Handle { topic, files, queue, request_id_window: self.request_id_window })
     }
 
     /// Finds the topic; if `epoch` is given, only if an offset of that incarnation is valid in it.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::topic::Topic;
@@ -22,6 +23,8 @@ pub enum Op {
     Change(Change, oneshot::Sender<Result<Arc<Topic>, Error>>),
     /// Start a new journal and hand the old one to the checkpointer.
     Rotate,
+    /// List the request ids of the topic with this id that may be in no ids file yet, as ids sections.
+    Ids(u64, oneshot::Sender<Vec<Bytes>>),
 }
 
 /// An append to one topic.
@@ -114,6 +117,16 @@ impl Queue {
         answer.await.unwrap_or_else(|_| Err(ended(Stored::Unknown)))
     }
 
+    /// Returns the request ids of a topic that may be in no ids file yet, as ids sections.
+    ///
+    /// # Errors
+    /// Fails if the committer ended.
+    pub async fn ids(&self, topic: u64) -> Result<Vec<Bytes>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.push(Op::Ids(topic, reply)).map_err(|_| Error::Closing)?;
+        answer.await.map_err(|_| ended(Stored::Nothing))
+    }
+
     /// Takes all operations. If there are none, it waits for one: at most `wait`, or without limit if that is
     /// none.
     #[must_use]
@@ -150,7 +163,7 @@ impl Queue {
                     append.reply.send(Appended::failed(ended(Stored::Nothing)));
                 }
                 Op::Change(_, reply) => drop(reply.send(Err(ended(Stored::Nothing)))),
-                Op::Rotate => {}
+                Op::Rotate | Op::Ids(..) => {}
             }
         }
     }

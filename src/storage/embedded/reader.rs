@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::disk::{Disk, Mode};
 use super::health::Monitor;
+use super::ids;
 use super::segment::{self, Fault, Mark, OpenSegment, Segment};
 use super::topic::{NUMBERING, Topic};
 use crate::record::block::Blocks;
 use crate::record::{Offset, UnixMicros};
+use crate::storage::contract::FirstIds;
 use crate::storage::{Chunk, Error, Stored};
 
 type Key = (u64, Offset);
@@ -45,6 +47,7 @@ pub struct Files {
     dir: PathBuf,
     open_max: usize,
     lru: Mutex<Lru>,
+    reads_ids: Mutex<()>,
     health: Monitor,
 }
 
@@ -52,7 +55,28 @@ impl Files {
     /// Opens files of the log in `dir`, at most `open_max` at once.
     #[must_use]
     pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, open_max: usize, health: Monitor) -> Self {
-        Self { disk, dir, open_max: open_max.max(1), lru: Mutex::default(), health }
+        Self {
+            disk,
+            dir,
+            open_max: open_max.max(1),
+            lru: Mutex::default(),
+            reads_ids: Mutex::default(),
+            health,
+        }
+    }
+
+    /// Reads the request ids of a topic from their files, but for those that were stored before `since`.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn request_ids(&self, topic: u64, since: UnixMicros, found: &mut FirstIds) -> Result<(), Error> {
+        // One reader at a time, because each holds a whole file in memory.
+        let _alone = self.reads_ids.lock().expect("no panic while it is held");
+        let failed = |error: std::io::Error| Error::Unavailable {
+            reason: format!("request ids: {error}"),
+            stored: Stored::Nothing,
+        };
+        ids::collect(&*self.disk, &self.dir, (topic, since), found).map_err(failed)
     }
 
     fn lru(&self) -> MutexGuard<'_, Lru> {

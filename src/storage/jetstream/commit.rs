@@ -274,9 +274,10 @@ impl Builder<'_> {
     /// Looks up the `request_id` of a batch and the batch that is stored under it.
     fn find(&self, batch: &Batch) -> Option<(NewId, Option<window::Stored>)> {
         let id = batch.request_id()?;
-        let (digest, scope) = (digest(id.as_str()), id.scope());
+        let (digest, scope) = (digest(id), id.scope());
         let (key, known) = self.basis.window.find(0, scope, &digest, self.basis.steady);
-        let known = self.fresh.get(&key).copied().or(known);
+        // A batch of a backup was stored once, whatever else has its id.
+        let known = self.fresh.get(&key).copied().or(known).filter(|_| !batch.is_restored());
         Some((NewId { key, digest, scope }, known))
     }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::topic::Topic;
-use super::{follower, read, search};
+use super::{follower, ids, read, search};
 use crate::record::Offset;
 use crate::storage::append::{Append, OrderedAppender, Sink};
 use crate::storage::topic_state::TopicState;
-use crate::storage::{Appender, BoxFuture, Chunk, Error, Start, TopicInfo, TopicLog};
+use crate::storage::{Appender, BoxFuture, Chunk, Error, Start, StoredId, TopicInfo, TopicLog};
 
 /// Handle of a topic that implements [`TopicLog`]. Clones refer to the same topic.
 #[derive(Clone, Debug)]
@@ -71,5 +71,9 @@ impl TopicLog for Handle {
 
     fn appender(&self) -> Box<dyn Appender> {
         Box::new(OrderedAppender::new(self.clone()))
+    }
+
+    fn request_ids(&self, from: Offset, limit: usize) -> BoxFuture<'_, Result<Vec<StoredId>, Error>> {
+        Box::pin(ids::first(&self.0, from, limit))
     }
 }

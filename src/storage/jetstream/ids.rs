@@ -17,8 +17,9 @@ use super::names::RECORDS_MAX;
 use super::nats::{micros, unavailable};
 use super::topic::Topic;
 use crate::record::{Offset, UnixMicros};
-use crate::storage::Error;
+use crate::storage::contract::FirstIds;
 use crate::storage::window::{Stored, Window};
+use crate::storage::{Error, StoredId};
 
 /// Request ids that a topic's follower knows.
 pub struct Ids {
@@ -160,10 +161,43 @@ async fn load(
 }
 
 async fn read(topic: &Topic, window: &mut CountedWindow, last: u64) -> Result<(), Error> {
-    /// Number of messages whose headers are requested at a time, which is a few MiB at most.
-    const AT_ONCE: usize = 200;
     // The ages of all these messages come from NATS's clock.
     let ages = topic.nats.ages(&topic.stream, Offset::MAX).await?;
+    scan(topic, &ages, last, |sequence, head, published| {
+        let (first, now) = (start_of(sequence), topic.nats.clock.steady());
+        let stored = ages.at(first, published, now);
+        window.change(|window| insert(window, head, first, (stored, now)));
+    })
+    .await
+}
+
+/// Lists the request ids of the window that were stored with batches from `from` on, up to `limit`.
+///
+/// # Errors
+/// NATS does not answer, or does not deliver all messages.
+pub async fn first(topic: &Topic, from: Offset, limit: usize) -> Result<Vec<StoredId>, Error> {
+    let info = topic.nats.info(&topic.stream).await?.ok_or(Error::TopicNotFound)?;
+    let ages = topic.nats.ages(&topic.stream, Offset::MAX).await?;
+    let mut found = FirstIds::new(from, limit);
+    scan(topic, &ages, topic.base + info.state.last_sequence, |sequence, head, _| {
+        // Those of earlier versions say neither whose they are nor what was stored.
+        for (id, mark) in head.ids.iter().filter_map(|id| Some((id, id.mark?))) {
+            found.add(start_of(sequence).plus(u64::from(id.index)), &id.digest, mark.scope);
+        }
+    })
+    .await?;
+    Ok(found.finish())
+}
+
+/// Reads the headers of the window's messages, up to the message `last`.
+async fn scan(
+    topic: &Topic,
+    ages: &Ages,
+    last: u64,
+    mut take: impl FnMut(u64, &Head, UnixMicros),
+) -> Result<(), Error> {
+    /// Number of messages whose headers are requested at a time, which is a few MiB at most.
+    const AT_ONCE: usize = 200;
     let (nats, slack) = (&topic.nats, topic.nats.idle_times.ids_slack);
     let since = ages.before(nats.storage.request_id_window.saturating_add(slack));
     let nanos = i128::from(since.0) * 1000;
@@ -186,9 +220,7 @@ async fn read(topic: &Topic, window: &mut CountedWindow, last: u64) -> Result<()
                 return Ok(());
             }
             let Some(head) = message.headers.as_ref().and_then(Head::parse) else { continue };
-            let (first, now) = (start_of(sequence), topic.nats.clock.steady());
-            let stored = ages.at(first, micros(info.published), now);
-            window.change(|window| insert(window, &head, first, (stored, now)));
+            take(sequence, &head, micros(info.published));
         }
         // A restarted server has fewer messages than the others for a while.
         if at == before {

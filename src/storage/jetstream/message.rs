@@ -19,7 +19,7 @@ use bytes::Bytes;
 use super::bus::Address;
 use super::names::{INDEX_BITS, RECORDS_MAX};
 use crate::record::offsetless::assign_offsets;
-use crate::record::{Offset, Scope, UnixMicros};
+use crate::record::{Offset, RequestId, Scope, UnixMicros};
 use crate::storage::tail::Run;
 use crate::storage::window::Mark;
 
@@ -39,10 +39,17 @@ pub const ID_BYTES: usize = 4 + 4 + 2 * DIGEST + 2 * DIGEST + 8 + 5;
 /// two ids with the same half.
 pub type Digest = [u8; DIGEST];
 
-/// Computes the digest of a `request_id`.
+/// Computes the digest of a `request_id`, which in a backup is the digest already.
 #[must_use]
-pub fn digest(id: &str) -> Digest {
-    let whole = ring::digest::digest(&ring::digest::SHA256, id.as_bytes());
+pub fn digest(id: &RequestId) -> Digest {
+    match id.as_bytes().try_into() {
+        Ok(digest) if id.is_stored() => digest,
+        _ => digest_of(id.as_bytes()),
+    }
+}
+
+fn digest_of(id: &[u8]) -> Digest {
+    let whole = ring::digest::digest(&ring::digest::SHA256, id);
     let mut half = [0; DIGEST];
     half.copy_from_slice(&whole.as_ref()[..DIGEST]);
     half
@@ -241,7 +248,7 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, Handed, Head, ID_BYTES, IdEntry, Message, digest};
+    use super::{Address, Handed, Head, ID_BYTES, IdEntry, Message, digest_of};
     use crate::record::testing::batch_of;
     use crate::record::{Offset, Scope, UnixMicros, offsetless};
     use crate::storage::window::Mark;
@@ -254,7 +261,7 @@ mod tests {
         let marks = [None, Some(Scope::new([0xab; 16]))];
         let ids = (0..2).zip(marks).map(|(n, scope)| {
             let mark = scope.map(|scope| Mark { scope, content: 0xc0ffee });
-            IdEntry { index: n * 2, count: 2 - n, digest: digest(&n.to_string()), mark }
+            IdEntry { index: n * 2, count: 2 - n, digest: digest_of(n.to_string().as_bytes()), mark }
         });
         let head = Head {
             nonce: 0xabc,

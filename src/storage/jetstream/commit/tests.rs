@@ -1,7 +1,7 @@
 //! Tests of commits with batches of one replica and of others, which are built, stored and settled without NATS.
 
 use super::{Address, Basis, Built, Commit, Parcel, Seen, build};
-use crate::record::{Batch, Epoch, Offset, Scope, UnixMicros};
+use crate::record::{Batch, Epoch, Offset, RequestId, Scope, UnixMicros};
 use crate::storage::append::{Append, Reply};
 use crate::storage::conformance::batch;
 use crate::storage::jetstream::handover::{self, Content};
@@ -25,7 +25,7 @@ fn window() -> Window {
 
 fn remember(window: &mut Window, id: &str) {
     let (time, at) = (UnixMicros::now(), UnixMicros::now());
-    let key = window.key(0, Scope::NONE, &digest(id));
+    let key = window.key(0, Scope::NONE, &digest(&RequestId::parse(id).unwrap()));
     let (first, owner) = (Offset::ZERO, Owner::of(Scope::NONE));
     let content = batch(&[1], 10).content();
     window.insert(key, window::Stored { first, span: 1, content, owner, time, at }, at);

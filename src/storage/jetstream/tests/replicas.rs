@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::{assert_stored_once, config, created, eventually, everything, open, put};
-use crate::record::{Offset, Position, Scope, UnixMicros, offsetless};
+use crate::record::{Offset, Position, RequestId, Scope, UnixMicros, offsetless};
 use crate::storage::conformance::{batch, flatten, name};
 use crate::storage::jetstream::message::{Head, IdEntry, digest};
 use crate::storage::jetstream::names::subject;
@@ -232,7 +232,7 @@ async fn ids_that_an_earlier_program_stored_are_known() {
     let topic = created(&*log, "t").await;
     let (mut payload, time) = (Vec::new(), UnixMicros::now());
     offsetless::encode(time, &batch(&[1], 0), &mut payload);
-    let id = IdEntry { index: 0, count: 1, digest: digest("id-1"), mark: None };
+    let id = IdEntry { index: 0, count: 1, digest: digest(&RequestId::parse("id-1").unwrap()), mark: None };
     let crc = crc32c::crc32c(&payload);
     let head = Head { nonce: 7, time, before: 0, records: 1, crc, ids: vec![id], ..Head::default() };
     let subject = subject(&name("t"), topic.epoch());
