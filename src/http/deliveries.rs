@@ -9,15 +9,16 @@ use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use tonic::Status;
 
-use super::encoder::Encoder;
+use super::encoder::{Cursor, Encoder};
 use super::problem::Problem;
-use super::shared::{BLOCK_MAX, Shared, SharedTopic};
-use crate::record::block::{Blocks, runs_starting_at};
+use super::shared::{Shared, SharedTopic};
+use crate::json::Place;
+use crate::record::block::{Block, Blocks, runs_starting_at};
 use crate::record::walk::Malformed;
 use crate::record::{Offset, Position};
 use crate::service::Follow;
 use crate::storage::{self, BoxFuture};
-use crate::topic::{Delivery, Notice, Pieces, Remainder, StoredRange, UnreadFrames};
+use crate::topic::{Delivery, FRAME_MAX, Notice, Pieces, Remainder, StoredRange, UnreadFrames};
 
 /// Size up to which what is ready is sent together.
 const COALESCED_MAX: usize = 32 << 10;
@@ -42,17 +43,39 @@ pub struct Deliveries {
     beginning: Option<BytesMut>,
     unsent: Option<Box<Unsent>>,
     ended: bool,
+    /// Why the answer is cut off.
+    failure: Option<Status>,
 }
 
 /// Rest of a delivery.
 struct Unsent {
     /// Where the rest is stored; it starts at the next record to send.
     source: StoredRange,
+    /// Place in the text of that record.
+    within: Place,
+    /// The pieces that are kept are in buffers of their own.
+    is_copied: bool,
     remainder: Remainder,
     reread: Option<BoxFuture<'static, Result<Vec<Bytes>, storage::Error>>>,
     next: Position,
     tail: Offset,
     notice: Option<Notice>,
+}
+
+impl Unsent {
+    /// Keeps what follows a place.
+    fn store(&mut self, at: Cursor, runs: &[Bytes]) -> Result<(), Malformed> {
+        (self.source.from, self.within) = (at.offset, at.within);
+        let mut rest = runs_starting_at(runs, at.offset)?;
+        let bytes = rest.iter().map(Bytes::len).sum();
+        if !self.is_copied && bytes <= FRAME_MAX {
+            // A run may be a slice of a much larger buffer.
+            rest.iter_mut().for_each(|run| *run = Bytes::copy_from_slice(run));
+            self.is_copied = true;
+        }
+        self.remainder.put(Pieces::from(rest), bytes);
+        Ok(())
+    }
 }
 
 impl Deliveries {
@@ -71,6 +94,7 @@ impl Deliveries {
             beginning: Some(beginning),
             unsent: None,
             ended: false,
+            failure: None,
         }
     }
 
@@ -80,7 +104,10 @@ impl Deliveries {
         if runs.is_empty() {
             match notice {
                 Some(_) => self.put_notice(notice, next, tail, out),
-                None if self.until == Until::Followed => self.encoder.heartbeat(next, tail, out),
+                None if self.until == Until::Followed => {
+                    self.shared.clear();
+                    self.encoder.heartbeat(next, tail, out);
+                }
                 None => {}
             }
             return Ok(());
@@ -88,7 +115,9 @@ impl Deliveries {
         let from = Blocks::new(&runs[0]).next().transpose()?.map_or(next.offset, |block| block.first);
         let source = StoredRange { log: self.follow.log(), from, to: next.offset };
         let remainder = self.unread.remainder();
-        let mut unsent = Box::new(Unsent { source, remainder, reread: None, next, tail, notice });
+        let (within, is_copied) = (Place::default(), false);
+        let mut unsent =
+            Box::new(Unsent { source, within, is_copied, remainder, reread: None, next, tail, notice });
         if !self.put_records(&mut unsent, &runs, room, out)? {
             self.unsent = Some(unsent);
         }
@@ -103,29 +132,38 @@ impl Deliveries {
         room: usize,
         out: &mut BytesMut,
     ) -> Result<bool, Malformed> {
-        let (epoch, from) = (unsent.next.epoch, unsent.source.from);
+        let from = Cursor { offset: unsent.source.from, within: unsent.within };
         for block in runs.iter().flat_map(|run| Blocks::new(run)) {
             let block = block?;
             let end = block.first.plus(block.count());
-            let mut at = block.first.max(from);
-            if out.len() < room {
-                if block.first >= from && block.bytes.len() <= BLOCK_MAX.min(room) {
-                    self.shared.put(&block, out)?;
-                    at = end;
-                } else {
-                    at = self.encoder.block(epoch, (&block, from), room, out)?;
-                }
+            let mut at = if block.first > from.offset { Cursor::before(block.first) } else { from };
+            if at.offset < end && out.len() < room {
+                at = self.put_block(&block, at, room, out)?;
             }
-            if at < end && at < unsent.source.to {
-                unsent.source.from = at;
-                let rest = runs_starting_at(runs, at)?;
-                let bytes = rest.iter().map(Bytes::len).sum();
-                unsent.remainder.put(Pieces::from(rest), bytes);
+            if at.offset < end && at.offset < unsent.source.to {
+                unsent.store(at, runs)?;
                 return Ok(false);
             }
         }
         self.put_notice(unsent.notice, unsent.next, unsent.tail, out);
         Ok(true)
+    }
+
+    /// Writes records of a batch. Returns the place at which to go on.
+    fn put_block(
+        &self,
+        block: &Block<'_>,
+        from: Cursor,
+        room: usize,
+        out: &mut BytesMut,
+    ) -> Result<Cursor, Malformed> {
+        if !from.is_within() {
+            let at = self.shared.put(block, from.offset, room, out)?;
+            if at > from.offset {
+                return Ok(Cursor::before(at));
+            }
+        }
+        self.encoder.block(self.follow.position().epoch, (block, from), room, out)
     }
 
     fn put_notice(&self, notice: Option<Notice>, next: Position, tail: Offset, out: &mut BytesMut) {
@@ -150,7 +188,7 @@ impl Deliveries {
                 let reread = unsent.reread.get_or_insert_with(|| Box::pin(source.clone().read()));
                 match reread.as_mut().poll(cx) {
                     Poll::Ready(runs) => {
-                        unsent.reread = None;
+                        (unsent.reread, unsent.is_copied) = (None, false);
                         runs?
                     }
                     Poll::Pending => {
@@ -178,17 +216,27 @@ impl Deliveries {
         self.fail(&Problem::of(&error.into(), &context), next, out);
     }
 
+    /// Writes more of the delivery that was not sent whole, or why that fails.
+    fn poll_rest(&mut self, cx: &mut Context<'_>, room: usize, out: &mut BytesMut) -> Poll<()> {
+        let Some(unsent) = &self.unsent else { return Poll::Ready(()) };
+        let from = Position { offset: unsent.source.from, ..unsent.next };
+        let is_within = unsent.within != Place::default();
+        match ready!(self.poll_unsent(cx, room, out)) {
+            Ok(()) => {}
+            // What follows a part of a record would be read as its rest, and the event as whole.
+            Err(error) if is_within => {
+                let failed = crate::service::status::status(&error.into(), &Default::default());
+                (self.failure, self.ended, self.unsent) = (Some(failed), true, None);
+            }
+            Err(error) => self.fail_with(error, from, out),
+        }
+        Poll::Ready(())
+    }
+
     /// Writes what is ready. Pending if there is nothing.
     fn poll_write(&mut self, cx: &mut Context<'_>, room: usize, out: &mut BytesMut) -> Poll<()> {
         if self.unsent.is_some() {
-            let from = self.unsent.as_ref().map_or_else(
-                || self.follow.position(),
-                |unsent| Position { offset: unsent.source.from, ..unsent.next },
-            );
-            if let Err(error) = ready!(self.poll_unsent(cx, room, out)) {
-                self.fail_with(error, from, out);
-            }
-            return Poll::Ready(());
+            return self.poll_rest(cx, room, out);
         }
         let before = self.follow.position();
         match ready!(self.follow.poll_next(cx)) {
@@ -217,22 +265,23 @@ impl http_body::Body for Deliveries {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         if this.ended {
-            return Poll::Ready(None);
+            return Poll::Ready(this.failure.take().map(Err));
         }
         let room = ready!(this.unread.poll_room(cx));
         let mut out = this.beginning.take().unwrap_or_default();
-        while !this.ended && out.len() < COALESCED_MAX.min(room) {
+        // Half the room is enough: what is left would be filled with a part of a record.
+        while !this.ended && out.len() < COALESCED_MAX.min(room / 2) {
             if this.poll_write(cx, room, &mut out).is_pending() {
                 break;
             }
         }
         if out.is_empty() {
-            return Poll::Pending;
+            return if this.ended { Poll::Ready(this.failure.take().map(Err)) } else { Poll::Pending };
         }
         Poll::Ready(Some(Ok(Frame::data(this.unread.frame(out)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended
+        self.ended && self.failure.is_none()
     }
 }

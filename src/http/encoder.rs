@@ -1,10 +1,10 @@
 //! Encoding of records and notices for a reader, as lines of NDJSON or as server-sent events.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
-use crate::json::{Line, Values};
+use crate::json::{Line, Place, Values};
 use crate::record::block::Block;
 use crate::record::walk::Malformed;
 use crate::record::{Epoch, Offset, Position, RecordRef};
@@ -21,6 +21,29 @@ pub enum Form {
     Lines,
     /// Server-sent events.
     Events,
+}
+
+/// Place at which writing goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// Offset of the record.
+    pub offset: Offset,
+    /// Place in its text.
+    pub within: Place,
+}
+
+impl Cursor {
+    /// The place before a record.
+    #[must_use]
+    pub fn before(offset: Offset) -> Self {
+        Self { offset, within: Place::default() }
+    }
+
+    /// Returns true if a part of the record is written.
+    #[must_use]
+    pub fn is_within(&self) -> bool {
+        self.within != Place::default()
+    }
 }
 
 /// Encoder of one answer.
@@ -42,41 +65,55 @@ impl Encoder {
         }
     }
 
-    /// Writes a record.
-    pub fn record(self, epoch: Epoch, record: &RecordRef<'_>, out: &mut BytesMut) {
-        if self.form == Form::Events {
+    /// Writes a record from a place in its text on, until `out` has about `room` bytes. Returns the place where it stopped;
+    /// none at the record's end.
+    pub fn record(
+        self,
+        epoch: Epoch,
+        record: &RecordRef<'_>,
+        (from, room): (Place, usize),
+        out: &mut BytesMut,
+    ) -> Option<Place> {
+        if self.form == Form::Events && from == Place::default() {
             let next = Position { epoch, offset: record.offset.plus(1) };
             out.extend_from_slice(format!("id: {next}\ndata: ").as_bytes());
         }
-        let line = Line { topic: None, record, values: self.values };
-        // A record has no value that JSON does not have, and a buffer takes every byte.
-        let _ = serde_json::to_writer(out.writer(), &line);
-        out.extend_from_slice(self.end_of_block());
+        let stopped = Line { topic: None, record, values: self.values }.put_from(from, room, out);
+        if stopped.is_none() {
+            out.extend_from_slice(self.end_of_block());
+        }
+        stopped
     }
 
-    /// Writes the records of a stored batch from an offset on, until `out` has `room` bytes. Returns the offset of the first
-    /// record that was not written.
+    /// Writes the records of a stored batch from a place on, until `out` has about `room` bytes. Returns the place at which
+    /// to go on.
     ///
     /// # Errors
     /// The batch is damaged.
     pub fn block(
         self,
         epoch: Epoch,
-        (block, from): (&Block<'_>, Offset),
+        (block, from): (&Block<'_>, Cursor),
         room: usize,
         out: &mut BytesMut,
-    ) -> Result<Offset, Malformed> {
-        let (time, mut offset) = (block.time(), block.first);
+    ) -> Result<Cursor, Malformed> {
+        let (time, mut at) = (block.time(), Cursor::before(block.first));
         for encoded in block.records() {
-            if offset >= from {
-                if out.len() >= room {
-                    return Ok(offset);
+            if at.offset >= from.offset {
+                if at.offset == from.offset {
+                    at = from;
                 }
-                self.record(epoch, &RecordRef::parse(offset, time, encoded)?, out);
+                if out.len() >= room {
+                    return Ok(at);
+                }
+                let record = RecordRef::parse(at.offset, time, encoded)?;
+                if let Some(within) = self.record(epoch, &record, (at.within, room), out) {
+                    return Ok(Cursor { within, ..at });
+                }
             }
-            offset = offset.plus(1);
+            at = Cursor::before(at.offset.plus(1));
         }
-        Ok(offset)
+        Ok(at)
     }
 
     /// Writes a notice.
@@ -142,7 +179,7 @@ fn retry(delay_ms: u64, out: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use super::{Encoder, Form};
-    use crate::json::Values;
+    use crate::json::{Place, Values};
     use crate::record::{Epoch, Offset, Position, RecordRef, UnixMicros};
     use crate::topic::Notice;
     use bytes::BytesMut;
@@ -153,15 +190,20 @@ mod tests {
         String::from_utf8(out.to_vec()).unwrap()
     }
 
+    fn whole(encoder: Encoder, record: &RecordRef<'_>, out: &mut BytesMut) {
+        let rest = encoder.record(Epoch::new(1), record, (Place::default(), usize::MAX), out);
+        assert_eq!(rest, None);
+    }
+
     #[test]
     fn an_event_is_one_block_whatever_its_record_holds() {
         let encoded = b"\x12\x0ca\n\ndata: b\r\0";
         let record = RecordRef::parse(Offset::new(7), UnixMicros(1_000_001), encoded).unwrap();
-        let event = written(Form::Events, |encoder, out| encoder.record(Epoch::new(1), &record, out));
+        let event = written(Form::Events, |encoder, out| whole(encoder, &record, out));
         assert!(event.starts_with("id: 0000000000000001_00000000000000000008\ndata: {\"offset\":\"7\""));
         assert!(event.contains(r#""value":"a\n\ndata: b\r\u0000""#), "{event}");
         assert_eq!(event.lines().count(), 3, "{event}");
-        let line = written(Form::Lines, |encoder, out| encoder.record(Epoch::new(1), &record, out));
+        let line = written(Form::Lines, |encoder, out| whole(encoder, &record, out));
         assert_eq!(line.lines().count(), 1, "{line}");
     }
 

@@ -2,12 +2,14 @@
 
 mod group;
 mod parse;
+mod pieces;
 mod print;
 mod time;
 mod topic;
 
 pub use group::group_json;
 pub use parse::{document, line, parse};
+pub use pieces::Place;
 pub use print::{Line, Values};
 pub(crate) use time::date;
 pub use time::{duration, event_time, parse_time, time};

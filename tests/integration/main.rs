@@ -46,6 +46,7 @@ mod http_groups;
 mod http_guard;
 mod http_json;
 mod http_limits;
+mod http_memory;
 mod http_sse;
 mod http_web;
 mod idempotency;
