@@ -192,7 +192,18 @@ impl From<&Status> for Problem {
             }
             code => code,
         };
-        let mut problem = Self::new(code, reason, status.message());
+        let violations = details.bad_request().map(|bad| &bad.field_violations).into_iter().flatten();
+        let mut message = status.message().to_owned();
+        let violations: Vec<Value> = violations
+            .map(|violation| {
+                let field = own_name(&violation.field);
+                if let Some(rest) = message.strip_prefix(&violation.field) {
+                    message = format!("{field}{rest}");
+                }
+                json!({"field": field, "description": violation.description})
+            })
+            .collect();
+        let mut problem = Self::new(code, reason, message);
         let metadata = info.map(|info| &info.metadata).into_iter().flatten();
         for (key, value) in metadata {
             problem.members.insert(key.clone(), Value::String(value.clone()));
@@ -205,10 +216,6 @@ impl From<&Status> for Problem {
         if let Some(resume) = resume {
             problem.members.insert("next".into(), resume.to_string().into());
         }
-        let violations = details.bad_request().map(|bad| &bad.field_violations).into_iter().flatten();
-        let violations: Vec<Value> = violations
-            .map(|violation| json!({"field": violation.field, "description": violation.description}))
-            .collect();
         if !violations.is_empty() {
             problem.members.insert("violations".into(), violations.into());
         }
@@ -218,6 +225,16 @@ impl From<&Status> for Problem {
             problem.members.insert("retry_after_ms".into(), millis.into());
         }
         problem
+    }
+}
+
+/// Returns the name that a field of a call's message has over HTTP.
+fn own_name(field: &str) -> &str {
+    // The batches of a body of lines are calls' messages of their own.
+    match field.strip_prefix("publish.").unwrap_or(field) {
+        "request_id" => "Idempotency-Key",
+        "topic.name" => "name",
+        field => field,
     }
 }
 
@@ -284,6 +301,10 @@ mod tests {
         }
         let field = Problem::of(&Error::field("records[3].value", "too odd"), &Context::default());
         assert_eq!(field.to_json()["violations"][0]["field"], "records[3].value");
+        let renamed = Problem::of(&Error::field("publish.request_id", "too long"), &Context::default());
+        let json = renamed.to_json();
+        assert_eq!(json["violations"][0]["field"], "Idempotency-Key");
+        assert_eq!(json["detail"], "Idempotency-Key: too long");
     }
 
     #[test]

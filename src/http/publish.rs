@@ -39,15 +39,14 @@ pub async fn publish(State(web): State<Web>, topic: Name, request: Request) -> R
     let conditions = Conditions::of(&parts, &topic)?;
     match kind(&parts.headers).as_str() {
         "application/json" => {
-            let body = whole(&web, body).await?;
-            let records = json::document(&body).map_err(|why| malformed(&why))?;
-            publish_batch(&web, &parts, conditions.request(&records)).await
+            let batch = conditions.document(&web, whole(&web, body).await?)?;
+            publish_batch(&web, &parts, batch).await
         }
         "application/octet-stream" => {
             let key = key(&Parameters::of(&parts.uri, &BYTES_PARAMETERS)?)?;
             let value = whole(&web, body).await?;
-            let record = Record { key, value, ..Record::default() };
-            publish_batch(&web, &parts, conditions.request(&[record])).await
+            let batch = conditions.request(&[Record { key, value, ..Record::default() }]);
+            publish_batch(&web, &parts, batch).await
         }
         "application/x-ndjson" if conditions.request_id.len() > LINES_KEY_MAX => {
             let rule =
@@ -79,6 +78,13 @@ impl Conditions {
             request_id: request_id(&parts.headers)?.into(),
             expected_offset: parameters.parsed("expected_offset", "an offset")?,
         })
+    }
+
+    /// Makes the publish of a document. What it was made of is gone by the time when it waits for its admission.
+    fn document(self, web: &Web, body: Bytes) -> Result<PublishRequest, Problem> {
+        let records_max = web.config.batch_records_max as usize;
+        let records = json::document(&body, records_max).map_err(|why| malformed(&why))?;
+        Ok(self.request(&records))
     }
 
     fn request(self, records: &[Record]) -> PublishRequest {

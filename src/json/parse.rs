@@ -1,11 +1,14 @@
 //! Reading of records from JSON: in the form that [`super::Line`] prints, or documents `{"records": […]}`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::de::IgnoredAny;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -19,27 +22,29 @@ use crate::record::Record;
 pub fn parse(text: &str) -> Result<Vec<Record>, String> {
     let shown = |error: serde_json::Error| error.to_string();
     if text.trim_start().starts_with('[') {
-        let records: Vec<Object> = serde_json::from_str(text).map_err(shown)?;
-        return records.into_iter().map(Object::record).collect();
+        let records: Vec<Item> = serde_json::from_str(text).map_err(shown)?;
+        return records.into_iter().map(|Item(object)| object.record()).collect();
     }
-    let mut object: Object = serde_json::from_str(text).map_err(shown)?;
+    let Item(mut object) = serde_json::from_str(text).map_err(shown)?;
     match object.records.take() {
         None => Ok(vec![object.record()?]),
-        Some(records) if object.is_empty() => records.into_iter().map(Object::record).collect(),
+        Some(records) if object.is_empty() => {
+            records.into_iter().map(|Item(object)| object.record()).collect()
+        }
         Some(_) => Err("an object with records has no other fields".into()),
     }
 }
 
-/// Reads the records of a document `{"records": […]}`.
+/// Reads the records of a document `{"records": […]}`. Of more than `records_max`, one more is read, so that the caller sees
+/// that there are too many and nobody holds them all.
 ///
 /// # Errors
 /// The text is no such document; the reason is one line.
-pub fn document(text: &[u8]) -> Result<Vec<Record>, String> {
-    let mut object: Object = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    match object.records.take() {
-        Some(records) if object.is_empty() => records.into_iter().map(Object::record).collect(),
-        _ => Err("the body is an object with the field records, an array, and nothing else".into()),
-    }
+pub fn document(text: &[u8], records_max: usize) -> Result<Vec<Record>, String> {
+    let mut parser = serde_json::Deserializer::from_slice(text);
+    let records = parser.deserialize_map(Document { records_max });
+    let records = records.and_then(|records| parser.end().map(|()| records));
+    records.map_err(|error| error.to_string())
 }
 
 /// Reads one record, as a line of NDJSON.
@@ -47,13 +52,95 @@ pub fn document(text: &[u8]) -> Result<Vec<Record>, String> {
 /// # Errors
 /// The text is no record; the reason is one line.
 pub fn line(text: &[u8]) -> Result<Record, String> {
-    let object: Object = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    let Item(object) = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     object.record()
+}
+
+/// Reader of a document.
+struct Document {
+    records_max: usize,
+}
+
+impl<'de> Visitor<'de> for Document {
+    type Value = Vec<Record>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with the field records, an array, and nothing else")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut records = None;
+        while let Some(name) = map.next_key::<String>()? {
+            match name.as_str() {
+                "records" if records.is_none() => {
+                    records = Some(map.next_value_seed(Records { records_max: self.records_max })?);
+                }
+                "records" => return Err(A::Error::duplicate_field("records")),
+                other => return Err(A::Error::unknown_field(other, &["records"])),
+            }
+        }
+        records.ok_or_else(|| A::Error::missing_field("records"))
+    }
+}
+
+/// Reader of the records of a document.
+struct Records {
+    records_max: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Records {
+    type Value = Vec<Record>;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        from.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Records {
+    type Value = Vec<Record>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of records")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut records = Vec::new();
+        while records.len() <= self.records_max {
+            let Some(Item(object)) = seq.next_element()? else { return Ok(records) };
+            records.push(object.record().map_err(A::Error::custom)?);
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(records)
+    }
+}
+
+/// A JSON object. The derived reader alone would take an array as well, of the fields in their order.
+#[derive(Debug)]
+struct Item(Object);
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Item;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a record, which is an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Item, A::Error> {
+                Object::deserialize(MapAccessDeserializer::new(map)).map(Item)
+            }
+        }
+
+        from.deserialize_map(Fields)
+    }
 }
 
 /// A record, or a document of records.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a record, which is an object, or an array of records", default)]
+#[serde(deny_unknown_fields, default)]
 struct Object {
     key: Option<String>,
     #[serde(deserialize_with = "as_written")]
@@ -63,9 +150,10 @@ struct Object {
     #[serde(deserialize_with = "as_written")]
     value_json: Option<Box<RawValue>>,
     value_base64: Option<String>,
+    #[serde(deserialize_with = "each_once")]
     headers: BTreeMap<String, String>,
     event_time: Option<String>,
-    records: Option<Vec<Object>>,
+    records: Option<Vec<Item>>,
     // These are printed with a record, and assigned anew when it is published.
     #[serde(rename = "topic")]
     _topic: Option<IgnoredAny>,
@@ -78,6 +166,34 @@ struct Object {
 /// Keeps a JSON value as it is written, `null` too.
 fn as_written<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Reads headers, of which no two may have one name: a record keeps only one of them.
+fn each_once<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Headers;
+
+    impl<'de> Visitor<'de> for Headers {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of headers")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut headers = BTreeMap::new();
+            while let Some((name, value)) = map.next_entry::<String, String>()? {
+                match headers.entry(name) {
+                    Entry::Vacant(free) => drop(free.insert(value)),
+                    Entry::Occupied(taken) => {
+                        return Err(A::Error::custom(format!("header {:?} is given twice", taken.key())));
+                    }
+                }
+            }
+            Ok(headers)
+        }
+    }
+
+    from.deserialize_map(Headers)
 }
 
 impl Object {
@@ -155,6 +271,7 @@ mod tests {
 
     #[test]
     fn what_is_no_record_is_refused_with_the_reason() {
+        assert!(super::line(br#"["k",null,null,"v"]"#).unwrap_err().contains("a record, which is an object"));
         for (bad, why) in [
             ("7", "a record, which is an object"),
             ("{}", "has one of value"),
@@ -168,9 +285,35 @@ mod tests {
             (r#"{"records":[],"value":"x"}"#, "no other fields"),
             (r#"{"records":[{"records":[]}]}"#, "holds no records"),
             (r#"{"value":"\ud800"}"#, "line 1 column"),
+            (r#"{"value":"x","headers":{"a":"1","b":"2","a":"3"}}"#, "header \"a\" is given twice"),
+            (r#"{"value":"x","headers":[]}"#, "expected an object of headers"),
+            (r#"[["k",null,null,"v"]]"#, "expected a record, which is an object"),
+            (r#"{"records":[["k"]]}"#, "expected a record, which is an object"),
         ] {
             let error = parse(bad).unwrap_err();
             assert!(error.contains(why) && !error.contains('\n'), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_document_is_an_object_of_records_and_of_too_many_only_one_more_is_read() {
+        let read = |text: &str| super::document(text.as_bytes(), 2);
+        let of = |count: usize| format!(r#"{{"records":[{}]}}"#, vec![r#"{"value":"a"}"#; count].join(","));
+        for (count, kept) in [(0, 0), (2, 2), (3, 3), (1000, 3)] {
+            assert_eq!(read(&of(count)).unwrap().len(), kept, "{count}");
+        }
+        for (bad, why) in [
+            (r#"[{"value":"a"}]"#, "expected an object with the field records"),
+            (r#"{"value":"a"}"#, "unknown field `value`, expected `records`"),
+            ("{}", "missing field `records`"),
+            (r#"{"records":[],"records":[]}"#, "duplicate field"),
+            (r#"{"records":{}}"#, "expected an array of records"),
+            (r#"{"records":[]} x"#, "trailing characters"),
+            (r#"{"records":[{"value":"a"},{}]}"#, "has one of value"),
+            (r#"{"records":[{"value":"a"},{"value":"a"},{"value":"a"},{"value":"a"}"#, "EOF"),
+        ] {
+            let error = read(bad).unwrap_err();
+            assert!(error.contains(why), "{bad}: {error}");
         }
     }
 }

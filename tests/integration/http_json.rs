@@ -116,6 +116,7 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
     let good = r#"{"records":[{"value":"x"}]}"#;
     let large = format!(r#"{{"records":[{{"value":"{}"}}]}}"#, "x".repeat(1 << 20));
     let huge = "x".repeat((2 << 20) + 1);
+    let many = format!(r#"{{"records":[{}]}}"#, vec![r#"{"value":""}"#; 100_000].join(","));
     for (line, kind, body, code, reason) in [
         (topic, "text/plain", good, 415, "UNSUPPORTED_MEDIA_TYPE"),
         (topic, "", good, 415, "UNSUPPORTED_MEDIA_TYPE"),
@@ -126,6 +127,16 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
         (topic, "application/json", r#"{"records":[{"value":"x"}]} {}"#, 400, "MALFORMED_MESSAGE"),
         (topic, "application/json", r#"{"records":[{"value":"x","x":1}]}"#, 400, "MALFORMED_MESSAGE"),
         (topic, "application/json", "\u{ff}", 400, "MALFORMED_MESSAGE"),
+        (topic, "application/json", r#"{"records":[["k",null,null,"x"]]}"#, 400, "MALFORMED_MESSAGE"),
+        (topic, "application/x-ndjson", r#"["k",null,null,"x"]"#, 400, "MALFORMED_MESSAGE"),
+        (
+            topic,
+            "application/x-ndjson",
+            r#"{"value":"x","headers":{"a":"1","a":"2"}}"#,
+            400,
+            "MALFORMED_MESSAGE",
+        ),
+        (topic, "application/json", &many, 413, "BATCH_TOO_LARGE"),
         (topic, "application/json", &large, 413, "BATCH_TOO_LARGE"),
         (topic, "application/json", &huge, 413, "MESSAGE_TOO_LARGE"),
         (topic, "application/x-ndjson", &huge, 413, "MESSAGE_TOO_LARGE"),
@@ -168,6 +179,10 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
         let shown: String = body.chars().take(40).collect();
         assert_eq!(answer.problem(), (code, reason.to_owned()), "{line} {kind} {shown}: {}", answer.text());
     }
+    let long = "k".repeat(200);
+    let headers = [("content-type", "application/json"), ("idempotency-key", &long)];
+    let named = ask(server.http(), topic, &headers, good).await.json();
+    assert_eq!(named["violations"][0]["field"], "Idempotency-Key", "{named}");
     let topics = get(&server, "/v1/topics").await.json();
     let created: Vec<_> = topics["topics"].as_array().unwrap().iter().map(|topic| &topic["tail"]).collect();
     assert!(created.iter().all(|tail| **tail == "0"), "{topics}");
