@@ -1,7 +1,9 @@
 //! The lines of an NDJSON body as batches. What is kept of the body is one batch and one line.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
@@ -20,6 +22,29 @@ use crate::wire::{IngestRequest, PublishRequest};
 const BATCH_BYTES_MAX: usize = 256 << 10;
 /// Batches whose first lines are remembered: more than are ever published and not acknowledged.
 const STARTS_MAX: usize = 4096;
+
+/// What a route tells of the bytes of a body that it still holds. It is in the extensions of a request.
+#[derive(Clone, Default)]
+pub struct Held(Option<Arc<dyn Fn(usize) + Send + Sync>>);
+
+impl Held {
+    /// Has `told` called with the number of bytes, each time that it has become less.
+    pub fn new(told: impl Fn(usize) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(told)))
+    }
+
+    fn tell(&self, bytes: usize) {
+        if let Some(told) = &self.0 {
+            told(bytes);
+        }
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Held").finish()
+    }
+}
 
 /// Rules by which lines become batches.
 #[derive(Debug)]
@@ -51,6 +76,7 @@ impl BatchRules {
 #[derive(Debug)]
 pub struct Batches {
     body: Body,
+    held: Held,
     rules: BatchRules,
     /// Bytes that are not cut into lines.
     rest: BytesMut,
@@ -74,11 +100,12 @@ pub struct Batches {
 }
 
 impl Batches {
-    /// Reads the batches of a body.
+    /// Reads the batches of a body, and tells what is held of it.
     #[must_use]
-    pub fn new(body: Body, rules: BatchRules) -> Self {
+    pub fn new(body: Body, held: Held, rules: BatchRules) -> Self {
         Self {
             body,
+            held,
             rules,
             rest: BytesMut::new(),
             searched: 0,
@@ -200,6 +227,7 @@ impl Stream for Batches {
             if this.ended {
                 return Poll::Ready((this.count > 0).then(|| Ok(this.take_batch())));
             }
+            this.held.tell(this.rest.len() + this.fields.len());
             match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
                 None => this.ended = true,
                 Some(Ok(frame)) => {
@@ -215,7 +243,7 @@ impl Stream for Batches {
 
 #[cfg(test)]
 mod tests {
-    use super::{BatchRules, Batches};
+    use super::{BatchRules, Batches, Held};
     use axum::body::Body;
     use futures_util::StreamExt;
 
@@ -234,7 +262,7 @@ mod tests {
         let text = "{\"value\":\"a\"}\n\n{\"value\":\"b\"}\r\n{\"value\":\"c\"}\n{\"value\":\"d\"}";
         let mut all = Vec::new();
         for len in [1, 7, 1000] {
-            let mut batches = Batches::new(pieces(text, len), rules(3, 1000));
+            let mut batches = Batches::new(pieces(text, len), Held::default(), rules(3, 1000));
             let made: Vec<_> = batches.by_ref().map(|batch| batch.unwrap().publish.unwrap()).collect().await;
             assert!(batches.take_problem().is_none());
             assert_eq!((made.len(), batches.line_of(0), batches.line_of(3)), (2, Some(1), Some(5)));
@@ -248,7 +276,7 @@ mod tests {
     #[tokio::test]
     async fn a_batch_is_cut_by_its_bytes_and_nothing_follows_a_bad_line() {
         let text = "{\"value\":\"aaaaaaaa\"}\n{\"value\":\"b\"}\n{\"value\":\"c\"}\n{\"valeu\":1}\n{\"value\":\"d\"}";
-        let mut batches = Batches::new(pieces(text, 1000), rules(1000, 12));
+        let mut batches = Batches::new(pieces(text, 1000), Held::default(), rules(1000, 12));
         let made: Vec<_> = batches.by_ref().collect().await;
         assert_eq!(made.len(), 1, "the batch of the bad line is not published");
         let problem = batches.take_problem().unwrap().to_json();
@@ -259,7 +287,7 @@ mod tests {
     #[tokio::test]
     async fn a_line_that_does_not_end_is_too_long() {
         let text = "{\"value\":\"a\"}\n{\"value\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
-        let mut batches = Batches::new(pieces(text, 10), rules(1000, 1000));
+        let mut batches = Batches::new(pieces(text, 10), Held::default(), rules(1000, 1000));
         assert!(batches.next().await.is_none());
         let problem = batches.take_problem().unwrap();
         assert_eq!((problem.status().as_u16(), &problem.to_json()["line"]), (413, &"2".into()));

@@ -31,6 +31,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{Predicate, SizeAbove};
 
 pub use guard::{Guard, Pass};
+pub use lines::Held;
 pub use problem::{BODY_TIMEOUT, Problem, status_of};
 pub use route::{needs_identity, template};
 pub use shared::Shared;

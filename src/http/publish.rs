@@ -171,7 +171,8 @@ async fn publish_lines(
 ) -> Result<Response, Problem> {
     let Conditions { topic, request_id, expected_offset } = conditions;
     let rules = BatchRules::of(&web.config, topic, request_id, expected_offset);
-    let mut batches = Batches::new(body, rules);
+    let held = parts.extensions.get().cloned().unwrap_or_default();
+    let mut batches = Batches::new(body, held, rules);
     let published = web.streams().publish_batches(parts, &mut batches).await;
     match (published, batches.take_problem()) {
         (Ok(stored), None) => Ok(document(&summary(&stored))),

@@ -158,9 +158,11 @@ impl Inner {
             if is_compressed(request.headers()) {
                 return refused(Problem::unsupported_encoding());
             }
-            let (budget, held_max) = (self.budget.clone(), config.message_bytes_max);
-            let gather = |body| gathered(timed(body, silence, Some(call)), budget, held_max);
-            return self.route(request.map(gather)).await;
+            let (mut parts, body) = request.into_parts();
+            let body = timed(body, silence, Some(call));
+            let (body, held) = gathered(body, self.budget.clone(), config.message_bytes_max);
+            parts.extensions.insert(held);
+            return self.route(Request::from_parts(parts, body)).await;
         }
         if request.method() != http::Method::POST {
             let allow = HeaderValue::from_static("POST");

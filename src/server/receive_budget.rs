@@ -13,6 +13,7 @@ use tonic::body::Body;
 use tonic::codegen::StdError;
 
 use super::framing::Framing;
+use crate::http::Held;
 use crate::registry::Call;
 use crate::service::body_fn;
 use crate::service::status::PARTLY_RECEIVED;
@@ -112,37 +113,58 @@ where
     })
 }
 
-/// Counts the bytes of a body that its route gathers, up to `held_max`, until the body is dropped.
-pub(super) fn gathered<B>(body: B, budget: ConnectionBudget, held_max: usize) -> Body
+/// Counts the bytes of a body that its route gathers, up to `held_max`, until the body is dropped or the route says that it
+/// holds less.
+pub(super) fn gathered<B>(body: B, budget: ConnectionBudget, held_max: usize) -> (Body, Held)
 where
     B: http_body::Body<Data = Bytes, Error: Into<StdError>> + Send + Unpin + 'static,
 {
-    let mut gathered = Gathered { budget, bytes: 0 };
-    body_fn(body, move |body, cx| {
+    let gathered = Arc::new(Gathered { budget, bytes: AtomicUsize::new(0) });
+    let counted = Arc::downgrade(&gathered);
+    let held = Held::new(move |bytes| {
+        if let Some(gathered) = counted.upgrade() {
+            gathered.lower_to(bytes);
+        }
+    });
+    let body = body_fn(body, move |body, cx| {
         body.poll_frame(cx).map(|next| {
             next.map(|frame| {
                 let frame = frame.map_err(|error| Status::from_error(error.into()))?;
-                let bytes = frame.data_ref().map_or(0, Bytes::len).min(held_max - gathered.bytes);
-                if !gathered.budget.take(bytes) {
-                    return Err(Status::resource_exhausted(PARTLY_RECEIVED));
-                }
-                gathered.bytes += bytes;
+                gathered.add(frame.data_ref().map_or(0, Bytes::len), held_max)?;
                 Ok(frame)
             })
         })
-    })
+    });
+    (body, held)
 }
 
-/// Bytes counted for one body, given back when it is dropped.
+/// Bytes counted for one body, given back when it is dropped. One task alone changes them.
 #[derive(Debug)]
 struct Gathered {
     budget: ConnectionBudget,
-    bytes: usize,
+    bytes: AtomicUsize,
+}
+
+impl Gathered {
+    fn add(&self, bytes: usize, max: usize) -> Result<(), Status> {
+        let counted = self.bytes.load(Ordering::Relaxed);
+        let bytes = bytes.min(max.saturating_sub(counted));
+        if !self.budget.take(bytes) {
+            return Err(Status::resource_exhausted(PARTLY_RECEIVED));
+        }
+        self.bytes.store(counted + bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn lower_to(&self, bytes: usize) {
+        let counted = self.bytes.fetch_min(bytes, Ordering::Relaxed);
+        self.budget.give_back(counted.saturating_sub(bytes));
+    }
 }
 
 impl Drop for Gathered {
     fn drop(&mut self) {
-        self.budget.give_back(self.bytes);
+        self.lower_to(0);
     }
 }
 
@@ -194,7 +216,7 @@ impl Drop for Received {
 
 #[cfg(test)]
 mod tests {
-    use super::{ReceiveBudget, Received};
+    use super::{Gathered, ReceiveBudget, Received};
     use std::sync::atomic::Ordering;
 
     fn message(len: usize) -> Vec<u8> {
@@ -227,5 +249,26 @@ mod tests {
         drop((long, refused));
         assert_eq!(budget.total.used.load(Ordering::Relaxed), 0);
         assert_eq!(first.connection.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_body_counts_what_its_route_holds() {
+        let budget = ReceiveBudget::new(100, 150);
+        let connection = budget.connection();
+        let used = || budget.total.used.load(Ordering::Relaxed);
+        let body = Gathered { budget: connection.clone(), bytes: Default::default() };
+        for _ in 0..3 {
+            body.add(80, 90).unwrap();
+            assert_eq!(used(), 80);
+            body.lower_to(30);
+            assert_eq!(used(), 30);
+            body.lower_to(0);
+        }
+        body.add(80, 90).unwrap();
+        body.add(80, 90).unwrap();
+        assert_eq!(used(), 90, "more is never held");
+        assert!(Gathered { budget: connection, bytes: Default::default() }.add(11, 90).is_err());
+        drop(body);
+        assert_eq!(used(), 0);
     }
 }

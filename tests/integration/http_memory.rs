@@ -105,3 +105,33 @@ async fn bodies_that_are_not_finished_hold_what_the_limit_allows() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_bodies_of_lines_count_only_what_is_held_of_them() {
+    let args = ["--inflight-bytes-max", "8MiB", "--connection-inflight-bytes-max", "8MiB"];
+    let server = Server::with(&args).await;
+    let line = format!("{{\"value\":\"{}\"}}\n", "x".repeat(1000));
+    let (lines, bodies) = (6000, 6);
+    let body = line.repeat(lines);
+    let head = format!(
+        "POST /v1/topics/t/records HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\n\
+         content-length: {}\r\n\r\n",
+        body.len() + 1
+    );
+    // Together they are four times as long as what may be held.
+    let mut open = Vec::new();
+    for _ in 0..bodies {
+        let mut stream = TcpStream::connect(server.http()).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        within(60, "the body", stream.write_all(body.as_bytes())).await.unwrap();
+        open.push(stream);
+    }
+    for mut stream in open {
+        stream.write_all(b"\n").await.unwrap();
+        let mut said = [0; 12];
+        within(60, "an answer", stream.read_exact(&mut said)).await.unwrap();
+        assert_eq!(&said, b"HTTP/1.1 200");
+    }
+    let tail = ask(server.http(), "GET /v1/topics/t", &[], "").await.json()["tail"].clone();
+    assert_eq!(tail, (lines * bodies).to_string());
+}
