@@ -50,6 +50,15 @@ async fn every_kind_of_load_accounts_for_every_record() {
     assert_eq!(count(fanout, "delivered"), 5 * count(fanout, "acknowledged"), "{fanout}");
     assert!(is_told(fanout, "delivered", "delivery_latency_seconds"), "{fanout}");
 
+    let url = format!("http://{}", server.http());
+    for form in [&[][..], &["--events"]] {
+        let args = ["fanout", "--subscribers", "5", "--batch", "10", "--http", &url];
+        let web = &figures(&bench(&server, &[&args[..], form].concat()))[0];
+        assert_eq!(count(web, "delivered"), 5 * count(web, "acknowledged"), "{web}");
+    }
+    let web = &figures(&bench(&server, &["publish", "--batch", "10", "--http", &url]))[0];
+    assert!(count(web, "acknowledged") > 0, "{web}");
+
     let mixed = ["mixed", "--rate", "500", "--no-request-ids", "--server-pid", &server.pid().to_string()];
     let mixed = &figures(&bench(&server, &mixed))[0];
     assert!(count(mixed, "delivered") >= 4 * count(mixed, "acknowledged"), "{mixed}");

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::run::Plan;
 use super::stamp;
+use super::web::Web;
 use crate::cli::Failure;
 use crate::cli::format::Format;
 use crate::config::parse_duration;
@@ -65,6 +66,13 @@ pub(super) struct Live {
     /// Duration of the load before the measurement.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     warmup: Duration,
+    /// Publish and follow over this HTTP listener: a batch is one request of NDJSON, and a publisher waits for each answer.
+    /// Records are text of at least 48 characters.
+    #[arg(long, value_name = "URL", value_parser = Web::at, conflicts_with = "replayers")]
+    http: Option<Web>,
+    /// Follow by server-sent events instead of NDJSON.
+    #[arg(long, requires = "http")]
+    events: bool,
     /// Publish without request ids: batches are not sent again when a connection breaks.
     #[arg(long)]
     no_request_ids: bool,
@@ -152,6 +160,7 @@ impl Common {
             duration: live.duration,
             request_ids: !live.no_request_ids,
             verify: !live.no_verify,
+            web: live.http.clone().map(|web| web.following(live.events)),
         })
     }
 
@@ -172,6 +181,7 @@ impl Common {
             duration: STORED_LIMIT,
             request_ids: true,
             verify: true,
+            web: None,
         }
     }
 }

@@ -10,6 +10,7 @@ mod reading;
 mod report;
 mod run;
 mod stamp;
+mod web;
 mod workload;
 
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ Examples:
   streamway bench latency --rate 5000                  the latency of a record at a steady rate
   streamway bench fanout --subscribers 100             delivery to many subscribers
   streamway bench ramp --latency-max 20ms              the highest rate within a latency
+  streamway bench fanout --http http://localhost:8080 --events --batch 100
+                                                       the same by NDJSON and server-sent events
 
 Where the server has a policy, it takes the permissions admin (to create and delete the topic), publish and
 subscribe on topics bench-*, or publish and subscribe on an existing --topic.

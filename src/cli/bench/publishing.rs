@@ -63,7 +63,7 @@ fn acknowledged(run: &Run, outcome: &Mutex<Outcome>, stored: &Stored) {
 }
 
 /// The source of the times when batches are due.
-enum Clock {
+pub(super) enum Clock {
     /// A batch is due at once, until the run is over.
     Free(Arc<Run>),
     /// A thread sends the times when batches are due.
@@ -71,7 +71,7 @@ enum Clock {
 }
 
 impl Clock {
-    fn start(run: &Arc<Run>, publisher: u32) -> Self {
+    pub(super) fn start(run: &Arc<Run>, publisher: u32) -> Self {
         let plan = &run.plan;
         if plan.rate == 0 {
             return Self::Free(Arc::clone(run));
@@ -94,7 +94,7 @@ impl Clock {
         Self::Paced(due)
     }
 
-    async fn next(&mut self) -> Option<u64> {
+    pub(super) async fn next(&mut self) -> Option<u64> {
         match self {
             Self::Free(run) => (!run.is_over()).then(|| run.now()),
             Self::Paced(due) => due.recv().await,

@@ -11,13 +11,13 @@ use super::stamp::Stamp;
 use crate::client::{Client, Delivery, Error, Start, Subscriber, SubscriberOptions};
 
 /// Time that a subscriber waits for acknowledged records before they count as missing.
-const MISSING_AFTER: Duration = Duration::from_secs(30);
+pub(super) const MISSING_AFTER: Duration = Duration::from_secs(30);
 
 /// Number of acknowledged records of each publisher; none before the end.
 pub(super) type Published = Option<Arc<[u64]>>;
 
 /// The records of this run that one subscriber has received.
-struct Seen {
+pub(super) struct Seen {
     run: Arc<Run>,
     /// The next sequence number of each publisher.
     next: Vec<u64>,
@@ -26,7 +26,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(run: &Arc<Run>) -> Self {
+    pub(super) fn new(run: &Arc<Run>) -> Self {
         let next = vec![0; run.plan.publishers as usize];
         Self { run: Arc::clone(run), next, missing: 0, repeated: 0 }
     }
@@ -34,8 +34,9 @@ impl Seen {
     /// Counts the records of a delivery, and calls `latency` with the latency of each.
     fn count(&mut self, delivery: &Delivery, mut latency: impl FnMut(u64)) -> Result<u64, Error> {
         let (now, mut count) = (self.run.now(), 0);
+        let read = if self.run.plan.web.is_some() { Stamp::read_text } else { Stamp::read };
         for record in delivery.records() {
-            if let Some(stamp) = Stamp::read(record?.value)
+            if let Some(stamp) = read(record?.value)
                 && self.note(stamp)
             {
                 count += 1;
@@ -46,7 +47,7 @@ impl Seen {
     }
 
     /// Notes one record. Returns false if it is of another run.
-    fn note(&mut self, stamp: Stamp) -> bool {
+    pub(super) fn note(&mut self, stamp: Stamp) -> bool {
         let Some(next) = self.next.get_mut(stamp.publisher as usize) else { return false };
         if stamp.run != self.run.id {
             return false;
@@ -57,12 +58,12 @@ impl Seen {
         true
     }
 
-    fn has_all(&self, published: &[u64]) -> bool {
+    pub(super) fn has_all(&self, published: &[u64]) -> bool {
         self.next.iter().zip(published).all(|(next, count)| next >= count)
     }
 
     /// Counts the records that were not received, and adds the result to the run.
-    fn close(mut self, published: &[u64]) {
+    pub(super) fn close(mut self, published: &[u64]) {
         for (next, count) in self.next.iter().zip(published) {
             self.missing = self.missing.saturating_add(count.saturating_sub(*next));
         }
@@ -184,6 +185,7 @@ mod tests {
             duration: Duration::ZERO,
             request_ids: true,
             verify: true,
+            web: None,
         };
         let run = Arc::new(Run::start(plan));
         let mut seen = Seen::new(&run);

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::cpu::Used;
 use super::run::{Counted, Plan, Run};
+use super::web::Web;
 
 /// Percentiles that are reported, in addition to the maximum.
 const PERCENTILES: [(&str, f64); 4] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9)];
@@ -115,7 +116,8 @@ impl Report {
         json!({
             "size": plan.size, "batch": plan.batch, "window": plan.window, "publishers": plan.publishers,
             "subscribers": plan.subscribers, "replayers": plan.replayers, "rate": plan.rate,
-            "request_ids": plan.request_ids, "seconds": self.took.as_secs_f64(),
+            "request_ids": plan.request_ids, "http": plan.web.as_ref().map(Web::form),
+            "seconds": self.took.as_secs_f64(),
             "acknowledged": counted(self.acknowledged),
             "delivered": counted(self.delivered),
             "ack_latency_seconds": latencies_json(&self.acknowledging),

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use super::web::Web;
+
 /// Largest latency in nanoseconds, one minute. Longer ones count as this.
 const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
 /// Significant decimal digits of a latency.
@@ -37,6 +39,8 @@ pub(super) struct Plan {
     pub(super) request_ids: bool,
     /// Reads back what was acknowledged when there are no subscribers.
     pub(super) verify: bool,
+    /// HTTP listener that publishers and subscribers use, where they do not use gRPC.
+    pub(super) web: Option<Web>,
 }
 
 /// A histogram of latencies in nanoseconds.

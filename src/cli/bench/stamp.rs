@@ -5,6 +5,10 @@ use bytes::Bytes;
 
 /// Size of a stamp in bytes, and so of the smallest record.
 pub(super) const LEN: usize = 24;
+/// Size of a stamp as text.
+const TEXT_LEN: usize = 2 * LEN;
+/// Digits of a stamp as text.
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// The stamp of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +32,26 @@ impl Stamp {
         value.extend_from_slice(&self.due_nanos.to_le_bytes());
         value.resize(size.max(LEN), b'.');
         value.into()
+    }
+
+    /// A record of text of `size` characters, at least [`TEXT_LEN`], that begins with the stamp.
+    pub(super) fn text(self, size: usize) -> String {
+        let mut text = String::with_capacity(size.max(TEXT_LEN));
+        for byte in &self.record(LEN) {
+            text.extend([byte >> 4, byte & 0xf].map(|digit| char::from(DIGITS[usize::from(digit)])));
+        }
+        text.extend(std::iter::repeat_n('.', size.saturating_sub(TEXT_LEN)));
+        text
+    }
+
+    /// The stamp that a record of text begins with; none where it is too short for one, or begins otherwise.
+    pub(super) fn read_text(value: &[u8]) -> Option<Self> {
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let mut stamp = [0; LEN];
+        for (byte, digits) in stamp.iter_mut().zip(value.get(..TEXT_LEN)?.chunks_exact(2)) {
+            *byte = (digit(digits[0])? << 4) | digit(digits[1])?;
+        }
+        Self::read(&stamp)
     }
 
     /// The stamp that a record begins with; none where it is too short for one.
@@ -57,5 +81,8 @@ mod tests {
             assert_eq!((Stamp::read(&record), record.len()), (Some(stamp), size.max(LEN)));
         }
         assert_eq!(Stamp::read(&[0; LEN - 1]), None);
+        let text = stamp.text(60);
+        assert_eq!((Stamp::read_text(text.as_bytes()), text.len()), (Some(stamp), 60));
+        assert_eq!(Stamp::read_text(&[b'x'; 60]), None);
     }
 }

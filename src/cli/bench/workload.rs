@@ -14,6 +14,7 @@ use super::reading::{self, Published};
 use super::report::Report;
 use super::run::{Plan, Run};
 use super::stamp::Stamp;
+use super::web;
 use crate::cli::Failure;
 use crate::client::{Client, Error, Record, Start};
 use crate::record::Offset;
@@ -26,9 +27,12 @@ pub(super) async fn live(plan: Plan, connect: Connect<'_>, cpu: Cpu) -> Result<R
     let clients = (0..plan.connections.max(1)).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
     let tail = topic_tail(&clients[0], &plan.topic).await?;
     let of = |index: u32| &clients[index as usize % clients.len()];
-    let mut open = Vec::new();
+    let (mut open, mut open_web) = (Vec::new(), Vec::new());
     for index in 0..plan.subscribers {
-        open.push(reading::open(of(index), &plan.topic).await?);
+        match &plan.web {
+            Some(web) => open_web.push(web.follow(&plan.topic).await?),
+            None => open.push(reading::open(of(index), &plan.topic).await?),
+        }
     }
     let publishing = (0..plan.publishers).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
 
@@ -41,13 +45,23 @@ pub(super) async fn live(plan: Plan, connect: Connect<'_>, cpu: Cpu) -> Result<R
     for subscriber in open {
         readers.spawn(reading::follow(Arc::clone(&run), subscriber, told.clone()));
     }
+    let mut followers = JoinSet::new();
+    for follower in open_web {
+        followers.spawn(web::follow(Arc::clone(&run), follower, told.clone()));
+    }
     for index in 0..run.plan.replayers {
         readers.spawn(reading::replay(Arc::clone(&run), of(index).clone(), Arc::clone(&stop)));
     }
     let mut publishers = JoinSet::new();
     for (index, client) in (0..).zip(publishing) {
         let run = Arc::clone(&run);
-        publishers.spawn(async move { Ok((index, publishing::publish(run, client, index).await?)) });
+        publishers.spawn(async move {
+            let count = match run.plan.web.clone() {
+                Some(web) => web.publish(run, index).await?,
+                None => publishing::publish(run, client, index).await?,
+            };
+            Ok::<_, Failure>((index, count))
+        });
     }
     let ended = all(&mut publishers).await;
     run.end();
@@ -58,6 +72,7 @@ pub(super) async fn live(plan: Plan, connect: Connect<'_>, cpu: Cpu) -> Result<R
     let counts: Arc<[u64]> = counts.into_iter().map(|(_, count): (u32, u64)| count).collect();
     published.send_replace(Some(Arc::clone(&counts)));
     all(&mut readers).await?;
+    all(&mut followers).await?;
     if run.plan.verify && run.plan.subscribers == 0 {
         reading::verify(&run, &clients[0], Start::Offset(tail), &counts).await?;
     }
@@ -104,12 +119,14 @@ async fn topic_tail(client: &Client, topic: &str) -> Result<Offset, Error> {
 }
 
 /// Waits for the results of all tasks, or for the first failure.
-async fn all<T: 'static>(tasks: &mut JoinSet<Result<T, Error>>) -> Result<Vec<T>, Failure> {
+async fn all<T: 'static, E: Into<Failure> + 'static>(
+    tasks: &mut JoinSet<Result<T, E>>,
+) -> Result<Vec<T>, Failure> {
     let mut done = Vec::with_capacity(tasks.len());
     while let Some(ended) = tasks.join_next().await {
         let ended =
             ended.map_err(|error| Failure::failed(format!("a task of the benchmark failed: {error}")))?;
-        done.push(ended?);
+        done.push(ended.map_err(Into::into)?);
     }
     Ok(done)
 }
