@@ -33,7 +33,8 @@ use tower_http::compression::predicate::{Predicate, SizeAbove};
 pub use guard::{Guard, Pass};
 pub use lines::Held;
 pub use problem::{BODY_TIMEOUT, Problem, status_of};
-pub use route::{needs_identity, template};
+pub use read::{Following, Refusal};
+pub use route::{NO_ROUTE, needs_identity, template};
 pub use shared::Shared;
 pub use state::Web;
 

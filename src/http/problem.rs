@@ -126,8 +126,8 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "MESSAGE_TOO_LARGE", detail)
     }
 
-    /// Makes the answer to a request whose body cannot be read: it stopped (408), exceeded a budget (503), or was cut
-    /// off (400).
+    /// Makes the answer to a request whose body cannot be read: it stopped (408), exceeded a budget or came while
+    /// the server drains (503), or was cut off (400).
     #[must_use]
     pub fn of_body(error: &(dyn std::error::Error + 'static)) -> Self {
         let causes = std::iter::successors(Some(error), |error| error.source());
@@ -137,6 +137,9 @@ impl Problem {
             }
             if cause.message().starts_with(status::PARTLY_RECEIVED) {
                 return Self::of(&Error::Transport(cause.clone()), &Context::default());
+            }
+            if cause.get_details_error_info().is_some() {
+                return Self::from(cause);
             }
         }
         Self::new(StatusCode::BAD_REQUEST, "MALFORMED_MESSAGE", "the body was cut off")

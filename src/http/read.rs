@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::deliveries::{Deliveries, Until};
 use super::encoder::{Encoder, Form};
@@ -37,18 +37,42 @@ pub async fn read(State(web): State<Web>, topic: Name, request: Request) -> Resu
     match web.streams().follow(&parts.extensions, &topic, asked).await {
         Ok(follow) => {
             let body = Deliveries::new(follow, encoder, &web.encoded, until);
-            Ok(answer(form, Body::new(body)))
-        }
-        Err(status) => {
-            let problem = Problem::from(&status);
-            // A browser comes back after an answer that ends, and never after another status.
-            if form == Form::Lines || problem.retry().is_none() {
-                return Err(problem);
+            let mut answer = answer(form, Body::new(body));
+            if until == Until::Followed {
+                answer.extensions_mut().insert(Following);
             }
-            let mut out = BytesMut::new();
-            encoder.problem(&problem, None, &mut out);
-            Ok(answer(form, Body::from(out.freeze())))
+            Ok(answer)
         }
+        Err(status) => Ok(Refusal(form).answer(Problem::from(&status))),
+    }
+}
+
+/// Mark of an answer, in its extensions, that goes on for as long as its peer wants it.
+#[derive(Clone, Copy, Debug)]
+pub struct Following;
+
+/// Form in which a request is refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal(Form);
+
+impl Refusal {
+    /// Returns the form for a request.
+    #[must_use]
+    pub fn of(request: &Parts) -> Self {
+        let is_read = request.method == Method::GET && request.uri.path().ends_with("/records");
+        Self(if is_read { form(&request.headers) } else { Form::Lines })
+    }
+
+    /// Makes the answer. An EventSource comes back after an answer that ends, and never after another status.
+    #[must_use]
+    pub fn answer(self, problem: Problem) -> Response {
+        let Self(form) = self;
+        if form == Form::Lines || problem.retry().is_none() {
+            return problem.into_response();
+        }
+        let mut out = BytesMut::new();
+        Encoder { form, values: Values::Text }.problem(&problem, None, &mut out);
+        answer(form, Body::from(out.freeze()))
     }
 }
 

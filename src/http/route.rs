@@ -21,7 +21,7 @@ pub(super) const TEMPLATES: &[&str] = &[
 ];
 
 /// Template of a path that belongs to no route.
-const OTHER: &str = "_other";
+pub const NO_ROUTE: &str = "_other";
 
 /// Routes below `/v1/` that answer everybody.
 const PUBLIC: [&str; 1] = ["/v1/openapi.json"];
@@ -29,7 +29,7 @@ const PUBLIC: [&str; 1] = ["/v1/openapi.json"];
 /// Returns the template of the route that a path belongs to; one name for all paths that belong to none.
 #[must_use]
 pub fn template(path: &str) -> &'static str {
-    TEMPLATES.iter().copied().find(|template| fits(template, path)).unwrap_or(OTHER)
+    TEMPLATES.iter().copied().find(|template| fits(template, path)).unwrap_or(NO_ROUTE)
 }
 
 /// Returns true if a caller of this path needs an identity, where identities are configured.

@@ -1,39 +1,87 @@
 //! The requests of one connection of the HTTP listener, and the time for which it has none: HTTP/1.1 has no pings, so
 //! nothing else tells whether an idle peer is still there.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+use super::io::Cork;
 use crate::registry::Peer;
 
-/// Number of open requests, observed from the task of the connection.
+/// Time that a peer has for the rest of a request whose headers it was sending when the drain began.
+const DRAIN_GRACE: Duration = Duration::from_millis(250);
+
+/// Open requests of a connection, observed from its task.
 #[derive(Clone, Debug)]
-pub(super) struct Activity(watch::Sender<usize>);
+pub(super) struct Activity(watch::Sender<Requests>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Requests {
+    open: usize,
+    /// Requests whose answers go on for as long as their peer wants them.
+    following: usize,
+}
 
 /// One request, open until this is dropped.
 #[derive(Debug)]
-pub(super) struct Open(watch::Sender<usize>);
+pub(super) struct Open {
+    requests: watch::Sender<Requests>,
+    following: bool,
+}
 
-/// What a connection without a request has done for too long.
+/// Reason why a connection has no further use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overdue {
     /// Nothing.
     Idle,
     /// It has sent a part of a request's headers.
     Headers,
+    /// Its peer has left an answer that would go on for ever.
+    Left,
 }
 
 impl Activity {
     pub(super) fn new() -> Self {
-        Self(watch::Sender::new(0))
+        Self(watch::Sender::default())
     }
 
     /// Counts a request until the guard is dropped.
     pub(super) fn open(&self) -> Open {
-        self.0.send_modify(|open| *open += 1);
-        Open(self.0.clone())
+        self.0.send_modify(|requests| requests.open += 1);
+        Open { requests: self.0.clone(), following: false }
+    }
+
+    /// Waits until a connection of HTTP/1.1 is left while it follows a topic, or has no request while it drains. One that
+    /// closes its side still gets the answer to a request that it has sent whole, but one that never ends is not for it.
+    pub(super) async fn left(self, cork: Cork, leaving: CancellationToken) -> Overdue {
+        let (mut following, mut open) = (self.0.subscribe(), self.0.subscribe());
+        let left = async {
+            loop {
+                // The sender is our own, and lives.
+                let _ = following.wait_for(|requests| requests.following > 0).await;
+                tokio::select! {
+                    () = poll_fn(|cx| cork.poll_peer_closed(cx)) => return Overdue::Left,
+                    _ = following.wait_for(|requests| requests.following == 0) => {}
+                }
+            }
+        };
+        let drained = async {
+            leaving.cancelled().await;
+            loop {
+                let _ = open.wait_for(|requests| requests.open == 0).await;
+                tokio::select! {
+                    () = tokio::time::sleep(DRAIN_GRACE) => return Overdue::Headers,
+                    _ = open.wait_for(|requests| requests.open > 0) => {}
+                }
+            }
+        };
+        tokio::select! {
+            left = left => left,
+            drained = drained => drained,
+        }
     }
 
     /// Waits until the connection had no request for `idle`, or sends the headers of one for more than `headers`. `None` is for
@@ -41,7 +89,7 @@ impl Activity {
     pub(super) async fn overdue(self, peer: Arc<Peer>, idle: Duration, headers: Option<Duration>) -> Overdue {
         let mut open = self.0.subscribe();
         loop {
-            if *open.borrow_and_update() > 0 {
+            if open.borrow_and_update().open > 0 {
                 // The sender is our own, and lives.
                 let _ = open.changed().await;
                 continue;
@@ -73,9 +121,21 @@ async fn silence(peer: &Peer, idle: Duration, headers: Option<Duration>) -> Over
     Overdue::Idle
 }
 
+impl Open {
+    /// Notes that the answer goes on for as long as its peer wants it.
+    pub(super) fn follow(&mut self) {
+        if !std::mem::replace(&mut self.following, true) {
+            self.requests.send_modify(|requests| requests.following += 1);
+        }
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.send_modify(|open| *open -= 1);
+        self.requests.send_modify(|requests| {
+            requests.open -= 1;
+            requests.following -= usize::from(self.following);
+        });
     }
 }
 

@@ -63,6 +63,7 @@ pub(super) async fn drive<C>(
             () = limiter.abort.cancelled() => return,
             why = &mut overdue, if !is_overdue => match why {
                 Overdue::Headers => return debug!("connection with headers that do not end closed"),
+                Overdue::Left => return debug!("connection whose peer has left closed"),
                 Overdue::Idle => {
                     (leaving, is_overdue) = (true, true);
                     connection.as_mut().graceful_shutdown();

@@ -67,10 +67,11 @@ impl Context {
         let reading =
             tokio::time::timeout(self.shared.web.config.preface_timeout, Preface::read(&mut stream));
         match self.limiter.open_in_time(reading).await {
-            Some(Ok(Ok(preface))) if preface.is_whole_preface() || preface.is_http1() => {
+            // What is neither HTTP/2 nor a request is answered by 400.
+            Some(Ok(Ok(preface))) if preface.is_whole_preface() || !preface.is_preface() => {
                 let stream = LingeringClose::new(PrefixedIo::new(stream, preface));
                 let stream = FairRead::new(CoalescedWrite::new(stream));
-                self.serve_http(stream, preface.is_http1()).await;
+                self.serve_http(stream, !preface.is_preface()).await;
             }
             Some(_) => {
                 METRICS.http_connections.no_preface.inc();
@@ -90,9 +91,17 @@ impl Context {
         let (shutdown, peer) = (self.calls.shutdown.clone(), Arc::clone(self.client.peer()));
         let activity = Activity::new();
         let headers = is_http1.then_some(config.preface_timeout);
-        let overdue = activity.clone().overdue(peer, config.http.idle_timeout, headers);
+        let idle = activity.clone().overdue(peer, config.http.idle_timeout, headers);
+        let left = activity.clone().left(cork.clone(), limiter.leaving.clone());
+        let overdue = async {
+            tokio::select! {
+                overdue = idle => overdue,
+                overdue = left, if is_http1 => overdue,
+            }
+        };
         let requests = Requests::new(self, activity);
-        let service = service_fn(move |request| requests.clone().answer(request));
+        // Boxed: a request that follows a topic would hold the room of its beginning.
+        let service = service_fn(move |request| Box::pin(requests.clone().answer(request)));
         let builder = builder(&config, &limiter);
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ends = Ends { limiter: &limiter, config: &config, shutdown: &shutdown };
@@ -104,7 +113,12 @@ fn builder(config: &Config, limiter: &ConnectionLimiter) -> auto::Builder<Tracke
     let http2 = &config.http2;
     let mut builder = auto::Builder::new(Tracked(limiter.tasks.clone()));
     // Activity limits the time of headers, and that between requests.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER_BYTES);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(BUFFER_BYTES)
+        .half_close(true);
     builder
         .http2()
         .timer(TokioTimer::new())

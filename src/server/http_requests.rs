@@ -2,12 +2,14 @@
 //! to a route of [`crate::http`].
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use axum::Router;
 use axum::response::IntoResponse;
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tonic::body::Body;
@@ -28,10 +30,10 @@ use super::routes::Services;
 use super::timed_body::timed;
 use super::tls::Tls;
 use crate::auth::PeerCertificate;
-use crate::http::{Guard, Pass, Problem, Web, needs_identity, template};
+use crate::http::{Following, Guard, Pass, Problem, Refusal, Web, needs_identity, template};
 use crate::registry::{Call, Client};
 use crate::service::{body_fn, status};
-use crate::telemetry::Method;
+use crate::telemetry::{Method, trace};
 use crate::topic::Connection;
 
 /// The content types of gRPC-Web; no parameter may follow.
@@ -109,24 +111,29 @@ impl Requests {
     pub(super) async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let (parts, body) = request.into_parts();
         let route = name(&parts);
-        let mut exchange =
-            Exchange::begin(parts.method.as_str(), route, self.0.observer, self.0.activity.open());
-        let answer = match self.0.shared.guard.check(&parts) {
+        let scheme = if self.0.shared.tls.is_some() { "https" } else { "http" };
+        let named = (route, is_call(&parts));
+        let mut exchange = Exchange::begin(&parts, named, scheme, self.0.observer, self.0.activity.open());
+        let span = exchange.span().clone();
+        let refusal = Refusal::of(&parts);
+        let (answer, pass) = match self.0.shared.guard.check(&parts) {
+            Ok(pass) if pass.preflight().is_some() => {
+                (Ok(StatusCode::NO_CONTENT.into_response().map(Body::new)), pass)
+            }
             Ok(pass) => {
-                let mut answer = match pass.preflight() {
-                    Some(code) => code.into_response().map(Body::new),
-                    None => self.0.dispatch(Request::from_parts(parts, body), &mut exchange).await,
-                };
-                pass.protect(answer.headers_mut());
-                answer
+                let request = Request::from_parts(parts, body);
+                (within(&span, self.0.dispatch(request, &mut exchange)).await, pass)
             }
-            Err(problem) => {
-                debug!(reason = problem.reason(), "request refused");
-                let mut answer = refused(problem);
-                Pass::default().protect(answer.headers_mut());
-                answer
-            }
+            Err(problem) => (Err(problem), Pass::default()),
         };
+        let mut answer = answer.unwrap_or_else(|problem| {
+            debug!(reason = problem.reason(), "request refused");
+            refusal.answer(problem).map(Body::new)
+        });
+        pass.protect(answer.headers_mut());
+        if answer.extensions().get::<Following>().is_some() {
+            exchange.follow();
+        }
         exchange.answered(answer.status());
         Ok(answer.map(|body| observed(body, exchange)))
     }
@@ -134,17 +141,20 @@ impl Requests {
 
 impl Inner {
     /// Hands a request to gRPC-Web or to the routes.
-    async fn dispatch(&self, mut request: Request<Incoming>, exchange: &mut Exchange) -> Response<Body> {
+    async fn dispatch(
+        &self,
+        mut request: Request<Incoming>,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Body>, Problem> {
         let (config, limiter) = (&self.shared.web.config, &self.limiter);
+        let is_call = exchange.is_call();
         if limiter.streams() > config.streams_max {
-            debug!(streams_max = config.streams_max, "request over the cap refused");
-            return refused((&status::too_many_streams(config.streams_max)).into());
+            return Err((&status::too_many_streams(config.streams_max)).into());
         }
         let headers_max = config.http2.header_list_bytes_max;
         if header_bytes(request.headers()) > headers_max as usize {
-            return refused((&status::headers_too_large(headers_max)).into());
+            return Err((&status::headers_too_large(headers_max)).into());
         }
-        let is_call = is_grpc(request.headers());
         let call = registered(&self.client, exchange.route(), request.headers());
         request.extensions_mut().insert(Arc::clone(&self.connection));
         request.extensions_mut().insert(Arc::clone(&call));
@@ -152,41 +162,46 @@ impl Inner {
             request.extensions_mut().insert(certificate.clone());
         }
         let (tasks, silence) = (limiter.tasks.clone(), config.http.body_timeout);
+        let shutdown = self.connection.shutdown.clone();
         let request = request.map(|body| ReadOn::new(body, tasks));
         if !is_call {
             exchange.register(Arc::clone(&call));
             if is_compressed(request.headers()) {
-                return refused(Problem::unsupported_encoding());
+                return Err(Problem::unsupported_encoding());
             }
             let (mut parts, body) = request.into_parts();
-            let body = timed(body, silence, Some(call));
+            let body = timed(body, silence, shutdown, Some(call));
             let (body, held) = gathered(body, self.budget.clone(), config.message_bytes_max);
             parts.extensions.insert(held);
             return self.route(Request::from_parts(parts, body)).await;
         }
         if request.method() != http::Method::POST {
             let allow = HeaderValue::from_static("POST");
-            return refused(Problem::method_not_allowed().header(header::ALLOW, allow));
+            return Err(Problem::method_not_allowed().header(header::ALLOW, allow));
         }
         if !is_grpc_web(request.headers()) {
-            return refused(Problem::unsupported_media_type(GRPC_WEB));
+            return Err(Problem::unsupported_media_type(GRPC_WEB));
         }
-        exchange.is_call();
-        let request = request.map(|body| timed(body, silence, None));
+        exchange.observe_as_call();
+        let is_streaming = Method::of(request.uri().path()).is_some_and(Method::is_streaming);
+        let request = request.map(|body| timed(body, silence, shutdown, None));
         // Boxed: a subscription would hold the room of the largest call.
-        let Ok(answer) = Box::pin(self.calls.clone().oneshot(request)).await;
-        answer
+        let Ok(mut answer) = Box::pin(self.calls.clone().oneshot(request)).await;
+        if is_streaming {
+            answer.extensions_mut().insert(Following);
+        }
+        Ok(answer)
     }
 
-    async fn route(&self, mut request: Request<Body>) -> Response<Body> {
+    async fn route(&self, mut request: Request<Body>) -> Result<Response<Body>, Problem> {
         if needs_identity(request.uri().path())
             && let Err(error) = self.identifier.admit(&mut request)
         {
-            return refused(Problem::of(&error, &status::Context::default()));
+            return Err(Problem::of(&error, &status::Context::default()));
         }
         let request = request.map(axum::body::Body::new);
         let Ok(answer) = self.shared.router.clone().oneshot(request).await;
-        answer.map(Body::new)
+        Ok(answer.map(Body::new))
     }
 }
 
@@ -223,7 +238,10 @@ fn observed(body: Body, mut exchange: Exchange) -> Body {
         exchange.sent(None);
     }
     body_fn(body, move |mut body, cx| {
-        let frame = ready!(body.as_mut().poll_frame(cx));
+        let frame = {
+            let _in_request = exchange.span().enter();
+            ready!(body.as_mut().poll_frame(cx))
+        };
         if let Some(Ok(frame)) = &frame {
             exchange.sent(frame.data_ref().map(bytes::Bytes::len));
         }
@@ -237,11 +255,28 @@ fn observed(body: Body, mut exchange: Exchange) -> Body {
 /// Name of a request in metrics: the template of its route, or the path of its method.
 fn name(request: &http::request::Parts) -> &'static str {
     let path = request.uri.path();
-    if is_grpc(&request.headers) { Method::name_of(path) } else { template(path) }
+    if is_call(request) { Method::name_of(path) } else { template(path) }
 }
 
-fn refused(problem: Problem) -> Response<Body> {
-    problem.into_response().map(Body::new)
+/// Returns true for a call, whatever its content type says.
+fn is_call(request: &http::request::Parts) -> bool {
+    is_grpc(&request.headers) || is_method(request.uri.path())
+}
+
+/// Polls a future within the context of a span.
+async fn within<F: Future>(span: &trace::Call, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let _in_request = span.enter();
+        future.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// Returns true for a path of the form `/package.Service/Method`, which no route has.
+fn is_method(path: &str) -> bool {
+    let parts = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+    parts.is_some_and(|(service, method)| service.contains('.') && !method.contains('/'))
 }
 
 /// Returns true for the content types of gRPC and of gRPC-Web, and whatever begins like them.
@@ -252,7 +287,8 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 fn is_compressed(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity")
+    let is_other = |name, plain: &str| headers.get_all(name).iter().any(|coding| coding != plain);
+    is_other(header::CONTENT_ENCODING, "identity") || is_other(header::TRANSFER_ENCODING, "chunked")
 }
 
 fn is_grpc_web(headers: &HeaderMap) -> bool {

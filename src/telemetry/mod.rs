@@ -22,6 +22,7 @@ mod requests;
 mod settings;
 mod topics;
 pub mod trace;
+mod trace_request;
 
 pub use calls::{CODES, Method};
 pub use collect::{Family, Point, Value, collect};
@@ -35,3 +36,4 @@ pub use readers::{Reader, ReaderLag, unix_micros};
 pub use requests::Requests;
 pub use settings::Settings;
 pub use topics::{Topic, TopicStats};
+pub use trace_request::{begin_request, end_request};

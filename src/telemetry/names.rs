@@ -337,6 +337,12 @@ pub const SPAN_CALL: SpanName = SpanName {
     name: "{package.Service/Method}",
     help: "One call, SERVER. Parent: the caller's traceparent.",
 };
+/// A request of the HTTP listener that is no call; its name is the method and the template of the route.
+pub const SPAN_REQUEST: SpanName = SpanName {
+    name: "{method} {route}",
+    help: "One request of the HTTP listener that is no call of gRPC-Web, SERVER, to the last byte of its answer. Parent: the \
+           caller's traceparent.",
+};
 /// The beginning of a streaming call.
 pub const SPAN_OPENED: SpanName = SpanName {
     name: "stream opened",
@@ -389,6 +395,7 @@ pub const SPANS: &[SpanName] = &[
     SPAN_COMMAND,
     SPAN_OUTGOING,
     SPAN_CALL,
+    SPAN_REQUEST,
     SPAN_OPENED,
     SPAN_PUBLISH,
     SPAN_QUEUE,
@@ -403,7 +410,16 @@ pub const ATTRIBUTES: &[(&str, &str)] = &[
     (RPC_SYSTEM, "`grpc`"),
     (RPC_METHOD, "`package.Service/Method`"),
     (RPC_STATUS, "the gRPC status by name"),
-    (ERROR_TYPE, "the status's name, where the call failed; what the storage said, where a publish did"),
+    (HTTP_METHOD, "the method of a request; `_OTHER` for unknown ones"),
+    (HTTP_ROUTE, "the template of its route, such as `/v1/topics/{topic}`"),
+    (HTTP_STATUS, "its HTTP status"),
+    (URL_SCHEME, "`http` or `https`"),
+    (URL_PATH, "its path"),
+    (
+        ERROR_TYPE,
+        "the status's name, where the call failed; the HTTP status, where the server failed a request; what the storage said, \
+         where a publish did",
+    ),
     (ERROR_REASON, "`ErrorInfo.reason`, where the call failed"),
     (PEER, "the client's address"),
     (SERVER_ADDRESS, "the server's host, on a client's span"),
@@ -416,6 +432,10 @@ pub const ATTRIBUTES: &[(&str, &str)] = &[
     (MESSAGING_SIZE, "bytes of the batch's records"),
     (OFFSET, "the offset of the batch's first record"),
 ];
+/// `http` or `https`.
+pub const URL_SCHEME: &str = "url.scheme";
+/// The path of a request.
+pub const URL_PATH: &str = "url.path";
 /// `grpc`.
 pub const RPC_SYSTEM: &str = "rpc.system.name";
 /// The class of an error.

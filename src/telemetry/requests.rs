@@ -10,9 +10,6 @@ use super::names::DURATIONS;
 
 /// Methods with a label of their own (RFC 9110 and PATCH).
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-/// Label of all other methods, as the semantic conventions have it.
-const OTHER: &str = "_OTHER";
-
 /// Method, route and status.
 type Labels = (&'static str, &'static str, u16);
 
@@ -26,6 +23,9 @@ pub struct Requests {
 }
 
 impl Requests {
+    /// Label of all other methods, as the semantic conventions have it.
+    pub(super) const METHOD_OTHER: &'static str = "_OTHER";
+
     pub(super) const fn new() -> Self {
         Self { active: Gauge::new(), ended: RwLock::new(BTreeMap::new()) }
     }
@@ -33,7 +33,7 @@ impl Requests {
     /// Returns the label of a method.
     #[must_use]
     pub fn method(name: &str) -> &'static str {
-        METHODS.into_iter().find(|method| *method == name).unwrap_or(OTHER)
+        METHODS.into_iter().find(|method| *method == name).unwrap_or(Self::METHOD_OTHER)
     }
 
     /// Counts a request that ended.

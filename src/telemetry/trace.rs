@@ -1,6 +1,7 @@
 //! Spans and trace contexts of the server. Spans of a batch are created after the fact, and only where it is
 //! sampled, so that all others cost the test of a flag.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -119,26 +120,41 @@ pub fn is_sampled(traceparent: &str) -> bool {
         .is_some_and(|digit| matches!(digit, b'1' | b'3' | b'5' | b'7' | b'9' | b'b' | b'd' | b'f'))
 }
 
-/// Trace context of one call; none where neither the caller nor this server traces.
-#[derive(Debug)]
+/// Trace context of one call or request; none where neither the caller nor this server traces.
+#[derive(Clone, Debug, Default)]
 pub struct Call(Option<Context>);
 
 impl Call {
     /// Begins the span of a call, as a child of the caller's.
     #[must_use]
     pub fn begin(method: Method, headers: &HeaderMap, peer: Option<SocketAddr>) -> Self {
+        let attributes =
+            || vec![KeyValue::new(n::RPC_SYSTEM, "grpc"), KeyValue::new(n::RPC_METHOD, method.name())];
+        Self::begin_named(|| method.name().into(), attributes, headers, peer)
+    }
+
+    /// Begins a span of this name, as a child of the caller's.
+    pub(super) fn begin_named(
+        name: impl FnOnce() -> Cow<'static, str>,
+        attributes: impl FnOnce() -> Vec<KeyValue>,
+        headers: &HeaderMap,
+        peer: Option<SocketAddr>,
+    ) -> Self {
         let propagated = headers.contains_key("traceparent") && PROPAGATION_OFF.get().is_none();
         let Some(tracer) = TRACER.get() else {
             // Log lines carry the caller's trace id all the same.
             return Self(propagated.then(|| extract(&Headers(headers))).filter(Context::has_active_span));
         };
         let parent = if propagated { extract(&Headers(headers)) } else { Context::new() };
-        let mut attributes =
-            vec![KeyValue::new(n::RPC_SYSTEM, "grpc"), KeyValue::new(n::RPC_METHOD, method.name())];
+        let mut attributes = attributes();
         attributes.extend(peer.map(|peer| KeyValue::new(n::PEER, peer.ip().to_string())));
-        let builder =
-            tracer.span_builder(method.name()).with_kind(SpanKind::Server).with_attributes(attributes);
+        let builder = tracer.span_builder(name()).with_kind(SpanKind::Server).with_attributes(attributes);
         Self(Some(parent.with_span(tracer.build_with_context(builder, &parent))))
+    }
+
+    /// The span; none where nobody traces.
+    pub(super) fn span(&self) -> Option<SpanRef<'_>> {
+        self.0.as_ref().map(TraceContextExt::span)
     }
 
     /// Makes it the current context of this thread, for log lines and spans inside.

@@ -164,3 +164,121 @@ async fn requests_are_counted_by_their_templates() {
     until("the requests are counted", async || metrics(&server).await.contains(counted)).await;
     assert!(server.log().contains("request ended"), "{}", server.log());
 }
+
+/// Sends bytes as they are, closes this side if `closes`, and reads until the server closes.
+async fn raw(server: &Server, bytes: &[u8], closes: bool) -> String {
+    let mut stream = TcpStream::connect(server.http()).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    if closes {
+        stream.shutdown().await.unwrap();
+    }
+    rest(&mut stream).await
+}
+
+#[tokio::test]
+async fn every_first_line_has_an_answer() {
+    let server = Server::start().await;
+    let end = "/v1/topics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    for (begin, code) in [
+        ("GET ", 200),
+        ("\r\nGET ", 200),
+        ("BREW ", 405),
+        ("TRACE ", 405),
+        ("get ", 405),
+        ("PRO ", 405),
+        ("G\0T ", 400),
+        (" GET ", 400),
+        ("\u{16}\u{3}\u{1}\0\u{1}", 400),
+    ] {
+        let said = raw(&server, format!("{begin}{end}").as_bytes(), false).await;
+        assert!(said.starts_with(&format!("HTTP/1.1 {code} ")), "{begin:?}: {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_closes_its_side_gets_the_answer_to_what_it_asked() {
+    let server = Server::start().await;
+    let body = r#"{"records":[{"value":"x"}]}"#;
+    let head = "POST /v1/topics/t/records HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    let whole = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    let said = raw(&server, whole.as_bytes(), true).await;
+    assert!(said.starts_with("HTTP/1.1 200") && said.contains("first_offset"), "{said:?}");
+    let read = "GET /v1/topics/t/records HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let said = raw(&server, read.as_bytes(), true).await;
+    assert!(said.contains(r#""value":"x""#) && said.ends_with("0\r\n\r\n"), "{said:?}");
+    let coded = format!("{head}transfer-encoding: gzip, chunked\r\n\r\n1b\r\n{body}\r\n0\r\n\r\n");
+    assert!(raw(&server, coded.as_bytes(), true).await.starts_with("HTTP/1.1 415"));
+    // Half a body is none.
+    let half = format!("{head}content-length: 1000\r\n\r\n{body}");
+    let said = raw(&server, half.as_bytes(), true).await;
+    assert!(said.is_empty() || said.starts_with("HTTP/1.1 400"), "{said:?}");
+    assert_eq!(ask(server.http(), "GET /v1/topics/t", &[], "").await.json()["tail"], "1");
+}
+
+#[tokio::test]
+async fn a_follower_that_leaves_is_noticed_at_once() {
+    let server = Server::start().await;
+    server.client().await.publish(publish("t", records("x", 1))).await.unwrap();
+    let mut stream = TcpStream::connect(server.http()).await.unwrap();
+    let read = "GET /v1/topics/t/records?follow&heartbeat=600 HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    stream.write_all(read.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    within(30, "an answer", stream.read_exact(&mut answer)).await.unwrap();
+    let open = |count| format!("http_server_active_requests {count}\n");
+    until("it follows", async || metrics(&server).await.contains(&open(1))).await;
+    drop(stream);
+    until("it is gone", async || metrics(&server).await.contains(&open(0))).await;
+}
+
+#[tokio::test]
+async fn requests_that_stop_do_not_hold_the_drain() {
+    let mut server = Server::start().await;
+    server.client().await.publish(publish("t", records("x", 1))).await.unwrap();
+    let mut stopped = Vec::new();
+    for kind in ["application/json", "application/x-ndjson", "application/octet-stream"] {
+        let mut stream = TcpStream::connect(server.http()).await.unwrap();
+        let half = format!(
+            "POST /v1/topics/t/records HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\ncontent-length: 1000\r\n\r\n{{"
+        );
+        stream.write_all(half.as_bytes()).await.unwrap();
+        stopped.push(stream);
+    }
+    let mut heads = TcpStream::connect(server.http()).await.unwrap();
+    heads.write_all(b"GET /v1/topics HTTP/1.1\r\nhost: loc").await.unwrap();
+    let open = "http_server_active_requests 3\n";
+    until("the server waits for the bodies", async || metrics(&server).await.contains(open)).await;
+    let (status, took) = server.stop("TERM", 20).await;
+    assert!(status.success() && took < Duration::from_secs(4), "{status:?} after {took:?}");
+    for mut stream in stopped {
+        let said = rest(&mut stream).await;
+        assert!(said.starts_with("HTTP/1.1 503") && said.contains("SERVER_DRAINING"), "{said:?}");
+        assert!(said.contains("retry-after"), "{said:?}");
+    }
+    assert_eq!(rest(&mut heads).await, "");
+}
+
+#[tokio::test]
+async fn an_event_source_that_is_one_too_many_is_told_to_come_back() {
+    // The port's own tasks are more than that.
+    let server = Server::with(&["--streams-max", "1"]).await;
+    let line = "GET /v1/topics/t/records";
+    let events = ask(server.http(), line, &[("accept", "text/event-stream")], "").await;
+    assert_eq!((events.code, events.header("content-type")), (200, "text/event-stream"), "{}", events.text());
+    assert!(events.text().starts_with("retry: "), "{}", events.text());
+    assert!(events.text().contains("event: problem") && events.text().contains("--streams-max"));
+    let lines = ask(server.http(), line, &[], "").await;
+    assert!(lines.code != 200 && lines.headers.contains_key("retry-after"), "{}", lines.code);
+}
+
+#[tokio::test]
+async fn a_call_with_a_content_type_of_forms_is_refused_as_such() {
+    let server = Server::start().await;
+    for path in ["/streamway.v1.StreamService/Publish", "/grpc.health.v1.Health/Check"] {
+        for kind in ["text/plain", "application/x-www-form-urlencoded", "application/json", ""] {
+            let answer = ask(server.http(), &format!("POST {path}"), &[("content-type", kind)], "x").await;
+            assert_eq!(answer.problem(), (415, "UNSUPPORTED_MEDIA_TYPE".to_owned()), "{path} {kind}");
+        }
+        let answer = ask(server.http(), &format!("GET {path}"), &[], "").await;
+        assert_eq!((answer.problem().0, answer.header("allow")), (405, "POST"), "{path}");
+    }
+}

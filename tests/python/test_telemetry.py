@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import time
+import urllib.error
+import urllib.request
 
 import grpc
 import pytest
@@ -110,6 +112,26 @@ def test_errors_carry_status_and_reason(receiver, observed):
     assert span["Status code"] == "STATUS_CODE_ERROR"
     assert span["rpc.response.status_code"] == span["error.type"] == "Str(INVALID_ARGUMENT)"
     assert span["streamway.error.reason"].startswith("Str(") and len(span["streamway.error.reason"]) > 5
+
+
+def test_a_plain_request_is_a_span_of_http_and_the_parent_of_its_batch(receiver, observed):
+    server = observed()
+    url = f"http://{server.http}/v1/topics/orders/records"
+    headers = {"content-type": "application/octet-stream", "traceparent": f"00-{TRACE}-{PARENT}-01"}
+    urllib.request.urlopen(urllib.request.Request(url, b"x", headers), timeout=20).close()
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"http://{server.http}/nothing", timeout=20)
+    assert server.stop() == 0
+    span = named(receiver, "POST /v1/topics/{topic}/records")
+    assert (span["Trace ID"], span["Parent ID"], span["Kind"]) == (TRACE, PARENT, "SPAN_KIND_SERVER")
+    assert span["http.route"] == "Str(/v1/topics/{topic}/records)"
+    assert span["url.path"] == "Str(/v1/topics/orders/records)"
+    assert (span["http.request.method"], span["url.scheme"]) == ("Str(POST)", "Str(http)")
+    assert span["http.response.status_code"] == "Int(200)"
+    batch = named(receiver, "publish orders")
+    assert (batch["Trace ID"], batch["Parent ID"]) == (TRACE, span["ID"])
+    missing = named(receiver, "GET")
+    assert missing["http.response.status_code"] == "Int(404)" and "error.type" not in missing
 
 
 def test_exporting_at_trace_level_makes_nothing_to_export(receiver, observed):

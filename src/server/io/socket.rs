@@ -110,6 +110,15 @@ impl Cork {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Becomes ready once the peer has closed its side, or is gone. Not while something is unread that it sent before.
+    pub(in crate::server) fn poll_peer_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut byte = [0];
+        match self.lock().half.as_ref().poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+
     /// Sends what the cork holds back.
     pub(in crate::server) fn release(&self) {
         self.lock().set_corked(false);
