@@ -35,6 +35,10 @@ pub async fn read<T: DeserializeOwned>(
         return Err(Problem::unsupported_media_type("application/json"));
     }
     let bytes = whole(web, body).await?;
+    // An array would be taken for the fields in their order.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(malformed("the body is not an object"));
+    }
     serde_json::from_slice(&bytes).map_err(|error| malformed(&error.to_string()))
 }
 

@@ -155,6 +155,7 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
         ("PUT /v1/topics/t/records", "application/json", good, 405, "METHOD_NOT_ALLOWED"),
         ("POST /v1/topics", "application/json", r#"{"name":""}"#, 400, "INVALID_FIELD"),
         ("POST /v1/topics", "application/json", r#"{"nome":"a"}"#, 400, "MALFORMED_MESSAGE"),
+        ("POST /v1/topics", "application/json", r#" ["a"]"#, 400, "MALFORMED_MESSAGE"),
         ("POST /v1/topics", "text/plain", r#"{"name":"a"}"#, 415, "UNSUPPORTED_MEDIA_TYPE"),
         (
             "PATCH /v1/topics/none",
