@@ -70,6 +70,7 @@ impl TopicLog for Handle {
 
     fn request_ids(&self, from: Offset, limit: usize) -> BoxFuture<'_, Result<Vec<StoredId>, Error>> {
         Box::pin(async move {
+            let turn = self.files.ids_turn.clone().lock_owned().await;
             let topic = self.topic.id;
             let mut found = FirstIds::new(from, limit);
             // These first: what is written to a file meanwhile is then found twice, and not missed.
@@ -79,7 +80,12 @@ impl TopicLog for Handle {
             let age = u64::try_from(self.request_id_window.as_micros()).unwrap_or(u64::MAX);
             let since = UnixMicros(UnixMicros::now().0.saturating_sub(age));
             let files = self.files.clone();
-            blocking(move || files.request_ids(topic, since, &mut found).map(|()| found.finish())).await
+            // The turn is over with the reading, even if nobody waits for it.
+            let read = move || {
+                let _turn = turn;
+                files.request_ids(topic, since, &mut found).map(|()| found.finish())
+            };
+            blocking(read).await
         })
     }
 }

@@ -47,7 +47,8 @@ pub struct Files {
     dir: PathBuf,
     open_max: usize,
     lru: Mutex<Lru>,
-    reads_ids: Mutex<()>,
+    /// Turn of the one call that may read request ids: it holds a whole file in memory, and reads those of all topics.
+    pub ids_turn: Arc<tokio::sync::Mutex<()>>,
     health: Monitor,
 }
 
@@ -55,14 +56,7 @@ impl Files {
     /// Opens files of the log in `dir`, at most `open_max` at once.
     #[must_use]
     pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, open_max: usize, health: Monitor) -> Self {
-        Self {
-            disk,
-            dir,
-            open_max: open_max.max(1),
-            lru: Mutex::default(),
-            reads_ids: Mutex::default(),
-            health,
-        }
+        Self { disk, dir, open_max: open_max.max(1), lru: Mutex::default(), ids_turn: Arc::default(), health }
     }
 
     /// Reads the request ids of a topic from their files, but for those that were stored before `since`.
@@ -70,8 +64,6 @@ impl Files {
     /// # Errors
     /// The disk fails.
     pub fn request_ids(&self, topic: u64, since: UnixMicros, found: &mut FirstIds) -> Result<(), Error> {
-        // One reader at a time, because each holds a whole file in memory.
-        let _alone = self.reads_ids.lock().expect("no panic while it is held");
         let failed = |error: std::io::Error| Error::Unavailable {
             reason: format!("request ids: {error}"),
             stored: Stored::Nothing,
