@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::jwks;
 use super::options::{JwtOptions, Options};
-use super::policy::Policy;
+use super::policy_file;
 use super::rules::{Issuer, Rules};
 use super::tokens::{self, Tokens};
 use crate::reload;
@@ -114,7 +114,7 @@ impl Files {
             take_over(found, &mut rules.jwt, &mut changed, &mut faults);
         }
         if let Some(file) = &mut self.policy {
-            take_over(file.changed(Policy::parse), &mut rules.policy, &mut changed, &mut faults);
+            take_over(file.changed(policy_file::parse), &mut rules.policy, &mut changed, &mut faults);
         }
         rules.key = self.key();
         let outcome = if faults.is_empty() { Ok(()) } else { Err(LoadError(faults)) };

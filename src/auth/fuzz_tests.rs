@@ -8,7 +8,7 @@ use super::{ANONYMOUS, Action};
 fn no_change_of_a_policy_makes_it_panic_or_admits_anonymous_callers() {
     crate::corpus::fuzz("policy", 1, |bytes| {
         let text = String::from_utf8_lossy(bytes);
-        match super::policy::Policy::parse(&text) {
+        match super::policy_file::parse(&text) {
             Err(faults) => assert!(!faults.is_empty()),
             Ok(policy) => {
                 for name in [ANONYMOUS, "billing-eu", "spiffe://prod/x", "é\u{301}", ""] {

@@ -25,6 +25,9 @@ mod options;
 mod pattern;
 mod peer;
 mod policy;
+mod policy_file;
+#[cfg(test)]
+mod policy_tests;
 mod principals;
 mod rate_limiter;
 mod rules;
