@@ -14,6 +14,7 @@
 
 mod ages;
 mod attach;
+mod build;
 mod bus;
 mod cache_budget;
 mod cached;

@@ -8,7 +8,7 @@ use tracing::{debug, error, warn};
 
 use super::{EndCheck, Follower};
 use crate::storage::jetstream::attach;
-use crate::storage::jetstream::commit::{Basis, Built, build};
+use crate::storage::jetstream::build::{Basis, Built, build};
 use crate::storage::jetstream::flight::{Flight, Outcome};
 use crate::storage::jetstream::message::Message;
 use crate::storage::{Error, Stored};

@@ -4,6 +4,7 @@ use super::{Address, Basis, Built, Commit, Parcel, Seen, build};
 use crate::record::{Batch, Epoch, Offset, RequestId, Scope, UnixMicros};
 use crate::storage::append::{Append, Reply};
 use crate::storage::conformance::batch;
+use crate::storage::jetstream::commit::Place;
 use crate::storage::jetstream::handover::{self, Content};
 use crate::storage::jetstream::message::{Message, digest, start_of};
 use crate::storage::jetstream::queue::Queued;
@@ -87,7 +88,7 @@ fn a_group_is_stored_within_anothers() {
     assert_eq!((near.head.records, near.head.ids.len(), near.head.handed[0].index), (5, 2, 0));
     let stored = Message::read(9, Some(&near.headers(0)), &near.payload).unwrap();
     assert_eq!((stored.head.handed[0].from, stored.head.handed[0].nonce), (from, far.head.nonce));
-    let place = super::Place { base: start_of(9), end: stored.next, time: stored.head.time };
+    let place = Place { base: start_of(9), end: stored.next, time: stored.head.time };
     far.settle(place, &mut queue, None);
     let place = near.place();
     near.settle(place, &mut own, None);
