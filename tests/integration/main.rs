@@ -69,6 +69,7 @@ mod recovery;
 mod requests;
 mod restore;
 mod restore_ids;
+mod restore_requests;
 mod resume;
 mod retention;
 mod saturation;
