@@ -3,6 +3,7 @@
 use std::process::{Command, Output, Stdio};
 
 use prost_types::Duration;
+use rustix::process::Signal;
 use serde_json::Value;
 use streamway::proto::v1::admin_service_client::AdminServiceClient;
 use streamway::proto::v1::end_calls_request::Target;
@@ -15,7 +16,7 @@ use tonic::{Code, Status};
 
 use crate::harness::identities::{Setup, bearer, of, publish_as, rule, until};
 use crate::harness::make::{earliest, open, publish, records, subscribe};
-use crate::harness::{Server, metadata, refused, within};
+use crate::harness::{Nats, Server, metadata, refused, within};
 
 type Admin = AdminServiceClient<Channel>;
 
@@ -151,6 +152,32 @@ async fn an_ended_call_is_told_where_to_resume_and_others_go_on() {
         page.connections.iter().all(|found| found.id != connection)
     })
     .await;
+}
+
+/// What a unary call does may be done already, so it is not cut off: its answer says how it ended.
+#[tokio::test]
+async fn a_unary_call_that_is_ended_is_still_answered() {
+    let nats = tokio::task::spawn_blocking(|| Nats::single("")).await.unwrap();
+    let url = nats.url();
+    let more = ["--engine", "jetstream", "--nats-url", &url, "--nats-replicas", "1"];
+    let (_setup, server) = setup(&more).await;
+    let mut admin = admin(&server).await;
+    publish_as(&server, "billing", "orders").await.unwrap();
+    nats.servers[0].signal(Signal::STOP);
+    let mut client = server.client().await;
+    let call =
+        tokio::spawn(async move { client.publish(of("billing", publish("orders", records("x", 1)))).await });
+    until("the call waits", async || {
+        let request = ListCallsRequest { principal: "billing".into(), ..ListCallsRequest::default() };
+        let page = admin.clone().list_calls(of("oncall", request)).await.unwrap().into_inner();
+        page.calls.iter().any(|call| call.method.ends_with("/Publish") && call.publish_topic == "orders")
+    })
+    .await;
+    let ending = end(Target::Principal("billing".into()), None);
+    let done = admin.end_calls(of("oncall", ending)).await.unwrap().into_inner();
+    assert!(done.ended_calls >= 1, "{done:?}");
+    nats.servers[0].signal(Signal::CONT);
+    within(20, "its answer", call).await.unwrap().unwrap();
 }
 
 #[tokio::test]

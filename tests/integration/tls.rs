@@ -290,6 +290,13 @@ async fn certificates_are_replaced_while_connections_stay_open() {
     read_on(5).await;
     swap(dir.path(), &at("two"));
     await_shown(&server, &ca, &pairs[1].cert).await;
+    let audited = async {
+        let line = r#""action":"certificate.reload","outcome":"done","principal":"streamway:server""#;
+        while !server.log().contains(line) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(30, "its line in the audit log", audited).await;
     read_on(5).await;
     // A key that does not fit: told once, and nothing changes.
     fs::copy(&pairs[0].key, &pairs[1].key).unwrap();

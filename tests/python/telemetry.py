@@ -31,9 +31,19 @@ def observed(tmp_path, monkeypatch):
 
 @pytest.fixture
 def receiver(tmp_path, observed):
+    yield from receiving(tmp_path, "traces")
+
+
+@pytest.fixture
+def log_receiver(tmp_path, observed):
+    yield from receiving(tmp_path, "logs")
+
+
+def receiving(tmp_path, signal):
+    """Runs a receiver that prints what it receives of this signal."""
     agent = Path(sysconfig.get_paths()["purelib"]) / "rotel" / "rotel-agent"
     address = os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"].removeprefix("http://")
-    command = [agent, "start", "--exporter", "blackhole", "--debug-log", "traces"]
+    command = [agent, "start", "--exporter", "blackhole", "--debug-log", signal]
     command += ["--debug-log-verbosity", "detailed", "--otlp-grpc-endpoint", address]
     command += ["--otlp-http-endpoint", f"127.0.0.1:{free_port()}"]
     path = tmp_path / "rotel.log"

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from real import await_port, free_port, metrics, nats_server, running
 from streamway.v1 import stream_pb2, stream_pb2_grpc
-from telemetry import named, observed, receiver, spans  # noqa: F401 (fixtures)
+from telemetry import log_receiver, named, observed, receiver, spans  # noqa: F401 (fixtures)
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -204,3 +204,21 @@ def test_a_collector_behind_tls_that_asks_for_a_header_and_gzip(receiver, observ
         load(server)
         eventually(receiver, lambda span: span["Name"] == "publish orders")
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize("where", ["all", "stderr"])
+def test_the_audit_log_is_exported_with_its_trace_where_that_is_asked_for(log_receiver, observed, where):
+    server = observed("--audit-log", where)
+    load(server)
+    assert server.stop() == 0
+    scopes = log_receiver.read_text().split("InstrumentationScope ")
+    audit = [scope for scope in scopes if scope.startswith("streamway::audit")]
+    if where == "stderr":
+        assert len(scopes) > 1 and not audit, audit
+        return
+    (record,) = audit[0].split("LogRecord #")[1:]
+    fields = dict(re.findall(r"^ *-> (\w+): Str\((.*)\)$", record, re.M))
+    assert (fields["action"], fields["outcome"], fields["resource"]) == ("topic.create", "done", "orders"), record
+    assert '"tail":0' in fields["after"] and "before" not in fields, record
+    # It belongs to the trace of the publish that created the topic.
+    assert re.search(rf"Trace ID +: {TRACE}", record) and re.search(r"Span ID +: [0-9a-f]{16}", record), record
