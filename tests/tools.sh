@@ -74,7 +74,7 @@ need_packages() {
 
 # need_tools [deploy]: every other tool of the tests, after need_packages; with "deploy" also those of tests/deploy.
 need_tools() {
-    together need_venv need_nats need_kubectl ${1:+need_compose} ${1:+need_build_base}
+    together need_venv need_schemathesis need_nats need_kubectl ${1:+need_compose} ${1:+need_build_base}
     together need_actionlint need_crds need_grpc_web need_helm ${1:+need_peers_base}
 }
 
@@ -90,6 +90,18 @@ need_venv() {
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
     cp "$wanted" "$venv/installed.txt"
+}
+
+# schemathesis, in an environment of its own, as it needs other versions.
+need_schemathesis() {
+    local wanted=$PWD/tests/python/schemathesis.txt dir=$PWD/tests/.cache/schemathesis
+    if cmp -s "$wanted" "$dir/installed.txt"; then
+        return
+    fi
+    rm -rf "$dir"
+    python3 -m venv "$dir"
+    "$dir/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
+    cp "$wanted" "$dir/installed.txt"
 }
 
 nats=$PWD/tests/.cache/nats/nats-server

@@ -9,6 +9,7 @@ use super::problem::Problem;
 use super::publish::{kind, malformed, whole};
 use super::query::{Parameters, invalid};
 use super::state::Web;
+use crate::json::JsonObject;
 
 /// Makes the call of a request: what the listener knows of the caller goes with it.
 pub fn call<T>(parts: &Parts, message: T) -> tonic::Request<T> {
@@ -35,11 +36,8 @@ pub async fn read<T: DeserializeOwned>(
         return Err(Problem::unsupported_media_type("application/json"));
     }
     let bytes = whole(web, body).await?;
-    // An array would be taken for the fields in their order.
-    if bytes.trim_ascii_start().first() == Some(&b'[') {
-        return Err(malformed("the body is not an object"));
-    }
-    serde_json::from_slice(&bytes).map_err(|error| malformed(&error.to_string()))
+    let read: Result<JsonObject<T>, _> = serde_json::from_slice(&bytes);
+    read.map(|object| object.0).map_err(|error| malformed(&error.to_string()))
 }
 
 /// Tells a field that is null from one that is missing.
@@ -49,6 +47,9 @@ pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     Option::deserialize(from).map(Some)
 }
 
+/// Largest number up to which a float holds every whole number.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
 /// A number of 64 bits, which protobuf's JSON writes as text.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "a whole number, as text or not")]
@@ -56,7 +57,9 @@ pub enum Number {
     /// As text.
     Text(String),
     /// As a number.
-    Number(u64),
+    Whole(u64),
+    /// With a point or an exponent, such as 7.0 and 1e3, which JSON and protobuf take for whole numbers too.
+    Float(f64),
 }
 
 impl Number {
@@ -66,12 +69,23 @@ impl Number {
     /// It is no number of 64 bits.
     pub fn get(self, field: &str) -> Result<u64, Problem> {
         match self {
-            Self::Number(number) => Ok(number),
+            Self::Whole(number) => Ok(number),
             Self::Text(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
                 text.parse().map_err(|_| invalid(field, "not a whole number of 64 bits"))
             }
-            Self::Text(_) => Err(invalid(field, "not a whole number")),
+            Self::Float(number) if number.fract() == 0.0 && (0.0..=EXACT_MAX).contains(&number) => {
+                Ok(number as u64)
+            }
+            Self::Text(_) | Self::Float(_) => Err(invalid(field, "not a whole number")),
         }
+    }
+
+    /// Returns the number of a field that has 32 bits.
+    ///
+    /// # Errors
+    /// It is no such number.
+    pub fn get_u32(self, field: &str) -> Result<u32, Problem> {
+        u32::try_from(self.get(field)?).map_err(|_| invalid(field, "not a whole number of 32 bits"))
     }
 }
 
@@ -81,4 +95,30 @@ impl Number {
 /// It is no duration in the form of protobuf's JSON.
 pub fn duration(field: &str, text: &str) -> Result<prost_types::Duration, Problem> {
     text.parse().map_err(|_| invalid(field, "not a duration such as 3600s"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Number;
+
+    #[test]
+    fn whole_numbers_are_read_in_every_form() {
+        let read = |text: &str| serde_json::from_str::<Number>(text).unwrap().get("field").ok();
+        for (text, expected) in [
+            ("7", Some(7)),
+            ("\"18446744073709551615\"", Some(u64::MAX)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("7.0", Some(7)),
+            ("1e3", Some(1000)),
+            ("7.5", None),
+            ("-1.0", None),
+            ("1e300", None),
+            ("\"\"", None),
+            ("\"7.0\"", None),
+            ("\"18446744073709551616\"", None),
+        ] {
+            assert_eq!(read(text), expected, "{text}");
+        }
+        assert!(serde_json::from_str::<Number>("4294967296").unwrap().get_u32("field").is_err());
+    }
 }

@@ -68,7 +68,8 @@ pub fn settings(fields: Map<String, Value>) -> Result<(v1::GroupSettings, Vec<St
                 "backoff"
             }
             "deliveriesMax" => {
-                to.deliveries_max = typed(&at, value)?.unwrap_or_default();
+                let most = typed::<Number>(&at, value)?;
+                to.deliveries_max = most.map_or(Ok(0), |most| most.get_u32(&at))?;
                 "deliveries_max"
             }
             "deadLetterTopic" => {

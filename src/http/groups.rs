@@ -15,7 +15,7 @@ use super::problem::Problem;
 use super::publish::document;
 use super::query::{Name, Parameters, invalid, name};
 use super::state::Web;
-use crate::json::group_json;
+use crate::json::{JsonObject, group_json};
 use crate::proto::v1;
 use crate::service::group::admin;
 
@@ -187,7 +187,7 @@ struct SeekBody {
 struct RedriveBody {
     source: Option<String>,
     #[serde(default)]
-    ranges: Vec<Range>,
+    ranges: Vec<JsonObject<Range>>,
     #[serde(default)]
     republish_trimmed: bool,
 }
@@ -215,6 +215,6 @@ impl Range {
 ///
 /// # Errors
 /// One is not made of numbers of 64 bits.
-pub fn ranges(field: &str, ranges: Vec<Range>) -> Result<Vec<v1::OffsetRange>, Problem> {
-    ranges.into_iter().map(|range| range.get(field)).collect()
+pub fn ranges(field: &str, ranges: Vec<JsonObject<Range>>) -> Result<Vec<v1::OffsetRange>, Problem> {
+    ranges.into_iter().map(|JsonObject(range)| range.get(field)).collect()
 }

@@ -19,11 +19,12 @@ use super::publish::document;
 use super::query::{Parameters, invalid};
 use super::state::Web;
 use crate::group::Token;
-use crate::json::{self, Line, Values};
+use crate::group::logic::GroupName;
+use crate::json::{self, JsonObject, Line, Values};
 use crate::proto::v1::{self, SettlementResult};
-use crate::record::RecordRef;
 use crate::record::block::Blocks;
 use crate::record::walk::Malformed;
+use crate::record::{RecordRef, TopicName};
 use crate::service::group::lease as calls;
 use crate::service::status::{Context, Error};
 use crate::storage;
@@ -43,7 +44,7 @@ pub async fn lease(State(web): State<Web>, found: Names, request: Request) -> Re
         topic,
         group,
         member: asked.member,
-        max_records: asked.max_records,
+        max_records: asked.max_records.map_or(Ok(0), |records| records.get_u32("maxRecords"))?,
         max_bytes: asked.max_bytes.map_or(Ok(0), |bytes| bytes.get("maxBytes"))?,
         wait: asked.wait.map(|wait| duration("wait", &wait)).transpose()?,
     };
@@ -59,9 +60,12 @@ pub async fn lease(State(web): State<Web>, found: Names, request: Request) -> Re
 /// Answers `POST /v1/topics/{topic}/groups/{group}/settle`.
 pub async fn settle(State(web): State<Web>, found: Names, request: Request) -> Result<Response, Problem> {
     let names = names(found)?;
+    // There may be no token to compare them with.
+    TopicName::parse(&names.0).map_err(|rule| invalid("topic", rule))?;
+    GroupName::parse(&names.1).map_err(|rule| invalid("group", rule))?;
     let (parts, asked) = body::<SettleBody>(&web, request).await?;
-    let settlements = asked.settlements.into_iter().map(|settlement| settlement.get(&names));
-    let extensions = asked.extensions.into_iter().map(|extend| extend.get(&names));
+    let settlements = asked.settlements.into_iter().map(|JsonObject(settlement)| settlement.get(&names));
+    let extensions = asked.extensions.into_iter().map(|JsonObject(extend)| extend.get(&names));
     let request = v1::SettleRequest {
         settlements: settlements.collect::<Result<_, _>>()?,
         extensions: extensions.collect::<Result<_, _>>()?,
@@ -75,8 +79,7 @@ pub async fn settle(State(web): State<Web>, found: Names, request: Request) -> R
 struct LeaseBody {
     #[serde(default)]
     member: String,
-    #[serde(default)]
-    max_records: u32,
+    max_records: Option<Number>,
     max_bytes: Option<Number>,
     wait: Option<String>,
 }
@@ -85,9 +88,9 @@ struct LeaseBody {
 #[serde(deny_unknown_fields)]
 struct SettleBody {
     #[serde(default)]
-    settlements: Vec<SettlementBody>,
+    settlements: Vec<JsonObject<SettlementBody>>,
     #[serde(default)]
-    extensions: Vec<ExtendBody>,
+    extensions: Vec<JsonObject<ExtendBody>>,
 }
 
 #[derive(Deserialize)]
@@ -96,19 +99,19 @@ struct SettlementBody {
     number: Option<Number>,
     token: String,
     #[serde(default)]
-    acks: Vec<Range>,
+    acks: Vec<JsonObject<Range>>,
     #[serde(default)]
-    nacks: Vec<NackBody>,
+    nacks: Vec<JsonObject<NackBody>>,
     #[serde(default)]
-    dead_letters: Vec<DeadLetterBody>,
+    dead_letters: Vec<JsonObject<DeadLetterBody>>,
     #[serde(default)]
-    returns: Vec<Range>,
+    returns: Vec<JsonObject<Range>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NackBody {
-    range: Range,
+    range: JsonObject<Range>,
     delay: Option<String>,
     #[serde(default)]
     reason: String,
@@ -117,7 +120,7 @@ struct NackBody {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DeadLetterBody {
-    range: Range,
+    range: JsonObject<Range>,
     #[serde(default)]
     reason: String,
 }
@@ -132,16 +135,16 @@ struct ExtendBody {
 
 impl SettlementBody {
     fn get(self, names: &(String, String)) -> Result<v1::Settlement, Problem> {
-        let nack = |nack: NackBody| {
+        let nack = |JsonObject(nack): JsonObject<NackBody>| {
             let delay = nack.delay.map(|delay| duration("settlements.nacks.delay", &delay)).transpose()?;
             Ok(v1::Nack {
-                range: Some(nack.range.get("settlements.nacks.range")?),
+                range: Some(nack.range.0.get("settlements.nacks.range")?),
                 delay,
                 reason: nack.reason,
             })
         };
-        let dead_letter = |DeadLetterBody { range, reason }| {
-            Ok(v1::DeadLetter { range: Some(range.get("settlements.deadLetters.range")?), reason })
+        let dead_letter = |JsonObject(DeadLetterBody { range, reason })| {
+            Ok(v1::DeadLetter { range: Some(range.0.get("settlements.deadLetters.range")?), reason })
         };
         Ok(v1::Settlement {
             number: number("settlements.number", self.number)?,

@@ -11,7 +11,7 @@ use super::problem::Problem;
 use super::publish::document;
 use super::query::{Name, Parameters, invalid, name};
 use super::state::Web;
-use crate::json::topic_json;
+use crate::json::{JsonObject, topic_json};
 use crate::proto::v1;
 use crate::wire::stubs::v1::topic_service_server::TopicService as _;
 
@@ -34,7 +34,7 @@ pub async fn list(State(web): State<Web>, request: Request) -> Result<Response, 
 /// Answers `POST /v1/topics`.
 pub async fn create(State(web): State<Web>, request: Request) -> Result<Response, Problem> {
     let (parts, asked) = body::<CreateBody>(&web, request).await?;
-    let retention = asked.retention.unwrap_or_default().merged()?.0;
+    let retention = asked.retention.unwrap_or_default().0.merged()?.0;
     let topic = v1::Topic { name: asked.name, retention: Some(retention), ..v1::Topic::default() };
     let request = v1::CreateTopicRequest { topic: Some(topic) };
     let created = web.administration.create_topic(call(&parts, request)).await;
@@ -62,7 +62,7 @@ pub async fn describe(State(web): State<Web>, topic: Name, request: Request) -> 
 pub async fn update(State(web): State<Web>, topic: Name, request: Request) -> Result<Response, Problem> {
     let name = name(topic)?;
     let (parts, asked) = body::<UpdateBody>(&web, request).await?;
-    let (retention, paths) = asked.retention.merged()?;
+    let (retention, paths) = asked.retention.0.merged()?;
     let topic = v1::Topic { name, retention: Some(retention), ..v1::Topic::default() };
     if paths.is_empty() {
         return Err(invalid("retention", "has no field to change"));
@@ -101,13 +101,13 @@ pub async fn trim(State(web): State<Web>, topic: Name, request: Request) -> Resu
 struct CreateBody {
     name: String,
     #[serde(default)]
-    retention: Option<RetentionBody>,
+    retention: Option<JsonObject<RetentionBody>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UpdateBody {
-    retention: RetentionBody,
+    retention: JsonObject<RetentionBody>,
 }
 
 #[derive(Deserialize)]

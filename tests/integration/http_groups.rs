@@ -208,6 +208,8 @@ async fn what_is_wrong_with_a_request_for_groups_is_said() {
         // The token names the group; the path does as well.
         (format!("POST {groups}/other/settle"), ack(token), 400, "INVALID_FIELD"),
         (format!("POST {mail}/settle"), json!({"settlements": [{"token": token}]}), 400, "INVALID_FIELD"),
+        (format!("POST {mail}/settle"), json!({"settlements": [[0, token]]}), 400, "MALFORMED_MESSAGE"),
+        (format!("POST {groups}/{}/settle", "g".repeat(129)), json!({}), 400, "INVALID_FIELD"),
         (format!("PUT {mail}"), json!({}), 405, "METHOD_NOT_ALLOWED"),
     ] {
         let answer = send(&server, &line, &body).await;
