@@ -63,6 +63,7 @@ need_packages() {
     need 'openssl version' openssl
     need 'promtool --version' prometheus
     need 'haproxy -v' haproxy
+    need 'nginx -v' nginx-light
     need 'chromium --version && chromedriver --version' chromium chromium-driver
     # shellcheck disable=SC2016 # `need` expands it
     need 'd=$(mktemp -d) && python3 -m venv "$d/v" && rm -r "$d"' python3 python3-venv
@@ -75,6 +76,7 @@ need_packages() {
 # need_tools [deploy]: every other tool of the tests, after need_packages; with "deploy" also those of tests/deploy.
 need_tools() {
     together need_venv need_schemathesis need_nats need_kubectl ${1:+need_compose} ${1:+need_build_base}
+    envoy_binary >/dev/null
     together need_actionlint need_crds need_grpc_web need_helm ${1:+need_peers_base}
 }
 
