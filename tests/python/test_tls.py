@@ -1,5 +1,7 @@
 """TLS and client certificates with grpcio, an independent implementation of TLS."""
 
+import http.client
+import ssl
 import subprocess
 
 import grpc
@@ -64,6 +66,40 @@ def test_tls_and_client_certificates(tmp_path):
                 publish(refused)
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         assert publish(credentials("client")).receipt.next.offset == 2
+        assert_pages_cannot_use_it(server, tmp_path)
         assert server.stop() == 0
     finally:
         server.kill9()
+
+
+def assert_pages_cannot_use_it(server, directory):
+    """A page of another site can have a visitor's browser post with the visitor's certificate: nothing comes of it."""
+    context = ssl.create_default_context(cafile=directory / "ca.pem")
+    context.load_cert_chain(directory / "client.pem", directory / "client.key")
+    host, port = server.http.split(":")
+
+    def post(path, kind, headers):
+        connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=10)
+        body = '{"records": [{"value": "x"}]}'
+        connection.request("POST", path, body, {"content-type": kind, **headers})
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        return answer.status
+
+    # What a form and a fetch with no-cors can send; old browsers say nothing of the site.
+    page = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "origin": "https://evil.example"}
+    records, publish = "/v1/topics/t/records", "/streamway.v1.StreamService/Publish"
+    for path in (records, publish):
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+            assert post(path, kind, page) == 403, (path, kind)
+            assert post(path, kind, {"origin": "https://evil.example"}) == 403, (path, kind)
+            assert post(path, kind, {}) == (415 if path == records else 404), (path, kind)
+    assert post(records, "application/json", {"origin": f"https://{server.http}"}) == 200, "the certificate is good"
+    assert next_offset(server) == 3, "and that was the only record"
+
+
+def next_offset(server):
+    with server.channel() as channel:
+        request = stream_pb2.PublishRequest(topic="t", records=[{"value": b"x"}])
+        return stream_pb2_grpc.StreamServiceStub(channel).Publish(request, timeout=10).receipt.first_offset
