@@ -65,6 +65,7 @@ need_packages() {
     need 'haproxy -v' haproxy
     need 'nginx -v' nginx-light
     need 'chromium --version && chromedriver --version' chromium chromium-driver
+    need 'firefox-esr --version' firefox-esr
     # shellcheck disable=SC2016 # `need` expands it
     need 'd=$(mktemp -d) && python3 -m venv "$d/v" && rm -r "$d"' python3 python3-venv
     need 'dockerd --version && docker --version && iptables --version' docker.io iptables
