@@ -1,6 +1,8 @@
 //! Groups by JSON over HTTP.
 
 use serde_json::{Value, json};
+use streamway::proto::v1::admin_service_client::AdminServiceClient;
+use streamway::proto::v1::{Call, ListCallsRequest};
 
 use crate::harness::identities::{Setup, rule};
 use crate::harness::web::{Answer, ask};
@@ -263,12 +265,20 @@ async fn a_lease_that_waits_ends_with_a_drain() {
         let line = "POST /v1/topics/work/groups/mail/lease";
         ask(at, line, &[JSON], json!({"wait": "25s", "member": "waiting"}).to_string()).await
     });
-    let has_joined = async {
-        while get(&server, "/v1/topics/work/groups/mail").await["status"]["memberCount"] != "2" {
-            tokio::task::yield_now().await;
-        }
+    let mut admin = AdminServiceClient::new(server.channel().await);
+    let has_begun = async {
+        let is_lease = |call: &Call| call.method.ends_with("/lease");
+        while !admin
+            .list_calls(ListCallsRequest::default())
+            .await
+            .unwrap()
+            .get_ref()
+            .calls
+            .iter()
+            .any(is_lease)
+        {}
     };
-    within(20, "the second member", has_joined).await;
+    within(20, "the call that waits", has_begun).await;
     server.sigterm().await;
     let answer = waiting.await.unwrap();
     assert_eq!(answer.problem(), (503, "SERVER_DRAINING".to_owned()));
