@@ -7,6 +7,7 @@ use super::body::{Number, duration};
 use super::problem::Problem;
 use super::publish::malformed;
 use super::query::invalid;
+use crate::json::parse_time;
 use crate::proto::v1::{self, group_start::Start};
 use crate::record::Position;
 
@@ -16,7 +17,6 @@ use crate::record::Position;
 /// It is in none of the forms.
 pub fn start(field: &str, text: &str) -> Result<v1::GroupStart, Problem> {
     let rule = "not earliest, latest, an offset, an RFC 3339 time or a position";
-    let time = || text.contains(['T', 't']).then(|| text.parse().ok()).flatten().map(Start::Time);
     let start = match (text, Position::parse(text)) {
         ("earliest", _) => Some(Start::Boundary(v1::Boundary::Earliest.into())),
         ("latest", _) => Some(Start::Boundary(v1::Boundary::Latest.into())),
@@ -26,7 +26,7 @@ pub fn start(field: &str, text: &str) -> Result<v1::GroupStart, Problem> {
         _ if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
             text.parse().ok().map(Start::Offset)
         }
-        _ => time(),
+        _ => parse_time(text).map(Start::Time),
     };
     start.map(|start| v1::GroupStart { start: Some(start) }).ok_or_else(|| invalid(field, rule))
 }
@@ -117,7 +117,7 @@ mod tests {
         let position = v1::Position { epoch: "0000000000c0ffee".into(), offset: 7 };
         assert_eq!(read("0000000000c0ffee_00000000000000000007"), Some(Start::Position(position)));
         assert!(matches!(read("2026-01-02T03:04:05Z"), Some(Start::Time(_))));
-        for bad in ["", "-1", "+1", "2026-01-02", "now", "18446744073709551616"] {
+        for bad in ["", "-1", "+1", "2026-01-02", "2026-01-02T03:04:05", "now", "18446744073709551616"] {
             assert_eq!(read(bad), None, "{bad}");
         }
     }

@@ -1,5 +1,8 @@
 """A real headless Chromium, and what tests in it share."""
 
+import contextlib
+import http.server
+import threading
 import time
 
 import pytest
@@ -50,3 +53,23 @@ def button(driver, text):
 def complaints(driver):
     """Errors of the console, which are also what the page's policy refused."""
     return [entry for entry in driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+@contextlib.contextmanager
+def site(page):
+    """A site that is not the server's, of one page. Returns its origin."""
+
+    class Site(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            self.send_response(200 if self.path == "/" else 404)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(page if self.path == "/" else b"")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://localhost:{served.server_port}"
+        served.shutdown()
