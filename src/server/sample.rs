@@ -66,11 +66,16 @@ async fn sample_groups(groups: &Groups, names_topics: bool) {
         };
         count += page.len() as u64;
         for info in page.iter().filter(|_| names_topics) {
-            let lag = info.status.lag;
-            let lag = GroupLag { records: lag.records, age: lag.age.unwrap_or_default() };
+            let status = &info.status;
+            let lag = GroupLag {
+                records: status.lag.records,
+                age: status.lag.age.unwrap_or_default(),
+                blocked_keys: status.blocked_keys,
+                stalled: u64::from(status.is_at_lookahead_max),
+            };
             let label = METRICS.topics.of(info.topic.as_str());
             let known = worst.entry(label.name.to_string().into()).or_default();
-            *known = known.or(lag);
+            *known = known.and(lag);
         }
         after = page.last().map(|last| (last.topic.clone(), last.name.clone()));
         if page.len() < GROUPS_STRIDE {

@@ -206,6 +206,12 @@ fn groups(out: &mut Collector) {
     for (topic, lag) in &worst {
         out.number(&n::GROUP_LAG_WORST_SECONDS, &[topic], lag.age.as_secs_f64());
     }
+    for (topic, lag) in &worst {
+        out.count(&n::GROUP_BLOCKED_KEYS_WORST, &[topic], lag.blocked_keys);
+    }
+    for (topic, lag) in &worst {
+        out.count(&n::GROUP_STALLED, &[topic], lag.stalled);
+    }
 }
 
 fn life(out: &mut Collector) {

@@ -32,20 +32,29 @@ pub struct Groups {
 /// Worst lag by the topic's label.
 type Worst = BTreeMap<Arc<str>, GroupLag>;
 
-/// How far groups are behind.
+/// How far the groups of a topic are behind, and what holds them up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GroupLag {
     /// Most records that one of them has not settled.
     pub records: u64,
     /// Age of the oldest record that one of them has not settled.
     pub age: Duration,
+    /// Most keys that are blocked in one of them.
+    pub blocked_keys: u64,
+    /// Number of those that read no further.
+    pub stalled: u64,
 }
 
 impl GroupLag {
-    /// Returns the worse of each.
+    /// Returns the worse of each, and the number of all stalled ones.
     #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        Self { records: self.records.max(other.records), age: self.age.max(other.age) }
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            records: self.records.max(other.records),
+            age: self.age.max(other.age),
+            blocked_keys: self.blocked_keys.max(other.blocked_keys),
+            stalled: self.stalled + other.stalled,
+        }
     }
 }
 

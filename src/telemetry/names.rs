@@ -179,6 +179,10 @@ metrics! {
         "Records that the group of the topic that is farthest behind has not settled.";
     GROUP_LAG_WORST_SECONDS = Gauge "streamway.group.lag.worst.duration" "s" [TOPIC]
         "Age of the oldest record of a topic that one of its groups has not settled.";
+    GROUP_BLOCKED_KEYS_WORST = Gauge "streamway.group.blocked_keys.worst" "{key}" [TOPIC]
+        "Keys that wait behind a delayed or held record, in the group of the topic that has most of them.";
+    GROUP_STALLED = Gauge "streamway.group.stalled" "{group}" [TOPIC]
+        "Number of groups of the topic that read no further, because lookahead_max records are leased or blocked.";
     SERVER_STATE = Gauge "streamway.state" "1" [STATE]
         "1 for the current state of the server: starting, serving, draining, lame_duck, aborting or closing.";
     READY = Gauge "streamway.ready" "1" []

@@ -92,7 +92,7 @@ def test_the_links_from_a_trace_name_metrics_that_exist():
     text = (PROVISIONING / "datasources" / "streamway.yaml").read_text()
     used = set(re.findall(r"\bstreamway_\w+", text))
     table = (ROOT / "docs" / "telemetry.md").read_text()
-    exist = set(re.findall(r"^\| `[a-z.]+` \| `(\w+)`", table, re.MULTILINE))
+    exist = set(re.findall(r"^\| `[a-z._]+` \| `(\w+)`", table, re.MULTILINE))
     assert used and {name.removesuffix("_bucket") for name in used} <= exist
 
 

@@ -14,7 +14,7 @@ import grpc
 import pytest
 from conftest import ROOT, Server
 from real import await_port, free_port, metrics, running
-from streamway.v1 import stream_pb2, stream_pb2_grpc
+from streamway.v1 import group_pb2, group_pb2_grpc, stream_pb2, stream_pb2_grpc
 
 OBSERVABILITY = ROOT / "deploy" / "observability"
 RULES = OBSERVABILITY / "prometheus" / "streamway.rules.yml"
@@ -44,11 +44,22 @@ def subscribe(server, stop):
                 pass
 
 
+def work(server, stop):
+    """Leases records of a group, and settles none."""
+    with server.channel() as channel:
+        groups, group = group_pb2_grpc.GroupServiceStub(channel), {"topic": "orders", "name": "workers"}
+        first = stream_pb2.PublishRequest(topic="orders", records=[stream_pb2.Record(value=b"first")])
+        stream_pb2_grpc.StreamServiceStub(channel).Publish(first)
+        groups.CreateGroup(group_pb2.CreateGroupRequest(group=group_pb2.Group(**group)))
+        while not stop.wait(0.1):
+            groups.Lease(group_pb2.LeaseRequest(topic="orders", group="workers"))
+
+
 @pytest.fixture
 def loaded(tmp_path):
-    """A server with a publisher and a subscriber for the duration of the test."""
+    """A server with a publisher, a subscriber and a worker for the duration of the test."""
     server, stop = Server(tmp_path / "data"), threading.Event()
-    threads = [threading.Thread(target=work, args=(server, stop)) for work in (publish, subscribe)]
+    threads = [threading.Thread(target=of, args=(server, stop)) for of in (publish, subscribe, work)]
     for thread in threads:
         thread.start()
     yield server
