@@ -9,6 +9,7 @@ use clap::Args;
 use super::backup::{Backup, DAMAGED, Saved};
 use super::{Failure, output};
 use crate::client::printable;
+use crate::proto::v1;
 use crate::storage::embedded::OpenError;
 use crate::storage::embedded::check::{self, Repaired, Report, TopicReport};
 
@@ -16,7 +17,8 @@ use crate::storage::embedded::check::{self, Repaired, Report, TopicReport};
 ///
 /// Reads everything and verifies every checksum. Prints the topics, and each damage with its file and offset.
 /// Nothing is changed without --repair. The server of a data directory must be stopped. Of a backup, TAIL is
-/// the offset up to which it holds the topic: a restore keeps positions up to there.
+/// the offset up to which it holds the topic: a restore keeps positions up to there. Groups are as they were when
+/// the backup of their topic was begun.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 --repair writes a new catalog of everything that is intact. A topic that lost nothing is not changed. A
@@ -90,6 +92,7 @@ fn backup(path: &Path) -> Result<(String, u8), Failure> {
     let rows: Vec<_> = topics.iter().map(row).collect();
     let mut out = output::table(&["TOPIC", "EPOCH", "FIRST", "TAIL", "RECORDS", "BATCHES"], &rows);
     out += &format!("{} topics\n", rows.len());
+    out += &groups(&topics);
     match damage {
         None => Ok((out + "whole: every checksum matches\n", 0)),
         Some((at, what)) => {
@@ -97,6 +100,23 @@ fn backup(path: &Path) -> Result<(String, u8), Failure> {
             Ok((out + &format!("{}\nnothing after that can be read\n", printable(&line)), DAMAGED))
         }
     }
+}
+
+/// Lists the groups of a backup; nothing if there are none.
+fn groups(topics: &[Saved]) -> String {
+    let row = |group: &v1::Group| {
+        let status = group.status.clone().unwrap_or_default();
+        let numbers = [status.oldest_unsettled_offset, status.lag_records, status.parked_records];
+        let mut row = vec![group.topic.clone(), group.name.clone()];
+        row.extend(numbers.map(|number| number.to_string()));
+        row
+    };
+    let rows: Vec<_> = topics.iter().flat_map(|saved| &saved.groups).map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let table = output::table(&["TOPIC", "GROUP", "OLDEST UNSETTLED", "UNSETTLED", "PARKED"], &rows);
+    format!("\n{table}{} groups\n", rows.len())
 }
 
 fn lost_nothing(done: &Repaired) -> bool {

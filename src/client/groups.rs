@@ -1,9 +1,13 @@
 //! Administration of groups. A call that may have reached a server is not repeated.
 
+use std::time::Instant;
+
 use tonic::{Code, Response, Status};
+use tracing::debug;
 
 use super::connector::{Connector, Transport};
 use super::error::Error;
+use super::retry::RetryPolicy;
 use crate::proto::v1;
 use crate::wire::stubs::v1::group_service_client::GroupServiceClient;
 
@@ -140,6 +144,57 @@ impl Groups {
             })
             .await?;
         present(answer.group)
+    }
+
+    /// Returns the groups of a topic as a backup holds them, in parts. The call is repeated where that may help.
+    ///
+    /// # Errors
+    /// `TOPIC_NOT_FOUND`, or the server is away for longer than `policy` allows.
+    pub async fn save(&self, topic: &str, policy: RetryPolicy) -> Result<Vec<v1::SavedGroup>, Error> {
+        let request = v1::SaveGroupsRequest { topic: topic.to_owned() };
+        let save = async |mut service: Service| {
+            let mut answers = service.save_groups(request.clone()).await?.into_inner();
+            let mut parts = Vec::new();
+            while let Some(answer) = answers.message().await? {
+                parts.extend(answer.part);
+            }
+            Ok(Response::new(parts))
+        };
+        self.repeated("streamway.v1.GroupService/SaveGroups", policy, save).await
+    }
+
+    /// Creates a group as a backup of it was, from its parts. The call is repeated where that may help.
+    ///
+    /// # Errors
+    /// `GROUP_EXISTS`, `EPOCH_CHANGED` where the topic is not of this backup, or the server is away for longer than `policy`
+    /// allows.
+    pub async fn restore(&self, parts: &[v1::SavedGroup], policy: RetryPolicy) -> Result<v1::Group, Error> {
+        let requests: Vec<v1::RestoreGroupRequest> =
+            parts.iter().map(|part| v1::RestoreGroupRequest { part: Some(part.clone()) }).collect();
+        let restore = async |mut service: Service| {
+            service.restore_group(futures_util::stream::iter(requests.clone())).await
+        };
+        let answer = self.repeated("streamway.v1.GroupService/RestoreGroup", policy, restore).await?;
+        present(answer.group)
+    }
+
+    /// Makes a call that does no harm when it is repeated.
+    async fn repeated<T>(
+        &self,
+        method: &'static str,
+        policy: RetryPolicy,
+        call: impl AsyncFn(Service) -> Result<Response<T>, Status>,
+    ) -> Result<T, Error> {
+        let mut retry = self.connector.retry(policy);
+        loop {
+            let error = match self.call(method, &call).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let Some(delay) = retry.delay(&error, Instant::now()) else { return Err(error) };
+            debug!(error = error.message(), method, "the call is interrupted, will be repeated");
+            tokio::time::sleep(delay).await;
+        }
     }
 
     /// Delivers records again that were given up.

@@ -6,7 +6,8 @@ use super::dead_letter::{self, Copy};
 use super::error::Error;
 use super::events::{Event, Held, Lease, Leased};
 use super::logic::{
-    Fence, Grant, GroupId, HandedLease, Input, Order, Output, Refusal, Settlement, Span, Ticket, push_span,
+    Fence, Grant, GroupId, HandedLease, Input, Order, Output, Refusal, Settlement, Span, Term, Ticket,
+    push_span,
 };
 use super::mailbox::{Asker, Joined, Members};
 use super::shard::{Done, Source, Task, Waiting};
@@ -33,8 +34,9 @@ impl Task {
             Output::Joined { ticket, leases, .. } => self.joined(ticket, leases),
             Output::Lease(grant) => self.lease(&grant),
             Output::Empty { stream } => self.tell(stream, Event::Left),
-            Output::Revoked { stream, fence, spans, .. } => {
-                self.tell(stream, Event::Revoked { fence, spans })
+            Output::Revoked { stream, group, fence, spans, .. } => {
+                let fence = fence.after(self.past_terms(group));
+                self.tell(stream, Event::Revoked { fence, spans });
             }
             Output::Gone { stream, .. } => {
                 self.tell(stream, Event::Ended(Error::NotFound));
@@ -165,7 +167,7 @@ impl Task {
             name: state.about.name.clone(),
             offset,
             deliveries,
-            void_to: state.void_to,
+            void_to: state.void_to.after(state.about.past_terms),
             reason: reason.map(|(_, (_, reason))| reason.clone()),
         };
         let (topics, topic, limits) =
@@ -185,7 +187,7 @@ impl Task {
         let held = leases.into_iter().filter_map(|lease| {
             Some(Held {
                 token: self.token(group, lease.fence, lease.spans.clone())?,
-                fence: lease.fence,
+                fence: lease.fence.after(self.past_terms(group)),
                 left: Duration::from_millis(lease.left_ms),
                 spans: lease.spans,
             })
@@ -204,9 +206,15 @@ impl Task {
         }
     }
 
+    /// Terms of a group before it was restored.
+    fn past_terms(&self, group: GroupId) -> Term {
+        self.owner.shard().group(group).map_or(Term::default(), |state| state.about.past_terms)
+    }
+
     fn token(&self, group: GroupId, fence: Fence, held: Vec<Span>) -> Option<bytes::Bytes> {
         let about = &self.owner.shard().group(group)?.about;
         let (topic, name) = (about.topic.clone(), about.name.clone());
+        let fence = fence.after(about.past_terms);
         Some(Token { topic, group: name, id: group, epoch: about.epoch, fence, held }.encode())
     }
 
@@ -218,7 +226,7 @@ impl Task {
             batches: Vec::new(),
             token,
             records: grant.records,
-            fence: grant.fence,
+            fence: grant.fence.after(self.past_terms(grant.group)),
             left: Duration::from_millis(grant.left_ms),
             redeliveries: grant.spans.iter().copied().filter(|(_, delivery)| *delivery > 1).collect(),
         };

@@ -40,6 +40,9 @@ pub enum Error {
     /// The order of a group cannot change.
     #[error("the order of a group cannot be changed: create another group")]
     OrderFixed,
+    /// The topic was not restored from the backup that the group is in.
+    #[error("the topic was not restored from the backup that holds this group: restore the topic first")]
+    NotRestored,
     /// The engine has no groups.
     #[error("this server's engine has no groups")]
     Unsupported,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, SetOnce, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
+use super::backup::{self, Saved, SavedState};
 use super::error::Error;
 use super::events::{Event, Leased};
 use super::info::Info;
@@ -207,6 +208,33 @@ impl Groups {
         Ok(self.with_age(info).await)
     }
 
+    /// Returns a group as a backup holds it.
+    ///
+    /// # Errors
+    /// There is no such group.
+    pub async fn save(&self, topic: &TopicName, group: &GroupName) -> Result<Saved> {
+        let name = name(topic, group);
+        self.ask(&name, Missing::Leave, |reply| Message::Save(name.clone(), reply)).await.map(backup::encoded)
+    }
+
+    /// Creates a group as a backup of it was, in a topic that was restored from the same backup. A group that was restored
+    /// already is left as it is.
+    ///
+    /// # Errors
+    /// The topic is not of this backup, or has another group of the name; or the server has too many groups.
+    pub async fn restore(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+        id: GroupId,
+        saved: SavedState,
+    ) -> Result<Info> {
+        self.log().await?;
+        let (name, topic) = (name(topic, group), self.0.topics.get(topic).await?);
+        let state = Box::new(saved.restored(&*topic)?);
+        self.ask(&name, Missing::Create, |reply| Message::Restore(name.clone(), id, state, reply)).await
+    }
+
     /// Adds the age of the oldest record that is not settled.
     async fn with_age(&self, mut info: Info) -> Info {
         if info.status.lag.records > 0
@@ -321,6 +349,7 @@ impl Groups {
     /// There is no such group and none may be created, it has too many members, or the session has ended.
     pub async fn join(&self, join: Join) -> Result<Member> {
         self.log().await?;
+        self.check_complete(&join.topic)?;
         let name = name(&join.topic, &join.group);
         let missing = if join.create.is_some() { Missing::Create } else { Missing::Leave };
         let is_resumed = join.session.is_some();
@@ -348,12 +377,19 @@ impl Groups {
         Ok(Member::new(joined, connection, received))
     }
 
+    /// Checks that a topic is not the beginning of a restored backup.
+    fn check_complete(&self, topic: &TopicName) -> Result<()> {
+        let Some(topic) = self.0.topics.known(topic) else { return Ok(()) };
+        Ok(topic.state().check_complete(topic.tail()).map_err(topic::Error::from)?)
+    }
+
     /// Leases records without an open call; none if none came in time.
     ///
     /// # Errors
     /// There is no such group.
     pub async fn lease(&self, once: LeaseOnce) -> Result<Vec<Leased>> {
         let LeaseOnce { topic, group, records, bytes, wait } = once;
+        self.check_complete(&topic)?;
         let name = name(&topic, &group);
         let shard = self.shard(shard_of(&topic, &group), Missing::Leave).await?.ok_or(Error::NotFound)?;
         let (events, mut received) = mpsc::unbounded_channel();

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::error::Error;
 use super::events::{Event, Held};
 use super::info::Info;
-use super::logic::{GroupId, GroupName, Outcome, SessionId, Settings, Span};
+use super::logic::{GroupId, GroupName, GroupState, Outcome, Piece, SessionId, Settings, Span};
 
 use super::requests::Settlement;
 use super::token::Token;
@@ -92,6 +92,10 @@ pub(super) enum Asker<T> {
 pub(super) enum Message {
     Create(Name, NewGroup, Reply<Info>),
     Describe(Name, Members, Reply<Info>),
+    /// The state of a group for a backup, in parts.
+    Save(Name, Reply<(Info, Vec<Piece>)>),
+    /// Creates a group as a backup of it was.
+    Restore(Name, GroupId, Box<GroupState>, Reply<Info>),
     /// Groups after a name, of one topic or all, up to a number.
     List(Option<TopicName>, Option<Name>, usize, Reply<Vec<Info>>),
     Update(Name, Option<GroupId>, Settings, Reply<Info>),

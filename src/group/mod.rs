@@ -2,6 +2,7 @@
 //!
 //! [`logic`] decides what a group does, without I/O. [`Groups`] is what calls use.
 
+mod backup;
 mod carry_out;
 mod dead_letter;
 mod described;
@@ -22,6 +23,7 @@ mod take;
 mod tests;
 mod token;
 
+pub use backup::{Saved, SavedState};
 pub use error::Error;
 pub use events::{Event, Held, Leased};
 pub use groups::Groups;

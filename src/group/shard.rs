@@ -401,9 +401,11 @@ impl Message {
         match self {
             Self::Create(_, _, reply)
             | Self::Describe(_, _, reply)
+            | Self::Restore(_, _, _, reply)
             | Self::Update(_, _, _, reply)
             | Self::Seek(_, _, _, reply) => drop(reply.send(Err(error))),
             Self::List(_, _, _, reply) => drop(reply.send(Err(error))),
+            Self::Save(_, reply) => drop(reply.send(Err(error))),
             Self::Delete(_, _, reply) => drop(reply.send(Err(error))),
             Self::Redrive(_, _, reply) => drop(reply.send(Err(error))),
             Self::Join(_, reply) => drop(reply.send(Err(error))),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::Error;
 use super::events::Event;
 use super::info::Info;
-use super::logic::{self, About, GroupId, Input, Outcome, SessionId, Settings, Span, Ticket};
+use super::logic::{self, About, Fence, GroupId, Input, Outcome, SessionId, Settings, Span, Ticket};
 use super::mailbox::{
     Asker, Joined, Members, Message, Name, NewGroup, NewLease, NewMember, Outcomes, Reopen, Reply,
 };
@@ -35,6 +35,8 @@ impl Task {
                 }
                 found => drop(reply.send(self.described(found, members))),
             },
+            Message::Save(name, reply) => self.save(&name, reply),
+            Message::Restore(name, id, state, reply) => self.restore(name, id, state, reply),
             Message::List(topic, after, limit, reply) => {
                 drop(reply.send(Ok(self.list(topic.as_ref(), after.as_ref(), limit))));
             }
@@ -101,8 +103,15 @@ impl Task {
         self.owner.shard().group(id).map(|state| state.about.epoch)
     }
 
-    /// Removes a group whose topic is gone.
+    /// Removes a group whose topic is gone. News of the topic that a restored group had before are ignored.
     pub(super) fn remove_gone(&mut self, id: GroupId) {
+        let about = self.owner.shard().group(id).map(|state| &state.about);
+        let topic = about.and_then(|about| {
+            self.shared.topics.known(&about.topic).filter(|topic| topic.epoch() == about.epoch)
+        });
+        if self.creating.contains_key(&id) || topic.is_some_and(|topic| !topic.is_deleted()) {
+            return;
+        }
         self.forget(id);
         let ticket = self.unheard();
         self.inputs.push_back(Input::Remove { ticket, group: id });
@@ -119,7 +128,7 @@ impl Task {
         self.reasons_by_age.retain(|(group, _)| *group != id);
     }
 
-    fn defer(&mut self, id: GroupId, message: Message) {
+    pub(super) fn defer(&mut self, id: GroupId, message: Message) {
         self.creating.entry(id).or_default().push(message);
     }
 
@@ -136,10 +145,7 @@ impl Task {
 
     /// Starts to create a group.
     fn begin_creation(&mut self, ticket: Ticket, name: Name, new: NewGroup) -> Result<GroupId, Error> {
-        let limit = self.shared.groups_max;
-        if self.shared.groups.load(Ordering::Relaxed) >= limit {
-            return Err(Error::TooMany { limit });
-        }
+        self.check_room()?;
         let unavailable = |error: getrandom::Error| storage::Error::Unavailable {
             reason: error.to_string(),
             stored: Stored::Nothing,
@@ -150,13 +156,29 @@ impl Task {
             epoch: new.topic.epoch(),
             name: name.group.clone(),
             created: UnixMicros::now(),
+            past_terms: logic::Term::default(),
             settings: new.settings,
         };
+        self.begin_creating(name, id);
+        self.inputs.push_back(Input::Create { ticket, group: id, about, start: new.start });
+        Ok(id)
+    }
+
+    /// Checks that the server may have one more group.
+    pub(super) fn check_room(&self) -> Result<(), Error> {
+        let limit = self.shared.groups_max;
+        if self.shared.groups.load(Ordering::Relaxed) < limit {
+            Ok(())
+        } else {
+            Err(Error::TooMany { limit })
+        }
+    }
+
+    /// Notes the name of a group whose creation is not durable.
+    pub(super) fn begin_creating(&mut self, name: Name, id: GroupId) {
         self.shared.groups.fetch_add(1, Ordering::Relaxed);
         self.names.insert(name, id);
         self.creating.insert(id, Vec::new());
-        self.inputs.push_back(Input::Create { ticket, group: id, about, start: new.start });
-        Ok(id)
     }
 
     fn update(&mut self, name: Name, id: Option<GroupId>, settings: Settings, reply: Reply<Info>) {
@@ -277,22 +299,22 @@ impl Task {
         self.inputs.push_back(Input::LeaseOnce { group, session, stream, records, bytes });
     }
 
-    /// Returns true if the group that a token names is the one of its id.
-    fn is_genuine(&self, token: &Token) -> bool {
-        let about = self.owner.shard().group(token.id).map(|state| &state.about);
-        about.is_some_and(|about| {
-            (&about.topic, &about.name, about.epoch) == (&token.topic, &token.group, token.epoch)
-        })
+    /// The owner's fence of a token; none if the group that it names is not the one of its id.
+    fn fence_of(&self, token: &Token) -> Option<Fence> {
+        let about = &self.owner.shard().group(token.id)?.about;
+        let is_genuine =
+            (&about.topic, &about.name, about.epoch) == (&token.topic, &token.group, token.epoch);
+        token.fence.since(about.past_terms).filter(|_| is_genuine)
     }
 
     fn settle(&mut self, token: &Token, settlement: Settlement, asker: Asker<Outcomes>) {
-        if !self.is_genuine(token) {
+        let Some(fence) = self.fence_of(token) else {
             let lost = settlement.acts.iter().map(|(span, _)| (*span, Outcome::LeaseLost)).collect();
             return match asker {
                 Asker::Member(stream, number) => self.tell(stream, Event::Settled { number, outcomes: lost }),
                 Asker::Call(reply) => drop(reply.send(Err(Error::NotFound))),
             };
-        }
+        };
         for (span, reason) in settlement.reasons {
             self.remember((token.id, span.start), (span.end, reason));
         }
@@ -300,7 +322,7 @@ impl Task {
         self.inputs.push_back(Input::Settle(logic::Settlement {
             ticket,
             group: token.id,
-            fence: token.fence,
+            fence,
             held: token.held.clone(),
             acts: settlement.acts,
         }));
@@ -319,8 +341,8 @@ impl Task {
     }
 
     fn extend(&mut self, token: &Token, time: Option<Duration>, asker: Asker<Option<Duration>>) {
-        let state = self.owner.shard().group(token.id).filter(|_| self.is_genuine(token));
-        let Some(state) = state else {
+        let (state, fence) = (self.owner.shard().group(token.id), self.fence_of(token));
+        let (Some(state), Some(fence)) = (state, fence) else {
             return match asker {
                 Asker::Member(stream, number) => self.tell(stream, Event::Extended { number, left: None }),
                 Asker::Call(reply) => drop(reply.send(Err(Error::NotFound))),
@@ -329,7 +351,7 @@ impl Task {
         let default = state.about.settings.ack_deadline_ms;
         let millis = time.map_or(default, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let ticket = self.ticket(Waiting::Extended(asker));
-        self.inputs.push_back(Input::Extend { ticket, group: token.id, fence: token.fence, millis });
+        self.inputs.push_back(Input::Extend { ticket, group: token.id, fence, millis });
     }
 
     fn list(&mut self, topic: Option<&TopicName>, after: Option<&Name>, limit: usize) -> Vec<Info> {

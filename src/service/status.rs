@@ -201,6 +201,7 @@ fn of_group(error: &group::Error) -> Verdict {
         Error::SessionEnded => (Code::FailedPrecondition, Reason::SessionEnded, None),
         Error::SessionTaken => (Code::FailedPrecondition, Reason::SessionTaken, None),
         Error::OrderFixed => (Code::InvalidArgument, Reason::InvalidField, None),
+        Error::NotRestored => (Code::FailedPrecondition, Reason::EpochChanged, None),
         Error::Unsupported => (Code::Unimplemented, Reason::GroupsUnsupported, None),
         Error::Topic(error) => return verdict(&self::Error::Topic(error.clone())),
     };

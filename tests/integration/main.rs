@@ -39,6 +39,7 @@ mod forgetting;
 mod groups;
 mod groups_access;
 mod groups_admin;
+mod groups_backup;
 mod groups_crash;
 mod groups_input;
 mod http_console;

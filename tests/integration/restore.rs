@@ -206,7 +206,9 @@ async fn a_backup_of_the_other_engine_is_restored_without_positions() {
     fill(&one, 5).await;
     let file = path(&dir, "one");
     copy(&one.url(), &file).await;
-    assert!(copy(&file, &many.url()).await.contains("warning: topic orders: positions are not kept"));
+    assert!(
+        copy(&file, &many.url()).await.contains("warning: topic orders: positions and groups are not kept")
+    );
     assert!(topic(&many).await.restored_from.is_empty());
     let texts = |seen: Vec<Seen>| seen.iter().map(Seen::text).collect::<Vec<_>>();
     assert_eq!(texts(all(&many).await), texts(all(&one).await));

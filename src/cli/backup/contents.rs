@@ -94,6 +94,10 @@ pub(in crate::cli) struct Saved {
     end: u64,
     /// The topic's tail when the backup of it was complete. None if the file does not contain it.
     pub(in crate::cli) tail: Option<u64>,
+    /// Groups as they were before the records were read.
+    pub(in crate::cli) groups: Vec<v1::Group>,
+    /// Position before the topic's frame, and after it.
+    pub(super) begun: Place,
     place: Place,
     /// Places of its request ids.
     ids: Vec<Place>,
@@ -167,9 +171,28 @@ impl Contents {
                 }
                 let earliest = topic.earliest_offset;
                 self.open = Some(Position { epoch, offset: Offset::new(earliest) });
-                let (records, batches, first, tail) = (0, 0, None, None);
-                let (end, place, ids) = (earliest, after, Vec::new());
-                self.topics.push(Saved { topic, records, batches, first, end, tail, place, ids });
+                self.topics.push(Saved {
+                    topic,
+                    records: 0,
+                    batches: 0,
+                    first: None,
+                    end: earliest,
+                    tail: None,
+                    groups: Vec::new(),
+                    begun: self.end,
+                    place: after,
+                    ids: Vec::new(),
+                });
+            }
+            (Kind::Group, Some(_)) => {
+                let part =
+                    v1::SavedGroup::decode(&body[..]).map_err(|_| Bad::Damaged("a group is malformed"))?;
+                let saved = self.topics.last_mut().filter(|saved| saved.batches == 0).ok_or(ORDER)?;
+                // Further parts of a group do not name it.
+                if part.group.is_none() && saved.groups.is_empty() {
+                    return Err(ORDER);
+                }
+                saved.groups.extend(part.group);
             }
             (Kind::Batch, Some(position)) => {
                 let block = only(body)?;
@@ -257,6 +280,25 @@ impl Backup {
         }
     }
 
+    /// Returns the groups of a topic, each in its parts.
+    pub(in crate::cli) fn groups(&self, saved: &Saved) -> Result<Vec<Vec<v1::SavedGroup>>, Failure> {
+        let mut frames = Frames::at(open(&self.path)?, saved.place, self.version)?;
+        let mut groups: Vec<Vec<v1::SavedGroup>> = Vec::with_capacity(saved.groups.len());
+        loop {
+            let at = frames.place.at;
+            let part = match frames.next() {
+                Ok((Kind::Group, body)) => v1::SavedGroup::decode(body),
+                Ok(_) => return Ok(groups),
+                Err(bad) => return Err(refused(&self.path, at, bad)),
+            };
+            let part = part.map_err(|_| refused(&self.path, at, Bad::Damaged("a group is malformed")))?;
+            match groups.last_mut() {
+                Some(parts) if part.group.is_none() => parts.push(part),
+                _ => groups.push(vec![part]),
+            }
+        }
+    }
+
     /// Returns the batches of a topic, which are checked again as they are read.
     pub(in crate::cli) fn batches(&self, saved: &Saved) -> Result<SavedBatches, Failure> {
         let frames = Frames::at(open(&self.path)?, saved.place, self.version)?;
@@ -293,7 +335,7 @@ impl SavedBatches {
             let at = self.frames.place.at;
             match self.frames.next() {
                 Ok((Kind::Batch, body)) => return Ok(Some(body)),
-                Ok((Kind::RequestIds, _)) => {}
+                Ok((Kind::Group | Kind::RequestIds, _)) => {}
                 Ok(_) => return Ok(None),
                 Err(bad) => return Err(refused(&self.path, at, bad)),
             }

@@ -6,8 +6,9 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use bytes::Bytes;
 
 const MAGIC: &[u8; 16] = b"streamway-backup";
-/// The version that is written. Version 1, which is still read, does not say where a topic ends.
-pub(super) const VERSION: u32 = 2;
+/// The version that is written. Earlier ones are still read: version 2 holds neither groups nor request ids, and version 1 does not say
+/// where a topic ends either.
+pub(super) const VERSION: u32 = 3;
 /// Length of the file header: magic, version, and the checksum of both.
 pub(super) const HEADER_LEN: u64 = 24;
 /// Length of a frame's header: length of the body, kind, checksum.
@@ -21,7 +22,7 @@ pub(super) const BUFFER: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Kind {
-    /// An encoded `streamway.v1.Topic`. The topic's batches follow.
+    /// An encoded `streamway.v1.Topic`. The topic's groups and batches follow.
     Topic = 1,
     /// One batch, as a `batches` field of a `SubscribeResponse`.
     Batch = 2,
@@ -32,6 +33,9 @@ pub(super) enum Kind {
     End = 4,
     /// Request ids of the topic, as an encoded `streamway.v1.ListRequestIdsResponse`. They stand among its batches.
     RequestIds = 5,
+    /// A part of a group of the topic, as an encoded `streamway.v1.SavedGroup`. All groups of a topic come before its
+    /// batches.
+    Group = 6,
 }
 
 impl Kind {
@@ -42,6 +46,7 @@ impl Kind {
             3 => Some(Self::TopicEnd),
             4 => Some(Self::End),
             5 => Some(Self::RequestIds),
+            6 => Some(Self::Group),
             _ => None,
         }
     }

@@ -52,7 +52,7 @@ impl Writer {
             file.rewind().map_err(cannot)?;
         }
         let found = Contents::read(file.try_clone().map_err(cannot)?, |_| ());
-        let found = found.map_err(|bad| refused(&partial, 0, bad))?;
+        let mut found = found.map_err(|bad| refused(&partial, 0, bad))?;
         if found.version != VERSION {
             let partial = partial.display();
             return Err(Failure::failed(format!(
@@ -61,6 +61,12 @@ impl Writer {
         }
         if let Some(Bad::Io(error)) = found.bad {
             return Err(cannot(error));
+        }
+        // A topic without batches begins anew, because it may lack some of its groups.
+        if found.open.is_some()
+            && let Some(last) = found.topics.pop_if(|last| last.batches == 0)
+        {
+            (found.open, found.end) = (None, last.begun);
         }
         // The bytes after the last complete frame are from a write that was interrupted.
         file.set_len(found.end.at).map_err(cannot)?;
@@ -109,6 +115,11 @@ impl Writer {
     pub(in crate::cli) fn begin(&mut self, topic: &v1::Topic) -> Result<(), Failure> {
         (self.counts, self.topics) = ([0; 2], self.topics + 1);
         self.put(Kind::Topic, &topic.encode_to_vec())
+    }
+
+    /// Adds a part of a group of the topic, before the topic's batches.
+    pub(in crate::cli) fn group(&mut self, part: &v1::SavedGroup) -> Result<(), Failure> {
+        self.put(Kind::Group, &part.encode_to_vec())
     }
 
     pub(in crate::cli) fn batch(&mut self, block: &Block<'_>) -> Result<(), Failure> {

@@ -18,7 +18,7 @@ use tonic::Code;
 
 use self::offsets::Offsets;
 use self::progress::Progress;
-use self::source::{Source, whole};
+use self::source::{Source, recreated, whole};
 use self::target::Target;
 use super::backup::Writer;
 use super::connection::Connection;
@@ -34,7 +34,8 @@ use crate::proto::v1;
 ///
 /// A backup is restored with its offsets to a server with the same engine: subscribers resume at their positions
 /// up to the end of the backup, and later positions are refused (EPOCH_CHANGED). That needs the permission
-/// `admin`, and a topic of the name must not exist.
+/// `admin`, and a topic of the name must not exist. The groups of a topic are part of its backup, and go on from
+/// where they were when it was made. Between servers, groups are not copied.
 ///
 /// After an interruption run the command again: it finds what is already there and continues after it.
 /// A topic of the destination with other content is refused.
@@ -151,8 +152,8 @@ impl Copy {
             let batches = &mut source.batches(topic, None)?;
             let is_restored = match source.saved(topic) {
                 Some(saved) => {
-                    let ids = source.request_ids(saved)?;
-                    restore::restore(&target, saved, (batches, ids), progress).await?
+                    let parts = (&mut *batches, source.request_ids(saved)?, source.saved_groups(topic)?);
+                    restore::restore(&target, saved, parts, progress).await?
                 }
                 None => false,
             };
@@ -195,6 +196,8 @@ impl Copy {
         for topic in topics {
             if !writer.is_complete && !writer.done.contains(&topic.name) {
                 writer.begin(topic)?;
+                // Before the records, so that all are saved that a group has settled.
+                source.served_groups(topic).await?.iter().try_for_each(|part| writer.group(part))?;
                 self.save(source, topic, None, &mut writer, progress).await?;
             }
         }
@@ -228,10 +231,7 @@ impl Copy {
             progress.copied(batch.count(), block.len() as u64);
         }
         let tail = batches.position().filter(|position| position.epoch.to_string() == topic.epoch);
-        let tail = tail.ok_or_else(|| {
-            let name = &topic.name;
-            Failure::failed(format!("topic {name} of the source was deleted and created again meanwhile"))
-        })?;
+        let tail = tail.ok_or_else(|| recreated(&topic.name))?;
         self.save_request_ids(source, topic, tail.offset.get(), writer).await?;
         writer.end(tail.offset.get())
     }

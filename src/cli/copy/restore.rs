@@ -24,7 +24,7 @@ const LINEAGE_MAX: usize = 16;
 pub(super) async fn restore(
     target: &Target,
     saved: &Saved,
-    (batches, mut ids): (&mut Batches, RequestIds),
+    (batches, mut ids, groups): (&mut Batches, RequestIds, Vec<Vec<v1::SavedGroup>>),
     progress: &Arc<Progress>,
 ) -> Result<bool, Failure> {
     let name = &saved.topic.name;
@@ -45,6 +45,10 @@ pub(super) async fn restore(
     }
     // The server was reached: from now on it may be away for as long as the user allows.
     let retry = RetryPolicy { connect_give_up_after: target.retry.give_up_after, ..target.retry };
+    // While the topic is not complete, nobody can create other groups by joining them.
+    for parts in &groups {
+        restore_group(target, retry, name, parts).await?;
+    }
     let is_dense = request.numbering() == v1::OffsetNumbering::Dense;
     let mut bytes = 0;
     while let Some(block) = batches.next().await? {
@@ -107,6 +111,22 @@ fn beginning(saved: &Saved) -> Option<v1::RestoreTopicRequest> {
     })
 }
 
+async fn restore_group(
+    target: &Target,
+    retry: RetryPolicy,
+    topic: &str,
+    parts: &[v1::SavedGroup],
+) -> Result<(), Failure> {
+    let group = parts.first().and_then(|part| part.group.as_ref()).map_or("", |group| group.name.as_str());
+    match target.client.groups().restore(parts, retry).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Code::AlreadyExists => Err(Failure::failed(format!(
+            "topic {topic} of the destination has another group {group}. Delete it there, and run the copy again"
+        ))),
+        Err(error) => Err(incomplete(topic, error)),
+    }
+}
+
 async fn store(
     target: &Target,
     retry: RetryPolicy,
@@ -118,7 +138,7 @@ async fn store(
 }
 
 fn warn(topic: &str, why: &str) {
-    output::complain(&format!("warning: topic {topic}: positions are not kept: {why}"));
+    output::complain(&format!("warning: topic {topic}: positions and groups are not kept: {why}"));
 }
 
 fn refused(topic: &str, error: Error) -> Failure {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 
 use bytes::Bytes;
+use tonic::Code;
 
 use super::progress::Progress;
 use crate::cli::Failure;
@@ -73,6 +74,27 @@ impl Source {
         client.topics().request_ids(v1::ListRequestIdsRequest { name, epoch, page_token }).await
     }
 
+    /// Returns the groups of a server's topic, in parts. A server without groups has none.
+    pub(super) async fn served_groups(&self, topic: &v1::Topic) -> Result<Vec<v1::SavedGroup>, Failure> {
+        let Self::Server(client, retry) = self else { return Ok(Vec::new()) };
+        let parts = match client.groups().save(&topic.name, *retry).await {
+            Err(error) if error.code() == Code::Unimplemented => Vec::new(),
+            parts => parts?,
+        };
+        if parts.iter().filter_map(|part| part.group.as_ref()).any(|group| group.topic_epoch != topic.epoch) {
+            return Err(recreated(&topic.name));
+        }
+        Ok(parts)
+    }
+
+    /// Returns the groups of a topic in a backup, each in its parts; none if the source is a server.
+    pub(super) fn saved_groups(&self, topic: &v1::Topic) -> Result<Vec<Vec<v1::SavedGroup>>, Failure> {
+        match (self, self.saved(topic)) {
+            (Self::Backup(backup), Some(saved)) => backup.groups(saved),
+            _ => Ok(Vec::new()),
+        }
+    }
+
     /// Returns the batches of a topic: all of them, or those after a position.
     pub(super) fn batches(&self, topic: &v1::Topic, from: Option<Position>) -> Result<Batches, Failure> {
         match self {
@@ -84,6 +106,11 @@ impl Source {
             }
         }
     }
+}
+
+/// The failure of a copy whose topic was replaced meanwhile.
+pub(super) fn recreated(topic: &str) -> Failure {
+    Failure::failed(format!("topic {topic} of the source was deleted and created again meanwhile"))
 }
 
 async fn list(client: &Client) -> Result<Vec<v1::Topic>, Failure> {

@@ -145,7 +145,7 @@ impl Owner {
     }
 
     /// The group's state after all commands decided so far.
-    fn projected(&self, group: GroupId) -> Option<GroupState> {
+    pub(super) fn projected(&self, group: GroupId) -> Option<GroupState> {
         let mut state = self.shard.group(group)?.clone();
         for effect in self.unfolded_effects(group) {
             match effect {
@@ -157,7 +157,13 @@ impl Owner {
         Some(state)
     }
 
-    fn append_state(&mut self, group: GroupId, state: &GroupState, then: Then, answers: Vec<Output>) {
+    pub(super) fn append_state(
+        &mut self,
+        group: GroupId,
+        state: &GroupState,
+        then: Then,
+        answers: Vec<Output>,
+    ) {
         let parts = state.parts();
         let last = parts.len() - 1;
         let mut at_last = Some((then, answers));

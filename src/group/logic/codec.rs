@@ -6,7 +6,7 @@
 mod reader;
 mod writer;
 
-use super::command::Command;
+use super::command::{Command, Piece};
 
 /// Version of the format.
 const VERSION: u8 = 1;
@@ -35,6 +35,24 @@ pub fn encode(command: &Command) -> Vec<u8> {
 pub fn decode(bytes: &[u8]) -> Result<Command, Undecodable> {
     match bytes.first() {
         Some(&VERSION) => reader::command(&bytes[1..]).map_err(Undecodable::Malformed),
+        Some(&version) => Err(Undecodable::Version(version)),
+        None => Err(Undecodable::Malformed("empty")),
+    }
+}
+
+/// Encodes a part of a group's state for a backup.
+#[must_use]
+pub fn encode_part(piece: &Piece) -> Vec<u8> {
+    writer::part(piece, VERSION)
+}
+
+/// Decodes a part of a group's state from a backup.
+///
+/// # Errors
+/// The bytes are of another version, or not such a part.
+pub fn decode_part(bytes: &[u8]) -> Result<Piece, Undecodable> {
+    match bytes.first() {
+        Some(&VERSION) => reader::part(&bytes[1..]).map_err(Undecodable::Malformed),
         Some(&version) => Err(Undecodable::Version(version)),
         None => Err(Undecodable::Malformed("empty")),
     }

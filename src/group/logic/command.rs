@@ -1,6 +1,6 @@
 //! Commands of a shard: the effects that its owner decided, as they are stored.
 
-use super::ids::{CommandId, Fence, GroupId, GroupName, KeyHash, SessionId, Span};
+use super::ids::{CommandId, Fence, GroupId, GroupName, KeyHash, SessionId, Span, Term};
 use super::marks::Mark;
 use super::settings::Settings;
 use crate::record::UnixMicros;
@@ -151,6 +151,9 @@ pub struct About {
     pub name: GroupName,
     /// Time when the group was created.
     pub created: UnixMicros,
+    /// Terms of the group before it was restored from a backup. Members see fences that are higher by them, so that
+    /// fences go on rising. At most half of [`Term::MAX`].
+    pub past_terms: Term,
     /// Settings of the group.
     pub settings: Settings,
 }

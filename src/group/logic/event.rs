@@ -3,6 +3,7 @@
 use super::command::{About, Command, HandedLease};
 use super::ids::{Fence, GroupId, KeyHash, SessionId, Span};
 use super::settings::Settings;
+use super::state::GroupState;
 use crate::record::{Offset, UnixMicros};
 
 /// The time of an input, which the caller reads from its clocks.
@@ -31,6 +32,15 @@ pub enum Input {
         about: About,
         /// Offset of the first record.
         start: u64,
+    },
+    /// A group is to be created as a backup of it was.
+    Restore {
+        /// Name of the request.
+        ticket: Ticket,
+        /// The group.
+        group: GroupId,
+        /// The state, made for the topic as it is now.
+        state: Box<GroupState>,
     },
     /// A group's settings are to be replaced.
     Update {

@@ -85,6 +85,18 @@ impl Fence {
         Self(term.0 << Self::COUNT_BITS | count)
     }
 
+    /// The fence that members see, in a group that had these terms before it was restored.
+    #[must_use]
+    pub const fn after(self, past: Term) -> Self {
+        Self(self.0.saturating_add(past.0 << Self::COUNT_BITS))
+    }
+
+    /// The fence that members see as this one; none if it is of a time before the group was restored.
+    #[must_use]
+    pub fn since(self, past: Term) -> Option<Self> {
+        self.0.checked_sub(past.0 << Self::COUNT_BITS).map(Self)
+    }
+
     /// Term in which the lease was given.
     #[must_use]
     pub const fn term(self) -> Term {

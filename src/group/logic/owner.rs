@@ -201,6 +201,7 @@ impl Owner {
         }
         match input {
             Input::Create { ticket, group, about, start } => self.create(ticket, group, about, start),
+            Input::Restore { ticket, group, state } => self.restore(ticket, group, &state),
             Input::Update { ticket, group, settings } => self.update(ticket, group, settings),
             Input::Remove { ticket, group } => self.remove(ticket, group),
             Input::Seek { ticket, group, to } => self.seek(ticket, group, to),

@@ -48,6 +48,14 @@ impl Progress {
         }
     }
 
+    /// Marks everything from `cut` on as unsettled.
+    pub fn clip(&mut self, cut: u64) {
+        self.head = self.head.min(cut);
+        if let Some(beyond) = Span::new(self.head, u64::MAX) {
+            self.open.remove(beyond);
+        }
+    }
+
     /// Returns true if this offset is settled.
     #[must_use]
     pub fn is_settled(&self, offset: u64) -> bool {

@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 mod answers;
+mod backup;
 mod calls;
 mod consume;
 mod described;

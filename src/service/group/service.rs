@@ -15,7 +15,7 @@ use super::super::body;
 use super::super::compression;
 use super::super::incoming::Incoming;
 use super::calls::GroupCalls;
-use super::{admin, consume, lease};
+use super::{admin, backup, consume, lease};
 use crate::storage::BoxFuture;
 use crate::wire::stubs::v1::group_service_server::SERVICE_NAME;
 use crate::wire::{Codec, Wire};
@@ -61,6 +61,8 @@ impl Service<Request<Body>> for GroupService {
             Some("DeleteGroup") => unary(calls, request, admin::delete),
             Some("SeekGroup") => unary(calls, request, admin::seek),
             Some("RedriveDeadLetters") => unary(calls, request, admin::redrive),
+            Some("SaveGroups") => save(calls, request),
+            Some("RestoreGroup") => restore(calls, request),
             Some("Lease") => unary(calls, request, lease::lease),
             Some("Settle") => unary(calls, request, lease::settle),
             Some("Consume") => {
@@ -83,11 +85,7 @@ where
     U: Wire + Sync,
     F: Future<Output = Result<U, Status>> + Send + 'static,
 {
-    let max = calls.streams.message_bytes_max;
-    let request = compression::decompressed_request(request, max);
-    let grpc = Grpc::new(Codec::<U, T>::default()).max_decoding_message_size(max);
-    let both = |grpc: Grpc<_>, encoding| grpc.accept_compressed(encoding).send_compressed(encoding);
-    let mut grpc = compression::ENCODINGS.into_iter().fold(grpc, both);
+    let (mut grpc, request) = grpc(&calls, request);
     Box::pin(async move {
         let call = service_fn(move |request| {
             let answer = answer(Arc::clone(&calls), request);
@@ -95,6 +93,41 @@ where
         });
         Ok(grpc.unary(call, request).await)
     })
+}
+
+fn save(calls: Arc<GroupCalls>, request: Request<Body>) -> Answer {
+    let (mut grpc, request) = grpc(&calls, request);
+    Box::pin(async move {
+        let call = service_fn(move |request| {
+            let answer = backup::save(Arc::clone(&calls), request);
+            async move { answer.await.map(tonic::Response::new) }
+        });
+        Ok(grpc.server_streaming(call, request).await)
+    })
+}
+
+fn restore(calls: Arc<GroupCalls>, request: Request<Body>) -> Answer {
+    let (mut grpc, request) = grpc(&calls, request);
+    Box::pin(async move {
+        let call = service_fn(move |request| {
+            let answer = backup::restore(Arc::clone(&calls), request);
+            async move { answer.await.map(tonic::Response::new) }
+        });
+        Ok(grpc.client_streaming(call, request).await)
+    })
+}
+
+/// Makes the server side of a call that tonic serves, and its request.
+fn grpc<T, U>(calls: &GroupCalls, request: Request<Body>) -> (Grpc<Codec<U, T>>, Request<Body>)
+where
+    T: Wire + Sync,
+    U: Wire + Sync,
+{
+    let max = calls.streams.message_bytes_max;
+    let grpc = Grpc::new(Codec::<U, T>::default()).max_decoding_message_size(max);
+    let both = |grpc: Grpc<_>, encoding| grpc.accept_compressed(encoding).send_compressed(encoding);
+    let grpc = compression::ENCODINGS.into_iter().fold(grpc, both);
+    (grpc, compression::decompressed_request(request, max))
 }
 
 fn consume(calls: &Arc<GroupCalls>, request: Request<Body>) -> Result<Response<Body>, Status> {

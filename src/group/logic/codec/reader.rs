@@ -22,6 +22,13 @@ pub(super) fn command(bytes: &[u8]) -> Result<Command> {
     if reader.0.is_empty() { Ok(Command { id, effect }) } else { Err("more bytes than fields") }
 }
 
+/// Decodes a part of a group's state whose version has been read.
+pub(super) fn part(bytes: &[u8]) -> Result<Piece> {
+    let mut reader = Reader(bytes);
+    let piece = reader.piece()?;
+    if reader.0.is_empty() { Ok(piece) } else { Err("more bytes than fields") }
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
@@ -96,8 +103,11 @@ impl Reader<'_> {
         let topic = TopicName::parse(&self.text()?)?;
         let epoch = Epoch::new(self.number()?);
         let name = GroupName::parse(&self.text()?)?;
-        let created = UnixMicros(self.number()?);
-        Ok(About { topic, epoch, name, created, settings: self.settings()? })
+        let (created, past_terms) = (UnixMicros(self.number()?), Term(self.number()?));
+        if past_terms.0 > Term::MAX.0 / 2 {
+            return Err("terms out of range");
+        }
+        Ok(About { topic, epoch, name, created, past_terms, settings: self.settings()? })
     }
 
     fn settings(&mut self) -> Result<Settings> {

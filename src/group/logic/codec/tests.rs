@@ -36,6 +36,7 @@ fn piece() -> impl Strategy<Value = Piece> {
                 epoch: Epoch::new(n),
                 name: GroupName::parse("b").unwrap(),
                 created: UnixMicros(n),
+                past_terms: Term(n % 1000),
                 settings: Settings {
                     order: if flag { Order::Key } else { Order::Total },
                     poison: if flag { Poison::Hold } else { Poison::ParkKey },

@@ -34,6 +34,13 @@ const fn kind(effect: &Effect) -> u8 {
     }
 }
 
+/// Encodes a part of a group's state in this version of the format.
+pub(super) fn part(piece: &Piece, version: u8) -> Vec<u8> {
+    let mut out = Writer(vec![version]);
+    out.piece(piece);
+    out.0
+}
+
 struct Writer(Vec<u8>);
 
 impl Writer {
@@ -97,7 +104,7 @@ impl Writer {
         self.text(about.topic.as_str());
         self.number(about.epoch.get());
         self.text(about.name.as_str());
-        self.number(about.created.0);
+        self.numbers(&[about.created.0, about.past_terms.0]);
         self.number(match settings.order {
             Order::None => 0,
             Order::Key => 1,

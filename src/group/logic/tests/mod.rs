@@ -3,4 +3,5 @@
 mod cases;
 mod judge;
 mod random;
+mod restore;
 mod world;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::judge::Judge;
 use crate::group::logic::{
     About, Act, Command, Fence, Grant, GroupId, GroupName, GroupState, HandedLease, Input, KeyHash, Now,
-    Order, Outcome, Output, Owner, ReadItem, SessionId, Settings, Settlement, Shard, Span, Ticket, decode,
-    encode,
+    Order, Outcome, Output, Owner, ReadItem, SessionId, Settings, Settlement, Shard, Span, Term, Ticket,
+    decode, encode,
 };
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
 
@@ -17,6 +17,7 @@ pub(super) fn about(order: Order) -> About {
         topic: TopicName::parse("orders").unwrap(),
         epoch: Epoch::new(1),
         name: GroupName::parse("billing").unwrap(),
+        past_terms: Term::default(),
         created: UnixMicros(1),
         settings: Settings { order, ..Settings::default() },
     }
