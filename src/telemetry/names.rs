@@ -396,6 +396,12 @@ pub const SPAN_DELIVER: SpanName = SpanName {
            Parent and link: the producer's traceparent, so one trace leads from producer to consumer; a second \
            link: the subscriber's call.",
 };
+/// A batch leased to a member of a group.
+pub const SPAN_LEASE: SpanName = SpanName {
+    name: "lease",
+    help: "`lease {topic}`, CONSUMER: one sampled batch, or a part of it, on its way to one member of a group, from when \
+           it was stored; once for each delivery. Parent and links: as of `deliver`.",
+};
 /// Every span.
 pub const SPANS: &[SpanName] = &[
     SPAN_COMMAND,
@@ -409,6 +415,7 @@ pub const SPANS: &[SpanName] = &[
     SPAN_SYNC,
     SPAN_APPEND,
     SPAN_DELIVER,
+    SPAN_LEASE,
 ];
 
 /// Attributes of spans, and what each holds.
@@ -431,12 +438,14 @@ pub const ATTRIBUTES: &[(&str, &str)] = &[
     (SERVER_ADDRESS, "the server's host, on a client's span"),
     (SERVER_PORT, "its port"),
     (MESSAGING_SYSTEM, "`streamway`"),
-    (MESSAGING_OPERATION, "`publish` or `deliver`"),
+    (MESSAGING_OPERATION, "`publish`, `deliver` or `lease`"),
     (MESSAGING_OPERATION_TYPE, "`send` or `receive`"),
     (MESSAGING_DESTINATION, "the topic"),
     (MESSAGING_COUNT, "records in the batch"),
     (MESSAGING_SIZE, "bytes of the batch's records"),
     (OFFSET, "the offset of the batch's first record"),
+    (MESSAGING_GROUP, "the group, on a `lease`"),
+    (DELIVERY, "the number of the delivery, 1 for the first, on a `lease`; the highest one of its records"),
 ];
 /// `http` or `https`.
 pub const URL_SCHEME: &str = "url.scheme";
@@ -468,3 +477,7 @@ pub const MESSAGING_COUNT: &str = "messaging.batch.message_count";
 pub const MESSAGING_SIZE: &str = "messaging.message.body.size";
 /// The offset of the first record.
 pub const OFFSET: &str = "streamway.offset";
+/// Name of the attribute with the group.
+pub const MESSAGING_GROUP: &str = "messaging.consumer.group.name";
+/// Name of the attribute with the number of the delivery.
+pub const DELIVERY: &str = "streamway.delivery";

@@ -301,6 +301,25 @@ impl Publishing {
 /// Creates the span of a sampled batch that is delivered to a subscriber: it is part of the producer's trace, and
 /// links to both sides.
 pub fn delivered(topic: &str, traceparent: &str, offset: u64, stored_us: u64) {
+    consumed((n::SPAN_DELIVER, topic), traceparent, (offset, stored_us), Vec::new());
+}
+
+/// Creates the span of a sampled batch that is leased to a member of a group, with the number of this delivery.
+pub fn leased(topic: &str, group: &str, delivery: u32, traceparent: &str, offset: u64, stored_us: u64) {
+    let of_group = vec![
+        KeyValue::new(n::MESSAGING_GROUP, group.to_owned()),
+        KeyValue::new(n::DELIVERY, i64::from(delivery)),
+    ];
+    consumed((n::SPAN_LEASE, topic), traceparent, (offset, stored_us), of_group);
+}
+
+/// Creates the span of a batch that goes to a consumer: its name and topic, its offset, and when it was stored.
+fn consumed(
+    (name, topic): (n::SpanName, &str),
+    traceparent: &str,
+    (offset, stored_us): (u64, u64),
+    more: Vec<KeyValue>,
+) {
     let Some(tracer) = TRACER.get() else { return };
     if !is_sampled(traceparent) || !allowed() {
         return;
@@ -309,11 +328,12 @@ pub fn delivered(topic: &str, traceparent: &str, offset: u64, stored_us: u64) {
     let producer = parent.span().span_context().clone();
     let call = Context::map_current(|context| context.span().span_context().clone());
     let links = [producer, call].into_iter().filter(SpanContext::is_valid);
-    let mut attributes = messaging("deliver", "receive", topic);
+    let mut attributes = messaging(name.name, "receive", topic);
     attributes.push(KeyValue::new(n::OFFSET, offset as i64));
+    attributes.extend(more);
     let (stored, now) = (SystemTime::UNIX_EPOCH + Duration::from_micros(stored_us), SystemTime::now());
     let builder = tracer
-        .span_builder(format!("{} {topic}", n::SPAN_DELIVER.name))
+        .span_builder(format!("{} {topic}", name.name))
         .with_kind(SpanKind::Consumer)
         .with_start_time(stored.min(now))
         .with_attributes(attributes)

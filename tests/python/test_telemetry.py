@@ -9,6 +9,7 @@ import urllib.request
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.grpc import client_interceptor
 from opentelemetry.instrumentation.grpc.grpcext import intercept_channel
@@ -16,7 +17,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from real import await_port, free_port, metrics, nats_server, running
-from streamway.v1 import stream_pb2, stream_pb2_grpc
+from streamway.v1 import group_pb2, group_pb2_grpc, stream_pb2, stream_pb2_grpc
 from telemetry import log_receiver, named, observed, receiver, spans  # noqa: F401 (fixtures)
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -101,6 +102,29 @@ def test_the_steps_of_jetstream_are_in_the_trace(receiver, observed, tmp_path):
         consume(server, "orders")
         assert server.stop() == 0
     check_trace(receiver, "orders", trace, order, ["storage queue", "storage append"])
+
+
+def test_each_handling_by_a_group_is_in_the_trace_with_its_delivery(receiver, observed):
+    server = observed()
+    trace, order = produce(server, "orders")
+    with server.channel() as channel:
+        groups = group_pb2_grpc.GroupServiceStub(channel)
+        groups.CreateGroup(group_pb2.CreateGroupRequest(group=group_pb2.Group(topic="orders", name="mail")))
+        for _ in range(2):
+            ask = group_pb2.LeaseRequest(topic="orders", group="mail", wait=Duration(seconds=10))
+            (lease,) = groups.Lease(ask).leases
+            failed = [group_pb2.Nack(range=group_pb2.OffsetRange(start=0, end=1))]
+            groups.Settle(group_pb2.SettleRequest(settlements=[group_pb2.Settlement(token=lease.token, nacks=failed)]))
+    assert server.stop() == 0
+    client = next(span for span in spans(receiver) if span["Parent ID"] == order)
+    calls = [span["ID"] for span in spans(receiver) if span["Name"] == "streamway.v1.GroupService/Lease"]
+    leases = sorted(
+        (span for span in spans(receiver) if span["Name"] == "lease orders"), key=lambda span: span["streamway.delivery"]
+    )
+    assert [span["streamway.delivery"] for span in leases] == ["Int(1)", "Int(2)"]
+    for span in leases:
+        assert span["messaging.consumer.group.name"] == "Str(mail)" and span["Trace ID"] == trace
+        assert span["Parent ID"] == span["links"][0] == client["ID"] and span["links"][1] in calls
 
 
 def test_errors_carry_status_and_reason(receiver, observed):

@@ -6,7 +6,8 @@ use super::{described, settings};
 use crate::group::logic::{Fence, Outcome, Span};
 use crate::group::{Held, Lag, Leased, Member};
 use crate::proto::v1;
-use crate::telemetry::METRICS;
+use crate::record::block::Blocks;
+use crate::telemetry::{METRICS, trace};
 use crate::wire::Lease;
 
 /// Answers a Join.
@@ -36,8 +37,11 @@ fn count(spans: impl IntoIterator<Item = Span>) -> u64 {
     spans.into_iter().map(|span| (span.end - span.start).min(LEASE_RECORDS_MAX)).sum()
 }
 
-/// Makes the message of a lease around its stored batches.
-pub(super) fn lease(leased: Leased) -> Lease {
+/// Makes the message of a lease of a group around its stored batches.
+pub(super) fn lease(leased: Leased, topic: &str, group: &str) -> Lease {
+    if trace::is_on() {
+        traced(&leased, topic, group);
+    }
     METRICS.groups.leased.add(leased.records);
     METRICS.groups.redelivered.add(count(leased.redeliveries.iter().map(|(span, _)| *span)));
     let redeliveries = leased.redeliveries.iter();
@@ -51,6 +55,25 @@ pub(super) fn lease(leased: Leased) -> Lease {
         ..v1::Lease::default()
     };
     Lease { batches: leased.batches, rest }
+}
+
+/// Records a span for each sampled batch of a lease.
+fn traced(leased: &Leased, topic: &str, group: &str) {
+    for block in leased.batches.iter().flat_map(|run| Blocks::new(run)).map_while(Result::ok) {
+        if !block.may_be_traced() {
+            continue;
+        }
+        if let Ok(traceparent) = std::str::from_utf8(block.traceparent()) {
+            let first = block.first.get();
+            let records = Span::new(first, first + block.count());
+            let again = leased
+                .redeliveries
+                .iter()
+                .filter(|(span, _)| records.is_some_and(|records| records.intersect(*span).is_some()));
+            let delivery = again.map(|(_, delivery)| *delivery).max().unwrap_or(1);
+            trace::leased(topic, group, delivery, traceparent, first, block.time().0);
+        }
+    }
 }
 
 /// Answers a settlement.

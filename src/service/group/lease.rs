@@ -38,7 +38,8 @@ pub(crate) async fn lease(
         Ok(calls.groups.lease(lease).await?)
     };
     let leased = leased.await.map_err(refused(&asked.topic, &asked.group))?;
-    Ok(LeaseResponse { leases: leased.into_iter().map(answers::lease).collect() })
+    let lease = |leased| answers::lease(leased, &asked.topic, &asked.group);
+    Ok(LeaseResponse { leases: leased.into_iter().map(lease).collect() })
 }
 
 fn checked(asked: &v1::LeaseRequest, caller: &Caller) -> Result<LeaseOnce, Error> {

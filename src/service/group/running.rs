@@ -216,7 +216,8 @@ impl Running {
             let Poll::Ready(event) = self.member.poll_next(cx) else { return };
             match event {
                 Event::Lease(leased) => {
-                    let lease = answers::lease(leased);
+                    let info = self.member.info();
+                    let lease = answers::lease(leased, info.topic.as_str(), info.name.as_str());
                     bytes += lease.wire_len();
                     message.leases.push(lease);
                 }
