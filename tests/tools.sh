@@ -63,6 +63,7 @@ need_packages() {
     need 'openssl version' openssl
     need 'promtool --version' prometheus
     need 'haproxy -v' haproxy
+    need 'ls /usr/lib/postgresql/*/bin/initdb && psql --version' postgresql
     need 'nginx -v' nginx-light
     need 'chromium --version && chromedriver --version' chromium chromium-driver
     need 'firefox-esr --version' firefox-esr

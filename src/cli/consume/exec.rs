@@ -102,10 +102,14 @@ impl Exec {
         // A process group of its own: Ctrl-C is for this program, which lets the command end.
         command.args(["-c", &self.0.command]).stdin(Stdio::piped()).process_group(0);
         command.env("STREAMWAY_TOPIC", &self.0.topic).env("STREAMWAY_GROUP", &self.0.group);
+        command.env("STREAMWAY_GROUP_ID", received.group_id());
         command.env("STREAMWAY_OFFSET", record.offset.get().to_string());
         command.env("STREAMWAY_PUBLISH_TIME", time(record.publish_time));
         command.env("STREAMWAY_DELIVERY", received.delivery().to_string());
         command.env("STREAMWAY_FENCE", received.fence().to_string());
+        if !received.traceparent().is_empty() {
+            command.env("TRACEPARENT", received.traceparent());
+        }
         let headers: BTreeMap<&str, &str> = record.headers().collect();
         command.env("STREAMWAY_HEADERS", serde_json::json!(headers).to_string());
         // The environment cannot hold a zero byte.

@@ -39,9 +39,10 @@ Examples:
   streamway consume orders --group archive --output json >> archive.jsonl
   streamway consume orders --group mail --exec ./send-mail --stop-at-tail
 
-The command gets the value on its standard input, and in its environment STREAMWAY_TOPIC, _GROUP, _OFFSET,
-_KEY, _HEADERS (a JSON object), _PUBLISH_TIME, _DELIVERY (1 for the first) and _FENCE (rises with every
-delivery). Its exit code says what becomes of the record:
+The command gets the value on its standard input, and in its environment STREAMWAY_TOPIC, _GROUP, _GROUP_ID,
+_OFFSET, _KEY, _HEADERS (a JSON object), _PUBLISH_TIME, _DELIVERY (1 for the first) and _FENCE (rises with
+every delivery), and in TRACEPARENT the trace context of the publish, if it had one. Its exit code says what
+becomes of the record:
   0       acknowledged
   65      given up, as the group's settings say (EX_DATAERR)
   others  delivered again, after the back-off of the group (75, EX_TEMPFAIL, is the usual one)

@@ -1,6 +1,7 @@
 //! The decisions of a consumer, without I/O: which record is handled next, what is settled, what it has credit for.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -39,6 +40,8 @@ pub(super) struct Core {
     held_max: (u64, u64),
     deliveries_max: u64,
     order: DeliveryOrder,
+    /// Incarnation of the group.
+    group_id: Arc<str>,
     leases: Leases,
     drafts: Drafts,
     ready: VecDeque<Received>,
@@ -68,6 +71,7 @@ impl Core {
             held_max: ((options.concurrency + options.prefetch) as u64, options.held_bytes_max),
             deliveries_max: options.deliveries_max.unwrap_or(u64::MAX),
             order: DeliveryOrder::None,
+            group_id: Arc::from(""),
             leases: Leases::default(),
             drafts: Drafts::default(),
             ready: VecDeque::new(),
@@ -85,6 +89,9 @@ impl Core {
 
     /// A call has begun, and this is its first answer.
     pub(super) fn joined(&mut self, joined: &v1::Joined, now: Instant) {
+        if let Some(group) = &joined.group {
+            self.group_id = group.id.as_str().into();
+        }
         let settings = joined.group.as_ref().and_then(|group| group.settings.as_ref());
         self.order = settings.map_or(DeliveryOrder::None, v1::GroupSettings::order);
         self.drafts.keeps_order = matches!(self.order, DeliveryOrder::Key | DeliveryOrder::Total);
@@ -101,7 +108,7 @@ impl Core {
     /// Takes a message of the call.
     pub(super) fn receive(&mut self, message: &ConsumeResponse, now: Instant) -> Result<(), Error> {
         for lease in &message.leases {
-            let records = Received::of(lease)?;
+            let records = Received::of(lease, &self.group_id)?;
             self.leases.add(&lease.rest, records.iter().map(|record| record.offset().get()), now);
             for record in records {
                 self.take(record);

@@ -1,5 +1,6 @@
 //! A leased record as a handler gets it, and how its handling can end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,12 +25,14 @@ pub struct Received {
     publish_time: UnixMicros,
     delivery: u32,
     fence: u64,
+    traceparent: Bytes,
+    group_id: Arc<str>,
     pub(super) lost: CancellationToken,
 }
 
 impl Received {
-    /// The records of a lease.
-    pub(super) fn of(lease: &Lease) -> Result<Vec<Self>, Error> {
+    /// The records of a lease of the group with this id.
+    pub(super) fn of(lease: &Lease, group_id: &Arc<str>) -> Result<Vec<Self>, Error> {
         let mut all = Vec::new();
         for run in &lease.batches {
             for block in Blocks::new(run) {
@@ -50,6 +53,8 @@ impl Received {
                         publish_time: record.publish_time,
                         delivery: again.map_or(1, |again| again.delivery),
                         fence: lease.rest.fence,
+                        group_id: Arc::clone(group_id),
+                        traceparent: shared(run, block.traceparent()),
                         lost: CancellationToken::new(),
                     });
                 }
@@ -87,6 +92,19 @@ impl Received {
     #[must_use]
     pub const fn fence(&self) -> u64 {
         self.fence
+    }
+
+    /// The id of the group: another one if the group or its topic was deleted and created again. With the offset it names
+    /// the record, over all its deliveries.
+    #[must_use]
+    pub fn group_id(&self) -> &str {
+        &self.group_id
+    }
+
+    /// W3C trace context of the publish, for spans of the handling; empty if the publish had none.
+    #[must_use]
+    pub fn traceparent(&self) -> &str {
+        std::str::from_utf8(&self.traceparent).unwrap_or_default()
     }
 
     /// The whole record, with its headers and times.
