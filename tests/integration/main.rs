@@ -1,5 +1,5 @@
 //! Tests through the public door: the real binary as a child process, real clients over loopback.
-//! P1 to P10 in comments are the promises of docs/guarantees.md. No test here reaches into the server's modules.
+//! P1 to P14 in comments are the promises of docs/guarantees.md. No test here reaches into the server's modules.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
