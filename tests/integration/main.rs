@@ -42,6 +42,7 @@ mod groups_admin;
 mod groups_backup;
 mod groups_crash;
 mod groups_input;
+mod groups_scale;
 mod http_console;
 mod http_groups;
 mod http_guard;
