@@ -35,8 +35,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) fn serve(
     shared: Shared,
 ) -> impl Fn(TcpStream, ConnectionLimiter) -> BoxFuture<'static, ()> + Send + 'static {
+    let shared = Arc::new(shared);
     move |stream, limiter| {
-        let shared = shared.clone();
+        let shared = Arc::clone(&shared);
         let (config, topics) = (&shared.web.config, &shared.web.topics);
         let calls = Arc::new(Connection {
             shutdown: topics.shutdown_signal().child(),
@@ -49,8 +50,9 @@ pub(super) fn serve(
         io::set_user_timeout(&stream, config.http2.keepalive_interval + config.http2.keepalive_timeout);
         let socket = Socket::new(stream, SILENCE_MAX).counted_by(Arc::clone(client.peer()));
         let port = Context { cork: socket.cork(), shared, limiter, observer, calls, client, peer: None };
+        // A future of its own: it would take the room of one with TLS.
+        let Some(tls) = port.shared.tls.clone() else { return Box::pin(port.serve(socket)) };
         Box::pin(async move {
-            let Some(tls) = port.shared.tls.clone() else { return port.serve(socket).await };
             let accepted = port.limiter.open_in_time(tls.accept(Port::Http, socket)).await.flatten();
             if let Some((stream, peer)) = accepted {
                 Context { peer, ..port }.serve(stream).await;
@@ -102,7 +104,9 @@ impl Context {
         let requests = Requests::new(self, activity);
         // Boxed: a request that follows a topic would hold the room of its beginning.
         let service = service_fn(move |request| Box::pin(requests.clone().answer(request)));
+        // The protocol is known: to find out again, hyper would read a few bytes first, and double its buffer for the rest.
         let builder = builder(&config, &limiter);
+        let builder = if is_http1 { builder.http1_only() } else { builder.http2_only() };
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ends = Ends { limiter: &limiter, config: &config, shutdown: &shutdown };
         drive(connection.as_mut(), ends, cork, overdue).await;

@@ -54,7 +54,7 @@ pub(super) struct Shared {
 
 /// State of one connection.
 pub(super) struct Context {
-    pub(super) shared: Shared,
+    pub(super) shared: Arc<Shared>,
     pub(super) limiter: ConnectionLimiter,
     pub(super) observer: Observer,
     pub(super) calls: Arc<Connection>,
@@ -72,7 +72,7 @@ type Calls = GrpcWebService<Counted<Observed<Identified<Services>>>>;
 pub(super) struct Requests(Arc<Inner>);
 
 struct Inner {
-    shared: Shared,
+    shared: Arc<Shared>,
     limiter: ConnectionLimiter,
     connection: Arc<Connection>,
     client: Arc<Client>,

@@ -38,6 +38,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for PrefixedIo<S> {
         let len = left.len().min(buffer.remaining());
         buffer.put_slice(&left[..len]);
         self.yielded += len;
+        // What has come behind it goes with it, so that a request is read at once. An error is met again by the next read.
+        if buffer.remaining() > 0 {
+            let _ = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -63,5 +67,17 @@ mod tests {
         let mut rest = String::new();
         stream.read_to_string(&mut rest).await.unwrap();
         assert_eq!((&two, rest.as_str()), (b"GE", "T / HTTP/1.1"));
+    }
+
+    #[tokio::test]
+    async fn what_has_come_behind_the_preface_is_read_with_it() {
+        let (mut peer, mut stream) = tokio::io::duplex(64);
+        peer.write_all(&[b'x'; 40]).await.unwrap();
+        let preface = Preface::read(&mut stream).await.unwrap();
+        let mut stream = PrefixedIo::new(stream, preface);
+        let mut bytes = [0; 64];
+        assert_eq!(stream.read(&mut bytes).await.unwrap(), 40);
+        peer.write_all(b"y").await.unwrap();
+        assert_eq!(stream.read(&mut bytes).await.unwrap(), 1);
     }
 }
