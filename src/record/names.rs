@@ -3,8 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// The position of a record in its topic. Offsets increase strictly, and may have gaps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Offset(u64);
 
 impl Offset {
@@ -45,7 +47,7 @@ impl fmt::Display for Offset {
 }
 
 /// The incarnation of a topic: a random number, written with 16 lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Epoch(u64);
 
 impl Epoch {
@@ -121,7 +123,7 @@ impl Default for Receipt {
 }
 
 /// A wall-clock time in microseconds since 1970.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct UnixMicros(pub u64);
 
 impl UnixMicros {
@@ -141,8 +143,23 @@ impl UnixMicros {
 
 /// A checked topic name: `[a-z0-9][a-z0-9._-]{0,127}`, or the name of an internal topic: such a name after a `~`, which
 /// no client can use.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct TopicName(Arc<str>);
+
+impl TryFrom<String> for TopicName {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        Self::stored(&name)
+    }
+}
+
+impl From<TopicName> for String {
+    fn from(name: TopicName) -> Self {
+        name.as_str().to_owned()
+    }
+}
 
 impl TopicName {
     /// Longest name, in bytes.

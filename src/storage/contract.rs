@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::chunk::{Chunk, Numbering};
 use super::error::Error;
 use super::health::Health;
+use super::jetstream::ReplicaBus;
 use super::lineage::Lineage;
 use super::retention::Retention;
 use super::topic_state::{TopicInfo, TopicState};
@@ -152,6 +153,11 @@ pub trait Log: Send + Sync + 'static {
         before: Offset,
     ) -> BoxFuture<'a, Result<Offset, Error>>;
 
+    /// Messages between the processes that share this log. None if there is only one.
+    fn bus(&self) -> Option<ReplicaBus> {
+        None
+    }
+
     /// Reports whether the storage takes writes, and why not.
     fn health(&self) -> watch::Receiver<Health>;
 
@@ -222,6 +228,14 @@ pub trait TopicLog: Send + Sync + 'static {
     /// # Errors
     /// [`Error::Trimmed`], [`Error::Damaged`], [`Error::TopicNotFound`] once deleted.
     fn read(&self, from: Offset, bytes_max: usize) -> BoxFuture<'_, Result<Chunk, Error>>;
+
+    /// Counts the records from `from` up to the tail.
+    ///
+    /// # Errors
+    /// The storage's own.
+    fn count_from(&self, from: Offset) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(std::future::ready(Ok(self.tail().since(from.max(self.earliest())))))
+    }
 
     /// Starts an ordered sequence of appends.
     fn appender(&self) -> Box<dyn Appender>;

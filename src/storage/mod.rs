@@ -32,6 +32,7 @@ pub use chunk::{Chunk, Numbering};
 pub use contract::{Appended, Appender, BoxFuture, Hold, Log, Start, StoredId, TopicLog};
 pub use error::{Error, Stored};
 pub use health::{Health, Reason};
+pub use jetstream::{Arrived, Inbox, ReplicaBus};
 pub use lineage::{Ancestor, CUT_MAX, LINEAGE_MAX, Lineage};
 pub use open::{OpenError, open};
 pub use retention::Retention;

@@ -76,6 +76,12 @@ pub struct TopicState {
 }
 
 impl TopicState {
+    /// Returns the numbering of its records.
+    #[must_use]
+    pub const fn numbering(&self) -> Numbering {
+        self.numbering
+    }
+
     /// Creates the state of the topic that `known` describes, with an empty cache.
     #[must_use]
     pub fn new(known: TopicInfo) -> Self {

@@ -69,6 +69,10 @@ impl TopicLog for Handle {
         })
     }
 
+    fn count_from(&self, from: Offset) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(search::count_from(&self.0, from))
+    }
+
     fn appender(&self) -> Box<dyn Appender> {
         Box::new(OrderedAppender::new(self.clone()))
     }

@@ -114,7 +114,7 @@ impl JetStreamLog {
 
     /// Forgets the topics that are not among `names`.
     async fn forget_gone(&self, names: &BTreeSet<TopicName>) {
-        let kept: HashSet<_> = self.topics().keys().cloned().collect();
+        let kept: HashSet<_> = self.topics().keys().filter(|name| !name.is_internal()).cloned().collect();
         for name in kept.into_iter().filter(|name| !names.contains(name)).take(GONE_MAX) {
             // The topic may have been created after the names were listed.
             let _ = self.fetch(&name).await;

@@ -4,6 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{DeleteStreamErrorKind, UpdateStreamErrorKind};
@@ -17,6 +18,7 @@ use super::handle::Handle;
 use super::message::{sequence_of, start_of};
 use super::names::{INDEX_BITS, Meta};
 use super::nats::{Nats, Refusal, doubtful, unavailable};
+use super::replica_bus::ReplicaBus;
 use super::topic::{NUMBERING, Topic, info_of};
 use super::{changes, connect, create_lock, health, lookup, names, nats};
 use crate::config::Config;
@@ -113,14 +115,19 @@ impl JetStreamLog {
         first: Offset,
         lineage: Lineage,
     ) -> Result<Arc<Topic>, Error> {
-        if self.nats.topics().await.map_err(unavailable)? >= self.topics_max {
+        // Internal topics are counted among the others by NATS, and are few.
+        if !name.is_internal() && self.nats.topics().await.map_err(unavailable)? >= self.topics_max {
             return Err(Error::TopicLimit { limit: self.topics_max });
         }
         let epoch = Epoch::new(random()?);
         let retention = retention.normalized();
         let (updated, base) = (UnixMicros::now(), first.get() >> INDEX_BITS);
         let wanted = Meta { topic: name, epoch, retention, updated, lineage, base };
+        let is_internal = wanted.topic.is_internal();
         let lock = create_lock::acquire(&self.nats, wanted).await?;
+        if is_internal && lock.acquired.is_none() {
+            self.refuse_a_lost_topic(&lock.meta).await?;
+        }
         match self.nats.create(&lock.meta.config(self.nats.stream_config)).await {
             Ok(info) => {
                 let topic = self.topic(lock.meta, &info);
@@ -132,6 +139,21 @@ impl JetStreamLog {
                 Err(error)
             }
         }
+    }
+
+    /// Refuses to create an internal topic anew that was created long ago and whose stream is gone: what it held is lost.
+    async fn refuse_a_lost_topic(&self, created: &Meta) -> Result<(), Error> {
+        /// A creation takes less time than this, even where clocks differ.
+        const CREATION_MAX: Duration = Duration::from_secs(60);
+        let age = UnixMicros::now().0.saturating_sub(created.updated.0);
+        if Duration::from_micros(age) < CREATION_MAX
+            || self.nats.info(&names::stream(&created.topic)).await?.is_some()
+        {
+            return Ok(());
+        }
+        let (name, stream) = (&created.topic, names::stream(&created.topic));
+        tracing::error!(topic = %name, stream, "a stream was deleted that the server needs");
+        Err(Error::Damaged(format!("the stream {stream} was deleted")))
     }
 
     async fn trim_stream(
@@ -309,6 +331,10 @@ impl Log for JetStreamLog {
         before: Offset,
     ) -> BoxFuture<'a, Result<Offset, Error>> {
         Box::pin(self.trim_stream(name, epoch, before))
+    }
+
+    fn bus(&self) -> Option<ReplicaBus> {
+        Some(ReplicaBus::new(self.nats.client.clone()))
     }
 
     fn health(&self) -> watch::Receiver<Health> {

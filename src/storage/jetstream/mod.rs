@@ -43,6 +43,7 @@ mod nats;
 mod placement;
 mod queue;
 mod read;
+mod replica_bus;
 mod search;
 mod topic;
 
@@ -53,3 +54,4 @@ mod tests;
 
 pub use connect::OpenError;
 pub use log::JetStreamLog;
+pub use replica_bus::{Arrived, Inbox, ReplicaBus};

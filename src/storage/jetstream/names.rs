@@ -49,7 +49,8 @@ pub fn stream(topic: &TopicName) -> String {
     format!("{PREFIX}{}", escaped(topic))
 }
 
-/// Returns the topic that a stream of this name may store. None if it is certainly not one of our streams.
+/// Returns the topic that a stream of this name may store. None if it is certainly not one of our streams, or stores an
+/// internal topic, which is never listed.
 #[must_use]
 pub fn topic(stream: &str) -> Option<TopicName> {
     unescaped(stream.strip_prefix(PREFIX)?)
@@ -102,7 +103,7 @@ impl Meta {
     pub fn of(config: &Config) -> Option<Self> {
         let text = |key: &str| config.metadata.get(key).map(String::as_str);
         let number = |key: &str| text(key).and_then(|text| text.parse::<u64>().ok());
-        let topic = TopicName::parse(text(TOPIC)?).ok()?;
+        let topic = TopicName::stored(text(TOPIC)?).ok()?;
         let retention = Retention {
             max_age: number(MAX_AGE).map(Duration::from_micros),
             max_bytes: number(MAX_BYTES),

@@ -124,6 +124,24 @@ async fn last_records(topic: &Topic, last: u64, records: u64) -> Result<Offset, 
     Ok(start_of(sequence).plus(before.saturating_sub(holding.head.before)).max(topic.state.earliest()))
 }
 
+/// Counts the records from `from` up to the tail.
+///
+/// # Errors
+/// NATS cannot answer, or stored data is damaged.
+pub async fn count_from(topic: &Topic, from: Offset) -> Result<u64, Error> {
+    let (from, tail) = (from.max(topic.state.earliest()), topic.state.tail());
+    if from >= tail {
+        return Ok(0);
+    }
+    let (first, last) = (sequence_of(from), sequence_of(tail) - 1);
+    let (Some(first), Some(newest)) = (message(topic, first).await?, message(topic, last).await?) else {
+        return Ok(0);
+    };
+    let index = from.since(start_of(sequence_of(from))).min(u64::from(first.head.records));
+    let total = newest.head.before + u64::from(newest.head.records);
+    Ok(total.saturating_sub(first.head.before + index))
+}
+
 /// Returns the sequence of the first message to keep so that at least `records` of `total` records remain.
 ///
 /// # Errors

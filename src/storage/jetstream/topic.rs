@@ -204,6 +204,13 @@ impl Topic {
         Error::Damaged(format!("topic {name}: {what}"))
     }
 
+    /// Returns true if batches are handed to other replicas and accepted from them. Not of an internal topic, which has
+    /// one writer: a message of it holds nothing of another replica.
+    #[must_use]
+    pub fn hands_over(&self) -> bool {
+        self.nats.hands_over && !self.state.name.is_internal()
+    }
+
     /// Describes the topic.
     #[must_use]
     pub fn info(&self) -> TopicInfo {

@@ -27,7 +27,7 @@ impl Follower {
             if queue.appends.is_empty() && self.held.all().is_empty() {
                 return;
             }
-            if topic.nats.hands_over {
+            if topic.hands_over() {
                 self.bus.open();
             }
             if self.ids.known(seen.sequence, self.pause).is_none() {
@@ -51,7 +51,7 @@ impl Follower {
                 certain,
                 window,
                 bytes_max: if peer.is_some() { message_max - RESTAMPING } else { message_max },
-                by: topic.nats.hands_over.then_some(self.bus.address),
+                by: topic.hands_over().then_some(self.bus.address),
                 for_other: peer.is_some(),
                 cut: topic.state.lineage.cut(),
                 held: self.held.all(),

@@ -47,7 +47,7 @@ const GROWING_BYTES_MAX: usize = 64 << 10;
 impl Follower {
     /// Returns the replica to hand the next commit to, if any.
     pub(super) fn peer(&mut self) -> Option<Address> {
-        if !self.topic.nats.hands_over || self.keeps_little() || self.open.len() >= OPEN_MAX {
+        if !self.topic.hands_over() || self.keeps_little() || self.open.len() >= OPEN_MAX {
             return None;
         }
         // The receiver of a commit in progress stays the peer, however long the commit takes.
