@@ -1,5 +1,7 @@
 //! Groups in backups: their state as it is saved, and as it is restored.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::error::Error;
@@ -76,10 +78,17 @@ impl Task {
     }
 
     /// Creates a group as a backup of it was. A group that was restored already is answered as it is.
-    pub(super) fn restore(&mut self, name: Name, id: GroupId, state: Box<GroupState>, reply: Reply<Info>) {
+    pub(super) fn restore(
+        &mut self,
+        name: Name,
+        id: GroupId,
+        topic: Arc<dyn TopicLog>,
+        state: Box<GroupState>,
+        reply: Reply<Info>,
+    ) {
         match self.find(&name) {
             Some(found) if self.creating.contains_key(&found) => {
-                self.defer(found, Message::Restore(name, id, state, reply));
+                self.defer(found, Message::Restore(name, id, topic, state, reply));
             }
             Some(found) if found == id => drop(reply.send(self.described(Some(id), Members::Without))),
             Some(_) => drop(reply.send(Err(Error::Exists))),
@@ -87,7 +96,7 @@ impl Task {
                 Ok(()) => {
                     let ticket = self.unheard();
                     self.waiting.insert(ticket, Waiting::Created(id, reply));
-                    self.begin_creating(name, id);
+                    self.begin_creating(name, id, topic);
                     self.inputs.push_back(Input::Restore { ticket, group: id, state });
                 }
                 Err(error) => drop(reply.send(Err(error))),

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use super::dead_letter::{self, Copy};
 use super::error::Error;
-use super::events::{Event, Held, Lease, Leased};
+use super::events::{Event, Held, Leased};
 use super::logic::{
-    Fence, Grant, GroupId, HandedLease, Input, Order, Output, Refusal, Settlement, Span, Term, Ticket,
-    push_span,
+    Fence, Grant, GroupId, HandedLease, Input, Order, Output, Refusal, Span, Term, Ticket, push_span,
 };
 use super::mailbox::{Asker, Joined, Members};
 use super::shard::{Done, Source, Task, Waiting};
@@ -78,11 +77,7 @@ impl Task {
     }
 
     fn watch(&mut self, group: GroupId) {
-        let Some(state) = self.owner.shard().group(group) else { return };
-        let known = self.shared.topics.known(&state.about.topic);
-        let Some(topic) = known.filter(|topic| topic.epoch() == state.about.epoch) else {
-            return self.remove_gone(group);
-        };
+        let Some(topic) = self.topic_of(group).cloned() else { return self.remove_gone(group) };
         let source = Source { topic, progress: std::sync::Arc::default() };
         self.sources.insert(group, source);
         self.progressed(group);
@@ -219,6 +214,7 @@ impl Task {
     }
 
     fn lease(&mut self, grant: &Grant) {
+        let Some(epoch) = self.epoch_of(grant.group) else { return };
         let mut spans: Vec<Span> = Vec::with_capacity(grant.spans.len());
         grant.spans.iter().for_each(|&(span, _)| push_span(&mut spans, span));
         let Some(token) = self.token(grant.group, grant.fence, spans.clone()) else { return };
@@ -229,63 +225,12 @@ impl Task {
             fence: grant.fence.after(self.past_terms(grant.group)),
             left: Duration::from_millis(grant.left_ms),
             redeliveries: grant.spans.iter().copied().filter(|(_, delivery)| *delivery > 1).collect(),
+            spans,
+            group: grant.group,
+            epoch,
+            send_before: self.right_until(),
         };
-        let (stream, group, fence) = (grant.stream, grant.group, grant.fence);
-        self.fill(Box::new(Lease { stream, group, fence, spans, leased }));
-    }
-
-    /// Reads the records of a lease, at once if they are in memory.
-    fn fill(&mut self, lease: Box<Lease>) {
-        let Some(source) = self.sources.get(&lease.group) else { return };
-        let topic = source.topic.clone();
-        match source::cached(&*topic, &lease.spans) {
-            Ok(Some(runs)) => self.leased(lease, Ok(runs)),
-            Err(error) => self.leased(lease, Err(error)),
-            Ok(None) => {
-                self.reserve(lease.stream, lease.fence);
-                self.work.push(Box::pin(async move {
-                    let runs = source::read(&*topic, &lease.spans).await;
-                    Done::Leased(lease, runs)
-                }));
-            }
-        }
-    }
-
-    /// Sends a lease whose records were read.
-    pub(super) fn leased(&mut self, mut lease: Box<Lease>, read: Result<Vec<bytes::Bytes>, storage::Error>) {
-        match read {
-            Ok(runs) => {
-                lease.leased.batches = runs;
-                self.resolve(lease.stream, lease.fence, Some(Event::Lease(lease.leased)));
-            }
-            Err(storage::Error::Trimmed { earliest, .. }) => self.skip(lease, earliest.get()),
-            Err(storage::Error::TopicNotFound) => {
-                self.resolve(lease.stream, lease.fence, None);
-                self.remove_gone(lease.group);
-            }
-            Err(error) => {
-                let ended = Event::Ended(Error::Topic(error.into()));
-                self.resolve(lease.stream, lease.fence, Some(ended));
-            }
-        }
-    }
-
-    /// Settles the records of a lease that the topic does not hold any more, and reads the others.
-    fn skip(&mut self, mut lease: Box<Lease>, earliest: u64) {
-        let acts = lease.spans.iter().filter_map(|span| {
-            let gone = Span::new(span.start, span.end.min(earliest))?;
-            Some((gone, super::logic::Act::Skip))
-        });
-        let (acts, ticket) = (acts.collect(), self.unheard());
-        let (group, fence) = (lease.group, lease.fence);
-        self.inputs.push_back(Input::Settle(Settlement { ticket, group, fence, held: Vec::new(), acts }));
-        lease.spans =
-            lease.spans.iter().filter_map(|span| Span::new(span.start.max(earliest), span.end)).collect();
-        lease.leased.redeliveries.retain(|(span, _)| span.end > earliest);
-        if lease.spans.is_empty() {
-            return self.resolve(lease.stream, lease.fence, None);
-        }
-        self.fill(lease);
+        self.tell(grant.stream, Event::Lease(leased));
     }
 
     /// Answers a change that is durable.
@@ -355,7 +300,6 @@ impl Task {
             Done::Moved(group) => self.moved(group),
             Done::Read(group, from, read) => self.records(group, from, read),
             Done::ReadAgain(group, from) => self.read(group, from, &mut 0),
-            Done::Leased(lease, read) => self.leased(lease, read),
             Done::DeadLetter(group, offset, stored) => {
                 let is_stored = stored.is_ok();
                 METRICS.groups.dead_lettered.add(u64::from(is_stored));

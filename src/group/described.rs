@@ -1,21 +1,39 @@
 //! Descriptions of the groups of a shard and their members.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::error::Error;
 use super::info::{Info, Lag, MemberInfo, Status};
-use super::logic::{GroupId, GroupState};
+use super::logic::{GroupId, GroupState, Load};
 use super::mailbox::Members;
-use super::shard::Task;
+use super::shard::{Done, Task};
 use crate::record::Offset;
-use crate::storage::TopicLog;
+use crate::storage::{Numbering, TopicLog};
 
 /// Most members that are described.
 const MEMBERS_MAX: usize = 1000;
 
-/// Records of a topic without gaps between its offsets that a group has not settled, and the offset of the oldest one.
+/// How far a group is behind.
+pub(super) struct Behind {
+    /// Records that are not settled, without those from `uncounted_from` on.
+    pub records: u64,
+    /// Where offsets are sparse, the offset from which on records must be counted.
+    pub uncounted_from: Option<Offset>,
+    /// Offset of the oldest record that is not settled.
+    pub oldest: u64,
+}
+
+/// Finds how far a group is behind. In a topic with gaps between its offsets, records are known once they were read.
+fn behind(state: &GroupState, load: &Load, topic: &dyn TopicLog) -> Behind {
+    let (records, oldest) = unsettled(state, topic);
+    if topic.state().numbering() == Numbering::Dense {
+        return Behind { records, uncounted_from: None, oldest };
+    }
+    let (records, from) = load.read_to.map_or((0, oldest), |read_to| (load.known, read_to.max(oldest)));
+    Behind { records, uncounted_from: Some(Offset::new(from)), oldest }
+}
+
+/// Offsets that a group has not settled, and the oldest of them.
 fn unsettled(state: &GroupState, topic: &dyn TopicLog) -> (u64, u64) {
     let (earliest, tail) = (topic.earliest().get(), topic.tail().get());
     let head = state.progress.head().clamp(earliest, tail.max(earliest));
@@ -31,14 +49,14 @@ impl Task {
         let id = id.ok_or(Error::NotFound)?;
         let state = self.owner.shard().group(id).ok_or(Error::NotFound)?;
         let about = &state.about;
-        let topic = self.shared.topics.known(&about.topic).filter(|topic| topic.epoch() == about.epoch);
-        let topic = topic.ok_or(Error::NotFound)?;
-        let (records, oldest) = unsettled(state, &*topic);
+        let topic = self.topic_of(id).ok_or(Error::NotFound)?;
         let load = self.owner.load(id);
+        let Behind { records, uncounted_from, oldest } = behind(state, &load, &**topic);
         let status = Status {
             oldest_unsettled: Offset::new(oldest),
             tail: topic.tail(),
             lag: Lag { records, age: None },
+            uncounted_from,
             leased_records: load.leased,
             delayed_records: load.delayed,
             blocked_keys: load.blocked_keys,
@@ -68,7 +86,7 @@ impl Task {
             let session = self.sessions.get(&load.session);
             MemberInfo {
                 name: session.map_or_else(Box::default, |session| session.member.clone()),
-                principal: session.map_or_else(|| Arc::from(""), |session| session.principal.clone()),
+                principal: session.map_or_else(Box::default, |session| session.principal.as_ref().into()),
                 age: session.map_or(Duration::ZERO, |session| session.since.elapsed()),
                 is_connected: session.is_some_and(|session| self.streams.contains_key(&session.stream)),
                 credit_records: load.credit.0,
@@ -82,11 +100,21 @@ impl Task {
 
     /// Tells members how far their group is behind.
     pub(super) fn progressed(&self, id: GroupId) {
-        if let (Some(source), Some(state)) = (self.sources.get(&id), self.owner.shard().group(id)) {
-            let (records, oldest) = unsettled(state, &*source.topic);
-            source.progress.records.store(records, Ordering::Relaxed);
-            source.progress.oldest.store(oldest, Ordering::Relaxed);
-        }
+        let (Some(source), Some(state)) = (self.sources.get(&id), self.owner.shard().group(id)) else {
+            return;
+        };
+        let topic = &source.topic;
+        let Behind { records, uncounted_from, oldest } = behind(state, &self.owner.load(id), &**topic);
+        let Some(from) = uncounted_from.filter(|from| *from < topic.tail()) else {
+            return source.progress.store(records, oldest);
+        };
+        let (topic, progress) = (topic.clone(), source.progress.clone());
+        self.work.push(Box::pin(async move {
+            if let Ok(more) = topic.count_from(from).await {
+                progress.store(records + more, oldest);
+            }
+            Done::Nothing
+        }));
     }
 
     /// Looks after sessions and the lag of groups, once in a while.

@@ -43,9 +43,9 @@ pub enum Error {
     /// The topic was not restored from the backup that the group is in.
     #[error("the topic was not restored from the backup that holds this group: restore the topic first")]
     NotRestored,
-    /// The engine has no groups.
-    #[error("this server's engine has no groups")]
-    Unsupported,
+    /// The owner of the group changed before it received the request. Nothing was done.
+    #[error("the group moves to another replica")]
+    Moved,
     /// The topic, the storage or the server refused.
     #[error(transparent)]
     Topic(#[from] topic::Error),

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::error::Error;
 use super::logic::{Fence, GroupId, Outcome, Span};
+use crate::record::Epoch;
 
 /// A lease that a session holds already when a call takes it up.
 #[derive(Clone, Debug)]
@@ -35,16 +37,21 @@ pub struct Leased {
     pub left: Duration,
     /// Records that were delivered before, with the number of this delivery, which is 2 or more.
     pub redeliveries: Vec<(Span, u32)>,
+    /// Its records.
+    pub spans: Vec<Span>,
+    /// The group.
+    pub(super) group: GroupId,
+    /// Incarnation of the group's topic.
+    pub(super) epoch: Epoch,
+    /// Time after which it must not be handed out any more, as another owner may have followed; `None` for no such time.
+    pub(super) send_before: Option<Instant>,
 }
 
-/// Records on their way to a member.
-pub(super) struct Lease {
-    pub stream: u64,
-    pub group: GroupId,
-    pub fence: Fence,
-    /// Records that are still to be read.
-    pub spans: Vec<Span>,
-    pub leased: Leased,
+impl Leased {
+    /// Returns true if it must not be handed out any more.
+    pub(super) fn is_too_late(&self) -> bool {
+        self.send_before.is_some_and(|until| until <= Instant::now())
+    }
 }
 
 /// What happens to a member.

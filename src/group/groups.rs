@@ -1,13 +1,13 @@
 //! All groups of this server: calls are sent to the tasks of the shards, which are started when they are first needed.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, SetOnce, mpsc, oneshot};
-use tokio_util::task::TaskTracker;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{mpsc, oneshot};
 
 use super::backup::{self, Saved, SavedState};
+use super::delivery;
 use super::error::Error;
 use super::events::{Event, Leased};
 use super::info::Info;
@@ -16,51 +16,25 @@ use super::mailbox::{Asker, Mailbox, Members, Message, Name, NewGroup, NewLease,
 use super::member::{Connection, Member, gone};
 use super::redrive::Search;
 use super::requests::{Create, Join, LeaseOnce, Redrive, Redriven, Settlement, Source};
-use super::shard::{Shared, Task};
-use super::shard_log;
+use super::shards::{Missing, Shards};
 use super::source;
 use super::token::Token;
 use crate::config::Config;
-use crate::record::{BatchLimits, TopicName};
-use crate::storage::{self, Log, Retention, Stored, TopicLog};
+use crate::record::TopicName;
+use crate::storage::{self, Log, Stored};
 use crate::topic::{self, From as StartFrom, Topics, resolve_from};
 
-/// Longest wait for the log of a server that is starting.
-const START_TIMEOUT: Duration = Duration::from_secs(3);
-/// Longest wait for a shard to be handed over.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest time in which what is being read arrives, after the caller's own wait.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Most attempts to reach the owner of a shard, which may change at any time.
+const ASKS_MAX: usize = 4;
+/// Groups listed at once.
+const PAGE: usize = 200;
+
 /// A cheap handle to all groups.
 #[derive(Clone)]
 #[expect(missing_debug_implementations, reason = "topics have none")]
-pub struct Groups(Arc<Inner>);
-
-struct Inner {
-    topics: Topics,
-    log: SetOnce<Arc<dyn Log>>,
-    groups_max: usize,
-    members_max: usize,
-    batch_limits: BatchLimits,
-    count: Arc<AtomicUsize>,
-    shards: Vec<Mutex<Slot>>,
-    tasks: TaskTracker,
-}
-
-/// Task of a shard.
-enum Slot {
-    /// It was not needed so far.
-    Resting,
-    Working(Mailbox),
-    Closed,
-}
-
-/// Whether the topic of a shard is created if there is none.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Missing {
-    Create,
-    Leave,
-}
+pub struct Groups(Arc<Shards>);
 
 /// Result of a call.
 type Result<T> = std::result::Result<T, Error>;
@@ -69,109 +43,48 @@ impl Groups {
     /// Groups of a server that is starting.
     #[must_use]
     pub fn new(config: &Config, topics: Topics) -> Self {
-        Self(Arc::new(Inner {
-            topics,
-            log: SetOnce::new(),
-            groups_max: config.groups_max,
-            members_max: config.group_members_max,
-            batch_limits: BatchLimits {
-                records_max: config.batch_records_max,
-                bytes_max: config.batch_bytes_max,
-            },
-            count: Arc::default(),
-            shards: (0..SHARDS).map(|_| Mutex::new(Slot::Resting)).collect(),
-            tasks: TaskTracker::new(),
-        }))
+        Self(Arc::new(Shards::new(config, topics)))
     }
 
     /// Starts to serve the groups that this log stores, after its recovery. A second log is ignored.
     pub fn open(&self, log: Arc<dyn Log>) {
-        let _ = self.0.log.set(log);
+        self.0.open(log);
     }
 
     /// Hands the shards over and stops, before the log closes and after all calls have ended.
     pub async fn close(&self) {
-        let mut closing = Vec::new();
-        for shard in &self.0.shards {
-            if let Slot::Working(mailbox) = std::mem::replace(&mut *shard.lock().await, Slot::Closed) {
-                let (closed, wait) = oneshot::channel();
-                if mailbox.send(Message::Close(closed)).is_ok() {
-                    closing.push(wait);
-                }
-            }
-        }
-        self.0.tasks.close();
-        let all = async {
-            for closed in closing {
-                let _ = closed.await;
-            }
-            self.0.tasks.wait().await;
-        };
-        if tokio::time::timeout(CLOSE_TIMEOUT, all).await.is_err() {
-            tracing::warn!("groups were not handed over in time");
-        }
+        self.0.close().await;
     }
 
-    async fn log(&self) -> Result<&Arc<dyn Log>> {
-        let shutdown = self.0.topics.shutdown_signal();
-        let log = match self.0.log.get() {
-            Some(log) => log,
-            None => tokio::select! {
-                log = self.0.log.wait() => log,
-                () = shutdown.cancelled() => return Err(topic::Error::Draining.into()),
-                () = tokio::time::sleep(START_TIMEOUT) => return Err(topic::Error::Starting.into()),
-            },
-        };
-        if log.has_sole_owner() { Ok(log) } else { Err(Error::Unsupported) }
-    }
-
-    /// The task of a shard; none if the shard has no topic.
-    async fn shard(&self, shard: u64, missing: Missing) -> Result<Option<Mailbox>> {
-        let log = self.log().await?;
-        let slot = self.0.shards.get(usize::try_from(shard).unwrap_or(0)).ok_or_else(gone)?;
-        let mut slot = slot.lock().await;
-        match &*slot {
-            Slot::Working(mailbox) if !mailbox.is_closed() => return Ok(Some(mailbox.clone())),
-            Slot::Closed => return Err(topic::Error::Draining.into()),
-            _ => {}
-        }
-        let name = shard_log::name(shard);
-        let topic = match log.get(&name).await {
-            Err(storage::Error::TopicNotFound) if missing == Missing::Leave => return Ok(None),
-            Err(storage::Error::TopicNotFound) => {
-                log.create(name, Retention::default()).await.map_err(topic::Error::from)?
-            }
-            found => found.map_err(topic::Error::from)?,
-        };
-        let mailbox = self.start(log, topic).await?;
-        *slot = Slot::Working(mailbox.clone());
-        Ok(Some(mailbox))
-    }
-
-    async fn start(&self, log: &Arc<dyn Log>, topic: Arc<dyn TopicLog>) -> Result<Mailbox> {
-        let folded = shard_log::fold(&*topic).await.map_err(topic::Error::from)?;
-        let shared = Shared {
-            topics: self.0.topics.clone(),
-            log: log.clone(),
-            groups_max: self.0.groups_max,
-            members_max: self.0.members_max,
-            groups: self.0.count.clone(),
-            batch_limits: self.0.batch_limits,
-        };
-        let (mailbox, messages) = mpsc::unbounded_channel();
-        self.0.tasks.spawn(Task::new(folded, topic, shared, messages).run());
-        Ok(mailbox)
-    }
-
-    /// Sends a message to the task of a group, and waits for the answer.
+    /// Sends a message to the task of a group, and waits for the answer. Sends it again if the owner of the group changed
+    /// before it was received.
     async fn ask<T>(
         &self,
         name: &Name,
         missing: Missing,
-        message: impl FnOnce(Reply<T>) -> Message,
+        message: impl Fn(Reply<T>) -> Message,
     ) -> Result<T> {
-        let shard = self.shard(shard_of(&name.topic, &name.group), missing).await?;
-        ask(&shard.ok_or(Error::NotFound)?, message).await
+        let shard = shard_of(&name.topic, &name.group);
+        for _ in 1..ASKS_MAX {
+            match self.ask_once(shard, missing, &message).await {
+                Err(Error::Moved) => {}
+                answered => return answered?.ok_or(Error::NotFound),
+            }
+        }
+        self.ask_once(shard, missing, &message).await?.ok_or(Error::NotFound)
+    }
+
+    /// Sends a message to the task of a shard, and waits for the answer; none if the shard has no topic.
+    async fn ask_once<T>(
+        &self,
+        shard: u64,
+        missing: Missing,
+        message: impl FnOnce(Reply<T>) -> Message,
+    ) -> Result<Option<T>> {
+        match self.0.get(shard, missing).await? {
+            Some(mailbox) => ask(&mailbox, message).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Creates a group.
@@ -185,9 +98,9 @@ impl Groups {
         from: StartFrom,
         settings: Settings,
     ) -> Result<Info> {
-        self.log().await?;
+        self.0.log().await?;
         let (name, new) = (name(topic, group), self.new_group(topic, Create { from, settings }).await?);
-        self.ask(&name, Missing::Create, |reply| Message::Create(name.clone(), new, reply)).await
+        self.ask(&name, Missing::Create, |reply| Message::Create(name.clone(), new.clone(), reply)).await
     }
 
     async fn new_group(&self, topic: &TopicName, create: Create) -> Result<NewGroup> {
@@ -229,17 +142,23 @@ impl Groups {
         id: GroupId,
         saved: SavedState,
     ) -> Result<Info> {
-        self.log().await?;
+        self.0.log().await?;
         let (name, topic) = (name(topic, group), self.0.topics.get(topic).await?);
         let state = Box::new(saved.restored(&*topic)?);
-        self.ask(&name, Missing::Create, |reply| Message::Restore(name.clone(), id, state, reply)).await
+        let message = |reply| Message::Restore(name.clone(), id, topic.clone(), state.clone(), reply);
+        self.ask(&name, Missing::Create, message).await
     }
 
-    /// Adds the age of the oldest record that is not settled.
+    /// Adds records that were not counted, and the age of the oldest one that is not settled.
     async fn with_age(&self, mut info: Info) -> Info {
-        if info.status.lag.records > 0
+        let uncounted = info.status.uncounted_from.take();
+        if (info.status.lag.records > 0 || uncounted.is_some())
             && let Ok(topic) = self.0.topics.get(&info.topic).await
         {
+            if let Some(from) = uncounted {
+                info.status.tail = topic.tail();
+                info.status.lag.records += topic.count_from(from).await.unwrap_or(0);
+            }
             let oldest = info.status.oldest_unsettled;
             let from_memory = source::cached_age(&*topic, oldest);
             info.status.lag.age = match from_memory {
@@ -264,10 +183,7 @@ impl Groups {
         let after = after.map(|(topic, group)| Name { topic, group });
         let mut found = Vec::new();
         for shard in 0..SHARDS {
-            if let Some(mailbox) = self.shard(shard, Missing::Leave).await? {
-                let (topic, after) = (topic.cloned(), after.clone());
-                found.extend(ask(&mailbox, |reply| Message::List(topic, after, limit, reply)).await?);
-            }
+            self.list_shard(shard, topic, after.clone(), limit, &mut found).await?;
         }
         found.sort_by(|a, b| (&a.topic, &a.name).cmp(&(&b.topic, &b.name)));
         found.truncate(limit);
@@ -276,6 +192,37 @@ impl Groups {
             described.push(self.with_age(info).await);
         }
         Ok(described)
+    }
+
+    /// Adds the groups of a shard to a list, page by page, as an answer of another replica has a limited size.
+    async fn list_shard(
+        &self,
+        shard: u64,
+        topic: Option<&TopicName>,
+        mut after: Option<Name>,
+        limit: usize,
+        found: &mut Vec<Info>,
+    ) -> Result<()> {
+        let mut left = limit;
+        while left > 0 {
+            let size = left.min(PAGE);
+            let message = |reply| Message::List(topic.cloned(), after.clone(), size, reply);
+            let mut page = self.ask_once(shard, Missing::Leave, message).await;
+            for _ in 1..ASKS_MAX {
+                if matches!(page, Err(Error::Moved)) {
+                    page = self.ask_once(shard, Missing::Leave, message).await;
+                }
+            }
+            let Some(page) = page? else { return Ok(()) };
+            left -= page.len();
+            let is_last = page.len() < size;
+            found.extend(page);
+            if is_last {
+                return Ok(());
+            }
+            after = found.last().map(|info| Name { topic: info.topic.clone(), group: info.name.clone() });
+        }
+        Ok(())
     }
 
     /// Replaces the settings of a group.
@@ -290,7 +237,8 @@ impl Groups {
         settings: Settings,
     ) -> Result<Info> {
         let name = name(topic, group);
-        self.ask(&name, Missing::Leave, |reply| Message::Update(name.clone(), id, settings, reply)).await
+        self.ask(&name, Missing::Leave, |reply| Message::Update(name.clone(), id, settings.clone(), reply))
+            .await
     }
 
     /// Deletes a group.
@@ -307,12 +255,13 @@ impl Groups {
     /// # Errors
     /// There is no such group, or the place is beyond the tail.
     pub async fn seek(&self, topic: &TopicName, group: &GroupName, to: StartFrom) -> Result<Info> {
-        self.log().await?;
+        self.0.log().await?;
         let name = name(topic, group);
         let log = self.0.topics.get(topic).await?;
         let to = resolve_from(&*log, to).await?.get();
-        let info =
-            self.ask(&name, Missing::Leave, |reply| Message::Seek(name.clone(), log, to, reply)).await?;
+        let info = self
+            .ask(&name, Missing::Leave, |reply| Message::Seek(name.clone(), log.clone(), to, reply))
+            .await?;
         Ok(self.with_age(info).await)
     }
 
@@ -340,7 +289,7 @@ impl Groups {
     }
 
     async fn reopen(&self, name: &Name, what: Reopen) -> Result<u64> {
-        self.ask(name, Missing::Leave, |reply| Message::Redrive(name.clone(), what, reply)).await
+        self.ask(name, Missing::Leave, |reply| Message::Redrive(name.clone(), what.clone(), reply)).await
     }
 
     /// Makes a call a member, with a new session or one that it takes up again.
@@ -348,7 +297,7 @@ impl Groups {
     /// # Errors
     /// There is no such group and none may be created, it has too many members, or the session has ended.
     pub async fn join(&self, join: Join) -> Result<Member> {
-        self.log().await?;
+        self.0.log().await?;
         self.check_complete(&join.topic)?;
         let name = name(&join.topic, &join.group);
         let missing = if join.create.is_some() { Missing::Create } else { Missing::Leave };
@@ -358,23 +307,28 @@ impl Groups {
             Some(create) => Some(self.new_group(&join.topic, create).await?),
             None => None,
         };
-        let (events, received) = mpsc::unbounded_channel();
-        let shard = self.shard(shard_of(&name.topic, &name.group), missing).await?;
-        let shard = shard.ok_or(Error::NotFound)?;
-        let connection = Connection::of_member(shard.clone(), session);
-        let new = NewMember {
-            name,
-            member: join.member,
-            principal: join.principal,
-            session,
-            stream: connection.stream,
-            is_resumed,
-            create,
-            has_created: false,
-            events,
-        };
-        let joined = ask(&shard, |reply| Message::Join(new, reply)).await?;
-        Ok(Member::new(joined, connection, received))
+        for attempt in 1.. {
+            let (events, received) = mpsc::unbounded_channel();
+            let shard = self.0.get(shard_of(&name.topic, &name.group), missing).await?;
+            let shard = shard.ok_or(Error::NotFound)?;
+            let connection = Connection::of_member(shard.clone(), session);
+            let new = NewMember {
+                name: name.clone(),
+                member: join.member.clone(),
+                principal: join.principal.clone(),
+                session,
+                stream: connection.stream,
+                is_resumed,
+                create: create.clone(),
+                has_created: false,
+                events,
+            };
+            match ask(&shard, |reply| Message::Join(new, reply)).await {
+                Err(Error::Moved) if attempt < ASKS_MAX => {}
+                joined => return Ok(Member::new(joined?, connection, received)),
+            }
+        }
+        Err(gone())
     }
 
     /// Checks that a topic is not the beginning of a restored backup.
@@ -388,15 +342,10 @@ impl Groups {
     /// # Errors
     /// There is no such group.
     pub async fn lease(&self, once: LeaseOnce) -> Result<Vec<Leased>> {
-        let LeaseOnce { topic, group, records, bytes, wait } = once;
-        self.check_complete(&topic)?;
-        let name = name(&topic, &group);
-        let shard = self.shard(shard_of(&topic, &group), Missing::Leave).await?.ok_or(Error::NotFound)?;
-        let (events, mut received) = mpsc::unbounded_channel();
-        let call = Connection::of_lease(shard.clone(), new_session()?);
+        let wait = once.wait;
+        self.check_complete(&once.topic)?;
+        let (call, mut received) = self.wait_for_lease(&once).await?;
         let (session, stream) = (call.session, call.stream);
-        let new = NewLease { name, session, stream, records, bytes, events };
-        ask(&shard, |reply| Message::LeaseOnce(new, reply)).await?;
         let shutdown = self.0.topics.shutdown_signal();
         let first = tokio::select! {
             first = received.recv() => first,
@@ -409,13 +358,43 @@ impl Groups {
         };
         match first {
             Some(Event::Lease(leased)) => {
+                let topic = self.0.topics.get(&once.topic).await?;
+                let filled = delivery::fill(topic, call.shard(), leased).await;
                 call.close();
-                Ok(vec![leased])
+                match filled {
+                    Some(Event::Lease(leased)) => Ok(vec![leased]),
+                    Some(Event::Ended(error)) => Err(error),
+                    _ => Ok(Vec::new()),
+                }
             }
             Some(Event::Ended(error)) => Err(error),
             Some(_) => Ok(Vec::new()),
             None => Err(gone()),
         }
+    }
+
+    /// Lets a call wait for a lease, which is the first event.
+    async fn wait_for_lease(&self, once: &LeaseOnce) -> Result<(Connection, UnboundedReceiver<Event>)> {
+        let name = name(&once.topic, &once.group);
+        for attempt in 1.. {
+            let shard = self.0.get(shard_of(&name.topic, &name.group), Missing::Leave).await?;
+            let shard = shard.ok_or(Error::NotFound)?;
+            let (events, received) = mpsc::unbounded_channel();
+            let call = Connection::of_lease(shard.clone(), new_session()?);
+            let new = NewLease {
+                name: name.clone(),
+                session: call.session,
+                stream: call.stream,
+                records: once.records,
+                bytes: once.bytes,
+                events,
+            };
+            match ask(&shard, |reply| Message::LeaseOnce(new, reply)).await {
+                Err(Error::Moved) if attempt < ASKS_MAX => {}
+                asked => return asked.map(|()| (call, received)),
+            }
+        }
+        Err(gone())
     }
 
     /// Settles a lease of any call. What is settled is durable.
@@ -424,7 +403,10 @@ impl Groups {
     /// The group is gone, or the storage failed; then it may have taken effect.
     pub async fn settle(&self, token: Token, settlement: Settlement) -> Result<Vec<(Span, Outcome)>> {
         let name = name(&token.topic, &token.group);
-        self.ask(&name, Missing::Leave, |reply| Message::Settle(token, settlement, Asker::Call(reply))).await
+        self.ask(&name, Missing::Leave, |reply| {
+            Message::Settle(token.clone(), settlement.clone(), Asker::Call(reply))
+        })
+        .await
     }
 
     /// Extends a lease. Returns the time left; none if it is lost.
@@ -433,7 +415,8 @@ impl Groups {
     /// The group is gone.
     pub async fn extend(&self, token: Token, time: Option<Duration>) -> Result<Option<Duration>> {
         let name = name(&token.topic, &token.group);
-        self.ask(&name, Missing::Leave, |reply| Message::Extend(token, time, Asker::Call(reply))).await
+        self.ask(&name, Missing::Leave, |reply| Message::Extend(token.clone(), time, Asker::Call(reply)))
+            .await
     }
 }
 
@@ -452,6 +435,6 @@ fn new_session() -> Result<SessionId> {
 
 async fn ask<T>(shard: &Mailbox, message: impl FnOnce(Reply<T>) -> Message) -> Result<T> {
     let (reply, answer) = oneshot::channel();
-    shard.send(message(reply)).map_err(|_| gone())?;
+    shard.send(message(reply)).map_err(|_| Error::Moved)?;
     answer.await.map_err(|_| gone())?
 }

@@ -1,13 +1,14 @@
 //! Groups and members as they are described to people.
 
-use std::sync::Arc;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::logic::{GroupId, GroupName, Settings};
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
 
 /// A group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Info {
     /// The topic.
     pub topic: TopicName,
@@ -26,7 +27,7 @@ pub struct Info {
 }
 
 /// The state of a group's work.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
     /// Offset of the oldest record that is not settled; the tail if all are.
     pub oldest_unsettled: Offset,
@@ -34,6 +35,8 @@ pub struct Status {
     pub tail: Offset,
     /// How far the group is behind.
     pub lag: Lag,
+    /// The offset from which on the records are not in `lag`, and must be counted; `None` if all are.
+    pub(super) uncounted_from: Option<Offset>,
     /// Records that members hold.
     pub leased_records: u64,
     /// Records that wait for their next delivery.
@@ -59,7 +62,7 @@ pub struct Status {
 }
 
 /// How far a group is behind its topic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lag {
     /// Records that are not settled.
     pub records: u64,
@@ -68,12 +71,12 @@ pub struct Lag {
 }
 
 /// A member of a group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MemberInfo {
     /// Name that it joined with.
     pub name: Box<str>,
     /// Principal that it joined as.
-    pub principal: Arc<str>,
+    pub principal: Box<str>,
     /// Time since it joined.
     pub age: Duration,
     /// False while its call is cut off and its session goes on.

@@ -1,15 +1,16 @@
 //! Messages to the task of a shard, and its answers.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::Error;
 use super::events::{Event, Held};
 use super::info::Info;
-use super::logic::{GroupId, GroupName, GroupState, Outcome, Piece, SessionId, Settings, Span};
+use super::logic::{Act, Fence, GroupId, GroupName, GroupState, Outcome, Piece, SessionId, Settings, Span};
 
 use super::requests::Settlement;
 use super::token::Token;
@@ -23,13 +24,14 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 pub(super) type Outcomes = Vec<(Span, Outcome)>;
 
 /// Name of a group.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct Name {
     pub topic: TopicName,
     pub group: GroupName,
 }
 
 /// A group to create.
+#[derive(Clone)]
 pub(super) struct NewGroup {
     pub topic: Arc<dyn TopicLog>,
     pub start: u64,
@@ -80,6 +82,14 @@ pub(super) struct Progress {
     pub oldest: AtomicU64,
 }
 
+impl Progress {
+    /// Tells a new lag.
+    pub(super) fn store(&self, records: u64, oldest: u64) {
+        self.records.store(records, Ordering::Relaxed);
+        self.oldest.store(oldest, Ordering::Relaxed);
+    }
+}
+
 /// Receiver of the answer to a settlement or an extension.
 pub(super) enum Asker<T> {
     /// A member, by its stream; with its number of the request.
@@ -95,7 +105,7 @@ pub(super) enum Message {
     /// The state of a group for a backup, in parts.
     Save(Name, Reply<(Info, Vec<Piece>)>),
     /// Creates a group as a backup of it was.
-    Restore(Name, GroupId, Box<GroupState>, Reply<Info>),
+    Restore(Name, GroupId, Arc<dyn TopicLog>, Box<GroupState>, Reply<Info>),
     /// Groups after a name, of one topic or all, up to a number.
     List(Option<TopicName>, Option<Name>, usize, Reply<Vec<Info>>),
     Update(Name, Option<GroupId>, Settings, Reply<Info>),
@@ -125,6 +135,13 @@ pub(super) enum Message {
     },
     Settle(Token, Settlement, Asker<Outcomes>),
     Extend(Token, Option<Duration>, Asker<Option<Duration>>),
+    /// The records of a lease that a member was not given. Nobody waits for the outcome.
+    GiveUp {
+        group: GroupId,
+        fence: Fence,
+        spans: Vec<Span>,
+        act: Act,
+    },
     Leave {
         session: SessionId,
         stream: u64,
@@ -139,6 +156,7 @@ pub(super) enum Message {
 }
 
 /// Records to open again.
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) enum Reopen {
     /// Those at these offsets, with the offset up to which the dead letter topic was searched for them.
     Dead(Vec<u64>, u64),

@@ -1,11 +1,13 @@
 //! A member of a group: its requests go to the group's owner, and its events come back.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::delivery;
 use super::error::Error;
 use super::events::{Event, Held};
 use super::info::{Info, Lag};
@@ -15,37 +17,46 @@ use super::requests::Settlement;
 use super::source;
 use super::token::Token;
 use crate::record::Offset;
-use crate::storage::{self, Stored};
+use crate::storage::{self, BoxFuture, Stored};
 
 /// A call's place at the task of a shard, which is told if the call ends early.
 pub(super) struct Connection {
     pub session: SessionId,
-    /// Number of the call's stream. No other stream of this process has it.
+    /// Number of the call's stream. No other stream has it.
     pub stream: u64,
     shard: Mailbox,
     /// What the task is told when this is dropped.
     at_end: Option<Message>,
 }
 
-/// Number of the last stream.
-static STREAMS: AtomicU64 = AtomicU64::new(0);
+/// A new number of a stream. No other process of a fleet gives it.
+fn new_stream() -> u64 {
+    static FIRST: OnceLock<u64> = OnceLock::new();
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let first = FIRST.get_or_init(|| getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)));
+    first.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed))
+}
 
 impl Connection {
     /// A place for a member. Its session goes on for the group's grace when it is dropped.
     pub(super) fn of_member(shard: Mailbox, session: SessionId) -> Self {
-        let stream = STREAMS.fetch_add(1, Ordering::Relaxed);
+        let stream = new_stream();
         Self { session, stream, shard, at_end: Some(Message::Cut { session, stream }) }
     }
 
     /// A place for a call that gets one lease.
     pub(super) fn of_lease(shard: Mailbox, session: SessionId) -> Self {
-        let stream = STREAMS.fetch_add(1, Ordering::Relaxed);
+        let stream = new_stream();
         Self { session, stream, shard, at_end: Some(Message::Cancel { session, stream }) }
     }
 
     pub(super) fn send(&self, message: Message) {
         // A task that ended has told the call.
         let _ = self.shard.send(message);
+    }
+
+    pub(super) fn shard(&self) -> Mailbox {
+        self.shard.clone()
     }
 
     /// Ends the call without a word: it has its lease.
@@ -67,6 +78,8 @@ pub struct Member {
     joined: Joined,
     connection: Connection,
     events: mpsc::UnboundedReceiver<Event>,
+    /// A lease whose records are being read. Later events wait.
+    reading: Option<BoxFuture<'static, Option<Event>>>,
 }
 
 impl Member {
@@ -75,7 +88,7 @@ impl Member {
         connection: Connection,
         events: mpsc::UnboundedReceiver<Event>,
     ) -> Self {
-        Self { joined, connection, events }
+        Self { joined, connection, events, reading: None }
     }
 
     /// The group as it was at the join, without its members.
@@ -139,6 +152,29 @@ impl Member {
 
     /// Polls for the next event. Pending for ever after the last one.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            if let Some(reading) = &mut self.reading {
+                let event = ready!(reading.as_mut().poll(cx));
+                self.reading = None;
+                match event {
+                    Some(event) => return Poll::Ready(event),
+                    None => continue,
+                }
+            }
+            match ready!(self.poll_event(cx)) {
+                Event::Lease(mut leased) => {
+                    if delivery::fill_cached(&*self.joined.topic, &mut leased) {
+                        return Poll::Ready(Event::Lease(leased));
+                    }
+                    let (topic, shard) = (self.joined.topic.clone(), self.connection.shard());
+                    self.reading = Some(Box::pin(delivery::fill(topic, shard, leased)));
+                }
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         match self.events.poll_recv(cx) {
             Poll::Ready(Some(event)) => Poll::Ready(event),
             // The task of the shard ended without a word.

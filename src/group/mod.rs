@@ -5,9 +5,11 @@
 mod backup;
 mod carry_out;
 mod dead_letter;
+mod delivery;
 mod described;
 mod error;
 mod events;
+mod fleet;
 mod groups;
 mod info;
 pub mod logic;
@@ -17,6 +19,7 @@ mod redrive;
 mod requests;
 mod shard;
 mod shard_log;
+mod shards;
 mod source;
 mod take;
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::logic::{Act, GroupName, SessionId, Settings, Span};
 use crate::record::TopicName;
 use crate::topic::From as StartFrom;
@@ -49,7 +51,7 @@ pub struct LeaseOnce {
 }
 
 /// What is to become of the records of one lease.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settlement {
     /// The acts in the order in which they take effect.
     pub acts: Vec<(Span, Act)>,

@@ -6,21 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
+use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::error::Error;
-use super::events::{Event, Lease};
+use super::events::Event;
 use super::info::Info;
-use super::logic::{Command, Fence, GroupId, Input, Now, Owner, SessionId, Shard, Ticket};
+use super::logic::{Command, GroupId, Input, Now, Owner, SessionId, Shard, Tenure, Ticket};
 use super::mailbox::{Asker, Joined, Message, Name, Outcomes, Progress, Reply};
 use super::member;
-use super::shard_log::{self, Sized};
+use super::shard_log::{self, Reader, Sized, Stored};
 use crate::record::UnixMicros;
 use crate::storage::{self, Appended, Appender, BoxFuture, Chunk, Hold, Log, TopicLog};
-use crate::topic::Topics;
+use crate::topic::{self, Topics};
 
 /// Most appends under way. Further commands are gathered into larger batches.
 const APPENDS_MAX: usize = 8;
@@ -32,6 +32,13 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 /// Copies that are published to dead letter topics at the same time.
 const DEAD_LETTERS_AT_ONCE: usize = 16;
+
+/// Times of an owner in a fleet. Another replica follows [`TAKEOVER`](super::fleet::TAKEOVER) after it has folded the
+/// owner's last command.
+const TENURE: Tenure = Tenure { renew_ms: 2000, right_ms: 4000 };
+
+/// Time after which a shard of a fleet that nobody needs has no owner.
+const REST_AFTER: Duration = Duration::from_secs(30);
 
 /// What all shards share.
 #[derive(Clone)]
@@ -58,15 +65,6 @@ pub(super) struct Stream {
     pub group: GroupId,
     /// True for a call that gets one lease: its first event is its last.
     pub is_once: bool,
-    /// Events that wait for the records of an earlier lease to be read, in order.
-    pub outbox: VecDeque<Outgoing>,
-}
-
-/// An event on its way to a member.
-pub(super) enum Outgoing {
-    Ready(Event),
-    /// Records of the lease with this fence are being read.
-    Reading(Fence),
 }
 
 /// A member as people see it.
@@ -106,11 +104,48 @@ pub(super) enum Done {
     Read(GroupId, u64, Result<Chunk, storage::Error>),
     /// A read for the owner failed a while ago.
     ReadAgain(GroupId, u64),
-    /// A read for a member.
-    Leased(Box<Lease>, Result<Vec<bytes::Bytes>, storage::Error>),
     /// A copy in the dead letter topic.
     DeadLetter(GroupId, u64, Result<(), String>),
     Nothing,
+}
+
+/// Reads the next commands of the shard.
+type Following = BoxFuture<'static, (Reader, Result<Vec<Stored>, storage::Error>)>;
+
+/// A shard that was folded.
+pub(super) struct Begun {
+    pub shard: Shard,
+    /// Reader of the commands after those.
+    pub reader: Reader,
+    /// Topic that stores the shard.
+    pub topic: Arc<dyn TopicLog>,
+    /// Topics of its groups, without those that are gone.
+    pub topics: HashMap<GroupId, Arc<dyn TopicLog>>,
+}
+
+impl Begun {
+    /// Looks up the topics of the groups of a shard.
+    ///
+    /// # Errors
+    /// The storage failed.
+    pub(super) async fn new(
+        reader: Reader,
+        shard: Shard,
+        topic: Arc<dyn TopicLog>,
+        all: &Topics,
+    ) -> Result<Self, topic::Error> {
+        /// Topics looked up at the same time.
+        const AT_ONCE: usize = 16;
+        let wanted: Vec<_> = shard.groups().map(|(id, state)| (id, state.about.clone())).collect();
+        let found =
+            futures_util::stream::iter(wanted).map(async |(id, about)| match all.get(&about.topic).await {
+                Ok(topic) => Ok((topic.epoch() == about.epoch).then_some((id, topic))),
+                Err(topic::Error::Storage(storage::Error::TopicNotFound)) => Ok(None),
+                Err(error) => Err(error),
+            });
+        let found = found.buffer_unordered(AT_ONCE).try_filter_map(async |found| Ok(found));
+        Ok(Self { topics: found.try_collect().await?, reader, shard, topic })
+    }
 }
 
 /// A task of a shard.
@@ -124,17 +159,24 @@ pub(super) struct Task {
     begun: Instant,
     pub commands: VecDeque<Command>,
     appends: FuturesOrdered<BoxFuture<'static, (Vec<Sized>, Appended)>>,
+    /// The next commands that are stored, whoever wrote them. None if no other replica can write any.
+    following: Option<Following>,
     pub inputs: VecDeque<Input>,
     pub work: FuturesUnordered<BoxFuture<'static, Done>>,
     pub names: BTreeMap<Name, GroupId>,
     /// Messages for groups whose creation is not durable.
     pub creating: BTreeMap<GroupId, Vec<Message>>,
+    /// Topics of the groups.
+    pub topics: HashMap<GroupId, Arc<dyn TopicLog>>,
+    /// Topics of the groups at work.
     pub sources: HashMap<GroupId, Source>,
     next_ticket: u64,
     pub waiting: HashMap<Ticket, Waiting>,
     pub streams: HashMap<u64, Stream>,
     pub sessions: HashMap<SessionId, Session>,
     next_sweep: Instant,
+    /// Time at which a call or a member last needed the shard.
+    used_at: Instant,
     /// Reasons of failures, by group and first offset, with the end of the offsets.
     pub reasons: BTreeMap<(GroupId, u64), (u64, Box<str>)>,
     /// The keys of `reasons`, the oldest first.
@@ -147,20 +189,21 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// Begins the next term of a shard that was folded.
-    pub(super) fn new(
-        shard: Shard,
-        topic: Arc<dyn TopicLog>,
-        shared: Shared,
-        mailbox: mpsc::UnboundedReceiver<Message>,
-    ) -> Self {
+    /// Begins the next term of a shard.
+    pub(super) fn new(begun: Begun, shared: Shared, mailbox: mpsc::UnboundedReceiver<Message>) -> Self {
+        let Begun { reader, shard, topic, topics } = begun;
+        let is_sole = shared.log.has_sole_owner();
         let named = |(id, state): (GroupId, &super::logic::GroupState)| {
             (Name { topic: state.about.topic.clone(), group: state.about.name.clone() }, id)
         };
         let names: BTreeMap<Name, GroupId> = shard.groups().map(named).collect();
         shared.groups.fetch_add(names.len(), std::sync::atomic::Ordering::Relaxed);
         Self {
-            owner: Owner::begin(shard, Now { millis: 0, wall: UnixMicros::now() }),
+            owner: Owner::begin(
+                shard,
+                Now { millis: 0, wall: UnixMicros::now() },
+                (!is_sole).then_some(TENURE),
+            ),
             shared,
             appender: topic.appender(),
             topic,
@@ -168,16 +211,19 @@ impl Task {
             begun: Instant::now(),
             commands: VecDeque::new(),
             appends: FuturesOrdered::new(),
+            following: (!is_sole).then(|| follow(reader)),
             inputs: VecDeque::new(),
             work: FuturesUnordered::new(),
             names,
             creating: BTreeMap::new(),
+            topics,
             sources: HashMap::new(),
             next_ticket: 1,
             waiting: HashMap::new(),
             streams: HashMap::new(),
             sessions: HashMap::new(),
             next_sweep: Instant::now(),
+            used_at: Instant::now(),
             reasons: BTreeMap::new(),
             reasons_by_age: VecDeque::new(),
             problems: HashMap::new(),
@@ -187,17 +233,21 @@ impl Task {
         }
     }
 
-    /// Works until the shard is closed or its storage fails.
-    pub(super) async fn run(mut self) {
+    /// Works until the shard is closed, its storage fails, or another replica owns it. Says once that it owns the shard.
+    pub(super) async fn run(mut self, mut owning: Option<oneshot::Sender<()>>) {
         loop {
             self.carry_on();
             if self.failed.is_some() || self.owner.has_ended() {
                 break;
             }
             let is_owning = self.owner.is_owning();
+            if let Some(owning) = owning.take_if(|_| is_owning) {
+                let _ = owning.send(());
+            }
             let wake = self.wakes_at();
             tokio::select! {
                 Some((commands, appended)) = self.appends.next() => self.appended(commands, appended),
+                (reader, stored) = next(&mut self.following) => self.stored(reader, stored),
                 Some(done) = self.work.next() => self.done(done),
                 message = self.mailbox.recv(), if is_owning => match message {
                     Some(message) => self.take_all(message),
@@ -215,8 +265,14 @@ impl Task {
         Now { millis, wall: UnixMicros::now() }
     }
 
+    /// Time until which leases may be handed out; `None` if no other replica can own the shard.
+    pub(super) fn right_until(&self) -> Option<Instant> {
+        self.following.as_ref().map(|_| self.begun + Duration::from_millis(self.owner.right_until()))
+    }
+
     fn wakes_at(&self) -> Instant {
-        let sweep = if self.sessions.is_empty() { None } else { Some(self.next_sweep) };
+        let is_swept = !self.sessions.is_empty() || self.following.is_some();
+        let sweep = is_swept.then_some(self.next_sweep);
         // A timer of the owner is due once its whole millisecond is over.
         let owner = self.owner.wakes_at().map(|at| self.begun + Duration::from_millis(at));
         let wake = sweep.into_iter().chain(owner).min();
@@ -237,8 +293,20 @@ impl Task {
         if self.next_sweep <= Instant::now() {
             self.next_sweep = Instant::now() + SWEEP_INTERVAL;
             self.sweep();
+            self.rest();
         }
         self.store();
+    }
+
+    /// Hands a shard of a fleet over that nobody needs.
+    fn rest(&mut self) {
+        if !(self.streams.is_empty() && self.sessions.is_empty() && self.waiting.is_empty()) {
+            self.used_at = Instant::now();
+        }
+        if self.following.is_some() && self.used_at.elapsed() >= REST_AFTER {
+            let now = self.now();
+            self.owner.hand_over(now);
+        }
     }
 
     fn store(&mut self) {
@@ -256,13 +324,34 @@ impl Task {
             tracing::warn!(shard = %self.topic.name(), %error, "groups could not be stored");
             return self.fail(Error::Topic(error.into()));
         };
+        if self.following.is_some() {
+            return;
+        }
         for (index, (command, size)) in commands.into_iter().enumerate() {
             let now = self.now();
             self.owner.fold(now, receipt.first.plus(index as u64), size, &command);
         }
     }
 
+    /// Folds commands that were read.
+    fn stored(&mut self, reader: Reader, stored: Result<Vec<Stored>, storage::Error>) {
+        match stored {
+            Ok(commands) => {
+                for (at, size, command) in commands {
+                    let now = self.now();
+                    self.owner.fold(now, at, size, &command);
+                }
+                self.following = Some(follow(reader));
+            }
+            Err(error) => {
+                tracing::warn!(shard = %self.topic.name(), %error, "groups could not be read");
+                self.fail(Error::Topic(error.into()));
+            }
+        }
+    }
+
     fn take_all(&mut self, first: Message) {
+        self.used_at = Instant::now();
         let mut next = Some(first);
         for _ in 0..MESSAGES_AT_ONCE {
             let Some(message) = next else { return };
@@ -287,6 +376,8 @@ impl Task {
     /// Answers everyone who waits.
     fn end(mut self) {
         let error = self.failed.take().unwrap_or_else(member::gone);
+        // Another replica may own the shard.
+        let unread = if self.following.is_some() { Error::Moved } else { error.clone() };
         self.shared.groups.fetch_sub(self.names.len(), std::sync::atomic::Ordering::Relaxed);
         for stream in self.streams.values() {
             let _ = stream.events.send(Event::Ended(error.clone()));
@@ -296,7 +387,7 @@ impl Task {
         }
         self.mailbox.close();
         while let Ok(message) = self.mailbox.try_recv() {
-            message.fail(error.clone());
+            message.fail(unread.clone());
         }
         if let Some(closed) = self.closing.take() {
             let _ = closed.send(());
@@ -316,63 +407,40 @@ impl Task {
         Ticket(self.next_ticket)
     }
 
-    /// Sends an event to a stream that is still open, after those that wait.
+    /// Sends an event to a stream that is still open.
     pub(super) fn tell(&mut self, stream: u64, event: Event) {
-        if let Some(open) = self.streams.get_mut(&stream) {
-            open.outbox.push_back(Outgoing::Ready(event));
-            self.flush(stream);
-        }
-    }
-
-    /// Sends what waits for nothing any more.
-    fn flush(&mut self, stream: u64) {
-        let Some(open) = self.streams.get_mut(&stream) else { return };
-        while matches!(open.outbox.front(), Some(Outgoing::Ready(_))) {
-            if let Some(Outgoing::Ready(event)) = open.outbox.pop_front() {
-                // A call that is dropped has told so.
-                let _ = open.events.send(event);
-            }
+        if let Some(open) = self.streams.get(&stream) {
+            // A call that is dropped has told so.
+            let _ = open.events.send(event);
             if open.is_once {
                 self.streams.remove(&stream);
-                return;
             }
         }
-    }
-
-    /// Keeps the place of a lease whose records are being read.
-    pub(super) fn reserve(&mut self, stream: u64, fence: Fence) {
-        if let Some(stream) = self.streams.get_mut(&stream)
-            && stream.place_of(fence).is_none()
-        {
-            stream.outbox.push_back(Outgoing::Reading(fence));
-        }
-    }
-
-    /// Sends a lease in its place, or gives the place up.
-    pub(super) fn resolve(&mut self, stream: u64, fence: Fence, event: Option<Event>) {
-        let Some(open) = self.streams.get_mut(&stream) else { return };
-        match (open.place_of(fence), event) {
-            (Some(place), Some(event)) => {
-                if let Some(waiting) = open.outbox.get_mut(place) {
-                    *waiting = Outgoing::Ready(event);
-                }
-            }
-            (Some(place), None) => drop(open.outbox.remove(place)),
-            (None, Some(event)) => open.outbox.push_back(Outgoing::Ready(event)),
-            (None, None) => {}
-        }
-        self.flush(stream);
     }
 }
 
 impl Stream {
     /// A member's stream.
-    pub(super) fn new(events: mpsc::UnboundedSender<Event>, session: SessionId, group: GroupId) -> Self {
-        Self { events, session, group, is_once: false, outbox: VecDeque::new() }
+    pub(super) const fn new(
+        events: mpsc::UnboundedSender<Event>,
+        session: SessionId,
+        group: GroupId,
+    ) -> Self {
+        Self { events, session, group, is_once: false }
     }
+}
 
-    fn place_of(&self, fence: Fence) -> Option<usize> {
-        self.outbox.iter().position(|waiting| matches!(waiting, Outgoing::Reading(of) if *of == fence))
+fn follow(mut reader: Reader) -> Following {
+    Box::pin(async move {
+        let stored = reader.next().await;
+        (reader, stored)
+    })
+}
+
+async fn next(following: &mut Option<Following>) -> (Reader, Result<Vec<Stored>, storage::Error>) {
+    match following {
+        Some(following) => following.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -401,7 +469,7 @@ impl Message {
         match self {
             Self::Create(_, _, reply)
             | Self::Describe(_, _, reply)
-            | Self::Restore(_, _, _, reply)
+            | Self::Restore(_, _, _, _, reply)
             | Self::Update(_, _, _, reply)
             | Self::Seek(_, _, _, reply) => drop(reply.send(Err(error))),
             Self::List(_, _, _, reply) => drop(reply.send(Err(error))),
@@ -415,6 +483,7 @@ impl Message {
             Self::Close(closed) => drop(closed.send(())),
             Self::Settle(..)
             | Self::Extend(..)
+            | Self::GiveUp { .. }
             | Self::Credit { .. }
             | Self::Leave { .. }
             | Self::Cut { .. }

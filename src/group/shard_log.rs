@@ -1,6 +1,7 @@
 //! Commands of a shard as they are stored: one record each, in the shard's internal topic.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -9,7 +10,7 @@ use crate::record::block::{Blocks, records_fields};
 use crate::record::protobuf::{bytes_len, put_bytes};
 use crate::record::walk::{Fields, Value};
 use crate::record::{Batch, BatchLimits, Offset, TopicName};
-use crate::storage::{Error, TopicLog};
+use crate::storage::{Error, Start, TopicLog};
 
 /// Most commands of one batch.
 const COMMANDS_MAX: usize = 1000;
@@ -55,25 +56,62 @@ fn record_of(value: &[u8]) -> Vec<u8> {
     record
 }
 
-/// Folds all that is stored.
+/// A command as it is stored: its place, its size in bytes, and itself.
+pub(super) type Stored = (Offset, usize, Command);
+
+/// Reader of the commands of a shard, in order.
+pub(super) struct Reader {
+    topic: Arc<dyn TopicLog>,
+    at: Offset,
+}
+
+impl Reader {
+    /// Begins with the oldest command that is kept. Returns the shard to fold the commands into.
+    pub(super) fn begin(topic: Arc<dyn TopicLog>) -> (Self, Shard) {
+        let at = topic.earliest();
+        let shard = if at == Offset::ZERO { Shard::new() } else { Shard::trimmed() };
+        (Self { topic, at }, shard)
+    }
+
+    /// Reads the next commands, and waits until there are some. Cancel-safe.
+    ///
+    /// # Errors
+    /// The storage failed, or it holds what this server does not know.
+    pub(super) async fn next(&mut self) -> Result<Vec<Stored>, Error> {
+        self.topic.wait_beyond(self.at).await;
+        let chunk = match self.topic.read_cached(self.at, READ_BYTES) {
+            Some(chunk) => chunk,
+            None => self.topic.read(self.at, READ_BYTES).await?,
+        };
+        let mut commands = Vec::new();
+        for run in &chunk.runs {
+            decode_run(run, self.at, &mut commands)?;
+        }
+        self.at = chunk.next;
+        Ok(commands)
+    }
+}
+
+/// Folds all that is stored. Returns the reader of what comes after it.
 ///
 /// # Errors
 /// The storage failed, or it holds what this server does not know.
-pub(super) async fn fold(topic: &dyn TopicLog) -> Result<Shard, Error> {
-    let earliest = topic.earliest();
-    let mut shard = if earliest == Offset::ZERO { Shard::new() } else { Shard::trimmed() };
-    let (mut at, tail) = (earliest, topic.tail());
-    while at < tail {
-        let chunk = topic.read(at, READ_BYTES).await?;
-        for run in &chunk.runs {
-            apply(&mut shard, run, at)?;
+pub(super) async fn fold(topic: Arc<dyn TopicLog>) -> Result<(Reader, Shard), Error> {
+    let tail = topic.resolve(Start::Latest).await?;
+    let (mut reader, mut shard) = Reader::begin(topic);
+    while reader.at < tail {
+        for (at, size, command) in reader.next().await? {
+            shard.apply(at, size, &command);
         }
-        at = chunk.next;
     }
-    Ok(shard)
+    if shard.is_empty() {
+        // An owner never trims its last command.
+        return Err(Error::Damaged("groups: all commands of a shard were purged".to_owned()));
+    }
+    Ok((reader, shard))
 }
 
-fn apply(shard: &mut Shard, run: &Bytes, from: Offset) -> Result<(), Error> {
+fn decode_run(run: &Bytes, from: Offset, commands: &mut Vec<Stored>) -> Result<(), Error> {
     let damaged = |reason: &dyn std::fmt::Display| Error::Damaged(format!("groups: {reason}"));
     for block in Blocks::new(run) {
         let block = block.map_err(|error| damaged(&error))?;
@@ -83,8 +121,7 @@ fn apply(shard: &mut Shard, run: &Bytes, from: Offset) -> Result<(), Error> {
                 continue;
             }
             let value = value_of(record).ok_or_else(|| damaged(&"a record is not a command"))?;
-            let command = decode(value).map_err(|error| damaged(&error))?;
-            shard.apply(at, record.len(), &command);
+            commands.push((at, record.len(), decode(value).map_err(|error| damaged(&error))?));
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Messages to the task of a shard, and what it does with each.
 
 use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::requests::Settlement;
 use super::shard::{Session, Stream, Task, Waiting};
 use super::token::Token;
 use crate::record::{TopicName, UnixMicros};
-use crate::storage::{self, Stored};
+use crate::storage::{self, Stored, TopicLog};
 use crate::topic::Cause;
 use tokio::time::Instant;
 
@@ -36,7 +37,7 @@ impl Task {
                 found => drop(reply.send(self.described(found, members))),
             },
             Message::Save(name, reply) => self.save(&name, reply),
-            Message::Restore(name, id, state, reply) => self.restore(name, id, state, reply),
+            Message::Restore(name, id, topic, state, reply) => self.restore(name, id, topic, state, reply),
             Message::List(topic, after, limit, reply) => {
                 drop(reply.send(Ok(self.list(topic.as_ref(), after.as_ref(), limit))));
             }
@@ -59,6 +60,18 @@ impl Task {
             }
             Message::Settle(token, settlement, asker) => self.settle(&token, settlement, asker),
             Message::Extend(token, time, asker) => self.extend(&token, time, asker),
+            Message::GiveUp { group, fence, spans, act } => {
+                let past = self.owner.shard().group(group).map(|state| state.about.past_terms);
+                let Some(fence) = past.and_then(|past| fence.since(past)) else { return };
+                let (ticket, acts) = (self.unheard(), spans.into_iter().map(|span| (span, act)).collect());
+                self.inputs.push_back(Input::Settle(logic::Settlement {
+                    ticket,
+                    group,
+                    fence,
+                    held: Vec::new(),
+                    acts,
+                }));
+            }
             Message::Leave { session, stream } => {
                 if self.streams.contains_key(&stream) {
                     let ticket = self.ticket(Waiting::Left(stream));
@@ -90,13 +103,16 @@ impl Task {
         if self.creating.contains_key(&id) {
             return Some(id);
         }
-        let epoch = self.epoch_of(id);
-        let known = self.shared.topics.known(&name.topic).map(|topic| topic.epoch());
-        if epoch.is_some() && epoch == known {
+        if self.topic_of(id).is_some() {
             return Some(id);
         }
         self.remove_gone(id);
         None
+    }
+
+    /// The topic of a group, if it is not deleted.
+    pub(super) fn topic_of(&self, id: GroupId) -> Option<&Arc<dyn TopicLog>> {
+        self.topics.get(&id).filter(|topic| !topic.is_deleted())
     }
 
     pub(super) fn epoch_of(&self, id: GroupId) -> Option<crate::record::Epoch> {
@@ -123,6 +139,7 @@ impl Task {
         self.names.retain(|_, known| *known != id);
         self.shared.groups.fetch_sub(before - self.names.len(), Ordering::Relaxed);
         self.sources.remove(&id);
+        self.topics.remove(&id);
         self.problems.remove(&id);
         self.reasons.retain(|(group, _), _| *group != id);
         self.reasons_by_age.retain(|(group, _)| *group != id);
@@ -159,7 +176,7 @@ impl Task {
             past_terms: logic::Term::default(),
             settings: new.settings,
         };
-        self.begin_creating(name, id);
+        self.begin_creating(name, id, new.topic);
         self.inputs.push_back(Input::Create { ticket, group: id, about, start: new.start });
         Ok(id)
     }
@@ -175,9 +192,10 @@ impl Task {
     }
 
     /// Notes the name of a group whose creation is not durable.
-    pub(super) fn begin_creating(&mut self, name: Name, id: GroupId) {
+    pub(super) fn begin_creating(&mut self, name: Name, id: GroupId, topic: Arc<dyn TopicLog>) {
         self.shared.groups.fetch_add(1, Ordering::Relaxed);
         self.names.insert(name, id);
+        self.topics.insert(id, topic);
         self.creating.insert(id, Vec::new());
     }
 

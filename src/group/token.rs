@@ -2,6 +2,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::encoding::{decode_varint, encode_varint};
+use serde::{Deserialize, Serialize};
 
 use super::logic::{Fence, GroupId, GroupName, Span};
 use crate::record::{Epoch, TopicName};
@@ -14,7 +15,7 @@ pub const TOKEN_BYTES_MAX: usize = 24 << 10;
 pub const SPANS_MAX: usize = 1000;
 
 /// Names a lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     /// Topic of the group.
     pub topic: TopicName,

@@ -202,7 +202,7 @@ fn of_group(error: &group::Error) -> Verdict {
         Error::SessionTaken => (Code::FailedPrecondition, Reason::SessionTaken, None),
         Error::OrderFixed => (Code::InvalidArgument, Reason::InvalidField, None),
         Error::NotRestored => (Code::FailedPrecondition, Reason::EpochChanged, None),
-        Error::Unsupported => (Code::Unimplemented, Reason::GroupsUnsupported, None),
+        Error::Moved => (Code::Unavailable, Reason::StorageUnavailable, between(100, 500)),
         Error::Topic(error) => return verdict(&self::Error::Topic(error.clone())),
     };
     Verdict { code, reason, retry }

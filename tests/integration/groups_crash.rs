@@ -15,10 +15,10 @@ use crate::group_history::Recorder;
 use crate::group_history::judge::{Summary, judge};
 use crate::group_history::worker::Worker;
 use crate::harness::make::{publish, record};
-use crate::harness::{Server, read_all, seed, soak, within};
+use crate::harness::{Seen, Server, read_all, seed, soak, within};
 
-const TOPIC: &str = "jobs";
-const GROUP: &str = "workers";
+pub const TOPIC: &str = "jobs";
+pub const GROUP: &str = "workers";
 /// Small files, so that checkpoints happen during the kills.
 const SMALL: [&str; 4] = ["--storage-journal-bytes", "1048576", "--storage-segment-bytes", "1048576"];
 /// Back-off of the publisher while its server is down, or far ahead of the group.
@@ -27,7 +27,7 @@ const BACK_OFF: Duration = Duration::from_millis(20);
 const AHEAD_MAX: u64 = 2000;
 const KEYS: usize = 20;
 
-async fn create(server: &Server, order: DeliveryOrder) {
+pub async fn create(server: &Server, order: DeliveryOrder) {
     let topic = Topic { name: TOPIC.into(), ..Topic::default() };
     server.topics().await.create_topic(CreateTopicRequest { topic: Some(topic) }).await.unwrap();
     let settings = GroupSettings {
@@ -49,18 +49,19 @@ async fn status(server: &Server) -> GroupStatus {
 }
 
 /// Publishes at least so many records of some keys, and further ones until it is told to stop; each batch until it is
-/// stored.
-async fn publishing(
+/// stored. It stays less than `ahead_max` ahead of what is settled.
+pub async fn publishing(
     mut client: crate::harness::StreamClient,
     recorder: Recorder,
     mut rng: Rng,
-    records: u64,
+    (records, ahead_max): (u64, u64),
     stop: watch::Receiver<bool>,
 ) {
+    let publisher = rng.u32(..);
     let mut published = 0;
     let mut number = 0;
     while published < records || !*stop.borrow() {
-        if published > recorder.settled() + AHEAD_MAX {
+        if published > recorder.settled() + ahead_max {
             // This paces the load; it does not wait for a condition.
             tokio::time::sleep(BACK_OFF).await;
             continue;
@@ -70,7 +71,7 @@ async fn publishing(
         let records: Vec<_> = (0..rng.usize(1..40)).map(|_| of_key(rng.usize(..KEYS))).collect();
         published += records.len() as u64;
         let mut request = publish(TOPIC, records);
-        request.request_id = format!("batch-{number}");
+        request.request_id = format!("{publisher}-{number}");
         while client.publish(request.clone()).await.is_err() {
             tokio::time::sleep(BACK_OFF).await;
         }
@@ -88,11 +89,11 @@ async fn kills(order: DeliveryOrder) -> Summary {
         (watch::channel(false), watch::channel(false), watch::channel(false));
     let mut publishers = JoinSet::new();
     let client = server.client().await;
-    publishers.spawn(publishing(client, recorder.clone(), rng.fork(), records, enough_seen));
+    publishers.spawn(publishing(client, recorder.clone(), rng.fork(), (records, AHEAD_MAX), enough_seen));
     let mut workers = JoinSet::new();
     for _ in 0..3 {
         let worker = Worker {
-            server: server.listen(),
+            servers: vec![server.listen()],
             topic: TOPIC.into(),
             group: GROUP.into(),
             rng: rng.fork(),
@@ -123,17 +124,22 @@ async fn kills(order: DeliveryOrder) -> Summary {
     // What nobody waits for any more is settled all the same.
     let end = status(&server).await;
     assert_eq!((end.lag_records, end.oldest_unsettled_offset), (0, end.tail), "{end:?}");
+    let topic = read_all(&mut server.client().await, TOPIC).await;
+    let summary = judged(order, &recorder, &topic);
+    println!("{order:?}, {rounds} kills, {:?}: {summary:?}", started.elapsed());
+    assert!(summary.records as u64 >= records, "the load was real: {summary:?}");
+    summary
+}
+
+/// Judges what the members of a group with this order saw of a topic.
+pub fn judged(order: DeliveryOrder, recorder: &Recorder, topic: &[Seen]) -> Summary {
     let key = |record: &Record| match order {
         DeliveryOrder::Key => Some(String::from_utf8_lossy(&record.key).into_owned()),
         DeliveryOrder::Total => Some(String::new()),
         _ => None,
     };
-    let topic = read_all(&mut server.client().await, TOPIC).await;
     let topic: Vec<_> = topic.iter().map(|seen| (seen.offset, key(&seen.record))).collect();
-    let summary = judge(&recorder.events(), &topic).unwrap_or_else(|reason| panic!("{reason}"));
-    println!("{order:?}, {rounds} kills, {:?}: {summary:?}", started.elapsed());
-    assert!(summary.records as u64 >= records, "the load was real: {summary:?}");
-    summary
+    judge(&recorder.events(), &topic).unwrap_or_else(|reason| panic!("{reason}"))
 }
 
 /// Kills in a usual run, and in a long one.

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use crate::harness::make::{published, record};
 use crate::harness::member::{GroupClient, Member, create, get, groups, join, message, millis, only};
-use crate::harness::{Nats, Server, detail, refused, within};
+use crate::harness::{Server, detail, refused, within};
 
 /// Checks that a field was refused by its path.
 #[track_caller]
@@ -242,17 +242,4 @@ async fn what_is_wrong_in_a_settlement_is_named() {
     let many = SettleRequest { extensions: vec![Extend::default(); 1001], ..SettleRequest::default() };
     field(&client.settle(many).await.unwrap_err(), "extensions");
     assert_eq!(get(&server, "good", "workers").await.status.unwrap().lag_records, 1);
-}
-
-#[tokio::test]
-async fn jetstream_says_that_it_has_no_groups() {
-    let nats = Nats::single("");
-    let url = nats.url();
-    let server = Server::with(&["--engine", "jetstream", "--nats-url", &url, "--nats-replicas", "1"]).await;
-    published(&mut server.client().await, "good", vec![record("one")]).await;
-    let mut client = groups(&server).await;
-    let request = CreateGroupRequest { group: Some(group_of("good", "x")), start: None };
-    refused(&client.create_group(request).await.unwrap_err(), Code::Unimplemented, "GROUPS_UNSUPPORTED");
-    let Err(status) = Member::join(&server, join("good", "x")).await else { panic!("joined") };
-    refused(&status, Code::Unimplemented, "GROUPS_UNSUPPORTED");
 }

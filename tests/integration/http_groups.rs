@@ -286,10 +286,19 @@ async fn a_lease_that_waits_ends_with_a_drain() {
 }
 
 #[tokio::test]
-async fn jetstream_says_over_http_that_it_has_no_groups() {
+async fn a_fleet_serves_groups_over_http() {
     let nats = Nats::single("");
     let url = nats.url();
     let server = Server::with(&["--engine", "jetstream", "--nats-url", &url, "--nats-replicas", "1"]).await;
-    let refused = send(&server, "POST /v1/topics/work/groups", &json!({"name": "mail"})).await;
-    assert_eq!(refused.problem(), (501, "GROUPS_UNSUPPORTED".to_owned()));
+    let stored = send(&server, "POST /v1/topics/work/records", &json!({"records": [{"value": "0"}]})).await;
+    assert_eq!(stored.code, 200, "{}", stored.text());
+    let created = send(&server, "POST /v1/topics/work/groups", &json!({"name": "mail"})).await;
+    assert_eq!(created.code, 201, "{}", created.text());
+    let leased = lease(&server, 10).await;
+    assert_eq!(leased["records"][0]["value"], json!("0"));
+    let acks = &leased["ranges"];
+    let settlement = json!({"settlements": [{"number": 1, "token": leased["token"], "acks": acks}]});
+    let settled = settle(&server, &settlement).await;
+    assert_eq!(settled.json()["outcomes"][0]["result"], json!("SETTLEMENT_RESULT_SETTLED"));
+    assert_eq!(get(&server, "/v1/topics/work/groups/mail").await["status"]["lagRecords"], "0");
 }

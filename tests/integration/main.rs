@@ -41,6 +41,8 @@ mod groups_access;
 mod groups_admin;
 mod groups_backup;
 mod groups_crash;
+mod groups_fleet;
+mod groups_fleet_faults;
 mod groups_input;
 mod groups_scale;
 mod http_console;

@@ -30,7 +30,6 @@ const PRINTED_AHEAD: usize = 1000;
 ///
 /// Each record is handled by one member, at least once: with --exec by a command of its own, else by printing it. It is
 /// acknowledged once the command has succeeded, or the record is printed. Runs until Ctrl-C, across server restarts.
-/// Servers with the engine JetStream have no groups yet.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

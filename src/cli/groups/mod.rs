@@ -20,8 +20,7 @@ use crate::proto::v1;
 
 /// List, describe, create, update, seek, delete and redrive groups.
 ///
-/// The members of a group share the records of a topic; see `streamway consume`. Servers with the engine JetStream have
-/// no groups yet.
+/// The members of a group share the records of a topic; see `streamway consume`.
 #[derive(Debug, Args)]
 pub(super) struct Groups {
     #[command(subcommand)]

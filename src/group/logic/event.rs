@@ -1,5 +1,7 @@
 //! Inputs and outputs of an owner.
 
+use serde::{Deserialize, Serialize};
+
 use super::command::{About, Command, HandedLease};
 use super::ids::{Fence, GroupId, KeyHash, SessionId, Span};
 use super::settings::Settings;
@@ -212,7 +214,7 @@ pub struct Settlement {
 }
 
 /// What is to become of a leased record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Act {
     /// It was handled.
     Ack,
@@ -349,7 +351,7 @@ pub struct Grant {
 }
 
 /// Result of settling a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// It took effect, and is durable.
     Settled,

@@ -16,7 +16,7 @@ impl Owner {
     /// Gives what is available to those who have credit for it, and asks for more.
     pub(super) fn dispatch(&mut self, group: GroupId) {
         self.do_todo(group);
-        while self.is_owning()
+        while self.may_lease()
             && let Some(member) = self.next_hungry(group)
         {
             if !self.grant(group, member) {
@@ -25,7 +25,7 @@ impl Owner {
             self.do_todo(group);
         }
         let mut before = None;
-        while self.is_owning()
+        while self.may_lease()
             && let Some(member) = self.next_holder(group, before)
         {
             while self.grant(group, member) {
@@ -35,6 +35,10 @@ impl Owner {
         }
         self.read(group);
         self.answer_empty(group);
+    }
+
+    fn may_lease(&self) -> bool {
+        self.is_owning() && self.has_right()
     }
 
     /// The next member to get records that anyone may have; none if there are none.

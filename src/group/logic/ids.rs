@@ -3,6 +3,7 @@
 use std::fmt;
 use std::hash::Hasher;
 
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use crate::record::TopicName;
@@ -11,12 +12,27 @@ use crate::record::TopicName;
 pub const SHARDS: u64 = 16;
 
 /// One incarnation of a group: a random number. A group that is deleted and created again has another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GroupId(pub u64);
 
 /// A checked group name, by the rule of topic names: `[a-z0-9][a-z0-9._-]{0,127}`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct GroupName(Box<str>);
+
+impl TryFrom<String> for GroupName {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        Self::parse(&name)
+    }
+}
+
+impl From<GroupName> for String {
+    fn from(name: GroupName) -> Self {
+        name.0.into()
+    }
+}
 
 impl GroupName {
     /// Checks a name.
@@ -72,7 +88,7 @@ pub struct CommandId {
 }
 
 /// The number that rises with every lease of a record, over owners too: the owner's term, and a count of its leases.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Fence(pub u64);
 
 impl Fence {
@@ -105,12 +121,26 @@ impl Fence {
 }
 
 /// The session of a member: it outlives the member's stream by the group's grace. Random, and a secret of the member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "(u64, u64)", into = "(u64, u64)")]
 pub struct SessionId(pub u128);
 
 impl SessionId {
     /// Stored for a lease that was given without a session.
     pub const NONE: Self = Self(0);
+}
+
+impl From<(u64, u64)> for SessionId {
+    fn from((high, low): (u64, u64)) -> Self {
+        Self(u128::from(high) << 64 | u128::from(low))
+    }
+}
+
+impl From<SessionId> for (u64, u64) {
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+    fn from(session: SessionId) -> Self {
+        ((session.0 >> 64) as u64, session.0 as u64)
+    }
 }
 
 /// Hash of a record's key. Two keys with the same hash are handled as one key, which costs speed only.
@@ -128,7 +158,7 @@ impl KeyHash {
 }
 
 /// Offsets from `start` up to but without `end`; never empty. A span may hold offsets that name no record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Span {
     /// First offset.
     pub start: u64,

@@ -16,6 +16,10 @@ pub struct Load {
     pub blocked_keys: u64,
     /// True if as many records are leased or blocked as may be.
     pub is_full: bool,
+    /// Records that were read and are not settled.
+    pub known: u64,
+    /// The offset up to which the topic was read; none if the group is not at work.
+    pub read_to: Option<u64>,
 }
 
 /// The load of a member.
@@ -48,6 +52,8 @@ impl Owner {
             delayed: working.free.len().saturating_sub(working.ready.len()) as u64 + blocked,
             blocked_keys: blocked,
             is_full: working.known_records >= state.about.settings.lookahead_max,
+            known: working.known_records,
+            read_to: Some(working.cursor),
         }
     }
 

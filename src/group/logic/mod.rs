@@ -40,7 +40,7 @@ pub use event::{Act, Grant, Input, Now, Outcome, Output, ReadItem, Refusal, Sett
 pub use ids::{CommandId, Fence, GroupId, GroupName, KeyHash, SHARDS, SessionId, Span, Term, shard_of};
 pub use load::{Load, MemberLoad};
 pub use marks::{Mark, Marks};
-pub use owner::{Owner, push_span};
+pub use owner::{Owner, Tenure, push_span};
 pub use progress::Progress;
 pub use restore::TERMS_PER_RESTORE;
 pub use settings::{Order, Poison, Settings};

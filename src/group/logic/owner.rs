@@ -33,6 +33,12 @@ pub struct Owner {
     pub(super) next_member: u64,
     pub(super) leases: BTreeMap<Fence, Lease>,
     timers: BTreeSet<(u64, Timer)>,
+    /// None for an owner that no other can follow while it lives.
+    tenure: Option<Tenure>,
+    /// Time until which it may give leases.
+    right_until: u64,
+    /// Time at which its newest command was appended.
+    appended_at: u64,
     /// Commands that the fold has not reached, in order.
     unfolded: VecDeque<Unfolded>,
     pub(super) out: Vec<Output>,
@@ -48,10 +54,21 @@ enum Phase {
     Ended,
 }
 
+/// Times of an owner that another replica follows once it is silent.
+#[derive(Clone, Copy, Debug)]
+pub struct Tenure {
+    /// Time after which it says that it is alive, in milliseconds.
+    pub renew_ms: u64,
+    /// Time for which it may give leases after it appended a command that it found to be valid, in milliseconds. Less
+    /// than the time after which another replica follows.
+    pub right_ms: u64,
+}
+
 /// A command that was appended.
 #[derive(Debug)]
 struct Unfolded {
     command: Command,
+    at: u64,
     then: Then,
     answers: Vec<Output>,
 }
@@ -74,9 +91,10 @@ pub(super) enum Then {
 }
 
 impl Owner {
-    /// Begins the next term of a shard that was folded up to its tail. The caller knows that the former owner is gone.
+    /// Begins the next term of a shard that was folded up to its tail. The caller knows that the former owner is gone,
+    /// or gives no more leases.
     #[must_use]
-    pub fn begin(shard: Shard, now: Now) -> Self {
+    pub fn begin(shard: Shard, now: Now, tenure: Option<Tenure>) -> Self {
         let after = shard.last();
         let mut owner = Self {
             term: Term(after.term.0 + 1),
@@ -93,6 +111,9 @@ impl Owner {
             next_member: 1,
             leases: BTreeMap::new(),
             timers: BTreeSet::new(),
+            tenure,
+            right_until: if tenure.is_some() { 0 } else { u64::MAX },
+            appended_at: now.millis,
             unfolded: VecDeque::new(),
             out: Vec::new(),
         };
@@ -118,10 +139,39 @@ impl Owner {
         self.phase == Phase::Ended
     }
 
+    /// Returns true if its leases may be handed out now: it knows that no other owner has followed.
+    #[must_use]
+    pub const fn has_right(&self) -> bool {
+        self.now.millis < self.right_until
+    }
+
+    /// Time up to which leases that it gave may be handed out.
+    #[must_use]
+    pub const fn right_until(&self) -> u64 {
+        self.right_until
+    }
+
     /// Time at which the owner next needs an input, if none comes before.
     #[must_use]
     pub fn wakes_at(&self) -> Option<u64> {
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.first().map(|(at, _)| *at).into_iter().chain(self.renews_at()).min()
+    }
+
+    /// Time at which it says that it is alive; none while an earlier command is on its way.
+    fn renews_at(&self) -> Option<u64> {
+        let is_due = self.is_owning() && self.unfolded.is_empty();
+        self.tenure.filter(|_| is_due).map(|tenure| self.appended_at + tenure.renew_ms)
+    }
+
+    /// Takes note that a command, which was appended at a time, is valid.
+    fn prove(&mut self, appended_at: u64) {
+        let Some(tenure) = self.tenure else { return };
+        let had_right = self.has_right();
+        self.right_until = self.right_until.max(appended_at + tenure.right_ms);
+        if !had_right && self.has_right() {
+            let groups: Vec<GroupId> = self.groups.keys().copied().collect();
+            groups.into_iter().for_each(|group| self.dispatch(group));
+        }
     }
 
     /// Commands that the fold has not reached, to be stored again where the outcome of storing them is not known.
@@ -165,6 +215,7 @@ impl Owner {
             Effect::Handover { .. } => return self.end(),
             _ => {}
         }
+        self.prove(folded.at);
         let group = group_of(&folded.command.effect);
         match folded.then {
             Then::Nothing => {}
@@ -243,6 +294,9 @@ impl Owner {
             self.timers.pop_first();
             self.fire(timer);
         }
+        if self.renews_at().is_some_and(|at| at <= self.now.millis) {
+            self.append(Effect::Renew, Then::Nothing, Vec::new());
+        }
         self.compact();
     }
 
@@ -292,7 +346,8 @@ impl Owner {
         self.number += 1;
         let command = Command { id: CommandId { term: self.term, number: self.number }, effect };
         self.out.push(Output::Append(command.clone()));
-        self.unfolded.push_back(Unfolded { command, then, answers });
+        self.appended_at = self.now.millis;
+        self.unfolded.push_back(Unfolded { command, at: self.now.millis, then, answers });
     }
 
     /// Gives an answer once everything decided so far is durable.

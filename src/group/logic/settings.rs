@@ -1,9 +1,11 @@
 //! Settings of a group, checked.
 
+use serde::{Deserialize, Serialize};
+
 use crate::record::TopicName;
 
 /// Order in which a group's records are handed out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
     /// No order: records are handled in parallel.
     #[default]
@@ -15,7 +17,7 @@ pub enum Order {
 }
 
 /// Treatment of a record whose deliveries were all in vain.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Poison {
     /// A copy goes to the dead letter topic, and the record is settled.
     #[default]
@@ -27,7 +29,7 @@ pub enum Poison {
 }
 
 /// Settings of a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Order of delivery.
     pub order: Order,

@@ -163,10 +163,16 @@ impl Shard {
         self.last.unwrap_or_default()
     }
 
-    /// Returns true if the last owner handed the shard over, so that the next one need not wait.
+    /// Returns true if a trimmed shard holds no command.
     #[must_use]
-    pub const fn is_released(&self) -> bool {
-        self.is_released
+    pub const fn is_empty(&self) -> bool {
+        self.last.is_none()
+    }
+
+    /// Returns true if nobody owns the shard.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.is_released || self.last == Some(CommandId::default())
     }
 
     /// Leases that were handed over to the current owner; none if the one before it ended without a handover.

@@ -150,6 +150,15 @@ impl GroupState {
         }
     }
 
+    /// The state that has these parts; none if there are no parts.
+    #[must_use]
+    pub fn of_parts(parts: &[Piece]) -> Option<Self> {
+        let (first, others) = parts.split_first()?;
+        let mut state = Self::begin(first);
+        others.iter().for_each(|part| state.join(part));
+        Some(state)
+    }
+
     /// Begins a state with its first part.
     pub(super) fn begin(part: &Piece) -> Self {
         let mut state = Self::new(part.about.clone(), part.head);

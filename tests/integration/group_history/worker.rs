@@ -26,7 +26,8 @@ static SESSIONS: AtomicU64 = AtomicU64::new(0);
 
 /// A worker.
 pub struct Worker {
-    pub server: SocketAddr,
+    /// Servers of which each call goes to one.
+    pub servers: Vec<SocketAddr>,
     pub topic: String,
     pub group: String,
     pub rng: Rng,
@@ -78,7 +79,8 @@ impl Worker {
 
     async fn join(&mut self, former: Option<Session>) -> Result<Option<Call>, Status> {
         let process = self.recorder.process();
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.server)).expect("a URL");
+        let server = self.rng.choice(&self.servers).expect("a server");
+        let endpoint = Endpoint::from_shared(format!("http://{server}")).expect("a URL");
         let mut client = GroupServiceClient::new(endpoint.connect_lazy());
         let (requests, sent) = mpsc::unbounded_channel();
         let join = Join {

@@ -1,7 +1,9 @@
 //! Single cases, each with its reason.
 
 use super::world::{GROUP, World, about};
-use crate::group::logic::{Act, CommandId, Effect, Fence, Input, Order, Outcome, SessionId, Span, Ticket};
+use crate::group::logic::{
+    Act, CommandId, Effect, Fence, Input, Order, Outcome, SessionId, Span, Tenure, Ticket,
+};
 
 const A: Option<u8> = Some(0);
 const B: Option<u8> = Some(1);
@@ -156,6 +158,26 @@ fn a_token_of_the_last_owner_counts_until_the_record_is_leased_again() {
     let ticket = world.send(fence, vec![(Span { start: 0, end: 2 }, Act::Ack)], false);
     world.settle_down();
     assert_eq!(world.answers[&ticket], [(Span { start: 0, end: 2 }, Outcome::Settled)]);
+}
+
+/// P12, P13: an owner that cannot know whether another one has followed leases nothing.
+#[test]
+fn an_owner_of_a_fleet_leases_only_while_its_commands_are_found_valid() {
+    let mut world = world(Order::None, 1);
+    world.tenure = Some(Tenure { renew_ms: 2000, right_ms: 4000 });
+    world.take_over(false);
+    world.join(0, 10);
+    assert_eq!(world.current.owner.wakes_at(), Some(2000));
+    world.advance(2000);
+    assert_eq!(world.current.outbox.len(), 1, "it says that it is alive");
+    world.advance(1999);
+    world.publish(&[None]);
+    assert_eq!(world.held(0), [0]);
+    world.advance(1);
+    world.publish(&[None]);
+    assert_eq!(world.held(0), [0]);
+    world.settle_down();
+    assert_eq!(world.held(0), [0, 1]);
 }
 
 /// A world whose owner handed over while the first worker held the records 0 and 1.

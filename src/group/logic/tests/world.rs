@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::judge::Judge;
 use crate::group::logic::{
     About, Act, Command, Fence, Grant, GroupId, GroupName, GroupState, HandedLease, Input, KeyHash, Now,
-    Order, Outcome, Output, Owner, ReadItem, SessionId, Settings, Settlement, Shard, Span, Term, Ticket,
-    decode, encode,
+    Order, Outcome, Output, Owner, ReadItem, SessionId, Settings, Settlement, Shard, Span, Tenure, Term,
+    Ticket, decode, encode,
 };
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
 
@@ -54,6 +54,8 @@ pub(super) struct World {
     pub workers: Vec<Worker>,
     pub judge: Judge,
     pub refuses_copies: bool,
+    /// Times of the next owners.
+    pub tenure: Option<Tenure>,
     tickets: BTreeMap<Ticket, (Fence, Vec<(Span, Act)>)>,
     last_ticket: u64,
     last_session: u128,
@@ -72,7 +74,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(about: About, workers: usize) -> Self {
         let order = about.settings.order;
-        let owner = Owner::begin(Shard::new(), Now::default());
+        let owner = Owner::begin(Shard::new(), Now::default(), None);
         let mut world = Self {
             now: 0,
             log: Vec::new(),
@@ -85,6 +87,7 @@ impl World {
             workers: (0..workers).map(|_| Worker::default()).collect(),
             judge: Judge::default(),
             refuses_copies: false,
+            tenure: None,
             tickets: BTreeMap::new(),
             last_ticket: 0,
             last_session: 0,
@@ -420,8 +423,8 @@ impl World {
         // Nobody tells a call that its lease ended in a later term.
         let calls = self.workers.iter().filter(|worker| worker.is_once);
         calls.for_each(|call| self.judge.cut_off(SessionId(call.session)));
-        self.judge.taken_over(shard.is_released().then(|| shard.handed_over()));
-        let owner = Owner::begin(shard, self.at());
+        self.judge.taken_over(shard.is_free().then(|| shard.handed_over()));
+        let owner = Owner::begin(shard, self.at(), self.tenure);
         let next = Replica { owner, outbox: Vec::new(), folded: self.log.len() };
         let former = std::mem::replace(&mut self.current, next);
         self.former = keeps_former.then_some(former);

@@ -1,0 +1,62 @@
+//! The records of a lease, which are read where the member is: the owner may be another replica.
+
+use std::sync::Arc;
+
+use super::error::Error;
+use super::events::{Event, Leased};
+use super::logic::{Act, Span};
+use super::mailbox::{Mailbox, Message};
+use super::source;
+use crate::record::Offset;
+use crate::storage::{self, TopicLog};
+
+/// Completes a lease with its records if they are in memory. Returns false if they must be read.
+pub(super) fn fill_cached(topic: &dyn TopicLog, leased: &mut Leased) -> bool {
+    match source::cached(topic, &leased.spans) {
+        Ok(Some(runs)) if !leased.is_too_late() => {
+            leased.batches = runs;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Completes a lease with its records. None if there is nothing to hand out.
+pub(super) async fn fill(topic: Arc<dyn TopicLog>, shard: Mailbox, mut leased: Leased) -> Option<Event> {
+    // The owner may have read further than this replica.
+    if let Some(last) = leased.spans.last() {
+        topic.wait_beyond(Offset::new(last.end - 1)).await;
+    }
+    while !leased.spans.is_empty() {
+        match source::read(&*topic, &leased.spans).await {
+            Ok(runs) => {
+                leased.batches = runs;
+                break;
+            }
+            Err(storage::Error::Trimmed { earliest, .. }) => skip(&shard, &mut leased, earliest.get()),
+            Err(storage::Error::TopicNotFound) => return Some(Event::Ended(Error::NotFound)),
+            Err(error) => return Some(Event::Ended(Error::Topic(error.into()))),
+        }
+    }
+    if leased.is_too_late() {
+        let spans = std::mem::take(&mut leased.spans);
+        give_up(&shard, &leased, spans, Act::Return);
+    }
+    (!leased.spans.is_empty()).then_some(Event::Lease(leased))
+}
+
+/// Takes the records out of a lease that the topic does not hold any more.
+fn skip(shard: &Mailbox, leased: &mut Leased, earliest: u64) {
+    let gone = leased.spans.iter().filter_map(|span| Span::new(span.start, span.end.min(earliest)));
+    give_up(shard, leased, gone.collect(), Act::Skip);
+    let kept = leased.spans.iter().filter_map(|span| Span::new(span.start.max(earliest), span.end));
+    leased.spans = kept.collect();
+    leased.redeliveries.retain(|(span, _)| span.end > earliest);
+}
+
+/// Tells the owner that records of a lease are not handed out.
+pub(super) fn give_up(shard: &Mailbox, leased: &Leased, spans: Vec<Span>, act: Act) {
+    let (group, fence) = (leased.group, leased.fence);
+    // An owner that ended knows nothing of the lease.
+    let _ = shard.send(Message::GiveUp { group, fence, spans, act });
+}
