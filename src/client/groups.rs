@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use tonic::{Code, Response, Status};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::connector::{Connector, Transport};
 use super::error::Error;
@@ -85,6 +85,9 @@ impl Groups {
         let mut groups: Vec<v1::Group> = Vec::new();
         loop {
             let page = self.list(request.clone()).await?;
+            if !page.unreachable.is_empty() {
+                warn!(damaged = ?page.unreachable, "some groups are not listed: their storage is damaged");
+            }
             for group in page.groups {
                 let is_next = |last: &v1::Group| (&last.topic, &last.name) < (&group.topic, &group.name);
                 if !groups.last().is_none_or(is_next) {

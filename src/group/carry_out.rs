@@ -6,7 +6,7 @@ use super::dead_letter::{self, Copy};
 use super::error::Error;
 use super::events::{Event, Held, Leased};
 use super::logic::{
-    Fence, Grant, GroupId, HandedLease, Input, Order, Output, Refusal, Span, Term, Ticket, push_span,
+    Copied, Fence, Grant, GroupId, HandedLease, Input, Order, Output, Refusal, Span, Term, Ticket, push_span,
 };
 use super::mailbox::{Asker, Joined, Members};
 use super::shard::{Done, Source, Task, Waiting};
@@ -300,14 +300,19 @@ impl Task {
             Done::Moved(group) => self.moved(group),
             Done::Read(group, from, read) => self.records(group, from, read),
             Done::ReadAgain(group, from) => self.read(group, from, &mut 0),
-            Done::DeadLetter(group, offset, stored) => {
-                let is_stored = stored.is_ok();
-                METRICS.groups.dead_lettered.add(u64::from(is_stored));
-                match stored {
-                    Ok(()) => drop(self.problems.remove(&group)),
-                    Err(problem) => drop(self.problems.insert(group, problem)),
-                }
-                self.inputs.push_back(Input::DeadLetter { group, offset, is_stored });
+            Done::DeadLetter(group, offset, copied) => {
+                METRICS.groups.dead_lettered.add(u64::from(copied == Ok(Copied::Stored)));
+                let copied = match copied {
+                    Ok(copied) => {
+                        self.problems.remove(&group);
+                        copied
+                    }
+                    Err(problem) => {
+                        self.problems.insert(group, problem);
+                        Copied::Refused
+                    }
+                };
+                self.inputs.push_back(Input::DeadLetter { group, offset, copied });
             }
             Done::Nothing => {}
         }

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::logic::{Fence, GroupId, GroupName, Mark, Span};
+use super::logic::{Copied, Fence, GroupId, GroupName, Span};
 use super::source;
 use crate::record::block::{Blocks, records_fields};
 use crate::record::protobuf::put_bytes;
@@ -40,15 +40,15 @@ pub(super) async fn publish(
     to: &TopicName,
     copy: Copy,
     limits: BatchLimits,
-) -> Result<(), String> {
+) -> Result<Copied, String> {
     let span = Span { start: copy.offset, end: copy.offset + 1 };
     let runs = match source::read(topic, &[span]).await {
         Ok(runs) => runs,
         // Retention took the record, so that there is nothing to copy.
-        Err(Error::Trimmed { .. } | Error::TopicNotFound) => return Ok(()),
+        Err(Error::Trimmed { .. } | Error::TopicNotFound) => return Ok(Copied::Gone),
         Err(error) => return Err(error.to_string()),
     };
-    let Some(record) = runs.first().and_then(record_of) else { return Ok(()) };
+    let Some(record) = runs.first().and_then(record_of) else { return Ok(Copied::Gone) };
     let record = with_headers(&record, topic, &copy);
     let limits = BatchLimits { bytes_max: limits.bytes_max.saturating_add(HEADERS_BYTES_MAX), ..limits };
     // A record that was opened again and is given up again gets another copy.
@@ -59,9 +59,9 @@ pub(super) async fn publish(
     let log = obtain(topics, to).await.map_err(|error| error.to_string())?;
     let appended = log.appender().append(vec![batch], Hold::default()).await;
     match (appended.receipts.first(), appended.failure) {
-        (Some(_), _) => Ok(()),
+        (Some(_), _) => Ok(Copied::Stored),
         // The copy was stored before a crash, after which the reason is not known any more.
-        (None, Some(Error::RequestIdReused { .. })) => Ok(()),
+        (None, Some(Error::RequestIdReused { .. })) => Ok(Copied::Stored),
         (None, Some(error)) => Err(error.to_string()),
         (None, None) => Err("no answer of the storage".to_owned()),
     }
@@ -92,13 +92,10 @@ fn with_headers(record: &Bytes, topic: &dyn TopicLog, copy: &Copy) -> BytesMut {
         ("streamway-epoch", topic.epoch().to_string()),
         ("streamway-group", copy.name.to_string()),
         ("streamway-offset", copy.offset.to_string()),
+        ("streamway-deliveries", copy.deliveries.to_string()),
     ];
     for (key, value) in headers {
         put_header(key, &value, &mut out);
-    }
-    // A record that its handler gave up has no count any more.
-    if copy.deliveries != Mark::DEAD {
-        put_header("streamway-deliveries", &copy.deliveries.to_string(), &mut out);
     }
     if let Some(reason) = &copy.reason {
         put_header("streamway-reason", reason, &mut out);

@@ -10,12 +10,13 @@ use super::backup::{self, Saved, SavedState};
 use super::delivery;
 use super::error::Error;
 use super::events::{Event, Leased};
-use super::info::Info;
+use super::info::{Info, Listed};
 use super::logic::{GroupId, GroupName, Outcome, SHARDS, SessionId, Settings, Span, shard_of};
 use super::mailbox::{Asker, Mailbox, Members, Message, Name, NewGroup, NewLease, NewMember, Reopen, Reply};
 use super::member::{Connection, Member, gone};
 use super::redrive::Search;
 use super::requests::{Create, Join, LeaseOnce, Redrive, Redriven, Settlement, Source};
+use super::shard_log;
 use super::shards::{Missing, Shards};
 use super::source;
 use super::token::Token;
@@ -170,7 +171,8 @@ impl Groups {
     }
 
     /// Returns up to `limit` groups in the order of their topics and names, of one topic or of all, that come after
-    /// `after`; without members. Fewer than `limit` are the last.
+    /// `after`; without members. Fewer than `limit` are the last. Groups whose storage is damaged are left out, and their
+    /// storage is named.
     ///
     /// # Errors
     /// The storage failed.
@@ -179,11 +181,16 @@ impl Groups {
         topic: Option<&TopicName>,
         after: Option<(TopicName, GroupName)>,
         limit: usize,
-    ) -> Result<Vec<Info>> {
+    ) -> Result<Listed> {
         let after = after.map(|(topic, group)| Name { topic, group });
-        let mut found = Vec::new();
+        let (mut found, mut damaged) = (Vec::new(), Vec::new());
         for shard in 0..SHARDS {
-            self.list_shard(shard, topic, after.clone(), limit, &mut found).await?;
+            match self.list_shard(shard, topic, after.clone(), limit, &mut found).await {
+                Err(Error::Topic(topic::Error::Storage(storage::Error::Damaged(_)))) => {
+                    damaged.push(shard_log::name(shard));
+                }
+                listed => listed?,
+            }
         }
         found.sort_by(|a, b| (&a.topic, &a.name).cmp(&(&b.topic, &b.name)));
         found.truncate(limit);
@@ -191,7 +198,7 @@ impl Groups {
         for info in found {
             described.push(self.with_age(info).await);
         }
-        Ok(described)
+        Ok(Listed { groups: described, damaged })
     }
 
     /// Adds the groups of a shard to a list, page by page, as an answer of another replica has a limited size.

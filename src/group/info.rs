@@ -26,6 +26,15 @@ pub struct Info {
     pub status: Status,
 }
 
+/// A part of the list of groups.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The groups in order.
+    pub groups: Vec<Info>,
+    /// Internal topics that are damaged: the groups that they store are missing.
+    pub damaged: Vec<TopicName>,
+}
+
 /// The state of a group's work.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {

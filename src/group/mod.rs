@@ -4,6 +4,7 @@
 
 mod backup;
 mod carry_out;
+mod clock;
 mod dead_letter;
 mod delivery;
 mod described;
@@ -30,7 +31,7 @@ pub use backup::{Saved, SavedState};
 pub use error::Error;
 pub use events::{Event, Held, Leased};
 pub use groups::Groups;
-pub use info::{Info, Lag, MemberInfo, Status};
+pub use info::{Info, Lag, Listed, MemberInfo, Status};
 pub use member::Member;
 pub use requests::{Create, Join, LeaseOnce, Redrive, Redriven, Settlement, Source};
 pub use token::Token;

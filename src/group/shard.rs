@@ -11,10 +11,11 @@ use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::clock::since_boot;
 use super::error::Error;
 use super::events::Event;
 use super::info::Info;
-use super::logic::{Command, GroupId, Input, Now, Owner, SessionId, Shard, Tenure, Ticket};
+use super::logic::{Command, Copied, GroupId, Input, Now, Owner, SessionId, Shard, Tenure, Ticket};
 use super::mailbox::{Asker, Joined, Message, Name, Outcomes, Progress, Reply};
 use super::member;
 use super::shard_log::{self, Reader, Sized, Stored};
@@ -30,6 +31,8 @@ const MESSAGES_AT_ONCE: usize = 256;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest sleep of a task without work.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
+/// Longest sleep before an alarm: the runtime's clock stands still while the machine sleeps, the owner's does not.
+const ALARM_LOOK: Duration = Duration::from_secs(1);
 /// Copies that are published to dead letter topics at the same time.
 const DEAD_LETTERS_AT_ONCE: usize = 16;
 
@@ -105,7 +108,7 @@ pub(super) enum Done {
     /// A read for the owner failed a while ago.
     ReadAgain(GroupId, u64),
     /// A copy in the dead letter topic.
-    DeadLetter(GroupId, u64, Result<(), String>),
+    DeadLetter(GroupId, u64, Result<Copied, String>),
     Nothing,
 }
 
@@ -156,7 +159,7 @@ pub(super) struct Task {
     appender: Box<dyn Appender>,
     mailbox: mpsc::UnboundedReceiver<Message>,
     /// Zero of the owner's clock.
-    begun: Instant,
+    begun: Duration,
     pub commands: VecDeque<Command>,
     appends: FuturesOrdered<BoxFuture<'static, (Vec<Sized>, Appended)>>,
     /// The next commands that are stored, whoever wrote them. None if no other replica can write any.
@@ -208,7 +211,7 @@ impl Task {
             appender: topic.appender(),
             topic,
             mailbox,
-            begun: Instant::now(),
+            begun: since_boot(),
             commands: VecDeque::new(),
             appends: FuturesOrdered::new(),
             following: (!is_sole).then(|| follow(reader)),
@@ -261,12 +264,13 @@ impl Task {
 
     /// The time of an input.
     pub(super) fn now(&self) -> Now {
-        let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let elapsed = since_boot().saturating_sub(self.begun);
+        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         Now { millis, wall: UnixMicros::now() }
     }
 
-    /// Time until which leases may be handed out; `None` if no other replica can own the shard.
-    pub(super) fn right_until(&self) -> Option<Instant> {
+    /// Time since the machine's start until which leases may be handed out; `None` if no other replica can own the shard.
+    pub(super) fn right_until(&self) -> Option<Duration> {
         self.following.as_ref().map(|_| self.begun + Duration::from_millis(self.owner.right_until()))
     }
 
@@ -274,7 +278,10 @@ impl Task {
         let is_swept = !self.sessions.is_empty() || self.following.is_some();
         let sweep = is_swept.then_some(self.next_sweep);
         // A timer of the owner is due once its whole millisecond is over.
-        let owner = self.owner.wakes_at().map(|at| self.begun + Duration::from_millis(at));
+        let owner = self.owner.wakes_at().map(|at| {
+            let left = (self.begun + Duration::from_millis(at)).saturating_sub(since_boot());
+            Instant::now() + left.min(ALARM_LOOK)
+        });
         let wake = sweep.into_iter().chain(owner).min();
         wake.unwrap_or_else(|| Instant::now() + SLEEP_MAX)
     }
@@ -283,12 +290,17 @@ impl Task {
     fn carry_on(&mut self) {
         let mut reads = 0;
         loop {
-            for output in self.owner.take_outputs() {
+            let now = self.now();
+            while let Some(input) = self.inputs.pop_front() {
+                self.owner.handle(now, input);
+            }
+            let outputs = self.owner.take_outputs();
+            if outputs.is_empty() {
+                break;
+            }
+            for output in outputs {
                 self.carry_out(output, &mut reads);
             }
-            let Some(input) = self.inputs.pop_front() else { break };
-            let now = self.now();
-            self.owner.handle(now, input);
         }
         if self.next_sweep <= Instant::now() {
             self.next_sweep = Instant::now() + SWEEP_INTERVAL;
@@ -327,8 +339,8 @@ impl Task {
         if self.following.is_some() {
             return;
         }
+        let now = self.now();
         for (index, (command, size)) in commands.into_iter().enumerate() {
-            let now = self.now();
             self.owner.fold(now, receipt.first.plus(index as u64), size, &command);
         }
     }

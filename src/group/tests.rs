@@ -4,7 +4,8 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::logic::{Act, GroupName, Order, Outcome, SessionId, Settings, Span};
+use super::logic::{Act, GroupName, Order, Outcome, SHARDS, SessionId, Settings, Span, shard_of};
+use super::shard_log;
 use super::{
     Create, Error, Event, Groups, Join, LeaseOnce, Leased, Member, Redrive, Redriven, Settlement, Source,
     Token,
@@ -13,7 +14,7 @@ use crate::config::Config;
 use crate::record::TopicName;
 use crate::record::block::Blocks;
 use crate::storage::embedded::simulated::SimulatedLog;
-use crate::storage::{Retention, Start};
+use crate::storage::{self, Hold, Retention, Start};
 use crate::topic::{From, Topics};
 
 fn topic() -> TopicName {
@@ -144,9 +145,9 @@ async fn a_group_is_created_once_described_changed_and_deleted() {
     let ordered = Settings { order: Order::Key, ..settings };
     let fixed = world.groups.update(&topic(), &group(), None, ordered).await;
     assert_eq!(fixed.unwrap_err(), Error::OrderFixed);
-    let listed = world.groups.list(None, None, 10).await.unwrap();
+    let listed = world.groups.list(None, None, 10).await.unwrap().groups;
     assert_eq!(listed.iter().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["workers"]);
-    assert_eq!(world.groups.list(None, Some((topic(), group())), 10).await.unwrap().len(), 0);
+    assert_eq!(world.groups.list(None, Some((topic(), group())), 10).await.unwrap().groups.len(), 0);
     let topics = world.topics.list("", None, 10).await.unwrap();
     assert_eq!(topics.len(), 1, "the shard's topic is not listed");
     world.groups.delete(&topic(), &group(), None).await.unwrap();
@@ -202,6 +203,77 @@ async fn a_nacked_record_comes_again_and_one_given_up_goes_to_the_dead_letter_to
         }
         tokio::task::yield_now().await;
     }
+}
+
+/// The copy of the only record that was given up.
+async fn copy_of(world: &World, dead: &TopicName) -> Vec<u8> {
+    loop {
+        match world.topics.get(dead).await {
+            Ok(log) if log.tail().get() > 0 => {
+                break log.read(log.earliest(), 1 << 20).await.unwrap().runs[0].to_vec();
+            }
+            _ => tokio::task::yield_now().await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_its_handler_gives_up_says_how_often_it_was_delivered() {
+    let world = World::new().await;
+    let dead = TopicName::parse("dead").unwrap();
+    let settings = Settings { dead_letter_topic: Some(dead.clone()), ..Settings::default() };
+    let mut member = world.join(settings).await;
+    member.credit(1, 1 << 20);
+    world.log.put("orders", &["a"]);
+    let first = lease(&mut member).await;
+    settle(&mut member, &first, vec![(span(0, 1), Act::Nack(None))]).await;
+    let second = lease(&mut member).await;
+    settle(&mut member, &second, vec![(span(0, 1), Act::Reject)]).await;
+    let copy = copy_of(&world, &dead).await;
+    let header = [b"streamway-deliveries\x12\x012".as_slice()].concat();
+    assert!(copy.windows(header.len()).any(|part| part == header), "{}", copy.escape_ascii());
+}
+
+#[tokio::test]
+async fn a_record_that_was_trimmed_before_it_is_copied_counts_as_skipped() {
+    let world = World::new().await;
+    let dead = TopicName::parse("dead").unwrap();
+    let mut member =
+        world.join(Settings { dead_letter_topic: Some(dead.clone()), ..Settings::default() }).await;
+    member.credit(1, 1 << 20);
+    world.log.put("orders", &["a"]);
+    world.log.put("orders", &["b"]);
+    let first = lease(&mut member).await;
+    world.topics.trim(&topic(), None, crate::record::Offset::new(1)).await.unwrap();
+    settle(&mut member, &first, vec![(span(0, 1), Act::Reject)]).await;
+    loop {
+        let status = world.groups.get(&topic(), &group()).await.unwrap().status;
+        if status.skipped_records + status.dead_lettered_records > 0 {
+            break assert_eq!((status.skipped_records, status.dead_lettered_records), (1, 0));
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(world.topics.get(&dead).await.is_err(), "there is no copy");
+}
+
+#[tokio::test]
+async fn groups_are_listed_though_the_storage_of_others_is_damaged() {
+    let world = World::new().await;
+    world.groups.create(&topic(), &group(), From::Start(Start::Earliest), Settings::default()).await.unwrap();
+    let other = (shard_of(&topic(), &group()) + 1) % SHARDS;
+    let damaged = world.log.log().create(shard_log::name(other), Retention::default()).await.unwrap();
+    let batch = crate::record::testing::batch_of(&["not a command"]);
+    let stored = damaged.appender().append(vec![batch], Hold::default()).await;
+    assert_eq!(stored.failure, None);
+    let listed = world.groups.list(None, None, 10).await.unwrap();
+    assert_eq!((listed.groups.len(), listed.damaged), (1, vec![shard_log::name(other)]));
+    let name = (0..).map(|n| GroupName::parse(&format!("g{n}")).unwrap());
+    let name = name.into_iter().find(|name| shard_of(&topic(), name) == other).unwrap();
+    let refused = world.groups.get(&topic(), &name).await.unwrap_err();
+    assert!(
+        matches!(refused, Error::Topic(crate::topic::Error::Storage(storage::Error::Damaged(_)))),
+        "{refused:?}"
+    );
 }
 
 /// A call that ends before its answer gives back what it was leased, and leaves nothing behind.

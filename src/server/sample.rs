@@ -61,7 +61,7 @@ async fn sample_groups(groups: &Groups, names_topics: bool) {
     let (mut count, mut after, mut worst) = (0, None, BTreeMap::<Arc<str>, GroupLag>::new());
     loop {
         let page = match groups.list(None, after, GROUPS_STRIDE).await {
-            Ok(page) => page,
+            Ok(page) => page.groups,
             Err(error) => return debug!(%error, "groups cannot be listed"),
         };
         count += page.len() as u64;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
+use super::super::clock::since_boot;
 use super::frames::Letter;
 use crate::storage::{Error, ReplicaBus, Stored};
 
@@ -28,11 +29,12 @@ pub(super) struct Link {
     bus: ReplicaBus,
     own: String,
     to: String,
-    begun: Instant,
+    /// Time since the machine's start at which it began.
+    begun: Duration,
     sent: u64,
     got: u64,
     /// Newest time of the other side's clock, and when it came.
-    heard: (u64, Instant),
+    heard: (u64, Duration),
     queue: VecDeque<Queued>,
     /// Pieces of a frame that are here.
     pieces: String,
@@ -46,7 +48,7 @@ enum Queued {
 impl Link {
     /// Begins a link from the address `own` to the address `to`.
     pub(super) fn new(bus: ReplicaBus, own: String, to: String) -> Self {
-        let begun = Instant::now();
+        let begun = since_boot();
         Self {
             bus,
             own,
@@ -67,16 +69,16 @@ impl Link {
 
     /// Returns true if the other side has been silent for so long.
     pub(super) fn is_silent(&self, long: Duration) -> bool {
-        self.heard.1.elapsed() >= long
+        since_boot().saturating_sub(self.heard.1) >= long
     }
 
-    /// The time of this side that a letter's sender had heard of.
-    pub(super) fn time_of(&self, heard: u64) -> Instant {
+    /// The time since the machine's start at which this side sent what a letter's sender had heard.
+    pub(super) fn time_of(&self, heard: u64) -> Duration {
         self.begun + Duration::from_millis(heard)
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(since_boot().saturating_sub(self.begun).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Queues a frame, in pieces if it is larger than a letter.
@@ -152,7 +154,7 @@ impl Link {
             return None;
         }
         self.got = letter.number;
-        self.heard = (self.heard.0.max(letter.sent), Instant::now());
+        self.heard = (self.heard.0.max(letter.sent), since_boot());
         if let Some((text, is_last)) = letter.piece.take() {
             self.pieces.push_str(&text);
             if self.pieces.len() > PIECES_MAX {

@@ -51,6 +51,7 @@ impl Owner {
             let effect = Effect::Returned { group, void_to, spans: spans_of(&items) };
             self.append(effect, Then::Back(items), Vec::new());
         }
+        self.forget_served(member);
     }
 
     /// Takes the records back that follow ended ones in their lanes, tells their holder, and returns them.
@@ -104,12 +105,10 @@ impl Owner {
         let Some(lease) = self.leases.get(&fence).filter(is_empty) else {
             return;
         };
-        let id = lease.member;
-        if let Some(member) = self.members.get_mut(&id) {
+        if let Some(member) = self.members.get_mut(&lease.member) {
             member.leases.remove(&fence);
         }
         self.leases.remove(&fence);
-        self.forget_served(id);
     }
 
     /// Tells a member that is connected that it lost records.
@@ -130,9 +129,9 @@ impl Owner {
         };
         let mut marks: Vec<(Span, Mark)> = Vec::new();
         for (item, ending) in failed {
-            let before = state.marks.get(item.offset).map_or(0, |mark| mark.deliveries);
-            let deliveries =
-                if *ending == Ending::Rejected { Mark::DEAD } else { (before + 1).min(Mark::DEAD - 1) };
+            let before = state.marks.get(item.offset).map_or(0, Mark::failures);
+            let failures = (before + 1).min(Mark::DEAD - 1);
+            let deliveries = if *ending == Ending::Rejected { failures | Mark::DEAD } else { failures };
             let delay_ms = match ending {
                 Ending::Failed(Some(delay)) => *delay,
                 Ending::Failed(None) => state.about.settings.delay_ms(deliveries),

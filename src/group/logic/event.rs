@@ -185,17 +185,28 @@ pub enum Input {
         /// The tail of the topic.
         tail: u64,
     },
-    /// A copy of a record was stored in the dead letter topic, or the topic refused it.
+    /// What became of a copy of a record for the dead letter topic.
     DeadLetter {
         /// The group.
         group: GroupId,
         /// Offset of the record.
         offset: u64,
-        /// True if the copy is stored.
-        is_stored: bool,
+        /// Its result.
+        copied: Copied,
     },
     /// Time passed.
     Tick,
+}
+
+/// Result of copying a record to the dead letter topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// The copy is stored.
+    Stored,
+    /// The topic does not hold the record any more: there is nothing to copy.
+    Gone,
+    /// The dead letter topic refused it.
+    Refused,
 }
 
 /// A settlement of one lease.

@@ -9,12 +9,15 @@ use super::owner::Owner;
 use super::state::GroupState;
 use super::working::Working;
 
+/// Most bytes of one lease, so that a client with gRPC's usual limit of 4 MiB a message can take it. A record that is
+/// larger comes alone.
+const LEASE_BYTES_MAX: u64 = 1 << 20;
 /// Most records of one lease, so that a member with much credit does not take everything.
 const LEASE_RECORDS_MAX: u64 = 1000;
 
 impl Owner {
     /// Gives what is available to those who have credit for it, and asks for more.
-    pub(super) fn dispatch(&mut self, group: GroupId) {
+    pub(super) fn lease_available(&mut self, group: GroupId) {
         self.do_todo(group);
         while self.may_lease()
             && let Some(member) = self.next_hungry(group)
@@ -68,13 +71,14 @@ impl Owner {
             return false;
         };
         let mut records = member.credit.0.saturating_sub(member.used.0).min(LEASE_RECORDS_MAX);
-        let mut bytes = member.credit.1.saturating_sub(member.used.1);
+        let credit = member.credit.1.saturating_sub(member.used.1);
+        let mut bytes = credit.min(LEASE_BYTES_MAX);
         let mut items = Vec::new();
-        // A record that is larger than all credit comes alone.
-        let holds_nothing = member.used == (0, 0);
+        // A record that is larger than a lease, or than all credit, comes alone.
+        let comes_alone = |item: &Item| item.bytes() <= credit || member.used == (0, 0);
         while records > 0
             && let Some(item) = working.candidate(id)
-            && (item.bytes() <= bytes || (items.is_empty() && holds_nothing))
+            && (item.bytes() <= bytes || (items.is_empty() && comes_alone(&item)))
         {
             working.take(item, id, state, self.now);
             (records, bytes) = (records - 1, bytes.saturating_sub(item.bytes()));
@@ -179,7 +183,7 @@ impl Working {
 fn with_deliveries(items: &[Item], state: &GroupState) -> Vec<(Span, u32)> {
     let mut spans: Vec<(Span, u32)> = Vec::new();
     for item in items {
-        let failed = state.marks.get(item.offset).map_or(0, |mark: Mark| mark.deliveries);
+        let failed = state.marks.get(item.offset).map_or(0, Mark::failures);
         let (span, delivery) = (item.span(), failed.saturating_add(1));
         match spans.last_mut() {
             Some((last, same)) if last.end == span.start && *same == delivery => last.end = span.end,

@@ -66,6 +66,26 @@ pub(super) struct Lease {
     pub handed_over: Vec<Span>,
 }
 
+impl Lease {
+    /// Returns true if a record that was handed over with the lease is still left to its holder.
+    pub(super) fn awaits(&self, offset: u64) -> bool {
+        let after = self.handed_over.partition_point(|span| span.start <= offset);
+        after.checked_sub(1).and_then(|at| self.handed_over.get(at)).is_some_and(|span| span.contains(offset))
+    }
+
+    /// Leaves offsets to the holder no more whose records are not read yet, and returns which it did.
+    pub(super) fn let_go(&mut self, gone: Span) -> Vec<Span> {
+        let let_go = self.handed_over.iter().filter_map(|span| span.intersect(gone)).collect();
+        let spans = std::mem::take(&mut self.handed_over);
+        self.handed_over.extend(spans.into_iter().flat_map(|span| {
+            let before = Span::new(span.start, span.end.min(gone.start));
+            let after = Span::new(span.start.max(gone.end), span.end);
+            before.into_iter().chain(after)
+        }));
+        let_go
+    }
+}
+
 /// An alarm. One that is out of date does nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {

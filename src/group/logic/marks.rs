@@ -8,7 +8,7 @@ use crate::record::UnixMicros;
 /// What a group has to remember of an unsettled record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
-    /// Number of deliveries that ended in a failure; [`Mark::DEAD`] if its member gave it up for good.
+    /// Number of deliveries that ended in a failure, and [`Mark::DEAD`] if its member gave it up for good.
     pub deliveries: u32,
     /// Time before which it is not delivered again.
     pub due: UnixMicros,
@@ -19,8 +19,20 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Deliveries of a record that is to be delivered no more.
-    pub const DEAD: u32 = u32::MAX;
+    /// Bit of a record that is to be delivered no more.
+    pub const DEAD: u32 = 1 << 31;
+
+    /// Number of deliveries that ended in a failure.
+    #[must_use]
+    pub const fn failures(self) -> u32 {
+        self.deliveries & !Self::DEAD
+    }
+
+    /// Returns true if the record is to be delivered no more.
+    #[must_use]
+    pub const fn is_dead(self) -> bool {
+        self.deliveries & Self::DEAD != 0
+    }
 }
 
 /// Marks by span. Neighbours with the same mark are merged.

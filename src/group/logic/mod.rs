@@ -36,7 +36,7 @@ mod working;
 
 pub use codec::{Undecodable, decode, decode_part, encode, encode_part};
 pub use command::{About, Command, Done, Effect, HandedLease, Piece};
-pub use event::{Act, Grant, Input, Now, Outcome, Output, ReadItem, Refusal, Settlement, Ticket};
+pub use event::{Act, Copied, Grant, Input, Now, Outcome, Output, ReadItem, Refusal, Settlement, Ticket};
 pub use ids::{CommandId, Fence, GroupId, GroupName, KeyHash, SHARDS, SessionId, Span, Term, shard_of};
 pub use load::{Load, MemberLoad};
 pub use marks::{Mark, Marks};

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::command::{Command, Effect};
+use super::command::{Command, Done, Effect};
 use super::event::{Input, Now, Output};
 use super::ids::{CommandId, Fence, GroupId, SessionId, Span, Term};
 use super::lanes::{Item, MemberId};
@@ -42,6 +42,8 @@ pub struct Owner {
     /// Commands that the fold has not reached, in order.
     unfolded: VecDeque<Unfolded>,
     pub(super) out: Vec<Output>,
+    /// Groups in which something may have become available since the last outputs were taken.
+    changed: BTreeSet<GroupId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +118,7 @@ impl Owner {
             appended_at: now.millis,
             unfolded: VecDeque::new(),
             out: Vec::new(),
+            changed: BTreeSet::new(),
         };
         owner.append(Effect::Own { after }, Then::Nothing, Vec::new());
         owner
@@ -179,9 +182,18 @@ impl Owner {
         self.unfolded.iter().map(|unfolded| &unfolded.command)
     }
 
-    /// The acts decided since the last call.
+    /// The acts decided since the last call. What became available is leased only now, so that what many inputs free makes
+    /// one lease.
     pub fn take_outputs(&mut self) -> Vec<Output> {
+        while let Some(group) = self.changed.pop_first() {
+            self.lease_available(group);
+        }
         std::mem::take(&mut self.out)
+    }
+
+    /// Leases what is available in a group, once all inputs are handled.
+    pub(super) fn dispatch(&mut self, group: GroupId) {
+        self.changed.insert(group);
     }
 
     /// Takes the command that is stored in the shard at `at`, whoever wrote it.
@@ -277,7 +289,7 @@ impl Owner {
             }
             Input::Trimmed { group, earliest, records } => self.trimmed(group, earliest, records),
             Input::Tail { group, tail } => self.tail(group, tail),
-            Input::DeadLetter { group, offset, is_stored } => self.dead_lettered(group, offset, is_stored),
+            Input::DeadLetter { group, offset, copied } => self.dead_lettered(group, offset, copied),
             Input::Tick => {}
         }
         self.work();
@@ -350,6 +362,23 @@ impl Owner {
         self.unfolded.push_back(Unfolded { command, at: self.now.millis, then, answers });
     }
 
+    /// Adds settled records to the last command if that settles records of the group likewise and is not taken yet.
+    /// Returns false if it does not.
+    pub(super) fn settled_with_last(&mut self, group: GroupId, how: Done, items: &[Item]) -> bool {
+        let (Some(Output::Append(last)), Some(unfolded)) = (self.out.last_mut(), self.unfolded.back_mut())
+        else {
+            return false;
+        };
+        if last.id != unfolded.command.id || !add_settled(&mut last.effect, group, how, items) {
+            return false;
+        }
+        add_settled(&mut unfolded.command.effect, group, how, items);
+        if let Then::Settled(in_lanes) = &mut unfolded.then {
+            in_lanes.extend(items.iter().filter(|item| item.lane.is_some()));
+        }
+        true
+    }
+
     /// Gives an answer once everything decided so far is durable.
     pub(super) fn answer_when_durable(&mut self, answer: Output) {
         match self.unfolded.back_mut() {
@@ -400,6 +429,37 @@ pub(super) const fn group_of(effect: &Effect) -> Option<GroupId> {
         | Effect::Reopened { group, .. }
         | Effect::Unparked { group, .. } => Some(*group),
         Effect::Own { .. } | Effect::Renew | Effect::Handover { .. } => None,
+    }
+}
+
+/// Most spans of a command that settles records of several settlements.
+const SETTLED_SPANS_MAX: usize = 4096;
+
+/// Adds records to an effect that settles others of the group likewise. Returns false if it does not, or is full.
+fn add_settled(effect: &mut Effect, group: GroupId, how: Done, items: &[Item]) -> bool {
+    let Effect::Settled { group: of, how: likewise, records, spans } = effect else {
+        return false;
+    };
+    if (*of, *likewise) != (group, how) || spans.len() >= SETTLED_SPANS_MAX {
+        return false;
+    }
+    *records += items.len() as u64;
+    items.iter().for_each(|item| insert_span(spans, item.span()));
+    true
+}
+
+/// Adds a record's span to a list in order that does not hold it, and merges it with those that it touches.
+fn insert_span(spans: &mut Vec<Span>, span: Span) {
+    let at = spans.partition_point(|other| other.end < span.start);
+    match spans.get_mut(at) {
+        Some(before) if before.end == span.start => {
+            before.end = span.end;
+            if spans.get(at + 1).is_some_and(|after| after.start == span.end) {
+                spans[at].end = spans.remove(at + 1).end;
+            }
+        }
+        Some(after) if after.start == span.end => after.start = span.start,
+        _ => spans.insert(at, span),
     }
 }
 

@@ -1,10 +1,11 @@
 //! Records that are delivered no more.
 
 use super::command::{Done, Effect};
-use super::event::Output;
+use super::event::{Copied, Output};
 use super::ids::GroupId;
 use super::lanes::Item;
 use super::lease::Timer;
+use super::marks::Mark;
 use super::owner::{Owner, Then};
 use super::settings::Poison;
 
@@ -18,7 +19,7 @@ impl Owner {
             return;
         };
         if state.about.settings.poison == Poison::DeadLetter {
-            let deliveries = state.marks.get(item.offset).map_or(0, |mark| mark.deliveries);
+            let deliveries = state.marks.get(item.offset).map_or(0, Mark::failures);
             working.dying.insert(item.offset, item);
             self.say(Output::DeadLetter { group, offset: item.offset, deliveries });
             return;
@@ -36,22 +37,26 @@ impl Owner {
     }
 
     /// Takes the result of publishing a copy.
-    pub(super) fn dead_lettered(&mut self, group: GroupId, offset: u64, is_stored: bool) {
+    pub(super) fn dead_lettered(&mut self, group: GroupId, offset: u64, copied: Copied) {
         let (Some(working), Some(state)) = (self.groups.get_mut(&group), self.shard.group(group)) else {
             return;
         };
         let Some(item) = working.dying.remove(&offset) else {
             return;
         };
-        if is_stored {
+        let done = match copied {
+            Copied::Stored => Some(Done::DeadLettered),
+            Copied::Gone => Some(Done::Skipped),
+            Copied::Refused => None,
+        };
+        if let Some(how) = done {
             working.begin_settling(&item);
             if let Some(lane) = item.lane {
                 working.unlist(lane);
                 working.lanes.lane_mut(lane).pending -= 1;
                 working.lanes.begin_settling(lane);
             }
-            let effect =
-                Effect::Settled { group, how: Done::DeadLettered, records: 1, spans: vec![item.span()] };
+            let effect = Effect::Settled { group, how, records: 1, spans: vec![item.span()] };
             self.append(effect, Then::Settled(vec![item]), Vec::new());
             return;
         }

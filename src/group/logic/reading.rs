@@ -68,7 +68,7 @@ impl Owner {
         working.cursor = working.cursor.max(next);
         let mut gaps = Vec::new();
         let mut parked: BTreeMap<KeyHash, Vec<Item>> = BTreeMap::new();
-        let mut held: BTreeMap<Fence, Vec<Item>> = BTreeMap::new();
+        let (mut held, mut lost) = (BTreeMap::<Fence, Vec<Item>>::new(), BTreeMap::<Fence, Vec<Span>>::new());
         let first = items.first().map_or(next, |item| item.offset);
         gaps.extend(Span::new(from, first));
         for (at, read) in items.iter().enumerate() {
@@ -78,6 +78,9 @@ impl Owner {
             if state.progress.is_settled(read.offset) || working.settling.contains(read.offset) {
                 continue;
             }
+            let lease = working
+                .handed_over(read.offset)
+                .filter(|fence| self.leases.get(fence).is_some_and(|lease| lease.awaits(read.offset)));
             let (units, key) = (Item::units(read.size), lane_key(state.about.settings.order, read.key));
             let free = Item { offset: read.offset, lane: None, units, len };
             if let Some(key) =
@@ -85,17 +88,19 @@ impl Owner {
             {
                 working.settling.insert(free.span());
                 parked.entry(key).or_default().push(free);
+                lease.iter().for_each(|fence| push_span(lost.entry(*fence).or_default(), free.span()));
                 continue;
             }
-            let lease = working.handed_over(read.offset).filter(|fence| self.leases.contains_key(fence));
             let holder = lease.and_then(|fence| self.leases.get(&fence)).map(|lease| lease.member);
-            if let Some(item) = working.know(free, key, holder, state, self.now)
-                && let Some(fence) = lease
-            {
-                held.entry(fence).or_default().push(item);
+            let item = working.know(free, key, holder, state, self.now);
+            match (lease, item) {
+                (Some(fence), Some(item)) => held.entry(fence).or_default().push(item),
+                (Some(fence), None) => push_span(lost.entry(fence).or_default(), free.span()),
+                (None, _) => {}
             }
         }
         self.adopt_items(held);
+        self.tell_lost(lost);
         self.skip(group, gaps, 0);
         for (key, items) in parked {
             self.park(group, Some(key), &items);
@@ -111,6 +116,17 @@ impl Owner {
             lease.items.extend(&items);
             let member = lease.member;
             self.use_credit(member, &items);
+        }
+    }
+
+    /// Tells members of records that were handed over with their leases and are theirs no more: an earlier record of the
+    /// key went back.
+    fn tell_lost(&mut self, lost: BTreeMap<Fence, Vec<Span>>) {
+        for (fence, spans) in lost {
+            if let Some((group, member)) = self.leases.get(&fence).map(|lease| (lease.group, lease.member)) {
+                self.tell_revoked(group, member, fence, spans);
+            }
+            self.drop_if_empty(fence);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::marks::Mark;
 use crate::record::TopicName;
 
 /// Order in which a group's records are handed out.
@@ -87,7 +88,7 @@ impl Settings {
                 "must be between ack_deadline and 7 d",
             ),
             (self.session_grace_ms <= DAY_MS, "session_grace", "must be at most 24 h"),
-            (self.deliveries_max < u32::MAX, "deliveries_max", "must be below 2^32 - 1"),
+            (self.deliveries_max < Mark::DEAD, "deliveries_max", "must be below 2^31"),
             (self.backoff_ms.len() <= BACKOFF_LEN_MAX, "backoff", "must have at most 16 delays"),
             (self.backoff_ms.iter().all(|&delay| delay <= DAY_MS), "backoff", "must be at most 24 h each"),
             (self.dead_letter_topic.as_ref() != Some(topic), "dead_letter_topic", "must be another topic"),

@@ -12,6 +12,10 @@ use super::working::Working;
 /// Most settlements that wait until their records are read; one more is refused as lost.
 const DEFERRED_MAX: usize = 10_000;
 
+/// Number of outcomes of a settlement from which on offsets that its token does not hold are not looked at: a settlement of
+/// 1,000 ranges of a lease of 1,000 records has fewer.
+const OUTCOMES_MAX: usize = 4096;
+
 /// Outcomes of one settlement, in order.
 #[derive(Default)]
 struct Outcomes(Vec<(Span, Outcome)>);
@@ -39,8 +43,7 @@ impl Owner {
                 working.deferred.push_back(settlement);
                 return self.read(group);
             }
-            let outcomes = lost(&settlement);
-            return self.say(Output::Settled { ticket: settlement.ticket, outcomes });
+            return self.judge_now(settlement);
         }
         self.judge(settlement);
         self.dispatch(group);
@@ -57,19 +60,37 @@ impl Owner {
             let still = self.groups.get_mut(&group).filter(|working| must_wait(working, &settlement));
             match still {
                 Some(working) if !is_full => working.deferred.push_back(settlement),
-                Some(_) => {
-                    let outcomes = lost(&settlement);
-                    self.answer_when_durable(Output::Settled { ticket: settlement.ticket, outcomes });
-                }
+                Some(_) => self.judge_now(settlement),
                 None => self.judge(settlement),
             }
         }
     }
 
+    /// Judges a settlement of which not all records are read, and leaves the others to its holder no more.
+    fn judge_now(&mut self, settlement: Settlement) {
+        let fence = settlement.fence;
+        if self.groups.get(&settlement.group).is_none_or(|working| working.awaited > 0) {
+            let outcomes = lost(&settlement);
+            return self.answer_when_durable(Output::Settled { ticket: settlement.ticket, outcomes });
+        }
+        let cursor = self.groups.get(&settlement.group).map_or(0, |working| working.cursor);
+        if let Some(lease) = self.leases.get_mut(&fence).filter(|lease| lease.group == settlement.group) {
+            let unread =
+                settlement.acts.iter().filter_map(|(span, _)| Span::new(span.start.max(cursor), span.end));
+            let gone: Vec<Span> = unread.flat_map(|span| lease.let_go(span)).collect();
+            let (group, member) = (lease.group, lease.member);
+            if !gone.is_empty() {
+                self.tell_revoked(group, member, fence, gone);
+            }
+        }
+        self.judge(settlement);
+    }
+
     fn judge(&mut self, settlement: Settlement) {
         let Settlement { ticket, group, fence, held, acts } = settlement;
         let mut outcomes = Outcomes::default();
-        let lease_group = self.leases.get(&fence).map(|lease| lease.group);
+        let lease = self.leases.get(&fence);
+        let (lease_group, member) = (lease.map(|lease| lease.group), lease.map(|lease| lease.member));
         for (span, act) in acts {
             if lease_group.is_some_and(|of| of != group) || fence.term() > self.term {
                 outcomes.push(span, Outcome::LeaseLost);
@@ -80,6 +101,7 @@ impl Owner {
             }
         }
         self.drop_if_empty(fence);
+        member.into_iter().for_each(|member| self.forget_served(member));
         self.answer(ticket, outcomes);
     }
 
@@ -152,6 +174,9 @@ impl Owner {
         let mut at = span.start;
         while at < span.end {
             let bounds = Span { start: at, end: span.end };
+            if outcomes.0.len() >= OUTCOMES_MAX {
+                return outcomes.push(bounds, Outcome::LeaseLost);
+            }
             let next = next_change(working, state, bounds);
             let is_settled = at < working.cursor
                 && !working.known.contains(at)
@@ -239,6 +264,9 @@ impl Owner {
             return;
         }
         let how = if act == Act::Skip { Done::Skipped } else { Done::Acked };
+        if self.settled_with_last(group, how, &taken) {
+            return;
+        }
         let effect = Effect::Settled { group, how, records: taken.len() as u64, spans: spans_of(&taken) };
         let in_lanes = taken.into_iter().filter(|item| item.lane.is_some()).collect();
         self.append(effect, Then::Settled(in_lanes), Vec::new());

@@ -93,7 +93,7 @@ enum Readiness {
 /// Returns true if a record with this mark must not be delivered again.
 fn is_poison(state: &GroupState, mark: Mark) -> bool {
     let max = state.about.settings.deliveries_max;
-    mark.deliveries == Mark::DEAD || (max > 0 && mark.deliveries >= max)
+    mark.is_dead() || (max > 0 && mark.failures() >= max)
 }
 
 impl Working {

@@ -12,7 +12,7 @@ use super::calls::{GroupCalls, change, refused};
 use super::{described, request};
 use crate::auth::{Action, Caller};
 use crate::group::logic::GroupName;
-use crate::group::{self, Info, Saved, SavedState};
+use crate::group::{self, Info, Listed, Saved, SavedState};
 use crate::proto::v1;
 use crate::record::TopicName;
 
@@ -59,7 +59,12 @@ async fn names(calls: &GroupCalls, topic: &TopicName) -> Result<Vec<GroupName>, 
     let mut names: Vec<GroupName> = Vec::new();
     loop {
         let after = names.last().map(|last| (topic.clone(), last.clone()));
-        let page = calls.groups.list(Some(topic), after, STRIDE).await?;
+        let Listed { groups: page, damaged } = calls.groups.list(Some(topic), after, STRIDE).await?;
+        if let Some(storage) = damaged.first() {
+            // A backup without these groups would be no backup of the topic.
+            let reason = format!("the groups in {storage} cannot be read");
+            return Err(crate::topic::Error::from(crate::storage::Error::Damaged(reason)).into());
+        }
         names.extend(page.iter().map(|info| info.name.clone()));
         if page.len() < STRIDE {
             return Ok(names);

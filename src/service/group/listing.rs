@@ -7,8 +7,8 @@ use super::super::status::Error;
 use super::calls::permit_see;
 use super::{described, request};
 use crate::auth::Caller;
-use crate::group::Groups;
 use crate::group::logic::GroupName;
+use crate::group::{Groups, Listed};
 use crate::proto::v1;
 use crate::record::TopicName;
 
@@ -39,12 +39,12 @@ pub(super) async fn page(
     let mut after = begin(caller, &asked.page_token)?;
     let (mut found, mut looked_at) = (Vec::new(), 0);
     loop {
-        let page = groups.list(topic.as_ref(), after.clone(), STRIDE).await?;
+        let Listed { groups: page, damaged } = groups.list(topic.as_ref(), after.clone(), STRIDE).await?;
         let is_last = page.len() < STRIDE;
         looked_at += page.len();
         for info in page {
             if found.len() == size {
-                return Ok(answer(found, next(caller, after.as_ref())));
+                return Ok(answer(found, next(caller, after.as_ref()), &damaged));
             }
             after = Some((info.topic.clone(), info.name.clone()));
             if permit_see(caller, &info.topic, &info.name).is_ok() {
@@ -54,17 +54,18 @@ pub(super) async fn page(
             }
         }
         if is_last {
-            return Ok(answer(found, String::new()));
+            return Ok(answer(found, String::new(), &damaged));
         }
         if looked_at >= LOOKED_AT_MAX {
-            return Ok(answer(found, next(caller, after.as_ref())));
+            return Ok(answer(found, next(caller, after.as_ref()), &damaged));
         }
         tokio::task::yield_now().await;
     }
 }
 
-const fn answer(groups: Vec<v1::Group>, next_page_token: String) -> v1::ListGroupsResponse {
-    v1::ListGroupsResponse { groups, next_page_token }
+fn answer(groups: Vec<v1::Group>, next_page_token: String, damaged: &[TopicName]) -> v1::ListGroupsResponse {
+    let unreachable = damaged.iter().map(ToString::to_string).collect();
+    v1::ListGroupsResponse { groups, next_page_token, unreachable }
 }
 
 /// Returns the token of the page after this group.

@@ -554,3 +554,102 @@ fn a_call_waits_for_what_is_being_read() {
     let empty = outputs(Input::StopWaiting { session: SessionId(10), stream: 10 });
     assert_eq!(empty, [Output::Empty { stream: 10 }], "everything was read");
 }
+
+#[test]
+fn a_lease_has_at_most_a_mebibyte_or_one_record() {
+    use crate::group::logic::{Output, ReadItem};
+    let mut world = world(Order::None, 1);
+    let (now, session, stream) = (world.at(), SessionId(9), 9);
+    let owner = &mut world.current.owner;
+    let mut outputs = |input| {
+        owner.handle(now, input);
+        owner.take_outputs()
+    };
+    outputs(Input::Join { ticket: Ticket(999), group: GROUP, session, stream });
+    outputs(Input::Credit { session, stream, records: 100, bytes: 7 << 20 });
+    outputs(Input::Tail { group: GROUP, tail: 7 });
+    // The fifth one is larger than a lease, and the last one than the credit that is left.
+    let sizes = [600 << 10, 400 << 10, 400 << 10, 100, 2 << 20, 1000, 5 << 20];
+    let items = (0..).zip(sizes).map(|(offset, size)| ReadItem { offset, size, key: None }).collect();
+    let leased = outputs(Input::Records { group: GROUP, from: 0, next: 7, tail: 7, items });
+    let counts: Vec<u64> = leased
+        .iter()
+        .filter_map(|output| match output {
+            Output::Lease(grant) => Some(grant.records),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(counts, [2, 2, 1, 1], "{leased:?}");
+}
+
+/// What one read of a member's messages brings is one command and one lease.
+#[test]
+fn single_acks_that_come_together_are_stored_together() {
+    use crate::group::logic::{Output, Settlement};
+    for order in [Order::None, Order::Key] {
+        let mut world = world(order, 1);
+        world.join(0, 1000);
+        world.publish(&[A; 2000]);
+        let held = world.workers[0].held.clone();
+        assert_eq!(held.iter().map(|(_, offsets)| offsets.len()).sum::<usize>(), 1000);
+        let now = world.at();
+        let owner = &mut world.current.owner;
+        let mut ticket = 10_000;
+        let offsets = held.iter().flat_map(|(fence, offsets)| offsets.iter().map(|at| (*fence, *at)));
+        // Without an order, handlers end in any: the odd ones first.
+        let mut acks: Vec<_> = offsets.collect();
+        if order == Order::None {
+            acks.sort_by_key(|(_, at)| (at % 2 == 0, *at));
+        }
+        for (fence, at) in acks {
+            ticket += 1;
+            let (ticket, acts) = (Ticket(ticket), vec![(one(at), Act::Ack)]);
+            owner.handle(now, Input::Settle(Settlement { ticket, group: GROUP, fence, held: vec![], acts }));
+        }
+        let outputs = owner.take_outputs();
+        let appended: Vec<_> = outputs.iter().filter(|output| matches!(output, Output::Append(_))).collect();
+        let spans = vec![Span { start: 0, end: 1000 }];
+        let effect = Effect::Settled { group: GROUP, how: super::super::Done::Acked, records: 1000, spans };
+        assert!(
+            matches!(appended[..], [Output::Append(command)] if command.effect == effect),
+            "{appended:?}"
+        );
+        let leased = outputs.iter().filter(|output| matches!(output, Output::Lease(_))).count();
+        // In an order, the next records come once these are durable.
+        assert_eq!(leased, usize::from(order == Order::None), "the credit comes back at once");
+    }
+}
+
+#[test]
+fn a_settlement_of_what_its_token_never_held_has_a_bounded_answer() {
+    use crate::group::logic::{Output, Settlement};
+    let mut world = world(Order::None, 2);
+    world.join(0, 5_000);
+    world.publish(&[None; 2_500]);
+    let held = std::mem::take(&mut world.workers[0].held);
+    for (fence, offsets) in held {
+        let acts: Vec<_> = offsets.iter().filter(|at| **at % 2 == 0).map(|at| (one(*at), Act::Ack)).collect();
+        world.send(fence, acts, false);
+    }
+    world.settle_down();
+    let whole = Span { start: 0, end: u64::MAX };
+    let (now, fence) = (world.at(), Fence::new(world.truth.last().term, 1 << 39));
+    let (owner, acts) = (&mut world.current.owner, vec![(whole, Act::Ack); 10]);
+    let ticket = Ticket(99_999);
+    owner.handle(now, Input::Settle(Settlement { ticket, group: GROUP, fence, held: vec![], acts }));
+    let outputs = owner.take_outputs();
+    let [Output::Settled { outcomes, .. }] = &outputs[..] else { panic!("{outputs:?}") };
+    assert!((4096..5000).contains(&outcomes.len()), "{}", outcomes.len());
+    assert_eq!(outcomes.last().unwrap(), &(whole, Outcome::LeaseLost));
+}
+
+#[test]
+fn a_call_that_gives_a_record_back_is_told_what_else_it_lost() {
+    let mut world = world(Order::Total, 2);
+    world.lease_once(0, 4);
+    world.lease_once(1, 4);
+    world.publish(&[None; 4]);
+    let fence = world.fence(0);
+    assert_eq!(world.answered(fence, one(0), Act::Return), [(one(0), Outcome::Settled)]);
+    assert_eq!((world.held(0), world.held(1), &world.failure), (vec![0], vec![0, 1, 2, 3], &None));
+}

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::judge::Judge;
 use crate::group::logic::{
-    About, Act, Command, Fence, Grant, GroupId, GroupName, GroupState, HandedLease, Input, KeyHash, Now,
-    Order, Outcome, Output, Owner, ReadItem, SessionId, Settings, Settlement, Shard, Span, Tenure, Term,
+    About, Act, Command, Copied, Fence, Grant, GroupId, GroupName, GroupState, HandedLease, Input, KeyHash,
+    Now, Order, Outcome, Output, Owner, ReadItem, SessionId, Settings, Settlement, Shard, Span, Tenure, Term,
     Ticket, decode, encode,
 };
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
@@ -36,8 +36,6 @@ pub(super) struct Worker {
     pub session: u128,
     pub stream: u64,
     pub is_connected: bool,
-    /// True while it is a call that gets one lease.
-    pub is_once: bool,
     pub held: Vec<(Fence, Vec<u64>)>,
 }
 
@@ -64,6 +62,8 @@ pub(super) struct World {
     given: BTreeMap<Fence, Vec<Span>>,
     seeks: BTreeMap<Ticket, u64>,
     pub done: Vec<Ticket>,
+    /// Sessions of calls that get one lease.
+    calls: Vec<SessionId>,
     /// Streams of calls that got no lease.
     pub empty: Vec<u64>,
     /// Leases that the last join listed.
@@ -95,6 +95,7 @@ impl World {
             given: BTreeMap::new(),
             seeks: BTreeMap::new(),
             done: Vec::new(),
+            calls: Vec::new(),
             empty: Vec::new(),
             listed: Vec::new(),
             failure: None,
@@ -199,11 +200,11 @@ impl World {
                 replica.owner.handle(now, input);
             }
             Output::DeadLetter { group, offset, .. } => {
-                let is_stored = !self.refuses_copies;
-                if is_stored && !of_former {
+                let copied = if self.refuses_copies { Copied::Refused } else { Copied::Stored };
+                if copied == Copied::Stored && !of_former {
                     self.judge.dead_lettered(offset);
                 }
-                replica.owner.handle(now, Input::DeadLetter { group, offset, is_stored });
+                replica.owner.handle(now, Input::DeadLetter { group, offset, copied });
             }
             Output::Joined { session, leases, .. } => self.joined(session, leases),
             Output::Lease(grant) => self.leased(of_former, grant),
@@ -304,7 +305,7 @@ impl World {
     pub(super) fn join(&mut self, worker: usize, credit: u64) {
         self.last_session += 1;
         let worker = &mut self.workers[worker];
-        (worker.session, worker.held, worker.is_once) = (self.last_session, Vec::new(), false);
+        (worker.session, worker.held) = (self.last_session, Vec::new());
         let session = worker.session;
         self.rejoin_session(session, credit);
     }
@@ -313,7 +314,8 @@ impl World {
     pub(super) fn lease_once(&mut self, worker: usize, records: u64) {
         self.last_session += 1;
         let worker = &mut self.workers[worker];
-        (worker.session, worker.held, worker.is_once) = (self.last_session, Vec::new(), true);
+        (worker.session, worker.held) = (self.last_session, Vec::new());
+        self.calls.push(SessionId(self.last_session));
         worker.stream += 1;
         let (session, stream) = (SessionId(worker.session), worker.stream);
         self.tell(Input::LeaseOnce { group: GROUP, session, stream, records, bytes: 1 << 30 });
@@ -421,8 +423,7 @@ impl World {
             shard.apply(Offset::new(at as u64), bytes.len(), &decode(bytes).unwrap());
         }
         // Nobody tells a call that its lease ended in a later term.
-        let calls = self.workers.iter().filter(|worker| worker.is_once);
-        calls.for_each(|call| self.judge.cut_off(SessionId(call.session)));
+        self.calls.drain(..).for_each(|call| self.judge.cut_off(call));
         self.judge.taken_over(shard.is_free().then(|| shard.handed_over()));
         let owner = Owner::begin(shard, self.at(), self.tenure);
         let next = Replica { owner, outbox: Vec::new(), folded: self.log.len() };
