@@ -21,6 +21,9 @@ use crate::wire::{ConsumeResponse, Wire};
 
 /// Most settlements and extensions of a call that are not answered; above it, the server does not read.
 const UNANSWERED_MAX: usize = 1024;
+/// Number of ranges settled since everything was answered from which on the server does not read: 32 bytes each, and a
+/// reason of at most 1 KiB.
+const UNANSWERED_RANGES_MAX: usize = 16 << 10;
 /// Size from which on a message takes no further leases: two frames of HTTP/2's default size.
 const MESSAGE_FULL: usize = 32 << 10;
 /// Most outcomes, extensions and revocations of a message, some 30 bytes each and a range more.
@@ -44,6 +47,8 @@ pub(super) struct Running {
     reading: bool,
     /// Settlements and extensions that are not answered.
     unanswered: usize,
+    /// Ranges of the settlements since there was none of those.
+    ranges: usize,
     /// Credit so far: records and bytes.
     credit: (u64, u64),
     /// Reason why the call ends, or that the member left.
@@ -71,6 +76,7 @@ impl Running {
             shutdown,
             reading: true,
             unanswered: 0,
+            ranges: 0,
             credit: (0, 0),
             end: None,
             grace: None,
@@ -139,12 +145,24 @@ impl Running {
         Some(self.end.take()?.err().map(|error| Err(refused(error))))
     }
 
+    /// Carries out the client's messages. Credit is passed on once, however many messages give it.
     fn read<S>(&mut self, cx: &mut TaskContext<'_>, requests: &mut S)
     where
         S: Stream<Item = Result<v1::ConsumeRequest, Status>> + Unpin,
     {
+        let before = self.credit;
+        self.read_all(cx, requests);
+        if self.credit != before {
+            self.member.credit(self.credit.0, self.credit.1);
+        }
+    }
+
+    fn read_all<S>(&mut self, cx: &mut TaskContext<'_>, requests: &mut S)
+    where
+        S: Stream<Item = Result<v1::ConsumeRequest, Status>> + Unpin,
+    {
         for _ in 0..READS_MAX {
-            if !self.reading || self.unanswered >= UNANSWERED_MAX {
+            if !self.reading || self.is_full() {
                 return;
             }
             let request = match Pin::new(&mut *requests).poll_next(cx) {
@@ -165,6 +183,14 @@ impl Running {
         cx.waker().wake_by_ref();
     }
 
+    /// Returns true if so much is unanswered that the server does not read.
+    const fn is_full(&mut self) -> bool {
+        if self.unanswered == 0 {
+            self.ranges = 0;
+        }
+        self.unanswered >= UNANSWERED_MAX || self.ranges >= UNANSWERED_RANGES_MAX
+    }
+
     /// Carries out a message of the client.
     fn take(&mut self, request: v1::ConsumeRequest) -> Result<(), Error> {
         match request.kind {
@@ -174,14 +200,14 @@ impl Running {
             Some(Kind::Join(_)) => Err(Error::Protocol("a second join".to_owned())),
             Some(Kind::Credit(credit)) => {
                 self.credit = (self.credit.0.max(credit.records), self.credit.1.max(credit.bytes));
-                self.member.credit(self.credit.0, self.credit.1);
                 Ok(())
             }
             Some(Kind::Settlement(asked)) => {
                 let settled = request::settlement(asked, "settlement.")?;
                 self.check(&settled.token, "settlement.token")?;
-                self.member.settle(settled.number, settled.token, settled.settlement);
+                self.ranges += settled.settlement.acts.len();
                 self.unanswered += 1;
+                self.member.settle(settled.number, settled.token, settled.settlement);
                 Ok(())
             }
             Some(Kind::Extend(asked)) => {
