@@ -191,7 +191,9 @@ impl Owner {
             self.set_timer(at, Timer::Lease(fence));
             return;
         }
-        let (group, ending) = (lease.group, self.failure_of(lease.member));
+        let (group, member, ending) = (lease.group, lease.member, self.failure_of(lease.member));
+        // A member that is paused or hangs would get the record again and again, until it is given up.
+        self.set_late(member, true);
         self.end_lease(fence, ending);
         self.dispatch(group);
     }

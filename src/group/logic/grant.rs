@@ -15,6 +15,9 @@ const LEASE_BYTES_MAX: u64 = 1 << 20;
 /// Most records of one lease, so that a member with much credit does not take everything.
 const LEASE_RECORDS_MAX: u64 = 1000;
 
+/// Distance of late members from the others in the list of hungry ones, more than any share.
+const LATE: u64 = 1 << 40;
+
 impl Owner {
     /// Gives what is available to those who have credit for it, and asks for more.
     pub(super) fn lease_available(&mut self, group: GroupId) {
@@ -147,6 +150,7 @@ impl Owner {
         if member.stream.is_some() && member.used.0 < member.credit.0 && member.used.1 < member.credit.1 {
             let share = (u128::from(member.used.0) << 32) / u128::from(member.credit.0);
             let share = u64::try_from(share).unwrap_or(u64::MAX);
+            let share = if member.is_late { share.saturating_add(LATE) } else { share };
             member.listed = Some(share);
             working.hungry.insert((share, id));
         }

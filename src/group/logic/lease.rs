@@ -31,7 +31,9 @@ pub(super) struct Member {
     /// Records and bytes that it holds.
     pub used: (u64, u64),
     pub leases: BTreeSet<Fence>,
-    /// Share of its credit under which it is listed as hungry.
+    /// True since a deadline of its passed, until it is heard of again: others get records before it.
+    pub is_late: bool,
+    /// Place in which it is listed as hungry: the share of its credit in use, after those that are not late.
     pub listed: Option<u64>,
 }
 
@@ -47,6 +49,7 @@ impl Member {
             credit: (0, 0),
             used: (0, 0),
             leases: BTreeSet::new(),
+            is_late: false,
             listed: None,
         }
     }

@@ -33,6 +33,7 @@ impl Owner {
         }
         // The newest stream of a session wins, and says anew what it has credit for.
         (member.stream, member.credit, member.kind) = (Some(stream), (0, 0), Kind::Session);
+        member.is_late = false;
         let fences: Vec<Fence> = member.leases.iter().copied().collect();
         let leases = fences.iter().filter_map(|&fence| self.described(fence)).collect();
         self.say(Output::Joined { ticket, session, leases });
@@ -96,8 +97,20 @@ impl Owner {
         };
         member.credit = (member.credit.0.max(credit.0), member.credit.1.max(credit.1));
         let group = member.group;
+        member.is_late = false;
         self.refresh(id);
         self.dispatch(group);
+    }
+
+    /// Notes that a deadline of a member passed, or that it was heard of.
+    pub(super) fn set_late(&mut self, id: MemberId, is_late: bool) {
+        if let Some(member) = self.members.get_mut(&id)
+            && member.kind == Kind::Session
+            && member.is_late != is_late
+        {
+            member.is_late = is_late;
+            self.refresh(id);
+        }
     }
 
     /// The member of a session, if `stream` is the newest one of the session.

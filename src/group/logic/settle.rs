@@ -91,6 +91,7 @@ impl Owner {
         let mut outcomes = Outcomes::default();
         let lease = self.leases.get(&fence);
         let (lease_group, member) = (lease.map(|lease| lease.group), lease.map(|lease| lease.member));
+        member.into_iter().for_each(|member| self.set_late(member, false));
         for (span, act) in acts {
             if lease_group.is_some_and(|of| of != group) || fence.term() > self.term {
                 outcomes.push(span, Outcome::LeaseLost);
@@ -298,6 +299,8 @@ impl Owner {
     /// Extends a lease, up to the longest time of one.
     pub(super) fn extend(&mut self, ticket: Ticket, group: GroupId, fence: Fence, millis: u64) {
         let now = self.now.millis;
+        let holder = self.leases.get(&fence).map(|lease| lease.member);
+        holder.into_iter().for_each(|holder| self.set_late(holder, false));
         let left_ms = match self.leases.get_mut(&fence) {
             Some(lease) if lease.group != group => None,
             Some(lease) => {

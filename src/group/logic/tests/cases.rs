@@ -62,6 +62,32 @@ fn credit_is_never_exceeded_and_comes_back_when_a_settlement_is_received() {
     assert_eq!(world.held(0).len(), 8);
 }
 
+/// A member that is paused has all its credit, and would get its record again and again.
+#[test]
+fn a_member_that_lets_a_deadline_pass_comes_after_the_others() {
+    for order in [Order::None, Order::Key, Order::Total] {
+        let mut world = world(order, 2);
+        world.join(0, 10);
+        world.publish(&[A]);
+        world.join(1, 10);
+        assert_eq!((world.held(0), world.held(1)), (vec![0], vec![]));
+        world.advance(world.state().about.settings.ack_deadline_ms);
+        world.settle_down();
+        assert_eq!(world.held(1), [0], "{order:?}");
+        // Alone, it gets what there is all the same; and once it is heard of, as before.
+        let fence = world.fence(1);
+        world.answered(fence, one(0), Act::Ack);
+        world.leave(1);
+        world.settle_down();
+        world.publish(&[B]);
+        let fence = world.fence(0);
+        assert_eq!(world.answered(fence, one(1), Act::Ack), [(one(1), Outcome::Settled)], "{order:?}");
+        world.join(1, 10);
+        world.publish(&[A]);
+        assert!(world.held(0).ends_with(&[2]), "{order:?}");
+    }
+}
+
 #[test]
 fn keys_do_not_wait_for_each_other() {
     let mut world = world(Order::Key, 2);
