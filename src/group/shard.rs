@@ -36,9 +36,12 @@ const ALARM_LOOK: Duration = Duration::from_secs(1);
 /// Copies that are published to dead letter topics at the same time.
 const DEAD_LETTERS_AT_ONCE: usize = 16;
 
-/// Times of an owner in a fleet. Another replica follows [`TAKEOVER`](super::fleet::TAKEOVER) after it has folded the
-/// owner's last command.
-const TENURE: Tenure = Tenure { renew_ms: 2000, right_ms: 4000 };
+/// Makes the number and the times of an owner in a fleet. Another replica follows
+/// [`TAKEOVER`](super::fleet::TAKEOVER) after it has folded the owner's last command.
+fn tenure() -> Tenure {
+    let id = getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)).max(1);
+    Tenure { id, renew_ms: 2000, right_ms: 4000 }
+}
 
 /// Time after which a shard of a fleet that nobody needs has no owner.
 const REST_AFTER: Duration = Duration::from_secs(30);
@@ -202,11 +205,7 @@ impl Task {
         let names: BTreeMap<Name, GroupId> = shard.groups().map(named).collect();
         shared.groups.fetch_add(names.len(), std::sync::atomic::Ordering::Relaxed);
         Self {
-            owner: Owner::begin(
-                shard,
-                Now { millis: 0, wall: UnixMicros::now() },
-                (!is_sole).then_some(TENURE),
-            ),
+            owner: Owner::begin(shard, Now { millis: 0, wall: UnixMicros::now() }, (!is_sole).then(tenure)),
             shared,
             appender: topic.appender(),
             topic,

@@ -22,6 +22,8 @@ pub enum Effect {
     Own {
         /// The command after which the new owner begins.
         after: CommandId,
+        /// Random number of the owner, as two may begin the same term; 0 where only one can.
+        owner: u64,
     },
     /// The owner is alive.
     Renew,

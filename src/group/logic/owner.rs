@@ -59,6 +59,8 @@ enum Phase {
 /// Times of an owner that another replica follows once it is silent.
 #[derive(Clone, Copy, Debug)]
 pub struct Tenure {
+    /// Random number of the owner, not 0.
+    pub id: u64,
     /// Time after which it says that it is alive, in milliseconds.
     pub renew_ms: u64,
     /// Time for which it may give leases after it appended a command that it found to be valid, in milliseconds. Less
@@ -120,7 +122,7 @@ impl Owner {
             out: Vec::new(),
             changed: BTreeSet::new(),
         };
-        owner.append(Effect::Own { after }, Then::Nothing, Vec::new());
+        owner.append(Effect::Own { after, owner: owner.id() }, Then::Nothing, Vec::new());
         owner
     }
 
@@ -196,6 +198,11 @@ impl Owner {
         self.changed.insert(group);
     }
 
+    /// Its number among those that may begin the same term.
+    fn id(&self) -> u64 {
+        self.tenure.map_or(0, |tenure| tenure.id)
+    }
+
     /// Takes the command that is stored in the shard at `at`, whoever wrote it.
     pub fn fold(&mut self, now: Now, at: Offset, size: usize, command: &Command) {
         self.now = now;
@@ -203,7 +210,12 @@ impl Owner {
         if self.shard.last().term > self.term {
             self.end();
         }
-        let is_own = command.id.term == self.term;
+        let is_of_other = matches!(command.effect, Effect::Own { owner, .. } if owner != self.id());
+        let is_own = command.id.term == self.term && !is_of_other;
+        if command.id.term == self.term && is_of_other && verdict == Verdict::Valid {
+            // Another replica began the term first.
+            self.end();
+        }
         if is_own && verdict == Verdict::Valid && self.phase != Phase::Ended {
             self.folded(command.id);
         } else if is_own && matches!(command.effect, Effect::Own { .. }) && self.phase == Phase::Beginning {

@@ -90,7 +90,7 @@ impl Shard {
         let Some(last) = self.last else { return true };
         let CommandId { term, number } = command.id;
         match &command.effect {
-            Effect::Own { after } => *after == last && term.0 == last.term.0 + 1 && number == 1,
+            Effect::Own { after, .. } => *after == last && term.0 == last.term.0 + 1 && number == 1,
             _ => term == last.term && number == last.number + 1 && !self.is_released,
         }
     }

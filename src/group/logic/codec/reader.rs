@@ -34,7 +34,7 @@ struct Reader<'a>(&'a [u8]);
 impl Reader<'_> {
     fn effect(&mut self, kind: u8) -> Result<Effect> {
         Ok(match kind {
-            1 => Effect::Own { after: self.command_id()? },
+            1 => Effect::Own { after: self.command_id()?, owner: 0 },
             2 => Effect::Renew,
             3 => Effect::State {
                 group: self.group()?,
@@ -56,6 +56,10 @@ impl Reader<'_> {
                 void_to: self.fence()?,
                 redriven_to: self.number()?,
                 spans: self.spans()?,
+            },
+            15 => match (self.command_id()?, self.number()?) {
+                (_, 0) => return Err("an owner without a number"),
+                (after, owner) => Effect::Own { after, owner },
             },
             14 => Effect::Unparked { group: self.group()?, void_to: self.fence()? },
             _ => return Err("unknown kind"),

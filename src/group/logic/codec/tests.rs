@@ -63,8 +63,10 @@ fn piece() -> impl Strategy<Value = Piece> {
 fn effects() -> impl Strategy<Value = Effect> {
     let group = GroupId(u64::MAX);
     prop_oneof![
-        (any::<u64>(), any::<u64>())
-            .prop_map(|(t, number)| Effect::Own { after: CommandId { term: Term(t), number } }),
+        (any::<u64>(), any::<u64>()).prop_map(|(t, number)| Effect::Own {
+            after: CommandId { term: Term(t), number },
+            owner: number / 2
+        }),
         Just(Effect::Renew),
         (any::<u32>(), any::<bool>(), piece()).prop_map(move |(part, is_last, piece)| {
             Effect::State { group, part, is_last, piece: Box::new(piece) }

@@ -17,7 +17,8 @@ pub(super) fn command(command: &Command, version: u8) -> Vec<u8> {
 
 const fn kind(effect: &Effect) -> u8 {
     match effect {
-        Effect::Own { .. } => 1,
+        Effect::Own { owner: 0, .. } => 1,
+        Effect::Own { .. } => 15,
         Effect::Renew => 2,
         Effect::State { .. } => 3,
         Effect::Removed { .. } => 4,
@@ -46,7 +47,8 @@ struct Writer(Vec<u8>);
 impl Writer {
     fn effect(&mut self, effect: &Effect) {
         match effect {
-            Effect::Own { after } => self.numbers(&[after.term.0, after.number]),
+            Effect::Own { after, owner: 0 } => self.numbers(&[after.term.0, after.number]),
+            Effect::Own { after, owner } => self.numbers(&[after.term.0, after.number, *owner]),
             Effect::Renew => {}
             Effect::State { group, part, is_last, piece } => {
                 self.numbers(&[group.0, u64::from(*part), u64::from(*is_last)]);

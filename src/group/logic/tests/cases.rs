@@ -2,8 +2,9 @@
 
 use super::world::{GROUP, World, about};
 use crate::group::logic::{
-    Act, CommandId, Effect, Fence, Input, Order, Outcome, SessionId, Span, Tenure, Ticket,
+    Act, CommandId, Effect, Fence, Input, Now, Order, Outcome, Owner, SessionId, Shard, Span, Tenure, Ticket,
 };
+use crate::record::Offset;
 
 const A: Option<u8> = Some(0);
 const B: Option<u8> = Some(1);
@@ -165,7 +166,7 @@ fn an_owner_that_begins_after_a_command_it_did_not_see_is_void() {
     let stale = CommandId { term: world.truth.last().term, number: world.truth.last().number - 1 };
     let own = crate::group::logic::Command {
         id: CommandId { term: crate::group::logic::Term(stale.term.0 + 1), number: 1 },
-        effect: Effect::Own { after: stale },
+        effect: Effect::Own { after: stale, owner: 0 },
     };
     let at = crate::record::Offset::new(99);
     assert_eq!(world.truth.apply(at, 1, &own), crate::group::logic::Verdict::Ignored);
@@ -190,7 +191,7 @@ fn a_token_of_the_last_owner_counts_until_the_record_is_leased_again() {
 #[test]
 fn an_owner_of_a_fleet_leases_only_while_its_commands_are_found_valid() {
     let mut world = world(Order::None, 1);
-    world.tenure = Some(Tenure { renew_ms: 2000, right_ms: 4000 });
+    world.tenure = Some(Tenure { id: 7, renew_ms: 2000, right_ms: 4000 });
     world.take_over(false);
     world.join(0, 10);
     assert_eq!(world.current.owner.wakes_at(), Some(2000));
@@ -204,6 +205,24 @@ fn an_owner_of_a_fleet_leases_only_while_its_commands_are_found_valid() {
     assert_eq!(world.held(0), [0]);
     world.settle_down();
     assert_eq!(world.held(0), [0, 1]);
+}
+
+/// Two replicas that begin the same term at once: only the one whose command was stored first owns the shard.
+#[test]
+fn of_two_that_begin_a_term_the_log_chooses_one() {
+    let (now, mut shard) = (Now::default(), Shard::new());
+    let owner = |id| Owner::begin(Shard::new(), now, Some(Tenure { id, renew_ms: 2000, right_ms: 4000 }));
+    let (mut first, mut second) = (owner(1), owner(2));
+    let own = |owner: &Owner| owner.unfolded().next().expect("it begins").clone();
+    for (at, command) in [own(&first), own(&second)].iter().enumerate() {
+        let at = Offset::new(at as u64);
+        shard.apply(at, 10, command);
+        first.fold(now, at, 10, command);
+        second.fold(now, at, 10, command);
+    }
+    assert!(first.is_owning() && !first.has_ended());
+    assert!(second.has_ended() && !second.is_owning());
+    assert_eq!(shard.last(), first.shard().last());
 }
 
 /// A world whose owner handed over while the first worker held the records 0 and 1.
@@ -465,7 +484,7 @@ fn a_repeat_a_hole_and_another_term_have_no_effect() {
         let command = Command { id: CommandId { term: Term(term), number }, effect };
         shard.apply(crate::record::Offset::new(0), 1, &command)
     };
-    assert_eq!(apply(1, 1, Effect::Own { after: CommandId::default() }), Valid);
+    assert_eq!(apply(1, 1, Effect::Own { after: CommandId::default(), owner: 0 }), Valid);
     assert_eq!(apply(1, 3, Effect::Renew), Ignored, "after a hole");
     assert_eq!(apply(1, 2, Effect::Renew), Valid);
     assert_eq!(apply(1, 2, Effect::Renew), Ignored, "a repeat");
@@ -474,7 +493,7 @@ fn a_repeat_a_hole_and_another_term_have_no_effect() {
     assert_eq!(apply(1, 4, Effect::Handover { leases: Vec::new() }), Valid);
     assert_eq!(apply(1, 5, Effect::Renew), Ignored, "after the end of its term");
     let after = CommandId { term: Term(1), number: 4 };
-    assert_eq!(apply(2, 1, Effect::Own { after }), Valid);
+    assert_eq!(apply(2, 1, Effect::Own { after, owner: 0 }), Valid);
     assert_eq!(apply(1, 5, Effect::Renew), Ignored, "of a former term");
 }
 
