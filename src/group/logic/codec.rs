@@ -8,8 +8,8 @@ mod writer;
 
 use super::command::{Command, Piece};
 
-/// Version of the format.
-const VERSION: u8 = 1;
+/// Version of the format that is written. Version 1, of servers that could not restore groups, is read too.
+const VERSION: u8 = 2;
 
 /// The reason why bytes are not a command that this binary knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +34,7 @@ pub fn encode(command: &Command) -> Vec<u8> {
 /// The bytes are of another version, or not a command.
 pub fn decode(bytes: &[u8]) -> Result<Command, Undecodable> {
     match bytes.first() {
-        Some(&VERSION) => reader::command(&bytes[1..]).map_err(Undecodable::Malformed),
+        Some(&version @ 1..=VERSION) => reader::command(&bytes[1..], version).map_err(Undecodable::Malformed),
         Some(&version) => Err(Undecodable::Version(version)),
         None => Err(Undecodable::Malformed("empty")),
     }
@@ -52,7 +52,7 @@ pub fn encode_part(piece: &Piece) -> Vec<u8> {
 /// The bytes are of another version, or not such a part.
 pub fn decode_part(bytes: &[u8]) -> Result<Piece, Undecodable> {
     match bytes.first() {
-        Some(&VERSION) => reader::part(&bytes[1..]).map_err(Undecodable::Malformed),
+        Some(&version @ 1..=VERSION) => reader::part(&bytes[1..], version).map_err(Undecodable::Malformed),
         Some(&version) => Err(Undecodable::Version(version)),
         None => Err(Undecodable::Malformed("empty")),
     }

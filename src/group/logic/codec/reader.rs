@@ -11,9 +11,9 @@ use crate::record::{Epoch, TopicName, UnixMicros};
 type Result<T> = std::result::Result<T, &'static str>;
 
 /// Decodes a command whose version has been read.
-pub(super) fn command(bytes: &[u8]) -> Result<Command> {
+pub(super) fn command(bytes: &[u8], version: u8) -> Result<Command> {
     let (&kind, rest) = bytes.split_first().ok_or("truncated")?;
-    let mut reader = Reader(rest);
+    let mut reader = Reader(rest, version);
     let id = reader.command_id()?;
     if id.term > Term::MAX || id.number == 0 {
         return Err("a term or a number out of range");
@@ -23,13 +23,14 @@ pub(super) fn command(bytes: &[u8]) -> Result<Command> {
 }
 
 /// Decodes a part of a group's state whose version has been read.
-pub(super) fn part(bytes: &[u8]) -> Result<Piece> {
-    let mut reader = Reader(bytes);
+pub(super) fn part(bytes: &[u8], version: u8) -> Result<Piece> {
+    let mut reader = Reader(bytes, version);
     let piece = reader.piece()?;
     if reader.0.is_empty() { Ok(piece) } else { Err("more bytes than fields") }
 }
 
-struct Reader<'a>(&'a [u8]);
+/// What is left of the bytes, and their version.
+struct Reader<'a>(&'a [u8], u8);
 
 impl Reader<'_> {
     fn effect(&mut self, kind: u8) -> Result<Effect> {
@@ -107,7 +108,9 @@ impl Reader<'_> {
         let topic = TopicName::parse(&self.text()?)?;
         let epoch = Epoch::new(self.number()?);
         let name = GroupName::parse(&self.text()?)?;
-        let (created, past_terms) = (UnixMicros(self.number()?), Term(self.number()?));
+        let created = UnixMicros(self.number()?);
+        // Groups of version 1 were never restored.
+        let past_terms = Term(if self.1 == 1 { 0 } else { self.number()? });
         if past_terms.0 > Term::MAX.0 / 2 {
             return Err("terms out of range");
         }

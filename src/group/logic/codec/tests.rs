@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::{Undecodable, decode, encode};
 use crate::group::logic::{
-    About, Command, CommandId, Done, Effect, Fence, GroupId, GroupName, HandedLease, KeyHash, Mark, Order,
-    Piece, Poison, SessionId, Settings, Span, Term,
+    About, Command, CommandId, Done, Effect, Fence, GroupId, GroupName, GroupState, HandedLease, KeyHash,
+    Mark, Order, Piece, Poison, SessionId, Settings, Span, Term,
 };
 use crate::record::{Epoch, TopicName, UnixMicros};
 
@@ -141,17 +141,43 @@ proptest! {
 fn a_newer_version_is_told_from_damage() {
     let renew = Command { id: CommandId { term: Term(1), number: 1 }, effect: Effect::Renew };
     let mut bytes = encode(&renew);
-    bytes[0] = 2;
-    assert_eq!(decode(&bytes), Err(Undecodable::Version(2)));
-    bytes[..2].copy_from_slice(&[1, 99]);
+    bytes[0] = 3;
+    assert_eq!(decode(&bytes), Err(Undecodable::Version(3)));
+    bytes[..2].copy_from_slice(&[2, 99]);
     assert!(matches!(decode(&bytes), Err(Undecodable::Malformed(_))));
 }
 
 /// The format is stored, so that these bytes must be read for ever.
 #[test]
-fn the_bytes_of_version_1_do_not_change() {
+fn the_bytes_of_a_version_do_not_change() {
     let id = CommandId { term: Term(2), number: 300 };
     let spans = vec![Span { start: 10, end: 12 }, Span { start: 15, end: 16 }];
     let settled = Effect::Settled { group: GroupId(7), how: Done::Acked, records: 3, spans };
-    assert_eq!(encode(&Command { id, effect: settled }), [1, 5, 2, 0xac, 2, 7, 3, 2, 10, 2, 3, 1]);
+    let command = Command { id, effect: settled };
+    let mut bytes = encode(&command);
+    assert_eq!(bytes, [2, 5, 2, 0xac, 2, 7, 3, 2, 10, 2, 3, 1]);
+    bytes[0] = 1;
+    assert_eq!(decode(&bytes), Ok(command));
+}
+
+/// Servers that could not restore groups wrote no number of past terms.
+#[test]
+fn a_group_of_version_1_is_read() {
+    let about = About {
+        topic: TopicName::parse("orders").unwrap(),
+        epoch: Epoch::new(1),
+        name: GroupName::parse("b").unwrap(),
+        created: UnixMicros(77),
+        past_terms: Term(0),
+        settings: Settings { order: Order::Key, ..Settings::default() },
+    };
+    let piece = GroupState::new(about, 5).parts().remove(0);
+    let effect = Effect::State { group: GroupId(7), part: 0, is_last: true, piece: Box::new(piece) };
+    let command = Command { id: CommandId { term: Term(1), number: 2 }, effect };
+    let mut bytes = encode(&command);
+    let at = bytes.windows(3).position(|window| window == [77, 0, 1]).expect("created, past terms, order");
+    bytes.remove(at + 1);
+    assert!(decode(&bytes).is_err(), "of version 2, it is damaged");
+    bytes[0] = 1;
+    assert_eq!(decode(&bytes), Ok(command));
 }
