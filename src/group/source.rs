@@ -8,7 +8,7 @@ use super::logic::{GroupId, KeyHash, ReadItem, Span};
 use crate::record::block::{Blocks, ending_at, runs_starting_at};
 use crate::record::walk::Malformed;
 use crate::record::{Offset, RecordRef, UnixMicros};
-use crate::storage::{Chunk, Error, TopicLog};
+use crate::storage::{Chunk, Error, Numbering, TopicLog};
 
 /// Bytes read at once for an owner. They are parsed and not kept.
 pub(super) const READ_BYTES: usize = 256 << 10;
@@ -70,7 +70,7 @@ pub(super) async fn read(topic: &dyn TopicLog, spans: &[Span]) -> Result<Vec<Byt
         while at < span.end {
             let chunk = match topic.read_cached(Offset::new(at), LEASE_READ_BYTES) {
                 Some(chunk) => chunk,
-                None => topic.read(Offset::new(at), LEASE_READ_BYTES).await?,
+                None => topic.read(Offset::new(at), bytes_of(topic, at, span.end)).await?,
             };
             let before = at;
             at = take(chunk, at, span.end, &mut runs)?;
@@ -80,6 +80,14 @@ pub(super) async fn read(topic: &dyn TopicLog, spans: &[Span]) -> Result<Vec<Byt
         }
     }
     Ok(runs)
+}
+
+/// Bytes to read at once for the records from `at` up to `end`. Where offsets are sparse, a short span is within a batch.
+fn bytes_of(topic: &dyn TopicLog, at: u64, end: u64) -> usize {
+    /// Most offsets of a batch.
+    const BATCH_OFFSETS: u64 = 1024;
+    let is_sparse = topic.state().numbering() == Numbering::Sparse;
+    if is_sparse && end - at <= BATCH_OFFSETS { 1 } else { LEASE_READ_BYTES }
 }
 
 /// Age of the record at `offset`, or of the next one; none if it is not in memory.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::cursor;
-use super::lookup::fetch_end;
-use super::message::sequence_of;
+use super::lookup::{self, fetch_end};
+use super::message::{Message, sequence_of};
 use super::topic::{NUMBERING, Topic};
 use crate::backoff::Backoff;
 use crate::record::Offset;
@@ -30,7 +30,7 @@ pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<C
         if from == tail {
             return Ok(Chunk::empty(from));
         }
-        match cursor::read(topic, from, bytes_max).await {
+        match messages(topic, from, bytes_max).await {
             Ok(found) if !found.is_empty() => {
                 // Messages that the follower has not read yet are beyond the tail.
                 let shown = found.into_iter().filter(|message| message.run.end <= tail);
@@ -58,6 +58,17 @@ pub async fn read(topic: &Topic, mut from: Offset, bytes_max: usize) -> Result<C
         }
         wait(topic, &mut backoff).await;
     }
+}
+
+/// Reads messages, beginning with the one that contains `from`: only that one if so few bytes are asked for. A consumer
+/// for it would take NATS many times as long.
+async fn messages(topic: &Topic, from: Offset, bytes_max: usize) -> Result<Vec<Message>, Error> {
+    if bytes_max <= 1
+        && let Some(message) = lookup::message(topic, sequence_of(from)).await?
+    {
+        return Ok(vec![message]);
+    }
+    cursor::read(topic, from, bytes_max).await
 }
 
 /// Waits until NATS may answer again, and asks it for the state of the stream.
