@@ -173,3 +173,33 @@ pub(super) enum Members {
 
 /// Sender of messages to the task of a shard.
 pub(super) type Mailbox = mpsc::UnboundedSender<Message>;
+
+impl Message {
+    /// Answers with an error.
+    pub(super) fn fail(self, error: Error) {
+        match self {
+            Self::Create(_, _, reply)
+            | Self::Describe(_, _, reply)
+            | Self::Restore(_, _, _, _, reply)
+            | Self::Update(_, _, _, reply)
+            | Self::Seek(_, _, _, reply) => drop(reply.send(Err(error))),
+            Self::List(_, _, _, reply) => drop(reply.send(Err(error))),
+            Self::Save(_, reply) => drop(reply.send(Err(error))),
+            Self::Delete(_, _, reply) => drop(reply.send(Err(error))),
+            Self::Redrive(_, _, reply) => drop(reply.send(Err(error))),
+            Self::Join(_, reply) => drop(reply.send(Err(error))),
+            Self::LeaseOnce(_, reply) => drop(reply.send(Err(error))),
+            Self::Settle(_, _, Asker::Call(reply)) => drop(reply.send(Err(error))),
+            Self::Extend(_, _, Asker::Call(reply)) => drop(reply.send(Err(error))),
+            Self::Close(closed) => drop(closed.send(())),
+            Self::Settle(..)
+            | Self::Extend(..)
+            | Self::GiveUp { .. }
+            | Self::Credit { .. }
+            | Self::Leave { .. }
+            | Self::Cut { .. }
+            | Self::StopWaiting { .. }
+            | Self::Cancel { .. } => {}
+        }
+    }
+}

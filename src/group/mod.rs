@@ -3,6 +3,7 @@
 //! [`logic`] decides what a group does, without I/O. [`Groups`] is what calls use.
 
 mod backup;
+mod begun;
 mod carry_out;
 mod clock;
 mod dead_letter;

@@ -6,22 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
-use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::begun::Begun;
 use super::clock::since_boot;
 use super::error::Error;
 use super::events::Event;
 use super::info::Info;
-use super::logic::{Command, Copied, GroupId, Input, Now, Owner, SessionId, Shard, Tenure, Ticket};
+use super::logic::{Command, Copied, GroupId, Input, Now, Owner, SessionId, Tenure, Ticket};
 use super::mailbox::{Asker, Joined, Message, Name, Outcomes, Progress, Reply};
 use super::member;
 use super::shard_log::{self, Reader, Sized, Stored};
 use crate::record::UnixMicros;
 use crate::storage::{self, Appended, Appender, BoxFuture, Chunk, Hold, Log, TopicLog};
-use crate::topic::{self, Topics};
+use crate::topic::Topics;
 
 /// Most appends under way. Further commands are gathered into larger batches.
 const APPENDS_MAX: usize = 8;
@@ -117,42 +118,6 @@ pub(super) enum Done {
 
 /// Reads the next commands of the shard.
 type Following = BoxFuture<'static, (Reader, Result<Vec<Stored>, storage::Error>)>;
-
-/// A shard that was folded.
-pub(super) struct Begun {
-    pub shard: Shard,
-    /// Reader of the commands after those.
-    pub reader: Reader,
-    /// Topic that stores the shard.
-    pub topic: Arc<dyn TopicLog>,
-    /// Topics of its groups, without those that are gone.
-    pub topics: HashMap<GroupId, Arc<dyn TopicLog>>,
-}
-
-impl Begun {
-    /// Looks up the topics of the groups of a shard.
-    ///
-    /// # Errors
-    /// The storage failed.
-    pub(super) async fn new(
-        reader: Reader,
-        shard: Shard,
-        topic: Arc<dyn TopicLog>,
-        all: &Topics,
-    ) -> Result<Self, topic::Error> {
-        /// Topics looked up at the same time.
-        const AT_ONCE: usize = 16;
-        let wanted: Vec<_> = shard.groups().map(|(id, state)| (id, state.about.clone())).collect();
-        let found =
-            futures_util::stream::iter(wanted).map(async |(id, about)| match all.get(&about.topic).await {
-                Ok(topic) => Ok((topic.epoch() == about.epoch).then_some((id, topic))),
-                Err(topic::Error::Storage(storage::Error::TopicNotFound)) => Ok(None),
-                Err(error) => Err(error),
-            });
-        let found = found.buffer_unordered(AT_ONCE).try_filter_map(async |found| Ok(found));
-        Ok(Self { topics: found.try_collect().await?, reader, shard, topic })
-    }
-}
 
 /// A task of a shard.
 pub(super) struct Task {
@@ -470,36 +435,6 @@ impl Waiting {
             | Self::Extended(Asker::Member(..))
             | Self::CreatedByJoin(_)
             | Self::Left(_) => {}
-        }
-    }
-}
-
-impl Message {
-    /// Answers with an error.
-    pub(super) fn fail(self, error: Error) {
-        match self {
-            Self::Create(_, _, reply)
-            | Self::Describe(_, _, reply)
-            | Self::Restore(_, _, _, _, reply)
-            | Self::Update(_, _, _, reply)
-            | Self::Seek(_, _, _, reply) => drop(reply.send(Err(error))),
-            Self::List(_, _, _, reply) => drop(reply.send(Err(error))),
-            Self::Save(_, reply) => drop(reply.send(Err(error))),
-            Self::Delete(_, _, reply) => drop(reply.send(Err(error))),
-            Self::Redrive(_, _, reply) => drop(reply.send(Err(error))),
-            Self::Join(_, reply) => drop(reply.send(Err(error))),
-            Self::LeaseOnce(_, reply) => drop(reply.send(Err(error))),
-            Self::Settle(_, _, Asker::Call(reply)) => drop(reply.send(Err(error))),
-            Self::Extend(_, _, Asker::Call(reply)) => drop(reply.send(Err(error))),
-            Self::Close(closed) => drop(closed.send(())),
-            Self::Settle(..)
-            | Self::Extend(..)
-            | Self::GiveUp { .. }
-            | Self::Credit { .. }
-            | Self::Leave { .. }
-            | Self::Cut { .. }
-            | Self::StopWaiting { .. }
-            | Self::Cancel { .. } => {}
         }
     }
 }

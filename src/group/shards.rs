@@ -10,12 +10,13 @@ use futures_util::future::Shared as SharedFuture;
 use tokio::sync::{SetOnce, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
+use super::begun::Begun;
 use super::error::Error;
 use super::fleet::Wanted;
 use super::logic::SHARDS;
 use super::mailbox::{Mailbox, Message};
 use super::member::gone;
-use super::shard::{Begun, Shared, Task};
+use super::shard::{Shared, Task};
 use super::shard_log;
 use crate::config::Config;
 use crate::record::BatchLimits;

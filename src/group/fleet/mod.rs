@@ -17,10 +17,11 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use self::server::Served;
+use super::begun::Begun;
 use super::error::Error;
 use super::logic::Shard;
 use super::mailbox::Mailbox;
-use super::shard::{Begun, Shared, Task};
+use super::shard::{Shared, Task};
 use super::shard_log::{self, Reader};
 use crate::storage::{self, ReplicaBus};
 use crate::topic;

@@ -1,39 +1,40 @@
 //! Single cases, each with its reason.
 
 use super::world::{GROUP, World, about};
-use crate::group::logic::{
-    Act, CommandId, Effect, Fence, Input, Now, Order, Outcome, Owner, SessionId, Shard, Span, Tenure, Ticket,
-};
-use crate::record::Offset;
+use crate::group::logic::{Act, CommandId, Effect, Fence, Input, Order, Outcome, SessionId, Span, Ticket};
 
-const A: Option<u8> = Some(0);
-const B: Option<u8> = Some(1);
+pub(super) const A: Option<u8> = Some(0);
+pub(super) const B: Option<u8> = Some(1);
 
-fn world(order: Order, workers: usize) -> World {
+pub(super) fn world(order: Order, workers: usize) -> World {
     World::new(about(order), workers)
 }
 
-fn one(offset: u64) -> Span {
+pub(super) fn one(offset: u64) -> Span {
     Span { start: offset, end: offset + 1 }
 }
 
+pub(super) fn deliveries(world: &World, offset: u64) -> u32 {
+    world.state().marks.get(offset).map_or(0, |mark| mark.deliveries)
+}
+
 impl World {
-    fn held(&self, worker: usize) -> Vec<u64> {
+    pub(super) fn held(&self, worker: usize) -> Vec<u64> {
         self.workers[worker].held.iter().flat_map(|(_, offsets)| offsets.clone()).collect()
     }
 
-    fn fence(&self, worker: usize) -> Fence {
+    pub(super) fn fence(&self, worker: usize) -> Fence {
         self.workers[worker].held.last().expect("it holds a lease").0
     }
 
     /// Settles and waits for the answer.
-    fn answered(&mut self, fence: Fence, span: Span, act: Act) -> Vec<(Span, Outcome)> {
+    pub(super) fn answered(&mut self, fence: Fence, span: Span, act: Act) -> Vec<(Span, Outcome)> {
         let ticket = self.send(fence, vec![(span, act)], false);
         self.settle_down();
         self.answers.remove(&ticket).expect("an answer")
     }
 
-    fn done(&self, ticket: Ticket) -> bool {
+    pub(super) fn done(&self, ticket: Ticket) -> bool {
         self.done.contains(&ticket)
     }
 }
@@ -137,198 +138,6 @@ fn nothing_is_confirmed_before_it_is_folded() {
     assert!(!world.answers.contains_key(&ticket));
     world.fold(false);
     assert_eq!(world.answers[&ticket], [(one(0), Outcome::Settled)]);
-}
-
-#[test]
-fn a_late_command_of_a_former_owner_has_no_effect() {
-    let mut world = world(Order::None, 1);
-    world.join(0, 10);
-    world.publish(&[None]);
-    let fence = world.fence(0);
-    let ticket = world.send(fence, vec![(one(0), Act::Ack)], false);
-    world.take_over(true);
-    world.store(true, 1);
-    world.fold(true);
-    world.settle_down();
-    assert!(!world.answers.contains_key(&ticket), "the former owner must not confirm it");
-    assert!(!world.state().progress.is_settled(0));
-    assert!(world.former.as_ref().unwrap().owner.has_ended());
-    // The new owner has leased the record again, so that the old token is void.
-    assert_eq!(world.answered(fence, one(0), Act::Ack), [(one(0), Outcome::LeaseLost)]);
-}
-
-#[test]
-fn an_owner_that_begins_after_a_command_it_did_not_see_is_void() {
-    let mut world = world(Order::None, 1);
-    world.join(0, 10);
-    world.publish(&[None]);
-    world.send(world.fence(0), vec![(one(0), Act::Ack)], false);
-    let stale = CommandId { term: world.truth.last().term, number: world.truth.last().number - 1 };
-    let own = crate::group::logic::Command {
-        id: CommandId { term: crate::group::logic::Term(stale.term.0 + 1), number: 1 },
-        effect: Effect::Own { after: stale, owner: 0 },
-    };
-    let at = crate::record::Offset::new(99);
-    assert_eq!(world.truth.apply(at, 1, &own), crate::group::logic::Verdict::Ignored);
-    world.settle_down();
-    assert!(world.state().progress.is_settled(0));
-}
-
-#[test]
-fn a_token_of_the_last_owner_counts_until_the_record_is_leased_again() {
-    let mut world = world(Order::Key, 1);
-    world.join(0, 10);
-    world.publish(&[A, B]);
-    let fence = world.fence(0);
-    world.workers[0].is_connected = false;
-    world.take_over(false);
-    let ticket = world.send(fence, vec![(Span { start: 0, end: 2 }, Act::Ack)], false);
-    world.settle_down();
-    assert_eq!(world.answers[&ticket], [(Span { start: 0, end: 2 }, Outcome::Settled)]);
-}
-
-/// P12, P13: an owner that cannot know whether another one has followed leases nothing.
-#[test]
-fn an_owner_of_a_fleet_leases_only_while_its_commands_are_found_valid() {
-    let mut world = world(Order::None, 1);
-    world.tenure = Some(Tenure { id: 7, renew_ms: 2000, right_ms: 4000 });
-    world.take_over(false);
-    world.join(0, 10);
-    assert_eq!(world.current.owner.wakes_at(), Some(2000));
-    world.advance(2000);
-    assert_eq!(world.current.outbox.len(), 1, "it says that it is alive");
-    world.advance(1999);
-    world.publish(&[None]);
-    assert_eq!(world.held(0), [0]);
-    world.advance(1);
-    world.publish(&[None]);
-    assert_eq!(world.held(0), [0]);
-    world.settle_down();
-    assert_eq!(world.held(0), [0, 1]);
-}
-
-/// Two replicas that begin the same term at once: only the one whose command was stored first owns the shard.
-#[test]
-fn of_two_that_begin_a_term_the_log_chooses_one() {
-    let (now, mut shard) = (Now::default(), Shard::new());
-    let owner = |id| Owner::begin(Shard::new(), now, Some(Tenure { id, renew_ms: 2000, right_ms: 4000 }));
-    let (mut first, mut second) = (owner(1), owner(2));
-    let own = |owner: &Owner| owner.unfolded().next().expect("it begins").clone();
-    for (at, command) in [own(&first), own(&second)].iter().enumerate() {
-        let at = Offset::new(at as u64);
-        shard.apply(at, 10, command);
-        first.fold(now, at, 10, command);
-        second.fold(now, at, 10, command);
-    }
-    assert!(first.is_owning() && !first.has_ended());
-    assert!(second.has_ended() && !second.is_owning());
-    assert_eq!(shard.last(), first.shard().last());
-}
-
-/// A world whose owner handed over while the first worker held the records 0 and 1.
-fn handed_over(order: Order, records: &[Option<u8>]) -> (World, Fence) {
-    let mut world = world(order, 2);
-    world.join(0, 2);
-    world.publish(records);
-    let fence = world.fence(0);
-    world.hand_over();
-    world.workers[0].is_connected = false;
-    world.take_over(false);
-    (world, fence)
-}
-
-fn deliveries(world: &World, offset: u64) -> u32 {
-    world.state().marks.get(offset).map_or(0, |mark| mark.deliveries)
-}
-
-#[test]
-fn what_was_handed_over_is_left_to_its_session_for_the_grace_and_then_free_uncounted() {
-    let (mut world, fence) = handed_over(Order::None, &[None; 4]);
-    world.join(1, 10);
-    assert_eq!(world.held(1), [2, 3], "the records of the first one are left alone");
-    assert_eq!(world.answered(fence, one(0), Act::Ack), [(one(0), Outcome::Settled)]);
-    world.advance(9_999);
-    world.settle_down();
-    assert_eq!(world.held(1), [2, 3]);
-    world.advance(1);
-    world.settle_down();
-    assert_eq!((world.held(1), deliveries(&world, 1)), (vec![2, 3, 1], 0));
-    assert_eq!(world.answered(fence, one(1), Act::Ack), [(one(1), Outcome::LeaseLost)]);
-}
-
-#[test]
-fn a_session_that_comes_back_after_a_handover_goes_on_with_its_leases() {
-    for order in [Order::None, Order::Key, Order::Total] {
-        let (mut world, fence) = handed_over(order, &[A, A, A]);
-        world.advance(9_000);
-        world.rejoin(0, 2);
-        let listed = world.listed.last().unwrap();
-        assert_eq!((listed.fence, listed.left_ms), (fence, 21_000));
-        assert_eq!(listed.spans, [Span { start: 0, end: 2 }]);
-        world.join(1, 10);
-        world.advance(20_000);
-        world.settle_down();
-        let free = if order == Order::None { vec![2] } else { vec![] };
-        assert_eq!((world.held(0), world.held(1)), (vec![0, 1], free));
-        let ticket = world.ticket();
-        world.tell(Input::Extend { ticket, group: GROUP, fence, millis: 30_000 });
-        world.advance(29_000);
-        world.settle_down();
-        assert_eq!(world.answered(fence, one(0), Act::Ack), [(one(0), Outcome::Settled)]);
-        assert_eq!(world.answered(fence, one(1), Act::Nack(Some(1000))), [(one(1), Outcome::Settled)]);
-        assert_eq!(deliveries(&world, 1), 1, "it was handled in vain");
-    }
-}
-
-#[test]
-fn a_lease_that_came_back_ends_at_its_deadline_and_is_given_back_by_its_token() {
-    let (mut world, fence) = handed_over(Order::Key, &[A, A]);
-    assert_eq!(world.answered(fence, one(1), Act::Return), [(one(1), Outcome::Settled)]);
-    assert_eq!(deliveries(&world, 1), 0);
-    world.rejoin(0, 2);
-    world.advance(29_999);
-    world.settle_down();
-    assert_eq!(deliveries(&world, 0), 0);
-    world.advance(1);
-    world.settle_down();
-    assert_eq!((deliveries(&world, 0), deliveries(&world, 1)), (1, 0));
-    assert_eq!(world.answered(fence, one(0), Act::Ack), [(one(0), Outcome::LeaseLost)]);
-}
-
-#[test]
-fn leases_outlive_any_number_of_handovers() {
-    let (mut world, fence) = handed_over(Order::Key, &[A, B]);
-    for comes_back in [true, false, true] {
-        world.advance(5_000);
-        if comes_back {
-            world.rejoin(0, 2);
-        }
-        world.hand_over();
-        world.workers[0].is_connected = false;
-        world.take_over(false);
-    }
-    world.join(1, 10);
-    assert_eq!(world.held(1), [0_u64; 0]);
-    world.rejoin(0, 2);
-    assert_eq!(world.listed.last().map(|lease| lease.left_ms), Some(15_000));
-    let both = Span { start: 0, end: 2 };
-    assert_eq!(world.answered(fence, both, Act::Ack), [(both, Outcome::Settled)]);
-}
-
-#[test]
-fn a_cut_or_a_leave_after_a_handover_is_like_any_other() {
-    let (mut world, _) = handed_over(Order::None, &[None; 2]);
-    world.rejoin(0, 2);
-    world.cut(0);
-    world.advance(10_001);
-    world.settle_down();
-    assert_eq!((deliveries(&world, 0), deliveries(&world, 1)), (1, 1));
-    let (mut world, _) = handed_over(Order::Total, &[None; 2]);
-    world.join(1, 2);
-    world.rejoin(0, 2);
-    world.leave(0);
-    world.settle_down();
-    assert_eq!((world.held(1), deliveries(&world, 0)), (vec![0, 1], 0));
 }
 
 #[test]
@@ -495,109 +304,6 @@ fn a_repeat_a_hole_and_another_term_have_no_effect() {
     let after = CommandId { term: Term(1), number: 4 };
     assert_eq!(apply(2, 1, Effect::Own { after, owner: 0 }), Valid);
     assert_eq!(apply(1, 5, Effect::Renew), Ignored, "of a former term");
-}
-
-#[test]
-fn a_call_gets_one_lease_which_lives_by_its_own_deadline() {
-    let mut world = world(Order::None, 2);
-    world.publish(&[None; 5]);
-    world.lease_once(0, 2);
-    assert_eq!(world.held(0), [0, 1]);
-    let owner = |world: &World| {
-        let owner = &world.current.owner;
-        (owner.member_count(GROUP), owner.members(GROUP).count(), owner.load(GROUP).leased)
-    };
-    assert_eq!(owner(&world), (0, 0, 2), "it is no member");
-    let fence = world.fence(0);
-    // Its credit came back, and gets it nothing more.
-    assert_eq!(world.answered(fence, one(0), Act::Ack), [(one(0), Outcome::Settled)]);
-    assert_eq!(world.held(0), [0, 1]);
-    world.advance(29_999);
-    world.settle_down();
-    world.join(1, 10);
-    assert_eq!(world.held(1), [2, 3, 4]);
-    world.advance(1);
-    world.settle_down();
-    assert_eq!((world.held(1), deliveries(&world, 1)), (vec![2, 3, 4, 1], 1));
-    assert_eq!(owner(&world), (1, 1, 4));
-}
-
-#[test]
-fn a_call_that_is_cancelled_gives_back_what_it_got_uncounted() {
-    let mut world = world(Order::Key, 2);
-    world.lease_once(0, 2);
-    world.publish(&[A, A, A]);
-    assert_eq!(world.held(0), [0, 1]);
-    world.cut(0);
-    world.settle_down();
-    world.join(1, 3);
-    assert_eq!((world.held(1), deliveries(&world, 0)), (vec![0, 1, 2], 0));
-    world.lease_once(0, 2);
-    world.cut(0);
-    world.publish(&[B]);
-    assert_eq!(world.held(0), [0_u64; 0], "nobody waits any more");
-}
-
-#[test]
-fn a_call_that_does_not_wait_gets_what_the_topic_holds_already() {
-    let mut world = world(Order::Key, 2);
-    // Its read takes several rounds: the first records are of a key that is set aside for long.
-    world.publish(&[A; 30]);
-    world.join(1, 1);
-    world.publish(&[B]);
-    world.lease_once(0, 5);
-    world.stop_waiting(0);
-    assert_eq!((world.held(0), world.empty.len()), (vec![30], 0));
-    world.lease_once(0, 5);
-    world.stop_waiting(0);
-    assert_eq!((world.held(0).len(), world.empty.len()), (0, 1));
-    world.publish(&[B]);
-    let fence = Fence::new(world.truth.last().term, 2);
-    world.answered(fence, one(30), Act::Ack);
-    assert_eq!(world.held(0), [0_u64; 0], "it is gone");
-}
-
-#[test]
-fn the_lease_of_a_call_outlives_a_handover_until_its_deadline() {
-    let mut world = world(Order::None, 2);
-    world.publish(&[None; 2]);
-    world.lease_once(0, 2);
-    let fence = world.fence(0);
-    for _ in 0..2 {
-        world.advance(10_000);
-        world.hand_over();
-        world.take_over(false);
-    }
-    world.join(1, 10);
-    assert_eq!(world.answered(fence, one(0), Act::Ack), [(one(0), Outcome::Settled)]);
-    world.advance(9_999);
-    world.settle_down();
-    assert_eq!(world.held(1), [0_u64; 0]);
-    world.advance(1);
-    world.settle_down();
-    assert_eq!((world.held(1), deliveries(&world, 1)), (vec![1], 1));
-}
-
-#[test]
-fn a_call_waits_for_what_is_being_read() {
-    use crate::group::logic::{Output, ReadItem};
-    let mut world = world(Order::None, 1);
-    let (now, session, stream) = (world.at(), SessionId(9), 9);
-    let owner = &mut world.current.owner;
-    let mut outputs = |input| {
-        owner.handle(now, input);
-        owner.take_outputs()
-    };
-    outputs(Input::LeaseOnce { group: GROUP, session, stream, records: 5, bytes: 1000 });
-    assert_eq!(outputs(Input::StopWaiting { session, stream }), [], "the tail is not known");
-    let read = outputs(Input::Tail { group: GROUP, tail: 1 });
-    assert_eq!(read, [Output::Read { group: GROUP, from: 0 }]);
-    let items = vec![ReadItem { offset: 0, size: 100, key: None }];
-    let leased = outputs(Input::Records { group: GROUP, from: 0, next: 1, tail: 1, items });
-    assert!(matches!(&leased[..], [Output::Lease(grant)] if grant.records == 1), "{leased:?}");
-    outputs(Input::LeaseOnce { group: GROUP, session: SessionId(10), stream: 10, records: 5, bytes: 1000 });
-    let empty = outputs(Input::StopWaiting { session: SessionId(10), stream: 10 });
-    assert_eq!(empty, [Output::Empty { stream: 10 }], "everything was read");
 }
 
 #[test]
