@@ -201,6 +201,35 @@ impl Groups {
         Ok(Listed { groups: described, damaged })
     }
 
+    /// Lists groups without members for statistics: those of all shards, or in a fleet those of which this replica is the
+    /// owner. Also makes sure, shard by shard with every call, that each shard of a fleet has an owner.
+    ///
+    /// # Errors
+    /// The storage failed.
+    pub async fn sample(&self, after: Option<(TopicName, GroupName)>, limit: usize) -> Result<Vec<Info>> {
+        if self.0.log().await?.bus().is_none() {
+            return Ok(self.list(None, after, limit).await?.groups);
+        }
+        if after.is_none() {
+            self.0.look_after_next().await?;
+        }
+        let after = after.map(|(topic, group)| Name { topic, group });
+        let mut found = Vec::new();
+        for mailbox in self.0.owned() {
+            // One that was handed over meanwhile is sampled by its next owner.
+            if let Ok(some) = ask(&mailbox, |reply| Message::List(None, after.clone(), limit, reply)).await {
+                found.extend(some);
+            }
+        }
+        found.sort_by(|a, b| (&a.topic, &a.name).cmp(&(&b.topic, &b.name)));
+        found.truncate(limit);
+        let mut described = Vec::with_capacity(found.len());
+        for info in found {
+            described.push(self.with_age(info).await);
+        }
+        Ok(described)
+    }
+
     /// Adds the groups of a shard to a list, page by page, as an answer of another replica has a limited size.
     async fn list_shard(
         &self,
@@ -305,7 +334,7 @@ impl Groups {
     /// There is no such group and none may be created, it has too many members, or the session has ended.
     pub async fn join(&self, join: Join) -> Result<Member> {
         self.0.log().await?;
-        self.check_complete(&join.topic)?;
+        self.check_complete(&join.topic).await?;
         let name = name(&join.topic, &join.group);
         let missing = if join.create.is_some() { Missing::Create } else { Missing::Leave };
         let is_resumed = join.session.is_some();
@@ -339,8 +368,11 @@ impl Groups {
     }
 
     /// Checks that a topic is not the beginning of a restored backup.
-    fn check_complete(&self, topic: &TopicName) -> Result<()> {
-        let Some(topic) = self.0.topics.known(topic) else { return Ok(()) };
+    async fn check_complete(&self, topic: &TopicName) -> Result<()> {
+        let topic = match self.0.topics.get(topic).await {
+            Err(topic::Error::Storage(storage::Error::TopicNotFound)) => return Ok(()),
+            found => found?,
+        };
         Ok(topic.state().check_complete(topic.tail()).map_err(topic::Error::from)?)
     }
 
@@ -350,7 +382,7 @@ impl Groups {
     /// There is no such group.
     pub async fn lease(&self, once: LeaseOnce) -> Result<Vec<Leased>> {
         let wait = once.wait;
-        self.check_complete(&once.topic)?;
+        self.check_complete(&once.topic).await?;
         let (call, mut received) = self.wait_for_lease(&once).await?;
         let (session, stream) = (call.session, call.stream);
         let shutdown = self.0.topics.shutdown_signal();
@@ -366,10 +398,11 @@ impl Groups {
         match first {
             Some(Event::Lease(leased)) => {
                 let topic = self.0.topics.get(&once.topic).await?;
-                let filled = delivery::fill(topic, call.shard(), leased).await;
-                call.close();
-                match filled {
-                    Some(Event::Lease(leased)) => Ok(vec![leased]),
+                match delivery::fill(topic, call.shard(), leased).await {
+                    Some(Event::Lease(leased)) => {
+                        call.close();
+                        Ok(vec![leased])
+                    }
                     Some(Event::Ended(error)) => Err(error),
                     _ => Ok(Vec::new()),
                 }

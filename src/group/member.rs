@@ -197,6 +197,6 @@ impl std::fmt::Debug for Member {
 
 /// The error of a call whose shard is not at work any more.
 pub(super) fn gone() -> Error {
-    let reason = "the groups' storage failed or is closing".to_owned();
+    let reason = "the owner of the group changed, or its storage failed".to_owned();
     Error::Topic(storage::Error::Unavailable { reason, stored: Stored::Unknown }.into())
 }

@@ -44,7 +44,7 @@ fn tenure() -> Tenure {
     Tenure { id, renew_ms: 2000, right_ms: 4000 }
 }
 
-/// Time after which a shard of a fleet that nobody needs has no owner.
+/// Time after which a shard of a fleet without groups has no owner, if nobody needs it.
 const REST_AFTER: Duration = Duration::from_secs(30);
 
 /// What all shards share.
@@ -201,7 +201,7 @@ impl Task {
     }
 
     /// Works until the shard is closed, its storage fails, or another replica owns it. Says once that it owns the shard.
-    pub(super) async fn run(mut self, mut owning: Option<oneshot::Sender<()>>) {
+    pub(super) async fn run(mut self, mut owning: Option<oneshot::Sender<Result<(), Error>>>) {
         loop {
             self.carry_on();
             if self.failed.is_some() || self.owner.has_ended() {
@@ -209,7 +209,7 @@ impl Task {
             }
             let is_owning = self.owner.is_owning();
             if let Some(owning) = owning.take_if(|_| is_owning) {
-                let _ = owning.send(());
+                let _ = owning.send(Ok(()));
             }
             let wake = self.wakes_at();
             tokio::select! {
@@ -222,6 +222,9 @@ impl Task {
                 },
                 () = tokio::time::sleep_until(wake) => self.inputs.push_back(Input::Tick),
             }
+        }
+        if let (Some(owning), Some(error)) = (owning, self.failed.clone()) {
+            let _ = owning.send(Err(error));
         }
         self.end();
     }
@@ -274,12 +277,12 @@ impl Task {
         self.store();
     }
 
-    /// Hands a shard of a fleet over that nobody needs.
+    /// Hands a shard of a fleet over that has no groups and that nobody needs.
     fn rest(&mut self) {
         if !(self.streams.is_empty() && self.sessions.is_empty() && self.waiting.is_empty()) {
             self.used_at = Instant::now();
         }
-        if self.following.is_some() && self.used_at.elapsed() >= REST_AFTER {
+        if self.following.is_some() && self.names.is_empty() && self.used_at.elapsed() >= REST_AFTER {
             let now = self.now();
             self.owner.hand_over(now);
         }

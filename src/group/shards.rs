@@ -1,7 +1,7 @@
 //! The shards of all groups, and the task to which messages of each go: the owner here, or the link to the owner at another
 //! replica. It is started when a shard is first needed.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,8 +33,16 @@ const FIND_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// Result of a search for the owner of a shard.
 type Result<T> = std::result::Result<T, Error>;
+/// The task to which messages of a shard go.
+#[derive(Clone)]
+pub(super) struct Found {
+    pub mailbox: Mailbox,
+    /// True for the owner, and false for the link to the owner at another replica.
+    pub is_owner: bool,
+}
+
 /// A search for the owner of a shard, which all calls that need it wait for.
-type Finding = SharedFuture<BoxFuture<'static, Result<Mailbox>>>;
+type Finding = SharedFuture<BoxFuture<'static, Result<Found>>>;
 
 /// All shards.
 pub(super) struct Shards {
@@ -46,6 +54,8 @@ pub(super) struct Shards {
     count: Arc<AtomicUsize>,
     slots: Vec<Mutex<Slot>>,
     tasks: TaskTracker,
+    /// The shard whose owner is looked after next.
+    looked_after: AtomicU64,
 }
 
 /// Task of a shard.
@@ -53,7 +63,7 @@ enum Slot {
     /// It was not needed so far, or it ended.
     Resting,
     Finding(Finding),
-    Working(Mailbox),
+    Working(Found),
     Closed,
 }
 
@@ -78,6 +88,7 @@ impl Shards {
             count: Arc::default(),
             slots: (0..SHARDS).map(|_| Mutex::new(Slot::Resting)).collect(),
             tasks: TaskTracker::new(),
+            looked_after: AtomicU64::new(fastrand::u64(..SHARDS)),
         }
     }
 
@@ -90,9 +101,10 @@ impl Shards {
     pub(super) async fn close(&self) {
         let mut closing = Vec::new();
         for slot in &self.slots {
-            if let Slot::Working(mailbox) = std::mem::replace(&mut *lock(slot), Slot::Closed) {
+            let closed = std::mem::replace(&mut *lock(slot), Slot::Closed);
+            if let Some(found) = closed.found() {
                 let (closed, wait) = oneshot::channel();
-                if mailbox.send(Message::Close(closed)).is_ok() {
+                if found.mailbox.send(Message::Close(closed)).is_ok() {
                     closing.push(wait);
                 }
             }
@@ -126,7 +138,7 @@ impl Shards {
     pub(super) async fn get(&self, shard: u64, missing: Missing) -> Result<Option<Mailbox>> {
         let slot = self.slots.get(usize::try_from(shard).unwrap_or(0)).ok_or_else(gone)?;
         let known = match &*lock(slot) {
-            Slot::Working(mailbox) if !mailbox.is_closed() => return Ok(Some(mailbox.clone())),
+            Slot::Working(found) if !found.mailbox.is_closed() => return Ok(Some(found.mailbox.clone())),
             Slot::Closed => return Err(topic::Error::Draining.into()),
             Slot::Finding(finding) => Some(finding.clone()),
             _ => None,
@@ -147,7 +159,22 @@ impl Shards {
         if matches!(&*slot, Slot::Finding(current) if current.ptr_eq(&finding)) {
             *slot = found.clone().map_or(Slot::Resting, Slot::Working);
         }
-        found.map(Some)
+        found.map(|found| Some(found.mailbox))
+    }
+
+    /// The tasks of the shards that this process owns now. Starts none.
+    pub(super) fn owned(&self) -> Vec<Mailbox> {
+        let found = self.slots.iter().filter_map(|slot| lock(slot).found().cloned());
+        found
+            .filter(|found| found.is_owner && !found.mailbox.is_closed())
+            .map(|found| found.mailbox)
+            .collect()
+    }
+
+    /// Makes sure that the next shard has an owner if it exists, so that all have one after a while.
+    pub(super) async fn look_after_next(&self) -> Result<()> {
+        let shard = self.looked_after.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        self.get(shard, Missing::Leave).await.map(drop)
     }
 
     async fn topic(&self, shard: u64, missing: Missing) -> Result<Option<Arc<dyn TopicLog>>> {
@@ -181,14 +208,13 @@ impl Shards {
         let mut slot = lock(slot);
         match &*slot {
             Slot::Finding(finding) => return Ok(finding.clone()),
-            Slot::Working(mailbox) if !mailbox.is_closed() => {
-                let mailbox = mailbox.clone();
-                return Ok(std::future::ready(Ok(mailbox)).boxed().shared());
+            Slot::Working(found) if !found.mailbox.is_closed() => {
+                return Ok(std::future::ready(Ok(found.clone())).boxed().shared());
             }
             Slot::Closed => return Err(topic::Error::Draining.into()),
             _ => {}
         }
-        let finding: BoxFuture<'static, Result<Mailbox>> = match bus {
+        let finding: BoxFuture<'static, Result<Found>> = match bus {
             None => Box::pin(sole_owner(topic, shared, tasks)),
             Some(bus) => Box::pin(async move {
                 tokio::select! {
@@ -205,13 +231,24 @@ impl Shards {
     }
 }
 
+impl Slot {
+    /// The task of the shard, if it was found.
+    fn found(&self) -> Option<&Found> {
+        match self {
+            Self::Working(found) => Some(found),
+            Self::Finding(finding) => finding.peek().and_then(|found| found.as_ref().ok()),
+            Self::Resting | Self::Closed => None,
+        }
+    }
+}
+
 /// Starts the owner of a shard that no other process can own.
-async fn sole_owner(topic: Arc<dyn TopicLog>, shared: Shared, tasks: TaskTracker) -> Result<Mailbox> {
+async fn sole_owner(topic: Arc<dyn TopicLog>, shared: Shared, tasks: TaskTracker) -> Result<Found> {
     let (reader, shard) = shard_log::fold(topic.clone()).await.map_err(topic::Error::from)?;
     let begun = Begun::new(reader, shard, topic, &shared.topics).await?;
     let (mailbox, messages) = mpsc::unbounded_channel();
     tasks.spawn(Task::new(begun, shared, messages).run(None));
-    Ok(mailbox)
+    Ok(Found { mailbox, is_owner: true })
 }
 
 fn lock(slot: &Mutex<Slot>) -> MutexGuard<'_, Slot> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 use tracing::debug;
 
 use super::health::Readiness;
@@ -35,9 +36,8 @@ pub(super) fn before_collecting(config: &Config, topics: &Topics, readiness: &Re
 }
 
 /// Starts the task that samples at intervals.
-pub(super) fn spawn(config: &Config, log: Arc<dyn Log>, groups: Groups) -> JoinHandle<()> {
+pub(super) fn spawn(config: &Config, log: Arc<dyn Log>) -> JoinHandle<()> {
     let dir = config.data_dir.clone();
-    let names_topics = config.named_topics_max() > 0;
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(INTERVAL);
         loop {
@@ -45,6 +45,18 @@ pub(super) fn spawn(config: &Config, log: Arc<dyn Log>, groups: Groups) -> JoinH
             disk(&dir);
             METRICS.readers.sample();
             topics(&*log).await;
+        }
+    })
+}
+
+/// Starts the task that samples groups, which may wait for an owner that was lost.
+pub(super) fn spawn_groups(config: &Config, groups: Groups) -> JoinHandle<()> {
+    let names_topics = config.named_topics_max() > 0;
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
             sample_groups(&groups, names_topics).await;
         }
     })
@@ -60,8 +72,8 @@ fn disk(dir: &Path) {
 async fn sample_groups(groups: &Groups, names_topics: bool) {
     let (mut count, mut after, mut worst) = (0, None, BTreeMap::<Arc<str>, GroupLag>::new());
     loop {
-        let page = match groups.list(None, after, GROUPS_STRIDE).await {
-            Ok(page) => page.groups,
+        let page = match groups.sample(after, GROUPS_STRIDE).await {
+            Ok(page) => page,
             Err(error) => return debug!(%error, "groups cannot be listed"),
         };
         count += page.len() as u64;

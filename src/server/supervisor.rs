@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -55,7 +56,10 @@ impl Server {
         METRICS.storage.recovery_us.set(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         self.readiness.serve();
         METRICS.life.enter(State::Serving);
-        let sampling = sample::spawn(&self.config, Arc::clone(&log), self.groups.clone());
+        let sampling = [
+            sample::spawn(&self.config, Arc::clone(&log)),
+            sample::spawn_groups(&self.config, self.groups.clone()),
+        ];
         info!("serving");
         let mut health = log.health();
         loop {
@@ -85,7 +89,7 @@ impl Server {
             }
         }
         let drained = self.drain(Some(log)).await;
-        sampling.abort();
+        sampling.iter().for_each(JoinHandle::abort);
         drained
     }
 }

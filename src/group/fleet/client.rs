@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::super::error::Error;
@@ -34,6 +35,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(2);
 /// Longest time from a letter of this replica, which the owner had when it gave a lease, to the lease being handed out.
 const LEASE_AGE_MAX: Duration = Duration::from_secs(2);
+/// Time after which a link that nobody needs is closed.
+const UNUSED_MAX: Duration = Duration::from_secs(30);
 /// Messages taken before they are sent.
 const MESSAGES_AT_ONCE: usize = 256;
 /// Most bytes of the reasons of one settlement; further ones are not told.
@@ -66,6 +69,7 @@ pub(super) async fn connect(
         members: HashMap::new(),
         lags: HashMap::new(),
         closing: None,
+        used_at: Instant::now(),
     };
     tasks.spawn(client.run());
     Ok(Some(sender))
@@ -115,6 +119,8 @@ struct Client {
     members: HashMap<u64, Here>,
     lags: HashMap<GroupId, Arc<Progress>>,
     closing: Option<oneshot::Sender<()>>,
+    /// Time at which a call or a member last needed the link.
+    used_at: Instant,
 }
 
 impl Client {
@@ -132,9 +138,19 @@ impl Client {
                     _ => break,
                 },
                 Some((arriving, topic)) = self.joining.next() => self.joined(*arriving, topic),
-                _ = ping.tick() => is_due = true,
+                _ = ping.tick() => {
+                    is_due = true;
+                    // What no member reads any more.
+                    self.lags.retain(|_, lag| Arc::strong_count(lag) > 1);
+                }
             }
             if self.closing.is_some() {
+                let _ = self.link.flush(true).await;
+                break;
+            }
+            if self.is_unused() {
+                // A message that comes at this moment is sent again by its caller.
+                self.mailbox.close();
                 let _ = self.link.flush(true).await;
                 break;
             }
@@ -146,6 +162,14 @@ impl Client {
             }
         }
         self.end();
+    }
+
+    /// Returns true if nobody has needed the link for a while.
+    fn is_unused(&mut self) -> bool {
+        if !(self.members.is_empty() && self.waiting.is_empty() && self.joining.is_empty()) {
+            self.used_at = Instant::now();
+        }
+        self.used_at.elapsed() >= UNUSED_MAX
     }
 
     /// Fails everything that waits for the owner.
@@ -166,6 +190,7 @@ impl Client {
     }
 
     fn take_all(&mut self, first: Message) {
+        self.used_at = Instant::now();
         self.take(first);
         for _ in 1..MESSAGES_AT_ONCE {
             let Ok(message) = self.mailbox.try_recv() else { return };
@@ -265,7 +290,9 @@ impl Client {
                 FromOwner::Answer(id, answer) => self.answered(id, answer),
                 FromOwner::Event(stream, told) => self.told(stream, told, heard),
                 FromOwner::Lag(group, records, oldest) => {
-                    self.lags.entry(group).or_default().store(records, oldest);
+                    if let Some(lag) = self.lags.get(&group) {
+                        lag.store(records, oldest);
+                    }
                 }
             }
         }

@@ -23,6 +23,7 @@ use super::logic::Shard;
 use super::mailbox::Mailbox;
 use super::shard::{Shared, Task};
 use super::shard_log::{self, Reader};
+use super::shards::Found;
 use crate::storage::{self, ReplicaBus};
 use crate::topic;
 
@@ -46,10 +47,10 @@ impl Wanted {
     ///
     /// # Errors
     /// The shard cannot be read.
-    pub(super) async fn find(self) -> Result<Mailbox, Error> {
+    pub(super) async fn find(self) -> Result<Found, Error> {
         loop {
             if let Some(mailbox) = self.connect().await {
-                return Ok(mailbox);
+                return Ok(Found { mailbox, is_owner: false });
             }
             let (mut reader, mut shard) = self.fold().await?;
             let mut quiet_at = Instant::now() + TAKEOVER;
@@ -72,17 +73,24 @@ impl Wanted {
                 if !shard.is_free()
                     && let Some(mailbox) = self.connect().await
                 {
-                    return Ok(mailbox);
+                    return Ok(Found { mailbox, is_owner: false });
                 }
             }
             if let Some(mailbox) = self.begin(reader, shard).await? {
-                return Ok(mailbox);
+                return Ok(Found { mailbox, is_owner: true });
             }
+            tokio::time::sleep(FIND_AGAIN).await;
         }
     }
 
     async fn fold(&self) -> Result<(Reader, Shard), Error> {
-        Ok(shard_log::fold(self.topic.clone()).await.map_err(topic::Error::from)?)
+        loop {
+            match shard_log::fold(self.topic.clone()).await {
+                // The owner has trimmed it meanwhile.
+                Err(storage::Error::Trimmed { .. }) => tokio::time::sleep(FIND_AGAIN).await,
+                folded => return Ok(folded.map_err(topic::Error::from)?),
+            }
+        }
     }
 
     fn address(&self) -> String {
@@ -105,8 +113,9 @@ impl Wanted {
         let (sender, mailbox) = mpsc::unbounded_channel();
         let (owning, owns) = oneshot::channel();
         self.tasks.spawn(Task::new(begun, self.shared.clone(), mailbox).run(Some(owning)));
-        if owns.await.is_err() {
-            return Ok(None);
+        match owns.await {
+            Ok(owns) => owns?,
+            Err(_) => return Ok(None),
         }
         tracing::info!(shard = self.shard, "this replica owns a shard of groups");
         let served = Served {

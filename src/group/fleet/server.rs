@@ -119,6 +119,7 @@ impl Server {
                     self.tell_lags();
                 }
                 () = shard.closed() => {
+                    self.gather();
                     let _ = self.link.flush(true).await;
                     break;
                 }
@@ -237,7 +238,8 @@ impl Server {
         let (reply, answered) = oneshot::channel();
         let is_sent = self.served.shard.send(message(reply)).is_ok();
         self.calls.push(Box::pin(async move {
-            let answered = if is_sent { answered.await.unwrap_or_else(|_| Err(gone())) } else { Err(gone()) };
+            let answered =
+                if is_sent { answered.await.unwrap_or_else(|_| Err(gone())) } else { Err(Error::Moved) };
             (id, Done::Answer(answered.map(answer)))
         }));
     }
@@ -247,7 +249,8 @@ impl Server {
         let (reply, answered) = oneshot::channel();
         let is_sent = self.served.shard.send(Message::LeaseOnce(new, reply)).is_ok();
         self.calls.push(Box::pin(async move {
-            let answered = if is_sent { answered.await.unwrap_or_else(|_| Err(gone())) } else { Err(gone()) };
+            let answered =
+                if is_sent { answered.await.unwrap_or_else(|_| Err(gone())) } else { Err(Error::Moved) };
             let done = match answered {
                 Ok(()) => Done::Waits(stream, Member { session, progress: None }, received),
                 Err(error) => Done::Answer(Err(error)),
