@@ -228,7 +228,7 @@ impl Task {
             spans,
             group: grant.group,
             epoch,
-            send_before: self.right_until(),
+            right: self.right.clone(),
         };
         self.tell(grant.stream, Event::Lease(leased));
     }

@@ -41,6 +41,8 @@ pub(super) async fn fill(topic: Arc<dyn TopicLog>, shard: Mailbox, mut leased: L
     if leased.is_too_late() {
         let spans = std::mem::take(&mut leased.spans);
         give_up(&shard, &leased, spans, Act::Return);
+        // Later leases could hold records that come after these in their order.
+        return Some(Event::Ended(Error::Moved));
     }
     (!leased.spans.is_empty()).then_some(Event::Lease(leased))
 }

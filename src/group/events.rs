@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::clock::since_boot;
+use super::clock::Right;
 use super::error::Error;
 use super::logic::{Fence, GroupId, Outcome, Span};
 use crate::record::Epoch;
@@ -43,14 +43,14 @@ pub struct Leased {
     pub(super) group: GroupId,
     /// Incarnation of the group's topic.
     pub(super) epoch: Epoch,
-    /// Time since the machine's start after which it must not be handed out, as another owner may have followed; `None` for no such time.
-    pub(super) send_before: Option<Duration>,
+    /// Right to hand it out, as another owner may have followed; `None` where none can.
+    pub(super) right: Option<Right>,
 }
 
 impl Leased {
     /// Returns true if it must not be handed out any more.
     pub(super) fn is_too_late(&self) -> bool {
-        self.send_before.is_some_and(|until| until <= since_boot())
+        self.right.as_ref().is_some_and(|right| !right.holds())
     }
 }
 

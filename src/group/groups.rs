@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, oneshot};
 
@@ -184,12 +185,13 @@ impl Groups {
     ) -> Result<Listed> {
         let after = after.map(|(topic, group)| Name { topic, group });
         let (mut found, mut damaged) = (Vec::new(), Vec::new());
-        for shard in 0..SHARDS {
-            match self.list_shard(shard, topic, after.clone(), limit, &mut found).await {
+        let shards = (0..SHARDS).map(|shard| self.list_shard(shard, topic, after.clone(), limit));
+        for (shard, listed) in (0..).zip(join_all(shards).await) {
+            match listed {
                 Err(Error::Topic(topic::Error::Storage(storage::Error::Damaged(_)))) => {
                     damaged.push(shard_log::name(shard));
                 }
-                listed => listed?,
+                listed => found.extend(listed?),
             }
         }
         found.sort_by(|a, b| (&a.topic, &a.name).cmp(&(&b.topic, &b.name)));
@@ -230,16 +232,15 @@ impl Groups {
         Ok(described)
     }
 
-    /// Adds the groups of a shard to a list, page by page, as an answer of another replica has a limited size.
+    /// Lists the groups of a shard, page by page, as an answer of another replica has a limited size.
     async fn list_shard(
         &self,
         shard: u64,
         topic: Option<&TopicName>,
         mut after: Option<Name>,
         limit: usize,
-        found: &mut Vec<Info>,
-    ) -> Result<()> {
-        let mut left = limit;
+    ) -> Result<Vec<Info>> {
+        let (mut found, mut left) = (Vec::<Info>::new(), limit);
         while left > 0 {
             let size = left.min(PAGE);
             let message = |reply| Message::List(topic.cloned(), after.clone(), size, reply);
@@ -249,16 +250,16 @@ impl Groups {
                     page = self.ask_once(shard, Missing::Leave, message).await;
                 }
             }
-            let Some(page) = page? else { return Ok(()) };
+            let Some(page) = page? else { return Ok(found) };
             left -= page.len();
             let is_last = page.len() < size;
             found.extend(page);
             if is_last {
-                return Ok(());
+                return Ok(found);
             }
             after = found.last().map(|info| Name { topic: info.topic.clone(), group: info.name.clone() });
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Replaces the settings of a group.

@@ -174,6 +174,14 @@ pub(super) enum Members {
 /// Sender of messages to the task of a shard.
 pub(super) type Mailbox = mpsc::UnboundedSender<Message>;
 
+/// The task to which messages of a shard go.
+#[derive(Clone)]
+pub(super) struct Found {
+    pub mailbox: Mailbox,
+    /// True for the owner, and false for the link to the owner at another replica.
+    pub is_owner: bool,
+}
+
 impl Message {
     /// Answers with an error.
     pub(super) fn fail(self, error: Error) {

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::begun::Begun;
-use super::clock::since_boot;
+use super::clock::{Right, since_boot};
 use super::error::Error;
 use super::events::Event;
 use super::info::Info;
@@ -132,6 +132,8 @@ pub(super) struct Task {
     appends: FuturesOrdered<BoxFuture<'static, (Vec<Sized>, Appended)>>,
     /// The next commands that are stored, whoever wrote them. None if no other replica can write any.
     following: Option<Following>,
+    /// Right to hand out leases. None if no other replica can own the shard.
+    pub right: Option<Right>,
     pub inputs: VecDeque<Input>,
     pub work: FuturesUnordered<BoxFuture<'static, Done>>,
     pub names: BTreeMap<Name, GroupId>,
@@ -179,6 +181,7 @@ impl Task {
             commands: VecDeque::new(),
             appends: FuturesOrdered::new(),
             following: (!is_sole).then(|| follow(reader)),
+            right: (!is_sole).then(Right::default),
             inputs: VecDeque::new(),
             work: FuturesUnordered::new(),
             names,
@@ -236,9 +239,11 @@ impl Task {
         Now { millis, wall: UnixMicros::now() }
     }
 
-    /// Time since the machine's start until which leases may be handed out; `None` if no other replica can own the shard.
-    pub(super) fn right_until(&self) -> Option<Duration> {
-        self.following.as_ref().map(|_| self.begun + Duration::from_millis(self.owner.right_until()))
+    /// Prolongs the right to hand out leases as far as the owner knows that it has it.
+    fn prolong(&self) {
+        if let Some(right) = &self.right {
+            right.prolong(self.begun + Duration::from_millis(self.owner.right_until()));
+        }
     }
 
     fn wakes_at(&self) -> Instant {
@@ -320,6 +325,7 @@ impl Task {
                     let now = self.now();
                     self.owner.fold(now, at, size, &command);
                 }
+                self.prolong();
                 self.following = Some(follow(reader));
             }
             Err(error) => {

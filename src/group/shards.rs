@@ -14,7 +14,7 @@ use super::begun::Begun;
 use super::error::Error;
 use super::fleet::Wanted;
 use super::logic::SHARDS;
-use super::mailbox::{Mailbox, Message};
+use super::mailbox::{Found, Mailbox, Message};
 use super::member::gone;
 use super::shard::{Shared, Task};
 use super::shard_log;
@@ -33,14 +33,6 @@ const FIND_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// Result of a search for the owner of a shard.
 type Result<T> = std::result::Result<T, Error>;
-/// The task to which messages of a shard go.
-#[derive(Clone)]
-pub(super) struct Found {
-    pub mailbox: Mailbox,
-    /// True for the owner, and false for the link to the owner at another replica.
-    pub is_owner: bool,
-}
-
 /// A search for the owner of a shard, which all calls that need it wait for.
 type Finding = SharedFuture<BoxFuture<'static, Result<Found>>>;
 

@@ -16,8 +16,9 @@ use crate::service::status::{self, Error};
 const GRPC: &[u8] = b"application/grpc";
 
 /// Methods whose requests are streams.
-const CLIENT_STREAMING: [&str; 9] = [
+const CLIENT_STREAMING: [&str; 10] = [
     "/streamway.v1.GroupService/Consume",
+    "/streamway.v1.GroupService/RestoreGroup",
     "/streamway.v1.StreamService/Ingest",
     "/streamway.v1.StreamService/Exchange",
     "/example.MyService/ClientStreamingRPCMethod",

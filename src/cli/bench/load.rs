@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::listener::Web;
 use super::run::Plan;
 use super::stamp;
-use super::web::Web;
 use crate::cli::Failure;
 use crate::cli::format::Format;
 use crate::config::parse_duration;

@@ -2,6 +2,7 @@
 //! and the delivery of everything acknowledged is verified.
 
 mod cpu;
+mod listener;
 mod load;
 mod progress;
 mod publishing;

@@ -9,8 +9,8 @@ use indicatif::HumanCount;
 use serde_json::{Value, json};
 
 use super::cpu::Used;
+use super::listener::Web;
 use super::run::{Counted, Plan, Run};
-use super::web::Web;
 
 /// Percentiles that are reported, in addition to the maximum.
 const PERCENTILES: [(&str, f64); 4] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9)];

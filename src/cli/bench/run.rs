@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::web::Web;
+use super::listener::Web;
 
 /// Largest latency in nanoseconds, one minute. Longer ones count as this.
 const LATENCY_NANOS_MAX: u64 = 60_000_000_000;

@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::listener::Web;
 use super::publishing::Clock;
 use super::reading::{MISSING_AFTER, Published, Seen};
 use super::run::{Latencies, Run};
@@ -25,40 +26,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// What comes before the value in a record's line. The stamp has no character that JSON escapes.
 const VALUE: &[u8] = b"\"value\":\"";
 
-/// The HTTP listener of a benchmark.
-#[derive(Clone, Debug)]
-pub(super) struct Web {
-    /// Host and port.
-    at: String,
-    /// Subscribers follow by server-sent events.
-    events: bool,
-}
-
 /// An open subscription.
 pub(super) type Follower = BufReader<TcpStream>;
 
 impl Web {
-    /// The listener at a URL `http://host:port`.
-    pub(super) fn at(url: &str) -> Result<Self, String> {
-        let at = url.strip_prefix("http://").map(|at| at.trim_end_matches('/'));
-        match at {
-            Some(at) if at.contains(':') && !at.contains('/') => {
-                Ok(Self { at: at.to_owned(), events: false })
-            }
-            _ => Err("is not http://HOST:PORT".to_owned()),
-        }
-    }
-
-    /// The same, with subscribers that follow by server-sent events or not.
-    pub(super) fn following(self, events: bool) -> Self {
-        Self { events, ..self }
-    }
-
-    /// Form in which subscribers follow.
-    pub(super) const fn form(&self) -> &'static str {
-        if self.events { "events" } else { "lines" }
-    }
-
     async fn connect(&self) -> io::Result<BufReader<TcpStream>> {
         let stream = TcpStream::connect(&self.at).await?;
         stream.set_nodelay(true)?;

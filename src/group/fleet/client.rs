@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::super::clock::Right;
 use super::super::error::Error;
 use super::super::events::{Event, Held, Leased};
 use super::super::info::Info;
@@ -33,7 +34,7 @@ use crate::topic::{self, Topics};
 const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 /// Silence after which the owner counts as gone.
 const SILENCE: Duration = Duration::from_secs(2);
-/// Longest time from a letter of this replica, which the owner had when it gave a lease, to the lease being handed out.
+/// Time for which leases are handed out after a letter of this replica that the owner has answered.
 const LEASE_AGE_MAX: Duration = Duration::from_secs(2);
 /// Time after which a link that nobody needs is closed.
 const UNUSED_MAX: Duration = Duration::from_secs(30);
@@ -70,6 +71,7 @@ pub(super) async fn connect(
         lags: HashMap::new(),
         closing: None,
         used_at: Instant::now(),
+        right: Right::default(),
     };
     tasks.spawn(client.run());
     Ok(Some(sender))
@@ -121,6 +123,8 @@ struct Client {
     closing: Option<oneshot::Sender<()>>,
     /// Time at which a call or a member last needed the link.
     used_at: Instant,
+    /// Right to hand out leases of this owner.
+    right: Right,
 }
 
 impl Client {
@@ -285,10 +289,11 @@ impl Client {
         let Some(Letter { heard, is_last, frames, .. }) = self.link.read::<FromOwner>(message) else {
             return false;
         };
+        self.right.prolong(self.link.time_of(heard) + LEASE_AGE_MAX);
         for frame in frames {
             match frame {
                 FromOwner::Answer(id, answer) => self.answered(id, answer),
-                FromOwner::Event(stream, told) => self.told(stream, told, heard),
+                FromOwner::Event(stream, told) => self.told(stream, told),
                 FromOwner::Lag(group, records, oldest) => {
                     if let Some(lag) = self.lags.get(&group) {
                         lag.store(records, oldest);
@@ -352,7 +357,7 @@ impl Client {
         }
     }
 
-    fn told(&mut self, stream: u64, told: Told, heard: u64) {
+    fn told(&mut self, stream: u64, told: Told) {
         let Some(here) = self.members.get(&stream) else { return };
         let event = match told {
             Told::Lease(given) => Event::Lease(Leased {
@@ -365,7 +370,7 @@ impl Client {
                 spans: given.spans,
                 group: given.group,
                 epoch: given.epoch,
-                send_before: Some(self.link.time_of(heard) + LEASE_AGE_MAX),
+                right: Some(self.right.clone()),
             }),
             Told::Settled(number, outcomes) => Event::Settled { number, outcomes },
             Told::Extended(number, left) => Event::Extended { number, left },

@@ -20,10 +20,9 @@ use self::server::Served;
 use super::begun::Begun;
 use super::error::Error;
 use super::logic::Shard;
-use super::mailbox::Mailbox;
+use super::mailbox::{Found, Mailbox};
 use super::shard::{Shared, Task};
 use super::shard_log::{self, Reader};
-use super::shards::Found;
 use crate::storage::{self, ReplicaBus};
 use crate::topic;
 

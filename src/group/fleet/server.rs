@@ -20,7 +20,7 @@ use super::super::mailbox::{
     Asker, Joined, Mailbox, Members, Message, Name, NewGroup, NewLease, NewMember, Progress, Reply,
 };
 use super::super::member::gone;
-use super::frames::{self, Answer, Call, Failure, FromOwner, Hello, Part, ToOwner, Welcome};
+use super::frames::{self, Answer, Call, Failure, FromOwner, Hello, Part, ToOwner, Told, Welcome};
 use super::link::{Link, PING_INTERVAL};
 use crate::record::{Epoch, TopicName};
 use crate::storage::{Arrived, BoxFuture, Inbox, ReplicaBus, TopicLog};
@@ -81,6 +81,17 @@ struct Member {
     progress: Option<(GroupId, Arc<Progress>)>,
 }
 
+impl Member {
+    /// The message that its call has ended.
+    const fn end(&self, stream: u64) -> Message {
+        let session = self.session;
+        match self.progress {
+            Some(_) => Message::Cut { session, stream },
+            None => Message::Cancel { session, stream },
+        }
+    }
+}
+
 /// The owner's side of one link.
 struct Server {
     served: Served,
@@ -132,11 +143,8 @@ impl Server {
                 break;
             }
         }
-        for (stream, Member { session, progress }) in self.members.drain() {
-            let _ = shard.send(match progress {
-                Some(_) => Message::Cut { session, stream },
-                None => Message::Cancel { session, stream },
-            });
+        for (stream, member) in self.members.drain() {
+            let _ = shard.send(member.end(stream));
         }
     }
 
@@ -354,13 +362,22 @@ impl Server {
         match event {
             Event::Lease(leased) if leased.is_too_late() => {
                 let spans = leased.spans.clone();
-                return give_up(&self.served.shard, &leased, spans, Act::Return);
+                give_up(&self.served.shard, &leased, spans, Act::Return);
+                // Later leases could hold records that come after these in their order.
+                return self.end_member(stream);
             }
             Event::Ended(_) | Event::Left => drop(self.members.remove(&stream)),
             _ if is_once => drop(self.members.remove(&stream)),
             _ => {}
         }
         self.link.push(&FromOwner::Event(stream, event.into()));
+    }
+
+    fn end_member(&mut self, stream: u64) {
+        if let Some(member) = self.members.remove(&stream) {
+            let _ = self.served.shard.send(member.end(stream));
+            self.link.push(&FromOwner::Event(stream, Told::Ended(Failure::Moved)));
+        }
     }
 
     fn tell_lags(&mut self) {
