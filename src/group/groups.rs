@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::backup::{self, Saved, SavedState};
 use super::delivery;
@@ -13,8 +12,8 @@ use super::error::Error;
 use super::events::{Event, Leased};
 use super::info::{Info, Listed};
 use super::logic::{GroupId, GroupName, Outcome, SHARDS, SessionId, Settings, Span, shard_of};
-use super::mailbox::{Asker, Mailbox, Members, Message, Name, NewGroup, NewLease, NewMember, Reopen, Reply};
-use super::member::{Connection, Member, gone};
+use super::mailbox::{Asker, Members, Message, Name, NewGroup, NewLease, NewMember, Reopen, Reply};
+use super::member::{Connection, Member, ask, gone};
 use super::redrive::Search;
 use super::requests::{Create, Join, LeaseOnce, Redrive, Redriven, Settlement, Source};
 use super::shard_log;
@@ -194,13 +193,7 @@ impl Groups {
                 listed => found.extend(listed?),
             }
         }
-        found.sort_by(|a, b| (&a.topic, &a.name).cmp(&(&b.topic, &b.name)));
-        found.truncate(limit);
-        let mut described = Vec::with_capacity(found.len());
-        for info in found {
-            described.push(self.with_age(info).await);
-        }
-        Ok(Listed { groups: described, damaged })
+        Ok(Listed { groups: self.first_described(found, limit).await, damaged })
     }
 
     /// Lists groups without members for statistics: those of all shards, or in a fleet those of which this replica is the
@@ -223,13 +216,18 @@ impl Groups {
                 found.extend(some);
             }
         }
+        Ok(self.first_described(found, limit).await)
+    }
+
+    /// Completes the first groups of those that several shards listed, in the order of their topics and names.
+    async fn first_described(&self, mut found: Vec<Info>, limit: usize) -> Vec<Info> {
         found.sort_by(|a, b| (&a.topic, &a.name).cmp(&(&b.topic, &b.name)));
         found.truncate(limit);
         let mut described = Vec::with_capacity(found.len());
         for info in found {
             described.push(self.with_age(info).await);
         }
-        Ok(described)
+        described
     }
 
     /// Lists the groups of a shard, page by page, as an answer of another replica has a limited size.
@@ -472,10 +470,4 @@ fn new_session() -> Result<SessionId> {
     };
     let (high, low) = (random().map_err(unavailable)?, random().map_err(unavailable)?);
     Ok(SessionId(high << 64 | low))
-}
-
-async fn ask<T>(shard: &Mailbox, message: impl FnOnce(Reply<T>) -> Message) -> Result<T> {
-    let (reply, answer) = oneshot::channel();
-    shard.send(message(reply)).map_err(|_| Error::Moved)?;
-    answer.await.map_err(|_| gone())?
 }

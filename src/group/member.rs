@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::delivery;
 use super::error::Error;
 use super::events::{Event, Held};
 use super::info::{Info, Lag};
 use super::logic::SessionId;
-use super::mailbox::{Asker, Joined, Mailbox, Message};
+use super::mailbox::{Asker, Joined, Mailbox, Message, Reply};
 use super::requests::Settlement;
 use super::source;
 use super::token::Token;
@@ -199,4 +199,11 @@ impl std::fmt::Debug for Member {
 pub(super) fn gone() -> Error {
     let reason = "the owner of the group changed, or its storage failed".to_owned();
     Error::Topic(storage::Error::Unavailable { reason, stored: Stored::Unknown }.into())
+}
+
+/// Sends a message to the task of a shard, and waits for the answer.
+pub(super) async fn ask<T>(shard: &Mailbox, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Error> {
+    let (reply, answer) = oneshot::channel();
+    shard.send(message(reply)).map_err(|_| Error::Moved)?;
+    answer.await.map_err(|_| gone())?
 }

@@ -19,7 +19,7 @@ use super::super::logic::{Act, GroupId, GroupState, Piece, SessionId};
 use super::super::mailbox::{
     Asker, Joined, Mailbox, Members, Message, Name, NewGroup, NewLease, NewMember, Progress, Reply,
 };
-use super::super::member::gone;
+use super::super::member::{ask, gone};
 use super::frames::{self, Answer, Call, Failure, FromOwner, Hello, Part, ToOwner, Told, Welcome};
 use super::link::{Link, PING_INTERVAL};
 use crate::record::{Epoch, TopicName};
@@ -272,7 +272,7 @@ impl Server {
         self.calls.push(Box::pin(async move {
             let created = async {
                 let new = new_group(&topics, &name.topic, new).await?;
-                asked(&shard, |reply| Message::Create(name, new, reply)).await
+                ask(&shard, |reply| Message::Create(name, new, reply)).await
             };
             (id, Done::Answer(created.await.map(info)))
         }));
@@ -286,7 +286,7 @@ impl Server {
                 let state = parts.and_then(|parts| GroupState::of_parts(&parts)).ok_or_else(gone)?;
                 let topic = topic_of(&topics, &name.topic, epoch).await?;
                 let state = Box::new(state);
-                asked(&shard, |reply| Message::Restore(name, group, topic, state, reply)).await
+                ask(&shard, |reply| Message::Restore(name, group, topic, state, reply)).await
             };
             (id, Done::Answer(restored.await.map(info)))
         }));
@@ -297,7 +297,7 @@ impl Server {
         self.calls.push(Box::pin(async move {
             let sought = async {
                 let topic = topic_of(&topics, &name.topic, epoch).await?;
-                asked(&shard, |reply| Message::Seek(name, topic, to, reply)).await
+                ask(&shard, |reply| Message::Seek(name, topic, to, reply)).await
             };
             (id, Done::Answer(sought.await.map(info)))
         }));
@@ -324,7 +324,7 @@ impl Server {
                     has_created: false,
                     events,
                 };
-                asked(&shard, |reply| Message::Join(new, reply)).await
+                ask(&shard, |reply| Message::Join(new, reply)).await
             };
             match joined.await {
                 Ok(joined) => (id, Done::Joined(Box::new(joined), session, stream, received)),
@@ -398,12 +398,6 @@ impl Server {
 
 fn info(info: Info) -> Answer {
     Answer::Info(Box::new(info))
-}
-
-async fn asked<T>(shard: &Mailbox, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Error> {
-    let (reply, answer) = oneshot::channel();
-    shard.send(message(reply)).map_err(|_| Error::Moved)?;
-    answer.await.map_err(|_| gone())?
 }
 
 /// The incarnation of a topic that a request means.

@@ -82,12 +82,6 @@ impl ReplicaBus {
         let Some(reply) = arrived.reply else { return Ok(()) };
         self.0.publish(reply, message).await.map_err(unavailable)
     }
-
-    /// Size in bytes of the largest message.
-    #[must_use]
-    pub fn message_max(&self) -> usize {
-        self.0.server_info().max_payload
-    }
 }
 
 impl Inbox {
