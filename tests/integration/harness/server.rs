@@ -1,16 +1,14 @@
 //! The real binary as a child process, on free ports and a data directory of its own. It is killed by its
 //! pid when dropped.
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use streamway::proto::v1::stream_service_client::StreamServiceClient;
 use streamway::proto::v1::topic_service_client::TopicServiceClient;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
@@ -26,8 +24,8 @@ pub type TopicClient = TopicServiceClient<Channel>;
 
 /// Longest start, recovery included, on a busy machine.
 const START_SECONDS: u64 = 60;
-/// Number of lines of the log that are kept for a failing test.
-const LOG_LINES_MAX: usize = 2000;
+/// Last lines of the log that a failing test prints.
+const LOG_LINES_SHOWN: usize = 40;
 
 /// Addresses that the start log names as bound.
 #[derive(Clone, Copy, Debug)]
@@ -41,9 +39,9 @@ struct Bound {
 /// One run of the binary.
 struct Process {
     pid: u32,
-    bound: watch::Receiver<Option<Bound>>,
     exited: watch::Receiver<Option<ExitStatus>>,
-    log: Arc<Mutex<Vec<String>>>,
+    /// A file and not a pipe, so that it holds what the process wrote before it answered a call.
+    log: NamedTempFile,
 }
 
 /// A server that can be killed and started again on the same data and the same ports.
@@ -200,7 +198,7 @@ impl Server {
 
     /// Log of this run.
     pub fn log(&self) -> String {
-        lock(&self.process.log).join("\n")
+        self.process.log()
     }
 
     /// Resident memory of the process, in bytes.
@@ -247,14 +245,20 @@ impl Process {
         let seen = self.exited.wait_for(Option::is_some).await.expect("the waiting thread lives");
         seen.expect("checked")
     }
+
+    fn log(&self) -> String {
+        let bytes = std::fs::read(self.log.path()).expect("a file of ours");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         self.signal("KILL");
         if std::thread::panicking() {
-            let lines = lock(&self.log);
-            let shown = lines.len().saturating_sub(40);
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let shown = lines.len().saturating_sub(LOG_LINES_SHOWN);
             eprintln!("--- server log, last lines ---\n{}", lines[shown..].join("\n"));
         }
     }
@@ -266,10 +270,6 @@ pub fn signal(pid: u32, name: &str) {
     assert!(sent.expect("sh").success(), "kill -{name} {pid}");
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn spawn(under: &[String], data_dir: &Path, args: &[String], at: Bound) -> Process {
     let command: Vec<&str> =
         under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_streamway")]).collect();
@@ -277,6 +277,7 @@ fn spawn(under: &[String], data_dir: &Path, args: &[String], at: Bound) -> Proce
     // A test may choose an address itself.
     let http: &[&str] =
         if args.iter().any(|arg| arg == "--http-listen") { &[] } else { &["--http-listen", &http] };
+    let log = NamedTempFile::new().expect("a temporary file");
     let mut child = Command::new(command[0])
         .args(&command[1..])
         .arg("serve")
@@ -288,33 +289,13 @@ fn spawn(under: &[String], data_dir: &Path, args: &[String], at: Bound) -> Proce
         .current_dir(std::env::temp_dir())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        .stderr(log.reopen().expect("a file of ours"))
         .spawn()
         .expect("the binary starts");
-    let log = Arc::new(Mutex::new(Vec::new()));
     let pid = child.id();
-    let (bound_tx, bound) = watch::channel(None);
     let (exited_tx, exited) = watch::channel(None);
-    let lines = Arc::clone(&log);
-    std::thread::spawn(move || {
-        follow(&mut child, &lines, &bound_tx);
-        exited_tx.send_replace(Some(child.wait().expect("a child of ours")));
-    });
-    Process { pid, bound, exited, log }
-}
-
-/// Reads the log until the process closes it, and finds the line that names the ports.
-fn follow(child: &mut Child, log: &Mutex<Vec<String>>, bound: &watch::Sender<Option<Bound>>) {
-    let stderr = child.stderr.take().expect("piped");
-    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-        if let Some(found) = bound_in(&line) {
-            bound.send_replace(Some(found));
-        }
-        let mut lines = lock(log);
-        if lines.len() < LOG_LINES_MAX {
-            lines.push(line);
-        }
-    }
+    std::thread::spawn(move || exited_tx.send_replace(Some(child.wait().expect("a child of ours"))));
+    Process { pid, exited, log }
 }
 
 /// Parses a log line. The fields may be at the top level or under `fields`.
@@ -329,10 +310,20 @@ fn bound_in(line: &str) -> Option<Bound> {
 
 /// Waits until the ports are named.
 async fn named(process: &Process) -> Bound {
-    let mut bound = process.bound.clone();
-    let named = async { bound.wait_for(Option::is_some).await.ok().and_then(|found| *found) };
+    let named = async {
+        loop {
+            // Looked at before the log, as a process may end just after it has named them.
+            let ended = process.exited.borrow().is_some();
+            let found = process.log().lines().find_map(bound_in);
+            if found.is_some() || ended {
+                return found;
+            }
+            // Nothing tells when another process writes to a file.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
     let found = within(START_SECONDS, "the start log", named).await;
-    found.unwrap_or_else(|| panic!("the server ended at its start:\n{}", lock(&process.log).join("\n")))
+    found.unwrap_or_else(|| panic!("the server ended at its start:\n{}", process.log()))
 }
 
 /// Waits until the ports are named and the server says that it is serving.
