@@ -2,7 +2,7 @@
 
 use clap::{Arg, Command};
 
-/// What can stand at a place.
+/// Kinds of words that can stand at a place.
 #[derive(Debug)]
 pub(super) enum Slot<'a> {
     /// One of these words.

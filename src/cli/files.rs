@@ -46,7 +46,7 @@ pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     replace_with(path, text, mode)
 }
 
-/// As [`replace`], for a file that only its owner may read and write.
+/// The same as [`replace`], for a file that only its owner may read and write.
 pub(super) fn replace_private(path: &Path, text: &str) -> io::Result<()> {
     replace_with(path, text, Some(0o600))
 }

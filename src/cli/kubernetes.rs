@@ -26,9 +26,9 @@ const SHOWN_BYTES_MAX: usize = 1024;
 
 /// A Secret to create.
 pub(super) struct Secret<'a> {
-    /// Its name.
+    /// Name of the object.
     pub name: &'a str,
-    /// Its keys and values.
+    /// Keys and values of the object.
     pub data: &'a [(&'static str, String)],
 }
 

@@ -23,7 +23,7 @@ use crate::topic::{Delivery, FRAME_MAX, Notice, Pieces, Remainder, StoredRange, 
 /// Size up to which what is ready is sent together.
 const COALESCED_MAX: usize = 32 << 10;
 
-/// What notices and heartbeats an answer has.
+/// Notices and heartbeats that an answer has beside records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
     /// It ends at a limit, and says only what was left out.
@@ -43,13 +43,13 @@ pub struct Deliveries {
     beginning: Option<BytesMut>,
     unsent: Option<Box<Unsent>>,
     ended: bool,
-    /// Why the answer is cut off.
+    /// Reason for which the answer is cut off.
     failure: Option<Status>,
 }
 
 /// Rest of a delivery.
 struct Unsent {
-    /// Where the rest is stored; it starts at the next record to send.
+    /// Place of the rest; it starts at the next record to send.
     source: StoredRange,
     /// Place in the text of that record.
     within: Place,

@@ -23,7 +23,7 @@ const BATCH_BYTES_MAX: usize = 256 << 10;
 /// Batches whose first lines are remembered: more than are ever published and not acknowledged.
 const STARTS_MAX: usize = 4096;
 
-/// What a route tells of the bytes of a body that it still holds. It is in the extensions of a request.
+/// Count of the bytes of a body that a route still holds. It is in the extensions of a request.
 #[derive(Clone, Default)]
 pub struct Held(Option<Arc<dyn Fn(usize) + Send + Sync>>);
 

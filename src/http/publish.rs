@@ -61,7 +61,7 @@ pub async fn publish(State(web): State<Web>, topic: Name, request: Request) -> R
 const PARAMETERS: [&str; 1] = ["expected_offset"];
 const BYTES_PARAMETERS: [&str; 3] = ["expected_offset", "key", "key_base64"];
 
-/// What a publish says beside its records.
+/// Options of a publish, beside its records.
 struct Conditions {
     topic: Box<str>,
     request_id: Box<str>,

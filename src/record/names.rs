@@ -189,7 +189,7 @@ impl TopicName {
     /// Name of an internal topic.
     ///
     /// # Errors
-    /// As [`Self::parse`].
+    /// The same as [`Self::parse`].
     pub fn internal(name: &str) -> Result<Self, &'static str> {
         Self::parse(name).map(|_| Self(format!("{}{name}", Self::INTERNAL).into()))
     }
@@ -197,7 +197,7 @@ impl TopicName {
     /// Checks a name that was stored, which may be that of an internal topic.
     ///
     /// # Errors
-    /// As [`Self::parse`].
+    /// The same as [`Self::parse`].
     pub fn stored(name: &str) -> Result<Self, &'static str> {
         name.strip_prefix(Self::INTERNAL).map_or_else(|| Self::parse(name), Self::internal)
     }

@@ -39,7 +39,7 @@ pub(super) enum Overdue {
     Idle,
     /// It has sent a part of a request's headers.
     Headers,
-    /// Its peer has left an answer that would go on for ever.
+    /// The peer has left an answer that would go on for ever.
     Left,
 }
 

@@ -20,7 +20,7 @@ const END_GRACE: Duration = Duration::from_secs(5);
 pub(super) enum Step {
     /// GOAWAY: it gets no new calls.
     GoAway,
-    /// Its calls end, with the position to resume from.
+    /// The calls of the connection end, with the position to resume from.
     EndCalls,
     /// It is closed.
     Close,

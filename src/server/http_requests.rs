@@ -39,7 +39,7 @@ use crate::topic::Connection;
 /// The content types of gRPC-Web; no parameter may follow.
 const GRPC_WEB: &str = "application/grpc-web, application/grpc-web+proto, application/grpc-web-text, application/grpc-web-text+proto";
 
-/// What all connections of the listener share.
+/// State that all connections of the listener share.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) web: Web,

@@ -44,7 +44,7 @@ pub(super) struct Call {
     registered: Option<Arc<registry::Call>>,
     /// `None` if the caller's identity does not expire, or has expired.
     expiry: Option<Expiry>,
-    /// What the call does: at most a publish and a subscription, or the use of a group.
+    /// Uses of the call: at most a publish and a subscription, or the use of a group.
     permitted: Vec<Permitted>,
     /// Waits until the rules that permitted these are replaced; `None` without rules.
     rules_replaced: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -54,7 +54,7 @@ pub(super) struct Call {
     cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
-/// What a call was permitted to do.
+/// Permission that a call was given.
 #[derive(Debug)]
 enum Permitted {
     Topic(Action, TopicName),

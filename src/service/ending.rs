@@ -12,7 +12,7 @@ const STRIDE: usize = 64;
 /// Calls that no operator ends.
 const ADMIN: &str = "streamway.v1.AdminService/";
 
-/// What was ended.
+/// Number of calls and connections that were ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ended {
     pub(super) calls: u64,

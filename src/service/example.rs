@@ -29,7 +29,7 @@ pub struct Tutorial {
 }
 
 impl Tutorial {
-    /// Its open calls end with their connection; `shutdown` is for calls that came by none.
+    /// Open calls end with their connection; `shutdown` is for calls that came by none.
     #[must_use]
     pub const fn new(shutdown: ShutdownSignal) -> Self {
         Self { shutdown }

@@ -37,7 +37,7 @@ pub(super) async fn ingest(
 pub struct Failed {
     /// Reason of the failure.
     pub status: Status,
-    /// What was stored before it.
+    /// Summary of what was stored before it.
     pub stored: IngestResponse,
 }
 

@@ -47,7 +47,7 @@ pub trait Log: Send + Sync + 'static {
     /// ([`Batch::restored`](crate::record::Batch::restored)).
     ///
     /// # Errors
-    /// As [`Self::create`].
+    /// The same as [`Self::create`].
     fn restore(
         &self,
         name: TopicName,

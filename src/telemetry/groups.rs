@@ -32,7 +32,7 @@ pub struct Groups {
 /// Worst lag by the topic's label.
 type Worst = BTreeMap<Arc<str>, GroupLag>;
 
-/// How far the groups of a topic are behind, and what holds them up.
+/// Lag of the groups of a topic, and the counts that explain it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GroupLag {
     /// Most records that one of them has not settled.

@@ -17,11 +17,11 @@ pub struct Subscribe {
     pub limit: ReadLimit,
     /// Interval of heartbeats; none means the server's default.
     pub heartbeat_interval: Option<Duration>,
-    /// What is done about a missing topic.
+    /// Treatment of a missing topic.
     pub missing: Missing,
 }
 
-/// What a subscription does about a topic that does not exist.
+/// Treatment of a topic that does not exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Missing {
     /// Creates it, where topics are created on first use and the request waits for new records.

@@ -22,7 +22,7 @@ const HURRY_TIMEOUT: Duration = Duration::from_secs(1);
 /// A topic that is created on first use.
 #[expect(missing_debug_implementations, reason = "a log has none")]
 pub struct Obtained {
-    /// Its log.
+    /// Log of the topic.
     pub log: Arc<dyn TopicLog>,
     /// This use created it.
     pub is_new: bool,
@@ -173,7 +173,7 @@ impl Topics {
     /// Looks up the topic of this name, and creates it if topics are created on first use. Also returns whether it did.
     ///
     /// # Errors
-    /// As [`Self::get`] and [`Self::create`].
+    /// The same as [`Self::get`] and [`Self::create`].
     pub async fn get_or_create(&self, name: &TopicName) -> Result<Obtained, Error> {
         /// Attempts against concurrent creations and deletions of the topic.
         const ATTEMPTS: usize = 4;
@@ -238,7 +238,7 @@ impl Topics {
     /// Creates a topic to which a backup of an earlier incarnation is restored.
     ///
     /// # Errors
-    /// As [`Self::create`].
+    /// The same as [`Self::create`].
     pub async fn restore(
         &self,
         name: TopicName,

@@ -20,7 +20,7 @@ use crate::harness::{Server, detail, refused, within};
 
 const PUBLISH: &str = "/streamway.v1.StreamService/Publish";
 const EXCHANGE: &str = "/streamway.v1.StreamService/Exchange";
-/// What abuse may add to the memory of a server, in MiB: less than any unbounded growth would show.
+/// Memory that abuse may add to a server, in MiB: less than any unbounded growth would show.
 const GROWTH_MAX: u64 = 64;
 
 /// GOAWAY's code for a peer that does too much.
@@ -181,7 +181,7 @@ async fn messages_sent_in_part_take_a_bounded_amount_of_memory() {
     honest.end("messages in part", 60, 1, &server, before).await;
 }
 
-/// Whether these frames hold the last one of a call.
+/// Returns true if these frames hold the last one of a call.
 fn has_ended_a_call(mut bytes: &[u8]) -> bool {
     while let [a, b, c, kind, flags, ..] = *bytes {
         if kind == HEADERS && flags & END_STREAM != 0 {

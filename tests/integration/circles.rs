@@ -52,7 +52,7 @@ fn literal_len(text: &str, quote: char) -> usize {
     end.expect("a literal ends").0 + 1
 }
 
-/// What one module declares.
+/// Declarations of one module.
 #[derive(Default)]
 struct Module {
     file: PathBuf,

@@ -54,7 +54,7 @@ async fn all_settled(client: &Client, topic: &str) {
     within(180, "everything to be settled", settled).await;
 }
 
-/// What handlers have seen, by key, in the order in which they ended.
+/// Records that handlers have seen, by key, in the order in which they ended.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<BTreeMap<Vec<u8>, Vec<u64>>>>);
 
@@ -190,7 +190,7 @@ async fn a_slow_handler_keeps_its_lease() {
     assert_eq!((summary.acknowledged, summary.lost, seen.count()), (1, 0, 1));
 }
 
-/// What was not begun at a stop is given back, and not counted as delivered.
+/// A record that was not begun at a stop is given back, and not counted as delivered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_finishes_what_has_begun_and_returns_the_rest() {
     let server = Server::start().await;

@@ -18,7 +18,7 @@ use crate::history::Recorder;
 use crate::history::clients::{Publisher, follow};
 
 const TOPIC: &str = "fleet";
-/// Its name at NATS.
+/// Name of its stream at NATS.
 const STREAM: &str = "streamway-fleet";
 /// Batches acknowledged before, while and after something has failed.
 const BATCHES: u64 = 30;
@@ -127,7 +127,7 @@ impl Fleet {
     }
 }
 
-/// What fails.
+/// Fault that a fleet must stand.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     RollingRestart,

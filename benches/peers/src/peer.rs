@@ -50,7 +50,7 @@ pub enum Connection {
     Own,
 }
 
-/// How a gRPC subscriber reads deliveries.
+/// Way in which a gRPC subscriber reads deliveries.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Decode {
     /// Skips over the fields, like the readers of the other protocols.

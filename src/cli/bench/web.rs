@@ -23,7 +23,7 @@ const READ_BYTES: usize = 256 << 10;
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 /// Time that the server has to answer a request.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// What comes before the value in a record's line. The stamp has no character that JSON escapes.
+/// Start of a record's line, up to its value. The stamp has no character that JSON escapes.
 const VALUE: &[u8] = b"\"value\":\"";
 
 /// An open subscription.

@@ -94,7 +94,7 @@ Examples:
     Seek {
         #[command(flatten)]
         named: Named,
-        /// Where the group goes on: earliest, latest, an offset, an RFC 3339 time, "5m ago", or a position.
+        /// New place of the group: earliest, latest, an offset, an RFC 3339 time, "5m ago", or a position.
         #[arg(long, value_name = "WHERE", value_parser = parse_group_start)]
         to: v1::GroupStart,
         /// Seek without a question.

@@ -28,7 +28,7 @@ impl Order {
     }
 }
 
-/// What becomes of a record that is given up.
+/// Treatment of a record that is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Poison {
     /// A copy is published to the dead letter topic.
@@ -62,7 +62,7 @@ pub(super) struct Settings {
     /// Topic for copies of records that are given up.
     #[arg(long, value_name = "TOPIC")]
     dead_letter_topic: Option<String>,
-    /// What becomes of a record that is given up; by default dead-letter if there is a dead letter topic, else hold.
+    /// Treatment of a record that is given up; by default dead-letter if there is a dead letter topic, else hold.
     #[arg(long, value_enum, value_name = "POLICY")]
     poison: Option<Poison>,
     /// Most records that may be leased or blocked at a time, up to 10000000; 1000000 by default.

@@ -32,7 +32,7 @@ pub(super) enum Form {
     Raw,
 }
 
-/// What every record gets.
+/// Key, headers and time that every record gets.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Template {
     /// Key of every record that has none of its own.

@@ -56,7 +56,7 @@ pub(super) struct Subscribe {
     /// --follow.
     #[arg(long, value_name = "WHERE", allow_hyphen_values = true, value_parser = parse_from)]
     from: Option<Start>,
-    /// As --from with a position. Version 0.1 had this flag.
+    /// The same as --from with a position. Version 0.1 had this flag.
     #[arg(long, hide = true, value_parser = parse_position, conflicts_with = "from")]
     position: Option<Position>,
     /// Continue with new records as they are published.
@@ -71,7 +71,7 @@ pub(super) struct Subscribe {
     /// are printed, so a crash repeats records rather than skips them.
     #[arg(long, value_name = "FILE")]
     resume_file: Option<PathBuf>,
-    /// What to do if the start is no longer in the topic, or beyond its tail.
+    /// Action if the start is no longer in the topic, or beyond its tail.
     #[arg(long, value_enum, default_value_t = OutOfRange::Fail)]
     out_of_range: OutOfRange,
     /// Interval of the server's heartbeats, 1s to 10m. The connection counts as broken after three missing ones.

@@ -338,7 +338,7 @@ impl Core {
         Some(Kind::Credit(v1::Credit { records: credit.0, bytes: credit.1 }))
     }
 
-    /// What the member may hold at a time. A call says it once: the server counts what is not settled.
+    /// Records and bytes that the member may hold at a time. A call says it once: the server counts what is not settled.
     fn credit_now(&self) -> (u64, u64) {
         if self.is_stopping || self.credit != (0, 0) {
             return self.credit;

@@ -187,7 +187,7 @@ pub(super) struct Unknown {
     pub(super) ranges: Vec<v1::OffsetRange>,
 }
 
-/// What is left of a range without these offsets.
+/// Parts of a range that are left without these offsets.
 fn without(range: v1::OffsetRange, offsets: Option<&BTreeSet<u64>>) -> Vec<v1::OffsetRange> {
     let (mut left, mut start) = (Vec::new(), range.start);
     let known =

@@ -57,7 +57,7 @@ pub(super) struct Wants {
     pub(super) writes: bool,
 }
 
-/// What happened to a call.
+/// Event of a call.
 pub(super) enum Event {
     /// It is time to call.
     Due,

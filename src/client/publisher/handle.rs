@@ -124,7 +124,7 @@ impl Publisher {
     /// Flushes, and ends the call.
     ///
     /// # Errors
-    /// As [`Self::flush`].
+    /// The same as [`Self::flush`].
     pub async fn close(mut self) -> Result<(), Error> {
         self.flush().await?;
         self.shared.update(|queue| {

@@ -13,7 +13,7 @@ pub struct Stored {
     pub batch: u64,
     /// Number of its records.
     pub records: u32,
-    /// Its receipt.
+    /// Receipt of the batch.
     pub receipt: Receipt,
 }
 

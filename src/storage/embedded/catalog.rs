@@ -89,7 +89,7 @@ pub struct TopicEntry {
 /// An earlier incarnation that a topic was restored from.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct AncestorEntry {
-    /// Its epoch.
+    /// Epoch of the topic.
     #[prost(fixed64, tag = "1")]
     pub epoch: u64,
     /// Offset up to which its positions are valid.

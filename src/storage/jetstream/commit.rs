@@ -35,7 +35,7 @@ impl Seen {
     }
 }
 
-/// What becomes of a batch.
+/// Outcome for a batch.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Verdict {
     Placed { index: u32, count: u32 },

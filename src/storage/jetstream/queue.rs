@@ -10,7 +10,7 @@ use crate::storage::{Appended, Error};
 /// Waiting append. Some of its batches may be settled already.
 #[derive(Debug)]
 pub struct Queued {
-    /// Its serial number in the topic's queue.
+    /// Serial number in the topic's queue.
     pub serial: u64,
     /// Batches that are not settled yet.
     pub batches: VecDeque<Batch>,

@@ -24,7 +24,7 @@ pub struct Inbox(Subscriber);
 /// A message that arrived.
 #[derive(Debug)]
 pub struct Arrived {
-    /// Its content.
+    /// Content of the message.
     pub message: Bytes,
     /// True if it is the report that a message to another address was not delivered, because nobody listens there.
     pub is_undelivered: bool,

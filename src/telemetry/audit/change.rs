@@ -6,7 +6,7 @@ use std::sync::Arc;
 /// Target of the lines.
 pub const TARGET: &str = "streamway::audit";
 
-/// Who did something, and by which call.
+/// Caller that did something, and its call.
 #[derive(Clone, Debug)]
 pub struct Actor {
     /// Name of the principal; empty if it is not known.
@@ -33,7 +33,7 @@ pub enum Outcome {
 /// A change.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// Who did it.
+    /// Principal of the caller.
     pub actor: Actor,
     /// Object and verb, as `topic.delete`.
     pub action: &'static str,

@@ -3,7 +3,7 @@
 use super::{command, run, stdout};
 use crate::harness::Server;
 
-/// What a shell is told for the last of these words.
+/// Candidates that a shell gets for the last of these words.
 fn completed(server: &Server, words: &[&str]) -> Vec<String> {
     let asked = run(server, &[&["complete-line", "--"], words].concat(), "");
     stdout(&asked).lines().map(str::to_owned).collect()

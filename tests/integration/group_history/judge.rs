@@ -47,7 +47,7 @@ struct Judge {
     records: BTreeMap<u64, Record>,
     /// Offsets of each key for which no acknowledgement was sent.
     open: HashMap<String, BTreeSet<u64>>,
-    /// What each session was leased.
+    /// Records that each session was leased.
     came: HashMap<u64, HashSet<u64>>,
     summary: Summary,
 }

@@ -45,7 +45,7 @@ struct Session {
     open: Vec<(Bytes, u64, u64)>,
 }
 
-/// What a worker does next.
+/// Next step of a worker.
 enum Next {
     GoOn,
     /// Ends the call at once, as a connection that is cut off does.

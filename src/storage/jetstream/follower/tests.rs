@@ -130,7 +130,7 @@ async fn a_jump_of_the_wall_clock_makes_no_commit_old() {
     }
 }
 
-/// Where retention may remove a message before it is read, nobody would learn the outcome of what was handed over.
+/// Retention may remove a message before it is read. Then nobody would learn the outcome of what was handed over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_handed_over_in_a_topic_that_keeps_little() {
     let nats = Nats::single("");
