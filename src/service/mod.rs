@@ -13,6 +13,8 @@ mod echo_budget;
 mod ending;
 mod example;
 mod exchange;
+#[cfg(test)]
+mod exchange_tests;
 mod expiry;
 mod fault;
 pub(crate) mod group;
@@ -30,11 +32,11 @@ mod receipts;
 mod request;
 mod restore;
 pub mod status;
+#[cfg(test)]
+mod status_tests;
 mod stream_service;
 mod streams;
 mod subscribe;
-#[cfg(test)]
-mod tests;
 mod topics;
 mod web;
 

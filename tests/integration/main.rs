@@ -13,6 +13,7 @@ mod ages;
 mod appenders;
 mod audit;
 mod auth;
+mod auth_ends;
 mod bad_input;
 mod bad_stream;
 mod bench;

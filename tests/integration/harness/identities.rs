@@ -1,9 +1,10 @@
 //! Servers with identities and a policy, and calls by name.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ring::digest::{SHA256, digest};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::{Request, Status};
 
@@ -104,4 +105,14 @@ pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         }
     })
     .await;
+}
+
+/// Seconds since 1970.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+/// Claims of the principal `billing`, until a time in seconds since 1970.
+pub fn claims(exp: u64) -> Value {
+    json!({ "iss": "https://issuer", "aud": "streamway", "sub": "billing", "exp": exp })
 }
