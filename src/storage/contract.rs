@@ -273,10 +273,19 @@ impl FirstIds {
         Self { found: BTreeMap::new(), from, limit }
     }
 
+    /// Offset from which on ids are looked for.
+    pub(super) const fn from(&self) -> Offset {
+        self.from
+    }
+
+    /// Returns true if an id of a batch at `first`, or of one after it, may be among the first ones.
+    pub(super) fn wants(&self, first: Offset) -> bool {
+        self.found.len() < self.limit || self.found.last_key_value().is_some_and(|(last, _)| first <= *last)
+    }
+
     /// Takes an id, which may come more than once.
     pub(super) fn add(&mut self, first: Offset, id: &[u8], scope: Scope) {
-        let is_beyond = self.found.last_key_value().is_some_and(|(last, _)| first > *last);
-        if first < self.from || (is_beyond && self.found.len() >= self.limit) {
+        if first < self.from || !self.wants(first) {
             return;
         }
         let id = Bytes::copy_from_slice(id);

@@ -70,23 +70,28 @@ impl TopicLog for Handle {
 
     fn request_ids(&self, from: Offset, limit: usize) -> BoxFuture<'_, Result<Vec<StoredId>, Error>> {
         Box::pin(async move {
-            let turn = self.files.ids_turn.clone().lock_owned().await;
-            let topic = self.topic.id;
-            let mut found = FirstIds::new(from, limit);
-            // These first: what is written to a file meanwhile is then found twice, and not missed.
-            for section in self.queue.ids(topic).await? {
-                ids::take(&section, &mut found);
+            let found = self.filed_ids(FirstIds::new(from, limit)).await?;
+            if !found.wants(Offset::MAX) {
+                return Ok(found.finish());
             }
-            let age = u64::try_from(self.request_id_window.as_micros()).unwrap_or(u64::MAX);
-            let since = UnixMicros(UnixMicros::now().0.saturating_sub(age));
-            let files = self.files.clone();
-            // The turn is over with the reading, even if nobody waits for it.
-            let read = move || {
-                let _turn = turn;
-                files.request_ids(topic, since, &mut found).map(|()| found.finish())
-            };
-            blocking(read).await
+            // These first: what is written to a file meanwhile is then found twice, and not missed.
+            let sections = self.queue.ids(self.topic.id).await?;
+            let mut found = self.filed_ids(found).await?;
+            ids::take_sections(&sections, &mut found);
+            Ok(found.finish())
         })
+    }
+}
+
+impl Handle {
+    /// Looks for request ids in the files.
+    async fn filed_ids(&self, mut found: FirstIds) -> Result<FirstIds, Error> {
+        let mut index = self.files.ids.clone().lock_owned().await;
+        let age = u64::try_from(self.request_id_window.as_micros()).unwrap_or(u64::MAX);
+        let (topic, since) = (self.topic.id, UnixMicros(UnixMicros::now().0.saturating_sub(age)));
+        let files = self.files.clone();
+        // The turn is over with the reading, even if nobody waits for it.
+        blocking(move || files.request_ids(&mut index, (topic, since), &mut found).map(|()| found)).await
     }
 }
 

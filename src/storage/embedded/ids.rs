@@ -5,9 +5,12 @@
 use std::io;
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::catalog::IdsEntry;
 use super::checkpoint_queue::Snapshot;
-use super::disk::{Disk, Mode, read_file};
+use super::commit::Pending;
+use super::disk::{Disk, Mode};
 use super::frame::{self, Header, Kind};
 use super::open::OpenError;
 use super::reserve;
@@ -36,8 +39,11 @@ pub fn parse_name(name: &str) -> Option<u64> {
 pub fn write(disk: &dyn Disk, dir: &Path, snapshot: &Snapshot) -> io::Result<Option<IdsEntry>> {
     let mut out = FileOut::default();
     // The request ids of a deleted topic can never be repeated.
-    for item in snapshot.pending.iter().filter(|item| !item.ids.is_empty() && !item.topic.state.is_deleted())
-    {
+    let is_kept = |item: &&Pending| !item.ids.is_empty() && !item.topic.state.is_deleted();
+    let mut items: Vec<_> = snapshot.pending.iter().filter(is_kept).collect();
+    // The ids of each topic stand together, in the order of their commits, so that a listing of one topic reads no others.
+    items.sort_by_key(|item| item.topic.id);
+    for item in items {
         out.push(item.topic.id, (item.run.first, item.run.end), item.run.last_time, &item.ids);
     }
     out.write(disk, dir, snapshot.commit)
@@ -110,35 +116,16 @@ pub fn read(disk: &dyn Disk, dir: &Path, entry: &IdsEntry, window: &mut Window) 
     if entry.crc.is_some_and(|crc| crc != crc32c::crc32c(rest)) {
         return Err(OpenError::damaged(&path, "file is not what the catalog says"));
     }
+    let mut frames = Vec::new();
     while !rest.is_empty() {
-        let (header, body) =
-            Header::decode_frame(rest).map_err(|bad| OpenError::damaged(&path, bad.to_string()))?;
-        insert(&header, body, window);
-        rest = &rest[header.frame_len()..];
+        let frame = Header::decode_frame(rest).map_err(|bad| OpenError::damaged(&path, bad.to_string()))?;
+        rest = &rest[frame.0.frame_len()..];
+        frames.push(frame);
     }
-    Ok(())
-}
-
-/// Reads the ids of a topic from all ids files, but for those that were stored before `since`. A file that is being written or
-/// removed is read as far as it is whole: the caller has the ids of one that is being written.
-///
-/// # Errors
-/// Fails if the disk does.
-pub fn collect(
-    disk: &dyn Disk,
-    dir: &Path,
-    (topic, since): (u64, UnixMicros),
-    found: &mut FirstIds,
-) -> io::Result<()> {
-    for (name, _) in disk.list(dir)?.into_iter().filter(|(name, _)| parse_name(name).is_some()) {
-        let Some(bytes) = read_file(disk, &dir.join(name))? else { continue };
-        let mut rest = &bytes[..];
-        while let Ok((header, body)) = Header::decode_frame(rest) {
-            if header.topic == topic && header.last_time >= since {
-                take(body, found);
-            }
-            rest = &rest[header.frame_len()..];
-        }
+    // The window takes ids fastest in the order in which they were stored.
+    frames.sort_by_key(|(header, _)| header.last_time);
+    for (header, body) in frames {
+        insert(&header, body, window);
     }
     Ok(())
 }
@@ -148,6 +135,20 @@ pub fn take(section: &[u8], found: &mut FirstIds) {
     for entry in frame::ids(section) {
         if let Some(mark) = entry.mark {
             found.add(entry.first, entry.id, mark.scope);
+        }
+    }
+}
+
+/// Takes the ids of sections that are in the order of their commits. Sections outside what `found` looks for are skipped.
+pub fn take_sections(sections: &[Bytes], found: &mut FirstIds) {
+    let first = |section: &Bytes| frame::ids(section).next().map(|entry| entry.first);
+    for (n, section) in sections.iter().enumerate() {
+        if first(section).is_some_and(|first| !found.wants(first)) {
+            return;
+        }
+        let next = sections.get(n + 1).and_then(first);
+        if next.is_none_or(|next| next > found.from()) {
+            take(section, found);
         }
     }
 }

@@ -21,6 +21,7 @@ mod frame;
 mod handle;
 mod health;
 mod ids;
+mod ids_index;
 mod journal;
 mod journal_image;
 mod listing;

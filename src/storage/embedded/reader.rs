@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::disk::{Disk, Mode};
 use super::health::Monitor;
-use super::ids;
+use super::ids_index::IdsIndex;
 use super::segment::{self, Fault, Mark, OpenSegment, Segment};
 use super::topic::{NUMBERING, Topic};
 use crate::record::block::Blocks;
@@ -47,8 +47,8 @@ pub struct Files {
     dir: PathBuf,
     open_max: usize,
     lru: Mutex<Lru>,
-    /// Turn of the one call that may read request ids: it holds a whole file in memory, and reads those of all topics.
-    pub ids_turn: Arc<tokio::sync::Mutex<()>>,
+    /// Where the request ids of each topic are. One call at a time reads them, because it may hold a whole file in memory.
+    pub ids: Arc<tokio::sync::Mutex<IdsIndex>>,
     health: Monitor,
 }
 
@@ -56,19 +56,23 @@ impl Files {
     /// Opens files of the log in `dir`, at most `open_max` at once.
     #[must_use]
     pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, open_max: usize, health: Monitor) -> Self {
-        Self { disk, dir, open_max: open_max.max(1), lru: Mutex::default(), ids_turn: Arc::default(), health }
+        Self { disk, dir, open_max: open_max.max(1), lru: Mutex::default(), ids: Arc::default(), health }
     }
 
-    /// Reads the request ids of a topic from their files, but for those that were stored before `since`.
+    /// Reads request ids of a topic from their files, but for those that were stored before `since`.
     ///
     /// # Errors
     /// The disk fails.
-    pub fn request_ids(&self, topic: u64, since: UnixMicros, found: &mut FirstIds) -> Result<(), Error> {
-        let failed = |error: std::io::Error| Error::Unavailable {
+    pub fn request_ids(
+        &self,
+        index: &mut IdsIndex,
+        of: (u64, UnixMicros),
+        found: &mut FirstIds,
+    ) -> Result<(), Error> {
+        index.collect(&*self.disk, &self.dir, of, found).map_err(|error| Error::Unavailable {
             reason: format!("request ids: {error}"),
             stored: Stored::Nothing,
-        };
-        ids::collect(&*self.disk, &self.dir, (topic, since), found).map_err(failed)
+        })
     }
 
     fn lru(&self) -> MutexGuard<'_, Lru> {

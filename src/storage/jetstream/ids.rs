@@ -2,6 +2,7 @@
 //! appends anything, it also reads the ids that were stored earlier within the window.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 
 use super::ages::Ages;
 use super::id_budget::CountedWindow;
-use super::message::{Head, IdEntry, start_of};
+use super::message::{Head, IdEntry, sequence_of, start_of};
 use super::names::RECORDS_MAX;
 use super::nats::{micros, unavailable};
 use super::topic::Topic;
@@ -163,10 +164,11 @@ async fn load(
 async fn read(topic: &Topic, window: &mut CountedWindow, last: u64) -> Result<(), Error> {
     // The ages of all these messages come from NATS's clock.
     let ages = topic.nats.ages(&topic.stream, Offset::MAX).await?;
-    scan(topic, &ages, last, |sequence, head, published| {
+    scan(topic, &ages, (0, last), |sequence, head, published| {
         let (first, now) = (start_of(sequence), topic.nats.clock.steady());
         let stored = ages.at(first, published, now);
         window.change(|window| insert(window, head, first, (stored, now)));
+        ControlFlow::Continue(())
     })
     .await
 }
@@ -179,33 +181,46 @@ pub async fn first(topic: &Topic, from: Offset, limit: usize) -> Result<Vec<Stor
     let info = topic.nats.info(&topic.stream).await?.ok_or(Error::TopicNotFound)?;
     let ages = topic.nats.ages(&topic.stream, Offset::MAX).await?;
     let mut found = FirstIds::new(from, limit);
-    scan(topic, &ages, topic.base + info.state.last_sequence, |sequence, head, _| {
+    let last = topic.base + info.state.last_sequence;
+    scan(topic, &ages, (sequence_of(from), last), |sequence, head, _| {
+        if !found.wants(start_of(sequence)) {
+            return ControlFlow::Break(());
+        }
         // Those of earlier versions say neither whose they are nor what was stored.
         for (id, mark) in head.ids.iter().filter_map(|id| Some((id, id.mark?))) {
             found.add(start_of(sequence).plus(u64::from(id.index)), &id.digest, mark.scope);
         }
+        ControlFlow::Continue(())
     })
     .await?;
     Ok(found.finish())
 }
 
-/// Reads the headers of the window's messages, up to the message `last`.
+/// Reads the headers of the window's messages from `first` to `last`, until `take` breaks off.
 async fn scan(
     topic: &Topic,
     ages: &Ages,
-    last: u64,
-    mut take: impl FnMut(u64, &Head, UnixMicros),
+    (first, last): (u64, u64),
+    mut take: impl FnMut(u64, &Head, UnixMicros) -> ControlFlow<()>,
 ) -> Result<(), Error> {
     /// Number of messages whose headers are requested at a time, which is a few MiB at most.
     const AT_ONCE: usize = 200;
+    if first > last {
+        return Ok(());
+    }
     let (nats, slack) = (&topic.nats, topic.nats.idle_times.ids_slack);
     let since = ages.before(nats.storage.request_id_window.saturating_add(slack));
     let nanos = i128::from(since.0) * 1000;
     let start_time = async_nats::datetime::from_nanos(nanos).map_err(unavailable)?;
-    let consumer =
-        topic.nats.consumer(&topic.stream, DeliverPolicy::ByStartTime { start_time }, true).await?;
+    let begin = DeliverPolicy::ByStartTime { start_time };
+    let mut consumer = nats.consumer(&topic.stream, begin, true).await?;
     // If no message is so new, the consumer begins after the newest message of its server.
     let mut at = topic.base + consumer.cached_info().delivered.stream_sequence;
+    if at + 1 < first {
+        let begin = DeliverPolicy::ByStartSequence { start_sequence: first - topic.base };
+        consumer = nats.consumer(&topic.stream, begin, true).await?;
+        at = topic.base + consumer.cached_info().delivered.stream_sequence;
+    }
     while at < last {
         let mut messages = consumer.fetch().max_messages(AT_ONCE).messages().await.map_err(unavailable)?;
         let before = at;
@@ -220,7 +235,9 @@ async fn scan(
                 return Ok(());
             }
             let Some(head) = message.headers.as_ref().and_then(Head::parse) else { continue };
-            take(sequence, &head, micros(info.published));
+            if take(sequence, &head, micros(info.published)).is_break() {
+                return Ok(());
+            }
         }
         // A restarted server has fewer messages than the others for a while.
         if at == before {

@@ -1,9 +1,12 @@
-//! Tests of listing topics at low cost, and of forgetting deleted topics.
+//! Tests of listing topics and request ids at low cost, and of forgetting deleted topics.
+
+use futures_util::TryStreamExt;
 
 use super::{config, created, open, put};
-use crate::storage::Log;
-use crate::storage::conformance::name;
+use crate::record::Offset;
+use crate::storage::conformance::{batch, name};
 use crate::storage::jetstream::server::Nats;
+use crate::storage::{Hold, Log};
 
 /// Topics that another replica deleted are forgotten, and samples contain all existing topics.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,4 +71,38 @@ async fn topics_are_listed_at_the_cost_of_a_page() {
     assert_eq!(log.sample().await.unwrap().len(), TOPICS);
     let cost = asked().await - before;
     assert!(cost <= 100 + 10, "{cost} requests for a sample");
+}
+
+/// A page of request ids begins where the one before it ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn request_ids_are_listed_at_the_cost_of_a_page() {
+    const IDS: usize = 800;
+    const PAGE: usize = 100;
+    /// Number of messages that are requested at a time.
+    const AT_ONCE: u64 = 200;
+    let nats = Nats::single("");
+    let log = open(&config(&nats)).await;
+    let topic = created(&*log, "t").await;
+    for n in 0..IDS as u64 {
+        let batch = batch(&[n], 10).with_request_id(&format!("id-{n}")).unwrap();
+        assert_eq!(topic.appender().append(vec![batch], Hold::default()).await.failure, None);
+    }
+    let delivered = async || {
+        let stream = log.nats.context.get_stream("streamway-t").await.unwrap();
+        let consumers: Vec<_> = stream.consumers().try_collect().await.unwrap();
+        consumers.iter().map(|consumer| consumer.delivered.consumer_sequence).sum::<u64>()
+    };
+    let (before, mut from, mut firsts) = (delivered().await, Offset::ZERO, Vec::new());
+    loop {
+        let page = topic.request_ids(from, PAGE).await.unwrap();
+        firsts.extend(page.iter().map(|id| id.first));
+        let Some(last) = page.last() else { break };
+        from = last.first.plus(1);
+    }
+    assert_eq!(firsts.len(), IDS);
+    assert!(firsts.is_sorted_by(|a, b| a < b));
+    let (pages, cost) = ((IDS / PAGE) as u64, delivered().await - before);
+    // A page that began with the window would read half of it on average.
+    assert!(cost <= pages * AT_ONCE + AT_ONCE, "{cost} messages for {pages} pages");
+    assert!(topic.request_ids(Offset::MAX, PAGE).await.unwrap().is_empty());
 }
