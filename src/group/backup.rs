@@ -1,6 +1,7 @@
 //! Groups in backups: their state as it is saved, and as it is restored.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -24,42 +25,53 @@ pub struct Saved {
 
 /// The state of a group from a backup.
 #[derive(Clone, Debug)]
-pub struct SavedState(Vec<Piece>);
+pub struct SavedState {
+    parts: Vec<Piece>,
+    /// Time since it was saved.
+    age: Duration,
+}
 
 impl SavedState {
-    /// Reads the parts of a state, in their order.
+    /// Reads the parts of a state that was saved this long ago, in their order.
     ///
     /// # Errors
     /// A part is damaged, or a newer server wrote it.
-    pub fn decode(parts: &[Bytes]) -> Result<Self, Undecodable> {
+    pub fn decode(parts: &[Bytes], age: Duration) -> Result<Self, Undecodable> {
         let parts: Vec<Piece> = parts.iter().map(|part| decode_part(part)).collect::<Result<_, _>>()?;
         if parts.is_empty() {
             return Err(Undecodable::Malformed("no parts"));
         }
-        Ok(Self(parts))
+        Ok(Self { parts, age })
+    }
+
+    /// Returns true if the fences of the group can rise above those that may have been given since it was saved.
+    #[must_use]
+    pub fn leaves_fences(&self) -> bool {
+        self.parts.iter().all(|part| part.about.past_terms_restored(self.age).is_some())
     }
 
     /// Returns true if the state is of this group.
     #[must_use]
     pub fn is_of(&self, topic: &TopicName, group: &GroupName) -> bool {
-        self.0.iter().all(|part| (&part.about.topic, &part.about.name) == (topic, group))
+        self.parts.iter().all(|part| (&part.about.topic, &part.about.name) == (topic, group))
     }
 
     /// The topic to which the group may have records published.
     #[must_use]
     pub fn dead_letter_topic(&self) -> Option<&TopicName> {
-        self.0.first()?.about.settings.dead_letter_topic.as_ref()
+        self.parts.first()?.about.settings.dead_letter_topic.as_ref()
     }
 
     /// The state of the group in a topic that was restored from the same backup.
     pub(super) fn restored(&self, topic: &dyn TopicLog) -> Result<GroupState, Error> {
-        let epoch = self.0.first().map_or(Epoch::new(0), |part| part.about.epoch);
+        let epoch = self.parts.first().map_or(Epoch::new(0), |part| part.about.epoch);
         let state = topic.state();
         let position = Position { epoch, offset: Offset::ZERO };
         state.lineage.offset(state.epoch, position).map_err(topic::Error::from)?;
         let ancestor = state.lineage.ancestors().iter().find(|ancestor| ancestor.epoch == epoch);
         let cut = ancestor.map(|ancestor| ancestor.cut.get());
-        cut.and_then(|cut| GroupState::restored(&self.0, state.epoch, cut)).ok_or(Error::NotRestored)
+        cut.and_then(|cut| GroupState::restored(&self.parts, state.epoch, cut, self.age))
+            .ok_or(Error::NotRestored)
     }
 }
 

@@ -1,6 +1,8 @@
 //! The state of a group in a backup, and the group that is restored from it.
 
-use super::command::Piece;
+use std::time::Duration;
+
+use super::command::{About, Piece};
 use super::event::{Output, Refusal, Ticket};
 use super::ids::{Fence, GroupId, Span, Term};
 use super::marks::{Mark, Marks};
@@ -9,8 +11,22 @@ use super::state::GroupState;
 use crate::record::Epoch;
 
 /// Terms that a restore leaves to owners that came after the backup, so that no fence of theirs is as high as one that
-/// is given after the restore.
+/// is given after the restore. The server that made the backup counts its terms on, so this matters only for another one,
+/// which cannot know how many there were.
 pub const TERMS_PER_RESTORE: u64 = 4096;
+/// Time for which a restore leaves one more term: more owners than that follow each other only for a while.
+const TIME_PER_TERM: Duration = Duration::from_secs(60);
+
+impl About {
+    /// The terms before a restore of a state that was saved this long ago. None if they leave too few for the owners
+    /// after it.
+    #[must_use]
+    pub fn past_terms_restored(&self, age: Duration) -> Option<Term> {
+        let of_time = age.as_secs() / TIME_PER_TERM.as_secs();
+        let past = self.past_terms.0.checked_add(TERMS_PER_RESTORE)?.checked_add(of_time)?;
+        (past <= Term::MAX.0 / 2).then_some(Term(past))
+    }
+}
 
 impl Owner {
     /// The durable state of a group for a backup, in parts.
@@ -32,10 +48,10 @@ impl Owner {
 
 impl GroupState {
     /// Joins the parts of a backup to the state of the group in a restored topic, which is of this epoch and holds the
-    /// records before `cut`. Leases of the time before are not known any more, and their tokens settle nothing, as they
-    /// name the earlier epoch. None if the parts are not of one group, or it had too many terms.
+    /// records before `cut`, and which was saved this long ago. Leases of the time before are not known any more, and their tokens settle nothing, as they
+    /// name the earlier epoch. None if the parts are not of one group, or it leaves too few terms.
     #[must_use]
-    pub fn restored(parts: &[Piece], epoch: Epoch, cut: u64) -> Option<Self> {
+    pub fn restored(parts: &[Piece], epoch: Epoch, cut: u64, age: Duration) -> Option<Self> {
         let (first, rest) = parts.split_first()?;
         let mut state = Self::begin(first);
         for part in rest {
@@ -45,10 +61,7 @@ impl GroupState {
             state.join(part);
         }
         state.about.epoch = epoch;
-        state.about.past_terms.0 += TERMS_PER_RESTORE;
-        if state.about.past_terms.0 > Term::MAX.0 / 2 {
-            return None;
-        }
+        state.about.past_terms = state.about.past_terms_restored(age)?;
         state.void_to = Fence::default();
         // The dead letter topic may be restored too, and to an earlier end.
         state.redriven_to = 0;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt, stream};
 use tonic::{Request, Status, Streaming};
 
+use super::super::request::{time as time_of, timestamp};
 use super::super::status::Error;
 use super::calls::{GroupCalls, change, refused};
 use super::{described, request};
@@ -14,7 +15,7 @@ use crate::auth::{Action, Caller};
 use crate::group::logic::GroupName;
 use crate::group::{self, Info, Listed, Saved, SavedState};
 use crate::proto::v1;
-use crate::record::TopicName;
+use crate::record::{TopicName, UnixMicros};
 
 /// Groups listed at a time.
 const STRIDE: usize = 256;
@@ -22,6 +23,10 @@ const STRIDE: usize = 256;
 const STATE_BYTES_MAX: usize = 128 << 20;
 /// Longest wait for the next part of a state.
 const PART_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Reason why a group cannot be restored.
+const TOO_OLD: &str = "too long ago: the fences of the group cannot rise above those that members may have got since. Create \
+                       the group anew, and reset what keeps its highest fence";
 
 /// Parts of an answer.
 pub(super) type Parts = Pin<Box<dyn Stream<Item = Result<v1::SaveGroupsResponse, Status>> + Send>>;
@@ -74,8 +79,9 @@ async fn names(calls: &GroupCalls, topic: &TopicName) -> Result<Vec<GroupName>, 
 
 fn parts(saved: Saved) -> Vec<Result<v1::SaveGroupsResponse, Status>> {
     let mut group = Some(described::group(&saved.info));
+    let mut save_time = Some(timestamp(UnixMicros::now()));
     let part = |state| {
-        let part = v1::SavedGroup { group: group.take(), state };
+        let part = v1::SavedGroup { group: group.take(), state, save_time: save_time.take() };
         Ok(v1::SaveGroupsResponse { part: Some(part) })
     };
     saved.parts.into_iter().map(part).collect()
@@ -108,6 +114,9 @@ async fn restored(
     caller.permit(Action::Admin, topic.as_str())?;
     let id = request::id("part.group.id", &group.id)?;
     let id = id.ok_or_else(|| Error::field("part.group.id", "is empty"))?;
+    let saved_at = first.save_time.map(|time| time_of("part.save_time", &time)).transpose()?;
+    let now = UnixMicros::now().0;
+    let age = Duration::from_micros(now.saturating_sub(saved_at.map_or(now, |saved_at| saved_at.0)));
     let (mut parts, mut bytes) = (Vec::new(), 0);
     let mut part = Some(first);
     while let Some(found) = part {
@@ -118,9 +127,13 @@ async fn restored(
         parts.push(found.state);
         part = next(requests).await.map_err(Error::Transport)?;
     }
-    let saved = SavedState::decode(&parts).map_err(|error| Error::field("part.state", error.to_string()))?;
+    let saved =
+        SavedState::decode(&parts, age).map_err(|error| Error::field("part.state", error.to_string()))?;
     if !saved.is_of(&topic, &name) {
         return Err(Error::field("part.state", "is of another group"));
+    }
+    if !saved.leaves_fences() {
+        return Err(Error::field("part.save_time", TOO_OLD));
     }
     if let Some(topic) = saved.dead_letter_topic() {
         caller.permit(Action::Publish, topic.as_str())?;

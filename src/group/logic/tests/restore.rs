@@ -1,5 +1,7 @@
 //! Groups out of a backup.
 
+use std::time::Duration;
+
 use super::world::about;
 use crate::group::logic::{
     About, Done, Effect, Fence, GroupId, GroupState, KeyHash, Mark, Order, Piece, Span, TERMS_PER_RESTORE,
@@ -31,7 +33,7 @@ fn state() -> GroupState {
 fn restored(state: &GroupState, cut: u64) -> GroupState {
     let parts: Vec<Piece> =
         state.parts().iter().map(|part| decode_part(&encode_part(part)).unwrap()).collect();
-    GroupState::restored(&parts, Epoch::new(9), cut).expect("parts of one group")
+    GroupState::restored(&parts, Epoch::new(9), cut, Duration::ZERO).expect("parts of one group")
 }
 
 #[test]
@@ -70,11 +72,28 @@ fn what_is_beyond_the_cut_is_unsettled() {
 #[test]
 fn parts_of_two_groups_are_no_state() {
     let parts = [state().parts(), GroupState::new(about(Order::None), 0).parts()].concat();
-    assert!(GroupState::restored(&parts, Epoch::new(9), 10).is_none());
-    assert!(GroupState::restored(&[], Epoch::new(9), 10).is_none());
+    assert!(GroupState::restored(&parts, Epoch::new(9), 10, Duration::ZERO).is_none());
+    assert!(GroupState::restored(&[], Epoch::new(9), 10, Duration::ZERO).is_none());
     let many = About { past_terms: Term(Term::MAX.0 / 2), ..about(Order::None) };
     let parts = GroupState::new(many, 0).parts();
-    assert!(GroupState::restored(&parts, Epoch::new(9), 10).is_none(), "its fences could not rise");
+    assert!(
+        GroupState::restored(&parts, Epoch::new(9), 10, Duration::ZERO).is_none(),
+        "its fences could not rise"
+    );
+}
+
+/// P13, for a store that keeps the highest fence: the older the backup, the more owners may have come after it.
+#[test]
+fn a_restore_leaves_terms_for_the_age_of_the_backup() {
+    let about = About { past_terms: Term(3), ..about(Order::None) };
+    let day = Duration::from_secs(86_400);
+    let of = |age| about.past_terms_restored(age).map(|past| past.0 - 3);
+    assert_eq!(of(Duration::ZERO), Some(TERMS_PER_RESTORE));
+    assert_eq!(of(7 * day), Some(TERMS_PER_RESTORE + 7 * 24 * 60));
+    assert!(of(3650 * day).is_some(), "ten years");
+    assert_eq!((of(10_000 * day), of(Duration::MAX)), (None, None), "none are left for later owners");
+    let state = GroupState::restored(&GroupState::new(about.clone(), 0).parts(), Epoch::new(9), 10, 7 * day);
+    assert_eq!(state.unwrap().about.past_terms, about.past_terms_restored(7 * day).unwrap());
 }
 
 #[test]
