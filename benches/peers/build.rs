@@ -3,8 +3,13 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=../../proto");
-    let files =
-        ["streamway/v1/stream.proto", "streamway/v1/topic.proto", "example/example.proto", "limit.proto"];
+    let files = [
+        "streamway/v1/stream.proto",
+        "streamway/v1/topic.proto",
+        "streamway/v1/group.proto",
+        "example/example.proto",
+        "limit.proto",
+    ];
     let descriptors = protox::compile(files, ["../../proto", "proto"])?;
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
     Ok(())

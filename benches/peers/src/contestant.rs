@@ -42,6 +42,9 @@ impl Contestant {
 
     /// True if the row is measured for this contestant in this round.
     pub fn runs(self, row: Row, round: usize) -> bool {
+        if row.is_group() {
+            return self.runs_group(row);
+        }
         let fleet = matches!(self, Self::Fleet | Self::NatsR3);
         if row.is_fleet() || fleet {
             return row.is_fleet() && fleet;
@@ -60,6 +63,19 @@ impl Contestant {
             Self::S2Lite => !matches!(row, Row::Start | Row::Idle | Row::Topics),
             Self::Python => row == Row::Unary,
             Self::Fleet | Self::NatsR3 => false,
+        }
+    }
+
+    /// Groups are compared between servers that confirm a settlement, and only with those that sync what they store.
+    fn runs_group(self, row: Row) -> bool {
+        match self {
+            Self::Streamway => !row.is_fleet(),
+            Self::RedisAlways | Self::NatsAlways => {
+                matches!(row, Row::GroupBatches | Row::GroupSingles | Row::GroupMembers)
+            }
+            Self::Fleet => row.is_fleet(),
+            Self::NatsR3 => row == Row::FleetGroup,
+            _ => false,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! like the readers of the other protocols.
 
 use bytes::{Buf, Bytes};
+use futures_util::Stream;
 use prost::Message as _;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
@@ -39,6 +40,18 @@ pub async fn deliveries<T: prost::Message + 'static>(
         .into_inner())
 }
 
+/// Starts a bidirectional call whose answers are not decoded.
+pub async fn exchange<T: prost::Message + 'static>(
+    channel: Channel,
+    path: &'static str,
+    requests: Request<impl Stream<Item = T> + Send + 'static>,
+) -> Outcome<Streaming<Bytes>> {
+    let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    grpc.ready().await?;
+    let path = tonic::codegen::http::uri::PathAndQuery::from_static(path);
+    Ok(grpc.streaming(requests, path, PassThrough(std::marker::PhantomData)).await?.into_inner())
+}
+
 /// Counts an encoded `SubscribeResponse`.
 pub fn count(delivery: Bytes, decode: Decode) -> Outcome<Seen> {
     let mut seen = Seen::default();
@@ -58,24 +71,39 @@ pub fn count(delivery: Bytes, decode: Decode) -> Outcome<Seen> {
 const WAY: [u64; 3] = [1, 3, 2];
 
 fn walk(mut bytes: &[u8], depth: usize, seen: &mut Seen) -> Outcome<()> {
-    while bytes.has_remaining() {
-        let key = prost::encoding::decode_varint(&mut bytes)?;
-        match key & 7 {
-            0 => drop(prost::encoding::decode_varint(&mut bytes)?),
-            2 => {
-                let len = prost::encoding::decode_varint(&mut bytes)? as usize;
-                let (inner, rest) = bytes.split_at_checked(len).ok_or("a delivery is cut")?;
-                if key >> 3 == WAY[depth] && depth + 1 == WAY.len() {
-                    seen.value(inner);
-                } else if key >> 3 == WAY[depth] {
-                    walk(inner, depth + 1, seen)?;
-                }
-                bytes = rest;
-            }
-            _ => return Err("a delivery has a field of another kind".into()),
+    while let Some((number, field)) = next_field(&mut bytes)? {
+        match field {
+            Field::Bytes(value) if number == WAY[depth] && depth + 1 == WAY.len() => seen.value(value),
+            Field::Bytes(inner) if number == WAY[depth] => walk(inner, depth + 1, seen)?,
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// A field of an encoded message.
+pub enum Field<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+/// Takes the next field of an encoded message, with its number.
+pub fn next_field<'a>(bytes: &mut &'a [u8]) -> Outcome<Option<(u64, Field<'a>)>> {
+    if !bytes.has_remaining() {
+        return Ok(None);
+    }
+    let key = prost::encoding::decode_varint(bytes)?;
+    let field = match key & 7 {
+        0 => Field::Number(prost::encoding::decode_varint(bytes)?),
+        2 => {
+            let len = prost::encoding::decode_varint(bytes)? as usize;
+            let (inner, rest) = bytes.split_at_checked(len).ok_or("a message is cut")?;
+            *bytes = rest;
+            Field::Bytes(inner)
+        }
+        _ => return Err("a message has a field of another kind".into()),
+    };
+    Ok(Some((key >> 3, field)))
 }
 
 struct PassThrough<T>(std::marker::PhantomData<T>);

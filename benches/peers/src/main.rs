@@ -6,10 +6,13 @@ mod cluster;
 mod contestant;
 mod curve;
 mod figures;
+mod group_member;
+mod groups;
 mod grpc;
 mod install;
 mod limit;
 mod nats;
+mod nats_group;
 mod outcome;
 mod pace;
 mod peer;
@@ -17,6 +20,7 @@ mod plot;
 mod proto;
 mod python;
 mod redis;
+mod redis_group;
 mod report;
 mod restart;
 mod s2;
@@ -52,6 +56,9 @@ struct Args {
     /// Only these rows.
     #[arg(long, value_delimiter = ',')]
     rows: Vec<Row>,
+    /// Only the rows of groups.
+    #[arg(long, conflicts_with = "rows")]
+    groups: bool,
     /// Only these servers.
     #[arg(long, value_delimiter = ',')]
     peers: Vec<Contestant>,
@@ -103,6 +110,7 @@ async fn measure(mut args: Args) -> Outcome<()> {
     }
     if args.rows.is_empty() {
         args.rows = Row::value_variants().to_vec();
+        args.rows.retain(|row| row.is_group() || !args.groups);
     }
     if args.peers.is_empty() {
         args.peers = Contestant::value_variants().to_vec();

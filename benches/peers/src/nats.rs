@@ -12,9 +12,10 @@ use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
 use crate::cluster::{self, urls};
+use crate::nats_group;
 use crate::outcome::Outcome;
 use crate::pace::{Pace, Seen};
-use crate::peer::{Connection, Peer, Process, Reader, SHARED};
+use crate::peer::{Connection, Member, Order, Peer, Process, Reader, SHARED};
 
 /// Long, because a slow disk is to be measured and is not an error.
 const ACK_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -133,5 +134,17 @@ impl Peer for Nats {
             reader.progress.add(seen);
         }
         Err("the consumer ended".into())
+    }
+
+    async fn create_group(&self, topic: &str, group: &str, _: Order) -> Outcome<()> {
+        nats_group::create(&self.shared[0], topic, group).await
+    }
+
+    async fn consume(&self, topic: &str, group: &str, member: Member) -> Outcome<()> {
+        let context = match member.connection {
+            Connection::Shared => self.shared[member.index % SHARED].clone(),
+            Connection::Own => connect(&self.servers).await?,
+        };
+        nats_group::consume(&context, topic, group, member).await
     }
 }

@@ -29,6 +29,8 @@ pub struct Load {
     pub until: Until,
     /// Batches a second, sent when they are due whatever the peer does (an open loop).
     pub rate: Option<f64>,
+    /// Number of keys, which records have in turn; 0 for records without keys. For peers whose records have keys.
+    pub keys: u64,
     /// Wait for these subscribers where they lag.
     pub followed_by: Vec<Arc<Progress>>,
 }
@@ -37,6 +39,8 @@ pub struct Load {
 pub enum Until {
     Time(Duration),
     Batches(u64),
+    /// The one of both that comes first.
+    Either(Duration, u64),
 }
 
 impl Default for Until {
@@ -160,6 +164,7 @@ impl Pace {
         let over = match self.load.until {
             Until::Time(time) => self.begin.elapsed() >= time,
             Until::Batches(batches) => number >= batches,
+            Until::Either(time, batches) => number >= batches || self.begin.elapsed() >= time,
         };
         if over {
             return None;
@@ -195,6 +200,14 @@ impl Pace {
         }
         self.acknowledged.fetch_add(batches, Ordering::Relaxed);
         self.permits.add_permits(batches as usize);
+    }
+
+    /// The key of a record, by its number among those of its publisher. No other publisher uses it.
+    pub fn key(&self, number: u64) -> Bytes {
+        match self.load.keys {
+            0 => Bytes::new(),
+            keys => format!("{}-{}", self.load.publisher, number % keys).into(),
+        }
     }
 
     /// The values of a batch's records.

@@ -31,6 +31,56 @@ pub trait Peer: Send + Sync {
 
     /// Reads the topic from the beginning until dropped.
     async fn read(&self, topic: &str, reader: Reader) -> Outcome<()>;
+
+    /// Creates a group that begins with the topic's first record, for a peer that has groups.
+    async fn create_group(&self, _topic: &str, _group: &str, _order: Order) -> Outcome<()> {
+        Err("it has no groups".into())
+    }
+
+    /// Starts what a member needs besides the server, so that it is not part of its time.
+    async fn prepare(&self, _member: &Member) -> Outcome<()> {
+        Ok(())
+    }
+
+    /// Takes part in a group until dropped.
+    async fn consume(&self, _topic: &str, _group: &str, _member: Member) -> Outcome<()> {
+        Err("it has no groups".into())
+    }
+}
+
+/// Order in which a group hands out records.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    None,
+    /// By key, for peers that have keys.
+    Key,
+}
+
+/// A member of a group.
+#[derive(Clone)]
+pub struct Member {
+    pub index: usize,
+    pub connection: Connection,
+    /// Most records that it holds unsettled.
+    pub credit: usize,
+    pub settle: Settle,
+    /// Records whose settlement was confirmed.
+    pub settled: Arc<Progress>,
+    /// Records that were received.
+    pub received: Arc<Progress>,
+    /// True for a member at the replica that does not own the group, in a fleet.
+    pub is_remote: bool,
+}
+
+/// How a member settles.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Settle {
+    /// In the largest units that the protocol has: ranges of a stored batch, lists of ids.
+    Together,
+    /// Each record by a message of its own.
+    OneByOne,
+    /// Not at all: it holds what it got.
+    Never,
 }
 
 /// One subscriber.

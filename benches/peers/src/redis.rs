@@ -13,7 +13,8 @@ use tokio::net::tcp::OwnedReadHalf;
 
 use crate::outcome::Outcome;
 use crate::pace::{Pace, Seen};
-use crate::peer::{Peer, Process, Reader};
+use crate::peer::{Member, Order, Peer, Process, Reader};
+use crate::redis_group;
 
 /// Entries of one XREAD.
 const READ_COUNT: &str = "1000";
@@ -51,7 +52,7 @@ impl Redis {
     }
 }
 
-fn command(parts: &[&[u8]], out: &mut Vec<u8>) {
+pub fn command(parts: &[&[u8]], out: &mut Vec<u8>) {
     out.extend_from_slice(format!("*{}\r\n", parts.len()).as_bytes());
     for part in parts {
         out.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
@@ -65,13 +66,13 @@ fn add(topic: &str, value: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Reader of replies.
-struct Replies {
+pub struct Replies {
     socket: OwnedReadHalf,
     bytes: BytesMut,
 }
 
 impl Replies {
-    fn new(socket: OwnedReadHalf) -> Self {
+    pub fn new(socket: OwnedReadHalf) -> Self {
         Self { socket, bytes: BytesMut::with_capacity(READ_BYTES) }
     }
 
@@ -84,7 +85,7 @@ impl Replies {
     }
 
     /// Returns the complete replies received so far, at least one.
-    async fn take(&mut self, mut each: impl FnMut(&[&[u8]])) -> Outcome<u64> {
+    pub async fn take(&mut self, mut each: impl FnMut(&[&[u8]])) -> Outcome<u64> {
         loop {
             let (mut at, mut complete, mut replies) = (0, 0, 0);
             let mut leaves = Vec::new();
@@ -235,5 +236,13 @@ impl Peer for Redis {
                 .await?;
             reader.progress.add(seen);
         }
+    }
+
+    async fn create_group(&self, topic: &str, group: &str, _: Order) -> Outcome<()> {
+        redis_group::create(self.connect().await?, topic, group).await
+    }
+
+    async fn consume(&self, topic: &str, group: &str, member: Member) -> Outcome<()> {
+        redis_group::consume(self.connect().await?, topic, group, member).await
     }
 }

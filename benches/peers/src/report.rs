@@ -11,7 +11,7 @@ use crate::install::Installed;
 use crate::outcome::Outcome;
 use crate::peer::clone_dir;
 use crate::plot;
-use crate::targets::{OWN, TARGETS, Want, less_is_better};
+use crate::targets::{OWN, RATIOS, TARGETS, less_is_better};
 
 /// One figure of one contestant, a value a round.
 struct Series {
@@ -122,29 +122,24 @@ impl Results {
                 continue;
             };
             let ratio = ours / theirs;
-            let (sign, met) = match want {
-                Want::AtLeast => ("≥", ratio >= *aim),
-                Want::AtMost => ("≤", ratio <= *aim),
-            };
-            line(what, who, format!("{sign} {aim} ×"), format!("{ratio:.2} ×"), met);
+            let aimed = format!("{} {aim} ×", want.sign());
+            line(what, who, aimed, format!("{ratio:.2} ×"), want.is_met(ratio, *aim));
         }
-        for (what, aim) in OWN.iter().filter(|(what, _)| whats.contains(what)) {
-            let Some(ours) = self.median(what, "Streamway") else { continue };
-            line(what, "", format!("≤ {}", number(*aim)), number(ours), ours <= *aim);
-        }
-        let topics = |n: &str| {
-            let what = format!("256 publishers, {n}, requests/s");
-            self.median(&what, "Streamway").filter(|_| whats.contains(&what.as_str()))
-        };
-        if let (Some(one), Some(many)) = (topics("one topic"), topics("1,000 topics")) {
-            let ratio = many / one;
+        for (what, want, aim) in OWN.iter().filter(|(what, ..)| whats.contains(what)) {
+            let Some(ours) = self.median(what, subject(what)) else { continue };
             line(
-                "256 publishers, 1,000 topics",
-                "one topic",
-                "≥ 0.4 ×".into(),
-                format!("{ratio:.2} ×"),
-                ratio >= 0.4,
+                what,
+                "",
+                format!("{} {}", want.sign(), number(*aim)),
+                number(ours),
+                want.is_met(ours, *aim),
             );
+        }
+        for (what, beside, want, aim) in RATIOS.iter().filter(|(what, ..)| whats.contains(what)) {
+            let of = |what| self.median(what, subject(what));
+            let (Some(ours), Some(theirs)) = (of(what), of(beside)) else { continue };
+            let aimed = format!("{} {aim} ×", want.sign());
+            line(what, beside, aimed, format!("{:.2} ×", ours / theirs), want.is_met(ours / theirs, *aim));
         }
         out
     }
@@ -167,7 +162,9 @@ impl Results {
     /// Fills the marked sections of docs/performance.md, and writes their plots and data beside it: of
     /// those of which there are figures.
     pub fn write_docs(&self) -> Outcome<()> {
-        let (fleet, alone): (Vec<_>, Vec<_>) = self.whats().into_iter().partition(|what| is_fleet(what));
+        let (groups, others): (Vec<_>, Vec<_>) = self.whats().into_iter().partition(|what| is_group(what));
+        let (fleet, alone): (Vec<_>, Vec<_>) = others.into_iter().partition(|what| is_fleet(what));
+        self.write_section(&groups, "group figures", "groups.json")?;
         self.write_section(&alone, "figures", "results.json")?;
         self.write_section(&fleet, "fleet figures", "fleet.json")
     }
@@ -218,6 +215,10 @@ fn subject(what: &str) -> &'static str {
 
 fn is_fleet(what: &str) -> bool {
     what.starts_with("fleet ")
+}
+
+fn is_group(what: &str) -> bool {
+    what.starts_with("group") || what.starts_with("fleet group")
 }
 
 fn file_name(what: &str) -> String {

@@ -7,28 +7,38 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt as _, stream};
+use tokio::sync::OnceCell;
+use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::cluster::{self, urls};
+use crate::group_member;
 use crate::grpc::{channel, count, deliveries};
 use crate::outcome::Outcome;
 use crate::pace::{Load, Pace, Until};
-use crate::peer::{Connection, Peer, Process, Reader, SHARED};
+use crate::peer::{Connection, Member, Order, Peer, Process, Reader, SHARED};
+use crate::proto::v1::group_service_client::GroupServiceClient;
 use crate::proto::v1::stream_service_client::StreamServiceClient;
 use crate::proto::v1::topic_service_client::TopicServiceClient;
 use crate::proto::v1::{
-    Boundary, CreateTopicRequest, ExchangeRequest, NumberedPublish, Open, PublishRequest, Record,
-    SubscribeRequest, Topic, exchange_request::Kind, subscribe_request::Start,
+    Boundary, CreateGroupRequest, CreateTopicRequest, DeliveryOrder, ExchangeRequest, Group, GroupSettings,
+    NumberedPublish, Open, PublishRequest, Record, SubscribeRequest, Topic, exchange_request::Kind,
+    subscribe_request::Start,
 };
 
 /// Time allowed for recovery.
 const READY_MAX: Duration = Duration::from_secs(60);
+/// Most records that a group leases or blocks: above those of any row.
+const LOOKAHEAD_MAX: u64 = 3_000_000;
 
 pub struct Streamway {
     process: Process,
     shared: Vec<Channel>,
+    /// Another replica of a fleet, started when it is needed, so that it owns no group that was used before.
+    other: OnceCell<Process>,
     /// The NATS cluster of a replica of a fleet; stopped after the replica.
     nats: Vec<Process>,
+    binary: PathBuf,
 }
 
 /// The server's command line.
@@ -50,15 +60,19 @@ impl Streamway {
     /// One replica that keeps its topics in a cluster of three.
     pub async fn fleet(binary: &Path, nats: &Path) -> Outcome<Self> {
         let nats = cluster::start(nats).await?;
-        let urls = urls(&nats).join(",");
-        let replica = Process::start(|port, dir: &Path| {
-            let mut command = serve(binary)(port, dir)?;
-            command.args(["--engine", "jetstream", "--nats-url", &urls]);
-            Ok(command)
-        });
-        let mut server = Self::on(replica.await?).await?;
-        server.nats = nats;
+        let mut server = Self::on(replica(binary, &nats).await?).await?;
+        (server.nats, server.binary) = (nats, binary.into());
         Ok(server)
+    }
+
+    /// A channel of its own to another replica of the fleet.
+    async fn other_channel(&self) -> Outcome<Channel> {
+        let start = || async {
+            let process = replica(&self.binary, &self.nats).await?;
+            ready(&channel(process.port).await?).await?;
+            Outcome::Ok(process)
+        };
+        channel(self.other.get_or_try_init(start).await?.port).await
     }
 
     pub async fn on(process: Process) -> Outcome<Self> {
@@ -66,22 +80,8 @@ impl Streamway {
         for _ in 0..SHARED {
             shared.push(channel(process.port).await?);
         }
-        let server = Self { process, shared, nats: Vec::new() };
-        server.ready().await?;
-        Ok(server)
-    }
-
-    /// The port answers before recovery is done: waits until a first publish is stored.
-    async fn ready(&self) -> Outcome<()> {
-        let begin = Instant::now();
-        let load = Load { window: 1, batch: 1, value_len: 8, until: Until::Batches(1), ..Load::default() };
-        loop {
-            match self.one_by_one(&["ready".to_owned()], Pace::new(load.clone())).await {
-                Err(error) if begin.elapsed() > READY_MAX => return Err(error),
-                Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
-                Ok(()) => return Ok(()),
-            }
-        }
+        ready(&shared[0]).await?;
+        Ok(Self { process, shared, other: OnceCell::new(), nats: Vec::new(), binary: PathBuf::new() })
     }
 
     pub fn kill(self) -> Outcome<tempfile::TempDir> {
@@ -89,8 +89,44 @@ impl Streamway {
     }
 }
 
+/// The port answers before recovery is done: waits until a first publish is stored.
+async fn ready(channel: &Channel) -> Outcome<()> {
+    let begin = Instant::now();
+    let load = Load { window: 1, batch: 1, value_len: 8, until: Until::Batches(1), ..Load::default() };
+    loop {
+        match one_by_one(channel, &["ready".to_owned()], Pace::new(load.clone())).await {
+            Err(error) if begin.elapsed() > READY_MAX => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+/// Starts a replica on a cluster.
+async fn replica(binary: &Path, nats: &[Process]) -> Outcome<Process> {
+    let urls = urls(nats).join(",");
+    let command = |port, dir: &Path| {
+        let mut command = serve(binary)(port, dir)?;
+        command.args(["--engine", "jetstream", "--nats-url", &urls]);
+        Ok(command)
+    };
+    Process::start(command).await
+}
+
+async fn one_by_one(channel: &Channel, topics: &[String], pace: Arc<Pace>) -> Outcome<()> {
+    let mut client = StreamServiceClient::new(channel.clone());
+    while let Some(number) = pace.next().await {
+        let topic = &topics[(number + pace.load.publisher) as usize % topics.len()];
+        client.publish(batch(topic, &pace, number)).await?;
+        pace.acknowledged(1);
+    }
+    Ok(())
+}
+
 fn batch(topic: &str, pace: &Pace, number: u64) -> PublishRequest {
-    let records = pace.values(number).map(|value| Record { value, ..Record::default() });
+    let keyed = (number * pace.load.batch..).map(|number| pace.key(number));
+    let records =
+        keyed.zip(pace.values(number)).map(|(key, value)| Record { key, value, ..Record::default() });
     PublishRequest { topic: topic.into(), records: records.collect(), ..PublishRequest::default() }
 }
 
@@ -141,13 +177,7 @@ impl Peer for Streamway {
     }
 
     async fn one_by_one(&self, topics: &[String], pace: Arc<Pace>) -> Outcome<()> {
-        let mut client = StreamServiceClient::new(self.shared[pace.load.publisher as usize % SHARED].clone());
-        while let Some(number) = pace.next().await {
-            let topic = &topics[(number + pace.load.publisher) as usize % topics.len()];
-            client.publish(batch(topic, &pace, number)).await?;
-            pace.acknowledged(1);
-        }
-        Ok(())
+        one_by_one(&self.shared[pace.load.publisher as usize % SHARED], topics, pace).await
     }
 
     async fn read(&self, topic: &str, reader: Reader) -> Outcome<()> {
@@ -163,5 +193,43 @@ impl Peer for Streamway {
             reader.progress.add(count(message, reader.decode)?);
         }
         Err("the subscription ended".into())
+    }
+
+    async fn create_group(&self, topic: &str, group: &str, order: Order) -> Outcome<()> {
+        let new = Topic { name: topic.into(), ..Topic::default() };
+        let created = TopicServiceClient::new(self.shared[0].clone())
+            .create_topic(CreateTopicRequest { topic: Some(new) })
+            .await;
+        created.map(drop).or_else(|status| match status.code() {
+            Code::AlreadyExists => Ok(()),
+            _ => Err(status),
+        })?;
+        let order = match order {
+            Order::None => DeliveryOrder::None,
+            Order::Key => DeliveryOrder::Key,
+        };
+        let settings =
+            GroupSettings { order: order.into(), lookahead_max: LOOKAHEAD_MAX, ..GroupSettings::default() };
+        let group =
+            Group { topic: topic.into(), name: group.into(), settings: Some(settings), ..Group::default() };
+        let request = CreateGroupRequest { group: Some(group), start: None };
+        GroupServiceClient::new(self.shared[0].clone()).create_group(request).await?;
+        Ok(())
+    }
+
+    async fn prepare(&self, member: &Member) -> Outcome<()> {
+        if member.is_remote {
+            self.other_channel().await?;
+        }
+        Ok(())
+    }
+
+    async fn consume(&self, topic: &str, group: &str, member: Member) -> Outcome<()> {
+        let channel = match member.connection {
+            _ if member.is_remote => self.other_channel().await?,
+            Connection::Shared => self.shared[member.index % SHARED].clone(),
+            Connection::Own => channel(self.process.port).await?,
+        };
+        group_member::consume(channel, topic, group, member).await
     }
 }

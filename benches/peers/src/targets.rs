@@ -1,5 +1,6 @@
 //! The target ratios: Streamway's figure divided by another's.
 
+use crate::groups;
 use crate::restart::{START_2, START_10};
 use crate::workload::{FLEET_FANOUT, FLEET_P50, FLEET_P50_CALM, FLEET_PIPELINED, SLOW_SYNC};
 
@@ -10,6 +11,24 @@ pub enum Want {
     AtMost,
 }
 use Want::{AtLeast, AtMost};
+
+impl Want {
+    /// The sign of an aim.
+    pub const fn sign(self) -> char {
+        match self {
+            AtLeast => '≥',
+            AtMost => '≤',
+        }
+    }
+
+    /// Returns true if a measured value reaches the aim.
+    pub fn is_met(self, measured: f64, aim: f64) -> bool {
+        match self {
+            AtLeast => measured >= aim,
+            AtMost => measured <= aim,
+        }
+    }
+}
 
 const PIPELINED: &str = "pipelined publish, records/s";
 const PUBLISHERS: &str = "64 publishers, records/s";
@@ -66,17 +85,41 @@ pub const TARGETS: &[(&str, &str, Want, f64)] = &[
     (FLEET_FANOUT, "NATS R3 always", AtLeast, 5.0),
     (FLEET_P50_CALM, "NATS R3 always", AtMost, 1.5),
     (FLEET_P50, "NATS R3 always", AtMost, 1.5),
+    (groups::BATCHES, "Redis always", AtLeast, 3.0),
+    (groups::BATCHES, "NATS always", AtLeast, 8.0),
+    (groups::SINGLES, "Redis always", AtLeast, 3.0),
+    (groups::SINGLES, "NATS always", AtLeast, 8.0),
 ];
 
 /// Limits on Streamway's own figures.
-pub const OWN: &[(&str, f64)] = &[
-    (IDLE, 2_500.0),
-    ("idle subscription, own connection, bytes", 24_000.0),
-    (START_2, 500.0),
-    (START_10, 1_000.0),
+pub const OWN: &[(&str, Want, f64)] = &[
+    (IDLE, AtMost, 2_500.0),
+    ("idle subscription, own connection, bytes", AtMost, 24_000.0),
+    (START_2, AtMost, 500.0),
+    (START_10, AtMost, 1_000.0),
+    (groups::BATCHES, AtLeast, 300_000.0),
+    (groups::SINGLES, AtLeast, 60_000.0),
+    (groups::STUCK_MEMORY, AtMost, 32.0),
+    (groups::BLOCKED_MEMORY, AtMost, 32.0),
+    (groups::IDLE_MEMORY, AtMost, 6_144.0),
+    (groups::FLEET, AtLeast, 100_000.0),
+    (groups::FLEET_REMOTE, AtLeast, 100_000.0),
+];
+
+/// Ratios of two of Streamway's own figures.
+pub const RATIOS: &[(&str, &str, Want, f64)] = &[
+    (MANY, "256 publishers, one topic, requests/s", AtLeast, 0.4),
+    (groups::LIVE, groups::LIVE_SUBSCRIBER, AtLeast, 0.4),
+    (groups::MEMBERS, groups::BATCHES, AtLeast, 0.5),
+    (groups::KEYS, groups::BATCHES, AtLeast, 0.5),
+    (groups::STUCK, groups::STUCK_ALONE, AtLeast, 0.9),
+    (groups::P50, groups::P50_SUBSCRIBER, AtMost, 1.3),
+    (groups::FLEET_P50, groups::FLEET_P50_SUBSCRIBER, AtMost, 1.5),
+    (groups::FLEET_P50_REMOTE, groups::FLEET_P50_SUBSCRIBER, AtMost, 1.5),
 ];
 
 /// True if a smaller figure is better.
 pub fn less_is_better(what: &str) -> bool {
-    ["latency", "idle", "start", "fleet latency"].iter().any(|start| what.starts_with(start))
+    ["idle", "start"].iter().any(|start| what.starts_with(start))
+        || ["latency", "memory"].iter().any(|word| what.contains(word))
 }

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use crate::groups;
 use crate::outcome::Outcome;
 use crate::pace::{Load, Pace, Progress, Seen, Until};
-use crate::peer::{Connection, Decode, Peer, Reader};
+use crate::peer::{Connection, Decode, Member, Peer, Reader};
 
 /// Time allowed for subscribers to receive everything published for them.
-const READ_MAX: Duration = Duration::from_secs(120);
+pub const READ_MAX: Duration = Duration::from_secs(120);
 /// Bytes of a record's value, except in the bulk row.
-const VALUE_LEN: usize = 100;
+pub const VALUE_LEN: usize = 100;
 /// Publishes per second in the latency row.
 const RATE: f64 = 5_000.0;
 
@@ -78,12 +79,58 @@ pub enum Row {
     FleetFanout100,
     /// From publish to delivery at 100 and 500 per second, open loop, on such a cluster.
     FleetLatency,
+    /// A group with one member, batches of 100.
+    GroupBatches,
+    /// A group with one member, records stored and settled one by one.
+    GroupSingles,
+    /// A group and a subscriber while records are published.
+    GroupLive,
+    /// A group with 100 members.
+    GroupMembers,
+    /// A group ordered by key, 10,000 keys.
+    GroupKeys,
+    /// A group ordered by key, one of which is stuck with a million records; with the memory of these.
+    GroupStuck,
+    /// From publish to a member of a group and to a subscriber, open loop.
+    GroupLatency,
+    /// Memory of an idle member of a group.
+    GroupIdle,
+    /// A group with one member on a cluster, at the replica that owns the group.
+    FleetGroup,
+    /// The same, with the member at another replica.
+    FleetGroupRemote,
+    /// From publish to a member of a group and to a subscriber on a cluster, open loop.
+    FleetGroupLatency,
 }
 
 impl Row {
     /// True for rows that run on a cluster.
     pub fn is_fleet(self) -> bool {
         matches!(self, Self::FleetPipelined | Self::FleetFanout100 | Self::FleetLatency)
+            || self.is_fleet_group()
+    }
+
+    fn is_fleet_group(self) -> bool {
+        matches!(self, Self::FleetGroup | Self::FleetGroupRemote | Self::FleetGroupLatency)
+    }
+
+    /// True for rows of groups.
+    pub fn is_group(self) -> bool {
+        use Row::{
+            GroupBatches, GroupIdle, GroupKeys, GroupLatency, GroupLive, GroupMembers, GroupSingles,
+            GroupStuck,
+        };
+        let alone = [
+            GroupBatches,
+            GroupSingles,
+            GroupLive,
+            GroupMembers,
+            GroupKeys,
+            GroupStuck,
+            GroupLatency,
+            GroupIdle,
+        ];
+        alone.contains(&self) || self.is_fleet_group()
     }
 }
 
@@ -149,15 +196,16 @@ impl Runner {
             }
             Row::FleetFanout100 => Ok(vec![(FLEET_FANOUT, self.fan_out(row, 100).await?)]),
             Row::FleetLatency => self.live_latency().await,
+            row => groups::measure(self, row).await,
         }
     }
 
     pub fn load(&self, window: usize, batch: u64, value_len: usize) -> Load {
         let until = Until::Time(self.scale.time);
-        Load { publisher: 0, window, batch, value_len, until, rate: None, followed_by: Vec::new() }
+        Load { publisher: 0, window, batch, value_len, until, rate: None, keys: 0, followed_by: Vec::new() }
     }
 
-    async fn topic(&self, name: &str) -> Outcome<String> {
+    pub async fn topic(&self, name: &str) -> Outcome<String> {
         let topic = format!("{name}-{}", self.round).to_lowercase();
         self.peer.create(std::slice::from_ref(&topic)).await?;
         Ok(topic)
@@ -174,7 +222,7 @@ impl Runner {
         Ok((acknowledged.records as f64 / seconds, paces))
     }
 
-    async fn publish(&self, topic: &str, count: u64, load: &Load) -> Outcome<Vec<Arc<Pace>>> {
+    pub async fn publish(&self, topic: &str, count: u64, load: &Load) -> Outcome<Vec<Arc<Pace>>> {
         let mut publishers = JoinSet::new();
         let mut paces = Vec::new();
         for publisher in 0..count {
@@ -189,7 +237,7 @@ impl Runner {
         Ok(paces)
     }
 
-    fn acknowledged(&self, paces: &[Arc<Pace>]) -> Outcome<Seen> {
+    pub fn acknowledged(&self, paces: &[Arc<Pace>]) -> Outcome<Seen> {
         paces.iter().try_fold(Seen::default(), |sum, pace| Ok(sum.and(pace.outcome()?)))
     }
 
@@ -347,14 +395,14 @@ impl Runner {
 }
 
 /// Running subscribers, which end when this is dropped.
-struct Readers {
+pub struct Readers {
     tasks: JoinSet<Outcome<()>>,
-    progress: Vec<Arc<Progress>>,
+    pub progress: Vec<Arc<Progress>>,
     failed: Arc<std::sync::Mutex<Option<String>>>,
 }
 
 impl Readers {
-    fn none() -> Self {
+    pub fn none() -> Self {
         Self { tasks: JoinSet::new(), progress: Vec::new(), failed: Arc::default() }
     }
 
@@ -383,16 +431,32 @@ impl Readers {
 
     /// Starts a subscriber on its own connection that notes when each record arrives.
     fn add_timed(&mut self, peer: &Arc<dyn Peer>, topic: &str) {
-        let progress = Arc::new(Progress::timed());
+        self.add_reader(peer, topic, Arc::new(Progress::timed()));
+    }
+
+    /// Starts a subscriber on its own connection.
+    pub fn add_reader(&mut self, peer: &Arc<dyn Peer>, topic: &str, progress: Arc<Progress>) {
         let reader = Reader { index: 0, connection: Connection::Own, decode: Decode::Walk, progress };
         self.spawn(peer, topic, reader);
     }
 
     fn spawn(&mut self, peer: &Arc<dyn Peer>, topic: &str, reader: Reader) {
         self.progress.push(reader.progress.clone());
-        let (peer, topic, failed) = (peer.clone(), topic.to_owned(), self.failed.clone());
+        let (peer, topic) = (peer.clone(), topic.to_owned());
+        self.spawn_task(async move { peer.read(&topic, reader).await });
+    }
+
+    /// Starts a member of a group.
+    pub fn add_member(&mut self, peer: &Arc<dyn Peer>, topic: &str, group: &str, member: Member) {
+        self.progress.push(member.settled.clone());
+        let (peer, topic, group) = (peer.clone(), topic.to_owned(), group.to_owned());
+        self.spawn_task(async move { peer.consume(&topic, &group, member).await });
+    }
+
+    fn spawn_task(&mut self, task: impl Future<Output = Outcome<()>> + Send + 'static) {
+        let failed = self.failed.clone();
         self.tasks.spawn(async move {
-            let ended = peer.read(&topic, reader).await;
+            let ended = task.await;
             if let Err(error) = &ended {
                 *failed.lock().expect("no panic under it") = Some(error.to_string());
             }
@@ -414,16 +478,21 @@ impl Readers {
         Ok(())
     }
 
-    async fn subscribed(&self) -> Outcome<()> {
+    pub async fn subscribed(&self) -> Outcome<()> {
         self.wait(|progress| progress.ready.load(Ordering::Acquire) == 1).await
     }
 
-    async fn until(&self, done: impl Fn(Seen) -> bool) -> Outcome<()> {
+    pub async fn until(&self, done: impl Fn(Seen) -> bool) -> Outcome<()> {
         self.wait(|progress| done(progress.seen())).await
     }
 
+    /// Waits until all together received so many records.
+    pub async fn until_sum(&self, records: u64) -> Outcome<()> {
+        self.wait(|_| self.sum().records >= records).await
+    }
+
     /// Verifies that each subscriber received exactly this.
-    async fn each(&self, expected: Seen) -> Outcome<()> {
+    pub async fn each(&self, expected: Seen) -> Outcome<()> {
         self.until(|seen| seen.records >= expected.records).await?;
         match self.progress.iter().map(|progress| progress.seen()).find(|seen| *seen != expected) {
             Some(seen) => Err(format!("acknowledged {expected:?}, a subscriber got {seen:?}").into()),
@@ -431,7 +500,7 @@ impl Readers {
         }
     }
 
-    fn sum(&self) -> Seen {
+    pub fn sum(&self) -> Seen {
         self.progress.iter().fold(Seen::default(), |sum, progress| sum.and(progress.seen()))
     }
 }
