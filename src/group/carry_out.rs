@@ -38,7 +38,7 @@ impl Task {
                 self.tell(stream, Event::Revoked { fence, spans });
             }
             Output::Gone { stream, .. } => {
-                self.tell(stream, Event::Ended(Error::NotFound));
+                self.tell(stream, Event::ended(Error::NotFound));
                 self.streams.remove(&stream);
             }
             Output::Settled { ticket, outcomes } => {
@@ -108,10 +108,11 @@ impl Task {
             *reads += 1;
             return self.records(group, from, Ok(chunk));
         }
+        let recent = self.shared.recent.clone();
         self.work.push(Box::pin(async move {
             let read = match topic.read_cached(Offset::new(from), source::READ_BYTES) {
                 Some(chunk) => Ok(chunk),
-                None => topic.read(Offset::new(from), source::READ_BYTES).await,
+                None => source::read_chunk(&*topic, &recent, Offset::new(from)).await,
             };
             Done::Read(group, from, read)
         }));
@@ -142,7 +143,7 @@ impl Task {
     fn read_failed(&mut self, group: GroupId, from: u64, error: storage::Error) {
         let error = Error::Topic(error.into());
         for stream in self.streams.values().filter(|stream| stream.group == group) {
-            let _ = stream.events.send(Event::Ended(error.clone()));
+            let _ = stream.events.send(Event::ended(error.clone()));
         }
         self.work.push(Box::pin(async move {
             tokio::time::sleep(READ_AGAIN).await;
@@ -167,10 +168,11 @@ impl Task {
         };
         let (topics, topic, limits) =
             (self.shared.topics.clone(), source.topic.clone(), self.shared.batch_limits);
-        let permits = self.dead_letters.clone();
+        let (recent, permits) = (self.shared.recent.clone(), self.dead_letters.clone());
         self.work.push(Box::pin(async move {
             let _permit = permits.acquire_owned().await;
-            Done::DeadLetter(group, offset, dead_letter::publish(&topics, &*topic, &to, copy, limits).await)
+            let published = dead_letter::publish(&topics, (&*topic, &recent), &to, copy, limits).await;
+            Done::DeadLetter(group, offset, published)
         }));
     }
 
@@ -190,7 +192,10 @@ impl Task {
         let held = held.collect();
         let source = self.sources.get(&group).map(|source| (source.topic.clone(), source.progress.clone()));
         let answer = match (self.described(Some(group), Members::Without), source) {
-            (Ok(info), Some((topic, progress))) => Ok(Joined { info, held, has_created, topic, progress }),
+            (Ok(info), Some((topic, progress))) => {
+                let recent = self.shared.recent.clone();
+                Ok(Joined { info, held, has_created, topic, recent, progress })
+            }
             _ => Err(Error::NotFound),
         };
         // A caller that does not wait any more has no member to drop.
@@ -230,7 +235,7 @@ impl Task {
             epoch,
             right: self.right.clone(),
         };
-        self.tell(grant.stream, Event::Lease(leased));
+        self.tell(grant.stream, Event::Lease(Box::new(leased)));
     }
 
     /// Answers a change that is durable.

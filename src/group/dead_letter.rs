@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::logic::{Copied, Fence, GroupId, GroupName, Span};
+use super::recent::Recent;
 use super::source;
 use crate::record::block::{Blocks, records_fields};
 use crate::record::protobuf::put_bytes;
@@ -36,13 +37,13 @@ pub(super) struct Copy {
 /// The reason why the dead letter topic did not take it, for people.
 pub(super) async fn publish(
     topics: &Topics,
-    topic: &dyn TopicLog,
+    (topic, recent): (&dyn TopicLog, &Recent),
     to: &TopicName,
     copy: Copy,
     limits: BatchLimits,
 ) -> Result<Copied, String> {
     let span = Span { start: copy.offset, end: copy.offset + 1 };
-    let runs = match source::read(topic, &[span]).await {
+    let runs = match source::read(topic, recent, &[span]).await {
         Ok(runs) => runs,
         // Retention took the record, so that there is nothing to copy.
         Err(Error::Trimmed { .. } | Error::TopicNotFound) => return Ok(Copied::Gone),

@@ -6,13 +6,14 @@ use super::error::Error;
 use super::events::{Event, Leased};
 use super::logic::{Act, Span};
 use super::mailbox::{Mailbox, Message};
+use super::recent::Recent;
 use super::source;
 use crate::record::Offset;
 use crate::storage::{self, TopicLog};
 
 /// Completes a lease with its records if they are in memory. Returns false if they must be read.
-pub(super) fn fill_cached(topic: &dyn TopicLog, leased: &mut Leased) -> bool {
-    match source::cached(topic, &leased.spans) {
+pub(super) fn fill_cached(topic: &dyn TopicLog, recent: &Recent, leased: &mut Leased) -> bool {
+    match source::cached(topic, recent, &leased.spans) {
         Ok(Some(runs)) if !leased.is_too_late() => {
             leased.batches = runs;
             true
@@ -22,27 +23,32 @@ pub(super) fn fill_cached(topic: &dyn TopicLog, leased: &mut Leased) -> bool {
 }
 
 /// Completes a lease with its records. None if there is nothing to hand out.
-pub(super) async fn fill(topic: Arc<dyn TopicLog>, shard: Mailbox, mut leased: Leased) -> Option<Event> {
+pub(super) async fn fill(
+    topic: Arc<dyn TopicLog>,
+    recent: Arc<Recent>,
+    shard: Mailbox,
+    mut leased: Box<Leased>,
+) -> Option<Event> {
     // The owner may have read further than this replica.
     if let Some(last) = leased.spans.last() {
         topic.wait_beyond(Offset::new(last.end - 1)).await;
     }
     while !leased.spans.is_empty() {
-        match source::read(&*topic, &leased.spans).await {
+        match source::read(&*topic, &recent, &leased.spans).await {
             Ok(runs) => {
                 leased.batches = runs;
                 break;
             }
             Err(storage::Error::Trimmed { earliest, .. }) => skip(&shard, &mut leased, earliest.get()),
-            Err(storage::Error::TopicNotFound) => return Some(Event::Ended(Error::NotFound)),
-            Err(error) => return Some(Event::Ended(Error::Topic(error.into()))),
+            Err(storage::Error::TopicNotFound) => return Some(Event::ended(Error::NotFound)),
+            Err(error) => return Some(Event::ended(Error::Topic(error.into()))),
         }
     }
     if leased.is_too_late() {
         let spans = std::mem::take(&mut leased.spans);
         give_up(&shard, &leased, spans, Act::Return);
         // Later leases could hold records that come after these in their order.
-        return Some(Event::Ended(Error::Moved));
+        return Some(Event::ended(Error::Moved));
     }
     (!leased.spans.is_empty()).then_some(Event::Lease(leased))
 }

@@ -54,11 +54,11 @@ impl Leased {
     }
 }
 
-/// What happens to a member.
+/// What happens to a member. The queue of a member has room for 32 of them, also while it is idle, so that they are small.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// It gets records.
-    Lease(Leased),
+    Lease(Box<Leased>),
     /// Answer to [`Member::settle`](super::Member::settle). What is settled is durable.
     Settled {
         /// Number of the settlement.
@@ -83,5 +83,22 @@ pub enum Event {
     /// It left, and all its settlements are answered. The last event.
     Left,
     /// It is a member no more. The last event.
-    Ended(Error),
+    Ended(Box<Error>),
+}
+
+impl Event {
+    /// The last event of a member that is one no more.
+    pub(super) fn ended(error: Error) -> Self {
+        Self::Ended(Box::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Event;
+
+    #[test]
+    fn an_event_is_small() {
+        assert!(size_of::<Event>() <= 40, "{}", size_of::<Event>());
+    }
 }

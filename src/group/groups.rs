@@ -397,16 +397,16 @@ impl Groups {
         match first {
             Some(Event::Lease(leased)) => {
                 let topic = self.0.topics.get(&once.topic).await?;
-                match delivery::fill(topic, call.shard(), leased).await {
+                match delivery::fill(topic, self.0.recent.clone(), call.shard(), leased).await {
                     Some(Event::Lease(leased)) => {
                         call.close();
-                        Ok(vec![leased])
+                        Ok(vec![*leased])
                     }
-                    Some(Event::Ended(error)) => Err(error),
+                    Some(Event::Ended(error)) => Err(*error),
                     _ => Ok(Vec::new()),
                 }
             }
-            Some(Event::Ended(error)) => Err(error),
+            Some(Event::Ended(error)) => Err(*error),
             Some(_) => Ok(Vec::new()),
             None => Err(gone()),
         }

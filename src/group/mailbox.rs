@@ -12,6 +12,7 @@ use super::events::{Event, Held};
 use super::info::Info;
 use super::logic::{Act, Fence, GroupId, GroupName, GroupState, Outcome, Piece, SessionId, Settings, Span};
 
+use super::recent::Recent;
 use super::requests::Settlement;
 use super::token::Token;
 use crate::record::TopicName;
@@ -70,6 +71,8 @@ pub(super) struct Joined {
     pub held: Vec<Held>,
     pub has_created: bool,
     pub topic: Arc<dyn TopicLog>,
+    /// Records of all topics that were read lately at this replica.
+    pub recent: Arc<Recent>,
     pub progress: Arc<Progress>,
 }
 

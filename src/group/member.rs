@@ -163,11 +163,12 @@ impl Member {
             }
             match ready!(self.poll_event(cx)) {
                 Event::Lease(mut leased) => {
-                    if delivery::fill_cached(&*self.joined.topic, &mut leased) {
+                    if delivery::fill_cached(&*self.joined.topic, &self.joined.recent, &mut leased) {
                         return Poll::Ready(Event::Lease(leased));
                     }
-                    let (topic, shard) = (self.joined.topic.clone(), self.connection.shard());
-                    self.reading = Some(Box::pin(delivery::fill(topic, shard, leased)));
+                    let (topic, recent) = (self.joined.topic.clone(), self.joined.recent.clone());
+                    let shard = self.connection.shard();
+                    self.reading = Some(Box::pin(delivery::fill(topic, recent, shard, leased)));
                 }
                 other => return Poll::Ready(other),
             }
@@ -179,7 +180,7 @@ impl Member {
             Poll::Ready(Some(event)) => Poll::Ready(event),
             // The task of the shard ended without a word.
             Poll::Ready(None) if !self.connection.shard.is_closed() => Poll::Pending,
-            Poll::Ready(None) => Poll::Ready(Event::Ended(gone())),
+            Poll::Ready(None) => Poll::Ready(Event::ended(gone())),
             Poll::Pending => Poll::Pending,
         }
     }

@@ -17,6 +17,7 @@ mod info;
 pub mod logic;
 mod mailbox;
 mod member;
+mod recent;
 mod redrive;
 mod requests;
 mod shard;

@@ -19,6 +19,7 @@ use super::info::Info;
 use super::logic::{Command, Copied, GroupId, Input, Now, Owner, SessionId, Tenure, Ticket};
 use super::mailbox::{Asker, Joined, Message, Name, Outcomes, Progress, Reply};
 use super::member;
+use super::recent::Recent;
 use super::shard_log::{self, Reader, Sized, Stored};
 use crate::record::UnixMicros;
 use crate::storage::{self, Appended, Appender, BoxFuture, Chunk, Hold, Log, TopicLog};
@@ -57,6 +58,7 @@ pub(super) struct Shared {
     /// Number of groups of all shards that are at work.
     pub groups: Arc<AtomicUsize>,
     pub batch_limits: crate::record::BatchLimits,
+    pub recent: Arc<Recent>,
 }
 
 /// A group's topic, and what its members read without asking.
@@ -277,6 +279,7 @@ impl Task {
         if self.next_sweep <= Instant::now() {
             self.next_sweep = Instant::now() + SWEEP_INTERVAL;
             self.sweep();
+            self.shared.recent.expire();
             self.rest();
         }
         self.store();
@@ -321,8 +324,8 @@ impl Task {
     fn stored(&mut self, reader: Reader, stored: Result<Vec<Stored>, storage::Error>) {
         match stored {
             Ok(commands) => {
+                let now = self.now();
                 for (at, size, command) in commands {
-                    let now = self.now();
                     self.owner.fold(now, at, size, &command);
                 }
                 self.prolong();
@@ -365,7 +368,7 @@ impl Task {
         let unread = if self.following.is_some() { Error::Moved } else { error.clone() };
         self.shared.groups.fetch_sub(self.names.len(), std::sync::atomic::Ordering::Relaxed);
         for stream in self.streams.values() {
-            let _ = stream.events.send(Event::Ended(error.clone()));
+            let _ = stream.events.send(Event::ended(error.clone()));
         }
         for (_, waiting) in self.waiting.drain() {
             waiting.fail(error.clone());

@@ -16,6 +16,7 @@ use super::fleet::Wanted;
 use super::logic::SHARDS;
 use super::mailbox::{Found, Mailbox, Message};
 use super::member::gone;
+use super::recent::Recent;
 use super::shard::{Shared, Task};
 use super::shard_log;
 use crate::config::Config;
@@ -40,6 +41,7 @@ type Finding = SharedFuture<BoxFuture<'static, Result<Found>>>;
 pub(super) struct Shards {
     pub topics: Topics,
     pub batch_limits: BatchLimits,
+    pub recent: Arc<Recent>,
     log: SetOnce<Arc<dyn Log>>,
     groups_max: usize,
     members_max: usize,
@@ -74,6 +76,7 @@ impl Shards {
                 records_max: config.batch_records_max,
                 bytes_max: config.batch_bytes_max,
             },
+            recent: Arc::default(),
             log: SetOnce::new(),
             groups_max: config.groups_max,
             members_max: config.group_members_max,
@@ -194,6 +197,7 @@ impl Shards {
             members_max: self.members_max,
             groups: self.count.clone(),
             batch_limits: self.batch_limits,
+            recent: self.recent.clone(),
         };
         let (tasks, bus) = (self.tasks.clone(), log.bus());
         let shutdown = self.topics.shutdown_signal().clone();

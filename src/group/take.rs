@@ -58,7 +58,7 @@ impl Task {
             Message::Credit { session, stream, records, bytes } => {
                 self.inputs.push_back(Input::Credit { session, stream, records, bytes });
             }
-            Message::Settle(token, settlement, asker) => self.settle(&token, settlement, asker),
+            Message::Settle(token, settlement, asker) => self.settle(token, settlement, asker),
             Message::Extend(token, time, asker) => self.extend(&token, time, asker),
             Message::GiveUp { group, fence, spans, act } => {
                 let past = self.owner.shard().group(group).map(|state| state.about.past_terms);
@@ -295,7 +295,7 @@ impl Task {
         let known = self.sessions.get_mut(&session)?;
         let former = std::mem::replace(&mut known.stream, stream);
         let since = known.since;
-        self.tell(former, Event::Ended(Error::SessionTaken));
+        self.tell(former, Event::ended(Error::SessionTaken));
         self.streams.remove(&former);
         Some(since)
     }
@@ -325,8 +325,8 @@ impl Task {
         token.fence.since(about.past_terms).filter(|_| is_genuine)
     }
 
-    fn settle(&mut self, token: &Token, settlement: Settlement, asker: Asker<Outcomes>) {
-        let Some(fence) = self.fence_of(token) else {
+    fn settle(&mut self, token: Token, settlement: Settlement, asker: Asker<Outcomes>) {
+        let Some(fence) = self.fence_of(&token) else {
             let lost = settlement.acts.iter().map(|(span, _)| (*span, Outcome::LeaseLost)).collect();
             return match asker {
                 Asker::Member(stream, number) => self.tell(stream, Event::Settled { number, outcomes: lost }),
@@ -341,7 +341,7 @@ impl Task {
             ticket,
             group: token.id,
             fence,
-            held: token.held.clone(),
+            held: token.held,
             acts: settlement.acts,
         }));
     }

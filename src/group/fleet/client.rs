@@ -20,6 +20,7 @@ use super::super::mailbox::{
     Asker, Joined, Mailbox, Members, Message, Name, NewGroup, NewLease, NewMember, Outcomes, Progress, Reply,
 };
 use super::super::member::gone;
+use super::super::recent::Recent;
 use super::super::requests::Settlement;
 use super::super::token::Token;
 use super::frames::{
@@ -50,7 +51,7 @@ const REASON_BYTES_MAX: usize = 256 << 10;
 pub(super) async fn connect(
     bus: &ReplicaBus,
     address: &str,
-    topics: Topics,
+    (topics, recent): (Topics, Arc<Recent>),
     tasks: &TaskTracker,
 ) -> Result<Option<Mailbox>, storage::Error> {
     let own = Link::address();
@@ -64,6 +65,7 @@ pub(super) async fn connect(
         inbox,
         mailbox,
         topics,
+        recent,
         next_call: 0,
         waiting: HashMap::new(),
         joining: FuturesUnordered::new(),
@@ -115,6 +117,7 @@ struct Client {
     inbox: Inbox,
     mailbox: mpsc::UnboundedReceiver<Message>,
     topics: Topics,
+    recent: Arc<Recent>,
     next_call: u64,
     waiting: HashMap<u64, Waiting>,
     joining: FuturesUnordered<Joining>,
@@ -144,6 +147,7 @@ impl Client {
                 Some((arriving, topic)) = self.joining.next() => self.joined(*arriving, topic),
                 _ = ping.tick() => {
                     is_due = true;
+                    self.recent.expire();
                     // What no member reads any more.
                     self.lags.retain(|_, lag| Arc::strong_count(lag) > 1);
                 }
@@ -180,7 +184,7 @@ impl Client {
     fn end(mut self) {
         self.mailbox.close();
         for member in self.members.into_values() {
-            let _ = member.events.send(Event::Ended(gone()));
+            let _ = member.events.send(Event::ended(gone()));
         }
         for waiting in self.waiting.into_values() {
             waiting.fail(gone());
@@ -341,10 +345,10 @@ impl Client {
             spans,
         });
         let held: Vec<Held> = held.collect();
-        let progress = self.lags.entry(info.id).or_default().clone();
+        let (progress, recent) = (self.lags.entry(info.id).or_default().clone(), self.recent.clone());
         let joined = match topic {
             Ok(topic) if topic.epoch() == info.topic_epoch => {
-                Ok(Joined { info, held, has_created, topic, progress })
+                Ok(Joined { info, held, has_created, topic, recent, progress })
             }
             Ok(_) => Err(Error::NotFound),
             Err(error) => Err(error.into()),
@@ -360,7 +364,7 @@ impl Client {
     fn told(&mut self, stream: u64, told: Told) {
         let Some(here) = self.members.get(&stream) else { return };
         let event = match told {
-            Told::Lease(given) => Event::Lease(Leased {
+            Told::Lease(given) => Event::Lease(Box::new(Leased {
                 batches: Vec::new(),
                 token: here.token_of((given.group, given.epoch), given.fence, &given.spans),
                 records: given.records,
@@ -371,12 +375,12 @@ impl Client {
                 group: given.group,
                 epoch: given.epoch,
                 right: Some(self.right.clone()),
-            }),
+            })),
             Told::Settled(number, outcomes) => Event::Settled { number, outcomes },
             Told::Extended(number, left) => Event::Extended { number, left },
             Told::Revoked(fence, spans) => Event::Revoked { fence, spans },
             Told::Left => Event::Left,
-            Told::Ended(failure) => Event::Ended(failure.into()),
+            Told::Ended(failure) => Event::ended(failure.into()),
         };
         let is_last = here.is_once || matches!(event, Event::Left | Event::Ended(_));
         // A member that is dropped sends a cut.

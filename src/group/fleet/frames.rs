@@ -237,7 +237,7 @@ impl From<Event> for Told {
             Event::Extended { number, left } => Self::Extended(number, left),
             Event::Revoked { fence, spans } => Self::Revoked(fence, spans),
             Event::Left => Self::Left,
-            Event::Ended(error) => Self::Ended((&error).into()),
+            Event::Ended(error) => Self::Ended((&*error).into()),
         }
     }
 }

@@ -97,8 +97,8 @@ impl Wanted {
     }
 
     async fn connect(&self) -> Option<Mailbox> {
-        let topics = self.shared.topics.clone();
-        let connected = client::connect(&self.bus, &self.address(), topics, &self.tasks).await;
+        let here = (self.shared.topics.clone(), self.shared.recent.clone());
+        let connected = client::connect(&self.bus, &self.address(), here, &self.tasks).await;
         connected.unwrap_or_else(|error| {
             tracing::debug!(shard = self.shard, %error, "the owner of the shard does not answer");
             None

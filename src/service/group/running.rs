@@ -243,7 +243,7 @@ impl Running {
             match event {
                 Event::Lease(leased) => {
                     let info = self.member.info();
-                    let lease = answers::lease(leased, info.topic.as_str(), info.name.as_str());
+                    let lease = answers::lease(*leased, info.topic.as_str(), info.name.as_str());
                     bytes += lease.wire_len();
                     message.leases.push(lease);
                 }
@@ -263,7 +263,7 @@ impl Running {
                     return;
                 }
                 Event::Ended(error) => {
-                    (self.end, self.unanswered, self.grace) = (Some(Err(error.into())), 0, None);
+                    (self.end, self.unanswered, self.grace) = (Some(Err((*error).into())), 0, None);
                     self.reading = false;
                     return;
                 }
