@@ -1,5 +1,7 @@
 //! Changes of groups, the shard's size, and the end of a term.
 
+use std::collections::VecDeque;
+
 use super::command::{About, Effect, HandedLease};
 use super::event::{Now, Outcome, Output, Refusal, Ticket};
 use super::ids::{Fence, GroupId, SessionId, Span};
@@ -82,7 +84,7 @@ impl Owner {
             if let Some(lease) = self.described(fence) {
                 self.tell_revoked(group, member, fence, lease.spans);
             }
-            self.leases.remove(&fence);
+            self.remove_lease(fence);
             if let Some(member) = self.members.get_mut(&member) {
                 member.leases.clear();
                 member.used = (0, 0);
@@ -133,11 +135,7 @@ impl Owner {
         let (Some(working), Some(state)) = (self.groups.get_mut(&group), self.shard.group(group)) else {
             return;
         };
-        let free: Vec<u64> = working.free.keys().copied().collect();
-        for offset in free {
-            working.ready.remove(&offset);
-            working.consider_free(offset, state, self.now);
-        }
+        working.reconsider_free(state, self.now);
         for lane in working.lanes.ids() {
             working.unlist(lane);
             working.consider_lane(lane, state, self.now);
@@ -217,11 +215,14 @@ impl Owner {
             let deadline = now + left_ms;
             // How long the former owner had extended it already is not known.
             let latest = deadline.max(now + lease_max);
-            let lease = Lease { group, member, deadline, latest, items: Vec::new(), handed_over: Vec::new() };
-            self.leases.entry(fence).or_insert(lease).handed_over.extend(spans);
-            self.set_timer(deadline, Timer::Lease(fence));
-            if let Some(member) = self.members.get_mut(&member) {
-                member.leases.insert(fence);
+            let (items, handed_over) = (VecDeque::new(), Vec::new());
+            if !self.leases.contains_key(&fence) {
+                let rings = deadline;
+                let lease = Lease { group, member, deadline, rings, latest, items, handed_over };
+                self.add_lease(fence, lease);
+            }
+            if let Some(lease) = self.leases.get_mut(&fence) {
+                lease.handed_over.extend(spans);
             }
         }
     }

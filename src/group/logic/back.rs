@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::command::Effect;
 use super::event::Output;
 use super::ids::{Fence, GroupId, Span};
-use super::lanes::{Item, MemberId};
+use super::lanes::{Item, MemberId, spans_of};
 use super::lease::{Lease, Timer};
 use super::marks::Mark;
-use super::owner::{Owner, Then, spans_of};
+use super::owner::{Owner, Then};
 use crate::record::UnixMicros;
 
 /// The end of one record's lease.
@@ -102,13 +102,9 @@ impl Owner {
     /// Forgets a lease that holds nothing any more.
     pub(super) fn drop_if_empty(&mut self, fence: Fence) {
         let is_empty = |lease: &&Lease| lease.items.is_empty() && self.spans_held(lease).is_empty();
-        let Some(lease) = self.leases.get(&fence).filter(is_empty) else {
-            return;
-        };
-        if let Some(member) = self.members.get_mut(&lease.member) {
-            member.leases.remove(&fence);
+        if self.leases.get(&fence).filter(is_empty).is_some() {
+            self.remove_lease(fence);
         }
-        self.leases.remove(&fence);
     }
 
     /// Tells a member that is connected that it lost records.
@@ -168,12 +164,9 @@ impl Owner {
 
     /// Ends a whole lease, and tells its holder.
     pub(super) fn end_lease(&mut self, fence: Fence, ending: Ending) {
-        let Some(lease) = self.leases.remove(&fence) else {
+        let Some(lease) = self.remove_lease(fence) else {
             return;
         };
-        if let Some(member) = self.members.get_mut(&lease.member) {
-            member.leases.remove(&fence);
-        }
         let spans = self.spans_held(&lease);
         self.tell_revoked(lease.group, lease.member, fence, spans);
         let ended = lease.items.into_iter().map(|item| (item, ending)).collect();
@@ -183,15 +176,17 @@ impl Owner {
 
     /// The deadline of a lease has come, unless it was extended.
     pub(super) fn expire(&mut self, fence: Fence) {
-        let Some(lease) = self.leases.get(&fence) else {
+        let Some(lease) = self.leases.get_mut(&fence) else {
             return;
         };
         if lease.deadline > self.now.millis {
             let at = lease.deadline;
+            lease.rings = at;
             self.set_timer(at, Timer::Lease(fence));
             return;
         }
-        let (group, member, ending) = (lease.group, lease.member, self.failure_of(lease.member));
+        let (group, member) = (lease.group, lease.member);
+        let ending = self.failure_of(member);
         // A member that is paused or hangs would get the record again and again, until it is given up.
         self.set_late(member, true);
         self.end_lease(fence, ending);

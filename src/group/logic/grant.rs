@@ -3,7 +3,7 @@
 use super::event::{Grant, Now, Output};
 use super::ids::{GroupId, Span};
 use super::lanes::{Item, LaneId, MemberId};
-use super::lease::{Lease, Timer};
+use super::lease::Lease;
 use super::marks::Mark;
 use super::owner::Owner;
 use super::state::GroupState;
@@ -97,12 +97,10 @@ impl Owner {
         let fence = self.next_fence();
         let deadline = self.now.millis + left_ms;
         self.use_credit(id, &items);
-        if let Some(member) = self.members.get_mut(&id) {
-            member.leases.insert(fence);
-        }
-        self.leases
-            .insert(fence, Lease { group, member: id, deadline, latest, items, handed_over: Vec::new() });
-        self.set_timer(deadline, Timer::Lease(fence));
+        let handed_over = Vec::new();
+        let lease =
+            Lease { group, member: id, deadline, rings: deadline, latest, items: items.into(), handed_over };
+        self.add_lease(fence, lease);
         self.served(group, id);
         self.say(Output::Lease(Grant { session, stream, group, fence, spans, records: count, left_ms }));
         true
@@ -160,7 +158,7 @@ impl Owner {
 impl Working {
     /// The first record that a member may get.
     fn candidate(&self, member: MemberId) -> Option<Item> {
-        let free = self.ready.first().and_then(|offset| self.free.get(offset)).map(|free| free.item);
+        let free = self.ready.first_key_value().map(|(_, item)| *item);
         let idle = self.idle.first().map(|&(_, lane)| lane);
         let held = self.held.range((member, 0, LaneId::FIRST)..).next();
         let held = held.filter(|(holder, _, _)| *holder == member).map(|&(_, _, lane)| lane);

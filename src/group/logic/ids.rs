@@ -185,3 +185,11 @@ impl Span {
         Self::new(self.start.max(other.start), self.end.min(other.end))
     }
 }
+
+/// Adds a record's span to a list, and merges it with the last one where they touch.
+pub fn push_span(spans: &mut Vec<Span>, span: Span) {
+    match spans.last_mut() {
+        Some(last) if last.end == span.start => last.end = span.end,
+        _ => spans.push(span),
+    }
+}

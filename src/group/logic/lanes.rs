@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use super::ids::{KeyHash, Span};
+use super::ids::{KeyHash, Span, push_span};
 
 /// A member of a group, by a number of its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +53,13 @@ impl Item {
     pub(super) fn units(size: u32) -> u16 {
         u16::try_from(size.div_ceil(SIZE_UNIT)).unwrap_or(u16::MAX)
     }
+}
+
+/// The spans of records in order.
+pub(super) fn spans_of<'a>(items: impl IntoIterator<Item = &'a Item>) -> Vec<Span> {
+    let mut spans = Vec::new();
+    items.into_iter().for_each(|item| push_span(&mut spans, item.span()));
+    spans
 }
 
 const NIL: u32 = u32::MAX;

@@ -1,6 +1,6 @@
 //! Sessions, leases and alarms, as an owner keeps them in memory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::ids::{Fence, GroupId, SessionId, Span};
 use super::lanes::{Item, LaneId, MemberId};
@@ -61,10 +61,12 @@ pub(super) struct Lease {
     pub group: GroupId,
     pub member: MemberId,
     pub deadline: u64,
+    /// Time at which its alarm rings: that of a deadline before it was extended, or the deadline.
+    pub rings: u64,
     /// Time beyond which it cannot be extended.
     pub latest: u64,
     /// Records that it still holds, in order.
-    pub items: Vec<Item>,
+    pub items: VecDeque<Item>,
     /// Records that a former owner handed over with it, in order. Those behind the group's cursor are among the items.
     pub handed_over: Vec<Span>,
 }

@@ -46,10 +46,10 @@ impl Owner {
         };
         let leased =
             working.members.iter().filter_map(|id| self.members.get(id)).map(|member| member.used.0).sum();
-        let blocked = working.heads.len().saturating_sub(working.idle.len()) as u64;
+        let blocked = working.heads.len() as u64;
         Load {
             leased,
-            delayed: working.free.len().saturating_sub(working.ready.len()) as u64 + blocked,
+            delayed: working.delayed.len() as u64 + blocked,
             blocked_keys: blocked,
             is_full: working.known_records >= state.about.settings.lookahead_max,
             known: working.known_records,

@@ -3,10 +3,10 @@
 use super::back::Ending;
 use super::command::HandedLease;
 use super::event::{Output, Refusal, Ticket};
-use super::ids::{Fence, GroupId, SessionId, Span};
-use super::lanes::MemberId;
+use super::ids::{Fence, GroupId, SessionId, Span, push_span};
+use super::lanes::{MemberId, spans_of};
 use super::lease::{Kind, Lease, Member, Timer};
-use super::owner::{Owner, push_span, spans_of};
+use super::owner::Owner;
 
 /// Most members of a group.
 const MEMBERS_MAX: usize = 10_000;

@@ -37,10 +37,12 @@ mod working;
 pub use codec::{Undecodable, decode, decode_part, encode, encode_part};
 pub use command::{About, Command, Done, Effect, HandedLease, Piece};
 pub use event::{Act, Copied, Grant, Input, Now, Outcome, Output, ReadItem, Refusal, Settlement, Ticket};
-pub use ids::{CommandId, Fence, GroupId, GroupName, KeyHash, SHARDS, SessionId, Span, Term, shard_of};
+pub use ids::{
+    CommandId, Fence, GroupId, GroupName, KeyHash, SHARDS, SessionId, Span, Term, push_span, shard_of,
+};
 pub use load::{Load, MemberLoad};
 pub use marks::{Mark, Marks};
-pub use owner::{Owner, Tenure, push_span};
+pub use owner::{Owner, Tenure};
 pub use progress::Progress;
 pub use restore::TERMS_PER_RESTORE;
 pub use settings::{Order, Poison, Settings};

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::command::{Command, Done, Effect};
 use super::event::{Input, Now, Output};
 use super::ids::{CommandId, Fence, GroupId, SessionId, Span, Term};
-use super::lanes::{Item, MemberId};
+use super::lanes::{Item, MemberId, spans_of};
 use super::lease::{Lease, Member, Timer};
 use super::shard::{Shard, Verdict};
 use super::working::{Todo, Working};
@@ -361,6 +361,25 @@ impl Owner {
         self.timers.insert((at, timer));
     }
 
+    /// Adds a lease, with an alarm for its deadline.
+    pub(super) fn add_lease(&mut self, fence: Fence, lease: Lease) {
+        if let Some(member) = self.members.get_mut(&lease.member) {
+            member.leases.insert(fence);
+        }
+        self.timers.insert((lease.rings, Timer::Lease(fence)));
+        self.leases.insert(fence, lease);
+    }
+
+    /// Removes a lease and its alarm, so that those of settled leases do not gather until their deadlines.
+    pub(super) fn remove_lease(&mut self, fence: Fence) -> Option<Lease> {
+        let lease = self.leases.remove(&fence)?;
+        self.timers.remove(&(lease.rings, Timer::Lease(fence)));
+        if let Some(member) = self.members.get_mut(&lease.member) {
+            member.leases.remove(&fence);
+        }
+        Some(lease)
+    }
+
     pub(super) fn say(&mut self, output: Output) {
         self.out.push(output);
     }
@@ -456,7 +475,7 @@ fn add_settled(effect: &mut Effect, group: GroupId, how: Done, items: &[Item]) -
         return false;
     }
     *records += items.len() as u64;
-    items.iter().for_each(|item| insert_span(spans, item.span()));
+    spans_of(items).into_iter().for_each(|span| insert_span(spans, span));
     true
 }
 
@@ -473,19 +492,4 @@ fn insert_span(spans: &mut Vec<Span>, span: Span) {
         Some(after) if after.start == span.end => after.start = span.start,
         _ => spans.insert(at, span),
     }
-}
-
-/// Adds a record's span to a list, and merges it with the last one where they touch.
-pub fn push_span(spans: &mut Vec<Span>, span: Span) {
-    match spans.last_mut() {
-        Some(last) if last.end == span.start => last.end = span.end,
-        _ => spans.push(span),
-    }
-}
-
-/// The spans of records in order.
-pub(super) fn spans_of(items: &[Item]) -> Vec<Span> {
-    let mut spans = Vec::new();
-    items.iter().for_each(|item| push_span(&mut spans, item.span()));
-    spans
 }

@@ -32,7 +32,7 @@ impl Owner {
                 (Some(key), working.lanes.remove(lane))
             }
         };
-        items.iter().for_each(|item| working.begin_settling(item));
+        working.settle_spans(&items);
         self.park(group, key, &items);
     }
 
@@ -50,7 +50,7 @@ impl Owner {
             Copied::Refused => None,
         };
         if let Some(how) = done {
-            working.begin_settling(&item);
+            working.settle_spans(&[item]);
             if let Some(lane) = item.lane {
                 working.unlist(lane);
                 working.lanes.lane_mut(lane).pending -= 1;

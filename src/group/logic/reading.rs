@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::command::{Done, Effect};
 use super::event::{Output, ReadItem};
-use super::ids::{Fence, GroupId, KeyHash, Span};
-use super::lanes::Item;
-use super::owner::{Owner, Then, push_span, spans_of};
+use super::ids::{Fence, GroupId, KeyHash, Span, push_span};
+use super::lanes::{Item, spans_of};
+use super::owner::{Owner, Then};
 use super::settings::Order;
 use super::working::Working;
 
@@ -66,7 +66,7 @@ impl Owner {
         working.is_reading = false;
         working.tail = working.tail.max(Some(tail));
         working.cursor = working.cursor.max(next);
-        let mut gaps = Vec::new();
+        let (mut gaps, mut known) = (Vec::new(), Vec::new());
         let mut parked: BTreeMap<KeyHash, Vec<Item>> = BTreeMap::new();
         let (mut held, mut lost) = (BTreeMap::<Fence, Vec<Item>>::new(), BTreeMap::<Fence, Vec<Span>>::new());
         let first = items.first().map_or(next, |item| item.offset);
@@ -92,6 +92,8 @@ impl Owner {
                 continue;
             }
             let holder = lease.and_then(|fence| self.leases.get(&fence)).map(|lease| lease.member);
+            push_span(&mut known, free.span());
+            working.known_records += 1;
             let item = working.know(free, key, holder, state, self.now);
             match (lease, item) {
                 (Some(fence), Some(item)) => held.entry(fence).or_default().push(item),
@@ -99,6 +101,7 @@ impl Owner {
                 (None, _) => {}
             }
         }
+        known.into_iter().for_each(|span| working.known.insert(span));
         self.adopt_items(held);
         self.tell_lost(lost);
         self.skip(group, gaps, 0);

@@ -4,8 +4,8 @@ use super::back::Ending;
 use super::command::{Done, Effect};
 use super::event::{Act, Outcome, Output, Settlement, Ticket};
 use super::ids::{Fence, GroupId, Span};
-use super::lanes::Item;
-use super::owner::{Owner, Then, spans_of};
+use super::lanes::{Item, spans_of};
+use super::owner::{Owner, Then};
 use super::state::GroupState;
 use super::working::Working;
 
@@ -137,16 +137,16 @@ impl Owner {
             match ending {
                 Some(ending) => ended.push((item, ending)),
                 None if item.lane.is_none_or(is_next) => {
-                    begin_settling(working, &item);
+                    leave_lane(working, &item);
                     taken.push(item);
                 }
                 None => kept.push(item),
             }
         }
-        lease.items.splice(from..from, kept.iter().copied());
-        let (kept, taken_offsets) = (kept, taken.clone());
-        let mut all: Vec<(Item, Outcome)> = ended.iter().map(|(item, _)| (*item, Outcome::Settled)).collect();
-        all.extend(taken_offsets.iter().map(|item| (*item, Outcome::Settled)));
+        (from..).zip(&kept).for_each(|(at, item)| lease.items.insert(at, *item));
+        working.settle_spans(&taken);
+        let mut all: Vec<(Item, Outcome)> = taken.iter().map(|item| (*item, Outcome::Settled)).collect();
+        all.extend(ended.iter().map(|(item, _)| (*item, Outcome::Settled)));
         all.extend(kept.iter().map(|item| (*item, Outcome::OutOfKeyOrder)));
         all.sort_unstable_by_key(|(item, _)| item.offset);
         self.give_back_credit(member, &taken);
@@ -217,19 +217,16 @@ impl Owner {
         let counts = |offset| is_of_last_owner && holds(offset) && !voided(offset);
         let mut taken = Vec::new();
         if act == Act::Ack {
-            let free: Vec<u64> =
-                working.free.range(span.start..span.end).map(|(offset, _)| *offset).collect();
-            for offset in free {
+            for offset in working.free_within(span) {
                 if counts(offset)
                     && let Some(item) = working.remove_free(offset)
                 {
-                    begin_settling(working, &item);
                     taken.push(item);
                 }
             }
             let mut from = span.start;
             while from < span.end
-                && let Some((&offset, &lane)) = working.heads.range(from..span.end).next()
+                && let Some((offset, lane)) = working.next_head(from, span.end)
             {
                 let item = working.lanes.waiting(lane).filter(|_| counts(offset));
                 let Some(item) = item else {
@@ -237,7 +234,7 @@ impl Owner {
                     continue;
                 };
                 working.unlist(lane);
-                begin_settling(working, &item);
+                leave_lane(working, &item);
                 // The lane's holder did not handle this record, so that it gets no later one before this is durable.
                 working.lanes.lane_mut(lane).holder = None;
                 taken.push(item);
@@ -245,6 +242,7 @@ impl Owner {
             }
         }
         taken.sort_unstable_by_key(|item| item.offset);
+        working.settle_spans(&taken);
         let settled = spans_of(&taken);
         self.settled(group, taken, act);
         let mut at = span.start;
@@ -314,9 +312,8 @@ impl Owner {
     }
 }
 
-/// Removes a record from what is open; in a lane it is the first open one.
-fn begin_settling(working: &mut Working, item: &Item) {
-    working.begin_settling(item);
+/// Removes the first open record from its lane, if it is in one: it is being settled.
+fn leave_lane(working: &mut Working, item: &Item) {
     if let Some(lane) = item.lane {
         working.unlist(lane);
         working.lanes.begin_settling(lane);

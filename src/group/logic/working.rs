@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::event::{Now, Settlement};
 use super::ids::{Fence, KeyHash, Span};
-use super::lanes::{Item, LaneId, Lanes, MemberId};
+use super::lanes::{Item, LaneId, Lanes, MemberId, spans_of};
 use super::marks::Mark;
 use super::settings::Poison;
 use super::spans::Spans;
@@ -21,9 +21,9 @@ pub(super) enum Todo {
     Poison(Item),
 }
 
-/// A record in no order that is not leased.
+/// A record in no order that may not be leased now.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Free {
+pub(super) struct Delayed {
     pub item: Item,
     /// Time before which it is not considered again.
     pub not_before: u64,
@@ -48,15 +48,15 @@ pub(super) struct Working {
     pub settling: Spans,
     /// Lanes of a group in order.
     pub lanes: Lanes,
-    /// Records in no order that are not leased.
-    pub free: BTreeMap<u64, Free>,
-    /// Those of them that may be leased.
-    pub ready: BTreeSet<u64>,
+    /// Records in no order that may be leased.
+    pub ready: BTreeMap<u64, Item>,
+    /// Records in no order that are not leased and may not be now.
+    pub delayed: BTreeMap<u64, Delayed>,
     /// Lanes whose first waiting record may be leased to anyone.
     pub idle: BTreeSet<(u64, LaneId)>,
     /// Lanes whose first waiting record may be leased to their holder.
     pub held: BTreeSet<(MemberId, u64, LaneId)>,
-    /// Lanes of which nothing is leased, by their first waiting record.
+    /// Other lanes of which nothing is leased, by their first waiting record.
     pub heads: BTreeMap<u64, LaneId>,
     /// Records whose copy is on its way to the dead letter topic.
     pub dying: BTreeMap<u64, Item>,
@@ -142,8 +142,8 @@ impl Working {
         (offset < end).then_some(fence)
     }
 
-    /// Takes note of a record that was read and is not settled: it waits, or is a holder's whose lease goes on. Returns
-    /// the record if it is the holder's.
+    /// Adds a record that was read and is not settled: it waits, or is a holder's whose lease goes on. Returns the record
+    /// if it is the holder's. The caller adds it to those that are known.
     pub(super) fn know(
         &mut self,
         record: Item,
@@ -152,8 +152,6 @@ impl Working {
         state: &GroupState,
         now: Now,
     ) -> Option<Item> {
-        self.known.insert(record.span());
-        self.known_records += 1;
         let Some(key) = key else {
             if holder.is_none() {
                 self.add_free(record, 0, state, now);
@@ -191,32 +189,57 @@ impl Working {
 
     /// Adds a record in no order that is not leased.
     pub(super) fn add_free(&mut self, item: Item, not_before: u64, state: &GroupState, now: Now) {
-        self.free.insert(item.offset, Free { item, not_before });
-        self.consider_free(item.offset, state, now);
-    }
-
-    /// Decides again what may be done with a record in no order.
-    pub(super) fn consider_free(&mut self, offset: u64, state: &GroupState, now: Now) {
-        let Some(&Free { item, not_before }) = self.free.get(&offset) else {
-            return;
-        };
+        let offset = item.offset;
         match self.readiness(state, offset, not_before, now) {
             Readiness::Ready => {
-                self.ready.insert(offset);
+                self.ready.insert(offset, item);
             }
-            Readiness::At(at) => self.todo.push(Todo::FreeAt(at, offset)),
-            Readiness::Poison => {
-                self.free.remove(&offset);
-                self.todo.push(Todo::Poison(item));
+            Readiness::At(at) => {
+                self.delayed.insert(offset, Delayed { item, not_before });
+                self.todo.push(Todo::FreeAt(at, offset));
             }
-            Readiness::Never => {}
+            Readiness::Poison => self.todo.push(Todo::Poison(item)),
+            Readiness::Never => {
+                self.delayed.insert(offset, Delayed { item, not_before });
+            }
+        }
+    }
+
+    /// Decides again what may be done with a record in no order that was delayed.
+    pub(super) fn consider_free(&mut self, offset: u64, state: &GroupState, now: Now) {
+        if let Some(Delayed { item, not_before }) = self.delayed.remove(&offset) {
+            self.add_free(item, not_before, state, now);
+        }
+    }
+
+    /// Decides again what may be done with all records in no order.
+    pub(super) fn reconsider_free(&mut self, state: &GroupState, now: Now) {
+        let delayed = std::mem::take(&mut self.delayed).into_values();
+        let ready = std::mem::take(&mut self.ready).into_values();
+        let ready = ready.map(|item| Delayed { item, not_before: 0 });
+        for Delayed { item, not_before } in ready.chain(delayed) {
+            self.add_free(item, not_before, state, now);
         }
     }
 
     /// Removes a record in no order, which is to be leased or settled.
     pub(super) fn remove_free(&mut self, offset: u64) -> Option<Item> {
-        self.ready.remove(&offset);
-        self.free.remove(&offset).map(|free| free.item)
+        let ready = self.ready.remove(&offset);
+        ready.or_else(|| self.delayed.remove(&offset).map(|delayed| delayed.item))
+    }
+
+    /// Offsets of the records in no order that are not leased.
+    pub(super) fn free_within(&self, span: Span) -> Vec<u64> {
+        let bounds = span.start..span.end;
+        let (ready, delayed) = (self.ready.range(bounds.clone()), self.delayed.range(bounds));
+        ready.map(|(offset, _)| *offset).chain(delayed.map(|(offset, _)| *offset)).collect()
+    }
+
+    /// The first lane of which nothing is leased and whose first waiting record lies in these bounds.
+    pub(super) fn next_head(&self, from: u64, to: u64) -> Option<(u64, LaneId)> {
+        let idle = self.idle.range((from, LaneId::FIRST)..(to, LaneId::FIRST)).next().copied();
+        let other = self.heads.range(from..to).next().map(|(&offset, &lane)| (offset, lane));
+        idle.into_iter().chain(other).min()
     }
 
     /// Takes a lane from the lists of what is available. Every change of a lane is between this and
@@ -240,40 +263,44 @@ impl Working {
             return;
         };
         let lane = self.lanes.lane(id);
-        if lane.leased() == 0 && lane.pending == 0 {
+        let is_head = lane.leased() == 0 && lane.pending == 0;
+        // Nobody may get it before the settlements of a former owner's tokens are durable.
+        let is_closed = lane.pending > 0 || (lane.holder.is_none() && !lane.is_idle());
+        if !is_closed {
+            match self.readiness(state, item.offset, lane.not_before, now) {
+                Readiness::Ready => {
+                    let holder = lane.holder;
+                    self.lanes.lane_mut(id).listed = Some(item.offset);
+                    let Some(member) = holder else {
+                        self.idle.insert((item.offset, id));
+                        return;
+                    };
+                    self.held.insert((member, item.offset, id));
+                }
+                Readiness::At(at) => self.todo.push(Todo::LaneAt(at, id)),
+                // What is before it must be settled first.
+                Readiness::Poison if !lane.is_idle() => {}
+                Readiness::Poison => {
+                    self.lanes.lane_mut(id).pending += 1;
+                    self.todo.push(Todo::Poison(item));
+                    return;
+                }
+                Readiness::Never => {}
+            }
+        }
+        if is_head {
             self.heads.insert(item.offset, id);
             self.lanes.lane_mut(id).head = Some(item.offset);
         }
-        let lane = self.lanes.lane(id);
-        // Nobody may get it before the settlements of a former owner's tokens are durable.
-        if lane.pending > 0 || (lane.holder.is_none() && !lane.is_idle()) {
-            return;
-        }
-        match self.readiness(state, item.offset, lane.not_before, now) {
-            Readiness::Ready => {
-                match lane.holder {
-                    Some(member) => self.held.insert((member, item.offset, id)),
-                    None => self.idle.insert((item.offset, id)),
-                };
-                self.lanes.lane_mut(id).listed = Some(item.offset);
-            }
-            Readiness::At(at) => self.todo.push(Todo::LaneAt(at, id)),
-            // What is before it must be settled first.
-            Readiness::Poison if !lane.is_idle() => {}
-            Readiness::Poison => {
-                self.unlist(id);
-                self.lanes.lane_mut(id).pending += 1;
-                self.todo.push(Todo::Poison(item));
-            }
-            Readiness::Never => {}
-        }
     }
 
-    /// Notes that these records are being settled.
-    pub(super) fn begin_settling(&mut self, item: &Item) {
-        self.known.remove(item.span());
-        self.known_records -= 1;
-        self.settling.insert(item.span());
+    /// Notes that these records, in order, are being settled.
+    pub(super) fn settle_spans(&mut self, items: &[Item]) {
+        for span in spans_of(items) {
+            self.known.remove(span);
+            self.settling.insert(span);
+        }
+        self.known_records -= items.len() as u64;
     }
 
     /// Smallest offset from `from` on that is neither settled nor being settled.

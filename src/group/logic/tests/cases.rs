@@ -404,3 +404,20 @@ fn a_call_that_gives_a_record_back_is_told_what_else_it_lost() {
     assert_eq!(world.answered(fence, one(0), Act::Return), [(one(0), Outcome::Settled)]);
     assert_eq!((world.held(0), world.held(1), &world.failure), (vec![0], vec![0, 1, 2, 3], &None));
 }
+
+#[test]
+fn a_lease_that_is_settled_leaves_no_alarm() {
+    let mut world = world(Order::None, 1);
+    world.join(0, 2);
+    world.publish(&[None; 4]);
+    let fence = world.fence(0);
+    let ticket = world.ticket();
+    world.tell(Input::Extend { ticket, group: GROUP, fence, millis: 60_000 });
+    assert_eq!(world.current.owner.wakes_at(), Some(30_000), "the first alarm looks at the deadline");
+    world.advance(30_000);
+    assert_eq!(world.current.owner.wakes_at(), Some(60_000));
+    world.answered(fence, Span { start: 0, end: 2 }, Act::Ack);
+    let fence = world.fence(0);
+    world.answered(fence, Span { start: 2, end: 4 }, Act::Ack);
+    assert_eq!(world.current.owner.wakes_at(), None);
+}
