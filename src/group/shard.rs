@@ -130,6 +130,9 @@ pub(super) struct Task {
     mailbox: mpsc::UnboundedReceiver<Message>,
     /// Zero of the owner's clock.
     begun: Duration,
+    /// Time of the wall clock at that moment. The owner's clock goes on from it evenly, so that a clock that is set does not
+    /// change the length of a delay.
+    begun_wall: UnixMicros,
     pub commands: VecDeque<Command>,
     appends: FuturesOrdered<BoxFuture<'static, (Vec<Sized>, Appended)>>,
     /// The next commands that are stored, whoever wrote them. None if no other replica can write any.
@@ -168,18 +171,20 @@ impl Task {
     pub(super) fn new(begun: Begun, shared: Shared, mailbox: mpsc::UnboundedReceiver<Message>) -> Self {
         let Begun { reader, shard, topic, topics } = begun;
         let is_sole = shared.log.has_sole_owner();
+        let begun_wall = UnixMicros::now();
         let named = |(id, state): (GroupId, &super::logic::GroupState)| {
             (Name { topic: state.about.topic.clone(), group: state.about.name.clone() }, id)
         };
         let names: BTreeMap<Name, GroupId> = shard.groups().map(named).collect();
         shared.groups.fetch_add(names.len(), std::sync::atomic::Ordering::Relaxed);
         Self {
-            owner: Owner::begin(shard, Now { millis: 0, wall: UnixMicros::now() }, (!is_sole).then(tenure)),
+            owner: Owner::begin(shard, Now { millis: 0, wall: begun_wall }, (!is_sole).then(tenure)),
             shared,
             appender: topic.appender(),
             topic,
             mailbox,
             begun: since_boot(),
+            begun_wall,
             commands: VecDeque::new(),
             appends: FuturesOrdered::new(),
             following: (!is_sole).then(|| follow(reader)),
@@ -238,7 +243,7 @@ impl Task {
     pub(super) fn now(&self) -> Now {
         let elapsed = since_boot().saturating_sub(self.begun);
         let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        Now { millis, wall: UnixMicros::now() }
+        Now { millis, wall: UnixMicros(self.begun_wall.0.saturating_add(millis.saturating_mul(1000))) }
     }
 
     /// Prolongs the right to hand out leases as far as the owner knows that it has it.

@@ -13,7 +13,7 @@ use crate::record::{Offset, UnixMicros};
 pub struct Now {
     /// Milliseconds of a clock that never goes back and goes on while the machine sleeps.
     pub millis: u64,
-    /// Time of the wall clock, for what is stored.
+    /// Time of the wall clock for what is stored. It goes on as `millis` does, whatever the clock does in between.
     pub wall: UnixMicros,
 }
 

@@ -96,6 +96,15 @@ impl Marks {
         }
     }
 
+    /// Shortens delays that would end later than their length from `now` on, as the clock of whoever stored them was ahead
+    /// of this one's.
+    pub fn shorten_delays(&mut self, now: UnixMicros) {
+        for (_, mark) in self.0.values_mut() {
+            let latest = now.0.saturating_add(mark.delay_ms.saturating_mul(1000));
+            mark.due = mark.due.min(UnixMicros(latest));
+        }
+    }
+
     /// All marks in order.
     pub fn iter(&self) -> impl Iterator<Item = (Span, Mark)> + '_ {
         self.0.iter().map(|(&start, &(end, mark))| (Span { start, end }, mark))

@@ -98,8 +98,9 @@ impl Owner {
     /// Begins the next term of a shard that was folded up to its tail. The caller knows that the former owner is gone,
     /// or gives no more leases.
     #[must_use]
-    pub fn begin(shard: Shard, now: Now, tenure: Option<Tenure>) -> Self {
+    pub fn begin(mut shard: Shard, now: Now, tenure: Option<Tenure>) -> Self {
         let after = shard.last();
+        shard.shorten_delays(now.wall);
         let mut owner = Self {
             term: Term(after.term.0 + 1),
             number: 0,

@@ -42,7 +42,9 @@ impl Owner {
         if self.projected(group).is_some() {
             return self.say(Output::Refused { ticket, reason: Refusal::GroupExists });
         }
-        self.append_state(group, state, Then::Nothing, vec![Output::Done { ticket }]);
+        let mut state = state.clone();
+        state.marks.shorten_delays(self.now.wall);
+        self.append_state(group, &state, Then::Nothing, vec![Output::Done { ticket }]);
     }
 }
 

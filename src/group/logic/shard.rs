@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::command::{Command, Effect, HandedLease, Piece};
 use super::ids::{CommandId, GroupId};
 use super::state::GroupState;
-use crate::record::Offset;
+use crate::record::{Offset, UnixMicros};
 
 /// Whether a stored command had an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +190,11 @@ impl Shard {
     /// All groups in the order of their ids.
     pub fn groups(&self) -> impl Iterator<Item = (GroupId, &GroupState)> {
         self.groups.iter().map(|(&id, stored)| (id, &stored.state))
+    }
+
+    /// Shortens the delays of all groups to those of a clock that says `now`, as [`Marks::shorten_delays`] does.
+    pub(super) fn shorten_delays(&mut self, now: UnixMicros) {
+        self.groups.values_mut().for_each(|stored| stored.state.marks.shorten_delays(now));
     }
 
     /// The offset before which the shard may be trimmed: it names a valid command, and nothing before it is needed.

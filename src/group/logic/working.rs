@@ -127,7 +127,7 @@ impl Working {
         if is_poison(state, mark) && !self.can_be_discarded(state) {
             return Readiness::Never;
         }
-        let left = mark.due.0.saturating_sub(now.wall.0).div_ceil(1000).min(mark.delay_ms);
+        let left = mark.due.0.saturating_sub(now.wall.0).div_ceil(1000);
         let at = (now.millis + left).max(not_before);
         match (at > now.millis, is_poison(state, mark)) {
             (true, _) => Readiness::At(at),

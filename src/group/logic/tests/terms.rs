@@ -55,6 +55,27 @@ fn a_token_of_the_last_owner_counts_until_the_record_is_leased_again() {
     assert_eq!(world.answers[&ticket], [(Span { start: 0, end: 2 }, Outcome::Settled)]);
 }
 
+/// P11: the next owner waits for a delayed record no longer than its delay, and less if its clock is ahead.
+#[test]
+fn a_delay_is_no_longer_where_the_clock_of_the_next_owner_is_behind() {
+    for order in [Order::None, Order::Key] {
+        let mut world = world(order, 1);
+        world.join(0, 10);
+        world.publish(&[A]);
+        world.answered(world.fence(0), one(0), Act::Nack(Some(1000)));
+        world.clock_behind = 600_000;
+        world.take_over(false);
+        // The worker keeps what it has failed to handle in mind.
+        let before = world.held(0).len();
+        world.advance(999);
+        world.settle_down();
+        assert_eq!(world.held(0).len(), before, "{order:?}");
+        world.advance(1);
+        world.settle_down();
+        assert_eq!(world.held(0).len(), before + 1, "{order:?}");
+    }
+}
+
 /// P12, P13: an owner that cannot know whether another one has followed leases nothing.
 #[test]
 fn an_owner_of_a_fleet_leases_only_while_its_commands_are_found_valid() {

@@ -41,6 +41,8 @@ pub(super) struct Worker {
 
 pub(super) struct World {
     pub now: u64,
+    /// Milliseconds by which the wall clock is behind.
+    pub clock_behind: u64,
     /// Stored commands; those before `trimmed` are gone.
     pub log: Vec<Vec<u8>>,
     pub trimmed: usize,
@@ -77,6 +79,7 @@ impl World {
         let owner = Owner::begin(Shard::new(), Now::default(), None);
         let mut world = Self {
             now: 0,
+            clock_behind: 0,
             log: Vec::new(),
             trimmed: 0,
             truth: Shard::new(),
@@ -112,7 +115,7 @@ impl World {
     }
 
     pub(super) fn at(&self) -> Now {
-        Now { millis: self.now, wall: UnixMicros(1_000_000_000 + self.now * 1000) }
+        Now { millis: self.now, wall: UnixMicros(1_000_000_000 + self.now * 1000 - self.clock_behind * 1000) }
     }
 
     pub(super) fn state(&self) -> &GroupState {
