@@ -42,6 +42,7 @@ mod groups_access;
 mod groups_admin;
 mod groups_backup;
 mod groups_crash;
+mod groups_dead_letters;
 mod groups_fleet;
 mod groups_fleet_faults;
 mod groups_input;

@@ -10,6 +10,7 @@ use super::lease::{Kind, Lease, Timer};
 use super::owner::{Owner, Then};
 use super::settings::Settings;
 use super::state::GroupState;
+use super::working::dead_to;
 
 /// Bytes of commands that a shard may hold beyond twice its live size.
 const SLACK_BYTES: u64 = if cfg!(test) { 512 } else { 1 << 20 };
@@ -223,6 +224,18 @@ impl Owner {
             }
             if let Some(lease) = self.leases.get_mut(&fence) {
                 lease.handed_over.extend(spans);
+            }
+        }
+        self.bury();
+    }
+
+    /// Goes on with records that a former owner gave up and had not settled, also where no member is.
+    fn bury(&mut self) {
+        let dead = self.shard.groups().map(|(id, state)| (id, dead_to(state)));
+        let dead: Vec<(GroupId, u64)> = dead.filter(|(_, to)| *to > 0).collect();
+        for (group, to) in dead {
+            if let Some(working) = self.at_work(group) {
+                working.dead_to = to;
             }
         }
     }

@@ -21,6 +21,7 @@ impl Owner {
             return;
         };
         let has_use = !working.deferred.is_empty()
+            || working.cursor < working.dead_to
             || (!working.members.is_empty() && working.ready.len() + working.idle.len() < READY_MAX);
         let has_room = working.known_records < state.about.settings.lookahead_max;
         if !is_owning || working.is_reading || working.awaited > 0 || !has_use || !has_room {

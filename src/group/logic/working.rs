@@ -36,6 +36,8 @@ pub(super) struct Working {
     pub cursor: u64,
     /// Newest tail of the topic that is known.
     pub tail: Option<u64>,
+    /// End of the records that were given up and not settled when the owner began. They are read without members too.
+    pub dead_to: u64,
     /// True while a read is under way.
     pub is_reading: bool,
     /// Number of changes that must be durable before anything is leased.
@@ -94,6 +96,15 @@ enum Readiness {
 fn is_poison(state: &GroupState, mark: Mark) -> bool {
     let max = state.about.settings.deliveries_max;
     mark.is_dead() || (max > 0 && mark.failures() >= max)
+}
+
+/// End of the unsettled records of a group that are given up; 0 if there are none, or if they are held.
+pub(super) fn dead_to(state: &GroupState) -> u64 {
+    if state.about.settings.poison == Poison::Hold {
+        return 0;
+    }
+    let dead = state.marks.iter().filter(|(_, mark)| is_poison(state, *mark));
+    dead.last().map_or(0, |(span, _)| span.end)
 }
 
 impl Working {

@@ -1,11 +1,11 @@
 //! Owners that follow each other: the log decides between them, and leases outlive a handover.
 
 use super::cases::{A, B, deliveries, one, world};
-use super::world::{GROUP, World};
+use super::world::{GROUP, World, about};
 use crate::group::logic::{
     Act, CommandId, Effect, Fence, Input, Now, Order, Outcome, Owner, Shard, Span, Tenure,
 };
-use crate::record::Offset;
+use crate::record::{Offset, TopicName};
 
 #[test]
 fn a_late_command_of_a_former_owner_has_no_effect() {
@@ -74,6 +74,23 @@ fn a_delay_is_no_longer_where_the_clock_of_the_next_owner_is_behind() {
         world.settle_down();
         assert_eq!(world.held(0).len(), before + 1, "{order:?}");
     }
+}
+
+/// P11: a record that a former owner gave up is settled without any member.
+#[test]
+fn the_next_owner_goes_on_with_dead_letters_where_no_member_is() {
+    let mut about = about(Order::None);
+    about.settings.dead_letter_topic = TopicName::parse("dead").ok();
+    let mut world = World::new(about, 1);
+    world.join(0, 10);
+    world.publish(&[None, None]);
+    world.refuses_copies = true;
+    assert_eq!(world.answered(world.fence(0), one(1), Act::Reject), [(one(1), Outcome::Settled)]);
+    world.workers[0].is_connected = false;
+    world.refuses_copies = false;
+    world.take_over(false);
+    assert!(world.state().progress.is_settled(1));
+    assert!(!world.state().progress.is_settled(0));
 }
 
 /// P12, P13: an owner that cannot know whether another one has followed leases nothing.
