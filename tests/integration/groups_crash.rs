@@ -11,9 +11,9 @@ use streamway::proto::v1::{
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::group_history::Recorder;
 use crate::group_history::judge::{Summary, judge};
 use crate::group_history::worker::Worker;
+use crate::group_history::{Event, Recorder};
 use crate::harness::make::{publish, record};
 use crate::harness::{Seen, Server, read_all, seed, soak, within};
 
@@ -98,6 +98,7 @@ async fn kills(order: DeliveryOrder) -> Summary {
             group: GROUP.into(),
             rng: rng.fork(),
             recorder: recorder.clone(),
+            delay_max: Duration::ZERO,
             careful: careful.clone(),
             stop: stop.clone(),
         };
@@ -139,7 +140,16 @@ pub fn judged(order: DeliveryOrder, recorder: &Recorder, topic: &[Seen]) -> Summ
         _ => None,
     };
     let topic: Vec<_> = topic.iter().map(|seen| (seen.offset, key(&seen.record))).collect();
-    judge(&recorder.events(), &topic).unwrap_or_else(|reason| panic!("{reason}"))
+    let events = recorder.events();
+    judge(&events, &topic).unwrap_or_else(|reason| panic!("{reason}\n{}", told(&events, &reason)))
+}
+
+/// Events of the record that a reason names.
+fn told(events: &[Event], reason: &str) -> String {
+    let named = reason.split("offset ").nth(1).and_then(|rest| rest.split([' ', ':', ',']).next());
+    let Some(named) = named else { return String::new() };
+    let of_record = events.iter().map(|event| format!("{event:?}\n"));
+    of_record.filter(|event| event.contains(&format!("offset: {named} }}"))).collect()
 }
 
 /// Kills in a usual run, and in a long one.

@@ -46,6 +46,8 @@ mod groups_dead_letters;
 mod groups_fleet;
 mod groups_fleet_faults;
 mod groups_input;
+mod groups_nats;
+mod groups_pauses;
 mod groups_scale;
 mod http_console;
 mod http_groups;

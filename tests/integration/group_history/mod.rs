@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod doctored;
 pub mod judge;
+pub mod load;
 pub mod worker;
 
 use std::sync::atomic::{AtomicU64, Ordering};

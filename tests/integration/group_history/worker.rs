@@ -32,6 +32,8 @@ pub struct Worker {
     pub group: String,
     pub rng: Rng,
     pub recorder: Recorder,
+    /// Longest delay of a record that it fails to handle.
+    pub delay_max: Duration,
     /// True once records are only acknowledged.
     pub careful: watch::Receiver<bool>,
     pub stop: watch::Receiver<bool>,
@@ -193,7 +195,9 @@ impl Worker {
         let token = lease.token.clone();
         match choice {
             0..6 => {
-                let nack = Nack { range: Some(range), delay: None, reason: "tired".into() };
+                let delay = self.delay_max.mul_f64(self.rng.f64());
+                let delay = (!delay.is_zero()).then(|| delay.try_into().expect("short"));
+                let nack = Nack { range: Some(range), delay, reason: "tired".into() };
                 call.settle(Settlement { token, nacks: vec![nack], ..Settlement::default() });
             }
             6..11 => call.settle(Settlement { token, returns: vec![range], ..Settlement::default() }),

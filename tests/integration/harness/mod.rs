@@ -3,6 +3,7 @@
 
 pub mod certs;
 pub mod cgroup;
+pub mod envoy;
 pub mod faults;
 pub mod frames;
 pub mod haproxy;
@@ -13,6 +14,7 @@ pub mod member;
 #[allow(dead_code, reason = "the unit tests of the engine use all of it")]
 #[path = "../../../src/storage/jetstream/server.rs"]
 mod nats;
+pub mod owner;
 pub mod preload;
 pub mod proxy;
 pub mod raw;
