@@ -69,6 +69,14 @@ fn an_older_lease_that_settles_or_one_that_comes_twice_is_refused() {
 }
 
 #[test]
+fn an_older_lease_repeats_what_a_newer_one_has_settled() {
+    let mut events = vec![leased(1, 1, 5, 0), leased(2, 1, 6, 0), leased(3, 1, 7, 0)];
+    events.extend(settling(1, 7, 0));
+    events.extend(settling(1, 5, 0));
+    assert_eq!(judge(&events, &one()).map(|summary| summary.settled), Ok(2));
+}
+
+#[test]
 fn a_record_that_overtakes_its_key_is_refused() {
     refused(&[leased(1, 1, 5, 0), leased(2, 1, 6, 1)], &keyed(), "P14");
     refused(&[leased(1, 1, 5, 1)], &keyed(), "P14");

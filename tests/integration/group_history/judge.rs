@@ -125,10 +125,11 @@ impl Judge {
     fn settled(&mut self, process: u64, fence: u64, offset: u64) -> Result<(), String> {
         self.summary.settled += 1;
         let record = self.record(offset)?;
-        // A newer lease of the same process refuses an older one, unless it was acknowledged itself.
-        let newer = record.leases.range(fence + 1..);
-        let mut unsettled = newer.filter(|(newer, by)| **by == process && !record.acked.contains(newer));
-        if let Some((newer, _)) = unsettled.next() {
+        // A newer lease of the same process refuses an older one, unless the record was acknowledged by then: a repeat of
+        // what is settled is confirmed, whoever settled it.
+        let is_repeat = record.acked.range(fence + 1..).next().is_some();
+        let newer = record.leases.range(fence + 1..).find(|(_, by)| **by == process);
+        if let Some((newer, _)) = newer.filter(|_| !is_repeat) {
             return Err(format!("P13: fence {fence} settled offset {offset}, which was leased at {newer}"));
         }
         let newest = record.confirmed.map_or(fence, |(settled, _)| settled.max(fence));
