@@ -32,7 +32,7 @@ use tower_http::compression::predicate::{Predicate, SizeAbove};
 
 pub use guard::{Guard, Pass};
 pub use lines::Held;
-pub use problem::{BODY_TIMEOUT, Problem, status_of};
+pub use problem::{BODY_TIMEOUT, BODY_TOO_SLOW, Problem, status_of};
 pub use read::{Following, Refusal};
 pub use route::{NO_ROUTE, needs_identity, template};
 pub use shared::Shared;

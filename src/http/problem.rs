@@ -21,6 +21,8 @@ const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"streamwa
 
 /// Message of the error of a body that stopped.
 pub const BODY_TIMEOUT: &str = "nothing more of the body came (--http-body-timeout)";
+/// Message of the error of a body that came too slowly.
+pub const BODY_TOO_SLOW: &str = "the body came more slowly than 240 bytes per second (--http-body-timeout)";
 
 /// Returns the HTTP status of an error: that of its reason where it has one of its own, else that of its code.
 #[must_use]
@@ -126,14 +128,14 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "MESSAGE_TOO_LARGE", detail)
     }
 
-    /// Makes the answer to a request whose body cannot be read: it stopped (408), exceeded a budget or came while
+    /// Makes the answer to a request whose body cannot be read: it stopped or came too slowly (408), exceeded a budget or came while
     /// the server drains (503), or was cut off (400).
     #[must_use]
     pub fn of_body(error: &(dyn std::error::Error + 'static)) -> Self {
         let causes = std::iter::successors(Some(error), |error| error.source());
         for cause in causes.filter_map(|error| error.downcast_ref::<Status>()) {
-            if cause.message() == BODY_TIMEOUT {
-                return Self::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", BODY_TIMEOUT);
+            if [BODY_TIMEOUT, BODY_TOO_SLOW].contains(&cause.message()) {
+                return Self::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", cause.message());
             }
             if cause.message().starts_with(status::PARTLY_RECEIVED) {
                 return Self::of(&Error::Transport(cause.clone()), &Context::default());

@@ -12,7 +12,7 @@ use crate::harness::certs::{Ca, handshake};
 use crate::harness::identities::{Setup, rule, until};
 use crate::harness::make::{latest, publish, records, subscribe};
 use crate::harness::vitals::metrics;
-use crate::harness::web::ask;
+use crate::harness::web::{ask, raw, rest};
 use crate::harness::{Server, within};
 
 fn framed(message: &impl Message) -> Vec<u8> {
@@ -29,13 +29,6 @@ async fn begin(server: &Server, method: &str, body: &[u8], len: usize) -> TcpStr
     );
     stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
     stream
-}
-
-/// All that comes until the server closes.
-async fn rest(stream: &mut TcpStream) -> String {
-    let mut bytes = Vec::new();
-    within(30, "the connection's end", async { drop(stream.read_to_end(&mut bytes).await) }).await;
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[tokio::test]
@@ -163,16 +156,6 @@ async fn requests_are_counted_by_their_templates() {
     let counted = r#"http_server_request_duration_seconds_count{http_request_method="GET",http_route="_other",http_response_status_code="404"} 2"#;
     until("the requests are counted", async || metrics(&server).await.contains(counted)).await;
     assert!(server.log().contains("request ended"), "{}", server.log());
-}
-
-/// Sends bytes as they are, closes this side if `closes`, and reads until the server closes.
-async fn raw(server: &Server, bytes: &[u8], closes: bool) -> String {
-    let mut stream = TcpStream::connect(server.http()).await.unwrap();
-    stream.write_all(bytes).await.unwrap();
-    if closes {
-        stream.shutdown().await.unwrap();
-    }
-    rest(&mut stream).await
 }
 
 #[tokio::test]

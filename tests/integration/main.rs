@@ -53,6 +53,7 @@ mod groups_rolling;
 mod groups_scale;
 mod groups_settling;
 mod groups_shards;
+mod http_abuse;
 mod http_console;
 mod http_groups;
 mod http_guard;

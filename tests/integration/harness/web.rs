@@ -8,9 +8,10 @@ use http::{HeaderMap, Request};
 use http_body::Body as _;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::within;
+use super::{Server, within};
 
 /// Answer of the HTTP listener.
 #[derive(Debug)]
@@ -68,6 +69,23 @@ pub async fn ask(at: SocketAddr, line: &str, headers: &[(&str, &str)], body: imp
         Answer { code: parts.status.as_u16(), headers: parts.headers, body }
     };
     within(30, line, asking).await
+}
+
+/// All that comes until the server closes.
+pub async fn rest(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    within(30, "the connection's end", async { drop(stream.read_to_end(&mut bytes).await) }).await;
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Sends bytes as they are, closes this side if `closes`, and reads until the server closes.
+pub async fn raw(server: &Server, bytes: &[u8], closes: bool) -> String {
+    let mut stream = TcpStream::connect(server.http()).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    if closes {
+        stream.shutdown().await.unwrap();
+    }
+    rest(&mut stream).await
 }
 
 /// Body of one piece.
