@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::harness::certs::{Ca, handshake};
+use crate::harness::identities::until;
+use crate::harness::vitals::metrics;
 use crate::harness::web::{ask, raw};
 use crate::harness::{Server, within};
 
@@ -37,4 +41,34 @@ async fn a_body_that_trickles_is_ended() {
         assert!(said.starts_with("HTTP/1.1 408") && said.contains("more slowly"), "{kind}: {said}");
     }
     assert_eq!(ask(server.http(), "GET /v1/topics/t", &[], "").await.code, 404, "nothing was stored");
+}
+
+#[tokio::test]
+async fn a_follower_that_leaves_within_tls_is_noticed_at_once() {
+    let dir = TempDir::new().unwrap();
+    let ca = Ca::new(dir.path(), "ca");
+    let pair = ca.issue(dir.path(), "server", 2040);
+    let [cert, key] = [&pair.cert, &pair.key].map(|path| path.to_str().unwrap());
+    let server = Server::with(&["--tls-cert", cert, "--tls-key", key]).await;
+    let open = |count| format!("http_server_active_requests {count}\n");
+    for version in ["1.2", "1.3"] {
+        let mut stream = handshake(server.http(), &ca.file, Some(version), &["http/1.1"]).await.unwrap();
+        let body = r#"{"records":[{"value":"x"}]}"#;
+        let publish = format!(
+            "POST /v1/topics/t/records HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(publish.as_bytes()).await.unwrap();
+        let mut answer = [0; 4096];
+        let read = within(30, "an answer", stream.read(&mut answer)).await.unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
+        let read = "GET /v1/topics/t/records?follow&heartbeat=600 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n";
+        stream.write_all(read.as_bytes()).await.unwrap();
+        within(30, "an answer", stream.read(&mut answer)).await.unwrap();
+        until("it follows", async || metrics(&server).await.contains(&open(1))).await;
+        // The alert close_notify comes before the end of TCP's stream, and nobody reads it.
+        stream.shutdown().await.unwrap();
+        until("it is gone", async || metrics(&server).await.contains(&open(0))).await;
+    }
 }

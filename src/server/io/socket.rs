@@ -86,6 +86,17 @@ impl Liveness {
     }
 }
 
+/// Head of a record of TLS 1.3 that has room for an alert alone: two bytes, their type and the tag of 16 bytes. A peer that
+/// leaves sends one (close_notify), and no byte of an HTTP request is like the first.
+const TLS_ALERT: [u8; 5] = [23, 3, 3, 0, 19];
+/// First byte of an alert of TLS 1.2, and of none of an HTTP request.
+const TLS12_ALERT: u8 = 21;
+
+/// Returns true for bytes that begin with an alert of TLS.
+fn is_alert(bytes: &[u8]) -> bool {
+    bytes == TLS_ALERT || bytes.first() == Some(&TLS12_ALERT)
+}
+
 /// Handle that uncorks a [`Socket`].
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Cork(Arc<Mutex<WriteHalf>>);
@@ -110,11 +121,14 @@ impl Cork {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Becomes ready once the peer has closed its side, or is gone. Not while something is unread that it sent before.
+    /// Becomes ready once the peer has closed its side, within TLS or of TCP, or is gone. Not while something else is
+    /// unread that it sent before.
     pub(in crate::server) fn poll_peer_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut byte = [0];
-        match self.lock().half.as_ref().poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+        let mut head = [0; TLS_ALERT.len()];
+        let mut head = ReadBuf::new(&mut head);
+        match self.lock().half.as_ref().poll_peek(cx, &mut head) {
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(_)) if is_alert(head.filled()) => Poll::Ready(()),
             Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
         }
     }
