@@ -94,8 +94,15 @@ fn answer(form: Form, body: Body) -> Response {
 fn form(headers: &HeaderMap) -> Form {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut kinds = accepted.flat_map(|value| value.split(','));
-    let is_events = |kind: &str| kind.split(';').next().unwrap_or_default().trim() == "text/event-stream";
     if kinds.any(is_events) { Form::Events } else { Form::Lines }
+}
+
+/// Returns true for the kind of events, unless its weight says that it is not accepted.
+fn is_events(kind: &str) -> bool {
+    let mut parts = kind.split(';').map(str::trim);
+    let is_weightless = |part: &str| part.strip_prefix("q=").is_some_and(|weight| weight.parse() == Ok(0.0));
+    parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("text/event-stream"))
+        && !parts.any(is_weightless)
 }
 
 /// Checked request of a reader.
@@ -243,6 +250,8 @@ mod tests {
         };
         assert_eq!(of("text/event-stream"), Form::Events);
         assert_eq!(of("text/html, text/event-stream;q=0.9"), Form::Events);
+        assert_eq!(of("Text/Event-Stream"), Form::Events);
+        assert_eq!(of("text/event-stream;q=0, application/x-ndjson"), Form::Lines);
         assert_eq!((of("*/*"), form(&HeaderMap::new())), (Form::Lines, Form::Lines));
     }
 }

@@ -286,9 +286,14 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     kind.get(..start.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(start))
 }
 
+/// Returns true for a body that has another coding than the chunks of HTTP/1.1, or has been cut into chunks twice.
 fn is_compressed(headers: &HeaderMap) -> bool {
-    let is_other = |name, plain: &str| headers.get_all(name).iter().any(|coding| coding != plain);
-    is_other(header::CONTENT_ENCODING, "identity") || is_other(header::TRANSFER_ENCODING, "chunked")
+    let is_other = |name, plain: &str| {
+        headers.get_all(name).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(plain.as_bytes()))
+    };
+    is_other(header::CONTENT_ENCODING, "identity")
+        || is_other(header::TRANSFER_ENCODING, "chunked")
+        || headers.get_all(header::TRANSFER_ENCODING).iter().count() > 1
 }
 
 fn is_grpc_web(headers: &HeaderMap) -> bool {

@@ -72,3 +72,22 @@ async fn a_follower_that_leaves_within_tls_is_noticed_at_once() {
         until("it is gone", async || metrics(&server).await.contains(&open(0))).await;
     }
 }
+
+#[tokio::test]
+async fn the_name_of_a_coding_has_any_case_and_stands_once() {
+    let server = Server::start().await;
+    for (codings, code) in [
+        ("transfer-encoding: chunked", 200),
+        ("transfer-encoding: Chunked", 200),
+        ("transfer-encoding: chunked\r\ncontent-encoding: Identity", 200),
+        ("transfer-encoding: chunked\r\ncontent-encoding: gzip", 415),
+        ("transfer-encoding: chunked\r\ntransfer-encoding: chunked", 415),
+    ] {
+        let request = format!(
+            "POST /v1/topics/t/records HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             content-type: application/octet-stream\r\n{codings}\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+        );
+        let said = raw(&server, request.as_bytes(), false).await;
+        assert!(said.starts_with(&format!("HTTP/1.1 {code} ")), "{codings}: {said}");
+    }
+}
