@@ -52,11 +52,11 @@ const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// A number of 64 bits, which protobuf's JSON writes as text.
 #[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "a whole number, as text or not")]
+#[serde(untagged, expecting = "expected a whole number, as text or not")]
 pub enum Number {
-    /// A JSON string.
+    /// As text.
     Text(String),
-    /// A JSON number.
+    /// As a number.
     Whole(u64),
     /// With a point or an exponent, such as 7.0 and 1e3, which JSON and protobuf take for whole numbers too.
     Float(f64),

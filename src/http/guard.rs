@@ -25,7 +25,7 @@ const EXPOSED: HeaderValue = HeaderValue::from_static(
      stream-up-to-date, stream-cursor, stream-closed",
 );
 /// Methods of the routes.
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");
+pub(super) const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");
 /// Seconds for which a browser may remember a preflight: the most that Chromium takes.
 const PREFLIGHT_SECONDS: HeaderValue = HeaderValue::from_static("7200");
 

@@ -25,8 +25,9 @@ mod state;
 mod topics;
 
 use axum::Router;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::{Extensions, HeaderMap, StatusCode, Uri, Version, header};
+use http::{Extensions, HeaderMap, Method, StatusCode, Uri, Version, header};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{Predicate, SizeAbove};
 
@@ -52,7 +53,7 @@ pub fn router(web: Web) -> Router {
         .route("/v1/topics/{topic}/trim", post(topics::trim))
         .route("/v1/topics/{topic}/records", get(read::read).post(publish::publish))
         .merge(group_routes())
-        .fallback(|uri: Uri| async move { Problem::not_found(uri.path()) })
+        .fallback(no_route)
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(CompressionLayer::new().compress_when(SizeAbove::new(COMPRESSED_BYTES_MIN).and(is_plain)))
         .with_state(web)
@@ -68,6 +69,15 @@ fn group_routes() -> Router<Web> {
         .route(&format!("{GROUP}/redrive"), post(groups::redrive))
         .route(&format!("{GROUP}/lease"), post(leases::lease))
         .route(&format!("{GROUP}/settle"), post(leases::settle))
+}
+
+/// Answers a request for a path without a route, or for none (`OPTIONS *`: RFC 9110, section 9.3.7).
+async fn no_route(method: Method, uri: Uri) -> Response {
+    if method == Method::OPTIONS && uri.path() == "*" {
+        (StatusCode::NO_CONTENT, [(header::ALLOW, guard::METHODS)]).into_response()
+    } else {
+        Problem::not_found(uri.path()).into_response()
+    }
 }
 
 /// Returns true for an answer that is one document. One that follows a topic is not compressed: its pieces would wait for

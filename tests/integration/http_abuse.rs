@@ -91,3 +91,15 @@ async fn the_name_of_a_coding_has_any_case_and_stands_once() {
         assert!(said.starts_with(&format!("HTTP/1.1 {code} ")), "{codings}: {said}");
     }
 }
+
+#[tokio::test]
+async fn the_server_itself_tells_its_methods() {
+    let server = Server::start().await;
+    let request = "OPTIONS * HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
+    let said = raw(&server, format!("{request}\r\n").as_bytes(), false).await;
+    assert!(said.starts_with("HTTP/1.1 204") && said.contains("allow: GET, HEAD, POST"), "{said:?}");
+    let said = raw(&server, format!("{request}origin: http://evil.example\r\n\r\n").as_bytes(), false).await;
+    assert!(said.starts_with("HTTP/1.1 403"), "{said:?}");
+    let get = "GET * HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    assert!(raw(&server, get.as_bytes(), false).await.starts_with("HTTP/1.1 404"));
+}

@@ -112,7 +112,7 @@ async fn lines_are_stored_in_batches_and_a_bad_one_says_what_is_stored() {
 #[tokio::test]
 async fn what_is_wrong_is_said_and_changes_nothing() {
     let server = Server::with(&["--message-bytes-max", "2MiB"]).await;
-    let topic = "POST /v1/topics/t/records";
+    let (topic, trim) = ("POST /v1/topics/t/records", "POST /v1/topics/t/trim");
     let good = r#"{"records":[{"value":"x"}]}"#;
     let large = format!(r#"{{"records":[{{"value":"{}"}}]}}"#, "x".repeat(1 << 20));
     let huge = "x".repeat((2 << 20) + 1);
@@ -134,6 +134,8 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
             "MALFORMED_MESSAGE",
         ),
         ("POST /v1/topics", "application/json", r#"["a"]"#, 400, "MALFORMED_MESSAGE"),
+        (trim, "application/json", r#"{"beforeOffset":[0]}"#, 400, "MALFORMED_MESSAGE"),
+        (trim, "application/json", r#"["0","c0ffee"]"#, 400, "MALFORMED_MESSAGE"),
         (topic, "application/json", r#"{"records":[{"value":"x"}]} {}"#, 400, "MALFORMED_MESSAGE"),
         (topic, "application/json", r#"{"records":[{"value":"x","x":1}]}"#, 400, "MALFORMED_MESSAGE"),
         (topic, "application/json", "\u{ff}", 400, "MALFORMED_MESSAGE"),
