@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::certs::{Ca, handshake};
-use crate::harness::identities::until;
+use crate::harness::identities::{Setup, rule, until};
 use crate::harness::vitals::metrics;
 use crate::harness::web::{ask, raw};
 use crate::harness::{Server, within};
@@ -102,4 +102,34 @@ async fn the_server_itself_tells_its_methods() {
     assert!(said.starts_with("HTTP/1.1 403"), "{said:?}");
     let get = "GET * HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     assert!(raw(&server, get.as_bytes(), false).await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test]
+async fn a_token_in_a_url_identifies_nobody() {
+    let policy = rule(r#"["ann"]"#, r#"["*"]"#, r#"["subscribe"]"#);
+    let server = Setup::new(&["ann"], &policy).start(&[]).await;
+    for parameter in ["access_token", "token", "authorization", "bearer"] {
+        let line = format!("GET /v1/topics?{parameter}=ann-secret");
+        assert_eq!(ask(server.http(), &line, &[], "").await.problem().0, 401, "{line}");
+    }
+    // What a browser makes of http://ann:ann-secret@host/.
+    let basic = [("authorization", "Basic YW5uOmFubi1zZWNyZXQ=")];
+    assert_eq!(ask(server.http(), "GET /v1/topics", &basic, "").await.problem().0, 401);
+    let cookie = [("cookie", "token=ann-secret")];
+    assert_eq!(ask(server.http(), "GET /v1/topics", &cookie, "").await.problem().0, 401);
+    let bearer = [("authorization", "Bearer ann-secret")];
+    let answer = ask(server.http(), "GET /v1/topics", &bearer, "").await;
+    assert_eq!((answer.code, answer.header("referrer-policy")), (200, "no-referrer"));
+}
+
+#[tokio::test]
+async fn a_quota_says_when_it_is_available_again() {
+    let server = Server::with(&["--quota-publish-records-per-s", "1"]).await;
+    let line = "POST /v1/topics/t/records";
+    let three = r#"{"records":[{"value":"a"},{"value":"b"},{"value":"c"}]}"#;
+    let kind = [("content-type", "application/json")];
+    assert_eq!(ask(server.http(), line, &kind, three).await.code, 200);
+    let over = ask(server.http(), line, &kind, three).await;
+    assert_eq!(over.problem(), (429, "QUOTA_EXCEEDED".to_owned()));
+    assert!(over.header("retry-after").parse::<u32>().unwrap() >= 1, "{:?}", over.headers);
 }
