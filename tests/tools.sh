@@ -79,7 +79,7 @@ need_packages() {
 need_tools() {
     together need_venv need_schemathesis need_nats need_kubectl ${1:+need_compose} ${1:+need_build_base}
     envoy_binary >/dev/null
-    together need_actionlint need_crds need_grpc_web need_helm ${1:+need_peers_base}
+    together need_actionlint need_crds need_grpc_web need_axe need_helm ${1:+need_peers_base}
 }
 
 venv=$PWD/tests/.cache/venv
@@ -348,6 +348,17 @@ need_grpc_web() {
     mkdir -p "$dir"
     # shellcheck disable=SC2086 # one word a package
     "$venv/bin/npm" install --silent --no-audit --no-fund --ignore-scripts --prefix "$dir" $wanted
+    echo "$wanted" >"$dir/installed"
+}
+
+# axe-core, which checks the console's accessibility, inside the clone.
+need_axe() {
+    local wanted="axe-core@4.14.1" dir=$PWD/tests/.cache/axe
+    if [ "$(cat "$dir/installed" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    mkdir -p "$dir"
+    "$venv/bin/npm" install --silent --no-audit --no-fund --ignore-scripts --prefix "$dir" "$wanted"
     echo "$wanted" >"$dir/installed"
 }
 

@@ -1,5 +1,5 @@
 //! The console: one page for people, at `/`. It reaches the server by the public API only, with the rights of its reader.
-//! The content security policy lets the page run the script and the style of this file, and nothing that a record may hold.
+//! Its policy lets it run its own script and style, and nothing that a record may hold.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,24 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, header};
 use ring::digest::{SHA256, digest};
 
-const PAGE: &str = include_str!("console/index.html");
+/// The page, of its parts. The scripts are one element, in which the later ones use what the earlier ones define.
+const PAGE: &str = concat!(
+    include_str!("console/head.html"),
+    "<style>\n",
+    include_str!("console/style.css"),
+    "</style>\n",
+    include_str!("console/body.html"),
+    "<script>\n",
+    include_str!("console/base.js"),
+    include_str!("console/table.js"),
+    include_str!("console/topics.js"),
+    include_str!("console/topic.js"),
+    include_str!("console/groups.js"),
+    include_str!("console/group.js"),
+    include_str!("console/server.js"),
+    include_str!("console/route.js"),
+    "</script>\n</body>\n</html>\n"
+);
 
 /// Content Security Policy of the page.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
