@@ -53,6 +53,20 @@ def test_everything_is_valid(rendered, version):
         assert not found, f"{name}: {item['kind']} {item['metadata']['name']}: {found}"
 
 
+def test_the_example_of_an_ingress_leads_to_the_http_listener(rendered):
+    ingress = yaml.safe_load((KUBERNETES / "components" / "http" / "ingress.yaml").read_text())
+    for version in VERSIONS:
+        assert not faults(json.dumps(ingress, sort_keys=True), version)
+    (rule,) = ingress["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    target = path["backend"]["service"]
+    services = [item for item in rendered["base+http"] if item["kind"] == "Service"]
+    (service,) = [item for item in services if item["metadata"]["name"] == target["name"]]
+    ports = {port["name"]: port["port"] for port in service["spec"]["ports"]}
+    assert ports[target["port"]["name"]] == 8080
+    assert [entry["hosts"] for entry in ingress["spec"]["tls"]] == [[rule["host"]]]
+
+
 @pytest.mark.parametrize(
     "kind, path",
     [
