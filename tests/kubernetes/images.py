@@ -20,8 +20,8 @@ CURRENT = "streamway:0.1.0"
 # What the upgrade begins with.
 RELEASED = "streamway:released"
 NATS = re.findall(r"image: (nats:.*)", (ROOT / "deploy" / "kubernetes" / "fleet.yaml").read_text())[0]
-# Stands for the last release until there is a tag.
-FIRST = "fff70311"
+# Until there is a tag, what was this many commits ago stands for the last release.
+COMMITS_AGO = 100
 
 
 def save(engine, place):
@@ -39,13 +39,15 @@ def save(engine, place):
 
 
 def build_released(engine):
-    """Builds the image of the last tag."""
+    """Builds the image of the last release."""
     def git(*arguments, **more):
         return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=False, **more)
 
     tag = git("describe", "--tags", "--abbrev=0", "--match", "v*", text=True).stdout.strip()
+    released = tag or git("rev-list", f"--skip={COMMITS_AGO}", "--max-count=1", "HEAD", text=True).stdout.strip()
+    assert released, f"no release to upgrade from: neither a tag nor {COMMITS_AGO} commits; is this a shallow clone?"
     with tempfile.TemporaryDirectory() as source:
-        archive = git("archive", "--format=tar", tag or FIRST)
+        archive = git("archive", "--format=tar", released)
         assert archive.returncode == 0, archive.stderr
         subprocess.run(["tar", "-x", "-C", source], input=archive.stdout, check=True)
         engine.build("--build-arg", "PROFILE=ci", image=RELEASED, source=source)
