@@ -1,14 +1,16 @@
-"""One server and a fleet with every component at once: TLS on the port, to NATS and between its servers, tokens, a policy and
-telemetry.
+"""One server and a fleet with every component at once: TLS on the port, to NATS and between its servers, tokens, a policy,
+telemetry, and a backup, to which docs/backup.md gives the CA and a token.
 """
 
 import base64
 import json
+import re
 import subprocess
 import tomllib
 
 import pytest
 import yaml
+from engine import ROOT
 from installed import BINARY, KUBERNETES, kustomization
 
 COMPONENTS = sorted(path.name for path in (KUBERNETES / "components").iterdir() if path.name != "fleet")
@@ -41,9 +43,17 @@ def issue(place, tmp_path, certificates):
     return tmp_path / "ca.crt"
 
 
+def documented_patches():
+    """The patch of docs/backup.md for a server with the components `auth` and `tls`."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "backup.md").read_text(), re.MULTILINE | re.DOTALL)
+    (patches,) = [block for block in map(yaml.safe_load, blocks) if "patches" in block]
+    return patches["patches"]
+
+
 @pytest.mark.parametrize("fleet", [False, True], ids=["single", "fleet"])
 def test_with_every_component(place, tmp_path, fleet):
-    directory = kustomization(tmp_path / "overlay", "base", ["fleet", *COMPONENTS] if fleet else COMPONENTS)
+    components = ["fleet", *COMPONENTS] if fleet else COMPONENTS
+    directory = kustomization(tmp_path / "overlay", "base", components, patches=documented_patches())
     done = subprocess.run(["kubectl", "kustomize", str(directory)], capture_output=True, text=True, check=True)
     items = [item for item in yaml.safe_load_all(done.stdout) if item]
     ca = issue(place, tmp_path, [item for item in items if item["kind"] == "Certificate"])
@@ -51,6 +61,7 @@ def test_with_every_component(place, tmp_path, fleet):
     token, line = made.splitlines()
     assert tomllib.loads(line)
     secret(place, "streamway-auth", {"tokens.toml": line.encode()})
+    secret(place, "streamway-backup-token", {"token": token.encode()})
     own = [item for item in items if not item["apiVersion"].startswith(FOREIGN)]
     place.kubectl("apply", "-f", "-", text=yaml.safe_dump_all(own))
     place.ready(*(["statefulset/streamway-nats", "deployment/streamway"] if fleet else ["statefulset/streamway"]))
@@ -60,6 +71,7 @@ def test_with_every_component(place, tmp_path, fleet):
     delete = ["topics", "delete", "greetings", "--server", f"https://{place.address()}", *tls]
     denied = place.streamway(*delete, check=False, environment=environment)
     assert "greetings" not in denied, "a caller that is not admin deletes nothing"
+    assert "greetings" in place.backup("by-hand")
     if fleet:
         log = place.kubectl("logs", "streamway-nats-0", "-c", "nats")
         assert "TLS required for client connections" in log, log
