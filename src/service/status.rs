@@ -38,6 +38,8 @@ pub enum Error {
         field: String,
         /// The limit, and by how much it is exceeded.
         description: String,
+        /// Key of the limit in the metadata, and the limit.
+        limit: (&'static str, u32),
     },
     /// The messages of a stream break its protocol.
     #[error("{0}")]
@@ -97,9 +99,16 @@ impl Error {
         let description = violation.to_string();
         match violation {
             Violation::Empty => Self::field(format!("{prefix}records"), description),
-            Violation::TooManyRecords { .. } | Violation::TooManyBytes { .. } => {
-                Self::BatchTooLarge { field: format!("{prefix}records"), description }
-            }
+            Violation::TooManyRecords { limit, .. } => Self::BatchTooLarge {
+                field: format!("{prefix}records"),
+                description,
+                limit: ("records_max", *limit),
+            },
+            Violation::TooManyBytes { limit, .. } => Self::BatchTooLarge {
+                field: format!("{prefix}records"),
+                description,
+                limit: ("bytes_max", *limit),
+            },
             Violation::RequestId(_) => Self::field(format!("{prefix}request_id"), description),
             Violation::Record { index, .. } => Self::field(format!("{prefix}records[{index}]"), description),
         }
@@ -343,7 +352,7 @@ fn add_particulars(error: &Error, context: &Context, details: &mut ErrorDetails)
     use storage::Error as Storage;
     let topic = context.topic.as_deref().unwrap_or_default();
     match error {
-        Error::Field { field, description } | Error::BatchTooLarge { field, description } => {
+        Error::Field { field, description } | Error::BatchTooLarge { field, description, .. } => {
             details.add_bad_request_violation(field, description);
         }
         Error::Topic(topic::Error::Storage(error)) => match error {
@@ -424,6 +433,9 @@ fn metadata(error: &Error, context: &Context) -> HashMap<String, String> {
     }
     if let Error::Topic(topic::Error::Disconnected { banned_until: until @ 1.. }) = error {
         put("ban_seconds", topic::ban_seconds(*until).to_string());
+    }
+    if let Error::BatchTooLarge { limit: (key, limit), .. } = error {
+        put(key, limit.to_string());
     }
     let (resume, earliest, tail) = positions(error);
     if let Some(earliest) = earliest {

@@ -143,6 +143,29 @@ async fn a_refused_batch_ends_the_publisher_with_the_servers_reason() {
     assert_eq!(later.reason(), Some("BATCH_TOO_LARGE"));
 }
 
+/// A server may accept less than a publisher gathers: fewer records, or fewer bytes. Every record is stored once and in
+/// order, and has the receipt of its own place.
+#[tokio::test]
+async fn batches_that_a_server_refuses_are_split() {
+    for limits in [["--batch-records-max", "10"], ["--batch-bytes-max", "200B"]] {
+        let server = Server::with(&limits).await;
+        let client = client(&server);
+        let publisher = client.publisher("split", PublisherOptions::default()).unwrap();
+        let mut receipts = Vec::new();
+        for number in 0..2500 {
+            receipts.push(publisher.publish(&numbered(number)).await.unwrap());
+        }
+        for (number, receipt) in (0..).zip(receipts) {
+            let receipt = within(60, "a receipt", receipt).await.unwrap();
+            assert_eq!((receipt.first, receipt.duplicate), (Offset::new(number), false), "{limits:?}");
+        }
+        publisher.close().await.unwrap();
+        let mut subscriber = client.subscribe(to_tail("split"));
+        read_to(&mut subscriber, 0, 2500).await;
+        assert!(within(30, "the end", subscriber.next()).await.is_none());
+    }
+}
+
 #[tokio::test]
 async fn a_final_error_is_returned_once() {
     let server = Server::start().await;

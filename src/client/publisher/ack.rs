@@ -1,6 +1,7 @@
 //! The future of a receipt. It costs one allocation per batch, and only where the caller asked for a receipt.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -10,19 +11,21 @@ use crate::record::Receipt;
 
 #[derive(Debug, Default)]
 struct State {
-    outcome: Option<Result<Receipt, Error>>,
+    /// Outcomes of ranges of the records. There is one, unless the batch was split.
+    outcomes: Vec<(Range<u64>, Result<Receipt, Error>)>,
     wakers: Vec<Waker>,
 }
 
-/// The outcome of a batch, shared by the futures of its records.
+/// The outcomes of the records of a batch, shared by their futures.
 #[derive(Debug, Default)]
 pub(super) struct Slot(Mutex<State>);
 
 impl Slot {
-    pub(super) fn settle(&self, outcome: Result<Receipt, Error>) {
+    /// Sets the outcome of these records, of which the receipt names the first.
+    pub(super) fn settle(&self, records: Range<u64>, outcome: Result<Receipt, Error>) {
         let wakers = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            state.outcome = Some(outcome);
+            state.outcomes.push((records, outcome));
             std::mem::take(&mut state.wakers)
         };
         wakers.into_iter().for_each(Waker::wake);
@@ -50,11 +53,12 @@ impl Future for Acknowledgement {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.slot.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &state.outcome {
-            Some(Ok(receipt)) => {
-                Poll::Ready(Ok(Receipt { first: receipt.first.plus(self.index), ..*receipt }))
+        match state.outcomes.iter().find(|(records, _)| records.contains(&self.index)) {
+            Some((records, Ok(receipt))) => {
+                let first = receipt.first.plus(self.index - records.start);
+                Poll::Ready(Ok(Receipt { first, ..*receipt }))
             }
-            Some(Err(error)) => Poll::Ready(Err(error.clone())),
+            Some((_, Err(error))) => Poll::Ready(Err(error.clone())),
             None => {
                 if !state.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
                     state.wakers.push(cx.waker().clone());

@@ -44,6 +44,10 @@ pub(super) async fn run(shared: Arc<Shared>, connector: Connector) {
             Ended::Closed => return,
             Ended::Broken(error) => connector.failed(error, &target),
         };
+        if shared.split(&error) {
+            debug!(topic = %shared.topic, error = error.message(), "batches are split");
+            continue;
+        }
         let final_error = cannot_resend(&shared, &error);
         shared.end_call();
         if let Some(error) = final_error {

@@ -21,6 +21,10 @@ use crate::record::{RequestId, TopicName};
 /// Time limit for the server to end a call on which nothing is pending.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Largest size of a batch that fits into a gRPC message of 4 MiB, the default limit of servers, with all that is around
+/// it.
+const MESSAGE_BYTES: usize = (4 << 20) - (64 << 10);
+
 /// A publisher to one topic. Share it by reference or in an `Arc`; records of one task keep their order.
 ///
 /// An error that is not retryable ends the publisher: pending batches and everything published later get that error.
@@ -42,7 +46,7 @@ impl Publisher {
         getrandom::fill(&mut prefix).map_err(|error| Error::local(Code::Internal, error.to_string()))?;
         let limits = Limits {
             records_per_batch: options.records_per_batch,
-            bytes_per_batch: options.bytes_per_batch,
+            bytes_per_batch: options.bytes_per_batch.min(MESSAGE_BYTES),
             batches_max: options.window as usize,
             bytes_max: options.bytes_max,
         };

@@ -10,6 +10,7 @@ mod queue;
 mod receipts;
 mod requests;
 mod shared;
+mod split;
 
 pub use ack::Acknowledgement;
 pub use handle::Publisher;

@@ -23,9 +23,11 @@ pub type OnStored = Arc<dyn Fn(&Stored) + Send + Sync>;
 /// The options of a publisher.
 #[derive(Clone)]
 pub struct PublisherOptions {
-    /// Largest number of records in one batch; the server's default limit is 1000.
+    /// Largest number of records in one batch; the server's default limit is 1000. Batches that a server refuses as too
+    /// large are split to its limits, unless they were given as batches.
     pub records_per_batch: u32,
-    /// Largest size of the records of one batch, in bytes; a larger record is sent alone.
+    /// Largest size of the records of one batch, in bytes; a larger record is sent alone. What exceeds 4032 KiB does not
+    /// count, so that a batch fits into one gRPC message.
     pub bytes_per_batch: usize,
     /// Largest number of unacknowledged batches; publishing more waits.
     pub window: u32,

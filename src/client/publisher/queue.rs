@@ -9,6 +9,7 @@
 //! A new call begins with nothing sent, so everything not acknowledged is sent again, in order.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
@@ -16,6 +17,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use super::ack::Slot;
+use super::split::{TooLarge, cut};
 use crate::client::error::Error;
 use crate::record::Record;
 
@@ -58,9 +60,19 @@ pub(super) struct Pending {
     /// The trace context of the batch; empty where there is none.
     pub(super) traceparent: Box<str>,
     slot: Option<Arc<Slot>>,
+    /// Index of the first record in the slot.
+    slot_index: u64,
+    /// The caller gave it as a batch, so it is stored whole or not at all.
+    is_whole: bool,
 }
 
 impl Pending {
+    /// The slot, and the range of the batch's records in it.
+    fn into_slot(self) -> Option<(Arc<Slot>, Range<u64>)> {
+        let range = self.slot_index..self.slot_index + u64::from(self.count);
+        self.slot.map(|slot| (slot, range))
+    }
+
     fn weight(&self) -> usize {
         self.records.len() + BATCH_OVERHEAD
     }
@@ -79,7 +91,8 @@ pub(super) struct Settled {
     /// Index of the batch among those of this publisher, from 0.
     pub(super) batch: u64,
     pub(super) count: u32,
-    pub(super) slot: Option<Arc<Slot>>,
+    /// The slot, and the range of the batch's records in it.
+    pub(super) slot: Option<(Arc<Slot>, Range<u64>)>,
 }
 
 #[derive(Debug)]
@@ -92,6 +105,11 @@ pub(super) struct Queue {
     base: u64,
     /// `base` when the present call began. That batch has publish number 1.
     call_base: u64,
+    /// Index of the first batch that is certainly not stored: those before it were sent on an earlier call.
+    certain: u64,
+    /// Numbers of records queued and acknowledged so far.
+    pushed: u64,
+    acknowledged: u64,
     filling: BytesMut,
     filling_count: u32,
     filling_slot: Option<Arc<Slot>>,
@@ -117,6 +135,9 @@ impl Queue {
             sent: 0,
             base: 0,
             call_base: 0,
+            certain: 0,
+            pushed: 0,
+            acknowledged: 0,
             filling: BytesMut::new(),
             filling_count: 0,
             filling_slot: None,
@@ -148,6 +169,7 @@ impl Queue {
         let ticket = (want == Want::Receipt)
             .then(|| (Arc::clone(self.filling_slot.get_or_insert_default()), u64::from(self.filling_count)));
         self.filling_count += 1;
+        self.pushed += 1;
         self.bytes += len;
         if self.filling_count >= self.limits.records_per_batch {
             self.close();
@@ -161,7 +183,10 @@ impl Queue {
         self.waiting_since.get_or_insert_with(Instant::now);
         let slot = Arc::new(Slot::default());
         let Encoded { records, count, request_id, traceparent } = batch;
-        let pending = Pending { records, count, request_id, traceparent, slot: Some(Arc::clone(&slot)) };
+        let own = Some(Arc::clone(&slot));
+        let pending =
+            Pending { records, count, request_id, traceparent, slot: own, slot_index: 0, is_whole: true };
+        self.pushed += u64::from(count);
         self.bytes += pending.weight();
         self.batches.push_back(pending);
         slot
@@ -174,12 +199,64 @@ impl Queue {
         let (records, count) = (self.filling.split().freeze(), std::mem::take(&mut self.filling_count));
         self.bytes += BATCH_OVERHEAD;
         let (slot, traceparent) = (self.filling_slot.take(), Box::default());
-        self.batches.push_back(Pending { records, count, request_id: None, traceparent, slot });
+        let pending =
+            Pending { records, count, request_id: None, traceparent, slot, slot_index: 0, is_whole: false };
+        self.batches.push_back(pending);
+    }
+
+    /// Splits a batch that the server refused, and all after it, to the limits of the server, which also hold from now on.
+    /// Nothing of them is stored. The present call must end then. Returns false where that does not help, or where the
+    /// batch may have been stored by a call before.
+    pub(super) fn split(&mut self, refused: TooLarge) -> bool {
+        let Some(at) = self.sent_as(refused.number) else { return false };
+        if self.base + (at as u64) < self.certain {
+            return false;
+        }
+        let limits = Limits {
+            records_per_batch: self.limits.records_per_batch.min(refused.records_max),
+            bytes_per_batch: self.limits.bytes_per_batch.min(refused.bytes_max),
+            ..self.limits
+        };
+        let batch = &self.batches[at];
+        if batch.is_whole || cut(&batch.records, limits).len() < 2 {
+            return false;
+        }
+        self.limits = limits;
+        self.close();
+        for batch in self.batches.split_off(at) {
+            self.push_parts(batch);
+        }
+        self.sent = at;
+        true
+    }
+
+    /// Index in `batches` of the batch that was sent on this call with a number, unless it was acknowledged.
+    fn sent_as(&self, number: u64) -> Option<usize> {
+        let at = usize::try_from(number.checked_sub(self.due())?).ok()?;
+        (at < self.sent).then_some(at)
+    }
+
+    /// Adds a batch again, in parts if it exceeds the limits.
+    fn push_parts(&mut self, batch: Pending) {
+        if batch.is_whole {
+            return self.batches.push_back(batch);
+        }
+        self.bytes -= batch.weight();
+        let Pending { traceparent, slot, mut slot_index, .. } = batch;
+        for (records, count) in cut(&batch.records, self.limits) {
+            let (slot, traceparent) = (slot.clone(), traceparent.clone());
+            let part =
+                Pending { records, count, request_id: None, traceparent, slot, slot_index, is_whole: false };
+            slot_index += u64::from(count);
+            self.bytes += part.weight();
+            self.batches.push_back(part);
+        }
     }
 
     /// Begins a call. Everything not acknowledged is to be sent, again or for the first time.
     pub(super) fn begin_call(&mut self) -> u64 {
         self.call += 1;
+        self.certain = self.certain.max(self.base + self.sent as u64);
         (self.sent, self.call_base, self.half_close) = (0, self.base, false);
         self.call
     }
@@ -197,6 +274,10 @@ impl Queue {
 
     /// Takes the next batch to send on this call, with its publish number and its index among all batches.
     pub(super) fn take(&mut self) -> Option<(u64, u64, &Pending)> {
+        if self.sent >= self.limits.batches_max {
+            // Splitting has made more batches than the window of the call has room for.
+            return None;
+        }
         if self.sent == self.batches.len() {
             if self.sent >= PARTIAL_IN_FLIGHT_MAX {
                 return None;
@@ -211,7 +292,9 @@ impl Queue {
 
     /// Returns true if [`Self::take`] would find a batch.
     pub(super) fn has_work(&self) -> bool {
-        self.sent < self.batches.len() || (self.filling_count > 0 && self.sent < PARTIAL_IN_FLIGHT_MAX)
+        let has_more =
+            self.sent < self.batches.len() || (self.filling_count > 0 && self.sent < PARTIAL_IN_FLIGHT_MAX);
+        has_more && self.sent < self.limits.batches_max
     }
 
     /// Publish number of the oldest batch not acknowledged, whether it was sent or not.
@@ -229,7 +312,8 @@ impl Queue {
         let batch = self.base;
         self.base += 1;
         self.sent -= 1;
-        Some(Settled { batch, count: pending.count, slot: pending.slot })
+        self.acknowledged += u64::from(pending.count);
+        Some(Settled { batch, count: pending.count, slot: pending.into_slot() })
     }
 
     /// Notes that something was acknowledged: what is left has been pending since now.
@@ -247,24 +331,25 @@ impl Queue {
         self.batches.is_empty() && self.filling_count == 0
     }
 
-    /// Number of batches queued so far, the one being filled included.
-    pub(super) fn queued(&self) -> u64 {
-        self.base + self.batches.len() as u64 + u64::from(self.filling_count > 0)
+    /// Number of records queued so far.
+    pub(super) const fn queued(&self) -> u64 {
+        self.pushed
     }
 
-    /// Number of batches acknowledged so far.
+    /// Number of records acknowledged so far.
     pub(super) const fn acknowledged(&self) -> u64 {
-        self.base
+        self.acknowledged
     }
 
-    /// Ends the queue, and abandons what is pending. Returns the slots of the abandoned batches.
-    pub(super) fn end(&mut self, error: &Error) -> Vec<Arc<Slot>> {
+    /// Ends the queue, and abandons what is pending. Returns the slots of the abandoned batches, with the ranges of their
+    /// records.
+    pub(super) fn end(&mut self, error: &Error) -> Vec<(Arc<Slot>, Range<u64>)> {
         if self.ended.is_none() {
             self.ended = Some(error.clone());
         }
         self.close();
         (self.sent, self.bytes, self.half_close) = (0, 0, true);
-        self.batches.drain(..).filter_map(|pending| pending.slot).collect()
+        self.batches.drain(..).filter_map(Pending::into_slot).collect()
     }
 }
 

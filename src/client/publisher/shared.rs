@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::options::{PublisherOptions, Stored};
 use super::queue::{Queue, Settled};
+use super::split::TooLarge;
 use crate::client::error::Error;
 use crate::record::{Receipt, TopicName};
 
@@ -99,6 +100,16 @@ impl Shared {
         }
     }
 
+    /// Ends the present call where the server refused a batch as too large, and splits what is pending to its limits.
+    /// Returns false where that is not possible.
+    pub(super) fn split(&self, error: &Error) -> bool {
+        let done = TooLarge::of(error).is_some_and(|refused| self.lock().split(refused));
+        if done {
+            self.end_call();
+        }
+        done
+    }
+
     /// Returns true if the publisher was closed and everything is acknowledged.
     pub(super) fn is_done(&self) -> bool {
         let queue = self.lock();
@@ -112,8 +123,8 @@ impl Shared {
 
     /// Reports a batch as durable.
     pub(super) fn settle(&self, batch: &Settled, receipt: Receipt) {
-        if let Some(slot) = &batch.slot {
-            slot.settle(Ok(receipt));
+        if let Some((slot, records)) = &batch.slot {
+            slot.settle(records.clone(), Ok(receipt));
         }
         if let Some(on_stored) = &self.options.on_stored {
             on_stored(&Stored { batch: batch.batch, records: batch.count, receipt });
@@ -123,7 +134,7 @@ impl Shared {
     /// Ends the publisher with this error, which every pending receipt gets.
     pub(super) fn end(&self, error: &Error) {
         let slots = self.update(|queue| queue.end(error));
-        slots.iter().for_each(|slot| slot.settle(Err(error.clone())));
+        slots.into_iter().for_each(|(slot, records)| slot.settle(records, Err(error.clone())));
         self.notify_progress();
     }
 }

@@ -44,6 +44,28 @@ async fn repeating_an_import_under_its_name_stores_nothing_twice() {
     }
 }
 
+/// Batches that are too many or too large for the server are split, so that the defaults fit every server. Those with
+/// request ids are not: repeated, they would be others after a change of the server's limits.
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_are_split_to_the_limits_of_the_server() {
+    let server = Server::with(&["--batch-records-max", "7", "--batch-bytes-max", "1KiB"]).await;
+    let text: String = (0..2500).map(|i| format!("{i:0>width$}\n", width = 1 + i % 300)).collect();
+    stdout(&run(&server, &["publish", "small"], &text));
+    assert_eq!(stdout(&run(&server, &["subscribe", "small"], "")), text);
+    let records: Vec<Value> = text.lines().map(|line| json!({ "value": line })).collect();
+    let document = json!({ "records": records }).to_string();
+    let large =
+        ["publish", "document", "--input", "json", "--batch-bytes", "1GiB", "--batch-records", "1000000"];
+    stdout(&run(&server, &large, &document));
+    assert_eq!(stdout(&run(&server, &["subscribe", "document"], "")), text);
+    // A record that no batch has room for.
+    let (code, line) = failure(&run(&server, &["publish", "one"], &format!("a\n{}\nb\n", "x".repeat(2000))));
+    assert!(code == 1 && line.contains("more than 1024 [BATCH_TOO_LARGE]"), "{line}");
+    assert_eq!(stdout(&run(&server, &["subscribe", "one"], "")), "a\n");
+    let (code, line) = failure(&run(&server, &["publish", "named", "--request-id-prefix", "x"], &text));
+    assert!(code == 1 && line.contains("[BATCH_TOO_LARGE]; send fewer or smaller"), "{line}");
+}
+
 /// What one topic printed as JSON is, published to another, the same in every byte and every field.
 #[tokio::test(flavor = "multi_thread")]
 async fn json_goes_in_as_it_came_out() {
