@@ -2,9 +2,8 @@
 //!
 //! ```text
 //! main → cli → server → http, service → topic → storage → record
-//!                  └→ auth  telemetry  config  reload  file  (leaves; record imports nothing of ours)
-//! client → proto
-//! group → record, used by nothing yet
+//!                  └→ auth  telemetry  config  reload  file  backoff  (leaves; record imports nothing of ours)
+//! client (library, command line, tests) → proto, telemetry
 //! ```
 //! `ARCHITECTURE.md` is the map; a test keeps it true.
 
