@@ -13,8 +13,8 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::connection::variable;
 use super::format::Format;
-use super::output;
 use super::remote::Remote;
+use super::{Failure, output};
 use crate::client::{Error, Origin, TlsOptions, has_invalid_port, split_user};
 
 /// Exit code for invalid arguments.
@@ -66,7 +66,7 @@ impl Healthcheck {
     pub(super) async fn run(self) -> ExitCode {
         let urls = match self.urls() {
             Ok(urls) => urls,
-            Err(failed) => return complain(failed),
+            Err(failed) => return self.complain(None, failed),
         };
         let mut worst = 0;
         for url in &urls {
@@ -74,12 +74,23 @@ impl Healthcheck {
                 Ok(status) => self.show(url, status, urls.len() > 1),
                 Err(failed) => Err(failed),
             };
-            if let Err((code, message)) = checked {
-                worst = code.max(worst);
-                complain((code, message));
+            if let Err(failed) = checked {
+                worst = failed.0.max(worst);
+                self.complain(Some(url), failed);
             }
         }
         ExitCode::from(worst)
+    }
+
+    /// Prints why a check failed. The message names the server already.
+    fn complain(&self, server: Option<&str>, (code, message): Failed) -> ExitCode {
+        let failure = Failure::with_code(code, message);
+        if let Some(server) = server.filter(|_| self.format.is_json()) {
+            self.format.complain(&failure.about("server", server));
+        } else {
+            self.format.complain(&failure);
+        }
+        ExitCode::from(code)
     }
 
     fn urls(&self) -> Result<Vec<String>, Failed> {
@@ -161,11 +172,6 @@ impl Healthcheck {
             Err(_) => Err((RPC, format!("{url}: no answer in {:?}", self.timeout))),
         }
     }
-}
-
-fn complain((code, message): Failed) -> ExitCode {
-    output::complain(&format!("error: {message}"));
-    ExitCode::from(code)
 }
 
 fn url(addr: &str, scheme: &str) -> String {

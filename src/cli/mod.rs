@@ -38,6 +38,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::failure::{FAILURE, Failure, INTERRUPTED, USAGE};
+use self::format::Format;
 use self::patience::Patience;
 use self::remote::Remote;
 use self::runtime::{RUNTIME_SHUTDOWN, on_a_runtime};
@@ -109,17 +110,14 @@ enum Command {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match parse() {
-        Ok(cli) => cli,
+    let (cli, format) = match parse() {
+        Ok(parsed) => parsed,
         Err(code) => return code,
     };
-    match run(cli) {
-        Ok(code) => code,
-        Err(Failure { code, message }) => {
-            output::complain(&format!("error: {message}"));
-            ExitCode::from(code)
-        }
-    }
+    run(cli).unwrap_or_else(|failure| {
+        format.complain(&failure);
+        ExitCode::from(failure.code)
+    })
 }
 
 /// The grammar of the command line. Options of the connection belong to the commands that have a use for them; before the
@@ -128,18 +126,38 @@ fn grammar() -> clap::Command {
     Cli::command().mut_args(|arg| if arg.get_id() == "verbose" { arg } else { arg.global(false) })
 }
 
-fn parse() -> Result<Cli, ExitCode> {
-    let parsed = grammar().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+/// Parses the arguments of this process, and returns the format of its errors too.
+fn parse() -> Result<(Cli, Format), ExitCode> {
+    let parsed = grammar().try_get_matches().and_then(|matches| {
+        let format = Format::of(&matches);
+        Cli::from_arg_matches(&matches).map(|cli| (cli, format))
+    });
     parsed.map_err(|error| {
-        // A closed pipe while help is printed is not an error.
-        let _ = error.print();
-        let health = std::env::args_os().skip(1).any(|arg| arg == "healthcheck");
-        match (error.use_stderr(), health) {
-            (false, _) => ExitCode::SUCCESS,
-            (true, true) => ExitCode::from(healthcheck::ARGUMENTS),
-            (true, false) => ExitCode::from(USAGE),
+        let arguments = || std::env::args_os().skip(1);
+        let health = arguments().any(|arg| arg == "healthcheck");
+        let code = match (error.use_stderr(), health) {
+            (false, _) => 0,
+            (true, true) => healthcheck::ARGUMENTS,
+            (true, false) => USAGE,
+        };
+        let format = Format::of_invalid(arguments());
+        if error.use_stderr() && format.is_json() {
+            format.complain(&Failure::with_code(code, in_one_line(&error)));
+        } else {
+            // A closed pipe while help is printed is not an error.
+            let _ = error.print();
         }
+        ExitCode::from(code)
     })
+}
+
+/// The text of an invalid command line without the hints on help that follow it.
+fn in_one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.split("\nUsage:").next().unwrap_or_default().split("\nFor more information").next();
+    let words: Vec<_> = text.unwrap_or_default().split_whitespace().collect();
+    let line = words.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 impl Command {

@@ -158,10 +158,9 @@ impl Serve {
         let loaded = config::load(input).map_err(|error| {
             let (last, others) =
                 error.0.split_last().map_or((String::new(), &[][..]), |(l, o)| (l.clone(), o));
-            for fault in others {
-                output::complain(&format!("error: configuration: {fault}"));
-            }
-            Failure::usage(format!("configuration: {last}"))
+            let failure = |fault: &str| Failure::usage(format!("configuration: {fault}"));
+            others.iter().for_each(|fault| self.format.complain(&failure(fault)));
+            failure(&last)
         })?;
         if self.check_only {
             server::check_files(&loaded.config)

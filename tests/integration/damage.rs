@@ -127,6 +127,12 @@ fn check(args: &[&str], dir: &Path) -> (i32, String) {
     (output.status.code().expect("ends by itself"), said)
 }
 
+/// Runs `streamway check -o json`; returns its exit code and its report.
+fn check_json(args: &[&str], dir: &Path) -> (i32, serde_json::Value) {
+    let (code, said) = check(&[args, &["-o", "json"]].concat(), dir);
+    (code, serde_json::from_str(&said).expect(&said))
+}
+
 #[tokio::test]
 async fn check_tells_a_whole_directory_from_a_damaged_one_and_changes_neither() {
     let dir = TempDir::new().unwrap();
@@ -147,6 +153,9 @@ async fn check_tells_a_whole_directory_from_a_damaged_one_and_changes_neither() 
     assert_eq!(code, 3, "{said}");
     let name = segment.file_name().unwrap().to_string_lossy();
     assert!(said.contains(&*name) && said.contains("at byte"), "names file and place: {said}");
+    let (code, report) = check_json(&[], dir.path());
+    assert!(code == 3 && report["whole"] == false && report["topics"][0]["name"] == "t", "{report}");
+    assert!(report["damages"][0]["file"].as_str().unwrap().ends_with(&*name), "{report}");
     assert_eq!(std::fs::read(&segment).unwrap(), before, "nothing was changed");
     assert_eq!(check(&[], &dir.path().join("nothing")).0, 1);
 }
@@ -166,9 +175,14 @@ async fn a_repaired_directory_serves_what_is_whole_under_a_new_epoch() {
     server.sigterm().await;
     let largest = files(dir.path(), "seg").into_iter().next().expect("segments");
     flip_a_bit(&largest, 350_000);
-    let (code, said) = check(&["--repair"], dir.path());
-    assert!(code == 3 && said.contains("lost: topic t, offsets "), "{code} {said}");
-    assert_eq!(check(&[], dir.path()).0, 0, "whole again");
+    let (code, report) = check_json(&["--repair"], dir.path());
+    let renewed = &report["repair"]["topics"][0];
+    assert!(
+        code == 3 && renewed["name"] == "t" && renewed["lost"][0]["first"].is_string(),
+        "{code} {report}"
+    );
+    let (code, report) = check_json(&[], dir.path());
+    assert!(code == 0 && report["whole"] == true && report.get("repair").is_none(), "whole again: {report}");
     server.restart().await;
     let mut client = server.client().await;
     let left = crate::harness::read_all(&mut client, "t").await;

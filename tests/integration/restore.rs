@@ -352,6 +352,15 @@ async fn a_backup_is_checked() {
     let row: Vec<_> = said.lines().nth(1).unwrap().split_whitespace().map(str::to_owned).collect();
     let tail = here.tail.to_string();
     assert_eq!(row, [TOPIC, &here.epoch, "0", &tail, &tail, "40"], "{said}");
+    let json = async |file: &str| -> serde_json::Value {
+        serde_json::from_slice(&streamway(&["check", file, "-o", "json"]).await.stdout).unwrap()
+    };
+    let report = json(&file).await;
+    assert!(report["whole"] == true && report["kind"] == "BACKUP", "{report}");
+    assert!(report["topics"][0]["epoch"] == here.epoch && report["topics"][0]["tail"] == tail, "{report}");
+    let copied = streamway(&["copy", &server.url(), &path(&dir, "second"), "-o", "json"]).await;
+    let copied: serde_json::Value = serde_json::from_slice(&copied.stdout).unwrap();
+    assert!(copied["topics"] == "1" && copied["copiedRecords"] == tail, "{copied}");
     let good = std::fs::read(&file).unwrap();
     let bad = path(&dir, "bad");
     for _ in 0..10 {
@@ -368,6 +377,8 @@ async fn a_backup_is_checked() {
             assert!(held.is_none_or(|tail| tail <= here.tail), "{said}");
         }
     }
+    let report = json(&bad).await;
+    assert!(report["whole"] == false && report["damages"][0]["byte"].is_string(), "{report}");
     std::fs::write(&bad, "something else entirely, and long enough").unwrap();
     failed(&streamway(&["check", &bad]).await, 1, "it is no backup of streamway");
     std::fs::write(&bad, "").unwrap();

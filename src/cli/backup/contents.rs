@@ -256,10 +256,8 @@ impl Backup {
         let mut contents = match Contents::read(open(path)?, |_| ()) {
             // The header is damaged, and nothing can be read.
             Err(Bad::Damaged(why)) => {
-                return Err(Failure {
-                    code: DAMAGED,
-                    message: format!("{} is damaged at byte 0: {why}", path.display()),
-                });
+                let message = format!("{} is damaged at byte 0: {why}", path.display());
+                return Err(Failure::with_code(DAMAGED, message));
             }
             contents => contents.map_err(|bad| refused(path, 0, bad))?,
         };

@@ -202,7 +202,7 @@ fn denied(error: &Error) -> Failure {
         return failure;
     }
     let needs = "a benchmark takes the permission admin to create its topic, or an existing --topic";
-    Failure { message: format!("{}; {needs}", failure.message), ..failure }
+    failure.adding(&format!("; {needs}"))
 }
 
 async fn measure(load: Load, plan: Plan, connect: workload::Connect<'_>) -> Result<bool, Failure> {

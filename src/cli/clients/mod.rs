@@ -121,9 +121,20 @@ impl Banned {
     }
 }
 
+impl Command {
+    const fn format(&self) -> Format {
+        match self {
+            Self::List { format, .. }
+            | Self::End { format, .. }
+            | Self::Bans { format }
+            | Self::Unban { format, .. } => *format,
+        }
+    }
+}
+
 impl Clients {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
-        let mut replicas = Replicas::find(&self.remote.options()?).await?;
+        let mut replicas = Replicas::find(&self.remote.options()?, self.command.format()).await?;
         match self.command {
             Command::List { principal, format } => {
                 let rows = replicas.ask(async |operator| show::list(operator, &principal).await).await;

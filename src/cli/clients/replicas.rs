@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use http::Uri;
 use tokio::net::lookup_host;
 
-use crate::cli::{FAILURE, Failure, output};
+use crate::cli::format::Format;
+use crate::cli::{FAILURE, Failure};
 use crate::client::{Client, Error, Operator, Options};
 
 /// Maximum addresses that are asked: far more than a fleet has replicas.
@@ -18,12 +19,13 @@ const PORTS: [(&str, u16); 2] = [("https", 443), ("http", 80)];
 pub(super) struct Replicas {
     operators: Vec<(String, Operator)>,
     failures: usize,
+    format: Format,
 }
 
 impl Replicas {
-    /// Resolves the addresses.
-    pub(super) async fn find(options: &Options) -> Result<Self, Failure> {
-        let mut replicas = Self { operators: Vec::new(), failures: 0 };
+    /// Resolves the addresses. Failures are printed in this format.
+    pub(super) async fn find(options: &Options, format: Format) -> Result<Self, Failure> {
+        let mut replicas = Self { operators: Vec::new(), failures: 0, format };
         let mut seen = BTreeSet::new();
         for server in &options.servers {
             // Checks the address and the options too.
@@ -32,7 +34,7 @@ impl Replicas {
             let (url, host) = match addresses(server, &named).await {
                 Ok(found) => found,
                 Err(why) => {
-                    replicas.fail(&format!("{server}: {why}"));
+                    replicas.fail(server, Failure::failed(why));
                     continue;
                 }
             };
@@ -55,7 +57,7 @@ impl Replicas {
         for (url, operator) in &operators {
             match call(operator).await {
                 Ok(answer) => answers.push(answer),
-                Err(error) => self.fail(&format!("{url}: {error}")),
+                Err(error) => self.fail(url, error.into()),
             }
         }
         self.operators = operators;
@@ -76,9 +78,9 @@ impl Replicas {
         }
     }
 
-    fn fail(&mut self, why: &str) {
+    fn fail(&mut self, server: &str, why: Failure) {
         self.failures += 1;
-        output::complain(&format!("error: {why}"));
+        self.format.complain(&why.about("server", server));
     }
 }
 

@@ -22,6 +22,7 @@ use self::source::{Source, recreated, whole};
 use self::target::Target;
 use super::backup::Writer;
 use super::connection::Connection;
+use super::format::Format;
 use super::{Failure, INTERRUPTED, Patience, interrupt, output};
 use crate::client::Client;
 use crate::proto::v1;
@@ -72,6 +73,8 @@ pub(super) struct Copy {
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
+    format: Format,
+    #[command(flatten)]
     patience: Patience,
     #[command(flatten)]
     pub(super) connection: Connection,
@@ -87,7 +90,7 @@ impl Copy {
     pub(super) async fn run(self) -> Result<ExitCode, Failure> {
         let interrupted = interrupt::on_signals()
             .map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))?;
-        let progress = Arc::new(Progress::new(self.quiet));
+        let progress = Arc::new(Progress::new(self.quiet || self.format.is_json()));
         let copied = tokio::select! {
             biased;
             () = interrupted.cancelled() => None,
@@ -95,10 +98,18 @@ impl Copy {
         };
         progress.clear();
         let Some(copied) = copied else {
-            output::complain("interrupted; the same command goes on from here");
+            let why = "interrupted; the same command goes on from here";
+            if self.format.is_json() {
+                return Err(Failure::with_code(INTERRUPTED, why));
+            }
+            output::complain(why);
             return Ok(ExitCode::from(INTERRUPTED));
         };
-        progress.summary(copied?, &self.destination.to_string_lossy());
+        let topics = copied?;
+        progress.summary(topics, &self.destination.to_string_lossy());
+        if self.format.is_json() {
+            output::print(&output::json_line(&progress.json(topics)))?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 

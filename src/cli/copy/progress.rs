@@ -1,10 +1,11 @@
-//! Progress of a copy: a bar while it runs on a terminal, and a summary after it. Both go to standard error, never to
-//! standard output.
+//! Progress of a copy: a bar while it runs on a terminal, and a summary after it. Both go to standard error; a summary in
+//! JSON goes to standard output.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
 
 use crate::cli::output;
 use crate::client::printable;
@@ -65,6 +66,17 @@ impl Progress {
     /// Removes the bar.
     pub(super) fn clear(&self) {
         self.bar.finish_and_clear();
+    }
+
+    /// The summary as JSON.
+    pub(super) fn json(&self, topics: usize) -> Value {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
+        json!({
+            "topics": topics.to_string(),
+            "copiedRecords": count(&self.records),
+            "copiedBytes": count(&self.bytes),
+            "presentRecords": count(&self.there),
+        })
     }
 
     /// Prints the summary, one line, on standard error.

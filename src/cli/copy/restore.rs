@@ -160,9 +160,8 @@ fn incomplete(topic: &str, error: Error) -> Failure {
     if matches!(error.code(), Code::AlreadyExists | Code::Unimplemented) {
         return refused(topic, error);
     }
-    let Failure { code, message } = error.into();
     let hint = format!(
         "topic {topic} is not complete there, and cannot be used: run the copy again, or delete the topic"
     );
-    Failure { code, message: format!("{message}; {hint}") }
+    Failure::from(error).adding(&format!("; {hint}"))
 }

@@ -24,7 +24,8 @@ use crate::client::{Publisher, PublisherOptions, Record};
 /// Publish records.
 ///
 /// Every VALUE becomes one record; without one, every line of standard input or of a file, without its newline. The command
-/// ends when all records are durable. It cuts the input into batches, each of which is stored whole or not at all.
+/// ends when all records are durable. It cuts the input into batches, each of which is stored whole or not at all. Where
+/// the server accepts only smaller ones, they are cut smaller, except with --request-id-prefix.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -110,7 +111,7 @@ impl Publish {
                     _ = tokio::time::timeout(INTERRUPT_FLUSH, publisher.flush()) => {}
                     () = signals.next() => {}
                 }
-                Err(Failure { code: INTERRUPTED, message: "interrupted".into() })
+                Err(Failure::with_code(INTERRUPTED, "interrupted"))
             }
         };
         match outcome {
@@ -122,9 +123,9 @@ impl Publish {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            Err(Failure { code, message }) => {
+            Err(failure) => {
                 progress.clear();
-                Err(Failure { code, message: format!("{message}{}", self.how_far(&progress, is_lines)) })
+                Err(failure.adding(&self.how_far(&progress, is_lines)))
             }
         }
     }

@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use self::deliveries::{Deliveries, Indexed, subscribe};
 use self::print::{Print, Printer};
 use self::resume_file::ResumeFile;
+use super::failure::of_several;
+use super::format::Format;
 use super::remote::Remote;
 use super::start::{parse_from, parse_position};
 use super::{Failure, INTERRUPTED, Patience, interrupt};
@@ -33,6 +35,7 @@ const TOPICS_MAX: usize = 100;
 ///
 /// Prints all records and ends. With --follow, it prints new records as they are published, across server
 /// restarts, until Ctrl-C. The records of several topics are printed as they arrive; those of one topic keep their order.
+/// If one of them fails, the others are printed all the same; with --follow the command ends.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -130,6 +133,9 @@ impl Subscribe {
             positions: vec![None; self.topics.len()],
             topics: self.topics.clone(),
             flushed: Instant::now(),
+            goes_on: !self.follow && self.topics.len() > 1,
+            format: Format::named(self.print.is_json()),
+            code: 0,
         };
         let interrupted = interrupt::on_signals()
             .map_err(|error| Failure::failed(format!("cannot watch for signals: {error}")))?;
@@ -146,7 +152,7 @@ impl Subscribe {
         let endless = self.follow && self.max.is_none();
         match stop {
             Stop::Interrupted if !endless => Ok(ExitCode::from(INTERRUPTED)),
-            _ => Ok(ExitCode::SUCCESS),
+            _ => Ok(ExitCode::from(sink.code)),
         }
     }
 
@@ -183,6 +189,12 @@ struct Sink {
     /// For each topic, the position after the last record printed.
     positions: Vec<Option<Position>>,
     flushed: Instant,
+    /// A topic that fails does not end the others.
+    goes_on: bool,
+    /// Format of failures.
+    format: Format,
+    /// Exit code, once a topic has failed.
+    code: u8,
 }
 
 /// Longest time that printed records stay buffered while more are ready.
@@ -212,13 +224,21 @@ impl Sink {
         Ok(Stop::Done)
     }
 
+    /// Reports a topic that failed, or ends the command.
+    fn fail(&mut self, index: usize, error: Error) -> Result<(), Failure> {
+        let failure = self.failure(index, error);
+        if !self.goes_on {
+            return Err(failure);
+        }
+        self.code = of_several(self.code, failure.code);
+        self.format.complain(&failure);
+        Ok(())
+    }
+
     /// The failure of a subscription, which names its topic if there are several.
     fn failure(&self, index: usize, error: Error) -> Failure {
         let failure = Failure::from(error);
-        let topic = &self.topics[index];
-        let message =
-            if self.topics.len() > 1 { format!("{topic}: {}", failure.message) } else { failure.message };
-        Failure { message, ..failure }
+        if self.topics.len() > 1 { failure.about("topic", &self.topics[index]) } else { failure }
     }
 }
 
@@ -268,7 +288,7 @@ async fn copy(
             }
             Some((index, Err(error))) => {
                 sink.flush()?;
-                return Err(sink.failure(index, error));
+                sink.fail(index, error)?;
             }
         }
     }

@@ -28,6 +28,13 @@ pub(in crate::cli) struct Print {
     print_topic: Option<String>,
 }
 
+impl Print {
+    /// Returns true for JSON.
+    pub(super) fn is_json(&self) -> bool {
+        self.output == Output::Json
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// The value and a newline. Values are not escaped: do not print those of an untrusted publisher to a terminal.

@@ -68,7 +68,7 @@ impl Delete {
             }
             Ok(())
         };
-        for_each(&topics, delete).await
+        for_each(&topics, self.format, delete).await
     }
 
     /// The topics with the prefix, once the user has agreed to delete them.

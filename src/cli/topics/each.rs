@@ -2,13 +2,15 @@
 
 use std::process::ExitCode;
 
-use crate::cli::failure::SENT_AWAY;
-use crate::cli::{FAILURE, Failure, output};
+use crate::cli::Failure;
+use crate::cli::failure::of_several;
+use crate::cli::format::Format;
 
 /// Does something with each of these topics. All are tried; of several, each one that failed is reported on a line of its
-/// own, and the command then fails. An operator who sends it away decides the exit code, whichever topic that was told for.
+/// own, and the command then fails.
 pub(super) async fn for_each(
     topics: &[String],
+    format: Format,
     act: impl AsyncFn(&str) -> Result<(), Failure>,
 ) -> Result<ExitCode, Failure> {
     if let [topic] = topics {
@@ -17,9 +19,8 @@ pub(super) async fn for_each(
     let mut code = 0;
     for topic in topics {
         if let Err(failure) = act(topic).await {
-            output::complain(&format!("error: {topic}: {}", failure.message));
-            let is_sent_away = code == SENT_AWAY || failure.code == SENT_AWAY;
-            code = if is_sent_away { SENT_AWAY } else { FAILURE };
+            code = of_several(code, failure.code);
+            format.complain(&failure.about("topic", topic));
         }
     }
     Ok(ExitCode::from(code))

@@ -119,7 +119,7 @@ impl Topics {
                 let describe = async |topic: &str| {
                     print_topic(&service.get(topic).await?, format).map_err(Failure::from)
                 };
-                return for_each(&topics, describe).await;
+                return for_each(&topics, format, describe).await;
             }
             Command::Update { topic, retention, format } => {
                 let paths = retention.paths();

@@ -59,7 +59,7 @@ impl Trim {
     pub(super) async fn run(self, client: &Client) -> Result<ExitCode, Failure> {
         let trim =
             async |topic: &str| trim(client, topic, self.before, &self.incarnation.epoch, self.format).await;
-        for_each(&self.topics, trim).await
+        for_each(&self.topics, self.format, trim).await
     }
 }
 
@@ -68,7 +68,7 @@ impl Purge {
         let purge = async |topic: &str| {
             trim(client, topic, Start::Latest, &self.incarnation.epoch, self.format).await
         };
-        for_each(&self.topics, purge).await
+        for_each(&self.topics, self.format, purge).await
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 
+use serde_json::Value;
+
 use super::{command, failure, run, stdout};
 use crate::harness::Server;
 
@@ -35,6 +37,51 @@ async fn failures_say_what_to_do_and_have_their_exit_codes() {
     assert!(code == 2 && line.contains("earliest, latest, an offset"), "{line}");
     let (code, line) = fail(&["serve", "--drain-delay", "9s"]);
     assert!(code == 2 && line.contains("drain_delay"), "{line}");
+}
+
+/// With `-o json`, every line on standard error is an object that says what failed and why.
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_json_where_that_is_asked_for() {
+    let server = Server::start().await;
+    stdout(&run(&server, &["publish", "t"], "x\n"));
+    let fail = |args: &[&str], code: i32| {
+        let output = run(&server, args, "");
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let lines = std::str::from_utf8(&output.stderr).unwrap().lines();
+        let errors = lines.map(|line| serde_json::from_str::<Value>(line).expect(line)["error"].take());
+        errors.collect::<Vec<_>>()
+    };
+    // A call that was refused, one topic of several, and one of two servers.
+    let [error] = &fail(&["topics", "describe", "nope", "-o", "json"], 1)[..] else { panic!() };
+    assert_eq!((&error["code"], &error["reason"]), (&"NOT_FOUND".into(), &"TOPIC_NOT_FOUND".into()));
+    assert_eq!((&error["retryable"], &error["exitCode"]), (&false.into(), &1.into()));
+    assert!(error["message"].as_str().unwrap().contains("check the topic's name"), "{error}");
+    let [error] = &fail(&["subscribe", "t", "--from", "99", "--output", "json"], 1)[..] else { panic!() };
+    assert_eq!((&error["reason"], &error["metadata"]["tail"]), (&"OFFSET_BEYOND_TAIL".into(), &"1".into()));
+    let errors = fail(&["topics", "purge", "no", "t", "nope", "-o", "json"], 1);
+    assert_eq!(errors.iter().map(|error| &error["topic"]).collect::<Vec<_>>(), ["no", "nope"]);
+    let both = format!("{},http://127.0.0.1:1", server.url());
+    let [error] = &fail(&["clients", "list", "-o", "json", "--server", &both], 1)[..] else { panic!() };
+    assert_eq!((&error["server"], &error["code"]), (&"http://127.0.0.1:1".into(), &"UNAVAILABLE".into()));
+    let [error] = &fail(&["healthcheck", "-o", "json", "--addr", "127.0.0.1:1"], 2)[..] else { panic!() };
+    assert_eq!((&error["server"], &error["exitCode"]), (&"http://127.0.0.1:1".into(), &2.into()));
+    // Arguments and settings that are wrong, of which nothing is called.
+    for args in [
+        &["topics", "lst", "-o", "json"][..],
+        &["topics", "trim", "t", "--before", "x", "--output=json"],
+        &["topics", "describe", "-ojson"],
+        &["publish", "Bad", "x", "-o", "json"],
+        &["topics", "delete", "--prefix", "t", "-o", "json"],
+        &["serve", "--check-config", "-o", "json", "--drain-delay", "9s"],
+    ] {
+        let [error] = &fail(args, 2)[..] else { panic!("{args:?}") };
+        assert!(
+            error["exitCode"] == 2 && error.get("code").is_none_or(|code| code == "INVALID_ARGUMENT"),
+            "{error}"
+        );
+        let message = error["message"].as_str().unwrap();
+        assert!(!message.starts_with("error") && !message.contains("--help"), "{message}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -112,8 +112,15 @@ async fn several_topics_are_read_at_once_each_from_its_position() {
     let (code, line) =
         failure(&run(&server, &["subscribe", "c", "--resume-file", file.to_str().unwrap()], ""));
     assert!(code == 2 && line.contains("is of the topic a"), "{line}");
-    let (code, line) = failure(&run(&server, &["subscribe", "a", "nosuch"], ""));
+    // Those that can be read are read.
+    let output = run(&server, &["subscribe", "nosuch", "a"], "");
+    let (code, line) = failure(&output);
     assert!(code == 1 && line.starts_with("error: nosuch: topic not found"), "{line}");
+    assert_eq!(output.stdout, b"2\n1\n");
+    // What would go on for ever ends, so that it is noticed.
+    let from = format!("{:016x}_{:020}", 7, 0);
+    let (code, _) = failure(&run(&server, &["subscribe", "a", "b", "--follow", "--from", &from], ""));
+    assert_eq!(code, 1);
     let (code, line) = failure(&run(&server, &["subscribe", "a", "a"], ""));
     assert!(code == 2 && line.contains("twice"), "{line}");
 }

@@ -1,5 +1,7 @@
 //! `streamway check`: verifies a backup, or the data directory of a stopped server, which it repairs on request.
 
+mod json;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,6 +9,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::backup::{Backup, DAMAGED, Saved};
+use super::format::Format;
 use super::{Failure, output};
 use crate::client::printable;
 use crate::proto::v1;
@@ -21,15 +24,16 @@ use crate::storage::embedded::check::{self, Repaired, Report, TopicReport};
 /// the backup of their topic was begun.
 #[derive(Debug, Args)]
 #[command(after_help = "\
---repair writes a new catalog of everything that is intact. A topic that lost nothing is not changed. A
-topic that lost records, or may have, gets a new epoch: the records after a loss get lower offsets,
-earlier positions are refused (EPOCH_CHANGED), and the request ids of lost records are forgotten.
-Replaced files are kept in DIR/replaced-*; remove them once you no longer need them. The disk must have
-room for the topics that are rewritten. If there is a backup, restore that instead.
+--repair writes a new catalog of everything that is intact. A topic that lost nothing is not
+changed. A topic that lost records, or may have, gets a new epoch: the records after a loss get
+lower offsets, earlier positions are refused (EPOCH_CHANGED), and the request ids of lost records
+are forgotten. Replaced files are kept in DIR/replaced-*; remove them once you no longer need them.
+The disk must have room for the topics that are rewritten. If there is a backup, restore that
+instead.
 
-Exit codes: 0 intact (with --repair: repaired without a loss), 1 failed (neither a data directory nor a
-backup, in use by a server, no permission, a newer format), 2 invalid arguments, 3 damaged (with --repair:
-repaired, records or topics lost).
+Exit codes: 0 intact (with --repair: repaired without a loss), 1 failed (neither a data directory
+nor a backup, in use by a server, no permission, a newer format), 2 invalid arguments, 3 damaged
+(with --repair: repaired, records or topics lost).
 
 Examples:
   streamway check /var/lib/streamway
@@ -42,6 +46,8 @@ pub(super) struct Check {
     /// Repair the data directory, and report what is lost.
     #[arg(long)]
     repair: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 impl Check {
@@ -51,13 +57,16 @@ impl Check {
             if self.repair {
                 return Err(Failure::usage("--repair is for a data directory, not for a backup"));
             }
-            backup(&self.dir)?
+            backup(&self.dir, self.format)?
         } else if self.repair {
             let done = check::repair(&self.dir).map_err(failed)?;
-            (repaired(&done), if lost_nothing(&done) { 0 } else { DAMAGED })
+            let text = if self.format.is_json() { json::repaired(&self.dir, &done) } else { repaired(&done) };
+            (text, if lost_nothing(&done) { 0 } else { DAMAGED })
         } else {
             let report = check::check(&self.dir).map_err(failed)?;
-            (checked(&report), if report.damages.is_empty() { 0 } else { DAMAGED })
+            let text =
+                if self.format.is_json() { json::directory(&self.dir, &report) } else { checked(&report) };
+            (text, if report.damages.is_empty() { 0 } else { DAMAGED })
         };
         // A closed pipe does not change the result.
         let _ = std::io::stdout().write_all(text.as_bytes());
@@ -80,8 +89,12 @@ fn refused(dir: &Path, error: OpenError) -> Failure {
 }
 
 /// Checks a backup. Returns the report and the exit code.
-fn backup(path: &Path) -> Result<(String, u8), Failure> {
+fn backup(path: &Path, format: Format) -> Result<(String, u8), Failure> {
     let (topics, damage) = Backup::check(path)?;
+    if format.is_json() {
+        let code = if damage.is_none() { 0 } else { DAMAGED };
+        return Ok((json::backup(path, &topics, damage), code));
+    }
     let row = |saved: &Saved| {
         let epoch = saved.topic.epoch.clone();
         let numbers = [saved.first(), saved.end(), saved.records, saved.batches];
