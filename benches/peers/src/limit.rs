@@ -93,6 +93,7 @@ fn delivery(records_a_batch: u64) -> Bytes {
         value_len: 100,
         until: Until::Batches(1),
         rate: None,
+        keys: 0,
         followed_by: Vec::new(),
     };
     let pace = Pace::new(load);
