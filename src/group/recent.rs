@@ -195,11 +195,12 @@ mod tests {
             recent.keep(TOPIC, &chunk(0, &[run(0, 1, &long)], 2)).unwrap();
             recent.keep(TOPIC, &chunk(100 + 2 * n, &[run(100 + 2 * n, 1, &long)], 2)).unwrap();
         }
-        let parts = recent.parts();
-        assert!(parts.bytes <= BYTES_MAX && parts.bytes > BYTES_MAX / 2, "{}", parts.bytes);
-        assert_eq!(parts.bytes, parts.parts.values().map(super::Part::bytes).sum::<usize>());
-        assert_eq!(parts.order.len(), parts.parts.len());
-        drop(parts);
+        {
+            let parts = recent.parts();
+            assert!(parts.bytes <= BYTES_MAX && parts.bytes > BYTES_MAX / 2, "{}", parts.bytes);
+            assert_eq!(parts.bytes, parts.parts.values().map(super::Part::bytes).sum::<usize>());
+            assert_eq!(parts.order.len(), parts.parts.len());
+        }
         recent.expire();
         assert!(recent.find(TOPIC, Offset::new(178), 1000).is_some());
         tokio::time::advance(AGE_MAX * 2).await;
