@@ -18,7 +18,7 @@ use super::flight::{Outcome, send};
 use super::names::{self, AGE_MIN, Meta, StreamConfig};
 use super::nats::{Nats, unavailable};
 use crate::backoff::spread;
-use crate::record::TopicName;
+use crate::record::{TopicName, UnixMicros};
 use crate::storage::Error;
 
 /// Stream of the locks. No topic's stream has this name, see [`names::stream`].
@@ -27,6 +27,10 @@ pub const STREAM: &str = "streamway_claims";
 const PROBE: &str = "streamway_claims._probe";
 /// Header with the condition for storing a message: the sequence of the newest message of the same subject.
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+/// Header of the lock of an internal topic, which says if its stream was created. Older versions leave it out.
+const STATE: &str = "Streamway-Topic-State";
+const CREATING: &str = "creating";
+const CREATED: &str = "created";
 /// Maximum number of attempts to take a lock that others take and release in the meantime.
 const ATTEMPTS: usize = 4;
 /// Maximum number of attempts while the message of another creator is being stored. With the pauses, they last longer
@@ -42,6 +46,35 @@ pub struct Lock {
     pub meta: Meta,
     /// Sequence of the lock's message. None if another creator took the lock.
     pub acquired: Option<u64>,
+    /// Sequence of the lock's message.
+    sequence: u64,
+    state: State,
+}
+
+/// State of the topic of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Its stream is being created, or could not be.
+    Creating,
+    /// Its stream was created.
+    Created,
+    /// An older version took the lock.
+    Unknown,
+}
+
+impl Lock {
+    /// Returns true if the stream was created, so that its absence is a loss.
+    #[must_use]
+    pub fn was_created(&self) -> bool {
+        /// A creation takes less time than this, even where clocks differ.
+        const CREATION_MAX: Duration = Duration::from_secs(60);
+        let age = UnixMicros::now().0.saturating_sub(self.meta.updated.0);
+        match self.state {
+            State::Creating => false,
+            State::Created => true,
+            State::Unknown => Duration::from_micros(age) >= CREATION_MAX,
+        }
+    }
 }
 
 fn subject(topic: &TopicName) -> String {
@@ -87,9 +120,15 @@ pub async fn acquire(nats: &Nats, wanted: Meta) -> Result<Lock, Error> {
         attempts += 1;
         let mut headers = HeaderMap::new();
         headers.insert(EXPECTED, "0");
+        if wanted.topic.is_internal() {
+            headers.insert(STATE, CREATING);
+        }
         let request = async_nats::Request::new().headers(headers).payload(wanted.encode().into());
         match send(nats, &subject, request).await {
-            Outcome::Stored(sequence) => return Ok(Lock { meta: wanted, acquired: Some(sequence) }),
+            Outcome::Stored(sequence) => {
+                let state = State::Creating;
+                return Ok(Lock { meta: wanted, acquired: Some(sequence), sequence, state });
+            }
             Outcome::Taken(_) => {}
             // The lock of the other creator is stored in a moment, or was refused as well.
             Outcome::Racing => {
@@ -105,26 +144,52 @@ pub async fn acquire(nats: &Nats, wanted: Meta) -> Result<Lock, Error> {
                 continue;
             }
         }
-        if let Some(meta) = held_for(nats, &wanted.topic).await? {
-            return Ok(Lock { meta, acquired: None });
+        if let Some(lock) = find(nats, &wanted.topic).await? {
+            return Ok(lock);
         }
     }
     Err(unavailable("the topic is created and deleted by others all the time"))
 }
 
-/// Returns the settings for which the lock of a topic was taken. None if it was released in the meantime.
-async fn held_for(nats: &Nats, topic: &TopicName) -> Result<Option<Meta>, Error> {
+/// Returns the lock of a topic, which another creator took. None if there is none.
+///
+/// # Errors
+/// NATS cannot answer.
+pub async fn find(nats: &Nats, topic: &TopicName) -> Result<Option<Lock>, Error> {
     match stream(nats).await?.get_last_raw_message_by_subject(&subject(topic)).await {
         Ok(message) => {
-            let meta = Meta::decode(topic, &message.payload);
-            meta.map(Some).ok_or_else(|| {
+            let meta = Meta::decode(topic, &message.payload).ok_or_else(|| {
                 unavailable("the topic's message in streamway_claims was not written by this server")
-            })
+            })?;
+            let state = match message.headers.get(STATE).map(async_nats::HeaderValue::as_str) {
+                Some(CREATED) => State::Created,
+                Some(_) => State::Creating,
+                None => State::Unknown,
+            };
+            Ok(Some(Lock { meta, acquired: None, sequence: message.sequence, state }))
         }
         Err(error) => match error.kind() {
             LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            LastRawMessageErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Ok(None)
+            }
             _ => Err(unavailable(error)),
         },
+    }
+}
+
+/// Notes in the lock of an internal topic that its stream was created, so that its loss is noticed.
+pub async fn confirm(nats: &Nats, lock: &Lock) {
+    let mut headers = HeaderMap::new();
+    headers.insert(EXPECTED, lock.sequence.to_string().as_str());
+    headers.insert(STATE, CREATED);
+    let request = async_nats::Request::new().headers(headers).payload(lock.meta.encode().into());
+    match send(nats, &subject(&lock.meta.topic), request).await {
+        // Another creator has noted it.
+        Outcome::Stored(_) | Outcome::Taken(_) => {}
+        _ => {
+            tracing::warn!(topic = %lock.meta.topic, "a later loss of the topic's stream would not be noticed")
+        }
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{DeleteStreamErrorKind, UpdateStreamErrorKind};
@@ -126,10 +125,13 @@ impl JetStreamLog {
         let is_internal = wanted.topic.is_internal();
         let lock = create_lock::acquire(&self.nats, wanted).await?;
         if is_internal && lock.acquired.is_none() {
-            self.refuse_a_lost_topic(&lock.meta).await?;
+            self.check_not_lost(&lock).await?;
         }
         match self.nats.create(&lock.meta.config(self.nats.stream_config)).await {
             Ok(info) => {
+                if is_internal {
+                    create_lock::confirm(&self.nats, &lock).await;
+                }
                 let topic = self.topic(lock.meta, &info);
                 lock.acquired.map(|_| topic).ok_or(Error::TopicExists)
             }
@@ -141,17 +143,12 @@ impl JetStreamLog {
         }
     }
 
-    /// Refuses to create an internal topic anew that was created long ago and whose stream is gone: what it held is lost.
-    async fn refuse_a_lost_topic(&self, created: &Meta) -> Result<(), Error> {
-        /// A creation takes less time than this, even where clocks differ.
-        const CREATION_MAX: Duration = Duration::from_secs(60);
-        let age = UnixMicros::now().0.saturating_sub(created.updated.0);
-        if Duration::from_micros(age) < CREATION_MAX
-            || self.nats.info(&names::stream(&created.topic)).await?.is_some()
-        {
+    /// Returns an error if an internal topic was created whose stream is gone: what it held is lost, and must not begin anew.
+    async fn check_not_lost(&self, lock: &create_lock::Lock) -> Result<(), Error> {
+        let (name, stream) = (&lock.meta.topic, names::stream(&lock.meta.topic));
+        if !lock.was_created() || self.nats.info(&stream).await?.is_some() {
             return Ok(());
         }
-        let (name, stream) = (&created.topic, names::stream(&created.topic));
         tracing::error!(topic = %name, stream, "a stream was deleted that the server needs");
         Err(Error::Damaged(format!("the stream {stream} was deleted")))
     }
@@ -206,7 +203,17 @@ impl Log for JetStreamLog {
             if let Some(known) = self.known(name) {
                 return Ok(known);
             }
-            let (meta, info) = self.fetch(name).await?;
+            let found = match self.fetch(name).await {
+                Err(Error::TopicNotFound) if name.is_internal() => {
+                    let Some(lock) = create_lock::find(&self.nats, name).await? else {
+                        return Err(Error::TopicNotFound);
+                    };
+                    self.check_not_lost(&lock).await?;
+                    self.fetch(name).await
+                }
+                found => found,
+            };
+            let (meta, info) = found?;
             Ok(Arc::new(Handle(self.topic(meta, &info))) as Arc<dyn TopicLog>)
         })
     }
