@@ -9,7 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::body::{Number, body, call, duration, read};
@@ -54,7 +55,7 @@ pub async fn lease(State(web): State<Web>, found: Names, request: Request) -> Re
     let leases = leases.map_err(|Malformed(why)| {
         Problem::of(&Error::from(storage::Error::Damaged(why.to_owned())), &Context::default())
     })?;
-    Ok(document(&json!({ "leases": leases })))
+    Ok(document(&LeasesBody { leases }))
 }
 
 /// Answers `POST /v1/topics/{topic}/groups/{group}/settle`.
@@ -180,7 +181,25 @@ fn token(field: &str, text: &str, (topic, group): &(String, String)) -> Result<B
     }
 }
 
-fn lease_json(lease: &Lease, values: Values) -> Result<Value, Malformed> {
+/// Answer to a lease.
+#[derive(Serialize)]
+struct LeasesBody {
+    leases: Vec<LeaseJson>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LeaseJson {
+    fence: String,
+    ranges: Vec<Value>,
+    /// Encoded records, which take a fraction of the memory of values.
+    records: Vec<Box<RawValue>>,
+    redeliveries: Vec<Value>,
+    time_left: Option<String>,
+    token: String,
+}
+
+fn lease_json(lease: &Lease, values: Values) -> Result<LeaseJson, Malformed> {
     let mut records = Vec::new();
     for block in lease.batches.iter().flat_map(|run| Blocks::new(run)) {
         let block = block?;
@@ -188,8 +207,7 @@ fn lease_json(lease: &Lease, values: Values) -> Result<Value, Malformed> {
         for encoded in block.records() {
             let record = RecordRef::parse(offset, block.time(), encoded)?;
             let line = Line { topic: None, record: &record, values };
-            // A record has no value that JSON does not have.
-            records.push(serde_json::to_value(line).unwrap_or_default());
+            records.push(to_raw_value(&line).expect("a record has no value that JSON does not have"));
             offset = offset.plus(1);
         }
     }
@@ -197,16 +215,16 @@ fn lease_json(lease: &Lease, values: Values) -> Result<Value, Malformed> {
     let held = Token::decode(&rest.token).map(|token| token.held).unwrap_or_default();
     let ranges = held.iter().map(|span| v1::OffsetRange { start: span.start, end: span.end });
     let redeliveries = rest.redeliveries.iter();
-    Ok(json!({
-        "token": STANDARD.encode(&rest.token),
-        "fence": rest.fence.to_string(),
-        "timeLeft": rest.time_left.map(duration_json),
-        "ranges": ranges.map(range_json).collect::<Vec<_>>(),
-        "redeliveries": redeliveries
-            .map(|again| json!({ "range": again.range.map(range_json), "delivery": again.delivery }))
-            .collect::<Vec<_>>(),
-        "records": records,
-    }))
+    let redeliveries =
+        redeliveries.map(|again| json!({ "range": again.range.map(range_json), "delivery": again.delivery }));
+    Ok(LeaseJson {
+        token: STANDARD.encode(&rest.token),
+        fence: rest.fence.to_string(),
+        time_left: rest.time_left.map(duration_json),
+        ranges: ranges.map(range_json).collect(),
+        redeliveries: redeliveries.collect(),
+        records,
+    })
 }
 
 /// Answers 200 if everything took effect, else 409 with what became of each part.

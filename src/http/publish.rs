@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::Body as _;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::lines::{BatchRules, Batches};
@@ -207,10 +208,12 @@ fn next(stored: &IngestResponse) -> Option<String> {
 }
 
 /// Makes the answer of one JSON document.
-pub fn document(value: &Value) -> Response {
+pub fn document(value: &impl Serialize) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
-    (headers, format!("{value}\n")).into_response()
+    let mut body = serde_json::to_string(value).expect("maps have text keys, and memory takes all");
+    body.push('\n');
+    (headers, body).into_response()
 }
