@@ -4,44 +4,14 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::info::{Info, Lag, MemberInfo, Status};
-use super::logic::{GroupId, GroupState, Load};
+use super::lag::{Behind, behind};
+use super::logic::GroupId;
 use super::mailbox::Members;
 use super::shard::{Done, Task};
 use crate::record::Offset;
-use crate::storage::{Numbering, TopicLog};
 
 /// Most members that are described.
 const MEMBERS_MAX: usize = 1000;
-
-/// How far a group is behind.
-pub(super) struct Behind {
-    /// Records that are not settled, without those from `uncounted_from` on.
-    pub records: u64,
-    /// Where offsets are sparse, the offset from which on records must be counted.
-    pub uncounted_from: Option<Offset>,
-    /// Offset of the oldest record that is not settled.
-    pub oldest: u64,
-}
-
-/// Finds how far a group is behind. In a topic with gaps between its offsets, records are known once they were read.
-fn behind(state: &GroupState, load: &Load, topic: &dyn TopicLog) -> Behind {
-    let (records, oldest) = unsettled(state, topic);
-    if topic.state().numbering() == Numbering::Dense {
-        return Behind { records, uncounted_from: None, oldest };
-    }
-    let (records, from) = load.read_to.map_or((0, oldest), |read_to| (load.known, read_to.max(oldest)));
-    Behind { records, uncounted_from: Some(Offset::new(from)), oldest }
-}
-
-/// Offsets that a group has not settled, and the oldest of them.
-fn unsettled(state: &GroupState, topic: &dyn TopicLog) -> (u64, u64) {
-    let (earliest, tail) = (topic.earliest().get(), topic.tail().get());
-    let head = state.progress.head().clamp(earliest, tail.max(earliest));
-    let open = state.progress.open().iter();
-    let open = open.map(|span| span.end.saturating_sub(span.start.max(earliest))).sum::<u64>();
-    let oldest = state.progress.next_open(earliest).min(tail);
-    (tail.saturating_sub(head) + open, oldest)
-}
 
 impl Task {
     /// Describes a group.
@@ -51,12 +21,12 @@ impl Task {
         let about = &state.about;
         let topic = self.topic_of(id).ok_or(Error::NotFound)?;
         let load = self.owner.load(id);
-        let Behind { records, uncounted_from, oldest } = behind(state, &load, &**topic);
+        let Behind { records, uncounted, oldest } = behind(state, &load, &**topic);
         let status = Status {
             oldest_unsettled: Offset::new(oldest),
             tail: topic.tail(),
             lag: Lag { records, age: None },
-            uncounted_from,
+            uncounted,
             leased_records: load.leased,
             delayed_records: load.delayed,
             blocked_keys: load.blocked_keys,
@@ -104,13 +74,13 @@ impl Task {
             return;
         };
         let topic = &source.topic;
-        let Behind { records, uncounted_from, oldest } = behind(state, &self.owner.load(id), &**topic);
-        let Some(from) = uncounted_from.filter(|from| *from < topic.tail()) else {
+        let Behind { records, uncounted, oldest } = behind(state, &self.owner.load(id), &**topic);
+        if uncounted.is_empty_in(&**topic) {
             return source.progress.store(records, oldest);
-        };
+        }
         let (topic, progress) = (topic.clone(), source.progress.clone());
         self.work.push(Box::pin(async move {
-            if let Ok(more) = topic.count_from(from).await {
+            if let Ok(more) = uncounted.count(&*topic).await {
                 progress.store(records + more, oldest);
             }
             Done::Nothing

@@ -152,13 +152,13 @@ impl Groups {
 
     /// Adds records that were not counted, and the age of the oldest one that is not settled.
     async fn with_age(&self, mut info: Info) -> Info {
-        let uncounted = info.status.uncounted_from.take();
-        if (info.status.lag.records > 0 || uncounted.is_some())
+        let uncounted = std::mem::take(&mut info.status.uncounted);
+        if (info.status.lag.records > 0 || !uncounted.is_empty())
             && let Ok(topic) = self.0.topics.get(&info.topic).await
         {
-            if let Some(from) = uncounted {
+            if !uncounted.is_empty() {
                 info.status.tail = topic.tail();
-                info.status.lag.records += topic.count_from(from).await.unwrap_or(0);
+                info.status.lag.records += uncounted.count(&*topic).await.unwrap_or(0);
             }
             let oldest = info.status.oldest_unsettled;
             let from_memory = source::cached_age(&*topic, oldest);

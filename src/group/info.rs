@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::lag::Uncounted;
 use super::logic::{GroupId, GroupName, Settings};
 use crate::record::{Epoch, Offset, TopicName, UnixMicros};
 
@@ -44,8 +45,9 @@ pub struct Status {
     pub tail: Offset,
     /// How far the group is behind.
     pub lag: Lag,
-    /// The offset from which on the records are not in `lag`, and must be counted; `None` if all are.
-    pub(super) uncounted_from: Option<Offset>,
+    /// Records that are not in `lag`, and must be counted.
+    #[serde(flatten)]
+    pub(super) uncounted: Uncounted,
     /// Records that members hold.
     pub leased_records: u64,
     /// Records that wait for their next delivery.

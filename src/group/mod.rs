@@ -14,6 +14,7 @@ mod events;
 mod fleet;
 mod groups;
 mod info;
+mod lag;
 pub mod logic;
 mod mailbox;
 mod member;

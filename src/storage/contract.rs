@@ -229,12 +229,13 @@ pub trait TopicLog: Send + Sync + 'static {
     /// [`Error::Trimmed`], [`Error::Damaged`], [`Error::TopicNotFound`] once deleted.
     fn read(&self, from: Offset, bytes_max: usize) -> BoxFuture<'_, Result<Chunk, Error>>;
 
-    /// Counts the records from `from` up to the tail.
+    /// Counts the records from `from` up to `to`.
     ///
     /// # Errors
     /// The storage's own.
-    fn count_from(&self, from: Offset) -> BoxFuture<'_, Result<u64, Error>> {
-        Box::pin(std::future::ready(Ok(self.tail().since(from.max(self.earliest())))))
+    fn records_between(&self, from: Offset, to: Offset) -> BoxFuture<'_, Result<u64, Error>> {
+        let (from, to) = (from.max(self.earliest()), to.min(self.tail()));
+        Box::pin(std::future::ready(Ok(to.get().saturating_sub(from.get()))))
     }
 
     /// Starts an ordered sequence of appends.

@@ -69,8 +69,8 @@ impl TopicLog for Handle {
         })
     }
 
-    fn count_from(&self, from: Offset) -> BoxFuture<'_, Result<u64, Error>> {
-        Box::pin(search::count_from(&self.0, from))
+    fn records_between(&self, from: Offset, to: Offset) -> BoxFuture<'_, Result<u64, Error>> {
+        Box::pin(search::records_between(&self.0, from, to))
     }
 
     fn appender(&self) -> Box<dyn Appender> {

@@ -124,22 +124,32 @@ async fn last_records(topic: &Topic, last: u64, records: u64) -> Result<Offset, 
     Ok(start_of(sequence).plus(before.saturating_sub(holding.head.before)).max(topic.state.earliest()))
 }
 
-/// Counts the records from `from` up to the tail.
+/// Counts the records from `from` up to `to`.
 ///
 /// # Errors
 /// NATS cannot answer, or stored data is damaged.
-pub async fn count_from(topic: &Topic, from: Offset) -> Result<u64, Error> {
-    let (from, tail) = (from.max(topic.state.earliest()), topic.state.tail());
-    if from >= tail {
+pub async fn records_between(topic: &Topic, from: Offset, to: Offset) -> Result<u64, Error> {
+    let (from, to) = (from.max(topic.state.earliest()), to.min(topic.state.tail()));
+    if from >= to {
         return Ok(0);
     }
-    let (first, last) = (sequence_of(from), sequence_of(tail) - 1);
-    let (Some(first), Some(newest)) = (message(topic, first).await?, message(topic, last).await?) else {
-        return Ok(0);
+    let (first, last) = (sequence_of(from), sequence_of(Offset::new(to.get() - 1)));
+    let Some(holding_first) = message(topic, first).await? else { return Ok(0) };
+    let before = records_before(&holding_first, from);
+    let before_end = match last == first {
+        true => records_before(&holding_first, to),
+        false => match message(topic, last).await? {
+            Some(holding_last) => records_before(&holding_last, to),
+            None => return Ok(0),
+        },
     };
-    let index = from.since(start_of(sequence_of(from))).min(u64::from(first.head.records));
-    let total = newest.head.before + u64::from(newest.head.records);
-    Ok(total.saturating_sub(first.head.before + index))
+    Ok(before_end.saturating_sub(before))
+}
+
+/// Number of records before an offset that lies in a message, or at its end.
+fn records_before(message: &Message, offset: Offset) -> u64 {
+    let index = offset.since(message.run.first).min(u64::from(message.head.records));
+    message.head.before + index
 }
 
 /// Returns the sequence of the first message to keep so that at least `records` of `total` records remain.
