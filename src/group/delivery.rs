@@ -1,6 +1,7 @@
 //! The records of a lease, which are read where the member is: the owner may be another replica.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::error::Error;
 use super::events::{Event, Leased};
@@ -10,6 +11,9 @@ use super::recent::Recent;
 use super::source;
 use crate::record::Offset;
 use crate::storage::{self, TopicLog};
+
+/// Longest wait for a replica that has not read what the owner leased.
+const BEHIND_MAX: Duration = Duration::from_secs(5);
 
 /// Completes a lease with its records if they are in memory. Returns false if they must be read.
 pub(super) fn fill_cached(topic: &dyn TopicLog, recent: &Recent, leased: &mut Leased) -> bool {
@@ -31,7 +35,10 @@ pub(super) async fn fill(
 ) -> Option<Event> {
     // The owner may have read further than this replica.
     if let Some(last) = leased.spans.last() {
-        topic.wait_beyond(Offset::new(last.end - 1)).await;
+        let read = topic.wait_beyond(Offset::new(last.end - 1));
+        if tokio::time::timeout(BEHIND_MAX, read).await.is_err() {
+            return Some(hand_back(&shard, &mut leased));
+        }
     }
     while !leased.spans.is_empty() {
         match source::read(&*topic, &recent, &leased.spans).await {
@@ -45,12 +52,17 @@ pub(super) async fn fill(
         }
     }
     if leased.is_too_late() {
-        let spans = std::mem::take(&mut leased.spans);
-        give_up(&shard, &leased, spans, Act::Return);
-        // Later leases could hold records that come after these in their order.
-        return Some(Event::ended(Error::Moved));
+        return Some(hand_back(&shard, &mut leased));
     }
     (!leased.spans.is_empty()).then_some(Event::Lease(leased))
+}
+
+/// Gives a lease back that cannot be handed out, and ends its call: later leases could hold records that come after these in
+/// their order.
+fn hand_back(shard: &Mailbox, leased: &mut Leased) -> Event {
+    let spans = std::mem::take(&mut leased.spans);
+    give_up(shard, leased, spans, Act::Return);
+    Event::ended(Error::Moved)
 }
 
 /// Takes the records out of a lease that the topic does not hold any more.

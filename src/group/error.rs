@@ -1,9 +1,11 @@
-//! Errors of groups. `service::status` maps every variant to a gRPC status.
+//! Errors of groups. `service::status` maps every variant to a gRPC status, and an owner tells them to other replicas.
+
+use serde::{Deserialize, Serialize};
 
 use crate::topic;
 
 /// The reason why a call on a group failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Error {
     /// The topic has no such group, or none of this id.
     #[error("the topic has no such group")]
@@ -46,6 +48,15 @@ pub enum Error {
     /// The owner of the group changed before it received the request. Nothing was done.
     #[error("the group moves to another replica")]
     Moved,
+    /// The owner of the group was lost, or its storage failed, before it answered. It may have done what it was asked.
+    #[error("the owner of the group changed, or its storage failed, before it answered")]
+    Lost,
+    /// The owner of the group is of an older version. Nothing was done.
+    #[error(
+        "the replica that owns the group is of an older version, which does not know this request: try again once \
+         all replicas are upgraded"
+    )]
+    Unsupported,
     /// The topic, the storage or the server refused.
     #[error(transparent)]
     Topic(#[from] topic::Error),

@@ -3,20 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
+use super::attempts::{Attempts, WhenLost};
 use super::backup::{self, Saved, SavedState};
 use super::delivery;
 use super::error::Error;
 use super::events::{Event, Leased};
-use super::info::{Info, Listed};
-use super::logic::{GroupId, GroupName, Outcome, SHARDS, SessionId, Settings, Span, shard_of};
+use super::info::Info;
+use super::logic::{GroupId, GroupName, Outcome, SessionId, Settings, Span, shard_of};
 use super::mailbox::{Asker, Members, Message, Name, NewGroup, NewLease, NewMember, Reopen, Reply};
-use super::member::{Connection, Member, ask, gone};
+use super::member::{Connection, Member, ask};
 use super::redrive::Search;
 use super::requests::{Create, Join, LeaseOnce, Redrive, Redriven, Settlement, Source};
-use super::shard_log;
 use super::shards::{Missing, Shards};
 use super::source;
 use super::token::Token;
@@ -27,10 +26,6 @@ use crate::topic::{self, From as StartFrom, Topics, resolve_from};
 
 /// Longest time in which what is being read arrives, after the caller's own wait.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// Most attempts to reach the owner of a shard, which may change at any time.
-const ASKS_MAX: usize = 4;
-/// Groups listed at once.
-const PAGE: usize = 200;
 
 /// A cheap handle to all groups.
 #[derive(Clone)]
@@ -58,7 +53,7 @@ impl Groups {
     }
 
     /// Sends a message to the task of a group, and waits for the answer. Sends it again if the owner of the group changed
-    /// before it was received.
+    /// before it was received, or was lost.
     async fn ask<T>(
         &self,
         name: &Name,
@@ -66,16 +61,32 @@ impl Groups {
         message: impl Fn(Reply<T>) -> Message,
     ) -> Result<T> {
         let shard = shard_of(&name.topic, &name.group);
-        for _ in 1..ASKS_MAX {
-            match self.ask_once(shard, missing, &message).await {
-                Err(Error::Moved) => {}
-                answered => return answered?.ok_or(Error::NotFound),
-            }
-        }
-        self.ask_once(shard, missing, &message).await?.ok_or(Error::NotFound)
+        self.ask_shard(shard, missing, WhenLost::Repeat, message).await?.ok_or(Error::NotFound)
+    }
+
+    /// Does the same as [`Self::ask`] for a message whose repeat would be answered otherwise.
+    async fn ask_for_once<T>(&self, name: &Name, message: impl Fn(Reply<T>) -> Message) -> Result<T> {
+        let shard = shard_of(&name.topic, &name.group);
+        self.ask_shard(shard, Missing::Leave, WhenLost::Fail, message).await?.ok_or(Error::NotFound)
     }
 
     /// Sends a message to the task of a shard, and waits for the answer; none if the shard has no topic.
+    pub(super) async fn ask_shard<T>(
+        &self,
+        shard: u64,
+        missing: Missing,
+        when_lost: WhenLost,
+        message: impl Fn(Reply<T>) -> Message,
+    ) -> Result<Option<T>> {
+        let mut attempts = Attempts::new(when_lost);
+        loop {
+            match self.ask_once(shard, missing, &message).await {
+                Err(error) if attempts.may_follow(&error) => {}
+                answered => return answered.map_err(|error| attempts.error(error)),
+            }
+        }
+    }
+
     async fn ask_once<T>(
         &self,
         shard: u64,
@@ -86,6 +97,27 @@ impl Groups {
             Some(mailbox) => ask(&mailbox, message).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    /// Returns true if other replicas may own shards.
+    pub(super) async fn is_of_fleet(&self) -> Result<bool> {
+        Ok(self.0.log().await?.bus().is_some())
+    }
+
+    /// Makes sure that the next shard has an owner if it exists.
+    pub(super) async fn look_after_next(&self) -> Result<()> {
+        self.0.look_after_next().await
+    }
+
+    /// Groups of the shards that this process owns: of each shard up to `limit` after `after`.
+    pub(super) async fn owned_groups(&self, after: Option<&Name>, limit: usize) -> Vec<Info> {
+        let mut found = Vec::new();
+        for mailbox in self.0.owned() {
+            // One that was handed over meanwhile is sampled by its next owner.
+            let message = |reply| Message::List(None, after.cloned(), limit, reply);
+            found.extend(ask(&mailbox, message).await.unwrap_or_default());
+        }
+        found
     }
 
     /// Creates a group.
@@ -107,7 +139,7 @@ impl Groups {
     async fn new_group(&self, topic: &TopicName, create: Create) -> Result<NewGroup> {
         let topic = self.0.topics.get(topic).await?;
         let start = resolve_from(&*topic, create.from).await?.get();
-        Ok(NewGroup { topic, start, settings: create.settings })
+        Ok(NewGroup { id: GroupId(random()?), topic, start, settings: create.settings })
     }
 
     /// Returns a group with its members.
@@ -151,7 +183,7 @@ impl Groups {
     }
 
     /// Adds records that were not counted, and the age of the oldest one that is not settled.
-    async fn with_age(&self, mut info: Info) -> Info {
+    pub(super) async fn with_age(&self, mut info: Info) -> Info {
         let uncounted = std::mem::take(&mut info.status.uncounted);
         if (info.status.lag.records > 0 || !uncounted.is_empty())
             && let Ok(topic) = self.0.topics.get(&info.topic).await
@@ -168,96 +200,6 @@ impl Groups {
             };
         }
         info
-    }
-
-    /// Returns up to `limit` groups in the order of their topics and names, of one topic or of all, that come after
-    /// `after`; without members. Fewer than `limit` are the last. Groups whose storage is damaged are left out, and their
-    /// storage is named.
-    ///
-    /// # Errors
-    /// The storage failed.
-    pub async fn list(
-        &self,
-        topic: Option<&TopicName>,
-        after: Option<(TopicName, GroupName)>,
-        limit: usize,
-    ) -> Result<Listed> {
-        let after = after.map(|(topic, group)| Name { topic, group });
-        let (mut found, mut damaged) = (Vec::new(), Vec::new());
-        let shards = (0..SHARDS).map(|shard| self.list_shard(shard, topic, after.clone(), limit));
-        for (shard, listed) in (0..).zip(join_all(shards).await) {
-            match listed {
-                Err(Error::Topic(topic::Error::Storage(storage::Error::Damaged(_)))) => {
-                    damaged.push(shard_log::name(shard));
-                }
-                listed => found.extend(listed?),
-            }
-        }
-        Ok(Listed { groups: self.first_described(found, limit).await, damaged })
-    }
-
-    /// Lists groups without members for statistics: those of all shards, or in a fleet those of which this replica is the
-    /// owner. Also makes sure, shard by shard with every call, that each shard of a fleet has an owner.
-    ///
-    /// # Errors
-    /// The storage failed.
-    pub async fn sample(&self, after: Option<(TopicName, GroupName)>, limit: usize) -> Result<Vec<Info>> {
-        if self.0.log().await?.bus().is_none() {
-            return Ok(self.list(None, after, limit).await?.groups);
-        }
-        if after.is_none() {
-            self.0.look_after_next().await?;
-        }
-        let after = after.map(|(topic, group)| Name { topic, group });
-        let mut found = Vec::new();
-        for mailbox in self.0.owned() {
-            // One that was handed over meanwhile is sampled by its next owner.
-            if let Ok(some) = ask(&mailbox, |reply| Message::List(None, after.clone(), limit, reply)).await {
-                found.extend(some);
-            }
-        }
-        Ok(self.first_described(found, limit).await)
-    }
-
-    /// Completes the first groups of those that several shards listed, in the order of their topics and names.
-    async fn first_described(&self, mut found: Vec<Info>, limit: usize) -> Vec<Info> {
-        found.sort_by(|a, b| (&a.topic, &a.name).cmp(&(&b.topic, &b.name)));
-        found.truncate(limit);
-        let mut described = Vec::with_capacity(found.len());
-        for info in found {
-            described.push(self.with_age(info).await);
-        }
-        described
-    }
-
-    /// Lists the groups of a shard, page by page, as an answer of another replica has a limited size.
-    async fn list_shard(
-        &self,
-        shard: u64,
-        topic: Option<&TopicName>,
-        mut after: Option<Name>,
-        limit: usize,
-    ) -> Result<Vec<Info>> {
-        let (mut found, mut left) = (Vec::<Info>::new(), limit);
-        while left > 0 {
-            let size = left.min(PAGE);
-            let message = |reply| Message::List(topic.cloned(), after.clone(), size, reply);
-            let mut page = self.ask_once(shard, Missing::Leave, message).await;
-            for _ in 1..ASKS_MAX {
-                if matches!(page, Err(Error::Moved)) {
-                    page = self.ask_once(shard, Missing::Leave, message).await;
-                }
-            }
-            let Some(page) = page? else { return Ok(found) };
-            left -= page.len();
-            let is_last = page.len() < size;
-            found.extend(page);
-            if is_last {
-                return Ok(found);
-            }
-            after = found.last().map(|info| Name { topic: info.topic.clone(), group: info.name.clone() });
-        }
-        Ok(found)
     }
 
     /// Replaces the settings of a group.
@@ -282,7 +224,7 @@ impl Groups {
     /// There is no such group, or none of this id.
     pub async fn delete(&self, topic: &TopicName, group: &GroupName, id: Option<GroupId>) -> Result<()> {
         let name = name(topic, group);
-        self.ask(&name, Missing::Leave, |reply| Message::Delete(name.clone(), id, reply)).await
+        self.ask_for_once(&name, |reply| Message::Delete(name.clone(), id, reply)).await
     }
 
     /// Lets a group go on elsewhere.
@@ -324,7 +266,7 @@ impl Groups {
     }
 
     async fn reopen(&self, name: &Name, what: Reopen) -> Result<u64> {
-        self.ask(name, Missing::Leave, |reply| Message::Redrive(name.clone(), what.clone(), reply)).await
+        self.ask_for_once(name, |reply| Message::Redrive(name.clone(), what.clone(), reply)).await
     }
 
     /// Makes a call a member, with a new session or one that it takes up again.
@@ -342,28 +284,32 @@ impl Groups {
             Some(create) => Some(self.new_group(&join.topic, create).await?),
             None => None,
         };
-        for attempt in 1.. {
+        let mut attempts = Attempts::new(WhenLost::Repeat);
+        loop {
             let (events, received) = mpsc::unbounded_channel();
-            let shard = self.0.get(shard_of(&name.topic, &name.group), missing).await?;
-            let shard = shard.ok_or(Error::NotFound)?;
-            let connection = Connection::of_member(shard.clone(), session);
-            let new = NewMember {
-                name: name.clone(),
-                member: join.member.clone(),
-                principal: join.principal.clone(),
-                session,
-                stream: connection.stream,
-                is_resumed,
-                create: create.clone(),
-                has_created: false,
-                events,
+            let joined = async {
+                let shard = self.0.get(shard_of(&name.topic, &name.group), missing).await?;
+                let shard = shard.ok_or(Error::NotFound)?;
+                let connection = Connection::of_member(shard.clone(), session);
+                let new = NewMember {
+                    name: name.clone(),
+                    member: join.member.clone(),
+                    principal: join.principal.clone(),
+                    session,
+                    stream: connection.stream,
+                    is_resumed,
+                    create: create.clone(),
+                    has_created: false,
+                    events,
+                };
+                Ok((ask(&shard, |reply| Message::Join(new, reply)).await?, connection))
             };
-            match ask(&shard, |reply| Message::Join(new, reply)).await {
-                Err(Error::Moved) if attempt < ASKS_MAX => {}
-                joined => return Ok(Member::new(joined?, connection, received)),
+            match joined.await {
+                Err(error) if attempts.may_follow(&error) => {}
+                Err(error) => return Err(attempts.error(error)),
+                Ok((joined, connection)) => return Ok(Member::new(joined, connection, received)),
             }
         }
-        Err(gone())
     }
 
     /// Checks that a topic is not the beginning of a restored backup.
@@ -380,15 +326,25 @@ impl Groups {
     /// # Errors
     /// There is no such group.
     pub async fn lease(&self, once: LeaseOnce) -> Result<Vec<Leased>> {
-        let wait = once.wait;
         self.check_complete(&once.topic).await?;
-        let (call, mut received) = self.wait_for_lease(&once).await?;
+        let mut attempts = Attempts::new(WhenLost::Repeat);
+        loop {
+            // What an owner that was lost has leased is leased again.
+            match self.lease_in_time(&once, &attempts).await {
+                Err(error) if attempts.may_follow(&error) => {}
+                leased => return leased.map_err(|error| attempts.error(error)),
+            }
+        }
+    }
+
+    async fn lease_in_time(&self, once: &LeaseOnce, attempts: &Attempts) -> Result<Vec<Leased>> {
+        let (call, mut received) = self.wait_for_lease(once).await?;
         let (session, stream) = (call.session, call.stream);
         let shutdown = self.0.topics.shutdown_signal();
         let first = tokio::select! {
             first = received.recv() => first,
             () = shutdown.cancelled() => return Err(topic::Error::Draining.into()),
-            () = tokio::time::sleep(wait) => {
+            () = tokio::time::sleep(once.wait.saturating_sub(attempts.elapsed())) => {
                 call.send(Message::StopWaiting { session, stream });
                 let read = tokio::time::timeout(ARRIVAL_TIMEOUT, received.recv()).await;
                 read.unwrap_or(Some(Event::Left))
@@ -408,32 +364,21 @@ impl Groups {
             }
             Some(Event::Ended(error)) => Err(*error),
             Some(_) => Ok(Vec::new()),
-            None => Err(gone()),
+            None => Err(Error::Lost),
         }
     }
 
     /// Lets a call wait for a lease, which is the first event.
     async fn wait_for_lease(&self, once: &LeaseOnce) -> Result<(Connection, UnboundedReceiver<Event>)> {
         let name = name(&once.topic, &once.group);
-        for attempt in 1.. {
-            let shard = self.0.get(shard_of(&name.topic, &name.group), Missing::Leave).await?;
-            let shard = shard.ok_or(Error::NotFound)?;
-            let (events, received) = mpsc::unbounded_channel();
-            let call = Connection::of_lease(shard.clone(), new_session()?);
-            let new = NewLease {
-                name: name.clone(),
-                session: call.session,
-                stream: call.stream,
-                records: once.records,
-                bytes: once.bytes,
-                events,
-            };
-            match ask(&shard, |reply| Message::LeaseOnce(new, reply)).await {
-                Err(Error::Moved) if attempt < ASKS_MAX => {}
-                asked => return asked.map(|()| (call, received)),
-            }
-        }
-        Err(gone())
+        let shard = self.0.get(shard_of(&name.topic, &name.group), Missing::Leave).await?;
+        let shard = shard.ok_or(Error::NotFound)?;
+        let (events, received) = mpsc::unbounded_channel();
+        let call = Connection::of_lease(shard.clone(), new_session()?);
+        let (session, stream, records, bytes) = (call.session, call.stream, once.records, once.bytes);
+        let new = NewLease { name, session, stream, records, bytes, events };
+        ask(&shard, |reply| Message::LeaseOnce(new, reply)).await?;
+        Ok((call, received))
     }
 
     /// Settles a lease of any call. What is settled is durable.
@@ -464,10 +409,14 @@ fn name(topic: &TopicName, group: &GroupName) -> Name {
 }
 
 fn new_session() -> Result<SessionId> {
-    let random = || getrandom::u64().map(u128::from);
-    let unavailable = |error: getrandom::Error| {
-        topic::Error::from(storage::Error::Unavailable { reason: error.to_string(), stored: Stored::Nothing })
-    };
-    let (high, low) = (random().map_err(unavailable)?, random().map_err(unavailable)?);
+    let (high, low) = (u128::from(random()?), u128::from(random()?));
     Ok(SessionId(high << 64 | low))
+}
+
+/// A random number that nobody can guess.
+fn random() -> Result<u64> {
+    getrandom::u64().map_err(|error| {
+        let unavailable = storage::Error::Unavailable { reason: error.to_string(), stored: Stored::Nothing };
+        topic::Error::from(unavailable).into()
+    })
 }

@@ -34,6 +34,8 @@ pub(super) struct Name {
 /// A group to create.
 #[derive(Clone)]
 pub(super) struct NewGroup {
+    /// Its future id, by which a repeat of the request is known.
+    pub id: GroupId,
     pub topic: Arc<dyn TopicLog>,
     pub start: u64,
     pub settings: Settings,

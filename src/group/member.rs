@@ -13,11 +13,12 @@ use super::events::{Event, Held};
 use super::info::{Info, Lag};
 use super::logic::SessionId;
 use super::mailbox::{Asker, Joined, Mailbox, Message, Reply};
+use super::random::random;
 use super::requests::Settlement;
 use super::source;
 use super::token::Token;
 use crate::record::Offset;
-use crate::storage::{self, BoxFuture, Stored};
+use crate::storage::BoxFuture;
 
 /// A call's place at the task of a shard, which is told if the call ends early.
 pub(super) struct Connection {
@@ -33,7 +34,7 @@ pub(super) struct Connection {
 fn new_stream() -> u64 {
     static FIRST: OnceLock<u64> = OnceLock::new();
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let first = FIRST.get_or_init(|| getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)));
+    let first = FIRST.get_or_init(random);
     first.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
@@ -180,7 +181,7 @@ impl Member {
             Poll::Ready(Some(event)) => Poll::Ready(event),
             // The task of the shard ended without a word.
             Poll::Ready(None) if !self.connection.shard.is_closed() => Poll::Pending,
-            Poll::Ready(None) => Poll::Ready(Event::ended(gone())),
+            Poll::Ready(None) => Poll::Ready(Event::ended(Error::Lost)),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -196,15 +197,9 @@ impl std::fmt::Debug for Member {
     }
 }
 
-/// The error of a call whose shard is not at work any more.
-pub(super) fn gone() -> Error {
-    let reason = "the owner of the group changed, or its storage failed".to_owned();
-    Error::Topic(storage::Error::Unavailable { reason, stored: Stored::Unknown }.into())
-}
-
 /// Sends a message to the task of a shard, and waits for the answer.
 pub(super) async fn ask<T>(shard: &Mailbox, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Error> {
     let (reply, answer) = oneshot::channel();
     shard.send(message(reply)).map_err(|_| Error::Moved)?;
-    answer.await.map_err(|_| gone())?
+    answer.await.map_err(|_| Error::Lost)?
 }

@@ -2,6 +2,7 @@
 //!
 //! [`logic`] decides what a group does, without I/O. [`Groups`] is what calls use.
 
+mod attempts;
 mod backup;
 mod begun;
 mod carry_out;
@@ -15,9 +16,11 @@ mod fleet;
 mod groups;
 mod info;
 mod lag;
+mod listing;
 pub mod logic;
 mod mailbox;
 mod member;
+mod random;
 mod recent;
 mod redrive;
 mod requests;

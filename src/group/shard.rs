@@ -18,7 +18,7 @@ use super::events::Event;
 use super::info::Info;
 use super::logic::{Command, Copied, GroupId, Input, Now, Owner, SessionId, Tenure, Ticket};
 use super::mailbox::{Asker, Joined, Message, Name, Outcomes, Progress, Reply};
-use super::member;
+use super::random::random;
 use super::recent::Recent;
 use super::shard_log::{self, Reader, Sized, Stored};
 use crate::record::UnixMicros;
@@ -41,7 +41,7 @@ const DEAD_LETTERS_AT_ONCE: usize = 16;
 /// Makes the number and the times of an owner in a fleet. Another replica follows
 /// [`TAKEOVER`](super::fleet::TAKEOVER) after it has folded the owner's last command.
 fn tenure() -> Tenure {
-    let id = getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)).max(1);
+    let id = random().max(1);
     Tenure { id, renew_ms: 2000, right_ms: 4000 }
 }
 
@@ -286,6 +286,7 @@ impl Task {
             self.sweep();
             self.shared.recent.expire();
             self.rest();
+            self.check_kept();
         }
         self.store();
     }
@@ -301,6 +302,16 @@ impl Task {
         }
     }
 
+    /// Gives a shard of a fleet up whose commands somebody else has purged: the next owner would not know the groups.
+    fn check_kept(&mut self) {
+        let is_missing = self.topic.earliest() > self.owner.shard().needed_from();
+        if self.following.is_some() && is_missing && self.owner.shard().groups().next().is_some() {
+            tracing::error!(shard = %self.topic.name(), "commands of groups were purged");
+            let what = "groups: commands of a shard were purged while it had an owner".to_owned();
+            self.fail(Error::Topic(storage::Error::Damaged(what).into()));
+        }
+    }
+
     fn store(&mut self) {
         while self.appends.len() < APPENDS_MAX
             && let Some((batch, commands)) = shard_log::next_batch(&mut self.commands)
@@ -313,6 +324,7 @@ impl Task {
     fn appended(&mut self, commands: Vec<Sized>, appended: Appended) {
         let Some(receipt) = appended.receipts.first() else {
             let error = appended.failure.unwrap_or(storage::Error::Closing);
+            let error = shard_log::error_of(&*self.topic, error);
             tracing::warn!(shard = %self.topic.name(), %error, "groups could not be stored");
             return self.fail(Error::Topic(error.into()));
         };
@@ -337,6 +349,7 @@ impl Task {
                 self.following = Some(follow(reader));
             }
             Err(error) => {
+                let error = shard_log::error_of(&*self.topic, error);
                 tracing::warn!(shard = %self.topic.name(), %error, "groups could not be read");
                 self.fail(Error::Topic(error.into()));
             }
@@ -368,7 +381,7 @@ impl Task {
 
     /// Answers everyone who waits.
     fn end(mut self) {
-        let error = self.failed.take().unwrap_or_else(member::gone);
+        let error = self.failed.take().unwrap_or(Error::Lost);
         // Another replica may own the shard.
         let unread = if self.following.is_some() { Error::Moved } else { error.clone() };
         self.shared.groups.fetch_sub(self.names.len(), std::sync::atomic::Ordering::Relaxed);

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::logic::{Command, Shard, decode, encode};
+use super::logic::{Command, Effect, Shard, decode, encode};
 use crate::record::block::{Blocks, records_fields};
 use crate::record::protobuf::{bytes_len, put_bytes};
 use crate::record::walk::{Fields, Value};
 use crate::record::{Batch, BatchLimits, Offset, TopicName};
-use crate::storage::{Error, Start, TopicLog};
+use crate::storage::{Error, Numbering, Start, TopicLog};
 
 /// Most commands of one batch.
 const COMMANDS_MAX: usize = 1000;
@@ -98,9 +98,16 @@ impl Reader {
 /// The storage failed, or it holds what this server does not know.
 pub(super) async fn fold(topic: Arc<dyn TopicLog>) -> Result<(Reader, Shard), Error> {
     let tail = topic.resolve(Start::Latest).await?;
+    let may_be_purged = topic.state().numbering() == Numbering::Sparse;
     let (mut reader, mut shard) = Reader::begin(topic);
+    let mut is_checked = reader.at == Offset::ZERO || !may_be_purged;
     while reader.at < tail {
-        for (at, size, command) in reader.next().await? {
+        let commands = reader.next().await?;
+        if !is_checked && !begins_with_state(&commands) {
+            return Err(Error::Damaged("groups: the oldest commands of a shard were purged".to_owned()));
+        }
+        is_checked = true;
+        for (at, size, command) in commands {
             shard.apply(at, size, &command);
         }
     }
@@ -109,6 +116,25 @@ pub(super) async fn fold(topic: Arc<dyn TopicLog>) -> Result<(Reader, Shard), Er
         return Err(Error::Damaged("groups: all commands of a shard were purged".to_owned()));
     }
     Ok((reader, shard))
+}
+
+/// Returns true if the first message of a shard holds the begin of a group's state. An owner trims only what comes before the
+/// message of one.
+fn begins_with_state(commands: &[Stored]) -> bool {
+    /// Offsets of a message of JetStream.
+    const MESSAGE_OFFSETS: u64 = 1024;
+    let message = |stored: &Stored| stored.0.get() / MESSAGE_OFFSETS;
+    let first = commands.first().map(message);
+    let mut of_first = commands.iter().take_while(|stored| Some(message(stored)) == first);
+    of_first.any(|(_, _, command)| matches!(command.effect, Effect::State { part: 0, .. }))
+}
+
+/// The error of a shard whose storage failed: what was deleted without its server is lost.
+pub(super) fn error_of(topic: &dyn TopicLog, error: Error) -> Error {
+    match error {
+        Error::TopicNotFound => Error::Damaged(format!("groups: {} was deleted", topic.name())),
+        error => error,
+    }
 }
 
 fn decode_run(run: &Bytes, from: Offset, commands: &mut Vec<Stored>) -> Result<(), Error> {

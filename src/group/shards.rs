@@ -15,7 +15,6 @@ use super::error::Error;
 use super::fleet::Wanted;
 use super::logic::SHARDS;
 use super::mailbox::{Found, Mailbox, Message};
-use super::member::gone;
 use super::recent::Recent;
 use super::shard::{Shared, Task};
 use super::shard_log;
@@ -131,7 +130,7 @@ impl Shards {
 
     /// The task to which messages of a shard go; none if the shard has no topic.
     pub(super) async fn get(&self, shard: u64, missing: Missing) -> Result<Option<Mailbox>> {
-        let slot = self.slots.get(usize::try_from(shard).unwrap_or(0)).ok_or_else(gone)?;
+        let slot = self.slots.get(usize::try_from(shard).unwrap_or(0)).ok_or(Error::Lost)?;
         let known = match &*lock(slot) {
             Slot::Working(found) if !found.mailbox.is_closed() => return Ok(Some(found.mailbox.clone())),
             Slot::Closed => return Err(topic::Error::Draining.into()),

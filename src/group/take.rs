@@ -16,7 +16,7 @@ use super::requests::Settlement;
 use super::shard::{Session, Stream, Task, Waiting};
 use super::token::Token;
 use crate::record::{TopicName, UnixMicros};
-use crate::storage::{self, Stored, TopicLog};
+use crate::storage::TopicLog;
 use crate::topic::Cause;
 use tokio::time::Instant;
 
@@ -150,24 +150,24 @@ impl Task {
     }
 
     fn create(&mut self, name: Name, new: NewGroup, reply: Reply<Info>) {
-        if self.find(&name).is_some() {
-            return drop(reply.send(Err(Error::Exists)));
-        }
-        let ticket = self.unheard();
-        match self.begin_creation(ticket, name, new) {
-            Ok(id) => drop(self.waiting.insert(ticket, Waiting::Created(id, reply))),
-            Err(error) => drop(reply.send(Err(error))),
+        match self.find(&name) {
+            // The answer to an earlier request was lost.
+            Some(id) if id == new.id => self.take(Message::Describe(name, Members::Without, reply)),
+            Some(_) => drop(reply.send(Err(Error::Exists))),
+            None => {
+                let ticket = self.unheard();
+                match self.begin_creation(ticket, name, new) {
+                    Ok(id) => drop(self.waiting.insert(ticket, Waiting::Created(id, reply))),
+                    Err(error) => drop(reply.send(Err(error))),
+                }
+            }
         }
     }
 
     /// Starts to create a group.
     fn begin_creation(&mut self, ticket: Ticket, name: Name, new: NewGroup) -> Result<GroupId, Error> {
         self.check_room()?;
-        let unavailable = |error: getrandom::Error| storage::Error::Unavailable {
-            reason: error.to_string(),
-            stored: Stored::Nothing,
-        };
-        let id = GroupId(getrandom::u64().map_err(|error| Error::Topic(unavailable(error).into()))?);
+        let id = new.id;
         let about = About {
             topic: name.topic.clone(),
             epoch: new.topic.epoch(),
@@ -278,7 +278,7 @@ impl Task {
         if new.is_resumed && !is_known {
             return drop(reply.send(Err(Error::SessionEnded)));
         }
-        if !is_known && self.owner.member_count(id) >= limit {
+        if !is_known && self.member_count(id) >= limit {
             return drop(reply.send(Err(Error::TooManyMembers { limit })));
         }
         let stream = new.stream;
@@ -288,6 +288,22 @@ impl Task {
         self.sessions.insert(session, Session { member, principal, since, stream, group: id });
         let ticket = self.ticket(Waiting::Joined { stream, has_created: new.has_created, reply });
         self.inputs.push_back(Input::Join { ticket, group: id, session, stream });
+    }
+
+    /// Number of members of a group, with those that join in this round.
+    fn member_count(&self, id: GroupId) -> usize {
+        let joins = self.inputs.iter().filter(|input| {
+            matches!(input, Input::Join { group, session, .. }
+                if *group == id && !self.owner.knows_session(*session, id))
+        });
+        self.owner.member_count(id) + joins.count()
+    }
+
+    /// Number of calls of a group that wait for a lease, with those that begin in this round.
+    fn waiting_count(&self, id: GroupId) -> usize {
+        let calls = self.inputs.iter();
+        let calls = calls.filter(|input| matches!(input, Input::LeaseOnce { group, .. } if *group == id));
+        self.owner.waiting_count(id) + calls.count()
     }
 
     /// Ends the stream that a session had. Returns the time since which the session is a member.
@@ -306,7 +322,7 @@ impl Task {
         if self.creating.contains_key(&group) {
             return self.defer(group, Message::LeaseOnce(new, reply));
         }
-        if self.owner.waiting_count(group) >= LEASES_WAITING_MAX {
+        if self.waiting_count(group) >= LEASES_WAITING_MAX {
             return drop(reply.send(Err(Error::TooManyLeases { limit: LEASES_WAITING_MAX })));
         }
         if reply.send(Ok(())).is_err() {

@@ -276,6 +276,92 @@ async fn groups_are_listed_though_the_storage_of_others_is_damaged() {
     );
 }
 
+/// A page is the same whatever the groups of each shard are, and each next page goes on after it.
+#[tokio::test]
+async fn pages_of_any_size_list_the_same_groups_in_order() {
+    let world = World::new().await;
+    for n in 0..70 {
+        let name = GroupName::parse(&format!("g{n:02}")).unwrap();
+        world
+            .groups
+            .create(&topic(), &name, From::Start(Start::Earliest), Settings::default())
+            .await
+            .unwrap();
+    }
+    let all: Vec<String> = (0..70).map(|n| format!("g{n:02}")).collect();
+    for size in [1, 9, 34, 70, 71] {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = world.groups.list(Some(&topic()), after.clone(), size).await.unwrap().groups;
+            after = page.last().map(|info| (topic(), info.name.clone()));
+            found.extend(page.iter().map(|info| info.name.to_string()));
+            if page.len() < size {
+                break;
+            }
+        }
+        assert_eq!(found, all, "pages of {size}");
+    }
+}
+
+/// A repeat of an acknowledgement whose answer was lost cannot be told from the late one of a former holder: both hear that
+/// the record is settled, once it is.
+#[tokio::test]
+async fn an_acknowledgement_of_what_is_settled_is_confirmed_to_a_former_holder_as_well() {
+    let world = World::new().await;
+    world.log.put("orders", &["a"]);
+    let mut member = world.join(Settings::default()).await;
+    member.credit(1, 1 << 20);
+    let former = lease(&mut member).await;
+    settle(&mut member, &former, vec![(span(0, 1), Act::Nack(None))]).await;
+    let newer = lease(&mut member).await;
+    let ack = || vec![(span(0, 1), Act::Ack)];
+    assert_eq!(settle(&mut member, &former, ack()).await, [(span(0, 1), Outcome::LeaseLost)]);
+    assert_eq!(settle(&mut member, &newer, ack()).await, [(span(0, 1), Outcome::Settled)]);
+    assert_eq!(settle(&mut member, &former, ack()).await, [(span(0, 1), Outcome::Settled)]);
+    let nack = vec![(span(0, 1), Act::Nack(None))];
+    assert_eq!(settle(&mut member, &former, nack).await, [(span(0, 1), Outcome::LeaseLost)]);
+}
+
+/// The limit holds for calls that come at the same time as well.
+#[tokio::test]
+async fn members_that_join_at_once_are_bounded() {
+    let log = SimulatedLog::new();
+    let config = Config { group_members_max: 3, ..Config::default() };
+    let topics = Topics::new(&config);
+    topics.open(log.log());
+    let groups = Groups::new(&config, topics.clone());
+    groups.open(log.log());
+    topics.create(topic(), Retention::default()).await.unwrap();
+    groups.create(&topic(), &group(), From::Start(Start::Earliest), Settings::default()).await.unwrap();
+    let joins = (0..20).map(|_| groups.join(joining(None, None)));
+    let joined = futures_util::future::join_all(joins).await;
+    let (members, refused): (Vec<_>, Vec<_>) = joined.into_iter().partition(Result::is_ok);
+    assert_eq!((members.len(), refused.len()), (3, 17));
+    let limit = Error::TooManyMembers { limit: 3 };
+    assert!(refused.into_iter().all(|refused| refused.is_err_and(|error| error == limit)));
+}
+
+/// A creation whose answer was lost is answered again, and another one of the name is refused.
+#[tokio::test]
+async fn a_creation_that_is_repeated_is_answered_again() {
+    use super::logic::GroupId;
+    use super::mailbox::{Message, Name, NewGroup};
+
+    let world = World::new().await;
+    let log = world.topics.get(&topic()).await.unwrap();
+    let name = Name { topic: topic(), group: group() };
+    let create = async |id| {
+        let new = NewGroup { id: GroupId(id), topic: log.clone(), start: 0, settings: Settings::default() };
+        let message = |reply| Message::Create(name.clone(), new.clone(), reply);
+        let shard = shard_of(&topic(), &group());
+        let (missing, lost) = (super::shards::Missing::Create, super::attempts::WhenLost::Fail);
+        world.groups.ask_shard(shard, missing, lost, message).await.map(|info| info.unwrap().id)
+    };
+    assert_eq!(create(5).await, Ok(GroupId(5)));
+    assert_eq!(create(5).await, Ok(GroupId(5)));
+    assert_eq!(create(6).await, Err(Error::Exists));
+}
+
 /// A call that ends before its answer gives back what it was leased, and leaves nothing behind.
 #[tokio::test]
 async fn a_unary_lease_that_is_cancelled_is_free_at_once() {

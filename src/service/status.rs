@@ -212,6 +212,8 @@ fn of_group(error: &group::Error) -> Verdict {
         Error::OrderFixed => (Code::InvalidArgument, Reason::InvalidField, None),
         Error::NotRestored => (Code::FailedPrecondition, Reason::EpochChanged, None),
         Error::Moved => (Code::Unavailable, Reason::StorageUnavailable, between(100, 500)),
+        Error::Lost => (Code::Unavailable, Reason::StorageUnavailable, between(500, 1500)),
+        Error::Unsupported => (Code::Unavailable, Reason::StorageUnavailable, between(1000, 3000)),
         Error::Topic(error) => return verdict(&self::Error::Topic(error.clone())),
     };
     Verdict { code, reason, retry }
@@ -416,6 +418,7 @@ pub const fn is_certain(error: &Error) -> bool {
     !matches!(
         error,
         Error::Panicked
+            | Error::Group(group::Error::Lost)
             | Error::Topic(topic::Error::Storage(storage::Error::Unavailable {
                 stored: Stored::Unknown,
                 ..

@@ -1,9 +1,12 @@
 //! Errors of an engine. A variant exists where a caller acts on it; `service::status` maps each to a gRPC status.
+//! The replicas of a fleet tell each other errors, so that a variant that is renamed is unknown to older replicas.
+
+use serde::{Deserialize, Serialize};
 
 use crate::record::{Epoch, Offset};
 
 /// Effect of an append that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stored {
     /// Nothing is stored.
     Nothing,
@@ -12,7 +15,7 @@ pub enum Stored {
 }
 
 /// Reason why an operation of the log failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Error {
     /// No topic of this name, or it was deleted.
     #[error("topic not found")]

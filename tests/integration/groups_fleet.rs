@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use streamway::proto::v1::{
-    DeleteGroupRequest, DeliveryOrder, GetGroupRequest, GroupSettings, LeaseRequest, ListGroupsRequest,
-    ListTopicsRequest, SettleRequest, Settlement, SettlementResult, UpdateGroupRequest,
+    CreateGroupRequest, DeleteGroupRequest, DeliveryOrder, GetGroupRequest, Group, GroupSettings,
+    LeaseRequest, ListGroupsRequest, ListTopicsRequest, SettleRequest, Settlement, SettlementResult,
+    UpdateGroupRequest,
 };
 use tonic::Code;
 
 use crate::harness::make::{published, records};
 use crate::harness::member::{Member, Taken, create, get, groups, millis, only};
-use crate::harness::{Nats, Server, refused};
+use crate::harness::{Nats, Server, refused, signal};
 
 pub async fn replica(nats: &Nats) -> Server {
     let url = nats.url();
@@ -179,5 +180,79 @@ async fn another_replica_follows_when_the_owner_is_killed() {
     assert!(rest[0].fence > taken[9].fence, "fences rise over owners (P13)");
     member.ack(&rest).await;
     member.assert_nothing_for(Duration::from_millis(200)).await;
+    member.leave().await;
+}
+
+/// P7: calls on groups whose owner is killed wait for the next owner, also those that the killed one has received.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_wait_for_the_next_owner() {
+    let nats = Nats::single("");
+    let mut replicas = [replica(&nats).await, replica(&nats).await];
+    published(&mut replicas[0].client().await, "jobs", records("r", 4)).await;
+    create(&replicas[0], "jobs", "workers", GroupSettings::default()).await;
+    let request = LeaseRequest {
+        topic: "jobs".into(),
+        group: "workers".into(),
+        max_records: 2,
+        wait: Some(millis(20_000)),
+        ..LeaseRequest::default()
+    };
+    let leased = groups(&replicas[1]).await.lease(request.clone()).await.unwrap().into_inner();
+    let (token, offset) = (leased.leases[0].token.clone(), leased.leases[0].batches[0].first_offset);
+    // The stopped owner answers none of these calls.
+    signal(replicas[0].pid(), "STOP");
+    let settlement = Settlement { token, acks: vec![only(offset)], ..Settlement::default() };
+    let settle = SettleRequest { settlements: vec![settlement], ..SettleRequest::default() };
+    let get = GetGroupRequest { topic: "jobs".into(), name: "workers".into() };
+    let (mut settles, mut gets, mut leases, mut creates) = (
+        groups(&replicas[1]).await,
+        groups(&replicas[1]).await,
+        groups(&replicas[1]).await,
+        groups(&replicas[1]).await,
+    );
+    let calls = async {
+        let other = Group { topic: "jobs".into(), name: "workers".into(), ..Group::default() };
+        let new = CreateGroupRequest { group: Some(other), start: None };
+        tokio::join!(
+            settles.settle(settle),
+            gets.get_group(get),
+            leases.lease(request),
+            creates.create_group(new)
+        )
+    };
+    let killed = async {
+        // The calls are on their way. Later ones would only make the test weaker.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        replicas[0].kill9().await;
+    };
+    let ((settled, got, leased, exists), ()) = tokio::join!(calls, killed);
+    let outcomes = settled.expect("settled").into_inner().outcomes;
+    assert!(outcomes.iter().all(|one| one.result() == SettlementResult::Settled), "{outcomes:?}");
+    assert_eq!(got.expect("answered").into_inner().group.unwrap().name, "workers");
+    assert_eq!(leased.expect("answered").into_inner().leases.len(), 1);
+    refused(&exists.expect_err("there is one"), Code::AlreadyExists, "GROUP_EXISTS");
+}
+
+/// What is settled behind an open range is no lag, also for an owner that has not read the topic.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lag_after_a_handover_counts_only_what_is_not_settled() {
+    let nats = Nats::single("");
+    let mut replicas = [replica(&nats).await, replica(&nats).await];
+    for n in 0..3 {
+        published(&mut replicas[0].client().await, "jobs", records(&format!("{n}/"), 10)).await;
+    }
+    create(&replicas[0], "jobs", "workers", GroupSettings::default()).await;
+    let mut member = Member::open(&replicas[0], "jobs", "workers", 100).await;
+    let taken = member.take(30).await;
+    let (open, done): (Vec<_>, Vec<_>) =
+        taken.into_iter().partition(|one| ["0/1", "0/2", "1/9", "2/0"].contains(&one.text().as_str()));
+    member.ack(&done).await;
+    assert_eq!(open.len(), 4);
+    member.leave().await;
+    replicas[0].sigterm().await;
+    let status = get(&replicas[1], "jobs", "workers").await.status.unwrap();
+    assert_eq!((status.lag_records, status.oldest_unsettled_offset), (4, open[0].offset), "{status:?}");
+    let mut member = Member::open(&replicas[1], "jobs", "workers", 100).await;
+    assert_eq!(texts(&member.take(4).await), texts(&open));
     member.leave().await;
 }

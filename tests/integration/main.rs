@@ -46,6 +46,7 @@ mod groups_dead_letters;
 mod groups_far;
 mod groups_fleet;
 mod groups_fleet_faults;
+mod groups_fleet_nats;
 mod groups_input;
 mod groups_nats;
 mod groups_pauses;

@@ -19,12 +19,11 @@ use super::super::logic::{Fence, GroupId, Piece, SessionId, Span};
 use super::super::mailbox::{
     Asker, Joined, Mailbox, Members, Message, Name, NewGroup, NewLease, NewMember, Outcomes, Progress, Reply,
 };
-use super::super::member::gone;
 use super::super::recent::Recent;
 use super::super::requests::Settlement;
 use super::super::token::Token;
 use super::frames::{
-    self, Answer, Call, Failure, FromOwner, HeldLease, Hello, Letter, Part, ToOwner, Told, Welcome,
+    self, Answer, Call, Frame, FromOwner, HeldLease, Hello, Letter, Part, ToOwner, Told, Unknown, Welcome,
 };
 use super::link::{Link, PING_INTERVAL};
 use crate::record::Epoch;
@@ -184,10 +183,10 @@ impl Client {
     fn end(mut self) {
         self.mailbox.close();
         for member in self.members.into_values() {
-            let _ = member.events.send(Event::ended(gone()));
+            let _ = member.events.send(Event::ended(Error::Lost));
         }
         for waiting in self.waiting.into_values() {
-            waiting.fail(gone());
+            waiting.fail(Error::Lost);
         }
         while let Ok(message) = self.mailbox.try_recv() {
             message.fail(Error::Moved);
@@ -290,33 +289,50 @@ impl Client {
 
     /// Takes a letter. Returns false if the link is at its end.
     fn arrived(&mut self, message: &[u8]) -> bool {
-        let Some(Letter { heard, is_last, frames, .. }) = self.link.read::<FromOwner>(message) else {
+        let Some(Letter { heard, is_last, frames, .. }) = self.link.read(message) else {
             return false;
         };
         self.right.prolong(self.link.time_of(heard) + LEASE_AGE_MAX);
         for frame in frames {
-            match frame {
-                FromOwner::Answer(id, answer) => self.answered(id, answer),
-                FromOwner::Event(stream, told) => self.told(stream, told),
-                FromOwner::Lag(group, records, oldest) => {
+            match Frame::read(&frame) {
+                Frame::Known(FromOwner::Answer(id, answer)) => self.answered(id, answer),
+                Frame::Known(FromOwner::Event(stream, told)) => self.told(stream, told),
+                Frame::Known(FromOwner::Lag(group, records, oldest)) => {
                     if let Some(lag) = self.lags.get(&group) {
                         lag.store(records, oldest);
                     }
                 }
+                Frame::Unknown(unknown) => self.not_understood(&unknown),
             }
         }
         !is_last
     }
 
-    fn answered(&mut self, id: u64, answer: Result<Answer, Failure>) {
+    /// Ends what a newer owner answered or told in a way that this replica does not know.
+    fn not_understood(&mut self, unknown: &Unknown) {
+        tracing::warn!(kind = unknown.kind, "the owner of the groups is newer, and is not understood");
+        match (unknown.kind.as_str(), unknown.number) {
+            ("Answer", Some(id)) => self.answered(id, Err(Error::Lost)),
+            ("Event", Some(stream)) => {
+                if let Some(here) = self.members.get(&stream) {
+                    let session = here.session;
+                    self.told(stream, Told::Ended(Error::Lost));
+                    self.link.push(&ToOwner::Cut { session, stream });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn answered(&mut self, id: u64, answer: Result<Answer, Error>) {
         let Some(waiting) = self.waiting.remove(&id) else { return };
         match (waiting, answer) {
-            (waiting, Err(failure)) => waiting.fail(failure.into()),
+            (waiting, Err(error)) => waiting.fail(error),
             (Waiting::Info(reply), Ok(Answer::Info(info))) => drop(reply.send(Ok(*info))),
             (Waiting::Infos(reply), Ok(Answer::Infos(infos))) => drop(reply.send(Ok(infos))),
             (Waiting::Saved(reply), Ok(Answer::Saved(info, parts))) => {
                 let parts: Option<Vec<Piece>> = parts.iter().map(Part::decode).collect();
-                drop(reply.send(parts.map(|parts| (*info, parts)).ok_or_else(gone)));
+                drop(reply.send(parts.map(|parts| (*info, parts)).ok_or(Error::Lost)));
             }
             (Waiting::Done(reply), Ok(Answer::Done)) => drop(reply.send(Ok(()))),
             (Waiting::Count(reply), Ok(Answer::Count(count))) => drop(reply.send(Ok(count))),
@@ -331,7 +347,7 @@ impl Client {
                     (arriving, topic)
                 }));
             }
-            (waiting, Ok(_)) => waiting.fail(gone()),
+            (waiting, Ok(_)) => waiting.fail(Error::Lost),
         }
     }
 
@@ -380,7 +396,7 @@ impl Client {
             Told::Extended(number, left) => Event::Extended { number, left },
             Told::Revoked(fence, spans) => Event::Revoked { fence, spans },
             Told::Left => Event::Left,
-            Told::Ended(failure) => Event::ended(failure.into()),
+            Told::Ended(error) => Event::ended(error),
         };
         let is_last = here.is_once || matches!(event, Event::Left | Event::Ended(_));
         // A member that is dropped sends a cut.
@@ -415,7 +431,7 @@ impl Waiting {
 }
 
 fn told(new: NewGroup) -> frames::NewGroup {
-    frames::NewGroup { epoch: new.topic.epoch(), start: new.start, settings: new.settings }
+    frames::NewGroup { id: Some(new.id), epoch: new.topic.epoch(), start: new.start, settings: new.settings }
 }
 
 /// A settlement whose reasons fit into a letter.

@@ -1,10 +1,13 @@
-//! Content of the messages between a replica and the owner of a shard, as JSON: a newer replica may add fields.
+//! Content of the messages between a replica and the owner of a shard, as JSON. A newer replica may add fields and frames.
 
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::super::error::Error;
 use super::super::events::{Event, Held};
@@ -16,8 +19,6 @@ use super::super::mailbox::{Name, Reopen};
 use super::super::requests::Settlement;
 use super::super::token::Token;
 use crate::record::{Epoch, TopicName};
-use crate::storage::{self, Stored};
-use crate::topic;
 
 /// First message of a replica to the owner.
 #[derive(Serialize, Deserialize)]
@@ -35,7 +36,7 @@ pub(super) struct Welcome {
 
 /// A message of an open link.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Letter<F> {
+pub(super) struct Letter {
     /// Its number, from 1, rising by 1.
     pub number: u64,
     /// Milliseconds of the sender's clock.
@@ -44,16 +45,52 @@ pub(super) struct Letter<F> {
     pub heard: u64,
     /// True for the last letter.
     pub is_last: bool,
-    /// Content in order.
-    pub frames: Vec<F>,
+    /// Content in order, each frame as it was written: a newer replica sends some that this one does not know.
+    pub frames: Vec<Box<RawValue>>,
     /// A piece of a frame that is larger than a letter, and whether it is the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub piece: Option<(String, bool)>,
 }
 
+/// A frame that arrived.
+pub(super) enum Frame<F> {
+    Known(F),
+    Unknown(Unknown),
+}
+
+/// A frame of a newer replica.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unknown {
+    /// Name of its variant.
+    pub kind: String,
+    /// Number of its call or its stream, if it has one.
+    pub number: Option<u64>,
+}
+
+impl<F: DeserializeOwned> Frame<F> {
+    /// Reads a frame.
+    pub(super) fn read(raw: &RawValue) -> Self {
+        serde_json::from_str(raw.get()).map_or_else(|_| Self::Unknown(Unknown::read(raw)), Self::Known)
+    }
+}
+
+impl Unknown {
+    /// Reads what all frames have in common: `{"Kind": [number, …]}`.
+    fn read(raw: &RawValue) -> Self {
+        let parts: Option<(String, Value)> =
+            serde_json::from_str::<serde_json::Map<String, Value>>(raw.get())
+                .ok()
+                .and_then(|map| map.into_iter().next());
+        let (kind, value) = parts.unwrap_or_default();
+        Self { kind, number: value.get(0).and_then(Value::as_u64) }
+    }
+}
+
 /// A group to create.
 #[derive(Serialize, Deserialize)]
 pub(super) struct NewGroup {
+    /// Its future id. Older replicas leave it to the owner.
+    pub id: Option<GroupId>,
     pub epoch: Epoch,
     pub start: u64,
     pub settings: Settings,
@@ -162,7 +199,7 @@ pub(super) struct Join {
 #[derive(Serialize, Deserialize)]
 pub(super) enum FromOwner {
     /// The answer to a call.
-    Answer(u64, Result<Answer, Failure>),
+    Answer(u64, Result<Answer, Error>),
     /// An event of a member, by its stream.
     Event(u64, Told),
     /// Lag of a group: records that are not settled, and the offset of the oldest.
@@ -218,7 +255,7 @@ pub(super) enum Told {
     Extended(u64, Option<Duration>),
     Revoked(Fence, Vec<Span>),
     Left,
-    Ended(Failure),
+    Ended(Error),
 }
 
 impl From<Event> for Told {
@@ -237,72 +274,106 @@ impl From<Event> for Told {
             Event::Extended { number, left } => Self::Extended(number, left),
             Event::Revoked { fence, spans } => Self::Revoked(fence, spans),
             Event::Left => Self::Left,
-            Event::Ended(error) => Self::Ended((&*error).into()),
+            Event::Ended(error) => Self::Ended(*error),
         }
     }
 }
 
-/// The error of a call on a group.
-#[derive(Serialize, Deserialize)]
-pub(super) enum Failure {
-    NotFound,
-    Exists,
-    TooMany(usize),
-    TooManyMembers(usize),
-    TooManyLeases(usize),
-    SessionEnded,
-    SessionTaken,
-    OrderFixed,
-    NotRestored,
-    Moved,
-    TopicNotFound,
-    Damaged(String),
-    /// Try again.
-    Unavailable(String),
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
 
-impl From<&Error> for Failure {
-    fn from(error: &Error) -> Self {
-        match error {
-            Error::NotFound => Self::NotFound,
-            Error::Exists => Self::Exists,
-            Error::TooMany { limit } => Self::TooMany(*limit),
-            Error::TooManyMembers { limit } => Self::TooManyMembers(*limit),
-            Error::TooManyLeases { limit } => Self::TooManyLeases(*limit),
-            Error::SessionEnded => Self::SessionEnded,
-            Error::SessionTaken => Self::SessionTaken,
-            Error::OrderFixed => Self::OrderFixed,
-            Error::NotRestored => Self::NotRestored,
-            Error::Moved => Self::Moved,
-            Error::Topic(topic::Error::Storage(storage::Error::TopicNotFound)) => Self::TopicNotFound,
-            Error::Topic(topic::Error::Storage(storage::Error::Damaged(what))) => Self::Damaged(what.clone()),
-            Error::Topic(topic::Error::Storage(storage::Error::Unavailable { reason, .. })) => {
-                Self::Unavailable(reason.clone())
-            }
-            other => Self::Unavailable(other.to_string()),
-        }
+    use super::{Answer, Error, Frame, FromOwner, NewGroup, ToOwner, Told, Unknown};
+    use crate::record::{Epoch, Offset};
+    use crate::storage::{self, Stored};
+    use crate::topic;
+
+    fn raw(text: &str) -> Box<RawValue> {
+        serde_json::from_str(text).unwrap()
     }
-}
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        let storage = |error: storage::Error| Self::Topic(error.into());
-        match failure {
-            Failure::NotFound => Self::NotFound,
-            Failure::Exists => Self::Exists,
-            Failure::TooMany(limit) => Self::TooMany { limit },
-            Failure::TooManyMembers(limit) => Self::TooManyMembers { limit },
-            Failure::TooManyLeases(limit) => Self::TooManyLeases { limit },
-            Failure::SessionEnded => Self::SessionEnded,
-            Failure::SessionTaken => Self::SessionTaken,
-            Failure::OrderFixed => Self::OrderFixed,
-            Failure::NotRestored => Self::NotRestored,
-            Failure::Moved => Self::Moved,
-            Failure::TopicNotFound => storage(storage::Error::TopicNotFound),
-            Failure::Damaged(what) => storage(storage::Error::Damaged(what)),
-            Failure::Unavailable(reason) => {
-                storage(storage::Error::Unavailable { reason, stored: Stored::Unknown })
-            }
+    fn unknown(kind: &str, number: Option<u64>) -> Unknown {
+        Unknown { kind: kind.into(), number }
+    }
+
+    #[test]
+    fn frames_of_newer_replicas_are_told_apart() {
+        let read = |text| match Frame::<ToOwner>::read(&raw(text)) {
+            Frame::Known(_) => None,
+            Frame::Unknown(unknown) => Some(unknown),
+        };
+        assert_eq!(read(r#"{"Call":[7,{"Describe":[{"topic":"t","group":"g"},true]}]}"#), None);
+        assert_eq!(read(r#"{"Call":[7,{"Merge":[1,2]}]}"#), Some(unknown("Call", Some(7))));
+        assert_eq!(read(r#"{"Merge":{"stream":3}}"#), Some(unknown("Merge", None)));
+        assert_eq!(read(r#""Merge""#), Some(unknown("", None)));
+        let answer = Frame::<FromOwner>::read(&raw(r#"{"Answer":[8,{"Err":{"TooLazy":5}}]}"#));
+        assert!(matches!(answer, Frame::Unknown(known) if known == unknown("Answer", Some(8))));
+        let older: NewGroup = serde_json::from_value(serde_json::json!({ "epoch": Epoch::new(1), "start": 0,
+                "settings": crate::group::logic::Settings::default() }))
+        .unwrap();
+        assert!(older.id.is_none());
+    }
+
+    /// Each error with what its status tells: its text, and all that it carries.
+    #[test]
+    fn errors_come_through_whole() {
+        use storage::Error as Storage;
+        let at = (Epoch::new(3), Offset::new(4), Offset::new(5));
+        let of_storage = [
+            Storage::TopicNotFound,
+            Storage::TopicExists,
+            Storage::TopicLimit { limit: 9 },
+            Storage::EpochChanged { current: at.0, resume: at.1 },
+            Storage::Restoring { cut: at.1 },
+            Storage::ExpectedOffset { epoch: at.0, tail: at.2 },
+            Storage::RequestIdReused { first: at.1 },
+            Storage::Trimmed { epoch: at.0, earliest: at.1, tail: at.2 },
+            Storage::BeyondTail { epoch: at.0, earliest: at.1, tail: at.2 },
+            Storage::DiskFull,
+            Storage::NoRoom { bytes: 7, reason: "small".into() },
+            Storage::EarlierFailed,
+            Storage::Unavailable { reason: "away".into(), stored: Stored::Nothing },
+            Storage::Unavailable { reason: "away".into(), stored: Stored::Unknown },
+            Storage::Closing,
+            Storage::Damaged("a page".into()),
+        ];
+        let of_topic = [
+            topic::Error::Starting,
+            topic::Error::Draining,
+            topic::Error::MaxAge,
+            topic::Error::IdentityExpired,
+            topic::Error::PermissionWithdrawn,
+            topic::Error::Disconnected { banned_until: 12 },
+            topic::Error::Overloaded,
+        ];
+        let of_group = [
+            Error::NotFound,
+            Error::Exists,
+            Error::TooMany { limit: 1 },
+            Error::TooManyMembers { limit: 2 },
+            Error::TooManyLeases { limit: 3 },
+            Error::SessionEnded,
+            Error::SessionTaken,
+            Error::OrderFixed,
+            Error::NotRestored,
+            Error::Moved,
+            Error::Lost,
+            Error::Unsupported,
+        ];
+        let of_topic = of_topic.into_iter().chain(of_storage.into_iter().map(topic::Error::Storage));
+        for error in of_group.into_iter().chain(of_topic.map(Error::Topic)) {
+            let sent = FromOwner::Answer(1, Err::<Answer, _>(error.clone()));
+            let read = Frame::read(&raw(&serde_json::to_string(&sent).unwrap()));
+            assert!(
+                matches!(read, Frame::Known(FromOwner::Answer(1, Err(told))) if told == error),
+                "{error:?}"
+            );
+            let sent = FromOwner::Event(1, Told::Ended(error.clone()));
+            let read = Frame::read(&raw(&serde_json::to_string(&sent).unwrap()));
+            assert!(
+                matches!(read, Frame::Known(FromOwner::Event(1, Told::Ended(told))) if told == error),
+                "{error:?}"
+            );
         }
     }
 }

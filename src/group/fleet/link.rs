@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::time::timeout;
 
 use super::super::clock::since_boot;
+use super::super::random::random;
 use super::frames::Letter;
 use crate::storage::{Error, ReplicaBus, Stored};
 
@@ -64,7 +64,12 @@ impl Link {
 
     /// A new address, which nobody else has.
     pub(super) fn address() -> String {
-        format!("{:016x}", getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)))
+        format!("{:016x}", random())
+    }
+
+    /// Returns true if this may be the address of a link.
+    pub(super) fn is_address(text: &str) -> bool {
+        text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
     }
 
     /// Returns true if the other side has been silent for so long.
@@ -141,8 +146,8 @@ impl Link {
     }
 
     /// Reads a letter. None if one before it is lost, or if it is not one.
-    pub(super) fn read<F: DeserializeOwned>(&mut self, message: &[u8]) -> Option<Letter<F>> {
-        let mut letter: Letter<F> = serde_json::from_slice(message)
+    pub(super) fn read(&mut self, message: &[u8]) -> Option<Letter> {
+        let mut letter: Letter = serde_json::from_slice(message)
             .inspect_err(|error| tracing::warn!(%error, "a letter of another replica cannot be read"))
             .ok()?;
         if letter.number != self.got + 1 {

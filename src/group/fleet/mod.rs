@@ -117,12 +117,8 @@ impl Wanted {
             Err(_) => return Ok(None),
         }
         tracing::info!(shard = self.shard, "this replica owns a shard of groups");
-        let served = Served {
-            bus: self.bus.clone(),
-            shard: sender.clone(),
-            topics: self.shared.topics.clone(),
-            tasks: self.tasks.clone(),
-        };
+        let topics = self.shared.topics.clone();
+        let served = Served::new(self.bus.clone(), sender.clone(), topics, self.tasks.clone());
         self.tasks.spawn(server::serve(served, inbox));
         Ok(Some(sender))
     }

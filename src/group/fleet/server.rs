@@ -1,14 +1,14 @@
 //! The owner's side of links: requests of other replicas become messages to the task of the shard, and its answers and
 //! events go back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::stream::{BoxStream, FuturesUnordered, SelectAll, poll_fn};
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::super::delivery::give_up;
@@ -19,8 +19,9 @@ use super::super::logic::{Act, GroupId, GroupState, Piece, SessionId};
 use super::super::mailbox::{
     Asker, Joined, Mailbox, Members, Message, Name, NewGroup, NewLease, NewMember, Progress, Reply,
 };
-use super::super::member::{ask, gone};
-use super::frames::{self, Answer, Call, Failure, FromOwner, Hello, Part, ToOwner, Told, Welcome};
+use super::super::member::ask;
+use super::super::random::random;
+use super::frames::{self, Answer, Call, Frame, FromOwner, Hello, Part, ToOwner, Told, Unknown, Welcome};
 use super::link::{Link, PING_INTERVAL};
 use crate::record::{Epoch, TopicName};
 use crate::storage::{Arrived, BoxFuture, Inbox, ReplicaBus, TopicLog};
@@ -30,6 +31,9 @@ use crate::topic::Topics;
 const SILENCE: Duration = Duration::from_secs(6);
 /// Events gathered before they are sent.
 const EVENTS_AT_ONCE: usize = 256;
+/// Most open links of a shard. A replica has one, and for a while a second one after it lost the first. Whoever may publish to
+/// NATS can ask for more; one of which nothing more is heard ends after [`SILENCE`].
+const LINKS_MAX: usize = 1000;
 
 /// Serves other replicas for as long as the task of the shard works.
 pub(super) async fn serve(served: Served, mut inbox: Inbox) {
@@ -52,11 +56,24 @@ pub(super) struct Served {
     pub shard: Mailbox,
     pub topics: Topics,
     pub tasks: TaskTracker,
+    /// Places for links.
+    links: Arc<Semaphore>,
 }
 
 impl Served {
+    pub(super) fn new(bus: ReplicaBus, shard: Mailbox, topics: Topics, tasks: TaskTracker) -> Self {
+        Self { bus, shard, topics, tasks, links: Arc::new(Semaphore::new(LINKS_MAX)) }
+    }
+
     async fn welcome(&self, arrived: Arrived) -> Result<(), crate::storage::Error> {
         let Ok(Hello { from }) = serde_json::from_slice(&arrived.message) else { return Ok(()) };
+        if !Link::is_address(&from) {
+            return Ok(());
+        }
+        let Ok(place) = self.links.clone().try_acquire_owned() else {
+            tracing::warn!(limit = LINKS_MAX, "too many replicas ask for the groups of a shard");
+            return Ok(());
+        };
         let own = Link::address();
         let inbox = self.bus.listen(&own).await?;
         let server = Server {
@@ -65,10 +82,14 @@ impl Served {
             inbox,
             calls: FuturesUnordered::new(),
             events: SelectAll::new(),
+            opening: HashSet::new(),
             members: HashMap::new(),
             lags: HashMap::new(),
         };
-        self.tasks.spawn(server.run());
+        self.tasks.spawn(async move {
+            server.run().await;
+            drop(place);
+        });
         let welcome = serde_json::to_vec(&Welcome { to: own }).unwrap_or_default();
         self.bus.answer(arrived, welcome.into()).await
     }
@@ -99,6 +120,8 @@ struct Server {
     inbox: Inbox,
     calls: FuturesUnordered<BoxFuture<'static, (u64, Done)>>,
     events: SelectAll<BoxStream<'static, (u64, Event)>>,
+    /// Streams whose joins or waits are not answered, and which have not ended meanwhile.
+    opening: HashSet<u64>,
     members: HashMap<u64, Member>,
     /// The lags that were told.
     lags: HashMap<GroupId, (u64, u64)>,
@@ -107,6 +130,8 @@ struct Server {
 /// The end of a call.
 enum Done {
     Answer(Result<Answer, Error>),
+    /// A stream was not opened.
+    Refused(u64, Error),
     Joined(Box<Joined>, SessionId, u64, mpsc::UnboundedReceiver<Event>),
     /// A call waits for a lease.
     Waits(u64, Member, mpsc::UnboundedReceiver<Event>),
@@ -161,9 +186,22 @@ impl Server {
 
     /// Takes a letter. Returns false if the link is at its end.
     fn arrived(&mut self, message: &[u8]) -> bool {
-        let Some(letter) = self.link.read::<ToOwner>(message) else { return false };
-        letter.frames.into_iter().for_each(|frame| self.take(frame));
+        let Some(letter) = self.link.read(message) else { return false };
+        for frame in letter.frames {
+            match Frame::read(&frame) {
+                Frame::Known(frame) => self.take(frame),
+                Frame::Unknown(unknown) => self.not_understood(&unknown),
+            }
+        }
         !letter.is_last
+    }
+
+    /// Refuses a request of a newer replica that this one does not know.
+    fn not_understood(&mut self, unknown: &Unknown) {
+        tracing::warn!(kind = unknown.kind, "a request of a newer replica is not understood");
+        if let ("Call", Some(id)) = (unknown.kind.as_str(), unknown.number) {
+            self.link.push(&FromOwner::Answer(id, Err(Error::Unsupported)));
+        }
     }
 
     fn take(&mut self, frame: ToOwner) {
@@ -181,17 +219,22 @@ impl Server {
             ToOwner::GiveUp { group, fence, spans, act } => Message::GiveUp { group, fence, spans, act },
             ToOwner::Leave { session, stream } => Message::Leave { session, stream },
             ToOwner::Cut { session, stream } => {
-                self.members.remove(&stream);
+                self.forget(stream);
                 Message::Cut { session, stream }
             }
             ToOwner::StopWaiting { session, stream } => Message::StopWaiting { session, stream },
             ToOwner::Cancel { session, stream } => {
-                self.members.remove(&stream);
+                self.forget(stream);
                 Message::Cancel { session, stream }
             }
         };
         // A task that ended closes the link.
         let _ = self.served.shard.send(message);
+    }
+
+    fn forget(&mut self, stream: u64) {
+        self.members.remove(&stream);
+        self.opening.remove(&stream);
     }
 
     fn call(&mut self, id: u64, call: Call) {
@@ -225,7 +268,13 @@ impl Server {
             Call::LeaseOnce { name, session, stream, records, bytes } => {
                 let (events, received) = mpsc::unbounded_channel();
                 let new = NewLease { name, session, stream, records, bytes, events };
-                self.lease_once(id, new, received);
+                self.opening.insert(stream);
+                let member = Member { session, progress: None };
+                let waits = move |answered| match answered {
+                    Ok(()) => Done::Waits(stream, member, received),
+                    Err(error) => Done::Refused(stream, error),
+                };
+                self.ask_for(id, |reply| Message::LeaseOnce(new, reply), waits);
             }
             Call::Settle(token, settlement) => {
                 let message = |reply| Message::Settle(token, settlement, Asker::Call(reply));
@@ -243,27 +292,21 @@ impl Server {
         message: impl FnOnce(Reply<T>) -> Message,
         answer: impl FnOnce(T) -> Answer + Send + 'static,
     ) {
+        self.ask_for(id, message, |answered| Done::Answer(answered.map(answer)));
+    }
+
+    fn ask_for<T: Send + 'static>(
+        &self,
+        id: u64,
+        message: impl FnOnce(Reply<T>) -> Message,
+        done: impl FnOnce(Result<T, Error>) -> Done + Send + 'static,
+    ) {
         let (reply, answered) = oneshot::channel();
         let is_sent = self.served.shard.send(message(reply)).is_ok();
         self.calls.push(Box::pin(async move {
             let answered =
-                if is_sent { answered.await.unwrap_or_else(|_| Err(gone())) } else { Err(Error::Moved) };
-            (id, Done::Answer(answered.map(answer)))
-        }));
-    }
-
-    fn lease_once(&self, id: u64, new: NewLease, received: mpsc::UnboundedReceiver<Event>) {
-        let (session, stream) = (new.session, new.stream);
-        let (reply, answered) = oneshot::channel();
-        let is_sent = self.served.shard.send(Message::LeaseOnce(new, reply)).is_ok();
-        self.calls.push(Box::pin(async move {
-            let answered =
-                if is_sent { answered.await.unwrap_or_else(|_| Err(gone())) } else { Err(Error::Moved) };
-            let done = match answered {
-                Ok(()) => Done::Waits(stream, Member { session, progress: None }, received),
-                Err(error) => Done::Answer(Err(error)),
-            };
-            (id, done)
+                if is_sent { answered.await.unwrap_or(Err(Error::Lost)) } else { Err(Error::Moved) };
+            (id, done(answered))
         }));
     }
 
@@ -283,7 +326,7 @@ impl Server {
         let parts: Option<Vec<Piece>> = parts.iter().map(Part::decode).collect();
         self.calls.push(Box::pin(async move {
             let restored = async {
-                let state = parts.and_then(|parts| GroupState::of_parts(&parts)).ok_or_else(gone)?;
+                let state = parts.and_then(|parts| GroupState::of_parts(&parts)).ok_or(Error::Lost)?;
                 let topic = topic_of(&topics, &name.topic, epoch).await?;
                 let state = Box::new(state);
                 ask(&shard, |reply| Message::Restore(name, group, topic, state, reply)).await
@@ -303,7 +346,8 @@ impl Server {
         }));
     }
 
-    fn join(&self, id: u64, join: frames::Join) {
+    fn join(&mut self, id: u64, join: frames::Join) {
+        self.opening.insert(join.stream);
         let Served { shard, topics, .. } = self.served.clone();
         self.calls.push(Box::pin(async move {
             let (events, received) = mpsc::unbounded_channel();
@@ -328,14 +372,18 @@ impl Server {
             };
             match joined.await {
                 Ok(joined) => (id, Done::Joined(Box::new(joined), session, stream, received)),
-                Err(error) => (id, Done::Answer(Err(error))),
+                Err(error) => (id, Done::Refused(stream, error)),
             }
         }));
     }
 
     fn done(&mut self, id: u64, done: Done) {
         let answer = match done {
-            Done::Answer(answer) => answer.map_err(|error| Failure::from(&error)),
+            Done::Answer(answer) => answer,
+            Done::Refused(stream, error) => {
+                self.opening.remove(&stream);
+                Err(error)
+            }
             Done::Joined(joined, session, stream, received) => {
                 let Joined { info, held, has_created, progress, .. } = *joined;
                 self.listen(stream, Member { session, progress: Some((info.id, progress)) }, received);
@@ -351,6 +399,11 @@ impl Server {
     }
 
     fn listen(&mut self, stream: u64, member: Member, mut received: mpsc::UnboundedReceiver<Event>) {
+        if !self.opening.remove(&stream) {
+            // It ended meanwhile, perhaps before the shard knew of it.
+            let _ = self.served.shard.send(member.end(stream));
+            return;
+        }
         let events = poll_fn(move |cx| received.poll_recv(cx));
         self.events.push(events.map(move |event| (stream, event)).boxed());
         self.members.insert(stream, member);
@@ -376,7 +429,7 @@ impl Server {
     fn end_member(&mut self, stream: u64) {
         if let Some(member) = self.members.remove(&stream) {
             let _ = self.served.shard.send(member.end(stream));
-            self.link.push(&FromOwner::Event(stream, Told::Ended(Failure::Moved)));
+            self.link.push(&FromOwner::Event(stream, Told::Ended(Error::Moved)));
         }
     }
 
@@ -407,6 +460,7 @@ async fn topic_of(topics: &Topics, name: &TopicName, epoch: Epoch) -> Result<Arc
 }
 
 async fn new_group(topics: &Topics, name: &TopicName, new: frames::NewGroup) -> Result<NewGroup, Error> {
-    let frames::NewGroup { epoch, start, settings } = new;
-    Ok(NewGroup { topic: topic_of(topics, name, epoch).await?, start, settings })
+    let frames::NewGroup { id, epoch, start, settings } = new;
+    let id = id.unwrap_or_else(|| GroupId(random()));
+    Ok(NewGroup { id, topic: topic_of(topics, name, epoch).await?, start, settings })
 }

@@ -364,7 +364,7 @@ pub struct Grant {
 /// Result of settling a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// It took effect, and is durable.
+    /// It took effect, and is durable. An acknowledgement of a record that is settled already is confirmed as well.
     Settled,
     /// The token does not hold the record; nothing changed.
     LeaseLost,
