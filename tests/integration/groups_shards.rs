@@ -86,7 +86,13 @@ async fn groups_in_a_damaged_file_are_data_loss_and_topics_are_served() {
         bytes[at] ^= 0x10;
         std::fs::write(file, bytes).unwrap();
     }
-    server.restart().await;
+    server.restart_to_ports().await;
+    within(60, "the end of the start", async {
+        while get_group(&server).await.is_err_and(|status| status.code() == Code::Unavailable) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
     assert_lost(&server).await;
 }
 
@@ -125,6 +131,9 @@ fn subject(address: &str) -> String {
     format!("streamway_replicas.{address}")
 }
 
+/// Address of the replica of another version.
+const PEER: &str = "00000000000000fe";
+
 /// A replica of another version, as the owner of a shard sees it.
 struct Peer {
     client: async_nats::Client,
@@ -142,16 +151,16 @@ impl Peer {
         let epoch =
             context.get_stream(&stream).await.unwrap().cached_info().config.metadata["streamway.epoch"]
                 .clone();
-        let inbox = client.subscribe(subject("peer")).await.unwrap();
+        let inbox = client.subscribe(subject(PEER)).await.unwrap();
         client.flush().await.unwrap();
-        let hello = json!({"from": "peer", "speaks": ["of", "later"]}).to_string();
+        let hello = json!({"from": PEER, "speaks": ["of", "later"]}).to_string();
         let asked = client.request(subject(&format!("shard-{shard}-{epoch}")), hello.into()).await;
         let welcome: Value = serde_json::from_slice(&asked.expect("the owner answers").payload).unwrap();
         Self { client, inbox, owner: welcome["to"].as_str().unwrap().to_owned() }
     }
 
     async fn send(&self, letter: Value) {
-        let (to, from) = (subject(&self.owner), subject("peer"));
+        let (to, from) = (subject(&self.owner), subject(PEER));
         self.client.publish_with_reply(to, from, letter.to_string().into()).await.unwrap();
         self.client.flush().await.unwrap();
     }
@@ -193,6 +202,10 @@ async fn messages_of_a_newer_replica_harm_no_member() {
     peer.send(letter(1, describe)).await;
     let answer = peer.frames().await;
     assert!(answer["frames"][0]["Answer"][1]["Ok"]["Info"].is_object(), "{answer}");
+    // What is not known is refused, and the link goes on.
+    peer.send(letter(2, json!([{"Later": {"stream": 1}}, {"Call": [2, {"Rename": {"to": "later"}}]}]))).await;
+    let answer = peer.frames().await;
+    assert_eq!(answer["frames"][0], json!({"Answer": [2, {"Err": "Unsupported"}]}), "{answer}");
     for (n, unknown) in [
         json!([{"Call": [2, {"Rename": {"to": "later"}}]}]),
         json!([{"Later": {"stream": 1}}]),

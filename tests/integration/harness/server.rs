@@ -105,6 +105,12 @@ impl Server {
         self.bound = ready(&self.process).await;
     }
 
+    /// [`Self::restart`], until the ports are bound: damage may end readiness as soon as it has begun.
+    pub async fn restart_to_ports(&mut self) {
+        self.start_again();
+        self.bound = named(&self.process).await;
+    }
+
     /// [`Self::restart`], without waiting for anything.
     pub fn start_again(&mut self) {
         let under = self.under.clone();
