@@ -22,6 +22,7 @@ mod python;
 mod redis;
 mod redis_group;
 mod report;
+mod resp;
 mod restart;
 mod s2;
 mod scale;
@@ -162,7 +163,7 @@ async fn rows(
             _ => match start::start(contestant, installed).await {
                 Ok(started) => {
                     let runner = Runner { scale: scale.clone(), round, ..started };
-                    runner.run(row).await
+                    if row.is_group() { groups::measure(&runner, row).await } else { runner.run(row).await }
                 }
                 Err(error) => Err(error),
             },

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use crate::outcome::Outcome;
 use crate::pace::Seen;
 use crate::peer::{Member, Settle};
-use crate::redis::{Replies, command};
+use crate::resp::{Replies, command};
 
 /// Reads on their way at a time. Each asks for its part of the member's credit.
 const READS: usize = 2;

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::groups;
 use crate::outcome::Outcome;
 use crate::pace::{Load, Pace, Progress, Seen, Until};
 use crate::peer::{Connection, Decode, Member, Peer, Reader};
@@ -196,7 +195,7 @@ impl Runner {
             }
             Row::FleetFanout100 => Ok(vec![(FLEET_FANOUT, self.fan_out(row, 100).await?)]),
             Row::FleetLatency => self.live_latency().await,
-            row => groups::measure(self, row).await,
+            _ => Err("a row of groups".into()),
         }
     }
 

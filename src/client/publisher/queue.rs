@@ -218,7 +218,7 @@ impl Queue {
             ..self.limits
         };
         let batch = &self.batches[at];
-        if batch.is_whole || cut(&batch.records, limits).len() < 2 {
+        if batch.is_whole || cut(&batch.records, limits.records_per_batch, limits.bytes_per_batch).len() < 2 {
             return false;
         }
         self.limits = limits;
@@ -243,7 +243,9 @@ impl Queue {
         }
         self.bytes -= batch.weight();
         let Pending { traceparent, slot, mut slot_index, .. } = batch;
-        for (records, count) in cut(&batch.records, self.limits) {
+        for (records, count) in
+            cut(&batch.records, self.limits.records_per_batch, self.limits.bytes_per_batch)
+        {
             let (slot, traceparent) = (slot.clone(), traceparent.clone());
             let part =
                 Pending { records, count, request_id: None, traceparent, slot, slot_index, is_whole: false };

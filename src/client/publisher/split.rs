@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::queue::Limits;
 use crate::client::error::{Error, Origin};
 use crate::record::walk::Fields;
 
@@ -38,13 +37,13 @@ impl TooLarge {
     }
 }
 
-/// Cuts encoded records into parts within the limits, each with its number of records. A record that is larger than a
-/// batch may be is a part of its own.
-pub(super) fn cut(records: &Bytes, limits: Limits) -> Vec<(Bytes, u32)> {
+/// Cuts encoded records into parts of at most so many records and bytes, each with its number of records. A record that is
+/// larger is a part of its own.
+pub(super) fn cut(records: &Bytes, records_max: u32, bytes_max: usize) -> Vec<(Bytes, u32)> {
     let (mut parts, mut part, mut count) = (Vec::new(), Range { start: 0, end: 0 }, 0);
     // Each field is a record, as this publisher has encoded them.
     for field in Fields::new(records).map_while(Result::ok) {
-        let is_full = count >= limits.records_per_batch || field.at.end - part.start > limits.bytes_per_batch;
+        let is_full = count >= records_max || field.at.end - part.start > bytes_max;
         if count > 0 && is_full {
             parts.push((records.slice(part), count));
             (part, count) = (field.at.start..field.at.start, 0);
@@ -94,7 +93,7 @@ mod tests {
         let sizes = [10, 10, 300, 10, 90, 90, 10];
         sizes.iter().for_each(|size| Record::new(vec![b'x'; *size]).put_field(&mut encoded));
         let encoded = encoded.freeze();
-        let parts = cut(&encoded, Limits { records_per_batch: 3, bytes_per_batch: 200, ..LIMITS });
+        let parts = cut(&encoded, 3, 200);
         assert_eq!(parts.iter().map(|(_, count)| *count).collect::<Vec<_>>(), [2, 1, 2, 2]);
         assert_eq!(parts.iter().flat_map(|(part, _)| part.to_vec()).collect::<Bytes>(), encoded);
     }
