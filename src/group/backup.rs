@@ -19,7 +19,7 @@ use crate::topic;
 pub struct Saved {
     /// The group.
     pub info: Info,
-    /// Its state, in parts of less than 1 MiB.
+    /// State of the group, in parts of less than 1 MiB.
     pub parts: Vec<Bytes>,
 }
 
@@ -81,7 +81,7 @@ pub(super) fn encoded((info, parts): (Info, Vec<Piece>)) -> Saved {
 }
 
 impl Task {
-    /// Answers the durable state of a group.
+    /// Reads the durable state of a group.
     pub(super) fn save(&mut self, name: &Name, reply: Reply<(Info, Vec<Piece>)>) {
         let id = self.find(name).filter(|id| !self.creating.contains_key(id));
         let parts = id.and_then(|id| self.owner.saved(id)).ok_or(Error::NotFound);

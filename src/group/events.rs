@@ -14,11 +14,11 @@ use crate::record::Epoch;
 pub struct Held {
     /// Encoded [`Token`](super::token::Token) of the lease.
     pub token: Bytes,
-    /// Its fence.
+    /// Fence of the lease.
     pub fence: Fence,
     /// Time until it ends.
     pub left: Duration,
-    /// Its records.
+    /// Records of the lease.
     pub spans: Vec<Span>,
 }
 
@@ -31,13 +31,13 @@ pub struct Leased {
     pub records: u64,
     /// Encoded [`Token`](super::token::Token) of the lease.
     pub token: Bytes,
-    /// Its fence.
+    /// Fence of the lease.
     pub fence: Fence,
     /// Time until it ends.
     pub left: Duration,
     /// Records that were delivered before, with the number of this delivery, which is 2 or more.
     pub redeliveries: Vec<(Span, u32)>,
-    /// Its records.
+    /// Records of the lease.
     pub spans: Vec<Span>,
     /// The group.
     pub(super) group: GroupId,
@@ -54,7 +54,7 @@ impl Leased {
     }
 }
 
-/// What happens to a member. The queue of a member has room for 32 of them, also while it is idle, so that they are small.
+/// Event for a member. The queue of a member has room for 32 of them, also while it is idle, so that they are small.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// It gets records.

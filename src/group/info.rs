@@ -43,7 +43,7 @@ pub struct Status {
     pub oldest_unsettled: Offset,
     /// Tail of the topic.
     pub tail: Offset,
-    /// How far the group is behind.
+    /// Distance of the group from its topic's tail.
     pub lag: Lag,
     /// Records that are not in `lag`, and must be counted.
     #[serde(flatten)]
@@ -72,7 +72,7 @@ pub struct Status {
     pub members: Vec<MemberInfo>,
 }
 
-/// How far a group is behind its topic.
+/// Distance of a group from the tail of its topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lag {
     /// Records that are not settled.

@@ -73,7 +73,7 @@ pub(super) fn behind(state: &GroupState, load: &Load, topic: &dyn TopicLog) -> B
     Behind { records, uncounted: unread(&state.progress, read_to, head), oldest }
 }
 
-/// What a group has not settled from `read_to` on. From `head` on it has settled nothing.
+/// Records that a group has not settled from `read_to` on. From `head` on it has settled nothing.
 fn unread(progress: &Progress, read_to: u64, head: u64) -> Uncounted {
     let below = Span::new(read_to, head);
     let mut open = below.into_iter().flat_map(|below| progress.open().within(below));

@@ -34,7 +34,7 @@ pub(super) struct Name {
 /// A group to create.
 #[derive(Clone)]
 pub(super) struct NewGroup {
-    /// Its future id, by which a repeat of the request is known.
+    /// Id of the group to be, by which a repeat of the request is known.
     pub id: GroupId,
     pub topic: Arc<dyn TopicLog>,
     pub start: u64,
@@ -169,7 +169,7 @@ pub(super) enum Reopen {
     Parked,
 }
 
-/// Whether members are described.
+/// Choice between descriptions with members and without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Members {
     With,

@@ -26,7 +26,7 @@ pub(super) struct Connection {
     /// Number of the call's stream. No other stream has it.
     pub stream: u64,
     shard: Mailbox,
-    /// What the task is told when this is dropped.
+    /// Message to the task when this is dropped.
     at_end: Option<Message>,
 }
 
@@ -116,7 +116,7 @@ impl Member {
         self.joined.has_created
     }
 
-    /// How far the group is behind, as of about a second ago.
+    /// Distance of the group from its topic's tail about a second ago.
     #[must_use]
     pub fn lag(&self) -> Lag {
         let records = self.joined.progress.records.load(Ordering::Relaxed);

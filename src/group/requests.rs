@@ -14,7 +14,7 @@ use crate::topic::From as StartFrom;
 pub struct Create {
     /// Place at which it begins.
     pub from: StartFrom,
-    /// Its settings.
+    /// Settings of the group.
     pub settings: Settings,
 }
 
@@ -50,7 +50,7 @@ pub struct LeaseOnce {
     pub wait: Duration,
 }
 
-/// What is to become of the records of one lease.
+/// Acts on the records of one lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settlement {
     /// The acts in the order in which they take effect.

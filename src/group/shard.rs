@@ -48,7 +48,7 @@ fn tenure() -> Tenure {
 /// Time after which a shard of a fleet without groups has no owner, if nobody needs it.
 const REST_AFTER: Duration = Duration::from_secs(30);
 
-/// What all shards share.
+/// State that all shards share.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub topics: Topics,
@@ -81,7 +81,7 @@ pub(super) struct Session {
     pub member: Box<str>,
     pub principal: Arc<str>,
     pub since: Instant,
-    /// Its newest stream.
+    /// Newest stream of the member.
     pub stream: u64,
     pub group: GroupId,
 }

@@ -36,7 +36,7 @@ type Result<T> = std::result::Result<T, Error>;
 /// A search for the owner of a shard, which all calls that need it wait for.
 type Finding = SharedFuture<BoxFuture<'static, Result<Found>>>;
 
-/// All shards.
+/// The shards.
 pub(super) struct Shards {
     pub topics: Topics,
     pub batch_limits: BatchLimits,
@@ -60,7 +60,7 @@ enum Slot {
     Closed,
 }
 
-/// Whether the topic of a shard is created if there is none.
+/// Choice between creating the topic of a shard that has none, and leaving it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Missing {
     Create,

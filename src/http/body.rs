@@ -54,9 +54,9 @@ const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a whole number, as text or not")]
 pub enum Number {
-    /// As text.
+    /// A JSON string.
     Text(String),
-    /// As a number.
+    /// A JSON number.
     Whole(u64),
     /// With a point or an exponent, such as 7.0 and 1e3, which JSON and protobuf take for whole numbers too.
     Float(f64),

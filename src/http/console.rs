@@ -1,5 +1,5 @@
 //! The console: one page for people, at `/`. It reaches the server by the public API only, with the rights of its reader.
-//! Its policy lets it run its own script and style, and nothing that a record may hold.
+//! The content security policy lets the page run its own script and style, and nothing that a record may hold.
 
 use std::sync::LazyLock;
 

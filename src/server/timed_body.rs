@@ -128,7 +128,7 @@ mod tests {
     use tokio::time::Instant;
 
     const SILENCE: Duration = Duration::from_secs(30);
-    /// As much as a body needs to send within the longest silence.
+    /// Bytes that a body must send within the longest silence.
     const PIECE: &[u8] = &[0; RATE_MIN as usize * SILENCE.as_secs() as usize];
 
     struct Sent(mpsc::UnboundedReceiver<&'static [u8]>);

@@ -18,7 +18,7 @@ use crate::harness::owner::stream;
 use crate::harness::{Nats, Server, read_all, refused, within};
 
 const TOPIC: &str = "jobs";
-/// Its name is in the commands of its shard, and in no other file of the log.
+/// Name of the group. It is in the commands of its shard, and in no other file of the log.
 const GROUP: &str = "workers-of-a-name-like-no-other";
 const SMALL: [&str; 4] = ["--storage-journal-bytes", "1048576", "--storage-segment-bytes", "1048576"];
 

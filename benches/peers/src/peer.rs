@@ -72,7 +72,7 @@ pub struct Member {
     pub is_remote: bool,
 }
 
-/// How a member settles.
+/// Way in which a member settles.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Settle {
     /// In the largest units that the protocol has: ranges of a stored batch, lists of ids.

@@ -94,7 +94,7 @@ enum Waiting {
 struct Here {
     session: SessionId,
     events: mpsc::UnboundedSender<Event>,
-    /// Its group.
+    /// Group of the member.
     name: Name,
     /// True for a call that gets one lease.
     is_once: bool,

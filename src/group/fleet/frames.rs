@@ -37,7 +37,7 @@ pub(super) struct Welcome {
 /// A message of an open link.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Letter {
-    /// Its number, from 1, rising by 1.
+    /// Number of the letter, from 1, rising by 1.
     pub number: u64,
     /// Milliseconds of the sender's clock.
     pub sent: u64,
@@ -89,7 +89,7 @@ impl Unknown {
 /// A group to create.
 #[derive(Serialize, Deserialize)]
 pub(super) struct NewGroup {
-    /// Its future id. Older replicas leave it to the owner.
+    /// Id of the group to be. Older replicas leave it to the owner.
     pub id: Option<GroupId>,
     pub epoch: Epoch,
     pub start: u64,

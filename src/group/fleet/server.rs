@@ -49,7 +49,7 @@ pub(super) async fn serve(served: Served, mut inbox: Inbox) {
     }
 }
 
-/// What links of a shard are made of.
+/// Parts of which links of a shard are made.
 #[derive(Clone)]
 pub(super) struct Served {
     pub bus: ReplicaBus,

@@ -134,11 +134,11 @@ pub struct HandedLease {
     pub group: GroupId,
     /// The session that holds it.
     pub session: SessionId,
-    /// Its fence.
+    /// Fence of the lease.
     pub fence: Fence,
     /// Time until its deadline, in milliseconds.
     pub left_ms: u64,
-    /// Its records, in order.
+    /// Records of the lease, in order.
     pub spans: Vec<Span>,
 }
 

@@ -185,13 +185,13 @@ pub enum Input {
         /// The tail of the topic.
         tail: u64,
     },
-    /// What became of a copy of a record for the dead letter topic.
+    /// Result of a copy of a record for the dead letter topic.
     DeadLetter {
         /// The group.
         group: GroupId,
         /// Offset of the record.
         offset: u64,
-        /// Its result.
+        /// Result of the copy.
         copied: Copied,
     },
     /// Time passed.
@@ -220,11 +220,11 @@ pub struct Settlement {
     pub fence: Fence,
     /// The records of the lease as it was given, from its token. An owner that gave the lease itself does not need them.
     pub held: Vec<Span>,
-    /// What is to become of which offsets, in the order in which it takes effect.
+    /// Acts on offsets, in the order in which they take effect.
     pub acts: Vec<(Span, Act)>,
 }
 
-/// What is to become of a leased record.
+/// Act on a leased record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Act {
     /// It was handled.
@@ -242,9 +242,9 @@ pub enum Act {
 /// A record as an owner sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadItem {
-    /// Its offset.
+    /// Offset of the record.
     pub offset: u64,
-    /// Its encoded size in bytes.
+    /// Encoded size of the record in bytes.
     pub size: u32,
     /// Hash of its key; none if it has no key.
     pub key: Option<KeyHash>,

@@ -22,7 +22,7 @@ pub(super) struct Member {
     pub kind: Kind,
     pub session: SessionId,
     pub group: GroupId,
-    /// Its newest stream; none while it is cut off.
+    /// Newest stream of the member; none while it is cut off.
     pub stream: Option<u64>,
     /// Time at which the session ends while it is cut off.
     pub ends: u64,

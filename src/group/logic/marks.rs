@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::ids::{Fence, Span};
 use crate::record::UnixMicros;
 
-/// What a group has to remember of an unsettled record.
+/// Facts that a group has to remember of an unsettled record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     /// Number of deliveries that ended in a failure, and [`Mark::DEAD`] if its member gave it up for good.

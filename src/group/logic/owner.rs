@@ -48,7 +48,7 @@ pub struct Owner {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Its first command is not folded.
+    /// The first command of the term is not folded.
     Beginning,
     /// It owns the shard.
     Owning,
@@ -77,7 +77,7 @@ struct Unfolded {
     answers: Vec<Output>,
 }
 
-/// What follows once a command is durable.
+/// Step that follows once a command is durable.
 #[derive(Debug)]
 pub(super) enum Then {
     /// Nothing.
@@ -90,7 +90,7 @@ pub(super) enum Then {
     Begin(GroupId),
     /// The group has other settings.
     Reconsider(GroupId),
-    /// What is before the oldest state is not needed any more.
+    /// Commands before the oldest state are not needed any more.
     Trim,
 }
 
@@ -199,7 +199,7 @@ impl Owner {
         self.changed.insert(group);
     }
 
-    /// Its number among those that may begin the same term.
+    /// Number of the owner among those that may begin the same term.
     fn id(&self) -> u64 {
         self.tenure.map_or(0, |tenure| tenure.id)
     }

@@ -7,7 +7,7 @@ use super::ids::{CommandId, GroupId};
 use super::state::GroupState;
 use crate::record::{Offset, UnixMicros};
 
-/// Whether a stored command had an effect.
+/// Effect of a stored command, or the lack of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It was the next one of the current owner, or began the next term.

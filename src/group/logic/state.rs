@@ -12,7 +12,7 @@ use super::spans::Spans;
 /// of a batch.
 const PART_ENTRIES: usize = 16_384;
 
-/// What is durable of a group.
+/// Durable state of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupState {
     /// Identity and settings.

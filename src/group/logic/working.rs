@@ -84,7 +84,7 @@ pub(super) struct Working {
     pub todo: Vec<Todo>,
 }
 
-/// What may be done with a record that is not leased.
+/// State of a record that is not leased, which says when it may be.
 enum Readiness {
     Ready,
     At(u64),

@@ -47,7 +47,7 @@ pub struct Files {
     dir: PathBuf,
     open_max: usize,
     lru: Mutex<Lru>,
-    /// Where the request ids of each topic are. One call at a time reads them, because it may hold a whole file in memory.
+    /// Places of the request ids of each topic. One call at a time reads them, because it may hold a whole file in memory.
     pub ids: Arc<tokio::sync::Mutex<IdsIndex>>,
     health: Monitor,
 }

@@ -54,9 +54,9 @@ pub struct Lock {
 /// State of the topic of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Its stream is being created, or could not be.
+    /// The stream is being created, or could not be.
     Creating,
-    /// Its stream was created.
+    /// The stream was created.
     Created,
     /// An older version took the lock.
     Unknown,

@@ -19,7 +19,7 @@ fn lines(server: &Server) -> Vec<(String, u64)> {
     parsed.collect()
 }
 
-/// How often this process became the owner.
+/// Number of times that this process became the owner.
 pub fn ownerships(server: &Server) -> usize {
     lines(server).len()
 }

@@ -29,7 +29,7 @@ pub(super) fn part(bytes: &[u8], version: u8) -> Result<Piece> {
     if reader.0.is_empty() { Ok(piece) } else { Err("more bytes than fields") }
 }
 
-/// What is left of the bytes, and their version.
+/// Bytes that are left to read, and their version.
 struct Reader<'a>(&'a [u8], u8);
 
 impl Reader<'_> {
