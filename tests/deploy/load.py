@@ -100,6 +100,21 @@ class Publisher(Client):
                 self.again(error)
 
 
+class Flood(Client):
+    """Publishes large batches, 32 at a time, whatever becomes of them, so that the server needs 100 MB for them."""
+
+    def work(self):
+        request = pb.PublishRequest(topic=self.topic)
+        for _ in range(3):
+            request.records.add(value=bytes(1_000_000))
+        with channel(self.address) as open_channel:
+            stub = rpc.StreamServiceStub(open_channel)
+            while not self.done.is_set():
+                calls = [stub.Publish.future(request, timeout=CALL_SECONDS) for _ in range(32)]
+                for call in calls:
+                    call.exception()
+
+
 class Subscriber(Client):
     """Follows a topic from its beginning across interruptions. Records what came and the longest gap."""
 

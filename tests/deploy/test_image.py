@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 from engine import BYTES_MAX, COMMIT, IMAGE, ROOT, running, wait
-from load import Publisher, Subscriber, carries_on, check, records, settle
+from load import Flood, Publisher, Subscriber, carries_on, check, records, settle
 
 DRAIN_SECONDS = 10  # what `docker stop` gives
 # The image's health check with a shorter interval.
@@ -123,8 +123,10 @@ def test_a_killed_container_comes_back_with_everything(engine, volume, how):
             # `docker kill` would keep the engine from restarting it.
             os.kill(pid, 9)
         else:
-            engine.docker("update", "--memory", "6m", "--memory-swap", "6m", container.id, check=False)
+            engine.docker("update", "--memory", "16m", "--memory-swap", "16m", container.id)
+            flood = Flood(address, "large")
             wait("the kernel's kill", lambda: not os.path.exists(f"/proc/{pid}"))
+            flood.finish()
             # The engine refuses this between two starts.
             more = ["update", "--memory", "256m", "--memory-swap", "512m", container.id]
             wait("its memory", lambda: engine.docker(*more, check=False).returncode == 0)
