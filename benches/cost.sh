@@ -52,7 +52,7 @@ OTEL_EXPORTER_OTLP_ENDPOINT=$collector OTEL_METRIC_EXPORT_INTERVAL=1000 \
 publish=(publish --no-request-ids) fanout=(fanout --subscribers 100 --batch 100)
 measure() { # FIELD SCHEME PORT COMMAND [FLAG...]
     target/dist/streamway bench "${@:4}" --duration "${seconds}s" --output json --server "$2://127.0.0.1:$3" |
-        jq ".$1.records_per_second"
+        jq ".$1.recordsPerSecond"
 }
 for round in $(seq 0 "$rounds"); do
     figures=(

@@ -213,13 +213,33 @@ fn list(saved: &Contexts, format: Format) -> String {
     output::table(&["", "NAME", "SERVER", "TOKEN"], &saved.contexts.iter().map(row).collect::<Vec<_>>())
 }
 
-/// The context as JSON, without its token.
+/// The context as JSON, without its token. As in all JSON that commands print, the names of members are in lower camel case,
+/// and a member that says no is there too.
 fn shown(name: &str, context: &Context) -> Value {
-    let server = context.server.iter().map(|url| hidden(url)).collect();
-    let shown = Context { token: None, server, ..context.clone() };
-    let mut json = serde_json::to_value(shown).unwrap_or_default();
-    json["name"] = name.into();
-    json["has_token"] = json!(context.token.is_some() || context.token_file.is_some());
+    let server: Vec<_> = context.server.iter().map(|url| hidden(url)).collect();
+    let mut json = json!({
+        "name": name,
+        "server": server,
+        "hasToken": context.token.is_some() || context.token_file.is_some(),
+        "tokenOverPlaintext": context.token_over_plaintext,
+    });
+    let paths = [
+        ("tlsCa", &context.tls_ca),
+        ("tlsCert", &context.tls_cert),
+        ("tlsKey", &context.tls_key),
+        ("tokenFile", &context.token_file),
+    ];
+    for (member, path) in paths {
+        if let Some(path) = path {
+            json[member] = path.to_string_lossy().into();
+        }
+    }
+    for (member, text) in [("tlsServerName", &context.tls_server_name), ("compression", &context.compression)]
+    {
+        if let Some(text) = text {
+            json[member] = text.as_str().into();
+        }
+    }
     json
 }
 

@@ -33,7 +33,7 @@ fn is_told(figures: &Value, what: &str, latency: &str) -> bool {
 }
 
 fn keeps_up(step: &Value) -> bool {
-    step["acknowledged"]["records_per_second"].as_f64().unwrap() >= 0.95 * step["rate"].as_f64().unwrap()
+    step["acknowledged"]["recordsPerSecond"].as_f64().unwrap() >= 0.95 * step["rate"].as_f64().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,11 +44,11 @@ async fn every_kind_of_load_accounts_for_every_record() {
         count(publish, "acknowledged") > 0 && count(publish, "acknowledged").is_multiple_of(3),
         "{publish}"
     );
-    assert!(is_told(publish, "acknowledged", "ack_latency_seconds"), "{publish}");
+    assert!(is_told(publish, "acknowledged", "ackLatencySeconds"), "{publish}");
 
     let fanout = &figures(&bench(&server, &["fanout", "--subscribers", "5", "--window", "10"]))[0];
     assert_eq!(count(fanout, "delivered"), 5 * count(fanout, "acknowledged"), "{fanout}");
-    assert!(is_told(fanout, "delivered", "delivery_latency_seconds"), "{fanout}");
+    assert!(is_told(fanout, "delivered", "deliveryLatencySeconds"), "{fanout}");
 
     let url = format!("http://{}", server.http());
     for form in [&[][..], &["--events"]] {
@@ -62,7 +62,7 @@ async fn every_kind_of_load_accounts_for_every_record() {
     let mixed = ["mixed", "--rate", "500", "--no-request-ids", "--server-pid", &server.pid().to_string()];
     let mixed = &figures(&bench(&server, &mixed))[0];
     assert!(count(mixed, "delivered") >= 4 * count(mixed, "acknowledged"), "{mixed}");
-    assert!(mixed["server_cpu_seconds"].is_f64(), "{mixed}");
+    assert!(mixed["serverCpuSeconds"].is_f64(), "{mixed}");
 
     let stored = ["subscribe", "--records", "5000", "--subscribers", "3"];
     assert_eq!(count(&figures(&bench(&server, &stored))[0], "delivered"), 15_000);
@@ -72,7 +72,7 @@ async fn every_kind_of_load_accounts_for_every_record() {
     // The number of steps depends on how busy the machine is; the knee is the last step it sustained.
     let held =
         ["null", "100", "200"][steps.iter().filter(|step| step["rate"].is_u64() && keeps_up(step)).count()];
-    let knee = steps.last().unwrap()["knee_records_per_second"].to_string();
+    let knee = steps.last().unwrap()["kneeRecordsPerSecond"].to_string();
     assert_eq!((knee.as_str(), (2..=3).contains(&steps.len())), (held, true), "{steps:?}");
 
     let list = Command::new(env!("CARGO_BIN_EXE_streamway"))

@@ -78,7 +78,7 @@ pub(super) async fn ramp(
         rate = ((rate as f64) * steps.factor).ceil() as u64;
     }
     let line = match (json, held) {
-        (true, held) => json!({ "knee_records_per_second": held }).to_string(),
+        (true, held) => json!({ "kneeRecordsPerSecond": held }).to_string(),
         (false, Some(held)) => format!("knee: {held} records/s held"),
         (false, None) => format!("knee: below {} records/s", steps.from),
     };

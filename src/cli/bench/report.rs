@@ -111,19 +111,19 @@ impl Report {
     /// The result as JSON.
     pub(super) fn json(&self) -> Value {
         let plan = &self.plan;
-        let counted = |(all, measured): (u64, u64)| json!({ "records": all, "measured": measured, "records_per_second": self.per_second(measured) });
+        let counted = |(all, measured): (u64, u64)| json!({ "records": all, "measured": measured, "recordsPerSecond": self.per_second(measured) });
         let seconds = |used: Option<Duration>| used.map(|used| used.as_secs_f64());
         json!({
             "size": plan.size, "batch": plan.batch, "window": plan.window, "publishers": plan.publishers,
             "subscribers": plan.subscribers, "replayers": plan.replayers, "rate": plan.rate,
-            "request_ids": plan.request_ids, "http": plan.web.as_ref().map(Web::form),
+            "requestIds": plan.request_ids, "http": plan.web.as_ref().map(Web::form),
             "seconds": self.took.as_secs_f64(),
             "acknowledged": counted(self.acknowledged),
             "delivered": counted(self.delivered),
-            "ack_latency_seconds": latencies_json(&self.acknowledging),
-            "delivery_latency_seconds": latencies_json(&self.delivering),
-            "client_cpu_seconds": seconds(self.used.client),
-            "server_cpu_seconds": seconds(self.used.server),
+            "ackLatencySeconds": latencies_json(&self.acknowledging),
+            "deliveryLatencySeconds": latencies_json(&self.delivering),
+            "clientCpuSeconds": seconds(self.used.client),
+            "serverCpuSeconds": seconds(self.used.server),
             "verified": self.is_verified(), "missing": self.missing, "repeated": self.repeated,
         })
     }

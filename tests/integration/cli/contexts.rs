@@ -78,6 +78,11 @@ async fn a_saved_token_is_shown_to_nobody() {
             assert!(stdout(&shown).contains("prod") && !stdout(&shown).contains("s3cret"), "{shown:?}");
         }
     }
+    let shown = run(&[], &["context", "show", "-o", "json"]);
+    let expected = serde_json::json!({
+        "name": "prod", "server": ["https://x:1"], "hasToken": true, "tokenOverPlaintext": false, "tlsServerName": "y",
+    });
+    assert_eq!(serde_json::from_str::<serde_json::Value>(stdout(&shown)).unwrap(), expected);
     // In plaintext and to another machine, the token would be refused; it is not used there.
     let (code, line) =
         failure(&run(&[], &["topics", "list", "--server", "http://192.0.2.1:1", "--context", "prod"]));
