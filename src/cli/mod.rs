@@ -151,11 +151,13 @@ fn parse() -> Result<(Cli, Format), ExitCode> {
     })
 }
 
-/// The text of an invalid command line without the hints on help that follow it.
+/// The text of an invalid command line and clap's tips, without the hints on help that follow them.
 fn in_one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let text = text.split("\nUsage:").next().unwrap_or_default().split("\nFor more information").next();
-    let words: Vec<_> = text.unwrap_or_default().split_whitespace().collect();
+    let text =
+        text.unwrap_or_default().trim_end().replace("\n\n  tip: ", "; tip: ").replace("\n  tip: ", "; tip: ");
+    let words: Vec<_> = text.split_whitespace().collect();
     let line = words.join(" ");
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }

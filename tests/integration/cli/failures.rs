@@ -82,6 +82,9 @@ async fn failures_are_json_where_that_is_asked_for() {
         let message = error["message"].as_str().unwrap();
         assert!(!message.starts_with("error") && !message.contains("--help"), "{message}");
     }
+    let [error] = &fail(&["topics", "lst", "-o", "json"], 2)[..] else { panic!() };
+    let tip = "unrecognized subcommand 'lst'; tip: some similar subcommands exist: 'ls', 'list'";
+    assert_eq!(error["message"], tip);
 }
 
 #[tokio::test(flavor = "multi_thread")]
