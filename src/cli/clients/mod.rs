@@ -3,6 +3,7 @@
 mod replicas;
 mod show;
 
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ use crate::proto::v1::{end_calls_request, lift_ban_request};
 
 /// Reason of an id that another replica may know.
 const NOT_FOUND: &str = "CLIENT_NOT_FOUND";
+
+/// How long a server bans.
+const BAN: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 
 const EXAMPLES: &str = "\
 Every address behind the names of --server is asked, so name a headless Service of Kubernetes and not a load balancer.
@@ -54,7 +58,7 @@ enum Command {
         #[command(flatten)]
         target: Target,
         /// Also refuse the principal or the address for so long, 1s to 24h.
-        #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with_all = ["connection", "call"])]
+        #[arg(long, value_name = "DURATION", value_parser = ban, conflicts_with_all = ["connection", "call"])]
         ban: Option<Duration>,
         #[command(flatten)]
         format: Format,
@@ -88,6 +92,12 @@ struct Target {
     /// End this call.
     #[arg(long, value_name = "ID")]
     call: Option<String>,
+}
+
+/// Reads the duration of a ban. A server refuses others too.
+fn ban(text: &str) -> Result<Duration, String> {
+    let ban = parse_duration(text)?;
+    if BAN.contains(&ban) { Ok(ban) } else { Err("must be 1 s to 24 h".to_owned()) }
 }
 
 impl Target {

@@ -114,7 +114,7 @@ pub(super) fn print_list(all: &[Listed], format: Format) -> Result<(), Failure> 
             (connection_row(&host, connection), value)
         }));
     }
-    print(format, &HEADER, &rows)
+    print(all, format, &HEADER, &rows)
 }
 
 fn yes(is_so: bool) -> String {
@@ -214,7 +214,7 @@ pub(super) fn print_ended(all: &[v1::EndCallsResponse], format: Format) -> Resul
             (row, value)
         })
         .collect();
-    print(format, &["REPLICA", "CALLS", "CONNECTIONS", "BANNED FOR"], &rows)
+    print(all, format, &["REPLICA", "CALLS", "CONNECTIONS", "BANNED FOR"], &rows)
 }
 
 /// The bans of one replica.
@@ -262,7 +262,7 @@ pub(super) fn print_bans(all: &[Bans], format: Format) -> Result<(), Failure> {
             (row, json!({ "replica": from, "ban": ban_json(ban) }))
         }));
     }
-    print(format, &["REPLICA", "PRINCIPAL", "ADDRESS", "FOR"], &rows)
+    print(all, format, &["REPLICA", "PRINCIPAL", "ADDRESS", "FOR"], &rows)
 }
 
 /// Prints where a ban was lifted.
@@ -274,11 +274,19 @@ pub(super) fn print_lifted(all: &[(Option<v1::Replica>, bool)], format: Format) 
             (vec![host, yes(*lifted)], json!({ "replica": from, "lifted": lifted }))
         })
         .collect();
-    print(format, &["REPLICA", "LIFTED"], &rows)
+    print(all, format, &["REPLICA", "LIFTED"], &rows)
 }
 
-/// Prints rows as a table, or as a JSON object a line.
-fn print(format: Format, header: &[&str], rows: &[(Vec<String>, Value)]) -> Result<(), Failure> {
+/// Prints the rows of the replicas that answered, as a table or as a JSON object a line. Without an answer, it prints nothing.
+fn print<A>(
+    answers: &[A],
+    format: Format,
+    header: &[&str],
+    rows: &[(Vec<String>, Value)],
+) -> Result<(), Failure> {
+    if answers.is_empty() {
+        return Ok(());
+    }
     let text = if format.is_json() {
         rows.iter().map(|(_, value)| output::json_line(value)).collect::<String>()
     } else {
