@@ -48,6 +48,14 @@ def wait(what, condition, seconds=60, every=0.1):
         time.sleep(every)
 
 
+def accepted(what, call, seconds=60, every=0.1):
+    """Repeats a command until it exits with 0. If it never does, the failure shows its last answer."""
+    end = time.monotonic() + seconds
+    while (done := call()).returncode != 0:
+        assert time.monotonic() < end, f"{what}: not within {seconds} s; the last answer:\n{done.stdout}{done.stderr}"
+        time.sleep(every)
+
+
 class Engine:
     """A client of dockerd, whose images stay in tests/.cache between runs."""
 
@@ -118,7 +126,7 @@ def own_engine():
         )
     engine = Engine(place)
     try:
-        wait("dockerd", lambda: engine.docker("version", check=False).returncode == 0)
+        accepted("dockerd", lambda: engine.docker("version", check=False))
         yield engine, place
     except Exception:
         print("--- dockerd's log, last lines ---", *log.read_text().splitlines()[-30:], sep="\n", file=sys.stderr)
