@@ -67,6 +67,7 @@ need_packages() {
     need 'nginx -v' nginx-light
     need 'chromium --version && chromedriver --version' chromium chromium-driver
     need 'firefox-esr --version' firefox-esr
+    need 'dpkg -s libnss3-tools' libnss3-tools
     # shellcheck disable=SC2016 # `need` expands it
     need 'd=$(mktemp -d) && python3 -m venv "$d/v" && rm -r "$d"' python3 python3-venv
     need 'dockerd --version && docker --version && iptables --version' docker.io iptables
