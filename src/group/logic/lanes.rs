@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 
 use super::ids::{KeyHash, Span, push_span};
+use super::nodes::{NIL, Node, Nodes};
 
 /// A member of a group, by a number of its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,17 +63,6 @@ pub(super) fn spans_of<'a>(items: impl IntoIterator<Item = &'a Item>) -> Vec<Spa
     spans
 }
 
-const NIL: u32 = u32::MAX;
-
-/// A record in a lane: 16 bytes.
-#[derive(Clone, Copy, Debug)]
-struct Node {
-    offset: u64,
-    next: u32,
-    units: u16,
-    len: u16,
-}
-
 /// One queue.
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
@@ -117,8 +107,7 @@ impl Lane {
 /// All lanes of a group.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lanes {
-    nodes: Vec<Node>,
-    free_nodes: Vec<u32>,
+    nodes: Nodes,
     lanes: Vec<Lane>,
     free_lanes: Vec<u32>,
     by_key: HashMap<KeyHash, LaneId>,
@@ -146,22 +135,12 @@ impl Lanes {
     /// Adds a record to the end of its lane.
     pub(super) fn push(&mut self, key: KeyHash, offset: u64, units: u16, len: u16) -> LaneId {
         let id = self.by_key.get(&key).copied().unwrap_or_else(|| self.new_lane(key));
-        let node = Node { offset, next: NIL, units, len };
-        let at = match self.free_nodes.pop() {
-            Some(at) => {
-                self.nodes[at as usize] = node;
-                at
-            }
-            None => {
-                self.nodes.push(node);
-                (self.nodes.len() - 1) as u32
-            }
-        };
+        let at = self.nodes.insert(Node { offset, next: NIL, units, len });
         let lane = &mut self.lanes[id.0 as usize];
         if lane.last == NIL {
             lane.first = at;
         } else {
-            self.nodes[lane.last as usize].next = at;
+            self.nodes.get_mut(lane.last).next = at;
         }
         lane.last = at;
         for cursor in [&mut lane.open, &mut lane.wait] {
@@ -212,14 +191,14 @@ impl Lanes {
     }
 
     fn item(&self, id: LaneId, at: u32) -> Option<Item> {
-        let node = self.nodes.get(at as usize)?;
+        let node = self.nodes.get(at)?;
         Some(Item { offset: node.offset, lane: Some(id), units: node.units, len: node.len })
     }
 
     /// Leases the first waiting record to a member.
     pub(super) fn lease(&mut self, id: LaneId, member: MemberId) {
         let lane = &mut self.lanes[id.0 as usize];
-        lane.wait = self.nodes[lane.wait as usize].next;
+        lane.wait = self.nodes.after(lane.wait);
         lane.leased += 1;
         lane.holder = Some(member);
     }
@@ -227,7 +206,7 @@ impl Lanes {
     /// The first record that is not being settled begins to be settled.
     pub(super) fn begin_settling(&mut self, id: LaneId) {
         let lane = &mut self.lanes[id.0 as usize];
-        let next = self.nodes[lane.open as usize].next;
+        let next = self.nodes.after(lane.open);
         if lane.leased > 0 {
             lane.leased -= 1;
         } else {
@@ -241,9 +220,8 @@ impl Lanes {
     pub(super) fn finish_settling(&mut self, id: LaneId) -> bool {
         let lane = &mut self.lanes[id.0 as usize];
         let at = lane.first;
-        lane.first = self.nodes[at as usize].next;
+        lane.first = self.nodes.remove(at);
         lane.settling -= 1;
-        self.free_nodes.push(at);
         if lane.first == NIL {
             lane.last = NIL;
         }
@@ -276,7 +254,7 @@ impl Lanes {
                 }
                 taken.push(item);
             }
-            at = self.nodes[at as usize].next;
+            at = self.nodes.after(at);
         }
         self.lane_mut(id).leased -= taken.len() as u32;
         self.release(id);
@@ -289,8 +267,7 @@ impl Lanes {
         let mut at = std::mem::replace(&mut self.lane_mut(id).first, NIL);
         while let Some(item) = self.item(id, at) {
             items.push(item);
-            self.free_nodes.push(at);
-            at = self.nodes[at as usize].next;
+            at = self.nodes.remove(at);
         }
         let key = self.lane(id).key;
         self.by_key.remove(&key);

@@ -19,6 +19,7 @@ mod lease;
 mod load;
 mod marks;
 mod member;
+mod nodes;
 mod once;
 mod owner;
 mod poison;
