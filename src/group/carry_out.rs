@@ -143,7 +143,7 @@ impl Task {
     fn read_failed(&mut self, group: GroupId, from: u64, error: storage::Error) {
         let error = Error::Topic(error.into());
         for stream in self.streams.values().filter(|stream| stream.group == group) {
-            let _ = stream.events.send(Event::ended(error.clone()));
+            let _ = stream.events.send(Box::new(Event::ended(error.clone())));
         }
         self.work.push(Box::pin(async move {
             tokio::time::sleep(READ_AGAIN).await;

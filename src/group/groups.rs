@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::mpsc;
 
 use super::attempts::{Attempts, WhenLost};
 use super::backup::{self, Saved, SavedState};
 use super::delivery;
 use super::error::Error;
-use super::events::{Event, Leased};
+use super::events::{Event, EventReceiver, Leased};
 use super::info::Info;
 use super::logic::{GroupId, GroupName, Outcome, SessionId, Settings, Span, shard_of};
 use super::mailbox::{Asker, Members, Message, Name, NewGroup, NewLease, NewMember, Reopen, Reply};
@@ -342,12 +342,12 @@ impl Groups {
         let (session, stream) = (call.session, call.stream);
         let shutdown = self.0.topics.shutdown_signal();
         let first = tokio::select! {
-            first = received.recv() => first,
+            first = received.recv() => first.map(|event| *event),
             () = shutdown.cancelled() => return Err(topic::Error::Draining.into()),
             () = tokio::time::sleep(once.wait.saturating_sub(attempts.elapsed())) => {
                 call.send(Message::StopWaiting { session, stream });
                 let read = tokio::time::timeout(ARRIVAL_TIMEOUT, received.recv()).await;
-                read.unwrap_or(Some(Event::Left))
+                read.map_or(Some(Event::Left), |event| event.map(|event| *event))
             }
         };
         match first {
@@ -369,7 +369,7 @@ impl Groups {
     }
 
     /// Lets a call wait for a lease, which is the first event.
-    async fn wait_for_lease(&self, once: &LeaseOnce) -> Result<(Connection, UnboundedReceiver<Event>)> {
+    async fn wait_for_lease(&self, once: &LeaseOnce) -> Result<(Connection, EventReceiver)> {
         let name = name(&once.topic, &once.group);
         let shard = self.0.get(shard_of(&name.topic, &name.group), Missing::Leave).await?;
         let shard = shard.ok_or(Error::NotFound)?;

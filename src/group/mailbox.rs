@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::Error;
-use super::events::{Event, Held};
+use super::events::{EventSender, Held};
 use super::info::Info;
 use super::logic::{Act, Fence, GroupId, GroupName, GroupState, Outcome, Piece, SessionId, Settings, Span};
 
@@ -54,7 +54,7 @@ pub(super) struct NewMember {
     pub create: Option<NewGroup>,
     /// True once its group was created for it.
     pub has_created: bool,
-    pub events: mpsc::UnboundedSender<Event>,
+    pub events: EventSender,
 }
 
 /// A call that gets one lease.
@@ -64,7 +64,7 @@ pub(super) struct NewLease {
     pub stream: u64,
     pub records: u64,
     pub bytes: u64,
-    pub events: mpsc::UnboundedSender<Event>,
+    pub events: EventSender,
 }
 
 /// Answer to a join.

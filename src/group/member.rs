@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::delivery;
 use super::error::Error;
-use super::events::{Event, Held};
+use super::events::{Event, EventReceiver, Held};
 use super::info::{Info, Lag};
 use super::logic::SessionId;
 use super::mailbox::{Asker, Joined, Mailbox, Message, Reply};
@@ -78,17 +78,13 @@ impl Drop for Connection {
 pub struct Member {
     joined: Joined,
     connection: Connection,
-    events: mpsc::UnboundedReceiver<Event>,
+    events: EventReceiver,
     /// A lease whose records are being read. Later events wait.
     reading: Option<BoxFuture<'static, Option<Event>>>,
 }
 
 impl Member {
-    pub(super) const fn new(
-        joined: Joined,
-        connection: Connection,
-        events: mpsc::UnboundedReceiver<Event>,
-    ) -> Self {
+    pub(super) const fn new(joined: Joined, connection: Connection, events: EventReceiver) -> Self {
         Self { joined, connection, events, reading: None }
     }
 
@@ -178,7 +174,7 @@ impl Member {
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         match self.events.poll_recv(cx) {
-            Poll::Ready(Some(event)) => Poll::Ready(event),
+            Poll::Ready(Some(event)) => Poll::Ready(*event),
             // The task of the shard ended without a word.
             Poll::Ready(None) if !self.connection.shard.is_closed() => Poll::Pending,
             Poll::Ready(None) => Poll::Ready(Event::ended(Error::Lost)),

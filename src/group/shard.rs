@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::begun::Begun;
 use super::clock::{Right, since_boot};
 use super::error::Error;
-use super::events::Event;
+use super::events::{Event, EventSender};
 use super::info::Info;
 use super::logic::{Command, Copied, GroupId, Input, Now, Owner, SessionId, Tenure, Ticket};
 use super::mailbox::{Asker, Joined, Message, Name, Outcomes, Progress, Reply};
@@ -69,7 +69,7 @@ pub(super) struct Source {
 
 /// An open stream of a member.
 pub(super) struct Stream {
-    pub events: mpsc::UnboundedSender<Event>,
+    pub events: EventSender,
     pub session: SessionId,
     pub group: GroupId,
     /// True for a call that gets one lease: its first event is its last.
@@ -386,7 +386,7 @@ impl Task {
         let unread = if self.following.is_some() { Error::Moved } else { error.clone() };
         self.shared.groups.fetch_sub(self.names.len(), std::sync::atomic::Ordering::Relaxed);
         for stream in self.streams.values() {
-            let _ = stream.events.send(Event::ended(error.clone()));
+            let _ = stream.events.send(Box::new(Event::ended(error.clone())));
         }
         for (_, waiting) in self.waiting.drain() {
             waiting.fail(error.clone());
@@ -417,7 +417,7 @@ impl Task {
     pub(super) fn tell(&mut self, stream: u64, event: Event) {
         if let Some(open) = self.streams.get(&stream) {
             // A call that is dropped has told so.
-            let _ = open.events.send(event);
+            let _ = open.events.send(Box::new(event));
             if open.is_once {
                 self.streams.remove(&stream);
             }
@@ -427,11 +427,7 @@ impl Task {
 
 impl Stream {
     /// A member's stream.
-    pub(super) const fn new(
-        events: mpsc::UnboundedSender<Event>,
-        session: SessionId,
-        group: GroupId,
-    ) -> Self {
+    pub(super) const fn new(events: EventSender, session: SessionId, group: GroupId) -> Self {
         Self { events, session, group, is_once: false }
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::super::clock::Right;
 use super::super::error::Error;
-use super::super::events::{Event, Held, Leased};
+use super::super::events::{Event, EventSender, Held, Leased};
 use super::super::info::Info;
 use super::super::logic::{Fence, GroupId, Piece, SessionId, Span};
 use super::super::mailbox::{
@@ -93,7 +93,7 @@ enum Waiting {
 /// A member of this replica.
 struct Here {
     session: SessionId,
-    events: mpsc::UnboundedSender<Event>,
+    events: EventSender,
     /// Group of the member.
     name: Name,
     /// True for a call that gets one lease.
@@ -183,7 +183,7 @@ impl Client {
     fn end(mut self) {
         self.mailbox.close();
         for member in self.members.into_values() {
-            let _ = member.events.send(Event::ended(Error::Lost));
+            let _ = member.events.send(Box::new(Event::ended(Error::Lost)));
         }
         for waiting in self.waiting.into_values() {
             waiting.fail(Error::Lost);
@@ -400,7 +400,7 @@ impl Client {
         };
         let is_last = here.is_once || matches!(event, Event::Left | Event::Ended(_));
         // A member that is dropped sends a cut.
-        let _ = here.events.send(event);
+        let _ = here.events.send(Box::new(event));
         if is_last {
             self.members.remove(&stream);
         }

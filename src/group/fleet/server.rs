@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::super::delivery::give_up;
 use super::super::error::Error;
-use super::super::events::Event;
+use super::super::events::{Event, EventReceiver};
 use super::super::info::Info;
 use super::super::logic::{Act, GroupId, GroupState, Piece, SessionId};
 use super::super::mailbox::{
@@ -132,9 +132,9 @@ enum Done {
     Answer(Result<Answer, Error>),
     /// A stream was not opened.
     Refused(u64, Error),
-    Joined(Box<Joined>, SessionId, u64, mpsc::UnboundedReceiver<Event>),
+    Joined(Box<Joined>, SessionId, u64, EventReceiver),
     /// A call waits for a lease.
-    Waits(u64, Member, mpsc::UnboundedReceiver<Event>),
+    Waits(u64, Member, EventReceiver),
 }
 
 impl Server {
@@ -398,14 +398,14 @@ impl Server {
         self.link.push(&FromOwner::Answer(id, answer));
     }
 
-    fn listen(&mut self, stream: u64, member: Member, mut received: mpsc::UnboundedReceiver<Event>) {
+    fn listen(&mut self, stream: u64, member: Member, mut received: EventReceiver) {
         if !self.opening.remove(&stream) {
             // It ended meanwhile, perhaps before the shard knew of it.
             let _ = self.served.shard.send(member.end(stream));
             return;
         }
         let events = poll_fn(move |cx| received.poll_recv(cx));
-        self.events.push(events.map(move |event| (stream, event)).boxed());
+        self.events.push(events.map(move |event| (stream, *event)).boxed());
         self.members.insert(stream, member);
     }
 
