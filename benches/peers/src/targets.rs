@@ -87,8 +87,6 @@ pub const TARGETS: &[(&str, &str, Want, f64)] = &[
     (FLEET_P50, "NATS R3 always", AtMost, 1.5),
     (groups::BATCHES, "Redis always", AtLeast, 3.0),
     (groups::BATCHES, "NATS always", AtLeast, 8.0),
-    (groups::SINGLES, "Redis always", AtLeast, 3.0),
-    (groups::SINGLES, "NATS always", AtLeast, 8.0),
 ];
 
 /// Limits on Streamway's own figures.
