@@ -9,7 +9,11 @@ use super::Web;
 
 /// Answers `GET /v1/server`.
 pub async fn describe(State(web): State<Web>) -> Response {
-    let server = json!({ "version": env!("CARGO_PKG_VERSION"), "engine": web.config.engine.to_string() });
+    let server = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "engine": web.config.engine.to_string(),
+        "identities": web.config.has_identities(),
+    });
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),

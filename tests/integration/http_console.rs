@@ -41,4 +41,5 @@ async fn the_server_tells_its_version_and_engine() {
     let told = ask(server.http(), "GET /v1/server", &[], "").await;
     assert_eq!(told.json()["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(told.json()["engine"], "embedded");
+    assert_eq!(told.json()["identities"], false);
 }

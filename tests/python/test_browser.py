@@ -53,6 +53,17 @@ def test_a_topic_is_created_published_to_and_followed(server, chromium):
 
     chromium.get(f"http://{server.http}/#/server")
     eventually(lambda: "embedded" in chromium.find_element(By.CSS_SELECTOR, ".facts").text)
+    assert not chromium.find_element(By.ID, "sign").is_displayed(), "there is nobody to be"
+
+    listed = lambda: [row.text for row in chromium.find_elements(By.CSS_SELECTOR, ".topics .rows a")]  # noqa: E731
+    chromium.find_element(By.LINK_TEXT, "Topics").click()
+    eventually(lambda: "orders" in listed())
+    chromium.find_element(By.LINK_TEXT, "orders").click()
+    eventually(lambda: "from elsewhere" in shown(chromium))
+    chromium.back()
+    eventually(lambda: "orders" in listed())
+    chromium.forward()
+    eventually(lambda: "from elsewhere" in shown(chromium))
     assert complaints(chromium) == []
 
 
@@ -221,6 +232,7 @@ def test_what_the_policy_refuses_is_greyed_out(tmp_path, chromium):
         chromium.get(f"http://{server.http}/")
         eventually(lambda: chromium.find_element(By.ID, "token")).send_keys("worker-secret")
         chromium.find_element(By.CSS_SELECTOR, "dialog form .main").click()
+        assert button(chromium, "Sign out")
         button(chromium, "Create topic").click()
         chromium.find_element(By.CSS_SELECTOR, "dialog input").send_keys("work")
         chromium.find_element(By.CSS_SELECTOR, "dialog form .main").click()

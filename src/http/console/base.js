@@ -89,6 +89,7 @@ function ask(title, fields, submit, act, { bad = false, action, initial } = {}) 
 const field = (label, input, hint) => el('label', {}, label, input, hint && el('small', {}, hint));
 
 function signIn(why) {
+  $('sign').hidden = false;
   if (dialog.open && dialog.querySelector('#token')) return;
   const input = el('input', { id: 'token', type: 'password', autocomplete: 'off', required: true, spellcheck: 'false' });
   ask('Sign in', [el('p', { class: 'soft' }, why || 'Requests will carry this bearer token.'),
@@ -100,6 +101,8 @@ $('sign').addEventListener('click', () => {
   if (!token) return signIn();
   become('');
 });
+// Without identities nobody can sign in.
+fetch('/v1/server', { cache: 'no-store' }).then(answer => answer.json()).then(server => { if (server.identities) $('sign').hidden = false; }).catch(() => {});
 // Shows everything anew to who has another token, which may show less.
 function become(other) {
   token = other; refused.clear(); $('sign').textContent = token ? 'Sign out' : 'Sign in';
