@@ -63,7 +63,7 @@ Examples:
   streamway completions zsh > \"${fpath[1]}/_streamway\"
   streamway completions fish > ~/.config/fish/completions/streamway.fish
 
-The scripts of bash, zsh and fish run `streamway`, which must be on the PATH, and complete names of topics by
+The scripts of bash, zsh and fish run `streamway`, which must be on the PATH, and complete names of topics by \
 asking the server.")]
 pub(super) struct Completions {
     /// Name of the shell.

@@ -24,7 +24,7 @@ const TOKEN_MAX: u64 = 16 << 10;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  streamway context add prod --server https://streams.example.org:443 --token-file ~/.prod-token --use
+  streamway context add prod --server https://prod.example:443 --token-file ~/.token --use
   streamway context add test --server https://test:50051 --token-stdin < token
   streamway context use test
   streamway --context prod topics list

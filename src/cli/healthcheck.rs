@@ -33,10 +33,10 @@ const DEFAULT_ADDRESS: &str = "127.0.0.1:8081";
 /// admin port of this machine. Of several servers, all must be ready; the exit code is the highest of theirs.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Services: `liveness`, `readiness`, `publishing` (not serving while the store of NATS is full), a full
+Services: `liveness`, `readiness`, `publishing` (not serving while the store of NATS is full), a full \
 service name such as streamway.v1.StreamService, or none for the server as a whole.
 
-Exit codes, as of grpc_health_probe: 0 serving, 1 invalid arguments, 2 connection failed or timed out,
+Exit codes, as of grpc_health_probe: 0 serving, 1 invalid arguments, 2 connection failed or timed out, \
 3 call failed or timed out, 4 not serving.")]
 pub(super) struct Healthcheck {
     /// Name of the service to check.

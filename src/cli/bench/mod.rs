@@ -44,7 +44,7 @@ Examples:
   streamway bench fanout --http http://localhost:8080 --events --batch 100
                                                        the same by NDJSON and server-sent events
 
-Where the server has a policy, it takes the permissions admin (to create and delete the topic), publish and
+Where the server has a policy, it takes the permissions admin (to create and delete the topic), publish and \
 subscribe on topics bench-*, or publish and subscribe on an existing --topic.
 
 The exit code is 1 if any acknowledged record is missing or was delivered twice.")]

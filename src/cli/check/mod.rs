@@ -24,15 +24,15 @@ use crate::storage::embedded::check::{self, Repaired, Report, TopicReport};
 /// the backup of their topic was begun.
 #[derive(Debug, Args)]
 #[command(after_help = "\
---repair writes a new catalog of everything that is intact. A topic that lost nothing is not
-changed. A topic that lost records, or may have, gets a new epoch: the records after a loss get
-lower offsets, earlier positions are refused (EPOCH_CHANGED), and the request ids of lost records
-are forgotten. Replaced files are kept in DIR/replaced-*; remove them once you no longer need them.
-The disk must have room for the topics that are rewritten. If there is a backup, restore that
+--repair writes a new catalog of everything that is intact. A topic that lost nothing is not \
+changed. A topic that lost records, or may have, gets a new epoch: the records after a loss get \
+lower offsets, earlier positions are refused (EPOCH_CHANGED), and the request ids of lost records \
+are forgotten. Replaced files are kept in DIR/replaced-*; remove them once you no longer need them. \
+The disk must have room for the topics that are rewritten. If there is a backup, restore that \
 instead.
 
-Exit codes: 0 intact (with --repair: repaired without a loss), 1 failed (neither a data directory
-nor a backup, in use by a server, no permission, a newer format), 2 invalid arguments, 3 damaged
+Exit codes: 0 intact (with --repair: repaired without a loss), 1 failed (neither a data directory \
+nor a backup, in use by a server, no permission, a newer format), 2 invalid arguments, 3 damaged \
 (with --repair: repaired, records or topics lost).
 
 Examples:

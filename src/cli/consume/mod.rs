@@ -38,16 +38,16 @@ Examples:
   streamway consume orders --group archive --output json >> archive.jsonl
   streamway consume orders --group mail --exec ./send-mail --stop-at-tail
 
-The command gets the value on its standard input, and in its environment STREAMWAY_TOPIC, _GROUP, _GROUP_ID,
-_OFFSET, _KEY, _HEADERS (a JSON object), _PUBLISH_TIME, _DELIVERY (1 for the first) and _FENCE (rises with
-every delivery), and in TRACEPARENT the trace context of the publish, if it had one. Its exit code says what
+The command gets the value on its standard input, and in its environment STREAMWAY_TOPIC, _GROUP, _GROUP_ID, \
+_OFFSET, _KEY, _HEADERS (a JSON object), _PUBLISH_TIME, _DELIVERY (1 for the first) and _FENCE (rises with \
+every delivery), and in TRACEPARENT the trace context of the publish, if it had one. Its exit code says what \
 becomes of the record:
   0       acknowledged
   65      given up, as the group's settings say (EX_DATAERR)
   others  delivered again, after the back-off of the group (75, EX_TEMPFAIL, is the usual one)
 If the record is taken from this member meanwhile, the command is ended with SIGTERM and its exit code is ignored.
 
-Ctrl-C or SIGTERM lets the commands that run end, gives back the other records, and ends with exit code 0, or 130
+Ctrl-C or SIGTERM lets the commands that run end, gives back the other records, and ends with exit code 0, or 130 \
 with --max or --stop-at-tail. Another signal ends it at once.")]
 pub(super) struct Consume {
     /// Name of the topic.

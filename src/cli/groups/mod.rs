@@ -89,7 +89,7 @@ Examples:
     /// Let a group go on elsewhere: everything before counts as settled, and nothing from there on. All leases are lost.
     #[command(after_help = "\
 Examples:
-  streamway groups seek orders mail --to \"1h ago\"    handle the last hour again
+  streamway groups seek orders mail --to \"1h ago\"      handle the last hour again
   streamway groups seek orders mail --to latest --yes  skip everything, without a question")]
     Seek {
         #[command(flatten)]

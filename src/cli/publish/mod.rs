@@ -35,8 +35,8 @@ Examples:
   streamway publish images --file cat.png --input raw --key cat --event-time now
   streamway subscribe orders --output json | streamway publish copy --input json
 
-A command that fails reports how many records are stored at least; records after those may be stored too. To
-make it safe to repeat, give the input a name: --request-id-prefix import-42 stores no record twice, as long
+A command that fails reports how many records are stored at least; records after those may be stored too. To \
+make it safe to repeat, give the input a name: --request-id-prefix import-42 stores no record twice, as long \
 as the server remembers the ids (10 minutes by default) and the --batch options are the same.")]
 pub(super) struct Publish {
     /// Name of the topic. It is created if it does not exist, unless the server is configured otherwise.

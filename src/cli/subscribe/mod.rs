@@ -47,7 +47,7 @@ Examples:
                                                     continue where the last run stopped
   streamway subscribe orders payments --follow --print-topic \": \"
 
-Ctrl-C or SIGTERM ends it with exit code 130, or 0 with --follow and without --max. Another signal, a
+Ctrl-C or SIGTERM ends it with exit code 130, or 0 with --follow and without --max. Another signal, a \
 second or more after the first, ends it at once.")]
 pub(super) struct Subscribe {
     /// Names of the topics, at most 100. With --follow they are created if they do not exist, unless the server is

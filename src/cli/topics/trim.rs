@@ -17,7 +17,7 @@ use crate::proto::v1;
 #[command(after_help = "\
 Examples:
   streamway topics trim orders --before 1000        keep offset 1000 and what follows
-  streamway topics trim orders --before \"7d ago\"   keep what was stored in the last week
+  streamway topics trim orders --before \"7d ago\"    keep what was stored in the last week
   streamway topics trim orders --before -100        keep the last 100 records
   streamway topics trim orders --before latest      keep nothing, as `purge`
 
