@@ -135,6 +135,19 @@ impl Groups {
         .map(drop)
     }
 
+    /// Deletes a damaged internal topic, with all groups that it stores.
+    ///
+    /// # Errors
+    /// `GROUPS_NOT_DAMAGED`, the caller may not operate the server, or the transport fails.
+    pub async fn reset(&self, internal_topic: &str) -> Result<(), Error> {
+        let request = v1::ResetGroupsRequest { internal_topic: internal_topic.to_owned() };
+        self.call("streamway.v1.GroupService/ResetGroups", async |mut service| {
+            service.reset_groups(request.clone()).await
+        })
+        .await
+        .map(drop)
+    }
+
     /// Lets a group go on elsewhere: everything before counts as settled, and nothing from there on.
     ///
     /// # Errors

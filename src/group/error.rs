@@ -42,6 +42,9 @@ pub enum Error {
     /// The order of a group cannot change.
     #[error("the order of a group cannot be changed: create another group")]
     OrderFixed,
+    /// The storage of groups that are to be reset is whole.
+    #[error("these groups are not damaged, or there are none: nothing is reset")]
+    NotDamaged,
     /// The topic was not restored from the backup that the group is in.
     #[error("the topic was not restored from the backup that holds this group: restore the topic first")]
     NotRestored,

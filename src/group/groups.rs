@@ -52,6 +52,10 @@ impl Groups {
         self.0.close().await;
     }
 
+    pub(super) fn shards(&self) -> &Shards {
+        &self.0
+    }
+
     /// Sends a message to the task of a group, and waits for the answer. Sends it again if the owner of the group changed
     /// before it was received, or was lost.
     async fn ask<T>(

@@ -24,6 +24,7 @@ mod random;
 mod recent;
 mod redrive;
 mod requests;
+mod reset;
 mod shard;
 mod shard_log;
 mod shards;

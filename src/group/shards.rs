@@ -153,7 +153,11 @@ impl Shards {
         if matches!(&*slot, Slot::Finding(current) if current.ptr_eq(&finding)) {
             *slot = found.clone().map_or(Slot::Resting, Slot::Working);
         }
-        found.map(|found| Some(found.mailbox))
+        match found {
+            // It was reset meanwhile. Whoever asks again finds that out, or begins a new one.
+            Err(Error::Topic(topic::Error::Storage(storage::Error::TopicNotFound))) => Err(Error::Moved),
+            found => found.map(|found| Some(found.mailbox)),
+        }
     }
 
     /// The tasks of the shards that this process owns now. Starts none.

@@ -211,6 +211,7 @@ fn of_group(error: &group::Error) -> Verdict {
         Error::SessionTaken => (Code::FailedPrecondition, Reason::SessionTaken, None),
         Error::OrderFixed => (Code::InvalidArgument, Reason::InvalidField, None),
         Error::NotRestored => (Code::FailedPrecondition, Reason::EpochChanged, None),
+        Error::NotDamaged => (Code::FailedPrecondition, Reason::GroupsNotDamaged, None),
         Error::Moved => (Code::Unavailable, Reason::StorageUnavailable, between(100, 500)),
         Error::Lost => (Code::Unavailable, Reason::StorageUnavailable, between(500, 1500)),
         Error::Unsupported => (Code::Unavailable, Reason::StorageUnavailable, between(1000, 3000)),

@@ -304,6 +304,7 @@ pub const METHODS: &[(&str, bool)] = &[
     ("streamway.v1.GroupService/DeleteGroup", false),
     ("streamway.v1.GroupService/SeekGroup", false),
     ("streamway.v1.GroupService/RedriveDeadLetters", false),
+    ("streamway.v1.GroupService/ResetGroups", false),
     ("streamway.v1.GroupService/SaveGroups", true),
     ("streamway.v1.GroupService/RestoreGroup", true),
     ("streamway.v1.GroupService/Consume", true),

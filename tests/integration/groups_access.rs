@@ -3,7 +3,7 @@
 use serde_json::Value;
 use streamway::proto::v1::{
     CreateGroupRequest, GetGroupRequest, Group, GroupSettings, Join, LeaseRequest, ListGroupsRequest,
-    SettleRequest, Settlement,
+    ResetGroupsRequest, SettleRequest, Settlement,
 };
 use tonic::Code;
 
@@ -89,6 +89,8 @@ async fn a_rule_names_the_groups_that_may_be_used() {
     mailer.ack(&taken).await;
     let lease = LeaseRequest { topic: "orders".into(), group: "invoices".into(), ..LeaseRequest::default() };
     denied(client.lease(of("mailer", lease)).await.unwrap_err());
+    let reset = ResetGroupsRequest { internal_topic: "~groups-00".into() };
+    denied(client.reset_groups(of("ops", reset)).await.unwrap_err());
 }
 
 #[tokio::test]

@@ -5,7 +5,9 @@ use std::time::Duration;
 use async_nats::Subscriber;
 use futures_util::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
-use streamway::proto::v1::{CreateGroupRequest, GetGroupRequest, Group, GroupSettings};
+use streamway::proto::v1::{
+    CreateGroupRequest, GetGroupRequest, Group, GroupSettings, ListGroupsRequest, ResetGroupsRequest,
+};
 use tonic::{Code, Status};
 
 use crate::groups_fleet::replica;
@@ -53,6 +55,28 @@ async fn groups_that_are_purged_while_they_have_an_owner_are_data_loss() {
     for replica in &replicas {
         refused(&get(replica).await.unwrap_err(), Code::DataLoss, "DATA_DAMAGED");
     }
+    assert_reset(&replicas).await;
+}
+
+/// A damaged shard is given up through one replica, and all create groups in its place then.
+async fn assert_reset(replicas: &[Server; 2]) {
+    let mut service = groups(&replicas[1]).await;
+    let listed = service.list_groups(ListGroupsRequest::default()).await.unwrap().into_inner();
+    let [damaged] = &listed.unreachable[..] else { panic!("{listed:?}") };
+    let request = || ResetGroupsRequest { internal_topic: damaged.clone() };
+    service.reset_groups(request()).await.unwrap();
+    for replica in replicas {
+        refused(&get(replica).await.unwrap_err(), Code::NotFound, "GROUP_NOT_FOUND");
+    }
+    create(&replicas[0], "jobs", "workers", GroupSettings::default()).await;
+    let mut member = Member::open(&replicas[1], "jobs", "workers", 4).await;
+    let taken = member.take(4).await;
+    member.ack(&taken).await;
+    for replica in replicas {
+        assert_eq!(get(replica).await.unwrap().status.unwrap().lag_records, 0);
+        let status = groups(replica).await.reset_groups(request()).await.unwrap_err();
+        refused(&status, Code::FailedPrecondition, "GROUPS_NOT_DAMAGED");
+    }
 }
 
 /// P10: a stream that somebody deletes just after it was created is not begun anew.
@@ -77,6 +101,7 @@ async fn groups_whose_new_stream_is_deleted_are_data_loss() {
         let status = groups(replica).await.create_group(request).await.unwrap_err();
         refused(&status, Code::DataLoss, "DATA_DAMAGED");
     }
+    assert_reset(&replicas).await;
 }
 
 /// The next frames that an owner sends.

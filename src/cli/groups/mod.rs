@@ -118,6 +118,23 @@ Examples:
         format: Format,
     },
     Redrive(Redrive),
+    /// Give up a damaged internal topic, with all groups that it stores. Needs the action `operate`.
+    #[command(after_help = "\
+Calls on the groups that it stores fail with DATA_DAMAGED, and `streamway groups list` names the topic. What its groups had \
+settled is lost. Create them again afterwards, with --from at the place where each was.
+
+Example:
+  streamway groups reset groups-07")]
+    Reset {
+        /// Name of the internal topic, ~groups-00 to ~groups-15. It may be written without the ~.
+        #[arg(value_name = "INTERNAL_TOPIC")]
+        internal_topic: String,
+        /// Do not ask for confirmation.
+        #[arg(short, long)]
+        yes: bool,
+        #[command(flatten)]
+        format: Format,
+    },
 }
 
 /// Deliver records again that went to the dead letter topic, or were set aside.
@@ -185,6 +202,9 @@ impl Groups {
             }
             Command::Delete { named, yes, id, format } => delete(&client, &named, yes, &id, format).await?,
             Command::Redrive(redrive) => redrive.run(&client).await?,
+            Command::Reset { internal_topic, yes, format } => {
+                reset(&client, &internal_topic, yes, format).await?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -206,6 +226,20 @@ async fn delete(client: &Client, named: &Named, yes: bool, id: &str, format: For
         output::print(&output::json_line(&json!({ "topic": topic, "name": group })))?;
     } else {
         output::complain(&format!("deleted {group} of {topic}"));
+    }
+    Ok(())
+}
+
+async fn reset(client: &Client, internal_topic: &str, yes: bool, format: Format) -> Result<(), Failure> {
+    let name = format!("~{}", internal_topic.trim_start_matches('~'));
+    if !yes {
+        confirm(&format!("Give up {name}? All groups that it stores are gone."))?;
+    }
+    client.groups().reset(&name).await?;
+    if format.is_json() {
+        output::print(&output::json_line(&json!({ "internalTopic": name })))?;
+    } else {
+        output::complain(&format!("{name} is deleted, with its groups"));
     }
     Ok(())
 }

@@ -356,6 +356,7 @@ mod tests {
             Error::SessionTaken,
             Error::OrderFixed,
             Error::NotRestored,
+            Error::NotDamaged,
             Error::Moved,
             Error::Lost,
             Error::Unsupported,

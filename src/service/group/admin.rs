@@ -180,3 +180,27 @@ pub(crate) async fn redrive(
         missing_records: done.missing,
     })
 }
+
+/// Answers ResetGroups.
+pub(crate) async fn reset(
+    calls: Arc<GroupCalls>,
+    request: Request<v1::ResetGroupsRequest>,
+) -> Result<v1::ResetGroupsResponse, Status> {
+    let caller = calls.caller(request.extensions())?;
+    let (_, extensions, asked) = request.into_parts();
+    let refused = refused(&asked.internal_topic, "");
+    if let Err(denied) = caller.permit_operate() {
+        return Err(refused(denied.into()));
+    }
+    let change = change(&extensions, &caller, "group.reset", (&asked.internal_topic, "*"));
+    let reset = async {
+        let shard = calls.groups.shard_named(&asked.internal_topic).ok_or_else(|| {
+            Error::field("internal_topic", "not one that stores groups: ~groups-00 to ~groups-15")
+        })?;
+        Ok(calls.groups.reset(shard).await?)
+    };
+    let reset = reset.await;
+    change.end(&reset, |()| None);
+    reset.map_err(refused)?;
+    Ok(v1::ResetGroupsResponse {})
+}

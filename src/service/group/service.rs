@@ -61,6 +61,7 @@ impl Service<Request<Body>> for GroupService {
             Some("DeleteGroup") => unary(calls, request, admin::delete),
             Some("SeekGroup") => unary(calls, request, admin::seek),
             Some("RedriveDeadLetters") => unary(calls, request, admin::redrive),
+            Some("ResetGroups") => unary(calls, request, admin::reset),
             Some("SaveGroups") => save(calls, request),
             Some("RestoreGroup") => restore(calls, request),
             Some("Lease") => unary(calls, request, lease::lease),

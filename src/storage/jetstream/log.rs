@@ -153,6 +153,15 @@ impl JetStreamLog {
         Err(Error::Damaged(format!("the stream {stream} was deleted")))
     }
 
+    /// Deletes what is left of an internal topic whose stream is gone.
+    async fn delete_lost(&self, name: &TopicName) -> Result<(), Error> {
+        let lock = create_lock::find(&self.nats, name).await?.ok_or(Error::TopicNotFound)?;
+        create_lock::remove(&self.nats, name).await?;
+        self.forget(name, lock.meta.epoch);
+        changes::announce(&self.nats, name).await;
+        Ok(())
+    }
+
     async fn trim_stream(
         &self,
         name: &TopicName,
@@ -308,7 +317,10 @@ impl Log for JetStreamLog {
 
     fn delete<'a>(&'a self, name: &'a TopicName, epoch: Option<Epoch>) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let (meta, _) = self.fetch(name).await?;
+            let meta = match self.fetch(name).await {
+                Err(Error::TopicNotFound) if name.is_internal() => return self.delete_lost(name).await,
+                found => found?.0,
+            };
             if epoch.is_some_and(|epoch| epoch != meta.epoch) {
                 return Err(Error::EpochChanged { current: meta.epoch, resume: Offset::ZERO });
             }

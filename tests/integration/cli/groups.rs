@@ -34,10 +34,17 @@ async fn groups_are_created_described_changed_and_deleted() {
     let table = run(&server, &["groups", "list"], "");
     let lines: Vec<&str> = stdout(&table).lines().collect();
     assert!(lines.len() == 2 && lines[1].starts_with("orders  mail  key"), "{lines:?}");
-    for question in [&["seek", "orders", "mail", "--to", "latest"][..], &["delete", "orders", "mail"]] {
+    let (seek, delete) = (["seek", "orders", "mail", "--to", "latest"], ["delete", "orders", "mail"]);
+    for question in [&seek[..], &delete, &["reset", "groups-07"]] {
         let (code, line) = failure(&run(&server, &[&["groups"], question].concat(), "y\n"));
         assert!(code == 2 && line.contains("--yes"), "{line}");
     }
+    for shard in 0..16 {
+        let reset = ["groups", "reset", &format!("~groups-{shard:02}"), "--yes"];
+        let (code, line) = failure(&run(&server, &reset, ""));
+        assert!(code == 1 && line.contains("GROUPS_NOT_DAMAGED"), "{line}");
+    }
+    assert_eq!(failure(&run(&server, &["groups", "reset", "orders", "--yes"], "")).0, 1);
     assert_eq!(status(&server)["lagRecords"], "2");
     stdout(&run(&server, &["groups", "seek", "orders", "mail", "--to", "latest", "--yes"], ""));
     assert_eq!(status(&server)["lagRecords"], "0");
