@@ -35,6 +35,7 @@ mod topics;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::failure::{FAILURE, Failure, INTERRUPTED, USAGE};
@@ -141,8 +142,12 @@ fn parse() -> Result<(Cli, Format), ExitCode> {
             (true, false) => USAGE,
         };
         let format = Format::of_invalid(arguments());
+        // A command without its subcommand prints its help.
+        let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
         if error.use_stderr() && format.is_json() {
             format.complain(&Failure::with_code(code, in_one_line(&error)));
+        } else if error.use_stderr() && !is_help {
+            format.complain(&Failure::with_code(code, format!("{}; try --help", in_one_line(&error))));
         } else {
             // A closed pipe while help is printed is not an error.
             let _ = error.print();

@@ -39,6 +39,32 @@ async fn failures_say_what_to_do_and_have_their_exit_codes() {
     assert!(code == 2 && line.contains("drain_delay"), "{line}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_line_that_is_wrong_is_told_in_one_line() {
+    let server = Server::start().await;
+    let missing = "the following required arguments were not provided: <TOPIC>; try --help";
+    let similar =
+        "unrecognized subcommand 'lst'; tip: some similar subcommands exist: 'ls', 'list'; try --help";
+    for (args, told) in [
+        (&["publish"][..], missing),
+        (&["topics", "lst"], similar),
+        (&["topics", "create", "t", "--max-age", "soon"], "invalid value 'soon' for '--max-age <DURATION>'"),
+        (&["groups", "create", "t", "g", "--order", "some"], "[possible values: none, key, total]"),
+        (
+            &["publish", "t", "--kee", "k"],
+            "unexpected argument '--kee' found; tip: a similar argument exists",
+        ),
+        (&["healthcheck", "--nope"], "unexpected argument '--nope' found"),
+    ] {
+        let output = run(&server, args, "");
+        let text = std::str::from_utf8(&output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(if args[0] == "healthcheck" { 1 } else { 2 }), "{output:?}");
+        let is_line =
+            text.starts_with("error: ") && text.lines().count() == 1 && text.ends_with("; try --help\n");
+        assert!(is_line && text.contains(told), "{text}");
+    }
+}
+
 /// With `-o json`, every line on standard error is an object that says what failed and why.
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_are_json_where_that_is_asked_for() {
