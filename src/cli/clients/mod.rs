@@ -3,10 +3,12 @@
 mod replicas;
 mod show;
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
 use self::replicas::Replicas;
@@ -81,11 +83,11 @@ enum Command {
 #[group(required = true, multiple = false)]
 struct Target {
     /// End all calls of this principal.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     principal: Option<String>,
     /// End all connections from this IP address.
     #[arg(long)]
-    address: Option<String>,
+    address: Option<IpAddr>,
     /// End this connection.
     #[arg(long, value_name = "ID")]
     connection: Option<String>,
@@ -105,7 +107,7 @@ impl Target {
         use end_calls_request::Target as Asked;
         let some = [
             self.principal.map(Asked::Principal),
-            self.address.map(Asked::Address),
+            self.address.map(|address| Asked::Address(address.to_string())),
             self.connection.map(Asked::ConnectionId),
             self.call.map(Asked::CallId),
         ];
@@ -117,17 +119,19 @@ impl Target {
 #[group(required = true, multiple = false)]
 struct Banned {
     /// Principal that is banned.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     principal: Option<String>,
     /// IP address that is banned.
     #[arg(long)]
-    address: Option<String>,
+    address: Option<IpAddr>,
 }
 
 impl Banned {
     fn message(self) -> Option<lift_ban_request::Target> {
         use lift_ban_request::Target as Asked;
-        self.principal.map(Asked::Principal).or(self.address.map(Asked::Address))
+        self.principal
+            .map(Asked::Principal)
+            .or(self.address.map(|address| Asked::Address(address.to_string())))
     }
 }
 

@@ -54,6 +54,9 @@ async fn a_command_line_that_is_wrong_is_told_in_one_line() {
             &["publish", "t", "--kee", "k"],
             "unexpected argument '--kee' found; tip: a similar argument exists",
         ),
+        (&["clients", "end", "--address", "nowhere"], "invalid IP address syntax"),
+        (&["clients", "end", "--principal", ""], "a value is required for '--principal <PRINCIPAL>'"),
+        (&["clients", "unban", "--address", "1.2.3"], "invalid IP address syntax"),
         (&["healthcheck", "--nope"], "unexpected argument '--nope' found"),
     ] {
         let output = run(&server, args, "");
