@@ -37,23 +37,26 @@ RUST = ["ENV PATH=/usr/local/cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin", "ENV CARG
 RUST += ["ENV RUSTUP_HOME=/usr/local/rustup", "ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"]
 
 
-def wait(what, condition, seconds=60, every=0.1):
-    """Waits until `condition` is true and returns its value."""
+def wait(what, condition, seconds=60, every=0.1, told=lambda: ""):
+    """Waits until `condition` is true and returns its value. Otherwise the failure ends with what is `told`."""
     end = time.monotonic() + seconds
     while True:
         found = condition()
         if found:
             return found
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        assert time.monotonic() < end, f"{what}: not within {seconds} s{told()}"
         time.sleep(every)
 
 
-def accepted(what, call, seconds=60, every=0.1):
+def accepted(what, call):
     """Repeats a command until it exits with 0. If it never does, the failure shows its last answer."""
-    end = time.monotonic() + seconds
-    while (done := call()).returncode != 0:
-        assert time.monotonic() < end, f"{what}: not within {seconds} s; the last answer:\n{done.stdout}{done.stderr}"
-        time.sleep(every)
+    answers = []
+
+    def is_accepted():
+        answers[:] = [call()]
+        return answers[0].returncode == 0
+
+    wait(what, is_accepted, told=lambda: f"; the last answer:\n{answers[0].stdout}{answers[0].stderr}")
 
 
 class Engine:

@@ -125,11 +125,8 @@ def test_a_killed_container_comes_back_with_everything(engine, volume, how):
         else:
             engine.docker("update", "--memory", "16m", "--memory-swap", "16m", container.id)
             flood = Flood(address, "large")
-            try:
-                wait("the kernel's kill", lambda: not os.path.exists(f"/proc/{pid}"))
-            except AssertionError as error:
-                used = engine.docker("stats", "--no-stream", container.id).stdout
-                raise AssertionError(f"{error}\n{used}{flood.failure or ''}") from error
+            used = lambda: f"\n{engine.docker('stats', '--no-stream', container.id).stdout}{flood.failure or ''}"  # noqa: E731
+            wait("the kernel's kill", lambda: not os.path.exists(f"/proc/{pid}"), told=used)
             flood.finish()
             # The engine refuses this between two starts.
             more = ["update", "--memory", "256m", "--memory-swap", "512m", container.id]
