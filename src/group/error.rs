@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::storage;
 use crate::topic;
 
 /// The reason why a call on a group failed.
@@ -63,4 +64,11 @@ pub enum Error {
     /// The topic, the storage or the server refused.
     #[error(transparent)]
     Topic(#[from] topic::Error),
+}
+
+impl Error {
+    /// Returns true if what stores the groups is damaged.
+    pub(super) const fn is_of_damage(&self) -> bool {
+        matches!(self, Self::Topic(topic::Error::Storage(storage::Error::Damaged(_))))
+    }
 }

@@ -15,8 +15,6 @@ use super::mailbox::{Message, Name};
 use super::shard_log;
 use super::shards::Missing;
 use crate::record::TopicName;
-use crate::storage;
-use crate::topic;
 
 /// Most groups that a shard is asked for at once, as an answer of another replica has a limited size.
 const ASKED_MAX: usize = 200;
@@ -108,7 +106,7 @@ impl Run {
         let message = |reply| Message::List(topic.cloned(), self.after.clone(), count, reply);
         let asked = groups.ask_shard(self.shard, Missing::Leave, WhenLost::Repeat, message).await;
         let page = match asked {
-            Err(Error::Topic(topic::Error::Storage(storage::Error::Damaged(_)))) => {
+            Err(error) if error.is_of_damage() => {
                 self.is_damaged = true;
                 Vec::new()
             }

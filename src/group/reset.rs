@@ -11,7 +11,7 @@ use crate::topic;
 impl Groups {
     /// Returns the shard that an internal topic stores; none if it stores none.
     #[must_use]
-    pub fn shard_named(&self, internal_topic: &str) -> Option<u64> {
+    pub fn shard_named(internal_topic: &str) -> Option<u64> {
         (0..SHARDS).find(|shard| shard_log::name(*shard).as_str() == internal_topic)
     }
 
@@ -22,8 +22,8 @@ impl Groups {
     pub async fn reset(&self, shard: u64) -> Result<(), Error> {
         match self.shards().get(shard, Missing::Leave).await {
             Ok(_) => return Err(Error::NotDamaged),
-            Err(Error::Topic(topic::Error::Storage(storage::Error::Damaged(reason)))) => {
-                tracing::warn!(shard = %shard_log::name(shard), reason, "damaged groups are given up");
+            Err(error) if error.is_of_damage() => {
+                tracing::warn!(shard = %shard_log::name(shard), %error, "damaged groups are given up");
             }
             Err(error) => return Err(error),
         }

@@ -100,7 +100,7 @@ async fn groups_in_a_damaged_file_are_data_loss_and_topics_are_served() {
     assert_eq!(get(&server, TOPIC, GROUP).await.status.unwrap().lag_records, 11);
 }
 
-/// What is damaged is given up on request, and only that; groups are created in its place then.
+/// A reset gives up damaged groups and no others, and groups can be created in their place.
 async fn assert_reset(server: &Server) {
     let mut service = groups(server).await;
     let listed = service.list_groups(ListGroupsRequest::default()).await.unwrap().into_inner();

@@ -8,7 +8,7 @@ use super::super::status::Error;
 use super::calls::{self, GroupCalls, change, permit_see, refused};
 use super::{described, listing, request, settings};
 use crate::auth::{Action, Caller};
-use crate::group::{Info, Redrive, Source};
+use crate::group::{Groups, Info, Redrive, Source};
 use crate::proto::v1;
 
 /// Answers CreateGroup.
@@ -194,7 +194,7 @@ pub(crate) async fn reset(
     }
     let change = change(&extensions, &caller, "group.reset", (&asked.internal_topic, "*"));
     let reset = async {
-        let shard = calls.groups.shard_named(&asked.internal_topic).ok_or_else(|| {
+        let shard = Groups::shard_named(&asked.internal_topic).ok_or_else(|| {
             Error::field("internal_topic", "not one that stores groups: ~groups-00 to ~groups-15")
         })?;
         Ok(calls.groups.reset(shard).await?)

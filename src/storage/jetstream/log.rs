@@ -153,13 +153,15 @@ impl JetStreamLog {
         Err(Error::Damaged(format!("the stream {stream} was deleted")))
     }
 
-    /// Deletes what is left of an internal topic whose stream is gone.
-    async fn delete_lost(&self, name: &TopicName) -> Result<(), Error> {
-        let lock = create_lock::find(&self.nats, name).await?.ok_or(Error::TopicNotFound)?;
-        create_lock::remove(&self.nats, name).await?;
-        self.forget(name, lock.meta.epoch);
-        changes::announce(&self.nats, name).await;
-        Ok(())
+    async fn delete_stream(&self, name: &TopicName) -> Result<(), Error> {
+        let deleted = self.nats.context.delete_stream(names::stream(name)).await;
+        deleted.map(drop).map_err(|error| match error.kind() {
+            DeleteStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Error::TopicNotFound
+            }
+            DeleteStreamErrorKind::JetStream(_) => unavailable(error),
+            _ => doubtful(error),
+        })
     }
 
     async fn trim_stream(
@@ -317,25 +319,19 @@ impl Log for JetStreamLog {
 
     fn delete<'a>(&'a self, name: &'a TopicName, epoch: Option<Epoch>) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let meta = match self.fetch(name).await {
-                Err(Error::TopicNotFound) if name.is_internal() => return self.delete_lost(name).await,
-                found => found?.0,
+            let (meta, has_stream) = match self.fetch(name).await {
+                // Its stream is gone. The lock is what is left of it.
+                Err(Error::TopicNotFound) if name.is_internal() => {
+                    (create_lock::find(&self.nats, name).await?.ok_or(Error::TopicNotFound)?.meta, false)
+                }
+                found => (found?.0, true),
             };
             if epoch.is_some_and(|epoch| epoch != meta.epoch) {
                 return Err(Error::EpochChanged { current: meta.epoch, resume: Offset::ZERO });
             }
             create_lock::remove(&self.nats, name).await?;
-            match self.nats.context.delete_stream(names::stream(name)).await {
-                Ok(_) => {}
-                Err(error) => match error.kind() {
-                    DeleteStreamErrorKind::JetStream(why)
-                        if why.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-                    {
-                        return Err(Error::TopicNotFound);
-                    }
-                    DeleteStreamErrorKind::JetStream(_) => return Err(unavailable(error)),
-                    _ => return Err(doubtful(error)),
-                },
+            if has_stream {
+                self.delete_stream(name).await?;
             }
             self.forget(name, meta.epoch);
             changes::announce(&self.nats, name).await;
