@@ -144,10 +144,9 @@ fn parse() -> Result<(Cli, Format), ExitCode> {
         let format = Format::of_invalid(arguments());
         // A command without its subcommand prints its help.
         let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-        if error.use_stderr() && format.is_json() {
-            format.complain(&Failure::with_code(code, in_one_line(&error)));
-        } else if error.use_stderr() && !is_help {
-            format.complain(&Failure::with_code(code, format!("{}; try --help", in_one_line(&error))));
+        if error.use_stderr() && (format.is_json() || !is_help) {
+            let hint = if format.is_json() { "" } else { "; try --help" };
+            format.complain(&Failure::with_code(code, in_one_line(&error) + hint));
         } else {
             // A closed pipe while help is printed is not an error.
             let _ = error.print();

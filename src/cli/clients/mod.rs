@@ -23,7 +23,7 @@ use crate::proto::v1::{end_calls_request, lift_ban_request};
 /// Reason of an id that another replica may know.
 const NOT_FOUND: &str = "CLIENT_NOT_FOUND";
 
-/// How long a server bans.
+/// Range of the duration of a ban.
 const BAN: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 
 const EXAMPLES: &str = "\
